@@ -1,0 +1,1 @@
+//! Tests of the whole; no code of its own but test support.

@@ -1,0 +1,1 @@
+//! The event: schema, validation, JSON and BSON forms; no I/O, no async.

@@ -1,0 +1,1 @@
+//! Clock to POST /ingest/adsbdb.

@@ -1,0 +1,1 @@
+//! HTTP to topic: answers 202 only once the broker has acknowledged the event.

@@ -1,0 +1,147 @@
+//! The settings that every Kafka client of Slipstream shares. Each librdkafka property is set in one place, with
+//! its reason beside it; what is specific to a producer or a consumer stands in that crate's `kafka` module.
+
+use rdkafka::ClientConfig;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
+
+use crate::Secret;
+
+/// Properties that a promise rests on: naming one in KAFKA_PROPERTIES is a wrong configuration.
+const RESERVED: &[&str] = &[
+    "acks",
+    "request.required.acks",
+    "enable.idempotence",
+    "enable.auto.commit",
+    "auto.commit.enable",
+    "enable.auto.offset.store",
+    "partition.assignment.strategy",
+    "bootstrap.servers",
+    "metadata.broker.list",
+    "group.id",
+];
+
+/// KAFKA_PROPERTIES: `key=value` pairs separated by semicolons, passed on to librdkafka. Values are not shown.
+#[derive(Debug, Clone, Default)]
+pub struct KafkaProperties(Vec<(String, Secret)>);
+
+impl KafkaProperties {
+    /// The parser of the variable.
+    ///
+    /// # Errors
+    /// A pair without `=`, a property that librdkafka does not know or whose value it refuses, or one that a
+    /// promise rests on.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut pairs = Vec::new();
+        for pair in text.split(';').filter(|pair| !pair.trim().is_empty()) {
+            let Some((key, value)) = pair.split_once('=') else {
+                return Err("has an entry that is not key=value (entries are separated by semicolons)".into());
+            };
+            let key = key.trim();
+            if RESERVED.contains(&key) {
+                return Err(format!("names {key}, which Slipstream sets itself: its promises rest on it"));
+            }
+            pairs.push((key.to_owned(), Secret::new(value.trim())));
+        }
+        let properties = Self(pairs);
+        let mut config = ClientConfig::new();
+        properties.apply(&mut config);
+        match config.create_native_config() {
+            Ok(_) => Ok(properties),
+            Err(KafkaError::ClientConfig(_, description, key, _)) => Err(format!(
+                "names {key}, which librdkafka refuses: {}",
+                description.replace('\n', " ")
+            )),
+            Err(_) => Err("is refused by librdkafka".into()),
+        }
+    }
+
+    fn apply(&self, config: &mut ClientConfig) {
+        for (key, value) in &self.0 {
+            config.set(key, value.expose());
+        }
+    }
+}
+
+/// What every client starts from; `defaults` are the properties of the particular client, which
+/// KAFKA_PROPERTIES may override unless a promise rests on them.
+pub fn client_config(
+    bootstrap: &str,
+    client_id: &str,
+    defaults: &[(&str, &str)],
+    properties: &KafkaProperties,
+) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", bootstrap)
+        .set("client.id", client_id)
+        // A half-open connection is given up after this long, not after the default minute.
+        .set("socket.timeout.ms", "10000")
+        .set("socket.connection.setup.timeout.ms", "2000")
+        .set("socket.keepalive.enable", "true")
+        // Small requests must not wait for more to send: answers wait for the acknowledgement.
+        .set("socket.nagle.disable", "true")
+        // The default grows to 10 s, and work must resume within 5 s of a server's return.
+        .set("reconnect.backoff.ms", "50")
+        .set("reconnect.backoff.max.ms", "200")
+        // A topic is made by this program, with the partitions it was told, never by chance.
+        .set("allow.auto.create.topics", "false");
+    for (key, value) in defaults {
+        config.set(*key, *value);
+    }
+    properties.apply(&mut config);
+    config.set_log_level(RDKafkaLogLevel::Info);
+    config
+}
+
+/// A context that keeps librdkafka's own lines at debug: a change of state is told once, by whoever sees it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct QuietContext;
+
+impl ClientContext for QuietContext {
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log_line(facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "librdkafka", error = %error, reason, "client error");
+    }
+}
+
+/// Passes on a line of librdkafka, at debug and under its own target.
+pub fn log_line(facility: &str, message: &str) {
+    tracing::debug!(target: "librdkafka", facility, detail = message, "client line");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_property_that_a_promise_rests_on_is_refused_by_name() {
+        for key in ["acks", "enable.idempotence", "enable.auto.commit", "partition.assignment.strategy"] {
+            let error = KafkaProperties::parse(&format!("client.rack=a;{key}=1")).unwrap_err();
+            assert!(error.contains(key), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_property_is_refused_by_name_and_its_value_is_not_shown() {
+        let error = KafkaProperties::parse("no.such.property=hunter2").unwrap_err();
+        assert!(error.contains("no.such.property") && !error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn properties_reach_the_client_and_stay_out_of_debug() {
+        let properties = KafkaProperties::parse("sasl.username=u; sasl.password=a=b ;").unwrap();
+        let config = client_config("h:1", "c", &[], &properties);
+        assert_eq!(config.get("sasl.password"), Some("a=b"));
+        assert!(!format!("{properties:?}").contains("a=b"));
+    }
+
+    #[test]
+    fn a_pair_without_a_value_is_refused() {
+        assert!(KafkaProperties::parse("sasl.username").unwrap_err().contains("key=value"));
+    }
+}

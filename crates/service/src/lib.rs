@@ -1,0 +1,21 @@
+//! What each Slipstream process does alike, written once: configuration from the environment ([`settings`]), the
+//! command line ([`program`]), logs ([`logs`]), the stop signal ([`stop`]), the health and metrics listener
+//! ([`health`]), error bodies ([`problem`]), waiting between attempts ([`backoff`]) and, for those that talk to
+//! a broker, the shared Kafka settings and the upkeep of topics ([`kafka`]).
+
+pub mod backoff;
+pub mod health;
+#[cfg(feature = "kafka")]
+pub mod kafka;
+pub mod logs;
+pub mod problem;
+pub mod program;
+pub mod secret;
+pub mod settings;
+pub mod stop;
+#[cfg(feature = "kafka")]
+pub mod topics;
+
+pub use program::{Outcome, Program};
+pub use secret::Secret;
+pub use settings::{Check, ConfigFaults, Kind, Variable, parse};

@@ -1,0 +1,186 @@
+//! The command line and the life of a process: read the configuration whole, start logs, run until a signal.
+//!
+//! Exit codes: 0 a clean end, 1 a failure, 2 a wrong configuration or command line, 130 a second signal.
+
+use std::error::Error;
+use std::future::Future;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::logs::{self, LogFormat};
+use crate::settings::{COMMON, Check, ConfigFaults, Kind, Variable};
+
+/// How a run ended: its exit code, or why it could not go on.
+pub type Outcome = Result<ExitCode, Box<dyn Error + Send + Sync>>;
+
+/// A process, as its `main` describes it.
+#[derive(Debug, Clone, Copy)]
+pub struct Program {
+    /// The binary's name.
+    pub name: &'static str,
+    /// Its version.
+    pub version: &'static str,
+    /// One sentence for `--help`.
+    pub about: &'static str,
+    /// Its environment variables.
+    pub variables: &'static [Variable],
+}
+
+/// The environment, as pairs.
+pub type Environment = Vec<(String, String)>;
+
+crate::settings! {
+    /// What every process reads besides its own variables; see [`COMMON`].
+    struct CommonSettings {
+        /// Form of the log lines.
+        log_format: Kind::Optional(""),
+        /// Filter of the log lines.
+        rust_log: Kind::Default("info"),
+    }
+}
+
+impl Program {
+    /// Does what the command line says; without arguments, runs.
+    ///
+    /// `listen` tells where the process listens, for `healthcheck`.
+    pub fn main<C, F>(
+        &self,
+        read: impl FnOnce(Environment) -> Result<C, ConfigFaults>,
+        listen: impl FnOnce(&C) -> SocketAddr,
+        run: impl FnOnce(C, CancellationToken) -> F,
+    ) -> ExitCode
+    where
+        F: Future<Output = Outcome>,
+    {
+        let arguments: Vec<String> = std::env::args().skip(1).collect();
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        match arguments.as_slice() {
+            ["--help" | "-h"] => return say(&self.help()),
+            ["--version" | "-V"] => return say(&format!("{} {}", self.name, self.version)),
+            [] | ["--check-config" | "healthcheck"] => {}
+            _ => {
+                return complain(
+                    &format!("{}: unknown arguments {arguments:?}\n\n{}", self.name, self.help()),
+                    2,
+                );
+            }
+        }
+        let environment: Environment = std::env::vars().collect();
+        let (config, (format, filter)) = match (read(environment.clone()), read_common(environment)) {
+            (Ok(config), Ok(common)) => (config, common),
+            (config, common) => {
+                let faults =
+                    config.err().into_iter().chain(common.err()).flat_map(|faults| faults.0).collect();
+                return complain(&format!("{}: {}", self.name, ConfigFaults(faults)), 2);
+            }
+        };
+        match arguments.first() {
+            Some(&"--check-config") => say("the configuration is right"),
+            Some(_) => healthcheck(listen(&config)),
+            None => {
+                logs::start(format, &filter);
+                self.run(config, run)
+            }
+        }
+    }
+
+    fn run<C, F: Future<Output = Outcome>>(
+        &self,
+        config: C,
+        run: impl FnOnce(C, CancellationToken) -> F,
+    ) -> ExitCode {
+        let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return complain(&format!("{}: no runtime: {error}", self.name), 1),
+        };
+        let outcome = runtime.block_on(async {
+            let stop = crate::stop::on_signal()?;
+            tracing::info!(version = self.version, "starting");
+            run(config, stop).await
+        });
+        // What still blocks a thread (a name lookup, say) must not hold up the end.
+        runtime.shutdown_timeout(Duration::from_millis(500));
+        match outcome {
+            Ok(code) => {
+                tracing::info!("stopped");
+                code
+            }
+            Err(error) => {
+                tracing::error!(error = %error, "failed");
+                complain(&format!("{}: {error}", self.name), 1)
+            }
+        }
+    }
+
+    /// The text of `--help`.
+    pub fn help(&self) -> String {
+        let mut text = format!(
+            "{about}\n\nUsage: {name} [--help | --version | --check-config | healthcheck]\n\n  --check-config  read \
+             the configuration, name every fault, and exit with 0 or 2\n  healthcheck     ask the running process' own \
+             /livez, and exit with 0 or 1\n\nEnvironment (an empty value counts as unset):\n",
+            about = self.about,
+            name = self.name
+        );
+        for variable in self.variables.iter().chain(COMMON) {
+            let name = variable.name();
+            let or_file =
+                if variable.kind.is_secret() { format!(" (or {name}_FILE)") } else { String::new() };
+            let doc = variable.doc.trim().replace("  ", " ");
+            text.push_str(&format!("\n  {name}{or_file} [{}]\n      {doc}\n", variable.kind.default_text()));
+        }
+        text
+    }
+}
+
+fn read_common(environment: Environment) -> Result<(Option<LogFormat>, String), ConfigFaults> {
+    let (settings, mut check) = Check::read::<CommonSettings>(CommonSettings::VARIABLES, environment);
+    let format = check.optional("log_format", settings.log_format.as_ref(), LogFormat::parse);
+    let filter = check.value("rust_log", settings.rust_log.as_ref(), |text| {
+        match text.parse::<tracing_subscriber::EnvFilter>() {
+            Ok(_) => Ok(text.to_owned()),
+            Err(error) => Err(format!("is not a filter such as info or warn,consumer=debug: {error}")),
+        }
+    });
+    let common = format.zip(filter);
+    check.finish(common)
+}
+
+fn healthcheck(listen: SocketAddr) -> ExitCode {
+    let ip = match listen.ip() {
+        ip if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        ip => ip,
+    };
+    match ask_livez(SocketAddr::new(ip, listen.port())) {
+        Ok(status) if status.contains(" 200 ") => ExitCode::SUCCESS,
+        Ok(status) => complain(&format!("/livez answered {status:?}"), 1),
+        Err(error) => complain(&format!("/livez does not answer: {error}"), 1),
+    }
+}
+
+fn ask_livez(address: SocketAddr) -> std::io::Result<String> {
+    let limit = Duration::from_secs(3);
+    let mut stream = TcpStream::connect_timeout(&address, limit)?;
+    stream.set_read_timeout(Some(limit))?;
+    stream.write_all(
+        format!("GET /livez HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes(),
+    )?;
+    let mut answer = String::new();
+    stream.take(4096).read_to_string(&mut answer)?;
+    Ok(answer.lines().next().unwrap_or_default().to_owned())
+}
+
+fn say(text: &str) -> ExitCode {
+    match writeln!(std::io::stdout(), "{text}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn complain(text: &str, code: u8) -> ExitCode {
+    _ = writeln!(std::io::stderr(), "{text}");
+    ExitCode::from(code)
+}

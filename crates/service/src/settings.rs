@@ -1,0 +1,325 @@
+//! Configuration: environment variables into one documented struct of texts, then one pass that collects every
+//! fault. A value that is wrong or missing is named, never replaced by a default; a secret's value is never shown.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::DeserializeOwned;
+
+/// What becomes of a variable that is not set. An empty value counts as not set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The process does not start without it.
+    Required,
+    /// As [`Kind::Required`], may be read from the file named by `NAME_FILE`, and is never shown.
+    RequiredSecret,
+    /// This text is used instead.
+    Default(&'static str),
+    /// Something else happens, which this text says.
+    Optional(&'static str),
+    /// As [`Kind::Optional`], may be read from the file named by `NAME_FILE`, and is never shown.
+    OptionalSecret(&'static str),
+}
+
+impl Kind {
+    /// Whether the value must not be shown.
+    pub fn is_secret(self) -> bool {
+        matches!(self, Self::RequiredSecret | Self::OptionalSecret(_))
+    }
+
+    /// The text for the column "default" of a table of variables.
+    pub fn default_text(self) -> String {
+        match self {
+            Self::Required | Self::RequiredSecret => "required".into(),
+            Self::Default(value) => format!("`{value}`"),
+            Self::Optional(what) | Self::OptionalSecret(what) => what.into(),
+        }
+    }
+}
+
+/// One environment variable of a process: the manual, and what [`Check`] goes by.
+#[derive(Debug, Clone, Copy)]
+pub struct Variable {
+    /// The field of the settings struct: the variable's name in lower case.
+    pub field: &'static str,
+    /// The field's documentation.
+    pub doc: &'static str,
+    /// What happens when it is not set.
+    pub kind: Kind,
+}
+
+impl Variable {
+    /// The name in the environment.
+    pub fn name(&self) -> String {
+        self.field.to_uppercase()
+    }
+}
+
+/// What every process reads besides its own variables.
+pub const COMMON: &[Variable] = &[
+    Variable {
+        field: "log_format",
+        doc: "`json` (one object a line) or `text`.",
+        kind: Kind::Optional("`text` on a terminal, else `json`"),
+    },
+    Variable {
+        field: "rust_log",
+        doc: "Which log lines are written, as in `info` or `warn,consumer=debug`.",
+        kind: Kind::Default("info"),
+    },
+];
+
+/// Declares a settings struct: a field a variable, whose documentation is the manual that `--help` prints.
+///
+/// ```
+/// service::settings! {
+///     /// What the example reads from its environment.
+///     pub struct Settings {
+///         /// Kafka bootstrap servers, `host:port`, separated by commas.
+///         kafka_broker: service::Kind::Required,
+///         /// Topic.
+///         kafka_topic: service::Kind::Default("events.raw"),
+///     }
+/// }
+/// assert_eq!(Settings::VARIABLES[0].name(), "KAFKA_BROKER");
+/// ```
+#[macro_export]
+macro_rules! settings {
+    ($(#[$meta:meta])* $vis:vis struct $name:ident {
+        $($(#[doc = $doc:literal])+ $field:ident: $kind:expr),+ $(,)?
+    }) => {
+        $(#[$meta])*
+        #[derive(Default, serde::Deserialize)]
+        $vis struct $name {
+            $($(#[doc = $doc])+ #[serde(default)] pub $field: Option<String>,)+
+        }
+        impl $name {
+            /// Every variable, in the order of the manual.
+            pub const VARIABLES: &'static [$crate::Variable] = &[
+                $($crate::Variable { field: stringify!($field), doc: concat!($($doc),+), kind: $kind },)+
+            ];
+        }
+    };
+}
+
+/// Every fault of a configuration. `Display` is a line for each, with the variable's name.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct ConfigFaults(pub Vec<(String, String)>);
+
+impl fmt::Display for ConfigFaults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the configuration is wrong:")?;
+        self.0.iter().try_for_each(|(name, problem)| write!(f, "\n  {name}: {problem}"))
+    }
+}
+
+impl std::error::Error for ConfigFaults {}
+
+/// The one pass over a settings struct: takes each value through its parser and collects what is wrong.
+#[derive(Debug)]
+pub struct Check {
+    variables: &'static [Variable],
+    faults: ConfigFaults,
+}
+
+impl Check {
+    /// Reads `environment` into the settings struct `T`, the files behind `NAME_FILE` included.
+    ///
+    /// Nothing fails here: faults are kept for [`Check::finish`].
+    pub fn read<T: DeserializeOwned + Default>(
+        variables: &'static [Variable],
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> (T, Self) {
+        let mut check = Self { variables, faults: ConfigFaults::default() };
+        let mut values: BTreeMap<String, String> =
+            environment.into_iter().filter(|(_, value)| !value.trim().is_empty()).collect();
+        for name in variables.iter().filter(|v| v.kind.is_secret()).map(Variable::name) {
+            check.read_secret_file(&name, &mut values);
+        }
+        let settings = envy::from_iter(values).unwrap_or_else(|error| {
+            check.fault("environment", error.to_string());
+            T::default()
+        });
+        (settings, check)
+    }
+
+    fn read_secret_file(&mut self, name: &str, values: &mut BTreeMap<String, String>) {
+        let file_name = format!("{name}_FILE");
+        let Some(path) = values.get(&file_name) else { return };
+        if values.contains_key(name) {
+            return self.fault(&file_name, format!("set together with {name}; set one of them"));
+        }
+        match std::fs::read_to_string(path) {
+            Ok(text) if text.trim().is_empty() => self.fault(&file_name, format!("{path} is empty")),
+            Ok(text) => _ = values.insert(name.to_owned(), text.trim_end_matches(['\r', '\n']).to_owned()),
+            Err(error) => self.fault(&file_name, format!("cannot read {path}: {error}")),
+        }
+    }
+
+    /// Records that the variable `name` is wrong.
+    pub fn fault(&mut self, name: &str, problem: impl Into<String>) {
+        self.faults.0.push((name.to_owned(), problem.into()));
+    }
+
+    /// The value of the field `field`, or its default, taken through `parse`; `None` after a fault.
+    pub fn value<T>(
+        &mut self,
+        field: &str,
+        value: Option<&String>,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let variable = self.variables.iter().find(|variable| variable.field == field);
+        let kind = variable.map_or(Kind::Required, |variable| variable.kind);
+        let name = field.to_uppercase();
+        let text = match (value, kind) {
+            (Some(text), _) => text.trim(),
+            (None, Kind::Default(text)) => text,
+            (None, _) => {
+                let told = self.faults.0.iter().any(|(faulty, _)| *faulty == format!("{name}_FILE"));
+                if !told {
+                    let doc = variable.map_or("", |variable| variable.doc.trim());
+                    self.fault(&name, format!("not set, and required: {doc}"));
+                }
+                return None;
+            }
+        };
+        match parse(text) {
+            Ok(parsed) => Some(parsed),
+            Err(problem) if kind.is_secret() => {
+                self.fault(&name, problem);
+                None
+            }
+            Err(problem) => {
+                self.fault(&name, format!("{text:?} {problem}"));
+                None
+            }
+        }
+    }
+
+    /// As [`Check::value`] for a variable that may be unset: `Some(None)` then.
+    pub fn optional<T>(
+        &mut self,
+        field: &str,
+        value: Option<&String>,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<Option<T>> {
+        if value.is_none() { Some(None) } else { self.value(field, value, parse).map(Some) }
+    }
+
+    /// The configuration, if nothing was wrong.
+    ///
+    /// # Errors
+    /// Every fault found since [`Check::read`].
+    pub fn finish<T>(self, config: Option<T>) -> Result<T, ConfigFaults> {
+        match config {
+            Some(config) if self.faults.0.is_empty() => Ok(config),
+            _ => Err(self.faults),
+        }
+    }
+}
+
+/// Parsers for [`Check::value`]; the error completes the sentence `NAME: "value" …`.
+pub mod parse {
+    use std::str::FromStr;
+
+    /// Any text.
+    ///
+    /// # Errors
+    /// None; the form is that of a parser.
+    pub fn text(text: &str) -> Result<String, String> {
+        Ok(text.to_owned())
+    }
+
+    /// `true` or `false`.
+    ///
+    /// # Errors
+    /// Any other text (letter case aside; `1`, `0`, `yes` and `no` are taken as the original took them).
+    pub fn boolean(text: &str) -> Result<bool, String> {
+        match text.to_ascii_lowercase().as_str() {
+            "true" | "1" | "yes" => Ok(true),
+            "false" | "0" | "no" => Ok(false),
+            _ => Err("is neither true nor false".into()),
+        }
+    }
+
+    /// A whole number within `range`.
+    ///
+    /// # Errors
+    /// Not a number, or outside.
+    pub fn number<T>(range: std::ops::RangeInclusive<T>) -> impl FnOnce(&str) -> Result<T, String>
+    where
+        T: FromStr + PartialOrd + std::fmt::Display,
+    {
+        move |text| match text.parse::<T>() {
+            Ok(number) if range.contains(&number) => Ok(number),
+            _ => Err(format!("is not a whole number from {} to {}", range.start(), range.end())),
+        }
+    }
+
+    /// Seconds, fractions allowed, from `least` on.
+    ///
+    /// # Errors
+    /// Not a number, below `least`, or above a year.
+    pub fn seconds(least: f64) -> impl FnOnce(&str) -> Result<std::time::Duration, String> {
+        move |text| match text.parse::<f64>() {
+            Ok(seconds) if seconds >= least && seconds <= 31_536_000.0 => {
+                Ok(std::time::Duration::from_secs_f64(seconds))
+            }
+            _ => Err(format!("is not a number of seconds from {least} to 31536000")),
+        }
+    }
+
+    /// An address to listen on.
+    ///
+    /// # Errors
+    /// Not `IP:port`.
+    pub fn address(text: &str) -> Result<std::net::SocketAddr, String> {
+        text.parse().map_err(|_| "is not an address such as 0.0.0.0:8080".into())
+    }
+
+    /// A base URL, `http` or `https`, without query, kept without a slash at the end.
+    ///
+    /// # Errors
+    /// Not such a URL.
+    pub fn base_url(text: &str) -> Result<url::Url, String> {
+        match url::Url::parse(text.trim_end_matches('/')) {
+            Ok(url)
+                if matches!(url.scheme(), "http" | "https") && url.has_host() && url.query().is_none() =>
+            {
+                Ok(url)
+            }
+            _ => Err("is not a URL such as http://api-producer:8080".into()),
+        }
+    }
+
+    /// A Kafka topic's name.
+    ///
+    /// # Errors
+    /// A name that Kafka refuses.
+    pub fn topic(text: &str) -> Result<String, String> {
+        let right = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if (1..=249).contains(&text.len()) && text.chars().all(right) && text != "." && text != ".." {
+            Ok(text.to_owned())
+        } else {
+            Err("is not a topic name: 1 to 249 letters, digits, '.', '_' or '-'".into())
+        }
+    }
+
+    /// Bootstrap servers, `host:port` separated by commas.
+    ///
+    /// # Errors
+    /// An entry without host or port.
+    pub fn bootstrap(text: &str) -> Result<String, String> {
+        let right = |entry: &str| {
+            let address = entry.trim().rsplit_once("://").map_or(entry.trim(), |(_, rest)| rest);
+            address
+                .rsplit_once(':')
+                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0))
+        };
+        if text.split(',').all(right) {
+            Ok(text.to_owned())
+        } else {
+            Err("is not host:port, or several separated by commas".into())
+        }
+    }
+}

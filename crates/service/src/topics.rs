@@ -1,0 +1,165 @@
+//! The upkeep of topics, in the background until stopped: asks Kafka whether it answers and whether the topics
+//! exist, makes those that do not, and tells the result to whoever wants to know. It never gives up, and it never
+//! relies on the broker's auto-creation.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
+};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::kafka::QuietContext;
+
+/// How long one question to the broker may take.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+const PAUSE_WHEN_WELL: Duration = Duration::from_secs(1);
+const PAUSE_WHEN_NOT: Duration = Duration::from_millis(200);
+
+/// What the last question to Kafka showed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KafkaState {
+    /// Nothing has been asked yet.
+    Unknown,
+    /// Kafka answers and every topic exists.
+    Ready,
+    /// Kafka does not answer, or refuses us; why.
+    Away(String),
+    /// Kafka answers, but a topic is not there and could not be made yet; which and why.
+    TopicMissing(String),
+}
+
+impl KafkaState {
+    /// Whether Kafka answers and the topics exist.
+    ///
+    /// # Errors
+    /// The reason, in words.
+    pub fn ready(&self) -> Result<(), String> {
+        match self {
+            Self::Ready => Ok(()),
+            Self::Unknown => Err("kafka has not been asked yet".into()),
+            Self::Away(why) => Err(format!("kafka does not answer: {why}")),
+            Self::TopicMissing(why) => Err(why.clone()),
+        }
+    }
+}
+
+/// A topic that must exist.
+#[derive(Debug, Clone)]
+pub struct TopicSpec {
+    /// Its name.
+    pub name: String,
+    /// Partitions, when it is made.
+    pub partitions: i32,
+    /// Replication factor, when it is made.
+    pub replication_factor: i32,
+    /// For a dead-letter topic: the topic whose records it must be able to hold with their extra headers. It is
+    /// then made to keep its records for ever.
+    pub dead_letters_of: Option<String>,
+}
+
+/// The default of `max.message.bytes`, for brokers that do not tell theirs.
+const USUAL_MESSAGE_BYTES: u64 = 1_048_588;
+/// Room for the headers that say why a record is a dead letter.
+const HEADER_BYTES: u64 = 64 * 1024;
+
+/// Asks and makes until `stop`; the state goes to the returned receiver.
+///
+/// # Errors
+/// librdkafka refuses the configuration.
+pub fn keep_topics(
+    config: &ClientConfig,
+    topics: Vec<TopicSpec>,
+    stop: CancellationToken,
+) -> Result<watch::Receiver<KafkaState>, KafkaError> {
+    let admin: AdminClient<QuietContext> = config.create_with_context(QuietContext)?;
+    let (sender, receiver) = watch::channel(KafkaState::Unknown);
+    tokio::spawn(async move {
+        let admin = Arc::new(admin);
+        while !stop.is_cancelled() {
+            let state = look_and_make(&admin, &topics).await;
+            let pause = if state == KafkaState::Ready { PAUSE_WHEN_WELL } else { PAUSE_WHEN_NOT };
+            tell(&sender, state);
+            tokio::select! { () = stop.cancelled() => {}, () = tokio::time::sleep(pause) => {} }
+        }
+    });
+    Ok(receiver)
+}
+
+/// One line a change of state.
+fn tell(sender: &watch::Sender<KafkaState>, state: KafkaState) {
+    sender.send_if_modified(|last| {
+        if std::mem::discriminant(last) == std::mem::discriminant(&state) {
+            // The words may differ from one question to the next; the state is the same.
+            let changed = *last != state;
+            *last = state;
+            return changed;
+        }
+        match &state {
+            KafkaState::Ready if *last == KafkaState::Unknown => tracing::info!("kafka answers"),
+            KafkaState::Ready => tracing::info!("kafka is back"),
+            KafkaState::Away(why) => tracing::warn!(reason = why, "kafka is away"),
+            KafkaState::TopicMissing(why) => tracing::warn!(reason = why, "topic is missing"),
+            KafkaState::Unknown => {}
+        }
+        *last = state;
+        true
+    });
+}
+
+async fn look_and_make(admin: &Arc<AdminClient<QuietContext>>, topics: &[TopicSpec]) -> KafkaState {
+    for topic in topics {
+        match exists(admin, &topic.name).await {
+            Ok(true) => {}
+            Ok(false) => match make(admin, topic).await {
+                Ok(()) => tracing::info!(topic = topic.name, "topic created"),
+                Err(why) => {
+                    return KafkaState::TopicMissing(format!("topic {} cannot be made: {why}", topic.name));
+                }
+            },
+            Err(error) => return KafkaState::Away(error.to_string()),
+        }
+    }
+    KafkaState::Ready
+}
+
+async fn exists(admin: &Arc<AdminClient<QuietContext>>, topic: &str) -> Result<bool, KafkaError> {
+    let (admin, topic) = (Arc::clone(admin), topic.to_owned());
+    let ask = move || {
+        let metadata = admin.inner().fetch_metadata(Some(&topic), ANSWER_LIMIT)?;
+        let found = metadata.topics().iter().find(|found| found.name() == topic);
+        Ok(found.is_some_and(|found| found.error().is_none() && !found.partitions().is_empty()))
+    };
+    // fetch_metadata blocks its thread for up to ANSWER_LIMIT.
+    tokio::task::spawn_blocking(ask).await.unwrap_or(Err(KafkaError::Canceled))
+}
+
+async fn make(admin: &AdminClient<QuietContext>, topic: &TopicSpec) -> Result<(), String> {
+    let bytes;
+    let mut new =
+        NewTopic::new(&topic.name, topic.partitions, TopicReplication::Fixed(topic.replication_factor));
+    if let Some(source) = &topic.dead_letters_of {
+        bytes = (max_message_bytes(admin, source).await + HEADER_BYTES).to_string();
+        new = new.set("retention.ms", "-1").set("max.message.bytes", &bytes);
+    }
+    let options =
+        AdminOptions::new().request_timeout(Some(ANSWER_LIMIT)).operation_timeout(Some(ANSWER_LIMIT));
+    let results = admin.create_topics([&new], &options).await.map_err(|error| error.to_string())?;
+    match results.into_iter().next() {
+        Some(Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
+        Some(Err((_, code))) => Err(code.to_string()),
+        None => Err("the broker did not say".into()),
+    }
+}
+
+async fn max_message_bytes(admin: &AdminClient<QuietContext>, topic: &str) -> u64 {
+    let options = AdminOptions::new().request_timeout(Some(ANSWER_LIMIT));
+    let answer = admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await;
+    let told = |resource: &ConfigResource| resource.get("max.message.bytes")?.value.as_ref()?.parse().ok();
+    let resource = answer.ok().and_then(|resources| resources.into_iter().next()?.ok());
+    resource.as_ref().and_then(told).unwrap_or(USUAL_MESSAGE_BYTES)
+}
