@@ -2,6 +2,7 @@
 //! its reason beside it; what is specific to a producer or a consumer stands in that crate's `kafka` module.
 
 use rdkafka::ClientConfig;
+use rdkafka::admin::AdminClient;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
@@ -17,6 +18,13 @@ const RESERVED: &[&str] = &[
     "auto.commit.enable",
     "enable.auto.offset.store",
     "partition.assignment.strategy",
+    "partitioner",
+    "auto.offset.reset",
+    "allow.auto.create.topics",
+    "message.timeout.ms",
+    "delivery.timeout.ms",
+    "transactional.id",
+    "group.protocol",
     "bootstrap.servers",
     "metadata.broker.list",
     "group.id",
@@ -38,7 +46,12 @@ impl KafkaProperties {
             let Some((key, value)) = pair.split_once('=') else {
                 return Err("has an entry that is not key=value (entries are separated by semicolons)".into());
             };
-            let key = key.trim();
+            // librdkafka's second names: set beside the first, either could win.
+            let key = match key.trim() {
+                "compression.codec" => "compression.type",
+                "queue.buffering.max.ms" => "linger.ms",
+                key => key,
+            };
             if RESERVED.contains(&key) {
                 return Err(format!("names {key}, which Slipstream sets itself: its promises rest on it"));
             }
@@ -47,12 +60,14 @@ impl KafkaProperties {
         let properties = Self(pairs);
         let mut config = ClientConfig::new();
         properties.apply(&mut config);
-        match config.create_native_config() {
+        // Properties that do not fit together, and files that are not there, show only when a client is made.
+        config.set("enable.idempotence", "true");
+        match config.create_with_context::<_, AdminClient<QuietContext>>(QuietContext) {
             Ok(_) => Ok(properties),
-            Err(KafkaError::ClientConfig(_, description, key, _)) => Err(format!(
-                "names {key}, which librdkafka refuses: {}",
-                description.replace('\n', " ")
-            )),
+            Err(KafkaError::ClientCreation(why)) => Err(format!("is refused by librdkafka: {why}")),
+            Err(KafkaError::ClientConfig(_, description, key, _)) => {
+                Err(format!("names {key}, which librdkafka refuses: {}", description.replace('\n', " ")))
+            }
             Err(_) => Err("is refused by librdkafka".into()),
         }
     }
@@ -138,6 +153,13 @@ mod tests {
         let config = client_config("h:1", "c", &[], &properties);
         assert_eq!(config.get("sasl.password"), Some("a=b"));
         assert!(!format!("{properties:?}").contains("a=b"));
+    }
+
+    #[test]
+    fn properties_that_do_not_fit_together_are_refused() {
+        for wrong in ["retries=0", "security.protocol=SSL;ssl.ca.location=/no/such/file"] {
+            assert!(KafkaProperties::parse(wrong).unwrap_err().contains("refused by librdkafka"), "{wrong}");
+        }
     }
 
     #[test]

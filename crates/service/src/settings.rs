@@ -190,7 +190,7 @@ impl Check {
                 None
             }
             Err(problem) => {
-                self.fault(&name, format!("{text:?} {problem}"));
+                self.fault(&name, format!("{:?} {problem}", shown(text)));
                 None
             }
         }
@@ -216,6 +216,11 @@ impl Check {
             _ => Err(self.faults),
         }
     }
+}
+
+/// A wrong value as a message may show it: what stands before an `@`, as in a URL, may hold a password.
+fn shown(text: &str) -> String {
+    text.rsplit_once('@').map_or_else(|| text.to_owned(), |(_, host)| format!("***@{host}"))
 }
 
 /// Parsers for [`Check::value`]; the error completes the sentence `NAME: "value" …`.

@@ -1,0 +1,6 @@
+//! Configuration, problem bodies and the health listener, as a process uses them.
+
+#![cfg(test)]
+
+mod health;
+mod settings;

@@ -1,0 +1,100 @@
+//! Every fault is named at once, and no secret is shown.
+
+use std::io::Write;
+
+use service::{Check, ConfigFaults, Kind, parse};
+
+service::settings! {
+    /// Variables of the test.
+    pub struct Settings {
+        /// Where Kafka is.
+        kafka_broker: Kind::Required,
+        /// Largest payload, in bytes.
+        max_payload_bytes: Kind::Default("65536"),
+        /// Where MongoDB is.
+        mongodb_uri: Kind::RequiredSecret,
+        /// Which sources are accepted.
+        accept_sources: Kind::Optional("all"),
+    }
+}
+
+#[derive(Debug, PartialEq)]
+struct Config {
+    broker: String,
+    bytes: usize,
+    uri: String,
+    sources: Option<String>,
+}
+
+fn read(environment: &[(&str, &str)]) -> Result<Config, ConfigFaults> {
+    let pairs = environment.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    let (settings, mut check) = Check::read::<Settings>(Settings::VARIABLES, pairs);
+    let broker = check.value("kafka_broker", settings.kafka_broker.as_ref(), parse::bootstrap);
+    let bytes =
+        check.value("max_payload_bytes", settings.max_payload_bytes.as_ref(), parse::number(1..=1_000_000));
+    let uri = check.value("mongodb_uri", settings.mongodb_uri.as_ref(), |uri| {
+        if uri.starts_with("mongodb://") { Ok(uri.to_owned()) } else { Err("is not a MongoDB URI".into()) }
+    });
+    let sources = check.optional("accept_sources", settings.accept_sources.as_ref(), parse::text);
+    let config = (|| Some(Config { broker: broker?, bytes: bytes?, uri: uri?, sources: sources? }))();
+    check.finish(config)
+}
+
+#[test]
+fn defaults_fill_what_is_unset_and_an_empty_value_counts_as_unset() {
+    let config =
+        read(&[("KAFKA_BROKER", "k:9092"), ("MONGODB_URI", "mongodb://m"), ("MAX_PAYLOAD_BYTES", " ")]);
+    let expected = Config { broker: "k:9092".into(), bytes: 65536, uri: "mongodb://m".into(), sources: None };
+    assert_eq!(config, Ok(expected));
+}
+
+#[test]
+fn every_wrong_variable_is_named_at_once_and_no_secret_is_shown() {
+    let faults =
+        read(&[("KAFKA_BROKER", ""), ("MAX_PAYLOAD_BYTES", "abc"), ("MONGODB_URI", "monogdb://u:hunter2@m")]);
+    let text = faults.unwrap_err().to_string();
+    for part in [
+        "KAFKA_BROKER: not set, and required",
+        "MAX_PAYLOAD_BYTES: \"abc\" is not a whole number",
+        "MONGODB_URI: is not",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+    assert!(!text.contains("hunter2"), "{text}");
+}
+
+#[test]
+fn a_secret_is_read_from_the_file_that_name_file_names() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    writeln!(file, "mongodb://u:p@m").unwrap();
+    let path = file.path().to_str().unwrap();
+    let config = read(&[("KAFKA_BROKER", "k:1"), ("MONGODB_URI_FILE", path)]).unwrap();
+    assert_eq!(config.uri, "mongodb://u:p@m");
+    let both = read(&[("KAFKA_BROKER", "k:1"), ("MONGODB_URI_FILE", path), ("MONGODB_URI", "mongodb://m")]);
+    assert!(both.unwrap_err().to_string().contains("MONGODB_URI_FILE: set together with MONGODB_URI"));
+    let missing = read(&[("KAFKA_BROKER", "k:1"), ("MONGODB_URI_FILE", "/no/such/file")]).unwrap_err();
+    assert_eq!(missing.0.len(), 1, "the missing file is the one fault: {missing}");
+}
+
+#[test]
+fn parsers_say_what_is_right() {
+    assert!(parse::bootstrap("a:1,SASL_SSL://b:2").is_ok());
+    for wrong in ["a", "a:", ":1", "a:1,", "a:0", "a:99999"] {
+        assert!(parse::bootstrap(wrong).unwrap_err().contains("host:port"), "{wrong}");
+    }
+    assert_eq!(parse::boolean("TRUE"), Ok(true));
+    assert!(parse::boolean("maybe").is_err());
+    assert_eq!(parse::seconds(0.0)("0.25"), Ok(std::time::Duration::from_millis(250)));
+    for wrong in ["-1", "NaN", "inf", "3s", "1e99"] {
+        assert!(parse::seconds(0.0)(wrong).is_err(), "{wrong}");
+    }
+    assert_eq!(parse::base_url("http://h:8080/").unwrap().as_str(), "http://h:8080/");
+    for wrong in ["h:8080", "ftp://h", "http://h?x=1", ""] {
+        assert!(parse::base_url(wrong).is_err(), "{wrong}");
+    }
+    assert!(parse::topic("events.raw").is_ok());
+    for wrong in ["", "..", "a b", "ä"] {
+        assert!(parse::topic(wrong).is_err(), "{wrong}");
+    }
+    assert!(parse::address("0.0.0.0:8080").is_ok() && parse::address("8080").is_err());
+}
