@@ -1,0 +1,241 @@
+//! Timestamps as text and as numbers become [`Millis`] by decimal arithmetic: no digit is lost to a float, and what is
+//! finer than a millisecond is cut, never rounded.
+
+use jiff::civil;
+
+use crate::{
+    fault::Breach,
+    millis::{EPOCH, Millis},
+};
+
+/// A value of 13 integer digits or more (10^12 and up) counts milliseconds, a smaller one seconds.
+const MILLISECOND_DIGITS: i64 = 13;
+/// More integer digits than this are past the year 9999 in either unit.
+const MAX_DIGITS: i64 = 16;
+
+/// A JSON number: epoch milliseconds from 10^12 on, epoch seconds below.
+pub(crate) fn of_number(text: &str) -> Result<Millis, Breach> {
+    let (negative, number) = text.strip_prefix('-').map_or((false, text), |number| (true, number));
+    let (mantissa, exponent) = match number.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, saturating_exponent(exponent)),
+        None => (number, 0),
+    };
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let padded = [whole, fraction].concat();
+    let digits = padded.trim_start_matches('0');
+    if digits.is_empty() {
+        return Millis::new(0).ok_or_else(too_late);
+    }
+    if negative {
+        return Err(too_early());
+    }
+    let zeros = signed(padded.len() - digits.len());
+    let integer_digits = signed(whole.len()).saturating_sub(zeros).saturating_add(exponent);
+    if integer_digits > MAX_DIGITS {
+        return Err(too_late());
+    }
+    let shift = if integer_digits >= MILLISECOND_DIGITS { 0 } else { 3 };
+    let wanted = usize::try_from(integer_digits.saturating_add(shift)).unwrap_or(0);
+    let digits = digits.bytes().chain(std::iter::repeat(b'0')).take(wanted);
+    let ms = digits.fold(0_i64, |ms, digit| ms.saturating_mul(10).saturating_add(i64::from(digit - b'0')));
+    Millis::new(ms).ok_or_else(too_late)
+}
+
+/// A JSON number inside a Kafka record: an integer of milliseconds, whatever its size.
+pub(crate) fn of_record_number(text: &str) -> Result<Millis, Breach> {
+    if text.contains(['.', 'e', 'E']) {
+        return Err(Breach::new("int_type", "A number here should be an integer of milliseconds"));
+    }
+    match text.parse::<i64>() {
+        Ok(ms) if ms < 0 => Err(too_early()),
+        Ok(ms) => Millis::new(ms).ok_or_else(too_late),
+        Err(_) if text.starts_with('-') => Err(too_early()),
+        Err(_) => Err(too_late()),
+    }
+}
+
+/// RFC 3339 text with an offset.
+pub(crate) fn of_text(text: &str) -> Result<Millis, Breach> {
+    let ms = rfc3339(text).ok_or_else(|| {
+        let msg = "Input should be an RFC 3339 time with an offset, such as 2025-10-26T20:16:03.123Z";
+        Breach::new("datetime_parsing", msg)
+    })?;
+    if ms < 0 { Err(too_early()) } else { Millis::new(ms).ok_or_else(too_late) }
+}
+
+/// The grammar is checked here, since the library's is wider; the calendar is the library's.
+fn rfc3339(text: &str) -> Option<i64> {
+    const SHAPE: &[u8; 19] = b"dddd-dd-ddTdd:dd:dd";
+    let (moment, rest) = text.split_at_checked(SHAPE.len())?;
+    let shaped = moment.bytes().zip(SHAPE).all(|(byte, shape)| match shape {
+        b'd' => byte.is_ascii_digit(),
+        b'T' => matches!(byte, b'T' | b't' | b' '),
+        _ => byte == *shape,
+    });
+    if !shaped {
+        return None;
+    }
+    let moment: civil::DateTime = moment.parse().ok()?;
+    let (fraction_ms, offset) = split_fraction(rest)?;
+    let ms = i64::try_from(moment.duration_since(EPOCH).as_millis()).ok()?;
+    Some(ms + fraction_ms - offset_minutes(offset)? * 60_000)
+}
+
+/// `.123456Z` → 123 and `Z`.
+fn split_fraction(text: &str) -> Option<(i64, &str)> {
+    let Some(fraction) = text.strip_prefix('.') else { return Some((0, text)) };
+    let end = fraction.bytes().position(|byte| !byte.is_ascii_digit())?;
+    let (digits, offset) = fraction.split_at_checked(end)?;
+    let kept = digits.get(..digits.len().min(3)).filter(|kept| !kept.is_empty())?;
+    Some((format!("{kept:0<3}").parse().ok()?, offset))
+}
+
+fn offset_minutes(text: &str) -> Option<i64> {
+    if matches!(text, "Z" | "z") {
+        return Some(0);
+    }
+    let sign = match text.as_bytes() {
+        [b'+', ..] => 1,
+        [b'-', ..] => -1,
+        _ => return None,
+    };
+    let (hours, minutes) = text.get(1..)?.split_once(':')?;
+    let number = |part: &str, below: i64| {
+        let shaped = part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_digit());
+        part.parse::<i64>().ok().filter(|number| shaped && *number < below)
+    };
+    Some(sign * (number(hours, 24)? * 60 + number(minutes, 60)?))
+}
+
+fn saturating_exponent(text: &str) -> i64 {
+    let limit = if text.starts_with('-') { i64::MIN / 4 } else { i64::MAX / 4 };
+    text.parse().map_or(limit, |exponent: i64| exponent.clamp(i64::MIN / 4, i64::MAX / 4))
+}
+
+fn signed(length: usize) -> i64 {
+    i64::try_from(length).unwrap_or(i64::MAX)
+}
+
+pub(crate) fn too_early() -> Breach {
+    Breach::new("greater_than_equal", "Time should not be before 1970-01-01T00:00:00Z")
+}
+
+pub(crate) fn too_late() -> Breach {
+    Breach::new("less_than_equal", "Time should not be past the year 9999")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{of_number, of_record_number, of_text};
+
+    fn number(text: &str) -> Result<i64, &'static str> {
+        of_number(text).map(|millis| millis.get()).map_err(|breach| breach.kind)
+    }
+
+    fn text(text: &str) -> Result<i64, &'static str> {
+        of_text(text).map(|millis| millis.get()).map_err(|breach| breach.kind)
+    }
+
+    #[test]
+    fn integers_from_ten_to_the_twelfth_are_milliseconds_and_below_seconds() {
+        assert_eq!(number("1730000000000"), Ok(1_730_000_000_000));
+        assert_eq!(number("1000000000000"), Ok(1_000_000_000_000));
+        assert_eq!(number("999999999999"), Err("less_than_equal"));
+        assert_eq!(number("1730000000"), Ok(1_730_000_000_000));
+        assert_eq!(number("0"), Ok(0));
+        assert_eq!(number("-0"), Ok(0));
+    }
+
+    #[test]
+    fn fractions_are_cut_to_milliseconds_without_floats() {
+        assert_eq!(number("1730000000.123456"), Ok(1_730_000_000_123));
+        assert_eq!(number("1730000000.9999999999"), Ok(1_730_000_000_999));
+        assert_eq!(number("0.0019"), Ok(1));
+        assert_eq!(number("0.0009"), Ok(0));
+        assert_eq!(number("1730000000000.9"), Ok(1_730_000_000_000));
+        // 1730000000.289 as a double is 1730000000.2889999…
+        assert_eq!(number("1730000000.289"), Ok(1_730_000_000_289));
+    }
+
+    #[test]
+    fn exponents_are_numbers_too() {
+        assert_eq!(number("1.73e9"), Ok(1_730_000_000_000));
+        assert_eq!(number("1.73E+12"), Ok(1_730_000_000_000));
+        assert_eq!(number("1730000000123e-3"), Ok(1_730_000_000_123));
+        assert_eq!(number("1e-99999999999999999999"), Ok(0));
+        assert_eq!(number("0e99999999999999999999"), Ok(0));
+        assert_eq!(number("1e99999999999999999999"), Err("less_than_equal"));
+    }
+
+    #[test]
+    fn numbers_outside_the_years_1970_to_9999_are_refused() {
+        assert_eq!(number("-1"), Err("greater_than_equal"));
+        assert_eq!(number("-0.0001"), Err("greater_than_equal"));
+        assert_eq!(number("253402300799"), Ok(253_402_300_799_000));
+        assert_eq!(number("253402300799.9999"), Ok(253_402_300_799_999));
+        assert_eq!(number("253402300800"), Err("less_than_equal"));
+        assert_eq!(number("253402300799999"), Ok(253_402_300_799_999));
+        assert_eq!(number("253402300800000"), Err("less_than_equal"));
+        assert_eq!(number("99999999999999999999999"), Err("less_than_equal"));
+    }
+
+    #[test]
+    fn in_a_record_an_integer_is_milliseconds_whatever_its_size() {
+        assert_eq!(of_record_number("1730000000").unwrap().get(), 1_730_000_000);
+        assert_eq!(of_record_number("5").unwrap().get(), 5);
+        for (text, kind) in [
+            ("1.5", "int_type"),
+            ("1e3", "int_type"),
+            ("-1", "greater_than_equal"),
+            ("-99999999999999999999", "greater_than_equal"),
+            ("99999999999999999999", "less_than_equal"),
+        ] {
+            assert_eq!(of_record_number(text).unwrap_err().kind, kind, "{text}");
+        }
+    }
+
+    #[test]
+    fn rfc_3339_text_is_read() {
+        assert_eq!(text("2024-10-27T03:33:20Z"), Ok(1_730_000_000_000));
+        assert_eq!(text("2024-10-27t03:33:20.1z"), Ok(1_730_000_000_100));
+        assert_eq!(text("2024-10-27 05:33:20.123999999999+02:00"), Ok(1_730_000_000_123));
+        assert_eq!(text("2024-10-26T22:03:20-05:30"), Ok(1_730_000_000_000));
+        assert_eq!(text("2016-12-31T23:59:60Z"), text("2016-12-31T23:59:59Z"));
+        assert_eq!(text("9999-12-31T23:59:59.999Z"), Ok(253_402_300_799_999));
+    }
+
+    #[test]
+    fn text_outside_the_years_1970_to_9999_is_refused() {
+        assert_eq!(text("1969-12-31T23:59:59.999Z"), Err("greater_than_equal"));
+        assert_eq!(text("9999-12-31T23:59:59-00:01"), Err("less_than_equal"));
+        assert_eq!(text("0000-01-01T00:00:00Z"), Err("greater_than_equal"));
+    }
+
+    #[test]
+    fn other_text_is_refused() {
+        for wrong in [
+            "",
+            "now",
+            "1730000000000",
+            "2024-10-27",
+            "2024-10-27T03:33:20",
+            "2024-10-27T03:33Z",
+            "2024-02-30T00:00:00Z",
+            "2024-10-27T24:00:00Z",
+            "2024-10-27T03:33:20.Z",
+            "2024-10-27T03:33:20,5Z",
+            "2024-10-27T03:33:20+24:00",
+            "2024-10-27T03:33:20+2:00",
+            "2024-10-27T03:33:20+02:60",
+            "2024-10-27T03:33:20+0200",
+            "2024-10-27T03:33:20Z[UTC]",
+            "+002024-10-27T03:33:20Z",
+            "2024-10-27T03:33:20.5",
+            "2024-10-27T03:33:20.5é",
+            "2024-10-27T03:33:2é",
+            "2024-10-27T03:33:20é",
+        ] {
+            assert_eq!(text(wrong), Err("datetime_parsing"), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What holds for every input: accepted means storable, nothing changes on the way, nothing panics.
+
+use bson::Document;
+use events::{
+    Decoded, Event, EventId, Millis, Payload, RecordView, Refusal, Rules, StorableEvent, decode,
+    parse_request,
+};
+use proptest::{collection::vec, prelude::*};
+
+use crate::{reading::assert_holds_payload, texts::object};
+
+fn value_of(body: &str, ingested_at: i64) -> Result<Vec<u8>, Refusal> {
+    let mut draft = parse_request(body.as_bytes(), &Rules::default())?;
+    let id = draft.id.take().unwrap_or(EventId::new("generated").unwrap());
+    Ok(Event::new(draft, id, Millis::new(ingested_at).unwrap(), "1.0.0").to_json())
+}
+
+fn stored(value: &[u8]) -> StorableEvent {
+    match decode(&RecordView { key: None, value, timestamp: None }, |_| true) {
+        Ok(Decoded::Event(event)) => event,
+        other => panic!("accepted but not stored: {other:?}"),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_accepted_is_stored_and_unchanged(payload in object(), ingested_at in 0..=Millis::MAX.get()) {
+        let body = format!(r#"{{"source":"s","payload":{payload}}}"#);
+        match value_of(&body, ingested_at) {
+            Ok(value) => {
+                let text = std::str::from_utf8(&value).unwrap();
+                let verbatim = format!(r#""payload":{payload},"ingested_at":{ingested_at},"#);
+                prop_assert!(text.contains(&verbatim), "{}", text);
+                let event = stored(&value);
+                prop_assert_eq!(event.ingested_at.get(), ingested_at);
+                assert_holds_payload(&Document::try_from(event.document.clone()).unwrap(), &payload);
+                prop_assert_eq!(stored(&value), event);
+            }
+            Err(Refusal::Invalid(faults)) => {
+                let alone = Payload::parse(&payload).unwrap_err();
+                prop_assert_eq!(faults, alone);
+            }
+            Err(refusal) => prop_assert!(false, "{:?}", refusal),
+        }
+    }
+
+    #[test]
+    fn what_is_refused_is_poison_as_well(payload in object()) {
+        let value = format!(r#"{{"id":"a","timestamp":1,"source":"s","payload":{payload},"ingested_at":1}}"#);
+        let record = RecordView { key: None, value: value.as_bytes(), timestamp: None };
+        prop_assert_eq!(decode(&record, |_| true).is_ok(), Payload::parse(&payload).is_ok());
+    }
+
+    #[test]
+    fn a_request_of_any_fields_is_accepted_or_refused(
+        fields in vec(("(id|timestamp|source|payload|x|ingested_at)", object()), 0..6),
+    ) {
+        let fields: Vec<String> = fields.iter().map(|(name, value)| format!("{name:?}:{value}")).collect();
+        let body = format!("{{{}}}", fields.join(","));
+        prop_assert!(matches!(value_of(&body, 1), Err(Refusal::Invalid(_))), "no source is an object");
+        let record = RecordView { key: Some(b"k"), value: body.as_bytes(), timestamp: Some(1) };
+        prop_assert!(decode(&record, |_| true).is_err());
+    }
+
+    #[test]
+    fn arbitrary_bytes_never_panic(value in vec(any::<u8>(), 0..200), key in vec(any::<u8>(), 0..20), ms in any::<i64>()) {
+        let record = RecordView { key: Some(&key), value: &value, timestamp: Some(ms) };
+        let _ = decode(&record, |_| true);
+        let _ = parse_request(&value, &Rules::default());
+    }
+
+    #[test]
+    fn text_that_is_almost_an_event_never_panics(payload in object(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let mut value = format!(r#"{{"id":"a","timestamp":"2024-10-27T03:33:20Z","source":"s","payload":{payload}}}"#).into_bytes();
+        let at = at.index(value.len());
+        value[at] = byte;
+        let record = RecordView { key: Some(b"k"), value: &value, timestamp: Some(1) };
+        if let Ok(Decoded::Event(event)) = decode(&record, |_| true) {
+            prop_assert!(Document::try_from(event.document).is_ok());
+        }
+        let _ = parse_request(&value, &Rules::default());
+    }
+
+    #[test]
+    fn any_time_survives_as_text(ms in 0..=Millis::MAX.get()) {
+        let iso = Millis::new(ms).unwrap().iso();
+        let value = format!(r#"{{"source":"s","payload":{{}},"timestamp":"{iso}"}}"#);
+        let record = RecordView { key: Some(b"k"), value: value.as_bytes(), timestamp: Some(1) };
+        let Ok(Decoded::Event(event)) = decode(&record, |_| true) else { panic!("{iso} was refused") };
+        prop_assert_eq!(event.timestamp.get(), ms);
+    }
+}
+
+#[test]
+fn the_generated_payloads_are_both_accepted_and_refused() {
+    use proptest::{strategy::ValueTree, test_runner::TestRunner};
+    let mut runner = TestRunner::deterministic();
+    let accepted = (0..200)
+        .filter(|_| Payload::parse(&object().new_tree(&mut runner).unwrap().current()).is_ok())
+        .count();
+    assert!((20..180).contains(&accepted), "{accepted} of 200");
+}
