@@ -1,0 +1,39 @@
+//! Ports on loopback for servers that must find the same port again after a restart.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+
+use crate::ServerError;
+
+/// Below the range from which the kernel gives ports to outgoing connections: nobody's connection can sit on the port of
+/// a server that is down for a moment.
+const RANGE: std::ops::Range<u16> = 20_000..32_000;
+
+pub(crate) fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+/// A port that was free a moment ago. Whoever uses it must be ready to find it taken.
+pub(crate) fn free_port() -> Result<u16, ServerError> {
+    (0..100).map(|_| fastrand::u16(RANGE)).find(|port| is_free(*port)).ok_or_else(|| ServerError::Io {
+        doing: "looking for a free port on",
+        path: Ipv4Addr::LOCALHOST.to_string().into(),
+        source: std::io::ErrorKind::AddrInUse.into(),
+    })
+}
+
+/// The standard library sets SO_REUSEADDR, so connections that linger from the last run do not count.
+fn is_free(port: u16) -> bool {
+    TcpListener::bind(loopback(port)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_in_use_is_not_free() {
+        let listener = TcpListener::bind(loopback(0)).unwrap();
+        assert!(!is_free(listener.local_addr().unwrap().port()));
+        assert!(is_free(free_port().unwrap()));
+    }
+}

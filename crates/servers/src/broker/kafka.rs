@@ -1,0 +1,179 @@
+//! Apache Kafka as one KRaft node, small and quick to start: broker and controller in one JVM, loopback only.
+//!
+//! A data folder is formatted here instead of by the tool for that, which costs two more starts of a JVM: the tool ran
+//! once when the package was prepared, and what it wrote besides the names is the same for every folder.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use super::{class_archive, new_cluster_id};
+use crate::machine::Java;
+use crate::server::{Launch, Question};
+use crate::{Machine, Progress, ServerError, address};
+
+const BROKER_LOGGING: &str = include_str!("../../packages/broker-log4j2.yaml");
+const TOOLS_LOGGING: &str = include_str!("../../packages/tools-log4j2.yaml");
+/// Small and quick to start rather than fast in the long run; a broker without memory ends instead of limping.
+const JVM: [&str; 7] = [
+    "-Xmx256m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:-UsePerfData",
+    "-XX:+ExitOnOutOfMemoryError",
+    "-Xshare:auto",
+    "-Djava.awt.headless=true",
+];
+
+/// The installed broker: the JVM that runs it and where its parts are.
+pub(super) struct Kafka {
+    pub java: Java,
+    pub class_path: OsString,
+    /// Loaded classes in the form in which the JVM keeps them: the broker starts in a fourth of the time.
+    pub class_archive: Option<PathBuf>,
+    /// The first metadata records of a new cluster.
+    pub bootstrap: PathBuf,
+}
+
+pub(super) async fn launch(
+    machine: &Machine,
+    folder: &Path,
+    port: u16,
+    progress: &Progress,
+) -> Result<Launch, ServerError> {
+    let kafka = class_archive::prepared(machine, progress).await?;
+    let cluster_id = format(folder, &kafka.bootstrap)?;
+    let mut arguments = kafka.jvm(&folder.join("broker-log4j2.yaml"));
+    arguments.extend(["kafka.Kafka".into(), configure(folder, port)?.into_os_string()]);
+    Ok(Launch {
+        name: "Apache Kafka",
+        program: kafka.java.program,
+        arguments,
+        only_path: None,
+        folder: folder.to_owned(),
+        log: folder.join("broker.log"),
+        port,
+        question: Question::Metadata { cluster_id },
+    })
+}
+
+/// The Java that runs it, or the sentence that says what to install.
+pub(super) fn java(machine: &Machine) -> Result<Java, ServerError> {
+    machine.java().ok_or_else(|| {
+        let sentence = "Apache Kafka needs Java 17 or later: install it (java), choose SLIPSTREAM_BROKER=tansu, or name a \
+                        running broker in KAFKA_BROKER";
+        ServerError::Missing(sentence.to_owned())
+    })
+}
+
+/// In alphabetical order: a class archive is only good for the same class path.
+pub(super) fn class_path(home: &Path) -> Result<OsString, ServerError> {
+    let jars = home.join("jars");
+    let entries = jars.read_dir().map_err(ServerError::io("reading", &jars))?;
+    let mut jars: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    jars.sort();
+    std::env::join_paths(jars).map_err(|error| ServerError::io("naming", home)(std::io::Error::other(error)))
+}
+
+impl Kafka {
+    /// The arguments of the JVM, up to the class that is to run.
+    pub(super) fn jvm(&self, logging: &Path) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> = JVM.map(OsString::from).into();
+        if let Some(archive) = &self.class_archive {
+            arguments.push(flag("-XX:SharedArchiveFile=", archive));
+        }
+        arguments.push(flag("-Dlog4j2.configurationFile=", logging));
+        arguments.extend(["-cp".into(), self.class_path.clone()]);
+        arguments
+    }
+}
+
+pub(super) fn flag(name: &str, path: &Path) -> OsString {
+    let mut flag = OsString::from(name);
+    flag.push(path);
+    flag
+}
+
+/// Names a new data folder as `kafka-storage format` does, and gives the cluster's name.
+pub(super) fn format(folder: &Path, bootstrap: &Path) -> Result<String, ServerError> {
+    let data = folder.join("data");
+    let properties = data.join("meta.properties");
+    if let Ok(text) = std::fs::read_to_string(&properties)
+        && let Some(cluster_id) = text.lines().find_map(|line| line.strip_prefix("cluster.id="))
+    {
+        return Ok(cluster_id.to_owned());
+    }
+    let (cluster_id, directory_id) = (new_cluster_id(), new_cluster_id());
+    let text = format!("version=1\nnode.id=1\ncluster.id={cluster_id}\ndirectory.id={directory_id}\n");
+    std::fs::create_dir_all(&data).map_err(ServerError::io("creating", &data))?;
+    std::fs::copy(bootstrap, data.join("bootstrap.checkpoint"))
+        .map_err(ServerError::io("copying", bootstrap))?;
+    std::fs::write(&properties, text).map_err(ServerError::io("writing", &properties))?;
+    Ok(cluster_id)
+}
+
+/// Writes the configuration of the broker and of its logs.
+pub(super) fn configure(folder: &Path, port: u16) -> Result<PathBuf, ServerError> {
+    let controller = address::loopback(address::free_port()?);
+    let broker = address::loopback(port);
+    let properties = format!(
+        "# Written at each start.
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@{controller}
+controller.listener.names=CONTROLLER
+listeners=PLAINTEXT://{broker},CONTROLLER://{controller}
+advertised.listeners=PLAINTEXT://{broker}
+inter.broker.listener.name=PLAINTEXT
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+# Relative to the folder that the broker is started in, so that no character of a path needs escaping.
+log.dirs=data
+# Topics are created by those who need them, never by a typing error.
+auto.create.topics.enable=false
+# One node: no copies, and no waiting for more members of a group.
+group.initial.rebalance.delay.ms=0
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=2
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.num.partitions=2
+# After a kill the node waits until its former self has timed out: 3 s and not 9.
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
+# Half of a small heap would be the default.
+log.cleaner.dedupe.buffer.size=8388608
+num.network.threads=2
+num.io.threads=4
+"
+    );
+    let write = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).map_err(ServerError::io("writing", &path))?;
+        Ok(path)
+    };
+    write("broker-log4j2.yaml", BROKER_LOGGING)?;
+    write("tools-log4j2.yaml", TOOLS_LOGGING)?;
+    write("server.properties", &properties)
+}
+
+pub(super) async fn tool(
+    machine: &Machine,
+    folder: &Path,
+    class: &str,
+    arguments: &[&str],
+) -> Result<String, ServerError> {
+    let kafka = class_archive::prepared(machine, &Progress::silent()).await?;
+    let mut command = tokio::process::Command::new(&kafka.java.program);
+    command.args(kafka.jvm(&folder.join("tools-log4j2.yaml"))).arg(class).args(arguments);
+    command.stdin(Stdio::null()).current_dir(folder).kill_on_drop(true);
+    let output = command.output().await.map_err(ServerError::io("running Java in", folder))?;
+    let (said, failed) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if output.status.success() {
+        Ok(said.into_owned())
+    } else {
+        Err(ServerError::Tool { class: class.to_owned(), reason: format!("{failed}{said}") })
+    }
+}

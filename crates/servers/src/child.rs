@@ -1,0 +1,231 @@
+//! A child never outlives its parent: it is killed when the value is dropped, when this process ends, and when this
+//! process is itself killed (the kernel sees to the last, on Linux).
+//!
+//! Each child has a thread that starts it and then waits for it. The kernel ties a child to the *thread* that started it,
+//! so that thread must live as long as the child. It reaps under the same lock under which signals are sent: no signal
+//! can ever reach another process that got the child's number.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
+use tokio::sync::watch;
+
+/// A running program, in a process group of its own: a Ctrl-C at the terminal reaches the parent alone.
+#[derive(Debug)]
+pub struct Child {
+    pid: Pid,
+    end: Arc<End>,
+    ended: watch::Receiver<Option<ExitStatus>>,
+    keeper: Option<JoinHandle<()>>,
+}
+
+/// How it ended. Signals are sent under this lock, and it is reaped under it.
+#[derive(Debug, Default)]
+struct End {
+    status: Mutex<Option<ExitStatus>>,
+    over: Condvar,
+}
+
+impl End {
+    fn lock(&self) -> MutexGuard<'_, Option<ExitStatus>> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Child {
+    /// Starts the command; what it says is appended to `log`.
+    pub fn start(mut command: Command, log: &Path) -> io::Result<Child> {
+        let output = File::options().create(true).append(true).open(log)?;
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).process_group(0);
+        die_with_parent(&mut command);
+        let (started, starting) = sync_channel(1);
+        let (tell, ended) = watch::channel(None);
+        let end = Arc::new(End::default());
+        let shared = Arc::clone(&end);
+        let name = "child-keeper".to_owned();
+        let keeper =
+            std::thread::Builder::new().name(name).spawn(move || keep(command, &started, &shared, &tell))?;
+        // Not awaited: a caller that goes away in the middle must not leave a child behind.
+        let pid = starting.recv().map_err(io::Error::other)??;
+        Ok(Child { pid, end, ended, keeper: Some(keeper) })
+    }
+
+    /// The number of the process.
+    pub fn id(&self) -> u32 {
+        self.pid.as_raw().unsigned_abs()
+    }
+
+    /// Waits for the end of the process.
+    pub async fn ended(&self) -> ExitStatus {
+        let mut ended = self.ended.clone();
+        match ended.wait_for(Option::is_some).await {
+            Ok(status) => status.unwrap_or_default(),
+            // The keeper sends the status before it goes, so this is never taken.
+            Err(_) => ExitStatus::default(),
+        }
+    }
+
+    /// How the process ended, or nothing while it runs.
+    pub fn status(&self) -> Option<ExitStatus> {
+        *self.end.lock()
+    }
+
+    /// Asks it to stop (SIGTERM), and kills it after `grace`.
+    pub async fn stop(&self, grace: Duration) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        self.signal(Signal::SIGCONT);
+        if let Ok(status) = tokio::time::timeout(grace, self.ended()).await {
+            return status;
+        }
+        self.signal(Signal::SIGKILL);
+        self.ended().await
+    }
+
+    /// Kills it (SIGKILL); nothing of it runs when this returns.
+    pub async fn kill(&self) -> ExitStatus {
+        self.signal(Signal::SIGKILL);
+        self.ended().await
+    }
+
+    /// Kills it and waits on this thread, for the moment that the kernel needs.
+    pub fn kill_now(&self) {
+        self.signal(Signal::SIGKILL);
+        let reaped = self.end.lock();
+        drop(
+            self.end
+                .over
+                .wait_while(reaped, |status| status.is_none())
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+    }
+
+    /// Stops it in its tracks (SIGSTOP): its connections stay open and nothing answers.
+    pub fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// Lets a paused one go on (SIGCONT).
+    pub fn resume(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let status = self.end.lock();
+        if status.is_none()
+            && let Err(error) = kill(self.pid, signal)
+        {
+            tracing::warn!(pid = self.pid.as_raw(), %signal, %error, "signal not sent");
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.kill_now();
+        if let Some(keeper) = self.keeper.take() {
+            // A keeper does nothing that could panic; there is nothing left to do if it did.
+            drop(keeper.join());
+        }
+    }
+}
+
+/// The life of a keeper: start, wait, reap, tell.
+fn keep(
+    mut command: Command,
+    started: &SyncSender<io::Result<Pid>>,
+    end: &End,
+    tell: &watch::Sender<Option<ExitStatus>>,
+) {
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => return drop(started.send(Err(error))),
+    };
+    let pid = Pid::from_raw(child.id().cast_signed());
+    drop(started.send(Ok(pid)));
+    // Waits without reaping, so that the number stays taken until the lock is held.
+    while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(nix::errno::Errno::EINTR) {
+    }
+    let mut status = end.lock();
+    *status = Some(child.wait().unwrap_or_default());
+    tell.send_replace(*status);
+    end.over.notify_all();
+}
+
+/// From the moment of its start the kernel kills the child when the thread that started it ends.
+#[expect(unsafe_code, reason = "only a hook between fork and exec can ask the kernel for this")]
+fn die_with_parent(command: &mut Command) {
+    let parent = Pid::this();
+    let hook = move || {
+        #[cfg(target_os = "linux")]
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // The parent may have died before the line above.
+        if Pid::parent() == parent { Ok(()) } else { Err(io::Error::from(nix::errno::Errno::ESRCH)) }
+    };
+    // SAFETY: the hook only makes two system calls, neither allocates nor takes a lock.
+    unsafe { command.pre_exec(hook) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+
+    fn sleeper(folder: &Path) -> Child {
+        let mut command = Command::new("sleep");
+        command.arg("600");
+        Child::start(command, &folder.join("log")).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_missing_program_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = Command::new(folder.path().join("missing"));
+        let error = Child::start(missing, &folder.path().join("log")).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn a_paused_child_can_be_stopped() {
+        let folder = tempfile::tempdir().unwrap();
+        let child = sleeper(folder.path());
+        child.pause();
+        assert_eq!(child.status(), None);
+        assert_eq!(child.stop(Duration::from_secs(10)).await.signal(), Some(Signal::SIGTERM as i32));
+        assert!(child.status().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_child_that_ignores_the_request_is_killed_after_its_grace_period() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let mut command = Command::new("sh");
+        command.args(["-c", "trap '' TERM; echo ready; while :; do sleep 1; done"]);
+        let child = Child::start(command, &log).unwrap();
+        let ready = async {
+            while std::fs::read(&log).unwrap().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), ready).await.unwrap();
+        assert_eq!(child.stop(Duration::from_millis(100)).await.signal(), Some(Signal::SIGKILL as i32));
+    }
+
+    #[tokio::test]
+    async fn a_dropped_child_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let child = sleeper(folder.path());
+        let pid = child.pid;
+        drop(child);
+        assert_eq!(kill(pid, None), Err(nix::errno::Errno::ESRCH));
+    }
+}

@@ -1,0 +1,126 @@
+//! The two programs and their flags.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use super::{Credentials, DatabaseKind, DatabaseOptions, command};
+use crate::server::{Launch, Question, Server};
+use crate::{Machine, Progress, ServerError, address, packages};
+
+/// Says that the user of the data folder exists.
+const USER_MADE: &str = "user-made";
+
+pub(super) async fn start(
+    kind: DatabaseKind,
+    options: &DatabaseOptions,
+    progress: &Progress,
+) -> Result<Server, ServerError> {
+    let program = program(kind, &options.machine, progress).await?;
+    let mut tries = 3;
+    loop {
+        tries -= 1;
+        match Server::start(launch(kind, options, program.clone())?).await {
+            Err(error) if error.is_port_conflict() && options.port == 0 && tries > 0 => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Makes the user before the first start that asks clients to log in.
+pub(super) async fn create_user(
+    kind: DatabaseKind,
+    options: &DatabaseOptions,
+    credentials: &Credentials,
+    progress: &Progress,
+) -> Result<(), ServerError> {
+    let made = options.data_dir.join(USER_MADE);
+    if made.exists() {
+        return Ok(());
+    }
+    let open = DatabaseOptions { auth: None, sync_on_commit: true, ..options.clone() };
+    let server = start(kind, &open, progress).await?;
+    let outcome = command::create_user(server.port(), &credentials.user, &credentials.password).await;
+    outcome.map_err(ServerError::io("making the database's user for", &options.data_dir))?;
+    server.stop().await;
+    std::fs::write(&made, "").map_err(ServerError::io("writing", &made))
+}
+
+async fn program(kind: DatabaseKind, machine: &Machine, progress: &Progress) -> Result<PathBuf, ServerError> {
+    match kind {
+        DatabaseKind::SecantusDb => packages::secantusdb(machine, progress).await,
+        DatabaseKind::Mongod => machine.program("mongod").ok_or_else(|| {
+            let sentence =
+                "there is no mongod on PATH: install MongoDB, or name a running one in MONGODB_URI";
+            ServerError::Missing(sentence.to_owned())
+        }),
+    }
+}
+
+fn launch(kind: DatabaseKind, options: &DatabaseOptions, program: PathBuf) -> Result<Launch, ServerError> {
+    let folder = &options.data_dir;
+    let data = folder.join("data");
+    std::fs::create_dir_all(&data).map_err(ServerError::io("creating", &data))?;
+    let port = if options.port == 0 { address::free_port()? } else { options.port };
+    let mut arguments = match kind {
+        DatabaseKind::Mongod => mongod(&data, port),
+        DatabaseKind::SecantusDb => secantusdb(folder, &data, port)?,
+    };
+    if options.auth.is_some() {
+        arguments.push("--auth".into());
+    }
+    if options.sync_on_commit && kind == DatabaseKind::SecantusDb {
+        arguments.push("--sync-on-commit".into());
+    }
+    let name = match kind {
+        DatabaseKind::Mongod => "mongod",
+        DatabaseKind::SecantusDb => "SecantusDB",
+    };
+    Ok(Launch {
+        name,
+        program,
+        arguments,
+        only_path: Some(options.machine.path().clone()),
+        folder: folder.clone(),
+        log: folder.join("database.log"),
+        port,
+        question: Question::Hello,
+    })
+}
+
+fn mongod(data: &Path, port: u16) -> Vec<OsString> {
+    let port = port.to_string();
+    let flags = [
+        "--bind_ip",
+        "127.0.0.1",
+        "--nounixsocket",
+        "--wiredTigerCacheSizeGB",
+        "0.25",
+        "--port",
+        &port,
+        "--dbpath",
+    ];
+    let flags = flags.into_iter().map(OsString::from);
+    flags.chain([data.into()]).collect()
+}
+
+fn secantusdb(folder: &Path, data: &Path, port: u16) -> Result<Vec<OsString>, ServerError> {
+    // A configuration that is named, if only an empty one, keeps the server from looking for others.
+    let configuration = folder.join("secantusd.toml");
+    std::fs::write(&configuration, "").map_err(ServerError::io("writing", &configuration))?;
+    let port = port.to_string();
+    // It reads its whole log file at a start: 0.5 s with a small one, up to 19 s with the 2 GB of its default.
+    let flags = [
+        "--standalone",
+        "--host",
+        "127.0.0.1",
+        "--cache-size",
+        "256M",
+        "--log-file-max",
+        "128MB",
+        "--port",
+        &port,
+    ];
+    let flags = flags.into_iter().map(OsString::from);
+    let folders = ["--config".into(), configuration.into(), "--storage-path".into(), data.into()];
+    Ok(flags.chain(folders).collect())
+}

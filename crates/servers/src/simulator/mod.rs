@@ -1,0 +1,111 @@
+//! ADSBDB without the internet: its two aircraft endpoints with their real shapes over a sample of 1,000 real aircraft,
+//! and every way in which the real service can fail, on demand.
+
+mod connection;
+mod fault;
+mod routes;
+mod sample;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+pub use fault::Fault;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use self::connection::{Connections, Cut};
+use self::fault::Plan;
+use self::sample::Sample;
+use crate::ServerError;
+
+/// A running simulator; dropping it stops it.
+#[derive(Debug)]
+pub struct Simulator {
+    address: SocketAddr,
+    state: Arc<State>,
+    task: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+#[derive(Debug)]
+struct State {
+    sample: Sample,
+    plan: Mutex<Plan>,
+    requests: AtomicU64,
+    stop: CancellationToken,
+}
+
+impl Simulator {
+    /// Listens on the address; port 0 is a free one.
+    pub async fn start(address: SocketAddr) -> Result<Simulator, ServerError> {
+        let listening = |error| ServerError::io("listening on", Path::new(&address.to_string()))(error);
+        let listener = TcpListener::bind(address).await.map_err(listening)?;
+        let address = listener.local_addr().map_err(listening)?;
+        let sample =
+            Sample::load().map_err(ServerError::io("reading the sample of", Path::new("aircraft")))?;
+        let state = Arc::new(State {
+            sample,
+            plan: Mutex::default(),
+            requests: AtomicU64::new(0),
+            stop: CancellationToken::new(),
+        });
+        let service = routes::router(Arc::clone(&state)).into_make_service_with_connect_info::<Cut>();
+        let stopped = state.stop.clone().cancelled_owned();
+        let serve = axum::serve(Connections::from(listener), service).with_graceful_shutdown(stopped);
+        Ok(Simulator { address, state, task: tokio::spawn(async move { serve.await }) })
+    }
+
+    /// What ADSBDB_BASE_URL takes.
+    pub fn base_url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many aircraft were asked for, whatever the answer.
+    pub fn requests(&self) -> u64 {
+        self.state.requests.load(Ordering::Relaxed)
+    }
+
+    /// Every answer fails in this way from now on; `None` ends it.
+    pub fn set_fault(&self, fault: Option<Fault>) {
+        self.state.plan().set(fault, None);
+    }
+
+    /// The next `requests` answers fail in this way, those after them do not.
+    pub fn set_fault_for(&self, requests: u64, fault: Fault) {
+        self.state.plan().set(Some(fault), Some(requests));
+    }
+
+    /// Every answer takes this long from now on.
+    pub fn set_latency(&self, latency: Duration) {
+        self.state.plan().latency = latency;
+    }
+
+    /// Answers what is in hand at once and stops listening.
+    pub async fn stop(mut self) {
+        self.state.stop.cancel();
+        match (&mut self.task).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "simulator failed"),
+            Err(error) => tracing::warn!(%error, "simulator failed"),
+        }
+    }
+}
+
+impl Drop for Simulator {
+    fn drop(&mut self) {
+        self.state.stop.cancel();
+    }
+}
+
+impl State {
+    fn plan(&self) -> MutexGuard<'_, Plan> {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
