@@ -1,3 +1,15 @@
-//! The binary.
+//! The producer's binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    producer::PROGRAM.main(
+        producer::Config::from_environment,
+        |config| config.listen_addr,
+        |config, stop| async move {
+            let app = producer::App::build(config).await?;
+            app.run_until(stop).await?;
+            Ok(ExitCode::SUCCESS)
+        },
+    )
+}

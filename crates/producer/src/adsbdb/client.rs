@@ -1,0 +1,139 @@
+//! The one place that asks ADSBDB. Guarantees: an answer within the time limit, retries included; never more than
+//! the allowed questions at a time; none while a rate limit is known to hold; a bounded body.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use events::Payload;
+use reqwest::header::RETRY_AFTER;
+use service::backoff::Backoff;
+use tokio::sync::Semaphore;
+use url::Url;
+
+use super::answer::{Answer, UpstreamFault};
+use super::gate::Gate;
+use crate::config::Config;
+use crate::metrics::Metrics;
+
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// A first attempt and two more.
+const ATTEMPTS: u32 = 3;
+/// An aircraft has about 500 bytes.
+const MOST_BYTES: usize = 256 * 1024;
+
+/// The client.
+#[derive(Debug)]
+pub struct Adsbdb {
+    http: reqwest::Client,
+    url: Url,
+    gate: Gate,
+    at_a_time: Semaphore,
+    limit: Duration,
+    metrics: Arc<Metrics>,
+}
+
+impl Adsbdb {
+    /// Connects when asked.
+    ///
+    /// # Errors
+    /// The base URL cannot be extended, or there is no TLS on this machine.
+    pub fn new(config: &Config, metrics: Arc<Metrics>) -> Result<Self, String> {
+        // reqwest has no provider of its own here; another part of the process may have chosen the same before.
+        _ = rustls::crypto::ring::default_provider().install_default();
+        let mut builder = reqwest::Client::builder()
+            .connect_timeout(CONNECT_LIMIT)
+            // Half of the whole: a question that got lost leaves time for another.
+            .timeout(config.adsbdb_timeout / 2)
+            .redirect(reqwest::redirect::Policy::limited(2))
+            .user_agent(concat!("slipstream/", env!("CARGO_PKG_VERSION")));
+        if config.adsbdb_base_url.scheme() == "http" {
+            // Not the public service: a simulator, which a proxy for the internet does not know.
+            builder = builder.no_proxy();
+        }
+        let http = builder.build().map_err(|error| error.to_string())?;
+        let mut url = config.adsbdb_base_url.clone();
+        let mut path = url.path_segments_mut().map_err(|()| "ADSBDB_BASE_URL has no path".to_owned())?;
+        path.pop_if_empty().extend(["v0", "aircraft", "random"]);
+        drop(path);
+        Ok(Self {
+            http,
+            url,
+            gate: Gate::default(),
+            at_a_time: Semaphore::new(config.adsbdb_max_concurrency),
+            limit: config.adsbdb_timeout,
+            metrics,
+        })
+    }
+
+    /// A random aircraft.
+    ///
+    /// # Errors
+    /// There is none; why.
+    pub async fn random_aircraft(&self) -> Result<Payload, UpstreamFault> {
+        match tokio::time::timeout(self.limit, self.ask_patiently()).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                self.metrics.upstream("slow");
+                Err(UpstreamFault::Slow(self.limit))
+            }
+        }
+    }
+
+    async fn ask_patiently(&self) -> Result<Payload, UpstreamFault> {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(1));
+        loop {
+            let outcome = self.ask().await;
+            self.metrics.upstream(outcome.as_ref().map_or_else(UpstreamFault::outcome, |_| "ok"));
+            match outcome {
+                Err(fault) if fault.is_passing() && backoff.attempts() + 1 < ATTEMPTS => {
+                    tracing::debug!(reason = %fault, "adsbdb gave no aircraft, asking again");
+                    tokio::time::sleep(backoff.next_delay()).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn ask(&self) -> Result<Payload, UpstreamFault> {
+        self.pass()?;
+        // It is never closed, so there is always a permit in the end.
+        let _permit = self.at_a_time.acquire().await;
+        self.pass()?;
+        let mut response =
+            self.http.get(self.url.clone()).send().await.map_err(|error| self.fault(&error))?;
+        let retry_after =
+            response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        let mut body = BytesMut::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.fault(&error))? {
+            if body.len() + chunk.len() > MOST_BYTES {
+                return Err(UpstreamFault::TooLong(MOST_BYTES));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        let status = response.status().as_u16();
+        let outcome =
+            Answer { status, retry_after: retry_after.map(Duration::from_secs), body: &body }.aircraft();
+        if let Err(UpstreamFault::Limited(time)) = &outcome {
+            tracing::warn!(seconds = time.as_secs(), "adsbdb limits the rate");
+            self.gate.shut(Instant::now(), *time);
+        }
+        outcome
+    }
+
+    fn pass(&self) -> Result<(), UpstreamFault> {
+        self.gate.shut_for(Instant::now()).map_or(Ok(()), |left| Err(UpstreamFault::Limited(left)))
+    }
+
+    fn fault(&self, error: &reqwest::Error) -> UpstreamFault {
+        if error.is_timeout() && !error.is_connect() {
+            return UpstreamFault::Slow(self.limit / 2);
+        }
+        // The outermost says only that something failed; the innermost says what.
+        let mut cause: &dyn std::error::Error = error;
+        while let Some(source) = cause.source() {
+            cause = source;
+        }
+        UpstreamFault::Unreachable(cause.to_string())
+    }
+}

@@ -1,0 +1,180 @@
+//! The producer's parts, wired, and its life: build, run, stop within 10 s.
+
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use events::{Rules, Source};
+use service::health::Listener;
+use thiserror::Error;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::adsbdb::Adsbdb;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::kafka::Kafka;
+use crate::lock::lock;
+use crate::metrics::{Counters, Metrics};
+use crate::poll::Jobs;
+use crate::routes;
+use crate::stopping::Stopping;
+
+/// How long requests in flight may take when stopping.
+const FINISH_LIMIT: Duration = Duration::from_secs(8);
+/// How long those that were given up may take to answer.
+const GIVE_UP_LIMIT: Duration = Duration::from_millis(500);
+/// How long connections may take to close.
+const CLOSE_LIMIT: Duration = Duration::from_millis(300);
+
+/// Why the producer cannot start.
+#[derive(Debug, Error)]
+pub enum BuildError {
+    /// The address is in use or not this machine's.
+    #[error(transparent)]
+    Listen(#[from] std::io::Error),
+    /// librdkafka refuses its configuration.
+    #[error("the kafka client cannot be made: {0}")]
+    Kafka(String),
+    /// The HTTP client cannot be made.
+    #[error("the client of ADSBDB cannot be made: {0}")]
+    Adsbdb(String),
+}
+
+/// Why the producer ended by itself.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The listener ended.
+    #[error("the listener ended: {0}")]
+    Listener(String),
+}
+
+/// What every request needs: a handle, cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Producer(Arc<Parts>);
+
+/// The parts.
+#[derive(Debug)]
+pub struct Parts {
+    /// The configuration.
+    pub config: Config,
+    /// What bodies are judged by.
+    pub rules: Rules,
+    /// The connection to the cluster.
+    pub kafka: Kafka,
+    /// Stamps events.
+    pub clock: Clock,
+    /// The client of ADSBDB.
+    pub adsbdb: Adsbdb,
+    /// The source of its events.
+    pub adsbdb_source: Source,
+    /// Poll jobs.
+    pub jobs: Jobs,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Whether the end is near.
+    pub stopping: Stopping,
+    last_failure: Mutex<Option<String>>,
+}
+
+impl Deref for Producer {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl Parts {
+    /// Keeps the last failure that was not the client's fault, for `/health`.
+    pub fn note_failure(&self, failure: &str) {
+        *lock(&self.last_failure) = Some(failure.to_owned());
+    }
+
+    /// The last one.
+    pub fn last_failure(&self) -> Option<String> {
+        lock(&self.last_failure).clone()
+    }
+}
+
+/// The producer, bound to its address.
+#[derive(Debug)]
+pub struct App {
+    listener: Listener,
+    producer: Producer,
+    _upkeep: DropGuard,
+}
+
+impl App {
+    /// Binds the address and wires the parts. No server need be up.
+    ///
+    /// # Errors
+    /// See [`BuildError`].
+    pub async fn build(config: Config) -> Result<Self, BuildError> {
+        let listener = Listener::bind(config.listen_addr).await?;
+        let upkeep = CancellationToken::new();
+        let metrics = Arc::new(Metrics::new());
+        let parts = Parts {
+            rules: Rules { accept_sources: config.accept_sources.clone() },
+            kafka: Kafka::connect(&config, &upkeep).map_err(BuildError::Kafka)?,
+            clock: Clock::default(),
+            adsbdb: Adsbdb::new(&config, Arc::clone(&metrics)).map_err(BuildError::Adsbdb)?,
+            adsbdb_source: Source::new("adsbdb").map_err(BuildError::Adsbdb)?,
+            jobs: Jobs::new(config.max_poll_jobs),
+            metrics,
+            stopping: Stopping::default(),
+            last_failure: Mutex::default(),
+            config,
+        };
+        Ok(Self { listener, producer: Producer(Arc::new(parts)), _upkeep: upkeep.drop_guard() })
+    }
+
+    /// The address that HTTP is served on.
+    pub fn address(&self) -> SocketAddr {
+        self.listener.address()
+    }
+
+    /// What was counted; stays readable after the end.
+    pub fn counters(&self) -> Counters {
+        self.producer.metrics.counters.clone()
+    }
+
+    /// Runs until `stop`; then refuses what is new, finishes what is in flight, and ends within 10 s.
+    ///
+    /// # Errors
+    /// The listener ended by itself.
+    pub async fn run_until(self, stop: CancellationToken) -> Result<(), RunError> {
+        let (producer, close) = (self.producer, CancellationToken::new());
+        tracing::info!(address = %self.listener.address(), topic = producer.config.topic.name, "listening");
+        let serving = self.listener.serve(routes::router(producer.clone()), close.clone());
+        let mut server = AbortOnDropHandle::new(tokio::spawn(serving));
+        tokio::select! {
+            ended = &mut server => return Err(RunError::Listener(format!("{ended:?}"))),
+            () = stop.cancelled() => {}
+        }
+        finish(&producer).await;
+        close.cancel();
+        if tokio::time::timeout(CLOSE_LIMIT, &mut server).await.is_err() {
+            tracing::debug!("connections were still open at the end");
+        }
+        _ = tokio::time::timeout(CLOSE_LIMIT, producer.kafka.close()).await;
+        Ok(())
+    }
+}
+
+/// Lets requests in flight end; what is left at the limit is told to give up, and answers the truth about it.
+async fn finish(producer: &Producer) {
+    let stopping = &producer.stopping;
+    stopping.begin();
+    if tokio::time::timeout(FINISH_LIMIT, stopping.finished()).await.is_ok() {
+        return;
+    }
+    tracing::warn!(records = producer.kafka.queued(), "giving up requests that are still unfinished");
+    stopping.give_up();
+    let give_up = async {
+        producer.kafka.give_up().await;
+        stopping.finished().await;
+    };
+    _ = tokio::time::timeout(GIVE_UP_LIMIT, give_up).await;
+}

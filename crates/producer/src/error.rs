@@ -1,0 +1,204 @@
+//! Every answer that is not 2xx, and what it tells the client (G4): the status, whether trying again helps and when,
+//! and the id to try again with.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use events::{EventId, Fault};
+use service::problem::Problem;
+
+use crate::adsbdb::UpstreamFault;
+
+/// After a refusal that was not the client's fault.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Why a request was refused, or did not end well.
+#[derive(Debug)]
+pub enum ApiError {
+    /// There is no body.
+    Empty,
+    /// The body is not JSON.
+    NotJson {
+        /// What is wrong.
+        message: String,
+        /// Where, from 1.
+        line: usize,
+        /// Where, from 1.
+        column: usize,
+    },
+    /// The body ended before its end, or its framing is wrong.
+    BodyBroken(String),
+    /// REQUIRE_ID is set, and the event has none.
+    IdMissing,
+    /// An Idempotency-Key where no event is sent.
+    KeyNotTaken,
+    /// A number of seconds that is not above 0.
+    NotPositive(&'static str),
+    /// No such path.
+    NoSuchPath,
+    /// No such poll job.
+    NoSuchJob,
+    /// The path has other methods.
+    MethodNotAllowed,
+    /// The body did not arrive in time.
+    BodySlow(Duration),
+    /// The body is longer than this.
+    BodyTooLarge(usize),
+    /// The broker takes no record of this size.
+    RecordTooLarge,
+    /// The body is of another type; which is right.
+    MediaType(&'static str),
+    /// The request breaks rules: all of them.
+    Invalid(Vec<Fault>),
+    /// So many poll jobs run; the first ends after the delay.
+    JobsFull(usize, Duration),
+    /// ADSBDB gave no aircraft.
+    Upstream(UpstreamFault),
+    /// Nothing was stored.
+    NotStored {
+        /// For metrics.
+        reason: &'static str,
+        /// For people.
+        why: String,
+        /// The event's id, where it has one already.
+        id: Option<EventId>,
+    },
+    /// The event may or may not be stored.
+    Unknown {
+        /// For people.
+        why: String,
+        /// The event's id.
+        id: EventId,
+    },
+}
+
+impl ApiError {
+    /// The producer is stopping, and nothing was stored.
+    pub fn stopping(id: Option<EventId>) -> Self {
+        Self::NotStored { reason: "stopping", why: "the producer is stopping".into(), id }
+    }
+
+    /// A word for metrics, from a fixed set.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::NotJson { .. } => "not_json",
+            Self::BodyBroken(_) => "body_broken",
+            Self::IdMissing => "id_missing",
+            Self::KeyNotTaken => "idempotency_key",
+            Self::NotPositive(_) => "not_positive",
+            Self::NoSuchPath | Self::NoSuchJob => "not_found",
+            Self::MethodNotAllowed => "method",
+            Self::BodySlow(_) => "body_slow",
+            Self::BodyTooLarge(_) => "body_too_large",
+            Self::RecordTooLarge => "record_too_large",
+            Self::MediaType(_) => "media_type",
+            Self::Invalid(_) => "invalid",
+            Self::JobsFull(..) => "jobs_full",
+            Self::Upstream(_) => "upstream",
+            Self::NotStored { reason, .. } => reason,
+            Self::Unknown { .. } => "unconfirmed",
+        }
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Empty
+            | Self::NotJson { .. }
+            | Self::BodyBroken(_)
+            | Self::IdMissing
+            | Self::KeyNotTaken
+            | Self::NotPositive(_) => StatusCode::BAD_REQUEST,
+            Self::NoSuchPath | Self::NoSuchJob => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BodySlow(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTooLarge(_) | Self::RecordTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::MediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::JobsFull(..) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Upstream(_) => StatusCode::BAD_GATEWAY,
+            Self::NotStored { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unknown { .. } => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    fn detail(&self) -> String {
+        match self {
+            Self::Empty => "the body is empty: send one event as a JSON object".into(),
+            Self::NotJson { message, line, column } => {
+                format!("the body is not JSON: {message} at line {line} column {column}")
+            }
+            Self::BodyBroken(why) => format!("the body cannot be read: {why}"),
+            Self::IdMissing => {
+                "the event has no id, and this producer requires one: send `id` or the header Idempotency-Key"
+                    .into()
+            }
+            Self::KeyNotTaken => "the header Idempotency-Key is for POST /ingest only".into(),
+            Self::NotPositive(name) => format!("{name} must be a number of seconds above 0"),
+            Self::NoSuchPath => "there is nothing at this path".into(),
+            Self::NoSuchJob => "there is no poll job of this id".into(),
+            Self::MethodNotAllowed => "this path has other methods: see the header Allow".into(),
+            Self::BodySlow(limit) => format!("the body did not arrive within {} ms", limit.as_millis()),
+            Self::BodyTooLarge(limit) => format!("the body is longer than {limit} bytes (MAX_PAYLOAD_BYTES)"),
+            Self::RecordTooLarge => "the event is larger than kafka's limit for a record".into(),
+            Self::MediaType(right) => (*right).into(),
+            Self::Invalid(faults) => match faults.as_slice() {
+                [one] => format!("the request breaks a rule: {one}"),
+                several => format!("the request breaks {} rules: see errors", several.len()),
+            },
+            Self::JobsFull(most, _) => format!("{most} poll jobs are running, and no more are allowed"),
+            Self::Upstream(fault) => fault.to_string(),
+            Self::NotStored { why, .. } => format!("nothing was stored: {why}"),
+            Self::Unknown { why, .. } => {
+                format!(
+                    "the event may or may not be stored: {why}; sending it again with the same id is safe"
+                )
+            }
+        }
+    }
+
+    /// The answer's body and headers.
+    pub fn problem(&self) -> Problem {
+        let problem = Problem::new(self.status(), self.detail());
+        match self {
+            Self::BodySlow(_) => problem.retryable(None),
+            Self::Invalid(faults) => problem.with_errors(serde_json::json!(faults)),
+            Self::JobsFull(_, free_in) => problem.retryable((*free_in).max(SOON)),
+            Self::Upstream(fault) => problem.retryable(fault.retry_after()),
+            Self::NotStored { id, .. } => {
+                let problem = problem.retryable(SOON);
+                match id {
+                    Some(id) => problem.with_id(id.as_str()),
+                    None => problem,
+                }
+            }
+            Self::Unknown { id, .. } => problem.retryable(None).with_id(id.as_str()),
+            _ => problem,
+        }
+    }
+}
+
+/// What the traffic log needs to know of a refusal; travels with the response.
+#[derive(Debug, Clone)]
+pub struct Refused {
+    /// For metrics.
+    pub reason: &'static str,
+    /// Set where the client is not to blame.
+    pub failure: Option<String>,
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let problem = self.problem();
+        let failure = problem.status.is_server_error().then(|| problem.detail.clone());
+        let mut response = problem.into_response();
+        response.extensions_mut().insert(Refused { reason: self.reason(), failure });
+        if matches!(self, Self::BodySlow(_) | Self::BodyTooLarge(_) | Self::BodyBroken(_)) {
+            // The rest of the body, if it ever comes, must not be read as the next request.
+            let close = axum::http::HeaderValue::from_static("close");
+            response.headers_mut().insert(axum::http::header::CONNECTION, close);
+        }
+        response
+    }
+}

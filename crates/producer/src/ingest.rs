@@ -1,0 +1,175 @@
+//! `POST /ingest`: one event in, one record acknowledged. [`accept`] is the step that every endpoint shares: a valid
+//! event becomes a record, and the broker's word becomes the answer.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Extension, Request, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use events::{Draft, Event, EventId, Fault, Loc, Payload, Refusal};
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::app::Producer;
+use crate::body::{self, Limits};
+use crate::error::ApiError;
+use crate::kafka::{Record, SendError};
+use crate::stopping::Admission;
+
+/// The header that may bring the id.
+pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// What a 202 says.
+#[derive(Debug, Serialize)]
+pub struct Accepted {
+    id: EventId,
+    topic: String,
+    partition: i32,
+    offset: Option<i64>,
+    status: &'static str,
+    timestamp: i64,
+    ingested_at: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<Box<serde_json::value::RawValue>>,
+}
+
+impl Accepted {
+    /// Shows the payload too, where the client has not sent it.
+    #[must_use]
+    pub fn showing(mut self, payload: &Payload) -> Self {
+        self.payload = Some(payload.raw().to_owned());
+        self
+    }
+}
+
+impl IntoResponse for Accepted {
+    fn into_response(self) -> Response {
+        (StatusCode::ACCEPTED, Json(self)).into_response()
+    }
+}
+
+/// The handler.
+pub async fn ingest(
+    State(producer): State<Producer>,
+    Extension(admission): Extension<Admission>,
+    request: Request,
+) -> Result<Accepted, ApiError> {
+    let (parts, body) = request.into_parts();
+    let (draft, id) = read(&producer, &parts.headers, body).await?;
+    if !admission.granted() {
+        return Err(ApiError::stopping(Some(id)));
+    }
+    accept(&producer, draft, id, traceparent(&parts.headers)).await
+}
+
+async fn read(producer: &Producer, headers: &HeaderMap, body: Body) -> Result<(Draft, EventId), ApiError> {
+    let config = &producer.config;
+    let limits = Limits { bytes: config.max_payload_bytes, time: config.request_timeout };
+    let body = body::json(headers, body, limits, &producer.stopping).await?;
+    let (draft, key) = match (events::parse_request(&body, &producer.rules), idempotency_key(headers)) {
+        (Ok(draft), Ok(key)) => (draft, key),
+        (Ok(_), Err(fault)) => return Err(ApiError::Invalid(vec![fault])),
+        (Err(Refusal::Invalid(mut faults)), key) => {
+            faults.extend(key.err());
+            return Err(ApiError::Invalid(faults));
+        }
+        (Err(Refusal::Empty), _) => return Err(ApiError::Empty),
+        (Err(Refusal::NotJson { message, line, column }), _) => {
+            return Err(ApiError::NotJson { message, line, column });
+        }
+    };
+    match draft.id.clone().or(key) {
+        Some(id) => Ok((draft, id)),
+        None if config.require_id => Err(ApiError::IdMissing),
+        None => Ok((draft, new_id())),
+    }
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<EventId>, Fault> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let text = std::str::from_utf8(value.as_bytes()).map_err(|_| "Id should be UTF-8".to_owned());
+    text.and_then(EventId::new).map(Some).map_err(|msg| Fault {
+        loc: vec![Loc::Name("header".into()), Loc::Name("Idempotency-Key".into())],
+        msg,
+        kind: "value_error",
+    })
+}
+
+/// An id for an event that brings none; such ids are in the order of time.
+pub fn new_id() -> EventId {
+    let text = Uuid::now_v7().to_string();
+    #[expect(clippy::expect_used, reason = "36 printable characters are an id")]
+    EventId::new(text).expect("a UUID is an id")
+}
+
+/// The trace context, if it is one: it goes into a header of the record.
+pub fn traceparent(headers: &HeaderMap) -> Option<&str> {
+    let text = headers.get("traceparent")?.to_str().ok()?;
+    let lengths: Vec<usize> = text.split('-').take(4).map(str::len).collect();
+    let right = lengths == [2, 32, 16, 2] && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+    right.then_some(text)
+}
+
+/// Makes the event a record and waits for the broker's acknowledgement.
+///
+/// # Errors
+/// 413, 503 or 504; the latter two with the id.
+pub async fn accept(
+    producer: &Producer,
+    draft: Draft,
+    id: EventId,
+    traceparent: Option<&str>,
+) -> Result<Accepted, ApiError> {
+    let ingested_at = producer.clock.stamp(&id).await;
+    let event = Event::new(draft, id, ingested_at, &producer.config.api_version);
+    let value = event.to_json();
+    let record =
+        Record { key: event.id.as_str(), value: &value, timestamp_ms: ingested_at.get(), traceparent };
+    let timer = producer.metrics.delivery_timer();
+    let stored = match producer.kafka.send(record).await {
+        Ok(stored) => stored,
+        Err(SendError::TooLarge) => return Err(ApiError::RecordTooLarge),
+        Err(SendError::NotStored { reason, why }) => {
+            return Err(ApiError::NotStored { reason, why, id: Some(event.id) });
+        }
+        Err(SendError::Unknown(why)) => return Err(ApiError::Unknown { why, id: event.id }),
+    };
+    producer.metrics.accepted(&event.source, timer);
+    Ok(Accepted {
+        id: event.id,
+        topic: producer.config.topic.name.clone(),
+        partition: stored.partition,
+        offset: stored.offset,
+        status: "enqueued",
+        timestamp: event.timestamp.get(),
+        ingested_at: ingested_at.get(),
+        payload: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(name: &'static str, value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(axum::http::HeaderName::from_static(name), value.parse().unwrap())])
+    }
+
+    #[test]
+    fn only_a_trace_context_is_passed_on() {
+        let right = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert_eq!(traceparent(&with("traceparent", right)), Some(right));
+        for wrong in ["", "00-4bf92f-00f067aa0ba902b7-01", &right.replace('4', "x"), &right[..54]] {
+            assert_eq!(traceparent(&with("traceparent", wrong)), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_idempotency_key_is_an_id() {
+        assert_eq!(idempotency_key(&HeaderMap::new()), Ok(None));
+        let id = idempotency_key(&with(IDEMPOTENCY_KEY, "order-7")).unwrap().unwrap();
+        assert_eq!(id.as_str(), "order-7");
+        let fault = idempotency_key(&with(IDEMPOTENCY_KEY, &"x".repeat(257))).unwrap_err();
+        assert!(fault.to_string().starts_with("header.Idempotency-Key: "), "{fault}");
+    }
+}

@@ -1,0 +1,44 @@
+//! What goes to the topic, and what became of it.
+
+/// What goes to the topic.
+#[derive(Debug, Clone, Copy)]
+pub struct Record<'a> {
+    /// The event's id.
+    pub key: &'a str,
+    /// The event as JSON.
+    pub value: &'a [u8],
+    /// `ingested_at`.
+    pub timestamp_ms: i64,
+    /// The request's trace context.
+    pub traceparent: Option<&'a str>,
+}
+
+/// Where a record is.
+#[derive(Debug, Clone, Copy)]
+pub struct Stored {
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset; unknown where the broker confirmed a repeated attempt without telling it.
+    pub offset: Option<i64>,
+}
+
+/// Why a record is not known to be stored.
+#[derive(Debug)]
+pub enum SendError {
+    /// Kafka holds no record of this size.
+    TooLarge,
+    /// Nothing was stored.
+    NotStored {
+        /// For metrics.
+        reason: &'static str,
+        /// For people.
+        why: String,
+    },
+    /// It may or may not be stored.
+    Unknown(String),
+}
+
+/// Nothing was stored.
+pub fn not_stored(reason: &'static str, why: impl Into<String>) -> SendError {
+    SendError::NotStored { reason, why: why.into() }
+}

@@ -1,0 +1,154 @@
+//! The one place that talks to Kafka. Guarantees: sending never blocks a thread and never waits longer than the
+//! delivery deadline; "stored" is said only after the broker's acknowledgement; "not stored" only where that is
+//! certain, else the outcome is unknown; a fatal error of the idempotent client replaces the client.
+
+mod caretaker;
+mod delivery;
+mod properties;
+mod sender;
+mod signals;
+mod verdict;
+
+use std::sync::{Arc, OnceLock};
+
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+use rdkafka::producer::{Producer, PurgeConfig};
+use service::topics::{KafkaState, keep_topics};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+pub use delivery::{Record, SendError, Stored};
+
+use crate::config::Config;
+use delivery::not_stored;
+use sender::{Client, Sender};
+use signals::Trouble;
+use verdict::Refusal;
+
+const CLIENT_ID: &str = "slipstream-producer";
+
+/// The connection to the cluster, for any number of requests at a time.
+#[derive(Debug)]
+pub struct Kafka {
+    topic: Arc<str>,
+    limit: std::time::Duration,
+    sender: Arc<Sender>,
+    /// Sends one record a batch, made when first needed: a broker refuses a whole batch for its size, so only a
+    /// record that is alone in its batch can be called too large.
+    alone: OnceLock<Sender>,
+    topics: watch::Receiver<KafkaState>,
+}
+
+impl Kafka {
+    /// Makes the client and starts the upkeep of connection and topic, until `stop`. No broker need be up.
+    ///
+    /// # Errors
+    /// librdkafka refuses the configuration; why.
+    pub fn connect(config: &Config, stop: &CancellationToken) -> Result<Self, String> {
+        let said = |error: KafkaError| error.to_string();
+        let sender = Arc::new(Sender::new(client_config(config)).map_err(said)?);
+        let admin =
+            service::kafka::client_config(&config.kafka_broker, CLIENT_ID, &[], &config.kafka_properties);
+        let topics = keep_topics(&admin, vec![config.topic.clone()], stop.clone()).map_err(said)?;
+        let kafka = Self {
+            topic: config.topic.name.as_str().into(),
+            limit: config.delivery_timeout,
+            sender,
+            alone: OnceLock::new(),
+            topics,
+        };
+        tokio::spawn(caretaker::take_care(Arc::clone(&kafka.sender), Arc::clone(&kafka.topic), stop.clone()));
+        Ok(kafka)
+    }
+
+    /// Whether records can be sent now.
+    ///
+    /// # Errors
+    /// The reason, in words.
+    pub fn ready(&self) -> Result<(), String> {
+        match self.sender.signals.trouble() {
+            Trouble::Away(why) => return Err(format!("kafka does not answer: {why}")),
+            Trouble::Fatal(why) => return Err(format!("the kafka client is being replaced: {why}")),
+            Trouble::None | Trouble::Suspected => {}
+        }
+        match &*self.topics.borrow() {
+            // The question was slow, but records are being acknowledged.
+            KafkaState::Away(_) if self.sender.signals.confirmed_lately() => Ok(()),
+            state => state.ready(),
+        }
+    }
+
+    /// Sends a record and waits for the acknowledgement, at most for the delivery deadline.
+    ///
+    /// # Errors
+    /// It is not known to be stored; whether it may be.
+    pub async fn send(&self, record: Record<'_>) -> Result<Stored, SendError> {
+        self.ready().map_err(|why| not_stored("kafka_away", why))?;
+        let deadline = Instant::now() + self.limit;
+        match self.sender.send(&self.topic, record, deadline).await {
+            Ok(stored) => return Ok(stored),
+            Err(Refusal::Final(error)) => return Err(error),
+            Err(Refusal::Batch) => {}
+        }
+        let outcome = self.alone()?.send(&self.topic, record, deadline).await;
+        outcome.map_err(|refusal| match refusal {
+            Refusal::Batch => SendError::TooLarge,
+            Refusal::Final(error) => error,
+        })
+    }
+
+    fn alone(&self) -> Result<&Sender, SendError> {
+        if let Some(alone) = self.alone.get() {
+            if let Some(why) = alone.fatal() {
+                alone.replace(&why);
+            }
+            return Ok(alone);
+        }
+        let mut config = self.sender.config.clone();
+        config.set("batch.num.messages", "1");
+        let alone = Sender::new(config)
+            .map_err(|error| not_stored("kafka_refused", format!("no second kafka client: {error}")))?;
+        Ok(self.alone.get_or_init(|| alone))
+    }
+
+    /// Records that are sent but not acknowledged.
+    pub fn queued(&self) -> i64 {
+        let senders = std::iter::once(&*self.sender).chain(self.alone.get());
+        senders.filter_map(Sender::client).map(|client| i64::from(client.in_flight_count())).sum()
+    }
+
+    /// Gives up what is not acknowledged: each waiting request hears at once whether it may be stored.
+    pub async fn give_up(&self) {
+        for client in self.clients() {
+            let purge = move || client.purge(PurgeConfig::default().queue().inflight());
+            // It blocks its thread until librdkafka's own threads have taken notice.
+            _ = tokio::task::spawn_blocking(purge).await;
+        }
+    }
+
+    /// Ends the clients.
+    pub async fn close(&self) {
+        let clients = self.clients();
+        for sender in std::iter::once(&*self.sender).chain(self.alone.get()) {
+            sender.put(None);
+        }
+        _ = tokio::task::spawn_blocking(move || drop(clients)).await;
+    }
+
+    fn clients(&self) -> Vec<Arc<Client>> {
+        std::iter::once(&*self.sender).chain(self.alone.get()).filter_map(Sender::client).collect()
+    }
+}
+
+fn client_config(config: &Config) -> ClientConfig {
+    let defaults = properties::defaults(config);
+    let defaults: Vec<(&str, &str)> = defaults.iter().map(|(key, value)| (*key, value.as_str())).collect();
+    let mut client =
+        service::kafka::client_config(&config.kafka_broker, CLIENT_ID, &defaults, &config.kafka_properties);
+    for (key, value) in properties::fixed(config) {
+        client.set(key, value);
+    }
+    client
+}

@@ -1,0 +1,226 @@
+//! What the Kafka client tells about its connections, and what follows from it. librdkafka's threads write, requests
+//! read; nothing waits.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use crate::lock::lock;
+
+/// librdkafka keeps a connection's error to itself if it had the same within this time.
+const SILENCE: Duration = Duration::from_secs(30);
+/// An acknowledgement is proof that a broker answers for so long.
+const PROOF: Duration = Duration::from_secs(1);
+
+/// What librdkafka reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Break {
+    /// A connection, or an attempt to make one, failed.
+    Connection,
+    /// No broker is connected.
+    AllBrokers,
+    /// The client cannot go on.
+    Fatal,
+}
+
+/// What is wrong with the connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// Nothing known.
+    None,
+    /// A connection broke; whether another works is being asked.
+    Suspected,
+    /// No broker answers; why.
+    Away(String),
+    /// The client cannot be used any more; why.
+    Fatal(String),
+}
+
+/// The state, written by librdkafka's callbacks.
+#[derive(Debug)]
+pub struct Signals {
+    started: Instant,
+    errors: AtomicU64,
+    /// Milliseconds since `started`, plus 1; 0 is never.
+    broke_at: AtomicU64,
+    confirmed_at: AtomicU64,
+    reason: Mutex<String>,
+    trouble: watch::Sender<Trouble>,
+}
+
+impl Default for Signals {
+    fn default() -> Self {
+        Self {
+            started: Instant::now(),
+            errors: AtomicU64::new(0),
+            broke_at: AtomicU64::new(0),
+            confirmed_at: AtomicU64::new(0),
+            reason: Mutex::new("no connection yet".into()),
+            trouble: watch::Sender::new(Trouble::None),
+        }
+    }
+}
+
+impl Signals {
+    /// Time since the signals were made, for [`Signals::broke_since`].
+    pub fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn mark(&self, at: &AtomicU64) {
+        let ms = u64::try_from(self.now().as_millis()).unwrap_or(u64::MAX - 1);
+        at.store(ms + 1, Ordering::Release);
+    }
+
+    fn marked(at: &AtomicU64) -> Option<Duration> {
+        at.load(Ordering::Acquire).checked_sub(1).map(Duration::from_millis)
+    }
+
+    /// An error that librdkafka reports.
+    pub fn broke(&self, what: Break, reason: &str) {
+        self.mark(&self.broke_at);
+        self.errors.fetch_add(1, Ordering::AcqRel);
+        let next = match what {
+            Break::Fatal => Trouble::Fatal(reason.to_owned()),
+            Break::AllBrokers => Trouble::Away(lock(&self.reason).clone()),
+            Break::Connection => {
+                reason.clone_into(&mut lock(&self.reason));
+                Trouble::Suspected
+            }
+        };
+        self.trouble.send_if_modified(|trouble| {
+            let graver = rank(&next) > rank(trouble);
+            if graver {
+                *trouble = next;
+            }
+            graver
+        });
+    }
+
+    /// A line that librdkafka logs: some tell of a broken connection that no error tells of.
+    pub fn log(&self, facility: &str) {
+        if matches!(facility, "FAIL" | "REQTMOUT") {
+            self.mark(&self.broke_at);
+        }
+    }
+
+    /// A record was acknowledged.
+    pub fn confirmed(&self) {
+        self.mark(&self.confirmed_at);
+    }
+
+    /// Whether a record was acknowledged within the last second.
+    pub fn confirmed_lately(&self) -> bool {
+        Self::marked(&self.confirmed_at).is_some_and(|at| self.now().saturating_sub(at) < PROOF)
+    }
+
+    /// Whether a connection may have broken after `time`, so that a record of then may have been sent twice.
+    pub fn broke_since(&self, time: Duration) -> bool {
+        Self::marked(&self.broke_at).is_some_and(|at| at + SILENCE >= time)
+    }
+
+    /// Errors so far.
+    pub fn errors(&self) -> u64 {
+        self.errors.load(Ordering::Acquire)
+    }
+
+    /// The present trouble.
+    pub fn trouble(&self) -> Trouble {
+        self.trouble.borrow().clone()
+    }
+
+    /// The present trouble, to wait for.
+    pub fn troubles(&self) -> watch::Receiver<Trouble> {
+        self.trouble.subscribe()
+    }
+
+    /// A broker answered a question that was asked when there had been `errors` errors.
+    pub fn well_unless_new(&self, errors: u64) {
+        self.trouble.send_if_modified(|trouble| {
+            let well = self.errors() == errors && !matches!(trouble, Trouble::Fatal(_) | Trouble::None);
+            if well {
+                *trouble = Trouble::None;
+            }
+            well
+        });
+    }
+
+    /// No broker answered.
+    pub fn away(&self) {
+        let reason = lock(&self.reason).clone();
+        self.trouble.send_if_modified(|trouble| {
+            let new = *trouble == Trouble::Suspected;
+            if new {
+                *trouble = Trouble::Away(reason);
+            }
+            new
+        });
+    }
+
+    /// A new client stands in for one that had a fatal error.
+    pub fn replaced(&self, why: &str) {
+        self.trouble
+            .send_replace(Trouble::Away(format!("the client was replaced after a fatal error: {why}")));
+    }
+}
+
+fn rank(trouble: &Trouble) -> u8 {
+    match trouble {
+        Trouble::None => 0,
+        Trouble::Suspected => 1,
+        Trouble::Away(_) => 2,
+        Trouble::Fatal(_) => 3,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_graver_trouble_stays_until_a_broker_answers() {
+        let signals = Signals::default();
+        signals.broke(Break::Connection, "k:9092: connection refused");
+        assert_eq!(signals.trouble(), Trouble::Suspected);
+        signals.broke(Break::AllBrokers, "1/1 brokers are down");
+        assert_eq!(signals.trouble(), Trouble::Away("k:9092: connection refused".into()));
+        signals.broke(Break::Connection, "k:9092: connection refused");
+        assert!(matches!(signals.trouble(), Trouble::Away(_)));
+        signals.well_unless_new(signals.errors());
+        assert_eq!(signals.trouble(), Trouble::None);
+    }
+
+    #[test]
+    fn an_answer_from_before_a_new_error_counts_for_nothing() {
+        let signals = Signals::default();
+        signals.broke(Break::AllBrokers, "down");
+        let asked = signals.errors();
+        signals.broke(Break::AllBrokers, "down again");
+        signals.well_unless_new(asked);
+        assert!(matches!(signals.trouble(), Trouble::Away(_)));
+    }
+
+    #[test]
+    fn only_a_new_client_ends_a_fatal_error() {
+        let signals = Signals::default();
+        signals.broke(Break::Fatal, "fenced");
+        signals.broke(Break::AllBrokers, "down");
+        signals.well_unless_new(signals.errors());
+        assert_eq!(signals.trouble(), Trouble::Fatal("fenced".into()));
+        signals.replaced("fenced");
+        signals.well_unless_new(signals.errors());
+        assert_eq!(signals.trouble(), Trouble::None);
+    }
+
+    #[test]
+    fn a_break_makes_what_was_sent_shortly_before_it_or_after_it_uncertain() {
+        let signals = Signals::default();
+        assert!(!signals.broke_since(Duration::ZERO));
+        signals.log("FAIL");
+        assert!(signals.broke_since(Duration::ZERO));
+        assert!(signals.broke_since(signals.now() + SILENCE / 2));
+        assert!(!signals.broke_since(signals.now() + SILENCE * 2));
+    }
+}

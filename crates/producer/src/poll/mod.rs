@@ -1,0 +1,64 @@
+//! `/ingest/adsbdb/poll`: jobs in the background that call what `POST /ingest/adsbdb` calls, again and again.
+
+mod job;
+mod jobs;
+mod query;
+
+use axum::Json;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Extension, Path, Request, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+pub use jobs::Jobs;
+
+use crate::app::Producer;
+use crate::error::ApiError;
+use crate::poll::query::Schedule;
+use crate::stopping::Admission;
+
+/// `POST`: starts a job.
+pub async fn start(
+    State(producer): State<Producer>,
+    Extension(admission): Extension<Admission>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let schedule = Schedule::parse(request.uri().query().unwrap_or_default())?;
+    if !admission.granted() {
+        return Err(ApiError::stopping(None));
+    }
+    let job = producer.jobs.start(schedule, &producer.stopping)?;
+    let location = format!("/ingest/adsbdb/poll/{}", job.id());
+    let body = json!({
+        "status": "started",
+        "job_id": job.id(),
+        "interval_sec": schedule.interval_sec,
+        "duration_sec": schedule.duration_sec,
+    });
+    // It counts as unfinished work until it ends; stopping cancels it.
+    tokio::spawn(job::run(job, producer, admission));
+    Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(body)).into_response())
+}
+
+/// The id in the path; one that is not UTF-8 names no job.
+type JobId = Result<Path<String>, PathRejection>;
+
+/// `GET`: all jobs that run or have run lately, the newest first.
+pub async fn list(State(producer): State<Producer>) -> Json<Value> {
+    Json(json!({"jobs": producer.jobs.all().iter().map(|job| job.report()).collect::<Vec<_>>()}))
+}
+
+/// `GET …/{job_id}`.
+pub async fn show(State(producer): State<Producer>, id: JobId) -> Result<Json<Value>, ApiError> {
+    let Path(id) = id.map_err(|_| ApiError::NoSuchJob)?;
+    producer.jobs.find(&id).map(|job| Json(job.report())).ok_or(ApiError::NoSuchJob)
+}
+
+/// `DELETE …/{job_id}`: no call begins any more; one that is under way ends.
+pub async fn cancel(State(producer): State<Producer>, id: JobId) -> Result<Json<Value>, ApiError> {
+    let Path(id) = id.map_err(|_| ApiError::NoSuchJob)?;
+    let job = producer.jobs.find(&id).ok_or(ApiError::NoSuchJob)?;
+    job.cancel();
+    Ok(Json(job.report()))
+}

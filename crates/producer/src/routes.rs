@@ -1,0 +1,31 @@
+//! The route table.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{get, post};
+
+use crate::app::Producer;
+use crate::error::ApiError;
+use crate::{adsbdb, ingest, poll, traffic};
+
+/// Routes whose refusals are events that were not accepted.
+pub const TAKES_EVENTS: &[&str] = &["/ingest", "/ingest/adsbdb"];
+
+/// Every path of the producer.
+pub fn router(producer: Producer) -> Router {
+    let upstream = Router::new()
+        .route("/ingest/adsbdb", post(adsbdb::ingest_aircraft))
+        .route("/ingest/adsbdb/poll", get(poll::list).post(poll::start))
+        .route("/ingest/adsbdb/poll/{job_id}", get(poll::show).delete(poll::cancel))
+        .route_layer(from_fn(traffic::no_idempotency_key));
+    Router::new()
+        .route("/ingest", post(ingest::ingest))
+        .merge(upstream)
+        .with_state(producer.clone())
+        .merge(service::health::routes(Arc::new(producer.clone())))
+        .fallback(|| async { ApiError::NoSuchPath })
+        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
+        .layer(from_fn_with_state(producer, traffic::watch))
+}

@@ -1,0 +1,55 @@
+//! The binary: its exit codes and what it says.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+
+fn producer(environment: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_producer"));
+    command.env_clear().envs(environment.iter().copied());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+#[tokio::test]
+async fn a_wrong_configuration_ends_with_code_2_and_every_wrong_variable() {
+    let wrong = [
+        ("KAFKA_BROKER", ""),
+        ("MAX_PAYLOAD_BYTES", "abc"),
+        ("KAFKA_PROPERTIES", "sasl.password=hunter2;no.such=hunter2"),
+    ];
+    let output = producer(&wrong).output().await.unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr).unwrap();
+    for part in ["KAFKA_BROKER: not set", "MAX_PAYLOAD_BYTES: \"abc\"", "KAFKA_PROPERTIES: "] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[tokio::test]
+async fn sigterm_and_sigint_end_it_with_code_0_although_the_broker_is_away() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut child =
+            producer(&[("KAFKA_BROKER", "127.0.0.1:9"), ("LISTEN_ADDR", "127.0.0.1:0")]).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        loop {
+            let line = lines.next_line().await.unwrap().expect("a line that says it listens");
+            let line: Value = serde_json::from_str(&line).unwrap();
+            if line["message"] == "listening" {
+                break;
+            }
+        }
+        let pid = i32::try_from(child.id().unwrap()).unwrap();
+        let began = Instant::now();
+        kill(Pid::from_raw(pid), signal).unwrap();
+        let status = tokio::time::timeout(Duration::from_secs(10), child.wait()).await.unwrap().unwrap();
+        assert_eq!(status.code(), Some(0), "{signal}");
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    }
+}

@@ -1,0 +1,172 @@
+//! Refusals that are the client's fault: the status, its headers, its body.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::application::{Application, assert_says};
+use crate::mock::Cluster;
+
+const GOOD: &str = r#"{"source":"manual","payload":{"value":42}}"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_is_no_json_is_a_400_with_line_and_column() {
+    let (cluster, app);
+    cluster = Cluster::start();
+    app = cluster.application(&[]).await;
+    for empty in ["", "  \n "] {
+        assert_says(&app.ingest(empty).await.problem(400, false), &["the body is empty"]);
+    }
+    let body = app.ingest("{\n  \"source\": manual}").await.problem(400, false);
+    assert_says(&body, &["not JSON", "line 2", "column 13"]);
+    assert_eq!(body.get("errors"), None);
+    assert_eq!(app.metric("slipstream_events_rejected_total{reason=\"empty\"}").await, Some(2.0));
+    assert_eq!(app.metric("slipstream_events_rejected_total{reason=\"not_json\"}").await, Some(1.0));
+    assert_eq!(app.counters.rejected(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_broken_rules_are_told_at_once() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[("ACCEPT_SOURCES", "manual")]).await;
+    let event = r#"{"source":"other","payload":[],"colour":1,"timestamp":-5}"#;
+    let headers = [("Content-Type", "application/json"), ("Idempotency-Key", "")];
+    let body = app.request("POST", "/ingest", &headers, event).await.problem(422, false);
+    let mut places: Vec<String> =
+        body["errors"].as_array().unwrap().iter().map(|e| e["loc"].to_string()).collect();
+    places.sort();
+    assert_eq!(
+        places,
+        [
+            r#"["body","colour"]"#,
+            r#"["body","payload"]"#,
+            r#"["body","source"]"#,
+            r#"["body","timestamp"]"#,
+            r#"["header","Idempotency-Key"]"#
+        ]
+    );
+    for error in body["errors"].as_array().unwrap() {
+        assert!(error["msg"].is_string() && error["type"].is_string(), "{error}");
+    }
+    assert_says(&body, &["5 rules"]);
+    let body = app.request("POST", "/ingest", &headers, GOOD).await.problem(422, false);
+    assert_eq!(body["errors"][0]["loc"], json!(["header", "Idempotency-Key"]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_without_an_id_is_a_400_where_ids_are_required() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[("REQUIRE_ID", "true")]).await;
+    assert_says(&app.ingest(GOOD).await.problem(400, false), &["no id", "Idempotency-Key"]);
+    let with_key = [("Content-Type", "application/json"), ("Idempotency-Key", "order-7")];
+    let answer = app.request("POST", "/ingest", &with_key, GOOD).await;
+    assert_eq!((answer.status, &answer.json()["id"]), (202, &json!("order-7")));
+    let answer = app.ingest(r#"{"id":17,"source":"manual","payload":{}}"#).await;
+    assert_eq!((answer.status, &answer.json()["id"]), (202, &json!("17")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idempotency_key_is_refused_where_it_would_mean_nothing() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[]).await;
+    for path in ["/ingest/adsbdb", "/ingest/adsbdb/poll"] {
+        let answer = app.request("POST", path, &[("Idempotency-Key", "k")], "").await;
+        assert_says(&answer.problem(400, false), &["Idempotency-Key", "POST /ingest"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unknown_paths_and_methods_have_problem_bodies_too() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[]).await;
+    app.get("/no/such/path").await.problem(404, false);
+    app.get("/ingest/adsbdb/poll/none").await.problem(404, false);
+    app.request("DELETE", "/ingest/adsbdb/poll/none", &[], "").await.problem(404, false);
+    for (method, path, allow) in [
+        ("GET", "/ingest", "POST"),
+        ("PUT", "/ingest/adsbdb", "POST"),
+        ("PUT", "/ingest/adsbdb/poll", "GET,HEAD,POST"),
+        ("POST", "/health", "GET,HEAD"),
+    ] {
+        let answer = app.request(method, path, &[], "").await;
+        answer.problem(405, false);
+        assert_eq!(answer.header("allow"), Some(allow), "{path}");
+    }
+    let counted = r#"slipstream_http_requests_total{route="other",status="404"}"#;
+    assert_eq!(app.metric(counted).await, Some(1.0), "a path is no label");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_json_is_taken() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[]).await;
+    for wrong in ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=utf-16"] {
+        let answer = app.request("POST", "/ingest", &[("Content-Type", wrong)], GOOD).await;
+        assert_says(&answer.problem(415, false), &["application/json"]);
+    }
+    let packed = [("Content-Type", "application/json"), ("Content-Encoding", "br")];
+    app.request("POST", "/ingest", &packed, GOOD).await.problem(415, false);
+    assert_eq!(app.request("POST", "/ingest", &[], GOOD).await.status, 202, "as in the original");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_does_not_arrive_is_a_408() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[("REQUEST_TIMEOUT_MS", "150")]).await;
+    let began = Instant::now();
+    let head = b"POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Length: 50\r\n\r\n{\"source\":";
+    let answer = app.raw(&[head]).await;
+    assert_says(&answer.problem(408, true), &["150 ms"]);
+    assert_eq!(answer.header("connection"), Some("close"));
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_is_too_large_is_a_413_that_the_client_sees() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[("MAX_PAYLOAD_BYTES", "1000")]).await;
+    let body =
+        |bytes: usize| format!(r#"{{"source":"manual","payload":{{"x":"{}"}}}}"#, "y".repeat(bytes - 38));
+    assert_eq!(body(1000).len(), 1000);
+    assert_eq!(app.ingest(&body(1000)).await.status, 202);
+    assert_says(&app.ingest(&body(1001)).await.problem(413, false), &["1000 bytes", "MAX_PAYLOAD_BYTES"]);
+    // The client looks for the answer only after it has sent everything.
+    app.ingest(&body(1_000_000)).await.problem(413, false);
+    let chunk = format!("{:x}\r\n{}\r\n", 60_000, "z".repeat(60_000));
+    let chunked = format!(
+        "POST /ingest HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}{chunk}0\r\n\r\n"
+    );
+    app.raw(&[chunked.as_bytes()]).await.problem(413, false);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_asks_before_it_sends_is_refused_before_it_sends() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[]).await;
+    let head =
+        b"POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Length: 99999999\r\nExpect: 100-continue\r\n\r\n";
+    let began = Instant::now();
+    app.raw(&[head]).await.problem(413, false);
+    assert!(began.elapsed() < Duration::from_secs(2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn poll_parameters_are_judged() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[]).await;
+    let poll = async |query: &str| app.post(&format!("/ingest/adsbdb/poll?{query}")).await;
+    assert_says(&poll("interval_sec=0").await.problem(400, false), &["interval_sec", "above 0"]);
+    assert_says(&poll("duration_sec=-1").await.problem(400, false), &["duration_sec", "above 0"]);
+    let body = poll("interval_sec=x&duration_sec=1e300").await.problem(422, false);
+    assert_eq!(body["errors"][0]["loc"], json!(["query", "interval_sec"]));
+    assert_eq!(body["errors"][1]["loc"], json!(["query", "duration_sec"]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_truncated_body_does_not_harm_the_next_request() {
+    let cluster = Cluster::start();
+    let app: Application = cluster.application(&[]).await;
+    let broken = b"POST /ingest HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n";
+    app.raw(&[broken]).await.problem(400, false);
+    assert_eq!(app.ingest(GOOD).await.status, 202);
+}

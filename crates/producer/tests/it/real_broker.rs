@@ -1,0 +1,280 @@
+//! Against a real broker: what a 202 promises, and what becomes of it when the broker or the producer goes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers, Message, OwnedMessage};
+use rdkafka::{Offset, TopicPartitionList};
+use serde_json::{Value, json};
+use servers::{Broker, BrokerKind, BrokerOptions, Progress};
+use tokio::sync::OnceCell;
+
+use crate::application::{Application, PATIENCE, assert_says, unique};
+
+static SHARED: OnceCell<(Broker, tempfile::TempDir)> = OnceCell::const_new();
+
+/// The broker that the tests of this binary share; it dies with the binary.
+async fn shared() -> &'static str {
+    let (broker, _) = SHARED.get_or_init(start).await;
+    static BOOTSTRAP: OnceCell<String> = OnceCell::const_new();
+    BOOTSTRAP.get_or_init(async || broker.bootstrap()).await
+}
+
+async fn start() -> (Broker, tempfile::TempDir) {
+    let place = env!("CARGO_TARGET_TMPDIR");
+    // The shared broker's folder outlives its run, because a static is never dropped.
+    for folder in std::fs::read_dir(place).unwrap().filter_map(Result::ok) {
+        let age = folder
+            .metadata()
+            .and_then(|metadata| metadata.modified()?.elapsed().map_err(std::io::Error::other));
+        if folder.file_name().to_string_lossy().starts_with("producer-broker-")
+            && age.is_ok_and(|age| age > Duration::from_secs(3600))
+        {
+            _ = std::fs::remove_dir_all(folder.path());
+        }
+    }
+    let folder = tempfile::Builder::new().prefix("producer-broker-").tempdir_in(place).unwrap();
+    let kind = BrokerKind::from_env().unwrap();
+    let options = BrokerOptions::new(kind, folder.path());
+    (Broker::start(options, Progress::silent()).await.unwrap(), folder)
+}
+
+/// Reads the topic from its beginning until `enough`, by event id; of records of one id the last.
+async fn records(
+    bootstrap: &str,
+    topic: &str,
+    partitions: i32,
+    enough: impl Fn(&BTreeMap<String, OwnedMessage>) -> bool + Send + 'static,
+) -> BTreeMap<String, OwnedMessage> {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", bootstrap).set("group.id", unique("reader"));
+    let consumer: BaseConsumer = config.create().unwrap();
+    let mut assignment = TopicPartitionList::new();
+    for partition in 0..partitions {
+        assignment.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
+    }
+    consumer.assign(&assignment).unwrap();
+    let read = move || {
+        let (mut found, began) = (BTreeMap::new(), Instant::now());
+        while !enough(&found) {
+            assert!(began.elapsed() < PATIENCE, "only {} records", found.len());
+            if let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) {
+                let key = String::from_utf8(message.key().unwrap().to_vec()).unwrap();
+                found.insert(key, message.detach());
+            }
+        }
+        found
+    };
+    tokio::task::spawn_blocking(read).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g1_a_202_names_the_record_that_is_on_the_topic() {
+    let bootstrap = shared().await;
+    let app = Application::start(bootstrap, &[]).await.ready().await;
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let event = r#"{"source":"manual","id":"é-1","timestamp":1730000000.5,"payload":{"b" : 1.50, "a":[ ]}}"#;
+    let headers = [("Content-Type", "application/json"), ("traceparent", trace)];
+    let answer = app.request("POST", "/ingest", &headers, event).await;
+    assert_eq!(answer.status, 202, "{answer:?}");
+    let said = answer.json();
+    let ingested_at = said["ingested_at"].as_i64().unwrap();
+    let fields: Vec<&String> = said.as_object().unwrap().keys().collect();
+    let mut expected = ["id", "topic", "partition", "offset", "status", "timestamp", "ingested_at"];
+    expected.sort_unstable();
+    let mut fields: Vec<&str> = fields.into_iter().map(String::as_str).collect();
+    fields.sort_unstable();
+    assert_eq!(fields, expected);
+    assert_eq!((&said["id"], &said["status"]), (&json!("é-1"), &json!("enqueued")));
+    assert_eq!((&said["topic"], &said["timestamp"]), (&json!(app.topic), &json!(1_730_000_000_500_i64)));
+
+    let found = records(bootstrap, &app.topic, 3, |found| !found.is_empty()).await;
+    let record = &found["é-1"];
+    assert_eq!((&json!(record.partition()), &json!(record.offset())), (&said["partition"], &said["offset"]));
+    assert_eq!(record.timestamp().to_millis(), Some(ingested_at), "never the event's own");
+    let value = std::str::from_utf8(record.payload().unwrap()).unwrap();
+    assert_eq!(
+        value,
+        format!(
+            r#"{{"id":"é-1","timestamp":1730000000500,"source":"manual","payload":{{"b" : 1.50, "a":[ ]}},"ingested_at":{ingested_at},"api_version":"1.0.0"}}"#
+        )
+    );
+    let headers = record.headers().unwrap();
+    let headers: Vec<(&str, &[u8])> = headers.iter().map(|h| (h.key, h.value.unwrap())).collect();
+    assert_eq!(
+        headers,
+        [("content-type", b"application/json".as_slice()), ("traceparent", trace.as_bytes())]
+    );
+
+    let health = app.get("/health").await.json();
+    assert_eq!(health["topic"], json!(app.topic));
+    assert_eq!((&health["status"], &health["api_version"]), (&json!("ok"), &json!("1.0.0")));
+    assert_eq!((&health["counters"]["accepted"], &health["accepted_last_min"]), (&json!(1), &json!(1)));
+    assert!(health["uptime_seconds"].is_u64() && health["last_error"].is_null(), "{health}");
+    assert_eq!(app.counters.accepted(), 1);
+    assert_eq!(app.metric(r#"slipstream_events_accepted_total{source="manual"}"#).await, Some(1.0));
+    assert_eq!(app.metric("slipstream_kafka_delivery_seconds_count").await, Some(1.0));
+    let counted = r#"slipstream_http_requests_total{route="/ingest",status="202"}"#;
+    assert_eq!(app.metric(counted).await, Some(1.0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_id_goes_to_the_partition_where_the_original_put_it() {
+    let app = Application::start(shared().await, &[("KAFKA_PARTITIONS", "5")]).await.ready().await;
+    // Values of murmur2 from Kafka's own tests, modulo 5.
+    for (id, partition) in [("21", 0), ("foobar", 1), ("a-little-bit-long-string", 2)] {
+        let answer = app.ingest(&format!(r#"{{"id":"{id}","source":"manual","payload":{{}}}}"#)).await;
+        assert_eq!(answer.json()["partition"], partition, "{id}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_the_record_above_the_brokers_limit_is_refused_for_its_size() {
+    let bootstrap = shared().await;
+    let topic = unique("small");
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", bootstrap).create().unwrap();
+    let new = NewTopic::new(&topic, 1, TopicReplication::Fixed(1)).set("max.message.bytes", "3000");
+    admin.create_topics([&new], &AdminOptions::new()).await.unwrap();
+    if BrokerKind::from_env().unwrap() != BrokerKind::ApacheKafka {
+        return; // tansu has no limit for a record; MockCluster stands in, in outages.rs.
+    }
+    let app = Application::start_on(bootstrap, &topic, &[]).await.ready().await;
+    let event = |bytes: usize| format!(r#"{{"source":"manual","payload":{{"x":"{}"}}}}"#, "y".repeat(bytes));
+    let (small, large) = (event(500), event(4000));
+    let requests = (0..60).map(|number| app.ingest(if number == 30 { &large } else { &small }));
+    let answers = futures::future::join_all(requests).await;
+    for (number, answer) in answers.iter().enumerate() {
+        if number == 30 {
+            assert_says(&answer.problem(413, false), &["kafka's limit"]);
+        } else {
+            assert_eq!(answer.status, 202, "{number}: {answer:?}");
+        }
+    }
+}
+
+/// Clients that send one event after another until told to end; what was answered with 202, as id and offset.
+struct Load {
+    end: Arc<AtomicBool>,
+    clients: Vec<tokio::task::JoinHandle<Vec<Value>>>,
+}
+
+impl Load {
+    fn start(app: &Arc<Application>) -> Self {
+        let end = Arc::new(AtomicBool::new(false));
+        let client = |client: usize| {
+            let (app, end) = (Arc::clone(app), Arc::clone(&end));
+            tokio::spawn(async move {
+                let mut accepted = Vec::new();
+                for number in 0.. {
+                    if end.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let event = format!(r#"{{"id":"{client}-{number}","source":"manual","payload":{{}}}}"#);
+                    match app.try_ingest(&event).await {
+                        Some(answer) if answer.status == 202 => accepted.push(answer.json()),
+                        Some(answer) => {
+                            assert!(matches!(answer.status, 503 | 504), "{answer:?}");
+                            assert_eq!(answer.json()["id"], json!(format!("{client}-{number}")));
+                        }
+                        None => break,
+                    }
+                }
+                accepted
+            })
+        };
+        Self { clients: (0..8).map(client).collect(), end }
+    }
+
+    async fn end(self) -> Vec<Value> {
+        self.end.store(true, Ordering::Relaxed);
+        let answers = futures::future::join_all(self.clients).await;
+        answers.into_iter().flat_map(|answers| answers.expect("no panic")).collect()
+    }
+}
+
+/// Checks that each answer's record is where the answer said.
+async fn assert_kept(bootstrap: &str, topic: &str, accepted: Vec<Value>) {
+    let ids: Vec<String> = accepted.iter().map(|said| said["id"].as_str().unwrap().to_owned()).collect();
+    let all_there = move |found: &BTreeMap<String, OwnedMessage>| ids.iter().all(|id| found.contains_key(id));
+    let found = records(bootstrap, topic, 3, all_there).await;
+    for said in accepted {
+        let record = &found[said["id"].as_str().unwrap()];
+        let place = (json!(record.partition()), json!(record.offset()));
+        assert_eq!(place, (said["partition"].clone(), said["offset"].clone()), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g7_a_stop_under_load_loses_nothing_that_was_acknowledged() {
+    let bootstrap = shared().await;
+    let app = Arc::new(Application::start(bootstrap, &[]).await.ready().await);
+    let load = Load::start(&app);
+    while app.counters.accepted() < 200 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let began = Instant::now();
+    app.begin_to_stop();
+    app.ended().await;
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    let accepted = load.end().await;
+    assert!(accepted.len() >= 200);
+    assert_kept(bootstrap, &app.topic, accepted).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g1_g6_a_broker_killed_under_load_loses_nothing_and_work_resumes_within_5_seconds() {
+    if BrokerKind::from_env().unwrap() != BrokerKind::ApacheKafka {
+        return; // tansu keeps its records in memory: a kill loses them whatever the producer does.
+    }
+    let (broker, _folder) = start().await;
+    let app = Arc::new(Application::start(&broker.bootstrap(), &[]).await.ready().await);
+    let load = Load::start(&app);
+    while app.counters.accepted() < 200 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    broker.kill();
+    assert!(app.readyz(503).await < Duration::from_secs(1), "known too late");
+    let began = Instant::now();
+    let refused = app.ingest(r#"{"id":"meanwhile","source":"manual","payload":{}}"#).await;
+    assert_says(&refused.retry_after(503).1, &["nothing was stored"]);
+    assert!(began.elapsed() < Duration::from_millis(500));
+
+    broker.restart().await.unwrap();
+    let returned = Instant::now();
+    let before = app.counters.accepted();
+    while app.counters.accepted() == before {
+        assert!(returned.elapsed() < Duration::from_secs(5), "work did not resume");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let accepted = load.end().await;
+    assert_kept(&broker.bootstrap(), &app.topic, accepted).await;
+    app.begin_to_stop();
+    app.ended().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g6_a_broker_that_falls_silent_is_known_to_be_away_and_its_return_is_noticed() {
+    let (broker, _folder) = start().await;
+    let app = Application::start(&broker.bootstrap(), &[("DELIVERY_TIMEOUT_MS", "3000")]).await.ready().await;
+    let event = r#"{"id":"a-1","source":"manual","payload":{}}"#;
+    assert_eq!(app.ingest(event).await.status, 202);
+    broker.pause();
+    let silent = app.ingest(event).await;
+    assert_eq!(silent.problem(504, true)["id"], "a-1");
+    assert!(app.readyz(503).await < Duration::from_secs(5));
+    app.ingest(event).await.retry_after(503);
+    broker.resume();
+    let healed = Instant::now();
+    app.readyz(200).await;
+    while app.ingest(event).await.status != 202 {
+        assert!(healed.elapsed() < Duration::from_secs(5), "work did not resume");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
