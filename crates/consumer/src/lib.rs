@@ -1,1 +1,45 @@
 //! Topic to MongoDB: every record stored, superseded, dead-lettered or skipped, and counted.
+//!
+//! A thread of its own, the `reader`, polls Kafka and hands each record to the `lane` of its partition. A lane
+//! takes what has arrived as its next `batch`, decides on each record (`step`, pure), writes the events
+//! (`store`), produces the `dead_letters`, and marks what is finished (`offset`); the reader commits that and
+//! never more. Lanes work at the same time and wait for nothing but their own records.
+//!
+//! Servers may be away for any time: nothing is dropped, nothing exits, memory stays bounded (`inbox`), and
+//! `health` says in words what is waited for.
+
+mod app;
+mod batch;
+mod config;
+mod dead_letters;
+mod health;
+mod inbox;
+mod kafka;
+mod lag;
+mod lane;
+mod lanes;
+mod lock;
+mod metrics;
+mod offset;
+mod progress;
+mod reader;
+mod rebalance;
+mod record;
+mod step;
+pub mod store;
+
+pub use app::{App, Failure};
+pub use batch::Limits;
+pub use config::{Config, Settings};
+pub use metrics::{Counters, Snapshot};
+pub use step::Expected;
+
+use service::Program;
+
+/// The process, as its `main` and its manual describe it.
+pub const PROGRAM: Program = Program {
+    name: "consumer",
+    version: env!("CARGO_PKG_VERSION"),
+    about: "Reads events from Kafka and keeps one MongoDB document for each event id: none lost, none stale.",
+    variables: Settings::VARIABLES,
+};

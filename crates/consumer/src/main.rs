@@ -1,3 +1,15 @@
-//! The binary.
+//! The consumer's binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    consumer::PROGRAM.main(
+        consumer::Config::from_environment,
+        |config| config.listen_addr,
+        |config, stop| async move {
+            let app = consumer::App::build(config).await?;
+            app.run_until(stop).await?;
+            Ok(ExitCode::SUCCESS)
+        },
+    )
+}

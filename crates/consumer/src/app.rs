@@ -1,0 +1,148 @@
+//! The consumer, wired. Building it needs no server; running it ends with the stop token, within 10 s.
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use prometheus_client::registry::Registry;
+use serde_json::json;
+use service::health::{Listener, routes};
+use service::topics::keep_topics;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::dead_letters::DeadLetters;
+use crate::health::Health;
+use crate::kafka;
+use crate::lane::Work;
+use crate::lanes::Lanes;
+use crate::metrics::{Counters, Metrics};
+use crate::reader::{GRACE, Reader};
+use crate::store::Store;
+
+/// After the stop, the reader is waited for this long; the rest of the 10 s is for the end of the process.
+const STOP_LIMIT: Duration = Duration::from_millis(9300);
+
+/// Why the consumer could not start or go on.
+pub type Failure = Box<dyn Error + Send + Sync>;
+
+/// The consumer, ready to run.
+pub struct App {
+    config: Config,
+    listener: Listener,
+    registry: Registry,
+    work: Arc<Work>,
+    lanes: Arc<Lanes>,
+    counters: Counters,
+}
+
+impl App {
+    /// Binds the listener and wires everything; connects to nothing yet.
+    ///
+    /// # Errors
+    /// The address cannot be bound, or a client library refuses the configuration.
+    pub async fn build(config: Config) -> Result<Self, Failure> {
+        let listener = Listener::bind(config.listen_addr).await?;
+        let mut registry = Registry::with_prefix("slipstream");
+        let metrics = Metrics::new(&mut registry);
+        let dead_letters = DeadLetters::new(
+            kafka::dead_letters(&config),
+            config.group_id.clone(),
+            config.dead_letter_topic.clone(),
+        );
+        let work = Arc::new(Work {
+            store: Store::new(config.store.clone()).await?,
+            dead_letters,
+            metrics: metrics.clone(),
+            expected: config.expected.clone(),
+            limits: config.limits,
+        });
+        let lanes = Arc::new(Lanes::new(Arc::clone(&work), Handle::current()));
+        let counters = Counters::new(metrics, Arc::clone(&lanes));
+        Ok(Self { config, listener, registry, work, lanes, counters })
+    }
+
+    /// Where it listens, with the real port.
+    pub fn address(&self) -> SocketAddr {
+        self.listener.address()
+    }
+
+    /// A handle on the counters, good also after the run.
+    pub fn counters(&self) -> Counters {
+        self.counters.clone()
+    }
+
+    /// Reads, writes and answers until `stop`.
+    ///
+    /// # Errors
+    /// The listener or the reader ended without being told to.
+    pub async fn run_until(self, stop: CancellationToken) -> Result<(), Failure> {
+        // Outlives `stop`: what is in hand still needs to know how the servers are.
+        let background = CancellationToken::new();
+        let _ends_with_us = background.clone().drop_guard();
+        let specs = self.config.topic_specs();
+        let kafka = keep_topics(&kafka::upkeep(&self.config), specs, background.clone())?;
+        let (store, watched) = (self.work.store.clone(), background.clone());
+        tokio::spawn(async move { store.watch(watched).await });
+        let reading = stop.child_token();
+        let _reads_no_longer_than_us = reading.clone().drop_guard();
+        let reader = Reader {
+            client: kafka::reader(&self.config),
+            topics: self.config.topics.clone(),
+            lanes: Arc::clone(&self.lanes),
+            kafka: kafka.clone(),
+            runtime: Handle::current(),
+            stop: reading,
+        };
+        let lanes = Arc::clone(&self.lanes);
+        let health = Health {
+            registry: self.registry,
+            store: self.work.store.state(),
+            work: self.work,
+            lanes: self.lanes,
+            counters: self.counters,
+            kafka,
+            names: names(&self.config),
+            started: Instant::now(),
+        };
+        let serve = self.listener.serve(routes(Arc::new(health)), background.clone());
+        let served = tokio::spawn(serve);
+        let mut read = spawn(reader)?;
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => lanes.stop(GRACE),
+            _ = &mut read => return Err("the reader ended by itself".into()),
+            ended = served => {
+                ended??;
+                return Err("the listener ended by itself".into());
+            }
+        }
+        if tokio::time::timeout(STOP_LIMIT, read).await.is_err() {
+            tracing::warn!("the reader did not end in time and is left behind");
+        }
+        Ok(())
+    }
+}
+
+/// Starts the reader's thread; the receiver is answered when it ends, also by a panic.
+fn spawn(reader: Reader) -> std::io::Result<oneshot::Receiver<()>> {
+    let (ended, receiver) = oneshot::channel();
+    std::thread::Builder::new().name("reader".into()).spawn(move || {
+        reader.run();
+        _ = ended.send(());
+    })?;
+    Ok(receiver)
+}
+
+fn names(config: &Config) -> serde_json::Value {
+    let dead_letters: Vec<String> = config.topics.iter().map(|topic| config.dead_letters_of(topic)).collect();
+    json!({
+        "topics": config.topics,
+        "dead_letter_topics": dead_letters,
+        "group": config.group_id,
+        "database": config.store.database,
+    })
+}

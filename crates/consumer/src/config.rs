@@ -1,0 +1,258 @@
+//! The consumer's configuration: what the environment must say, checked whole before anything starts.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use events::Source;
+use service::kafka::KafkaProperties;
+use service::topics::TopicSpec;
+use service::{Check, ConfigFaults, Kind, parse};
+
+use crate::batch::Limits;
+use crate::step::Expected;
+use crate::store::{StoreConfig, UpsertKeys, check_uri};
+
+service::settings! {
+    /// What the consumer reads from its environment.
+    pub struct Settings {
+        /// Kafka bootstrap servers, `host:port`, separated by commas.
+        kafka_broker: Kind::Required,
+        /// Topic to read, or several separated by commas.
+        kafka_topic: Kind::Default("events.raw"),
+        /// Consumer group. Members of one group share the partitions.
+        kafka_group_id: Kind::Default("adsbdb-mongo-writer"),
+        /// MongoDB connection string. Its write concern counts (`majority` where it names none); `w=0` is refused.
+        mongodb_uri: Kind::RequiredSecret,
+        /// MongoDB database; each source has its own collection in it.
+        mongodb_db: Kind::Default("kafka_events_db"),
+        /// Source whose events are stored: one, several separated by commas, or `*` for all. Others are skipped.
+        expected_source: Kind::Default("adsbdb"),
+        /// Fields that make a document unique, separated by commas; dotted paths are allowed.
+        upsert_keys: Kind::Default("event_id"),
+        /// Most records in one write.
+        batch_max_records: Kind::Default("1000"),
+        /// Most bytes of encoded BSON in one write.
+        batch_max_bytes: Kind::Default("8388608"),
+        /// Topic for records that can never be stored.
+        dead_letter_topic: Kind::Optional("the record's topic with `.dlq` added"),
+        /// Partitions of topics that have to be made.
+        kafka_partitions: Kind::Default("6"),
+        /// Replication factor of topics that have to be made.
+        kafka_replication_factor: Kind::Default("1"),
+        /// Further librdkafka properties, `key=value` separated by semicolons, as for SASL_SSL.
+        kafka_properties: Kind::OptionalSecret("none"),
+        /// Address for health and metrics.
+        listen_addr: Kind::Default("0.0.0.0:8081"),
+    }
+}
+
+/// The configuration, every value valid.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Bootstrap servers.
+    pub kafka_broker: String,
+    /// Topics to read; at least one.
+    pub topics: Vec<String>,
+    /// Consumer group.
+    pub group_id: String,
+    /// Where documents go.
+    pub store: StoreConfig,
+    /// Sources that are stored.
+    pub expected: Expected,
+    /// Bounds of one write.
+    pub limits: Limits,
+    /// One dead-letter topic for all topics, if named.
+    pub dead_letter_topic: Option<String>,
+    /// Partitions of topics that have to be made.
+    pub partitions: i32,
+    /// Replication factor of topics that have to be made.
+    pub replication_factor: i32,
+    /// Further librdkafka properties.
+    pub properties: KafkaProperties,
+    /// Address for health and metrics.
+    pub listen_addr: SocketAddr,
+}
+
+impl Config {
+    /// Reads and checks the environment.
+    ///
+    /// # Errors
+    /// Every wrong variable, by name.
+    pub fn from_environment(
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigFaults> {
+        let (s, mut check) = Check::read::<Settings>(Settings::VARIABLES, environment);
+        let kafka_broker = check.value("kafka_broker", s.kafka_broker.as_ref(), parse::bootstrap);
+        let topics = check.value("kafka_topic", s.kafka_topic.as_ref(), topics);
+        let group_id = check.value("kafka_group_id", s.kafka_group_id.as_ref(), parse::text);
+        let uri = check.value("mongodb_uri", s.mongodb_uri.as_ref(), check_uri);
+        let database = check.value("mongodb_db", s.mongodb_db.as_ref(), database_name);
+        let expected = check.value("expected_source", s.expected_source.as_ref(), expected);
+        let upsert_keys = check.value("upsert_keys", s.upsert_keys.as_ref(), UpsertKeys::parse);
+        let records =
+            check.value("batch_max_records", s.batch_max_records.as_ref(), parse::number(1..=100_000));
+        let bytes =
+            check.value("batch_max_bytes", s.batch_max_bytes.as_ref(), parse::number(1024..=12 << 20));
+        let named = check.optional("dead_letter_topic", s.dead_letter_topic.as_ref(), parse::topic);
+        let partitions =
+            check.value("kafka_partitions", s.kafka_partitions.as_ref(), parse::number(1..=10_000));
+        let replication_factor = check.value(
+            "kafka_replication_factor",
+            s.kafka_replication_factor.as_ref(),
+            parse::number(1..=100),
+        );
+        let properties =
+            check.optional("kafka_properties", s.kafka_properties.as_ref(), KafkaProperties::parse);
+        let listen_addr = check.value("listen_addr", s.listen_addr.as_ref(), parse::address);
+        if let (Some(topics), Some(named)) = (&topics, &named) {
+            refuse_a_circle(topics, named.as_deref(), &mut check);
+        }
+        let config = (|| {
+            Some(Self {
+                kafka_broker: kafka_broker?,
+                topics: topics?,
+                group_id: group_id?,
+                store: StoreConfig {
+                    uri: uri?,
+                    database: database?,
+                    upsert_keys: upsert_keys?,
+                    batch_max_bytes: bytes?,
+                },
+                expected: expected?,
+                limits: Limits { records: records?, bytes: bytes? },
+                dead_letter_topic: named?,
+                partitions: partitions?,
+                replication_factor: replication_factor?,
+                properties: properties?.unwrap_or_default(),
+                listen_addr: listen_addr?,
+            })
+        })();
+        check.finish(config)
+    }
+
+    /// The dead-letter topic of `topic`.
+    pub fn dead_letters_of(&self, topic: &str) -> String {
+        dead_letters_of(topic, self.dead_letter_topic.as_deref())
+    }
+
+    /// The topics that must exist: those that are read first, then those for dead letters.
+    pub fn topic_specs(&self) -> Vec<TopicSpec> {
+        let spec = |name: String, dead_letters_of| TopicSpec {
+            name,
+            partitions: self.partitions,
+            replication_factor: self.replication_factor,
+            dead_letters_of,
+        };
+        let mut specs: Vec<TopicSpec> = self.topics.iter().map(|topic| spec(topic.clone(), None)).collect();
+        for topic in &self.topics {
+            let name = self.dead_letters_of(topic);
+            if specs.iter().all(|spec| spec.name != name) {
+                specs.push(spec(name, Some(topic.clone())));
+            }
+        }
+        specs
+    }
+}
+
+fn dead_letters_of(topic: &str, named: Option<&str>) -> String {
+    named.map_or_else(|| format!("{topic}.dlq"), str::to_owned)
+}
+
+/// A dead letter that is read again would be dead-lettered again, for ever.
+fn refuse_a_circle(topics: &[String], named: Option<&str>, check: &mut Check) {
+    if let Some(circle) =
+        topics.iter().map(|topic| dead_letters_of(topic, named)).find(|t| topics.contains(t))
+    {
+        check.fault(
+            "DEAD_LETTER_TOPIC",
+            format!("{circle:?} is one of KAFKA_TOPIC: dead letters would be read again"),
+        );
+    }
+}
+
+fn topics(text: &str) -> Result<Vec<String>, String> {
+    let topics = text.split(',').map(|topic| parse::topic(topic.trim())).collect::<Result<Vec<_>, _>>()?;
+    let distinct: BTreeSet<&String> = topics.iter().collect();
+    if distinct.len() == topics.len() { Ok(topics) } else { Err("names a topic twice".into()) }
+}
+
+fn expected(text: &str) -> Result<Expected, String> {
+    if text == "*" {
+        return Ok(Expected::Any);
+    }
+    let source =
+        |name: &str| Source::new(name.trim()).map_err(|why| format!("is not a list of sources: {why}"));
+    Ok(Expected::Of(text.split(',').map(source).collect::<Result<_, _>>()?))
+}
+
+fn database_name(text: &str) -> Result<String, String> {
+    let wrong = |c: char| {
+        c.is_control() || matches!(c, '/' | '\\' | '.' | ' ' | '"' | '$' | '*' | '<' | '>' | ':' | '|' | '?')
+    };
+    if text.len() > 63 || text.contains(wrong) {
+        return Err("is not a database name: up to 63 bytes without /\\. \"$*<>:|?".into());
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Config, ConfigFaults> {
+        let base = [("KAFKA_BROKER", "k:9092"), ("MONGODB_URI", "mongodb://u:hunter2@m:27017")];
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        Config::from_environment(base.iter().chain(pairs).map(owned))
+    }
+
+    fn faulty(pairs: &[(&str, &str)]) -> Vec<String> {
+        read(pairs).unwrap_err().0.into_iter().map(|(name, _)| name).collect()
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_original() {
+        let config = read(&[]).unwrap();
+        assert_eq!(config.topics, ["events.raw"]);
+        assert_eq!(config.group_id, "adsbdb-mongo-writer");
+        assert_eq!(config.store.database, "kafka_events_db");
+        assert!(config.expected.takes("adsbdb") && !config.expected.takes("manual"));
+        let names: Vec<String> = config.topic_specs().into_iter().map(|spec| spec.name).collect();
+        assert_eq!(names, ["events.raw", "events.raw.dlq"]);
+    }
+
+    #[test]
+    fn every_wrong_variable_is_named_at_once_and_no_password_is_shown() {
+        let error = read(&[
+            ("KAFKA_BROKER", "no-port"),
+            ("KAFKA_TOPIC", "a,,b"),
+            ("MONGODB_URI", "mongodb//u:hunter2@m"),
+            ("MONGODB_DB", "a.b"),
+            ("EXPECTED_SOURCE", "system.users"),
+            ("UPSERT_KEYS", " , "),
+            ("BATCH_MAX_RECORDS", "abc"),
+            ("BATCH_MAX_BYTES", "1"),
+            ("DEAD_LETTER_TOPIC", "no spaces"),
+            ("KAFKA_PARTITIONS", "0"),
+            ("KAFKA_REPLICATION_FACTOR", "x"),
+            ("KAFKA_PROPERTIES", "enable.auto.commit=true"),
+            ("LISTEN_ADDR", "8081"),
+        ])
+        .unwrap_err();
+        assert_eq!(error.0.len(), 13, "{error}");
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn dead_letters_never_go_to_a_topic_that_is_read() {
+        assert_eq!(faulty(&[("DEAD_LETTER_TOPIC", "events.raw")]), ["DEAD_LETTER_TOPIC"]);
+        assert_eq!(faulty(&[("KAFKA_TOPIC", "a,a.dlq")]), ["DEAD_LETTER_TOPIC"]);
+        assert!(read(&[("KAFKA_TOPIC", "a,b"), ("DEAD_LETTER_TOPIC", "c")]).is_ok());
+    }
+
+    #[test]
+    fn a_list_of_sources_and_the_star_are_understood() {
+        let list = read(&[("EXPECTED_SOURCE", "adsbdb, manual")]).unwrap().expected;
+        assert!(list.takes("adsbdb") && list.takes("manual") && !list.takes("other"));
+        assert!(read(&[("EXPECTED_SOURCE", "*")]).unwrap().expected.takes("other"));
+    }
+}

@@ -1,0 +1,167 @@
+//! The dead-letter topic. A dead letter repeats its record byte for byte (key, value, headers, timestamp) and adds
+//! the headers that Kafka Connect uses: where it came from, and why it can never be stored. It counts as finished
+//! only after the broker acknowledged it.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
+use service::kafka::QuietContext;
+
+use crate::lock::lock;
+use crate::record::Record;
+
+/// How long a header's text may be.
+const TEXT_BYTES: usize = 1024;
+/// How long one attempt waits for room in the client's queue; the client bounds the rest (`message.timeout.ms`).
+const QUEUE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Why a record can never be stored.
+#[derive(Debug, Clone)]
+pub struct Cause {
+    /// Where it failed: `decode`, `document` or `store`.
+    pub stage: &'static str,
+    /// The short name of the fault.
+    pub class: String,
+    /// The fault in words; names the field.
+    pub reason: String,
+}
+
+/// Where a record came from.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin<'a> {
+    /// Its topic.
+    pub topic: &'a str,
+    /// Its partition.
+    pub partition: i32,
+}
+
+/// Makes dead letters.
+pub struct DeadLetters {
+    config: ClientConfig,
+    connector: String,
+    named: Option<String>,
+    /// Made for the first dead letter: most consumers never need it.
+    producer: Mutex<Option<FutureProducer<QuietContext>>>,
+}
+
+impl DeadLetters {
+    /// Goes to `named`, or to the record's topic with `.dlq` added.
+    pub fn new(config: ClientConfig, connector: String, named: Option<String>) -> Self {
+        Self { config, connector, named, producer: Mutex::default() }
+    }
+
+    /// One attempt to produce `record`'s dead letter.
+    ///
+    /// # Errors
+    /// It was not acknowledged; which record, why, and the remedy, in words.
+    pub async fn produce(&self, origin: Origin<'_>, record: &Record, cause: &Cause) -> Result<(), String> {
+        let topic = self.named.clone().unwrap_or_else(|| format!("{}.dlq", origin.topic));
+        let explained = |error: &KafkaError| {
+            format!(
+                "the dead letter of {}/{} offset {} cannot be written to topic {topic}: {error}; {}",
+                origin.topic,
+                origin.partition,
+                record.offset,
+                remedy(error, &topic)
+            )
+        };
+        let producer = self.client().map_err(|error| explained(&error))?;
+        let letter: FutureRecord<'_, [u8], [u8]> = FutureRecord {
+            topic: &topic,
+            partition: None,
+            payload: record.value.as_deref(),
+            key: record.key.as_deref(),
+            timestamp: record.timestamp,
+            headers: Some(self.headers(origin, record, cause)),
+        };
+        match producer.send(letter, QUEUE_LIMIT).await {
+            Ok(_) => Ok(()),
+            Err((error, _)) => {
+                self.replace_if_fatal(&producer);
+                Err(explained(&error))
+            }
+        }
+    }
+
+    fn headers(&self, origin: Origin<'_>, record: &Record, cause: &Cause) -> OwnedHeaders {
+        let mut headers = record.headers.clone().unwrap_or_default();
+        let (partition, offset) = (origin.partition.to_string(), record.offset.to_string());
+        for (name, text) in [
+            ("topic", origin.topic),
+            ("partition", &partition),
+            ("offset", &offset),
+            ("connector.name", &self.connector),
+            ("task.id", "0"),
+            ("stage", cause.stage),
+            ("class.name", "slipstream.consumer"),
+            ("exception.class.name", &cause.class),
+            ("exception.message", &cause.reason),
+        ] {
+            let (key, value) = (format!("__connect.errors.{name}"), cut(text));
+            headers = headers.insert(Header { key: &key, value: Some(value) });
+        }
+        headers
+    }
+
+    fn client(&self) -> Result<FutureProducer<QuietContext>, KafkaError> {
+        let mut producer = lock(&self.producer);
+        match &*producer {
+            Some(producer) => Ok(producer.clone()),
+            None => Ok(producer.insert(self.config.create_with_context(QuietContext)?).clone()),
+        }
+    }
+
+    /// An idempotent producer that met a fatal error never works again: the next attempt makes a new one.
+    fn replace_if_fatal(&self, failed: &FutureProducer<QuietContext>) {
+        if let Some((code, reason)) = failed.client().fatal_error() {
+            let mut producer = lock(&self.producer);
+            if producer.as_ref().is_some_and(|now| now.client().native_ptr() == failed.client().native_ptr())
+            {
+                tracing::warn!(code = %code, reason, "dead letter producer failed for good, making a new one");
+                *producer = None;
+            }
+        }
+    }
+}
+
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(TEXT_BYTES)]
+}
+
+fn remedy(error: &KafkaError, topic: &str) -> String {
+    match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize) => {
+            format!("raise max.message.bytes of topic {topic}")
+        }
+        Some(RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed) => {
+            format!("allow this client to write to topic {topic}")
+        }
+        Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition) => {
+            format!("create topic {topic}")
+        }
+        _ => format!("it is tried again until topic {topic} takes it"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_cut_at_a_whole_character() {
+        let text = "é".repeat(600);
+        assert_eq!(cut(&text).len(), 1024);
+        assert_eq!(cut(&format!("a{text}")).len(), 1023);
+        assert_eq!(cut("short"), "short");
+    }
+
+    #[test]
+    fn the_remedy_names_the_topic() {
+        let error = KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge);
+        assert_eq!(remedy(&error, "a.dlq"), "raise max.message.bytes of topic a.dlq");
+    }
+}

@@ -1,0 +1,122 @@
+//! The queue between the reader and one lane. What is pushed is never refused, so no record is lost; the answer says
+//! when the partition must be paused, which bounds the queue.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use tokio::sync::Notify;
+
+use crate::lock::lock;
+use crate::record::Record;
+
+/// How much may wait before the partition is paused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bound {
+    /// Records.
+    pub records: usize,
+    /// Bytes of memory.
+    pub bytes: usize,
+}
+
+/// What a push found and left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pushed {
+    /// Nothing waited before it.
+    pub first: bool,
+    /// The bound is reached: pause the partition.
+    pub full: bool,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    records: VecDeque<Record>,
+    bytes: usize,
+}
+
+/// Records that a lane has yet to take in hand.
+#[derive(Debug, Default)]
+pub struct Inbox {
+    queue: Mutex<Queue>,
+    arrived: Notify,
+}
+
+impl Inbox {
+    /// Adds a record.
+    pub fn push(&self, record: Record, bound: Bound) -> Pushed {
+        let pushed = {
+            let mut queue = lock(&self.queue);
+            let first = queue.records.is_empty();
+            queue.bytes += record.cost_bytes();
+            queue.records.push_back(record);
+            let full = queue.records.len() >= bound.records || queue.bytes >= bound.bytes;
+            Pushed { first, full }
+        };
+        self.arrived.notify_one();
+        pushed
+    }
+
+    /// Takes the oldest records: at most `records`, and at most `bytes` unless the first alone is larger.
+    pub fn take(&self, records: usize, bytes: usize) -> Vec<Record> {
+        let mut queue = lock(&self.queue);
+        let mut taken = Vec::with_capacity(records.min(queue.records.len()));
+        let mut taken_bytes = 0;
+        while taken.len() < records
+            && let Some(cost) = queue.records.front().map(Record::cost_bytes)
+            && (taken.is_empty() || taken_bytes + cost <= bytes)
+        {
+            taken_bytes += cost;
+            queue.bytes -= cost;
+            taken.extend(queue.records.pop_front());
+        }
+        taken
+    }
+
+    /// Whether the queue has drained to half of its bound, so that the partition may go on.
+    pub fn is_half_empty(&self, bound: Bound) -> bool {
+        let queue = lock(&self.queue);
+        queue.records.len() <= bound.records / 2 && queue.bytes <= bound.bytes / 2
+    }
+
+    /// How many records wait.
+    pub fn len(&self) -> usize {
+        lock(&self.queue).records.len()
+    }
+
+    /// Waits for the next push; one that happened since the last wait counts.
+    pub async fn arrival(&self) {
+        self.arrived.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(offset: i64, bytes: usize) -> Record {
+        Record { offset, timestamp: None, key: None, value: Some(vec![0; bytes].into()), headers: None }
+    }
+
+    #[test]
+    fn a_full_inbox_says_so_and_still_keeps_every_record() {
+        let inbox = Inbox::default();
+        let bound = Bound { records: 2, bytes: usize::MAX };
+        assert_eq!(inbox.push(record(0, 1), bound), Pushed { first: true, full: false });
+        assert_eq!(inbox.push(record(1, 1), bound), Pushed { first: false, full: true });
+        assert!(inbox.push(record(2, 1), bound).full);
+        assert!(!inbox.is_half_empty(bound));
+        let offsets: Vec<i64> = inbox.take(10, usize::MAX).iter().map(|record| record.offset).collect();
+        assert_eq!(offsets, [0, 1, 2]);
+        assert!(inbox.is_half_empty(bound));
+    }
+
+    #[test]
+    fn bytes_bound_it_too_and_a_record_above_them_still_comes_out() {
+        let inbox = Inbox::default();
+        let bound = Bound { records: 100, bytes: 1000 };
+        assert!(inbox.push(record(0, 2000), bound).full);
+        inbox.push(record(1, 2000), bound);
+        assert_eq!(inbox.take(10, 1000).len(), 1);
+        assert_eq!(inbox.take(10, 1000).len(), 1);
+        assert!(inbox.is_half_empty(bound));
+    }
+}

@@ -1,0 +1,69 @@
+//! The lag of each partition, from the end offsets that the broker tells once a second. In a thread of its own beside
+//! the reader, since the questions block.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaResult;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::lanes::{Lanes, View};
+use crate::rebalance::Member;
+
+const INTERVAL: Duration = Duration::from_secs(1);
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+
+/// Asks until the sender of `ended` is dropped.
+#[expect(clippy::needless_pass_by_value, reason = "a receiver belongs to its thread")]
+pub fn follow(consumer: &BaseConsumer<Member>, lanes: &Lanes, ended: Receiver<()>) {
+    while ended.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
+        if let Err(error) = ask(consumer, &lanes.list()) {
+            tracing::debug!(error = %error, "the broker did not tell the ends of partitions");
+        }
+    }
+}
+
+fn ask(consumer: &BaseConsumer<Member>, lanes: &[View]) -> KafkaResult<()> {
+    if lanes.is_empty() {
+        return Ok(());
+    }
+    let ends = consumer.offsets_for_times(list(lanes, Offset::End)?, ANSWER_LIMIT)?;
+    for (lane, end) in pairs(lanes, &ends) {
+        lane.progress.ends_at(end);
+    }
+    let begun: Vec<View> = lanes.iter().filter(|lane| lane.progress.position().is_none()).cloned().collect();
+    if begun.is_empty() {
+        return Ok(());
+    }
+    let committed = consumer.committed_offsets(list(&begun, Offset::Invalid)?, ANSWER_LIMIT)?;
+    for (lane, offset) in pairs(&begun, &committed) {
+        lane.progress.starts_at(offset);
+    }
+    // Where nothing was ever committed, the partition is read from its first record.
+    let fresh: Vec<View> = begun.into_iter().filter(|lane| lane.progress.position().is_none()).collect();
+    if !fresh.is_empty() {
+        let starts = consumer.offsets_for_times(list(&fresh, Offset::Beginning)?, ANSWER_LIMIT)?;
+        pairs(&fresh, &starts).for_each(|(lane, offset)| lane.progress.starts_at(offset));
+    }
+    Ok(())
+}
+
+fn list(lanes: &[View], offset: Offset) -> KafkaResult<TopicPartitionList> {
+    let mut list = TopicPartitionList::with_capacity(lanes.len());
+    for lane in lanes {
+        list.add_partition_offset(&lane.progress.topic, lane.progress.partition, offset)?;
+    }
+    Ok(list)
+}
+
+/// The lanes for which `list` has an offset.
+fn pairs<'a>(lanes: &'a [View], list: &'a TopicPartitionList) -> impl Iterator<Item = (&'a View, i64)> {
+    lanes.iter().filter_map(|lane| {
+        let element = list.find_partition(&lane.progress.topic, lane.progress.partition)?;
+        match (element.error(), element.offset()) {
+            (Ok(()), Offset::Offset(offset)) => Some((lane, offset)),
+            _ => None,
+        }
+    })
+}

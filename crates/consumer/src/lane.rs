@@ -1,0 +1,251 @@
+//! One partition's work: take what has arrived, write it, go on. A batch is finished when each of its records is
+//! written, dead-lettered or skipped; until then the next is not begun, and a failure is tried again for ever. What
+//! was begun is finished even after the lane was told to end, unless the servers stay away.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use events::{Poison, Source, StorableEvent};
+use futures::StreamExt;
+use futures::future::join_all;
+use service::backoff::Backoff;
+use tokio_util::sync::CancellationToken;
+
+use crate::batch::{Batch, Batcher, Limits};
+use crate::dead_letters::{Cause, DeadLetters, Origin};
+use crate::inbox::Inbox;
+use crate::metrics::{Metrics, Outcome};
+use crate::progress::{Progress, Waits};
+use crate::step::Expected;
+use crate::store::{Applied, Rejected, Store, StoreState, Trouble};
+
+const FIRST_DELAY: Duration = Duration::from_millis(50);
+const MOST_DELAY: Duration = Duration::from_secs(1);
+/// Sources of one batch that are written at the same time.
+const SOURCES_AT_ONCE: usize = 4;
+/// Fruitless attempts in a row after which a lane that was told to end gives up, and after which it says in the log
+/// that it waits.
+const FRUITLESS_ATTEMPTS: u32 = 3;
+
+/// What every lane works with.
+pub struct Work {
+    /// The database.
+    pub store: Store,
+    /// The dead-letter topic.
+    pub dead_letters: DeadLetters,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Sources that are stored.
+    pub expected: Expected,
+    /// Bounds of one write.
+    pub limits: Limits,
+}
+
+/// The lane was told to end and the servers are away: what is not finished stays uncommitted.
+#[derive(Debug)]
+struct GaveUp;
+
+/// A batch in hand and the sequence number of its first record.
+#[derive(Clone, Copy)]
+struct Hand<'a> {
+    batch: &'a Batch,
+    first: u64,
+}
+
+/// One partition's lane.
+pub struct Lane {
+    work: Arc<Work>,
+    progress: Arc<Progress>,
+    inbox: Arc<Inbox>,
+    end: CancellationToken,
+    /// Most records in one write now: halved by a timeout, doubled again by success.
+    chunk: AtomicUsize,
+}
+
+impl Lane {
+    /// A lane that ends after its batch in hand once `end` is cancelled.
+    pub fn new(work: Arc<Work>, progress: Arc<Progress>, inbox: Arc<Inbox>, end: CancellationToken) -> Self {
+        let chunk = AtomicUsize::new(work.limits.records);
+        Self { work, progress, inbox, end, chunk }
+    }
+
+    /// Works until told to end.
+    pub async fn run(self) {
+        let mut batcher = Batcher::default();
+        while let Some(batch) = self.next_batch(&mut batcher).await {
+            if let Err(GaveUp) = self.finish(&batch).await {
+                tracing::info!(
+                    topic = &*self.progress.topic,
+                    partition = self.progress.partition,
+                    "lane gave up its batch"
+                );
+                return;
+            }
+        }
+    }
+
+    async fn next_batch(&self, batcher: &mut Batcher) -> Option<Batch> {
+        loop {
+            if self.end.is_cancelled() {
+                return None;
+            }
+            let limits =
+                Limits { records: self.chunk.load(Ordering::Relaxed), bytes: self.work.limits.bytes };
+            let room = limits.records.saturating_sub(batcher.waiting());
+            let room_bytes = limits.bytes.saturating_sub(batcher.waiting_bytes());
+            // An inbox gives one record however large it is: only to a batcher that has room.
+            if room_bytes > 0 {
+                batcher.add(self.inbox.take(room, room_bytes));
+            }
+            let batch = batcher.next(limits, &self.work.expected);
+            if !batch.entries.is_empty() {
+                return Some(batch);
+            }
+            tokio::select! { () = self.inbox.arrival() => {}, () = self.end.cancelled() => {} }
+        }
+    }
+
+    async fn finish(&self, batch: &Batch) -> Result<(), GaveUp> {
+        let first = self.progress.begin(batch.entries.iter().map(|entry| entry.record.offset));
+        self.work.metrics.read(batch.entries.len());
+        let hand = Hand { batch, first };
+        let skipped = batch.skipped();
+        self.work.metrics.finished(Outcome::Skipped, skipped.len() as u64);
+        self.settle(hand, &skipped);
+        let poison: Vec<_> = batch.poison().map(|(index, poison)| (index, Cause::from(poison))).collect();
+        let writes = batch.by_source().into_iter().map(|(source, members)| self.store(hand, source, members));
+        let writes = futures::stream::iter(writes.collect::<Vec<_>>());
+        let store = writes.buffer_unordered(SOURCES_AT_ONCE).collect::<Vec<_>>();
+        let (buried, stored) = tokio::join!(self.bury(hand, poison), store);
+        stored.into_iter().fold(buried, Result::and)
+    }
+
+    /// Writes the events of one source, what is unfinished again and again.
+    async fn store(&self, hand: Hand<'_>, source: &Source, members: Vec<usize>) -> Result<(), GaveUp> {
+        let mut todo = VecDeque::from(members);
+        let mut backoff = Backoff::new(FIRST_DELAY, MOST_DELAY);
+        while !todo.is_empty() {
+            let count = todo.len().min(self.chunk.load(Ordering::Relaxed));
+            let chunk: Vec<usize> = todo.drain(..count).collect();
+            let applied = self.write(hand, source, &chunk).await;
+            let rejected = applied.rejected.into_iter().map(|r| (chunk[r.index], Cause::from(r))).collect();
+            self.bury(hand, rejected).await?;
+            applied.unfinished.iter().rev().for_each(|&index| todo.push_front(chunk[index]));
+            self.resize(count, applied.trouble.as_ref());
+            if applied.unfinished.len() < count {
+                backoff.reset();
+            }
+            if applied.unfinished.is_empty() {
+                self.progress.waits_for(None);
+            } else {
+                self.wait(&mut backoff, applied.trouble).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn write(&self, hand: Hand<'_>, source: &Source, chunk: &[usize]) -> Applied {
+        let events: Vec<&StorableEvent> = chunk.iter().filter_map(|&index| hand.batch.event(index)).collect();
+        let started = Instant::now();
+        let applied = self.work.store.apply(source, &events).await;
+        self.work.metrics.wrote(started.elapsed(), events.len(), &applied.counts);
+        let mut stored = vec![true; chunk.len()];
+        let not_stored =
+            applied.rejected.iter().map(|rejected| rejected.index).chain(applied.unfinished.iter().copied());
+        not_stored.for_each(|index| stored[index] = false);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let stored: Vec<usize> =
+            chunk.iter().zip(&stored).filter(|(_, stored)| **stored).map(|(i, _)| *i).collect();
+        for event in stored.iter().filter_map(|&index| hand.batch.event(index)) {
+            let ingested = Duration::from_millis(event.ingested_at.get().unsigned_abs());
+            self.work.metrics.fresh(now.saturating_sub(ingested));
+        }
+        self.settle(hand, &stored);
+        applied
+    }
+
+    /// Makes dead letters, all at the same time.
+    async fn bury(&self, hand: Hand<'_>, causes: Vec<(usize, Cause)>) -> Result<(), GaveUp> {
+        let Some((index, cause)) = causes.first() else { return Ok(()) };
+        tracing::warn!(
+            topic = &*self.progress.topic,
+            partition = self.progress.partition,
+            records = causes.len(),
+            first_offset = hand.batch.entries[*index].record.offset,
+            stage = cause.stage,
+            class = cause.class,
+            "records are dead letters"
+        );
+        let letters = causes.iter().map(|(index, cause)| self.bury_one(hand, *index, cause));
+        join_all(letters).await.into_iter().fold(Ok(()), Result::and)
+    }
+
+    async fn bury_one(&self, hand: Hand<'_>, index: usize, cause: &Cause) -> Result<(), GaveUp> {
+        let origin = Origin { topic: &self.progress.topic, partition: self.progress.partition };
+        let record = &hand.batch.entries[index].record;
+        let mut backoff = Backoff::new(FIRST_DELAY, MOST_DELAY);
+        while let Err(reason) = self.work.dead_letters.produce(origin, record, cause).await {
+            let delay = backoff.next_delay();
+            let waits_already = matches!(self.progress.waits(), Some(Waits::ForDeadLetter(_)));
+            if backoff.attempts() == 1 && !waits_already {
+                tracing::warn!(reason, "dead letter is not taken");
+            }
+            self.progress.waits_for(Some(Waits::ForDeadLetter(reason)));
+            if self.end.is_cancelled() {
+                return Err(GaveUp);
+            }
+            tokio::time::sleep(delay).await;
+        }
+        if backoff.attempts() > 0 {
+            self.progress.waits_for(None);
+        }
+        self.work.metrics.finished(Outcome::DeadLettered, 1);
+        self.settle(hand, &[index]);
+        Ok(())
+    }
+
+    fn settle(&self, hand: Hand<'_>, indices: &[usize]) {
+        self.progress.finish(indices.iter().map(|&index| hand.first + index as u64));
+    }
+
+    fn resize(&self, count: usize, trouble: Option<&Trouble>) {
+        let chunk = match trouble {
+            Some(trouble) if trouble.timed_out => (count / 2).max(1),
+            Some(_) => return,
+            None => (self.chunk.load(Ordering::Relaxed) * 2).min(self.work.limits.records),
+        };
+        self.chunk.store(chunk, Ordering::Relaxed);
+    }
+
+    async fn wait(&self, backoff: &mut Backoff, trouble: Option<Trouble>) -> Result<(), GaveUp> {
+        let delay = backoff.next_delay();
+        let reason = trouble.map_or_else(|| "the database did not finish the write".into(), |t| t.reason);
+        // While the database is away its own watch has said so, once for all lanes.
+        if backoff.attempts() == FRUITLESS_ATTEMPTS && *self.work.store.state().borrow() == StoreState::Ready
+        {
+            let (topic, partition) = (&*self.progress.topic, self.progress.partition);
+            tracing::warn!(topic, partition, reason, "lane waits for the database");
+        }
+        self.progress.waits_for(Some(Waits::ForStore(reason)));
+        if self.end.is_cancelled() && backoff.attempts() >= FRUITLESS_ATTEMPTS {
+            return Err(GaveUp);
+        }
+        tokio::time::sleep(delay).await;
+        Ok(())
+    }
+}
+
+impl From<&Poison> for Cause {
+    fn from(poison: &Poison) -> Self {
+        Self { stage: poison.stage, class: poison.class.to_owned(), reason: poison.reason.clone() }
+    }
+}
+
+impl From<Rejected> for Cause {
+    fn from(rejected: Rejected) -> Self {
+        let reason = format!("code {}: {}", rejected.code, rejected.reason);
+        Self { stage: "store", class: rejected.class, reason }
+    }
+}

@@ -1,0 +1,210 @@
+//! What the consumer counts. The metrics belong to one application, not to the process.
+
+use std::fmt::{self, Write as _};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::lanes::Lanes;
+use crate::store::Counts;
+
+/// How a record ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// A new document.
+    Inserted,
+    /// A changed document.
+    Updated,
+    /// The document was already so.
+    Unchanged,
+    /// The document is newer than the event.
+    Stale,
+    /// A null value, or a source that is not ours.
+    Skipped,
+    /// It can never be stored.
+    DeadLettered,
+}
+
+impl EncodeLabelValue for Outcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        encoder.write_str(match self {
+            Self::Inserted => "inserted",
+            Self::Updated => "updated",
+            Self::Unchanged => "unchanged",
+            Self::Stale => "stale",
+            Self::Skipped => "skipped",
+            Self::DeadLettered => "dead_lettered",
+        })
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: Outcome,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PartitionLabel {
+    topic: String,
+    partition: i32,
+}
+
+/// Handles of the metrics; clones count together.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    read: Counter,
+    finished: Family<OutcomeLabel, Counter>,
+    write_seconds: Histogram,
+    write_batch_records: Histogram,
+    freshness_seconds: Histogram,
+    lag: Family<PartitionLabel, Gauge>,
+    seconds_since_progress: Gauge,
+    store_up: Gauge,
+    kafka_up: Gauge,
+}
+
+impl Metrics {
+    /// New metrics, known to `registry`.
+    pub fn new(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            read: Counter::default(),
+            finished: Family::default(),
+            write_seconds: Histogram::new(exponential_buckets(0.0005, 2.0, 16)),
+            write_batch_records: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
+            freshness_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 20)),
+            lag: Family::default(),
+            seconds_since_progress: Gauge::default(),
+            store_up: Gauge::default(),
+            kafka_up: Gauge::default(),
+        };
+        let m = metrics.clone();
+        registry.register("records_read", "Records taken in hand", m.read);
+        registry.register("records_finished", "Records that are done with, by outcome", m.finished);
+        registry.register_with_unit(
+            "write",
+            "Duration of one write to MongoDB",
+            Unit::Seconds,
+            m.write_seconds,
+        );
+        registry.register("write_batch_records", "Records in one write", m.write_batch_records);
+        let freshness = "From ingested_at to stored";
+        registry.register_with_unit("freshness", freshness, Unit::Seconds, m.freshness_seconds);
+        registry.register("lag_records", "Records between the position and the end of the partition", m.lag);
+        let progress = "Since a record was last finished, over the lanes that have records waiting";
+        registry.register("seconds_since_progress", progress, m.seconds_since_progress);
+        registry.register("store_up", "1 if MongoDB answers", m.store_up);
+        registry.register("kafka_up", "1 if Kafka answers and the topics exist", m.kafka_up);
+        metrics
+    }
+
+    /// Records were taken in hand.
+    pub fn read(&self, records: usize) {
+        self.read.inc_by(records as u64);
+    }
+
+    /// Records are finished.
+    pub fn finished(&self, outcome: Outcome, records: u64) {
+        if records > 0 {
+            self.finished.get_or_create(&OutcomeLabel { outcome }).inc_by(records);
+        }
+    }
+
+    /// One write was answered.
+    pub fn wrote(&self, took: Duration, records: usize, counts: &Counts) {
+        self.write_seconds.observe(took.as_secs_f64());
+        self.write_batch_records.observe(records as f64);
+        self.finished(Outcome::Inserted, counts.inserted);
+        self.finished(Outcome::Updated, counts.updated);
+        self.finished(Outcome::Unchanged, counts.unchanged);
+        self.finished(Outcome::Stale, counts.stale);
+    }
+
+    /// A record became visible this long after it was ingested.
+    pub fn fresh(&self, age: Duration) {
+        self.freshness_seconds.observe(age.as_secs_f64());
+    }
+
+    /// Sets what is only known at the moment of asking.
+    pub fn look(&self, lanes: &Lanes, store_up: bool, kafka_up: bool) {
+        self.lag.clear();
+        for lane in lanes.list() {
+            if let Some(lag) = lane.progress.lag() {
+                let partition = lane.progress.partition;
+                let label = PartitionLabel { topic: lane.progress.topic.to_string(), partition };
+                self.lag.get_or_create(&label).set(i64::try_from(lag).unwrap_or(i64::MAX));
+            }
+        }
+        let now = Instant::now();
+        let still = lanes.list().iter().filter_map(|lane| lane.still_for(now)).max().unwrap_or_default();
+        self.seconds_since_progress.set(i64::try_from(still.as_secs()).unwrap_or(i64::MAX));
+        self.store_up.set(i64::from(store_up));
+        self.kafka_up.set(i64::from(kafka_up));
+    }
+
+    fn count(&self, outcome: Outcome) -> u64 {
+        self.finished.get_or_create(&OutcomeLabel { outcome }).get()
+    }
+}
+
+/// The counters, for whoever runs the consumer in process. Clones see the same counts.
+#[derive(Clone)]
+pub struct Counters {
+    metrics: Metrics,
+    lanes: Arc<Lanes>,
+}
+
+/// The counters at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Snapshot {
+    /// Records taken in hand.
+    pub read: u64,
+    /// New documents.
+    pub inserted: u64,
+    /// Changed documents.
+    pub updated: u64,
+    /// Documents that were already so.
+    pub unchanged: u64,
+    /// Events older than their document.
+    pub stale: u64,
+    /// Null values and other sources.
+    pub skipped: u64,
+    /// Dead letters.
+    pub dead_lettered: u64,
+    /// Records that wait on the assigned partitions, once the broker told the ends of all of them.
+    pub lag: Option<u64>,
+}
+
+impl Snapshot {
+    /// Records that are done with.
+    pub fn finished(&self) -> u64 {
+        self.inserted + self.updated + self.unchanged + self.stale + self.skipped + self.dead_lettered
+    }
+}
+
+impl Counters {
+    pub(crate) fn new(metrics: Metrics, lanes: Arc<Lanes>) -> Self {
+        Self { metrics, lanes }
+    }
+
+    /// What they show now.
+    pub fn snapshot(&self) -> Snapshot {
+        let lanes = self.lanes.list();
+        let lag = if lanes.is_empty() { None } else { lanes.iter().map(|lane| lane.progress.lag()).sum() };
+        Snapshot {
+            read: self.metrics.read.get(),
+            inserted: self.metrics.count(Outcome::Inserted),
+            updated: self.metrics.count(Outcome::Updated),
+            unchanged: self.metrics.count(Outcome::Unchanged),
+            stale: self.metrics.count(Outcome::Stale),
+            skipped: self.metrics.count(Outcome::Skipped),
+            dead_lettered: self.metrics.count(Outcome::DeadLettered),
+            lag,
+        }
+    }
+}

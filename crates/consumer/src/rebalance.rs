@@ -1,0 +1,102 @@
+//! What happens to lanes when the group moves partitions. A revoked partition is given away only after its batch in
+//! hand is finished or given up, and what is finished is committed; of a lost partition nothing is committed, since
+//! it may already be another member's. Runs in the reader's thread, inside its poll.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::topic_partition_list::TopicPartitionList;
+
+use crate::lanes::{Lanes, Place};
+
+/// How long a lane may finish its batch in hand before its partition is given away: within the 10 s session timeout
+/// of the group, whose heartbeats librdkafka goes on sending.
+const GRACE: Duration = Duration::from_secs(8);
+
+/// The group member's side of a rebalance.
+pub struct Member {
+    lanes: Arc<Lanes>,
+}
+
+impl Member {
+    /// A member whose partitions have `lanes`.
+    pub fn new(lanes: Arc<Lanes>) -> Self {
+        Self { lanes }
+    }
+
+    /// Sends a commit; its outcome comes to [`ConsumerContext::commit_callback`].
+    pub fn commit(&self, consumer: &BaseConsumer<Self>, offsets: &TopicPartitionList) {
+        if offsets.count() == 0 {
+            return;
+        }
+        if let Err(error) = consumer.commit(offsets, CommitMode::Async) {
+            self.commit_callback(Err(error), offsets);
+        }
+    }
+
+    fn revoke(&self, consumer: &BaseConsumer<Self>, places: &[Place]) {
+        if consumer.assignment_lost() {
+            tracing::warn!(partitions = places.len(), "partitions lost");
+            return self.lanes.lose(places);
+        }
+        let finished = self.lanes.end(places, GRACE);
+        if finished.count() > 0
+            && let Err(error) = consumer.commit(&finished, CommitMode::Sync)
+        {
+            tracing::warn!(error = %error, "commit before giving partitions away failed");
+        }
+        tracing::info!(partitions = places.len(), "partitions revoked");
+    }
+}
+
+impl ClientContext for Member {
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+        service::kafka::log_line(facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "librdkafka", error = %error, reason, "client error");
+    }
+}
+
+impl ConsumerContext for Member {
+    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        match rebalance {
+            Rebalance::Assign(list) => {
+                tracing::info!(partitions = list.count(), "partitions assigned");
+                self.lanes.start(places(list));
+            }
+            Rebalance::Revoke(list) => self.revoke(consumer, &places(list)),
+            Rebalance::Error(error) => {
+                tracing::warn!(error = %error, "rebalance failed");
+                self.lanes.lose(&self.lanes.places());
+            }
+        }
+    }
+
+    fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        // A partition that was paused when it was given away would come back paused.
+        if let Rebalance::Assign(list) = rebalance
+            && let Err(error) = consumer.resume(list)
+        {
+            tracing::warn!(error = %error, "new partitions cannot be resumed");
+        }
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
+        let refused = offsets.elements().iter().find_map(|element| element.error().err());
+        if let Some(error) = result.err().or(refused) {
+            tracing::debug!(error = %error, "commit failed, it is sent again");
+            self.lanes.send_again(offsets);
+        }
+    }
+}
+
+/// The partitions of `list`.
+pub fn places(list: &TopicPartitionList) -> Vec<Place> {
+    list.elements().iter().map(|element| (Arc::from(element.topic()), element.partition())).collect()
+}

@@ -1,0 +1,156 @@
+//! What an error code of the server means for the records. MongoDB's list, `src/mongo/base/error_codes.yml`, is the
+//! source of codes and names. Only an error that can never go away by itself, and that one document alone is the cause
+//! of, is permanent; a code that is not listed is transient, so that an outage is never a reason to dead-letter.
+
+/// What to do about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Try again later.
+    Transient,
+    /// The server refuses this one document. For a whole command: one of its documents, so the batch is split, and
+    /// only a record that is alone is rejected.
+    Permanent,
+    /// A unique index has the value already; which index decides.
+    Duplicate,
+}
+
+struct Code {
+    code: i32,
+    name: &'static str,
+    verdict: Verdict,
+}
+
+const fn permanent(code: i32, name: &'static str) -> Code {
+    Code { code, name, verdict: Verdict::Permanent }
+}
+
+const fn transient(code: i32, name: &'static str) -> Code {
+    Code { code, name, verdict: Verdict::Transient }
+}
+
+const fn duplicate(code: i32, name: &'static str) -> Code {
+    Code { code, name, verdict: Verdict::Duplicate }
+}
+
+const CODES: &[Code] = &[
+    duplicate(11000, "DuplicateKey"),
+    duplicate(11001, "DuplicateKey"),
+    // The document is too large or too deep, by itself or inside the command.
+    permanent(10334, "BSONObjectTooLarge"),
+    permanent(17419, "BSONObjectTooLarge"), // the result of an update
+    permanent(17420, "BSONObjectTooLarge"), // the same, by another path of the server
+    permanent(15, "Overflow"),              // nesting above the server's limit
+    permanent(22, "InvalidBSON"),
+    permanent(378, "NonConformantBSON"),
+    // A rule of the collection.
+    permanent(121, "DocumentValidationFailure"),
+    permanent(116, "DocTooLargeForCapped"),
+    // Field names that this server does not store.
+    permanent(52, "DollarPrefixedFieldName"),
+    permanent(53, "InvalidIdField"),
+    permanent(55, "InvalidDBRef"),
+    permanent(56, "EmptyFieldName"),
+    permanent(57, "DottedFieldName"),
+    // An index, the user's or ours, that cannot hold the value.
+    permanent(171, "CannotIndexParallelArrays"),
+    permanent(201, "CannotBuildIndexKeys"),
+    permanent(17280, "KeyTooLong"),
+    permanent(16755, "CannotExtractGeoKeys"), // 2dsphere
+    permanent(13026, "NotLegacyCoordinates"), // 2d
+    permanent(13027, "PointNotInInterval"),   // 2d
+    permanent(16766, "HashedIndexCannotHoldArray"),
+    permanent(17261, "TextLanguageNotString"),   // text
+    permanent(17262, "TextLanguageUnsupported"), // text
+    // Network and name service.
+    transient(6, "HostUnreachable"),
+    transient(7, "HostNotFound"),
+    transient(89, "NetworkTimeout"),
+    transient(9001, "SocketException"),
+    // No primary, or another one soon.
+    transient(91, "ShutdownInProgress"),
+    transient(189, "PrimarySteppedDown"),
+    transient(10058, "LegacyNotPrimary"),
+    transient(10107, "NotWritablePrimary"),
+    transient(11600, "InterruptedAtShutdown"),
+    transient(11602, "InterruptedDueToReplStateChange"),
+    transient(13435, "NotPrimaryNoSecondaryOk"),
+    transient(13436, "NotPrimaryOrSecondary"),
+    // Too slow, too busy, or in the way of another.
+    transient(24, "LockTimeout"),
+    transient(50, "MaxTimeMSExpired"),
+    transient(112, "WriteConflict"),
+    transient(117, "ConflictingOperationInProgress"),
+    transient(202, "NetworkInterfaceExceededTimeLimit"),
+    transient(262, "ExceededTimeLimit"),
+    transient(290, "TransactionExceededLifetimeLimitSeconds"),
+    transient(365, "TemporarilyUnavailable"),
+    transient(402, "ResourceExhausted"),
+    transient(433, "AdmissionQueueOverflow"),
+    transient(449, "RateLimitExceeded"),
+    transient(11601, "Interrupted"),
+    // The write may be rolled back, or is not allowed now.
+    transient(64, "WriteConcernTimeout"),
+    transient(79, "UnknownReplWriteConcern"),
+    transient(100, "UnsatisfiableWriteConcern"),
+    transient(371, "UserWritesBlocked"),
+    transient(14031, "OutOfDiskSpace"),
+    // An operator puts these right.
+    transient(13, "Unauthorized"),
+    transient(18, "AuthenticationFailed"),
+    transient(391, "ReauthenticationRequired"),
+    transient(8000, "AtlasError"),
+    transient(166, "CommandNotSupportedOnView"),
+    // An index that is being built, or the routing of a sharded cluster.
+    transient(215, "DatabaseDropPending"),
+    transient(276, "IndexBuildAborted"),
+    transient(285, "IndexBuildAlreadyInProgress"),
+    transient(13388, "StaleConfig"),
+];
+
+fn listed(code: i32) -> Option<&'static Code> {
+    CODES.iter().find(|known| known.code == code)
+}
+
+/// What `code` means.
+pub(super) fn verdict(code: i32) -> Verdict {
+    listed(code).map_or(Verdict::Transient, |known| known.verdict)
+}
+
+/// The name of `code`.
+pub(super) fn name(code: i32) -> String {
+    listed(code).map_or_else(|| format!("Location{code}"), |known| known.name.to_owned())
+}
+
+/// The name of `code`, which the server calls `told`.
+pub(super) fn name_or(code: i32, told: &str) -> String {
+    if listed(code).is_none() && !told.is_empty() { told.to_owned() } else { name(code) }
+}
+
+/// Whether the server wants other credentials or more rights, which waiting alone does not bring.
+pub(super) fn is_not_allowed(code: i32) -> bool {
+    matches!(code, 13 | 18 | 391 | 8000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_listed_once() {
+        let mut codes: Vec<i32> = CODES.iter().map(|known| known.code).collect();
+        codes.sort_unstable();
+        assert!(codes.windows(2).all(|pair| pair[0] < pair[1]));
+    }
+
+    #[test]
+    fn only_what_one_document_causes_is_permanent_and_the_unknown_is_transient() {
+        assert_eq!(verdict(121), Verdict::Permanent);
+        assert_eq!(verdict(10334), Verdict::Permanent);
+        assert_eq!(verdict(11000), Verdict::Duplicate);
+        for transient in [10107, 91, 64, 13, 18, 112, 2, 9, 14, 1, 8, 987_654] {
+            assert_eq!(verdict(transient), Verdict::Transient, "{transient}");
+        }
+        assert_eq!(name(121), "DocumentValidationFailure");
+        assert_eq!(name(987_654), "Location987654");
+    }
+}

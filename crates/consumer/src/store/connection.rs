@@ -1,0 +1,122 @@
+//! The one place that calls the server. Every call has a deadline, and every call's outcome is known to [`State`].
+
+use std::time::Duration;
+
+use bson::{Document, RawDocumentBuf, doc};
+use mongodb::options::ClientOptions;
+use mongodb::{Client, Database};
+use service::Secret;
+use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
+
+use super::fault::Fault;
+use super::state::{State, StoreState, read_hello};
+use super::uri;
+
+/// Between two greetings, and the most that one may take.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+const WATCH_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The server, reached when it is first needed.
+#[derive(Debug)]
+pub(super) struct Connection {
+    uri: Secret,
+    database: String,
+    client: OnceCell<Client>,
+    pub(super) state: State,
+}
+
+impl Connection {
+    pub(super) fn new(uri: Secret, database: String) -> Self {
+        Self { uri, database, client: OnceCell::new(), state: State::new() }
+    }
+
+    pub(super) fn database_name(&self) -> &str {
+        &self.database
+    }
+
+    /// Runs a command that writes events on the database.
+    pub(super) async fn write(&self, command: RawDocumentBuf, deadline: Duration) -> Result<Document, Fault> {
+        let reply = self.call(command, deadline).await?;
+        self.state.write_is_taken();
+        Ok(reply)
+    }
+
+    /// Runs any other command on the database.
+    pub(super) async fn call(&self, command: RawDocumentBuf, deadline: Duration) -> Result<Document, Fault> {
+        let reply =
+            self.within(deadline, async { Ok(self.database().await?.run_raw_command(command).await?) });
+        let reply = reply.await;
+        match &reply {
+            Err(Fault::Unreachable(reason)) => self.state.server_is(StoreState::Away(reason.clone())),
+            Err(Fault::NotAllowed(reason)) => self.state.write_is_refused(reason),
+            _ => {}
+        }
+        reply
+    }
+
+    /// Asks the server who it is, and keeps the answer.
+    pub(super) async fn greet(&self, deadline: Duration) -> Result<(), Fault> {
+        let reply = self
+            .within(deadline, async { Ok(self.database().await?.run_command(doc! { "hello": 1 }).await?) });
+        let (state, outcome) = match reply.await {
+            Ok(reply) => match read_hello(&reply) {
+                StoreState::Ready => (StoreState::Ready, Ok(())),
+                StoreState::Refused(reason) => {
+                    (StoreState::Refused(reason.clone()), Err(Fault::Other(reason)))
+                }
+                StoreState::Away(reason) => {
+                    (StoreState::Away(reason.clone()), Err(Fault::Unreachable(reason)))
+                }
+                StoreState::Unknown => (StoreState::Unknown, Ok(())),
+            },
+            Err(Fault::NotAllowed(reason)) => {
+                (StoreState::Refused(reason.clone()), Err(Fault::NotAllowed(reason)))
+            }
+            Err(Fault::TimedOut(deadline)) => {
+                let reason = format!("no answer within {} ms", deadline.as_millis());
+                (StoreState::Away(reason), Err(Fault::TimedOut(deadline)))
+            }
+            Err(Fault::Unreachable(reason)) => {
+                (StoreState::Away(reason.clone()), Err(Fault::Unreachable(reason)))
+            }
+            Err(fault) => (StoreState::Away(format!("{fault:?}")), Err(fault)),
+        };
+        self.state.server_is(state);
+        outcome
+    }
+
+    /// Greets the server every second until `stop`.
+    pub(super) async fn watch(&self, stop: CancellationToken) {
+        let mut tick = tokio::time::interval(WATCH_INTERVAL);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let greetings = async {
+            loop {
+                tick.tick().await;
+                // What it found is in the state.
+                _ = self.greet(WATCH_DEADLINE).await;
+            }
+        };
+        stop.run_until_cancelled(greetings).await;
+    }
+
+    /// The look-up of a `mongodb+srv` name is part of connecting, so it is repeated like everything else.
+    async fn database(&self) -> Result<Database, Fault> {
+        let connect = async {
+            let mut options = ClientOptions::parse(self.uri.expose()).await?;
+            uri::set_defaults(&mut options);
+            Client::with_options(options)
+        };
+        let client = self.client.get_or_try_init(|| connect).await?;
+        Ok(client.database(&self.database))
+    }
+
+    /// The driver has no time limit of its own for an answer.
+    async fn within<T>(
+        &self,
+        deadline: Duration,
+        call: impl Future<Output = Result<T, Fault>>,
+    ) -> Result<T, Fault> {
+        tokio::time::timeout(deadline, call).await.unwrap_or(Err(Fault::TimedOut(deadline)))
+    }
+}

@@ -1,0 +1,151 @@
+//! Events into MongoDB, one collection a source.
+//!
+//! Guarantee: a document changes only if the event's `(event_timestamp, ingested_at)` is not lower than the stored one
+//! (G3), and an event is told as finished only if a reply said so under the write concern of the URI (G2). No error of
+//! the server or the network ends in anything but [`Applied`], which tells each event once.
+
+mod codes;
+mod collections;
+mod commands;
+mod connection;
+mod fault;
+mod indexes;
+mod keys;
+mod lookup;
+mod outcome;
+mod prepare;
+mod raw;
+mod reply;
+mod state;
+mod uri;
+mod version;
+mod waves;
+mod write;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::RawDocumentBuf;
+use events::{Source, StorableEvent};
+use service::Secret;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use collections::Collections;
+use connection::Connection;
+use prepare::Preparation;
+use write::{Batch, Way};
+
+pub use keys::UpsertKeys;
+pub use outcome::{Applied, Counts, Rejected, Trouble};
+pub use state::StoreState;
+pub use uri::check_uri;
+
+/// The most that one call to the server may take.
+pub const CALL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Where events are stored, and under which keys.
+#[derive(Debug, Clone)]
+pub struct StoreConfig {
+    /// The connection string, as [`check_uri`] took it.
+    pub uri: Secret,
+    /// The database whose collections are named after the sources.
+    pub database: String,
+    /// What identifies a document.
+    pub upsert_keys: UpsertKeys,
+    /// The most bytes of one command, a record that is larger by itself excepted.
+    pub batch_max_bytes: usize,
+}
+
+/// The connection string cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("the MongoDB URI {0}")]
+pub struct StoreSetupError(String);
+
+/// The database. Clones share everything.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    connection: Connection,
+    collections: Collections,
+    keys: UpsertKeys,
+    write_concern: RawDocumentBuf,
+    command_bytes: usize,
+    deadline: Duration,
+}
+
+impl Store {
+    /// Sets the database up; no server needs to be there yet.
+    ///
+    /// # Errors
+    /// A connection string that [`check_uri`] refuses.
+    pub async fn new(config: StoreConfig) -> Result<Self, StoreSetupError> {
+        Self::with_deadline(config, CALL_DEADLINE).await
+    }
+
+    /// As [`Store::new`], with another deadline for a call.
+    ///
+    /// # Errors
+    /// As [`Store::new`].
+    pub async fn with_deadline(config: StoreConfig, deadline: Duration) -> Result<Self, StoreSetupError> {
+        let uri = check_uri(config.uri.expose()).map_err(StoreSetupError)?;
+        let inner = Inner {
+            write_concern: uri::write_concern(&uri).map_err(StoreSetupError)?,
+            connection: Connection::new(uri, config.database),
+            collections: Collections::default(),
+            keys: config.upsert_keys,
+            command_bytes: config.batch_max_bytes.min(commands::COMMAND_MAX_BYTES),
+            deadline,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Writes `events`, which all come from `source`, as if one after another in this order.
+    pub async fn apply(&self, source: &Source, events: &[&StorableEvent]) -> Applied {
+        if events.is_empty() {
+            return Applied::default();
+        }
+        let Inner { connection, keys, deadline, .. } = &*self.inner;
+        let collection = self.inner.collections.of(source);
+        let prepared = collection.prepare(*deadline, |build_deadline| {
+            let (known, collection) = (&*collection, source.as_str());
+            Preparation { connection, keys, collection, known, deadline: *deadline, build_deadline }.run()
+        });
+        if let Err(trouble) = prepared.await {
+            return Applied::nothing(events.len(), trouble);
+        }
+        let way = Way {
+            connection,
+            keys,
+            write_concern: &self.inner.write_concern,
+            collection: source.as_str(),
+            command_bytes: self.inner.command_bytes,
+            deadline: collection.write_deadline(*deadline, events.len()),
+        };
+        let applied = Batch::new(way, events).run().await;
+        if events.len() == 1 {
+            let timed_out = applied.trouble.as_ref().is_some_and(|trouble| trouble.timed_out);
+            collection.lone_record_timed_out(timed_out && connection.state.answers());
+        }
+        applied
+    }
+
+    /// Whether the server can be used, and each change of it.
+    pub fn state(&self) -> watch::Receiver<StoreState> {
+        self.inner.connection.state.subscribe()
+    }
+
+    /// Asks the server every second until `stop`. Without it, only writes tell the state.
+    pub async fn watch(&self, stop: CancellationToken) {
+        self.inner.connection.watch(stop).await;
+    }
+
+    /// The collections that take no writes until an operator puts them right: why, and the query that shows it.
+    pub fn blocked(&self) -> Vec<String> {
+        self.inner.collections.blocked()
+    }
+}

@@ -1,0 +1,174 @@
+//! Reads the reply to a write in full. What a reply does not say has not happened: a reply whose numbers do not add up
+//! is an error and never a success.
+
+use bson::{Bson, Document};
+
+/// What the server said of one command.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Reply {
+    /// Documents inserted, or matched by an update.
+    pub(super) n: usize,
+    /// Documents that an update changed.
+    pub(super) n_modified: usize,
+    /// The statements that failed, by their position in the command.
+    pub(super) errors: Vec<StatementError>,
+    /// The write concern was not met: nothing of this command is known to last.
+    pub(super) write_concern_error: Option<String>,
+}
+
+/// One statement that failed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct StatementError {
+    pub(super) position: usize,
+    pub(super) code: i32,
+    pub(super) message: String,
+    /// The fields of the index that has the value already.
+    pub(super) duplicate_of: Option<Vec<String>>,
+}
+
+impl Reply {
+    /// Reads the reply to a command of `sent` statements.
+    ///
+    /// # Errors
+    /// What is missing or impossible.
+    pub(super) fn read(reply: &Document, sent: usize) -> Result<Self, String> {
+        let n = count(reply, "n")?.ok_or("the reply has no n")?;
+        let n_modified = count(reply, "nModified")?.unwrap_or(0);
+        let mut errors = match reply.get("writeErrors") {
+            None => Vec::new(),
+            Some(Bson::Array(errors)) => errors.iter().map(StatementError::read).collect::<Result<_, _>>()?,
+            Some(_) => return Err("the reply's writeErrors is no array".into()),
+        };
+        errors.sort_by_key(|error| error.position);
+        let distinct = errors.windows(2).all(|pair| pair[0].position < pair[1].position);
+        if !distinct || errors.last().is_some_and(|error| error.position >= sent) {
+            return Err("the reply's writeErrors name statements that were not sent".into());
+        }
+        if n + errors.len() > sent || n_modified > n {
+            return Err(format!("the reply counts {n} of {sent} statements, {} failed", errors.len()));
+        }
+        Ok(Self { n, n_modified, errors, write_concern_error: write_concern_error(reply) })
+    }
+}
+
+impl StatementError {
+    fn read(error: &Bson) -> Result<Self, String> {
+        let error = error.as_document().ok_or("an entry of writeErrors is no document")?;
+        let position = count(error, "index")?.ok_or("an entry of writeErrors has no index")?;
+        let code = count(error, "code")?.and_then(|code| i32::try_from(code).ok());
+        let message = error.get_str("errmsg").unwrap_or_default();
+        let pattern = error.get_document("keyPattern").ok();
+        Ok(Self {
+            position,
+            code: code.ok_or("an entry of writeErrors has no code")?,
+            message: message.to_owned(),
+            duplicate_of: match pattern {
+                Some(pattern) => Some(pattern.keys().cloned().collect()),
+                None => fields_of_index_name(message),
+            },
+        })
+    }
+
+    /// Whether this is the index over exactly `fields`, in any order and direction: then the key as a whole exists.
+    pub(super) fn is_duplicate_of<'a>(&self, fields: impl Iterator<Item = &'a str>) -> bool {
+        let Some(indexed) = &self.duplicate_of else { return false };
+        let mut fields: Vec<&str> = fields.collect();
+        let mut indexed: Vec<&str> = indexed.iter().map(String::as_str).collect();
+        fields.sort_unstable();
+        indexed.sort_unstable();
+        fields == indexed
+    }
+}
+
+/// A whole number that is not negative, whichever numeric type it has.
+fn count(document: &Document, field: &str) -> Result<Option<usize>, String> {
+    let number = match document.get(field) {
+        None => return Ok(None),
+        Some(Bson::Int32(number)) => i64::from(*number),
+        Some(Bson::Int64(number)) => *number,
+        Some(Bson::Double(number)) if number.fract() == 0.0 => *number as i64,
+        Some(_) => return Err(format!("the reply's {field} is no whole number")),
+    };
+    usize::try_from(number).map(Some).map_err(|_| format!("the reply's {field} is negative"))
+}
+
+fn write_concern_error(reply: &Document) -> Option<String> {
+    let error = reply.get("writeConcernError")?;
+    let text = error.as_document().and_then(|error| error.get_str("errmsg").ok());
+    Some(format!("the write concern was not met: {}", text.unwrap_or("no reason was given")))
+}
+
+/// Older servers name the index only in the message, `… index: mode_s_1_registration_1 dup key: …`; a name made by
+/// MongoDB's rule is its fields with their directions.
+fn fields_of_index_name(message: &str) -> Option<Vec<String>> {
+    let (_, rest) = message.split_once("index: ")?;
+    let name = rest.split(" dup key").next()?.trim();
+    if name == "_id_" {
+        return Some(vec!["_id".to_owned()]);
+    }
+    let mut fields = Vec::new();
+    let mut rest = name;
+    while !rest.is_empty() {
+        let end = rest.find("_1_").or_else(|| rest.len().checked_sub(2).filter(|at| rest[*at..] == *"_1"))?;
+        fields.push(rest[..end].to_owned());
+        rest = rest.get(end + 3..).unwrap_or_default();
+    }
+    Some(fields)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::doc;
+
+    #[test]
+    fn a_reply_is_read_in_full() {
+        let reply = doc! { "ok": 1.0, "n": 1, "writeErrors": [
+            { "index": 2, "code": 121, "errmsg": "Document failed validation" },
+            { "index": 0, "code": 11000, "keyPattern": { "registration": 1, "mode_s": -1 }, "errmsg": "E11000" },
+        ], "writeConcernError": { "code": 64, "errmsg": "timed out" } };
+        let read = Reply::read(&reply, 3).expect("a reply");
+        assert_eq!((read.n, read.n_modified), (1, 0));
+        assert_eq!(read.errors.iter().map(|error| error.position).collect::<Vec<_>>(), [0, 2]);
+        assert!(read.errors[0].is_duplicate_of(["mode_s", "registration"].into_iter()));
+        assert!(!read.errors[0].is_duplicate_of(["mode_s"].into_iter()));
+        assert!(!read.errors[1].is_duplicate_of(std::iter::empty()));
+        assert_eq!(read.write_concern_error.as_deref(), Some("the write concern was not met: timed out"));
+    }
+
+    #[test]
+    fn success_is_never_assumed() {
+        let wrong = [
+            doc! { "ok": 1 },
+            doc! { "n": "2" },
+            doc! { "n": -1 },
+            doc! { "n": 3 },
+            doc! { "n": 1, "nModified": 2 },
+            doc! { "n": 2, "writeErrors": [{ "index": 0, "code": 1 }] },
+            doc! { "n": 0, "writeErrors": [{ "index": 2, "code": 1 }] },
+            doc! { "n": 0, "writeErrors": [{ "index": 0, "code": 1 }, { "index": 0, "code": 1 }] },
+            doc! { "n": 0, "writeErrors": [{ "index": 0 }] },
+            doc! { "n": 0, "writeErrors": [{ "code": 1 }] },
+            doc! { "n": 0, "writeErrors": 1 },
+        ];
+        for reply in wrong {
+            assert!(Reply::read(&reply, 2).is_err(), "{reply}");
+        }
+        assert_eq!(
+            Reply::read(&doc! { "n": 2_i64, "nModified": 1.0 }, 2).map(|reply| reply.n_modified),
+            Ok(1)
+        );
+        let unmet = Reply::read(&doc! { "n": 2, "writeConcernError": 1 }, 2).expect("a reply");
+        assert!(unmet.write_concern_error.is_some());
+    }
+
+    #[test]
+    fn the_index_is_known_from_the_message_where_the_pattern_is_missing() {
+        let fields = |name: &str| fields_of_index_name(&format!("E11000 … index: {name} dup key: {{ : 1 }}"));
+        assert_eq!(fields("_id_"), Some(vec!["_id".to_owned()]));
+        assert_eq!(fields("event_id_1"), Some(vec!["event_id".to_owned()]));
+        assert_eq!(fields("a.b_1_c_1"), Some(vec!["a.b".to_owned(), "c".to_owned()]));
+        assert_eq!(fields("of_the_user"), None);
+        assert_eq!(fields_of_index_name("E11000"), None);
+    }
+}

@@ -1,0 +1,19 @@
+//! The consumer against a real broker and a real database.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, also in its verbs")]
+
+mod outages;
+mod progress;
+mod records;
+mod scripted_server;
+mod settings;
+mod shared_database;
+mod store_guard;
+mod store_keys;
+mod store_outages;
+mod store_outcomes;
+mod store_refusals;
+mod store_replies;
+mod store_stage;
+mod store_values;
+mod trial;
+mod world;

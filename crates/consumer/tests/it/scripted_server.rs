@@ -1,0 +1,129 @@
+//! A server that speaks MongoDB's wire protocol and answers as a test says: for answers that a healthy database does
+//! not give when asked to.
+
+use std::sync::{Arc, Mutex};
+
+use bson::{Document, doc};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+const OP_REPLY: i32 = 1;
+const OP_QUERY: i32 = 2004;
+const OP_MSG: i32 = 2013;
+
+/// What a test has the server do with a command.
+pub enum Answer {
+    /// What a healthy server says.
+    Usual,
+    Reply(Document),
+    /// The connection breaks before the answer.
+    Silence,
+}
+
+type Script = dyn Fn(&Document) -> Answer + Send + Sync;
+
+/// Ends when it is dropped.
+pub struct ScriptedServer {
+    pub uri: String,
+    commands: Arc<Mutex<Vec<Document>>>,
+    task: JoinHandle<()>,
+}
+
+impl ScriptedServer {
+    pub async fn start(
+        wire_version: i32,
+        script: impl Fn(&Document) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let uri = format!("mongodb://{}/", listener.local_addr().expect("an address"));
+        let commands = Arc::new(Mutex::new(Vec::new()));
+        let (script, log): (Arc<Script>, _) = (Arc::new(script), Arc::clone(&commands));
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(converse(stream, wire_version, Arc::clone(&script), Arc::clone(&log)));
+            }
+        });
+        Self { uri, commands, task }
+    }
+
+    /// The names of the commands that came, greetings excepted.
+    pub fn commands(&self) -> Vec<String> {
+        let name = |command: &Document| command.keys().next().cloned().unwrap_or_default();
+        self.commands.lock().expect("no panic").iter().map(name).collect()
+    }
+}
+
+impl Drop for ScriptedServer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn converse(
+    mut stream: TcpStream,
+    wire_version: i32,
+    script: Arc<Script>,
+    log: Arc<Mutex<Vec<Document>>>,
+) {
+    while let Some((request, operation, command)) = receive(&mut stream).await {
+        let name = command.keys().next().cloned().unwrap_or_default();
+        let greeting = matches!(name.as_str(), "hello" | "ismaster" | "isMaster");
+        if !greeting {
+            log.lock().expect("no panic").push(command.clone());
+        }
+        let answer = if greeting { Answer::Usual } else { script(&command) };
+        let reply = match answer {
+            Answer::Silence => return,
+            Answer::Reply(reply) => reply,
+            Answer::Usual => usual(&name, &command, wire_version),
+        };
+        send(&mut stream, request, operation, &reply).await;
+    }
+}
+
+fn usual(name: &str, command: &Document, wire_version: i32) -> Document {
+    let sent = |list: &str| command.get_array(list).map_or(0, |list| i32::try_from(list.len()).unwrap_or(0));
+    match name {
+        "insert" => doc! { "ok": 1, "n": sent("documents") },
+        "update" => doc! { "ok": 1, "n": sent("updates"), "nModified": sent("updates") },
+        "listIndexes" => doc! { "ok": 0, "code": 26, "codeName": "NamespaceNotFound", "errmsg": "none" },
+        "find" => doc! { "ok": 1, "cursor": { "id": 0_i64, "ns": "d.c", "firstBatch": [] } },
+        _ => doc! {
+            "ok": 1, "helloOk": true, "ismaster": true, "isWritablePrimary": true, "minWireVersion": 0,
+            "maxWireVersion": wire_version, "maxBsonObjectSize": 16 << 20, "maxMessageSizeBytes": 48_000_000,
+            "maxWriteBatchSize": 100_000,
+        },
+    }
+}
+
+/// The request's number, its operation and its command.
+async fn receive(stream: &mut TcpStream) -> Option<(i32, i32, Document)> {
+    let length = usize::try_from(stream.read_i32_le().await.ok()?).ok()?;
+    let mut message = vec![0; length - 4];
+    stream.read_exact(&mut message).await.ok()?;
+    let number = |at: usize| i32::from_le_bytes(message[at..at + 4].try_into().expect("four bytes"));
+    let operation = number(8);
+    // After the header: flags and the kind of the section, or flags, the collection's name and two numbers.
+    let body = match operation {
+        OP_QUERY => 16 + message[16..].iter().position(|byte| *byte == 0)? + 1 + 8,
+        _ => 17,
+    };
+    let command = Document::from_reader(&message[body..]).expect("a command");
+    Some((number(0), operation, command))
+}
+
+async fn send(stream: &mut TcpStream, request: i32, operation: i32, reply: &Document) {
+    let mut body = match operation {
+        OP_QUERY => [8, 0, 0, 0, 1].iter().flat_map(|number: &i32| number.to_le_bytes()).collect(),
+        _ => vec![0; 5],
+    };
+    reply.to_writer(&mut body).expect("BSON");
+    let kind = if operation == OP_QUERY { OP_REPLY } else { OP_MSG };
+    let length = i32::try_from(body.len() + 16).expect("a short reply");
+    let mut message: Vec<u8> =
+        [length, 0, request, kind].iter().flat_map(|number| number.to_le_bytes()).collect();
+    message.extend(body);
+    // A client that is gone needs no answer.
+    _ = stream.write_all(&message).await;
+}

@@ -1,0 +1,135 @@
+//! G3: the newest event wins, whatever the order, and a document keeps its `_id`.
+
+use std::collections::BTreeMap;
+
+use bson::{Document, doc};
+use consumer::store::Counts;
+use events::StorableEvent;
+use fastrand::Rng;
+use serde_json::json;
+
+use crate::store_stage::{Setting, Stage, body, counts, event, expected, open, sum};
+
+/// What the collection ought to be, by the words of the promise: one event after another.
+#[derive(Default)]
+struct Model {
+    newest: BTreeMap<String, StorableEvent>,
+}
+
+impl Model {
+    /// `None`: the validator refuses it. What is refused and superseded at once may end as either.
+    fn apply(&mut self, event: &StorableEvent, rejected: bool) -> Option<Counts> {
+        let older = |stored: &StorableEvent| {
+            (event.timestamp, event.ingested_at) < (stored.timestamp, stored.ingested_at)
+        };
+        let stale = self.newest.get(event.id.as_str()).is_some_and(older);
+        if event.document.get_i32("v").expect("v") == REFUSED && (rejected || !stale) {
+            return None;
+        }
+        let Some(stored) = self.newest.get(event.id.as_str()) else {
+            self.newest.insert(event.id.to_string(), event.clone());
+            return Some(counts(1, 0, 0, 0));
+        };
+        if stale {
+            return Some(counts(0, 0, 0, 1));
+        }
+        let unchanged = stored.document == event.document;
+        self.newest.insert(event.id.to_string(), event.clone());
+        Some(if unchanged { counts(0, 0, 1, 0) } else { counts(0, 1, 0, 0) })
+    }
+}
+
+/// A value that the collection's validator refuses.
+const REFUSED: i32 = 7;
+
+fn any_event(random: &mut Rng, ids: u32) -> StorableEvent {
+    let id = format!("id{}", random.u32(0..ids));
+    event(&id, random.i64(1..6), random.i64(1..4), &json!({ "v": random.i32(0..8) }))
+}
+
+#[tokio::test]
+async fn g3_any_order_of_events_ends_as_if_applied_one_after_another() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = Rng::with_seed(seed);
+    for round in 0..12 {
+        let setting = Setting { batch_max_bytes: random.usize(600..40_000), ..Setting::default() };
+        let stage = Stage::on_shared(setting).await;
+        let create = doc! { "create": stage.source.as_str(), "validator": { "v": { "$ne": REFUSED } } };
+        stage.database.run_command(create).await.expect("a collection");
+        let mut model = Model::default();
+        let mut ids: BTreeMap<String, bson::oid::ObjectId> = BTreeMap::new();
+        for _ in 0..random.usize(2..8) {
+            let batch: Vec<StorableEvent> =
+                (0..random.usize(1..120)).map(|_| any_event(&mut random, 1 + round * 4)).collect();
+            let applied = stage.apply(&batch).await;
+            let rejected = |index| applied.rejected.iter().any(|rejected| rejected.index == index);
+            let outcomes: Vec<Option<Counts>> =
+                batch.iter().enumerate().map(|(index, event)| model.apply(event, rejected(index))).collect();
+            let refused: Vec<usize> = (0..batch.len()).filter(|index| outcomes[*index].is_none()).collect();
+            assert_eq!(applied.rejected.iter().map(|rejected| rejected.index).collect::<Vec<_>>(), refused);
+            assert_eq!(applied.unfinished, Vec::<usize>::new());
+            assert_eq!(applied.counts, outcomes.into_iter().flatten().fold(Counts::default(), sum));
+
+            let documents = stage.documents().await;
+            assert_eq!(documents.len(), model.newest.len());
+            for (document, wanted) in documents.into_iter().zip(model.newest.values()) {
+                let id = document.get_object_id("_id").expect("an _id");
+                assert_eq!(*ids.entry(wanted.id.to_string()).or_insert(id), id, "the _id changed");
+                assert_eq!(body(document), expected(wanted));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn g3_writers_that_race_leave_the_newest() {
+    let uri = crate::shared_database::uri().await;
+    let stage = Stage::at(&uri, Setting::default()).await;
+    let mut random = Rng::with_seed(3);
+    let mut all: Vec<StorableEvent> = (0..400)
+        .map(|n| event(&format!("id{:02}", n % 20), 1_000 + random.i64(0..50), n, &json!({ "v": n })))
+        .collect();
+    let mut newest: BTreeMap<String, &StorableEvent> = BTreeMap::new();
+    for event in &all {
+        let best = newest.entry(event.id.to_string()).or_insert(event);
+        if (event.timestamp, event.ingested_at) > (best.timestamp, best.ingested_at) {
+            *best = event;
+        }
+    }
+    let wanted: Vec<Document> = newest.values().map(|event| expected(event)).collect();
+    random.shuffle(&mut all);
+
+    let mut writers = Vec::new();
+    for share in all.chunks(50) {
+        let store = open(&uri, stage.database.name(), &Setting::default()).await;
+        let (share, source) = (share.to_vec(), stage.source.clone());
+        writers.push(tokio::spawn(async move {
+            for batch in share.chunks(10) {
+                let applied = store.apply(&source, &batch.iter().collect::<Vec<_>>()).await;
+                assert_eq!((applied.rejected, applied.unfinished), (vec![], vec![]));
+            }
+        }));
+    }
+    for writer in writers {
+        writer.await.expect("a writer");
+    }
+    assert_eq!(stage.documents().await.into_iter().map(body).collect::<Vec<_>>(), wanted);
+}
+
+#[tokio::test]
+async fn g3_a_stored_document_that_lacks_the_fields_counts_as_lowest() {
+    let stage = Stage::with_keys("event_id").await;
+    let stored = [
+        doc! { "event_id": "none", "left": "over" },
+        doc! { "event_id": "null", "event_timestamp": null, "ingested_at": null },
+        doc! { "event_id": "half", "event_timestamp": 5_i64 },
+        doc! { "event_id": "real", "event_timestamp": 5.5, "ingested_at": 1 },
+        doc! { "event_id": "newer", "event_timestamp": 6_i64 },
+    ];
+    stage.collection().insert_many(stored).await.expect("documents");
+    let batch: Vec<StorableEvent> =
+        ["none", "null", "half", "real", "newer"].iter().map(|id| event(id, 5, 5, &json!({}))).collect();
+    assert_eq!(stage.store(&batch).await, counts(0, 3, 0, 2));
+    assert_eq!(body(stage.one(doc! { "event_id": "none" }).await), expected(&batch[0]));
+}

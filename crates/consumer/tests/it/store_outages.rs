@@ -1,0 +1,109 @@
+//! G6: a server that is away, refuses us or hangs costs time and nothing else.
+
+use std::time::{Duration, Instant};
+
+use bson::doc;
+use consumer::store::{Counts, StoreState};
+use events::StorableEvent;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::shared_database;
+use crate::store_stage::{PATIENCE, Setting, Stage, counts, event};
+
+fn batch(names: std::ops::Range<u32>) -> Vec<StorableEvent> {
+    names.map(|n| event(&format!("e{n:03}"), 1, 1, &json!({ "n": n }))).collect()
+}
+
+/// Watches the server until the returned guard is dropped.
+fn watch(stage: &Stage) -> tokio_util::sync::DropGuard {
+    let stop = CancellationToken::new();
+    let (store, watched) = (stage.store.clone(), stop.clone());
+    tokio::spawn(async move { store.watch(watched).await });
+    stop.drop_guard()
+}
+
+#[tokio::test]
+async fn g6_a_killed_database_costs_no_event_and_work_resumes_by_itself() {
+    let database = shared_database::durable().await;
+    let stage = Stage::at(&database.uri(), Setting::default()).await;
+    let _watch = watch(&stage);
+    stage.until(|state| *state == StoreState::Ready).await;
+    assert_eq!(stage.store(&batch(0..50)).await, counts(50, 0, 0, 0));
+
+    database.kill().await.expect("killed");
+    let applied = stage.apply(&batch(50..60)).await;
+    assert_eq!((applied.counts, applied.unfinished.len()), (Counts::default(), 10));
+    stage.until(|state| matches!(state, StoreState::Away(_))).await;
+
+    database.restart().await.expect("restarted");
+    let back = Instant::now();
+    assert_eq!(stage.finish(&batch(50..60), Duration::from_secs(5)).await, counts(10, 0, 0, 0));
+    println!("resumed after {:?}", back.elapsed());
+    stage.until(|state| *state == StoreState::Ready).await;
+    assert_eq!(stage.store(&batch(0..60)).await, counts(0, 0, 60, 0));
+}
+
+#[tokio::test]
+async fn g6_a_database_that_hangs_is_given_up_at_the_deadline() {
+    let database = shared_database::durable().await;
+    let deadline = Duration::from_millis(700);
+    let stage = Stage::at(&database.uri(), Setting { deadline, ..Setting::default() }).await;
+    let _watch = watch(&stage);
+    stage.store(&batch(0..5)).await;
+
+    database.pause().await.expect("paused");
+    let started = Instant::now();
+    let applied = stage.apply(&batch(5..10)).await;
+    assert!(started.elapsed() < deadline + Duration::from_secs(1), "{:?}", started.elapsed());
+    assert_eq!(applied.unfinished, [0, 1, 2, 3, 4]);
+    assert!(applied.trouble.is_some_and(|trouble| trouble.timed_out));
+    stage.until(|state| matches!(state, StoreState::Away(_))).await;
+
+    database.resume().await.expect("resumed");
+    let finished = stage.finish(&batch(5..10), Duration::from_secs(5)).await;
+    assert_eq!(finished.total(), 5);
+    stage.until(|state| *state == StoreState::Ready).await;
+    assert_eq!(stage.documents().await.len(), 10);
+}
+
+#[tokio::test]
+async fn g6_a_database_that_is_not_there_yet_is_waited_for() {
+    let database = shared_database::durable().await;
+    database.kill().await.expect("killed");
+    let stage = Stage::at(&database.uri(), Setting::default()).await;
+    assert_eq!(*stage.store.state().borrow(), StoreState::Unknown);
+    let _watch = watch(&stage);
+    assert_eq!(stage.apply(&batch(0..3)).await.unfinished, [0, 1, 2]);
+    stage.until(|state| matches!(state, StoreState::Away(_))).await;
+    database.restart().await.expect("restarted");
+    assert_eq!(stage.finish(&batch(0..3), Duration::from_secs(5)).await, counts(3, 0, 0, 0));
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_told_as_refused_and_tried_again_until_it_is_right() {
+    let uri = shared_database::uri().await;
+    let user = format!("user{:08x}", fastrand::u32(..));
+    let (_, host) = uri.split_once("://").expect("a URI");
+    let secret = "s3cret-and-never-shown";
+    let separator = if host.contains('?') { "&" } else { "/?" };
+    let uri_of_user =
+        format!("mongodb://{user}:{secret}@{}{separator}authSource=admin", host.trim_end_matches('/'));
+    let stage = Stage::at(&uri_of_user, Setting::default()).await;
+    let _watch = watch(&stage);
+    let applied = stage.apply(&batch(0..3)).await;
+    assert_eq!(applied.unfinished, [0, 1, 2]);
+    let StoreState::Refused(reason) = stage.until(|state| matches!(state, StoreState::Refused(_))).await
+    else {
+        panic!("not refused")
+    };
+    let told = format!("{reason} {:?} {:?}", applied.trouble, stage.store);
+    assert!(!told.contains(secret), "{told}");
+
+    let admin = mongodb::Client::with_uri_str(&uri).await.expect("a client").database("admin");
+    let roles = vec![doc! { "role": "root", "db": "admin" }];
+    let create = doc! { "createUser": user, "pwd": secret, "roles": roles };
+    admin.run_command(create).await.expect("a user");
+    assert_eq!(stage.finish(&batch(0..3), PATIENCE).await, counts(3, 0, 0, 0));
+    stage.until(|state| *state == StoreState::Ready).await;
+}

@@ -1,0 +1,149 @@
+//! Replies that a healthy database does not give: each event is still told once, nothing is taken for stored that was
+//! not said to be, and nothing is dead-lettered for an outage.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bson::{Document, doc};
+use consumer::store::{Counts, StoreState};
+use events::StorableEvent;
+use serde_json::json;
+
+use crate::scripted_server::{Answer, ScriptedServer};
+use crate::store_stage::{Setting, Stage, counts, event};
+
+const WIRE_VERSION_5_0: i32 = 13;
+
+fn batch(size: u32) -> Vec<StorableEvent> {
+    (0..size).map(|n| event(&format!("e{n}"), 1, 1, &json!({ "bad": n % 4 == 2 }))).collect()
+}
+
+fn is(command: &Document, name: &str) -> bool {
+    command.keys().next().is_some_and(|first| first == name)
+}
+
+async fn stage(server: &ScriptedServer) -> Stage {
+    Stage::at(&server.uri, Setting::default()).await
+}
+
+/// A server that gives this answer to the command of this name.
+async fn answering(name: &'static str, reply: Document) -> ScriptedServer {
+    let script = move |command: &Document| match is(command, name) {
+        true => Answer::Reply(reply.clone()),
+        false => Answer::Usual,
+    };
+    ScriptedServer::start(WIRE_VERSION_5_0, script).await
+}
+
+#[tokio::test]
+async fn a_server_before_5_0_is_refused_with_the_reason_and_nothing_is_written() {
+    let server = ScriptedServer::start(9, |_| Answer::Usual).await;
+    let stage = stage(&server).await;
+    let applied = stage.apply(&batch(3)).await;
+    assert_eq!(applied.unfinished, [0, 1, 2]);
+    let state = stage.store.state().borrow().clone();
+    assert!(matches!(&state, StoreState::Refused(reason) if reason.contains("MongoDB 5.0")), "{state:?}");
+    assert_eq!(server.commands(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn g5_a_document_for_which_the_whole_command_is_refused_is_found_and_rejected_alone() {
+    let bad = |command: &Document| {
+        let refuse = |documents: &[bson::Bson]| {
+            documents.iter().filter_map(|document| document.as_document()).any(|document| {
+                let replaced = document.get_array("u").ok().map(|pipeline| format!("{pipeline:?}"));
+                document.get_bool("bad").unwrap_or(false)
+                    || replaced.is_some_and(|pipeline| pipeline.contains("\"bad\": Boolean(true)"))
+            })
+        };
+        let lists = ["documents", "updates"].iter().filter_map(|list| command.get_array(list).ok());
+        lists.into_iter().any(|list| refuse(list))
+    };
+    let deep = doc! { "ok": 0, "code": 15, "codeName": "Overflow", "errmsg": "too deep" };
+    let script =
+        move |command: &Document| if bad(command) { Answer::Reply(deep.clone()) } else { Answer::Usual };
+    let server = ScriptedServer::start(WIRE_VERSION_5_0, script).await;
+    let stage = stage(&server).await;
+    let applied = stage.apply(&batch(11)).await;
+    let rejected: Vec<_> =
+        applied.rejected.iter().map(|rejected| (rejected.index, rejected.class.as_str())).collect();
+    assert_eq!(rejected, [(2, "Overflow"), (6, "Overflow"), (10, "Overflow")]);
+    assert_eq!((applied.counts, applied.unfinished), (counts(8, 0, 0, 0), vec![]));
+
+    // The same within the events that follow the first of their key.
+    let later = (0..9).map(|n| event("e", 1 + n, 1, &json!({ "bad": n % 4 == 2 }))).collect::<Vec<_>>();
+    let applied = stage.apply(&later).await;
+    assert_eq!(applied.rejected.iter().map(|rejected| rejected.index).collect::<Vec<_>>(), [2, 6]);
+    assert_eq!((applied.counts, applied.unfinished), (counts(1, 6, 0, 0), vec![]));
+}
+
+#[tokio::test]
+async fn a_write_concern_error_leaves_the_successes_unfinished_and_keeps_the_refusals() {
+    let reply = doc! {
+        "ok": 1, "n": 3, "writeErrors": [{ "index": 2, "code": 121, "errmsg": "refused" }],
+        "writeConcernError": { "code": 64, "errmsg": "waiting for replication timed out" },
+    };
+    let server = answering("insert", reply).await;
+    let applied = stage(&server).await.apply(&batch(4)).await;
+    assert_eq!(applied.rejected.iter().map(|rejected| rejected.index).collect::<Vec<_>>(), [2]);
+    assert_eq!((applied.counts, applied.unfinished), (Counts::default(), vec![0, 1, 3]));
+}
+
+#[tokio::test]
+async fn an_outage_in_any_form_rejects_nothing() {
+    let refused = |code: i32| doc! { "ok": 0, "code": code, "codeName": "x", "errmsg": "x" };
+    let replies = [
+        refused(10107),
+        refused(91),
+        refused(13),
+        refused(2),
+        refused(987_654),
+        doc! { "ok": 1 },
+        doc! { "ok": 1, "n": 1 },
+        doc! { "ok": 1, "n": 9 },
+        doc! { "ok": 1, "n": 2, "writeErrors": "none" },
+    ];
+    for reply in replies {
+        let server = answering("insert", reply.clone()).await;
+        let applied = stage(&server).await.apply(&batch(4)).await;
+        assert_eq!((applied.counts, applied.rejected), (Counts::default(), vec![]), "{reply}");
+        assert_eq!(applied.unfinished, [0, 1, 2, 3], "{reply}");
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_is_refused_for_now_holds_up_only_its_own_key() {
+    for code in [112, 10107, 987_654, 11000] {
+        // 11000 without a word of the index: it may have been the key, so in doubt it is tried again.
+        let reply = doc! { "ok": 1, "n": 2, "writeErrors": [{ "index": 1, "code": code, "errmsg": "x" }] };
+        let server = answering("insert", reply).await;
+        let one = |id: &str, timestamp| event(id, timestamp, 1, &json!({}));
+        let events = [one("a", 1), one("b", 1), one("c", 1), one("b", 2), one("a", 2), one("b", 3)];
+        let applied = stage(&server).await.apply(&events).await;
+        assert_eq!(applied.rejected, vec![], "{code}");
+        assert_eq!((applied.counts, applied.unfinished), (counts(2, 1, 0, 0), vec![1, 3, 5]), "{code}");
+    }
+}
+
+#[tokio::test]
+async fn after_a_lost_reply_the_retry_s_outcome_counts() {
+    let lost = AtomicBool::new(false);
+    let exists = |command: &Document| {
+        let documents = command.get_array("documents").map_or(0, Vec::len);
+        let error = |index| doc! { "index": index, "code": 11000, "keyPattern": { "event_id": 1 }, "errmsg": "E11000" };
+        let errors: Vec<Document> = (0..i32::try_from(documents).unwrap_or(0)).map(error).collect();
+        doc! { "ok": 1, "n": 0, "writeErrors": errors }
+    };
+    let script = move |command: &Document| match command.keys().next().map(String::as_str) {
+        Some("insert") if !lost.swap(true, Ordering::Relaxed) => Answer::Silence,
+        Some("insert") => Answer::Reply(exists(command)),
+        Some("update") => Answer::Reply(doc! { "ok": 1, "n": 4, "nModified": 0 }),
+        _ => Answer::Usual,
+    };
+    let server = ScriptedServer::start(WIRE_VERSION_5_0, script).await;
+    let stage = stage(&server).await;
+    let applied = stage.apply(&batch(4)).await;
+    assert_eq!((applied.counts, applied.rejected), (Counts::default(), vec![]));
+    assert!(matches!(*stage.store.state().borrow(), StoreState::Away(_)));
+    assert_eq!(stage.store(&batch(4)).await, counts(0, 0, 4, 0));
+    assert_eq!(*stage.store.state().borrow(), StoreState::Ready);
+}

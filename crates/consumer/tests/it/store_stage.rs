@@ -1,0 +1,182 @@
+//! What the tests of the store share: a database server for all of them, and for each a [`Stage`] with a database and a
+//! collection of its own.
+
+use std::time::{Duration, Instant};
+
+use bson::{Document, doc};
+use consumer::store::{Applied, Counts, Store, StoreConfig, StoreState, UpsertKeys, check_uri};
+use events::{Decoded, RecordView, Source, StorableEvent};
+use serde_json::{Value, json};
+
+/// How long a condition may take to come true.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A store with a database of its own, seen from both sides.
+pub struct Stage {
+    pub store: Store,
+    pub source: Source,
+    pub database: mongodb::Database,
+}
+
+/// How a test's store differs from the usual.
+pub struct Setting {
+    pub keys: &'static str,
+    pub deadline: Duration,
+    pub batch_max_bytes: usize,
+}
+
+impl Default for Setting {
+    fn default() -> Self {
+        Self { keys: "event_id", deadline: Duration::from_secs(10), batch_max_bytes: 8 << 20 }
+    }
+}
+
+impl Stage {
+    /// On the server that all tests share.
+    pub async fn with_keys(keys: &'static str) -> Self {
+        Self::on_shared(Setting { keys, ..Setting::default() }).await
+    }
+
+    pub async fn on_shared(setting: Setting) -> Self {
+        Self::at(&crate::shared_database::uri().await, setting).await
+    }
+
+    /// On the server at `uri`.
+    pub async fn at(uri: &str, setting: Setting) -> Self {
+        let name = format!("store_{:016x}", fastrand::u64(..));
+        let client = mongodb::Client::with_uri_str(uri).await.expect("a client");
+        let store = open(uri, &name, &setting).await;
+        let source = Source::new("adsbdb").expect("a source");
+        Self { store, source, database: client.database(&name) }
+    }
+
+    pub fn collection(&self) -> mongodb::Collection<Document> {
+        self.database.collection(self.source.as_str())
+    }
+
+    pub async fn apply(&self, events: &[StorableEvent]) -> Applied {
+        let events: Vec<&StorableEvent> = events.iter().collect();
+        let applied = self.store.apply(&self.source, &events).await;
+        assert_told_once(&applied, events.len());
+        applied
+    }
+
+    /// Applies events of which none is refused and no server is away.
+    pub async fn store(&self, events: &[StorableEvent]) -> Counts {
+        let applied = self.apply(events).await;
+        assert_eq!((applied.rejected, applied.unfinished, applied.trouble), (vec![], vec![], None));
+        applied.counts
+    }
+
+    /// Applies what is unfinished again and again, as a lane does, until nothing is left.
+    pub async fn finish(&self, events: &[StorableEvent], within: Duration) -> Counts {
+        let started = Instant::now();
+        let mut left: Vec<&StorableEvent> = events.iter().collect();
+        let mut counts = Counts::default();
+        while !left.is_empty() {
+            let applied = self.store.apply(&self.source, &left).await;
+            assert_told_once(&applied, left.len());
+            assert_eq!(applied.rejected, vec![]);
+            counts = sum(counts, applied.counts);
+            left = applied.unfinished.iter().map(|index| left[*index]).collect();
+            assert!(started.elapsed() < within, "unfinished after {within:?}: {:?}", applied.trouble);
+            tokio::task::yield_now().await;
+        }
+        counts
+    }
+
+    /// The collection by event id, without the documents' own ids.
+    pub async fn documents(&self) -> Vec<Document> {
+        let mut cursor =
+            self.collection().find(doc! {}).sort(doc! { "event_id": 1 }).await.expect("a cursor");
+        let mut documents = Vec::new();
+        while cursor.advance().await.expect("a document") {
+            documents.push(cursor.deserialize_current().expect("a document"));
+        }
+        documents
+    }
+
+    pub async fn one(&self, filter: Document) -> Document {
+        self.collection().find_one(filter).await.expect("an answer").expect("a document")
+    }
+
+    pub async fn index(&self, name: &str) -> Option<Document> {
+        let reply = self.database.run_command(doc! { "listIndexes": self.source.as_str() }).await.ok()?;
+        let list = reply.get_document("cursor").ok()?.get_array("firstBatch").ok()?.clone();
+        list.iter()
+            .filter_map(|index| index.as_document())
+            .find(|index| index.get_str("name").ok() == Some(name))
+            .cloned()
+    }
+
+    /// Waits until the state is as wanted.
+    pub async fn until(&self, wanted: impl Fn(&StoreState) -> bool) -> StoreState {
+        let mut state = self.store.state();
+        let waited = tokio::time::timeout(PATIENCE, state.wait_for(|state| wanted(state)));
+        waited.await.expect("the state in time").expect("a state").clone()
+    }
+}
+
+/// A store as the consumer opens it.
+pub async fn open(uri: &str, database: &str, setting: &Setting) -> Store {
+    let config = StoreConfig {
+        uri: check_uri(uri).expect("a URI"),
+        database: database.to_owned(),
+        upsert_keys: UpsertKeys::parse(setting.keys).expect("keys"),
+        batch_max_bytes: setting.batch_max_bytes,
+    };
+    Store::with_deadline(config, setting.deadline).await.expect("a store")
+}
+
+/// An event as it comes from Kafka.
+pub fn event(id: &str, timestamp: i64, ingested_at: i64, payload: &Value) -> StorableEvent {
+    event_with(id, timestamp, ingested_at, &payload.to_string())
+}
+
+/// As [`event`], its payload as text, for what serde_json cannot hold.
+pub fn event_with(id: &str, timestamp: i64, ingested_at: i64, payload: &str) -> StorableEvent {
+    let id = json!(id);
+    let value = format!(
+        r#"{{"id":{id},"timestamp":{timestamp},"source":"adsbdb","payload":{payload},"ingested_at":{ingested_at},"api_version":"1.0.0"}}"#
+    );
+    let record = RecordView { key: None, value: value.as_bytes(), timestamp: None };
+    match events::decode(&record, |_| true) {
+        Ok(Decoded::Event(event)) => event,
+        other => panic!("no event: {other:?}"),
+    }
+}
+
+/// The document without `_id`.
+pub fn body(mut document: Document) -> Document {
+    document.remove("_id");
+    document
+}
+
+/// What `event` is to become, without `_id`.
+pub fn expected(event: &StorableEvent) -> Document {
+    Document::try_from(event.document.clone()).expect("a document")
+}
+
+pub fn counts(inserted: u64, updated: u64, unchanged: u64, stale: u64) -> Counts {
+    Counts { inserted, updated, unchanged, stale }
+}
+
+pub fn sum(one: Counts, other: Counts) -> Counts {
+    counts(
+        one.inserted + other.inserted,
+        one.updated + other.updated,
+        one.unchanged + other.unchanged,
+        one.stale + other.stale,
+    )
+}
+
+/// Each event is counted, rejected or unfinished, and only one of these.
+fn assert_told_once(applied: &Applied, events: usize) {
+    let mut indexes: Vec<usize> = applied.rejected.iter().map(|rejected| rejected.index).collect();
+    indexes.extend(&applied.unfinished);
+    indexes.sort_unstable();
+    indexes.dedup();
+    assert_eq!(indexes.len(), applied.rejected.len() + applied.unfinished.len(), "{applied:?}");
+    assert_eq!(indexes.len() as u64 + applied.counts.total(), events as u64, "{applied:?}");
+    assert_eq!(applied.unfinished.is_empty(), applied.trouble.is_none(), "{applied:?}");
+}

@@ -1,0 +1,82 @@
+//! Values are data: nothing inside a payload is ever an operator, a path or a variable to the database.
+
+use bson::{RawDocumentBuf, doc};
+use serde_json::json;
+
+use crate::store_stage::{Stage, body, counts, event_with, expected};
+
+/// Every name and text that means something to MongoDB, and numbers beyond int64.
+fn hostile(mark: u32) -> String {
+    let fields = [
+        r#""$x":"$y""#,
+        r#""a.b":{"$c":"$d.e","f.g":["$h"]}"#,
+        r#""a":{"b":"$$ROOT"}"#,
+        r#""":{"":"","$literal":1}"#,
+        r#""$literal":{"$literal":"$$REMOVE"}"#,
+        r#""$set":{"event_id":"stolen"}"#,
+        r#""$where":"sleep(1000)""#,
+        r#""text":"a\u0000b\ud83d\ude00""#,
+        r#""big":123456789012345678901234567890"#,
+        r#""int":9223372036854775807"#,
+        r#""real":0.1"#,
+        r#""empty":{}"#,
+        r#""none":null"#,
+        r#""list":[[],{},[null,"$z",{"$gt":""}]]"#,
+    ];
+    format!(r#"{{{},"mark":{mark}}}"#, fields.join(","))
+}
+
+#[tokio::test]
+async fn hostile_names_and_values_survive_an_insert_and_an_update() {
+    let stage = Stage::with_keys("event_id").await;
+    let id = "$event_id.{\"$ne\": null}";
+    let first = event_with(id, 1, 1, &hostile(1));
+    assert_eq!(stage.store(std::slice::from_ref(&first)).await, counts(1, 0, 0, 0));
+    let stored = stage.documents().await.remove(0);
+    let object_id = stored.get_object_id("_id").expect("an _id");
+    assert_eq!(body(stored), expected(&first));
+
+    let second = event_with(id, 2, 1, &hostile(2));
+    assert_eq!(stage.store(&[second.clone(), second.clone()]).await, counts(0, 1, 1, 0));
+    let stored = stage.documents().await.remove(0);
+    assert_eq!(stored.get_object_id("_id").ok(), Some(object_id));
+    assert_eq!(stored.keys().nth(1).map(String::as_str), Some("$x"), "the fields keep their order");
+    assert_eq!(body(stored), expected(&second));
+}
+
+#[tokio::test]
+async fn a_key_s_value_is_only_ever_compared() {
+    let stage = Stage::with_keys("mode_s,place.name").await;
+    let values = ["$mode_s", "$$ROOT", "", ".", "{\"$ne\":1}", "a.b", "/.*/", "A"];
+    let batch = |timestamp: i64| {
+        let one = |value: &&str| {
+            let payload = json!({ "mode_s": value, "place": { "name": value }, "v": timestamp });
+            event_with(&format!("{timestamp}-{value}"), timestamp, 1, &payload.to_string())
+        };
+        values.iter().map(one).collect::<Vec<_>>()
+    };
+    assert_eq!(stage.store(&batch(1)).await, counts(8, 0, 0, 0));
+    assert_eq!(stage.store(&batch(2)).await, counts(0, 8, 0, 0));
+    assert_eq!(stage.store(&batch(1)).await, counts(0, 0, 0, 8));
+    assert_eq!(stage.documents().await.len(), 8);
+}
+
+#[tokio::test]
+async fn a_payload_as_deep_as_is_accepted_survives_both_ways() {
+    let stage = Stage::with_keys("event_id").await;
+    let deep = |mark: u32| {
+        let nested = format!("{}{mark}{}", r#"{"a":"#.repeat(88), "}".repeat(88));
+        event_with("deep", i64::from(mark), 1, &nested)
+    };
+    assert_eq!(stage.store(&[deep(1)]).await, counts(1, 0, 0, 0));
+    assert_eq!(stage.store(&[deep(2)]).await, counts(0, 1, 0, 0));
+    // Compared as bytes: reading so deep a document into a tree needs more stack than a test has.
+    let raw = stage.collection().clone_with_type::<RawDocumentBuf>();
+    let stored = raw.find_one(doc! {}).await.expect("an answer").expect("a document");
+    let event = deep(2);
+    assert_eq!(stored.iter().count(), event.document.iter().count() + 1);
+    let elements = stored.iter().skip(1).zip(event.document.iter());
+    for (stored, wanted) in elements {
+        assert_eq!(stored.expect("an element"), wanted.expect("an element"));
+    }
+}
