@@ -1,3 +1,14 @@
-//! The binary.
+//! The poller's binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    poller::PROGRAM.main(
+        poller::Config::from_environment,
+        |config| config.listen_addr,
+        |config, stop| async move {
+            let app = poller::App::build(config).await?;
+            Ok(app.run_until(stop).await?)
+        },
+    )
+}

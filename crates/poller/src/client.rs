@@ -1,0 +1,211 @@
+//! The producer, as seen from here. The one module that uses reqwest. Every call has a deadline, looks at the whole
+//! reply before it calls it a success, and never follows a redirect.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::{Client, Response, StatusCode, redirect};
+use serde::Deserialize;
+use url::Url;
+
+use crate::Config;
+
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// How long the producer may take to say whether it is ready.
+const READY_LIMIT: Duration = Duration::from_secs(3);
+/// More than any reply of the producer has.
+const BODY_BYTES: usize = 1 << 20;
+/// No answer can silence the poller for longer.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
+
+/// An event that the producer took.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Accepted {
+    /// The event's id.
+    pub id: String,
+    /// Where it is kept.
+    pub partition: i32,
+    /// Its place there; not every acknowledgement tells it.
+    pub offset: Option<i64>,
+}
+
+/// A call that did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Refusal {
+    /// Why, in words.
+    pub reason: String,
+    /// How long the producer asks to be left alone.
+    pub retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    fn without_answer(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), retry_after: None }
+    }
+}
+
+/// The client cannot be made, as when the system has no certificates at all and the URL is https.
+#[derive(Debug, thiserror::Error)]
+#[error("no HTTP client: {}", root_cause(.0))]
+pub struct NoClient(#[from] reqwest::Error);
+
+/// The producer.
+#[derive(Debug, Clone)]
+pub struct Producer {
+    http: Client,
+    ready: Url,
+    ingest: Url,
+    call_timeout: Duration,
+}
+
+impl Producer {
+    /// Nothing is sent before the first call.
+    ///
+    /// # Errors
+    /// The TLS library finds no certificates.
+    pub fn new(config: &Config) -> Result<Self, NoClient> {
+        // The first in this process to install it wins; all of ours install the same.
+        _ = rustls::crypto::ring::default_provider().install_default();
+        let mut headers = HeaderMap::new();
+        if let Some(key) = &config.api_key {
+            // The configuration let only keys through that fit.
+            if let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {}", key.expose())) {
+                value.set_sensitive(true);
+                headers.insert(AUTHORIZATION, value);
+            }
+        }
+        let mut builder = Client::builder()
+            .user_agent(concat!("slipstream-poller/", env!("CARGO_PKG_VERSION")))
+            .default_headers(headers)
+            .connect_timeout(CONNECT_LIMIT)
+            // The producer is a neighbour: a proxy for the internet does not know it.
+            .no_proxy()
+            // A redirected POST would become a GET.
+            .redirect(redirect::Policy::none());
+        if config.producer.scheme() == "http" {
+            // No certificate is needed, so none is loaded and none has to be there.
+            builder = builder.tls_certs_only([]);
+        }
+        Ok(Self {
+            http: builder.build()?,
+            ready: endpoint(&config.producer, "readyz"),
+            ingest: endpoint(&config.producer, "ingest/adsbdb"),
+            call_timeout: config.call_timeout,
+        })
+    }
+
+    /// Whether the producer can do its work now.
+    ///
+    /// # Errors
+    /// Why not, or why it could not be asked.
+    pub async fn ready(&self) -> Result<(), Refusal> {
+        let sent = self.http.get(self.ready.clone()).timeout(READY_LIMIT).send().await;
+        let response = sent.map_err(|error| failure(&error, READY_LIMIT))?;
+        if response.status().is_success() {
+            return Ok(());
+        }
+        Err(refused(response).await)
+    }
+
+    /// Has one aircraft fetched and its event stored.
+    ///
+    /// # Errors
+    /// Any answer but the producer's own that says that an event was stored.
+    pub async fn ingest_adsbdb(&self) -> Result<Accepted, Refusal> {
+        let sent = self.http.post(self.ingest.clone()).timeout(self.call_timeout).send().await;
+        let response = sent.map_err(|error| failure(&error, self.call_timeout))?;
+        if response.status() != StatusCode::ACCEPTED {
+            return Err(refused(response).await);
+        }
+        let body = body(response).await.map_err(|error| failure(&error, self.call_timeout))?;
+        serde_json::from_slice(&body)
+            .map_err(|_| Refusal::without_answer("answered 202 with a body that is not the producer's"))
+    }
+}
+
+fn endpoint(base: &Url, path: &str) -> Url {
+    let mut url = base.clone();
+    url.set_path(&format!("{}/{path}", base.path().trim_end_matches('/')));
+    url.set_fragment(None);
+    url
+}
+
+/// The body, cut at [`BODY_BYTES`].
+async fn body(mut response: Response) -> Result<Vec<u8>, reqwest::Error> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        body.extend_from_slice(&chunk);
+        if body.len() > BODY_BYTES {
+            break;
+        }
+    }
+    Ok(body)
+}
+
+/// What an answer that is not a success says: its status, and the `detail` of its body if it has one.
+async fn refused(response: Response) -> Refusal {
+    #[derive(Deserialize)]
+    struct Problem {
+        detail: String,
+    }
+    let status = response.status();
+    let retry_after = response.headers().get(RETRY_AFTER).and_then(seconds);
+    let body = body(response).await.unwrap_or_default();
+    let reason = match serde_json::from_slice(&body) {
+        Ok(Problem { detail }) => {
+            format!("answered {status}: {}", detail.chars().take(300).collect::<String>())
+        }
+        Err(_) => format!("answered {status}"),
+    };
+    Refusal { reason, retry_after }
+}
+
+/// `Retry-After` in seconds; its other form, a date, is not one of the producer's.
+fn seconds(value: &HeaderValue) -> Option<Duration> {
+    let seconds = value.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER))
+}
+
+fn failure(error: &reqwest::Error, limit: Duration) -> Refusal {
+    let reason = if error.is_connect() {
+        format!("cannot be reached: {}", root_cause(error))
+    } else if error.is_timeout() {
+        format!("did not answer within {limit:?}")
+    } else {
+        format!("did not answer: {}", root_cause(error))
+    };
+    Refusal::without_answer(reason)
+}
+
+/// The innermost cause: the outer ones repeat the URL and say that something went wrong.
+fn root_cause(error: &reqwest::Error) -> String {
+    let mut cause = error.source();
+    while let Some(inner) = cause.and_then(std::error::Error::source) {
+        cause = Some(inner);
+    }
+    cause.map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_keep_the_path_of_the_base_url() {
+        let url = |base: &str| endpoint(&Url::parse(base).unwrap(), "ingest/adsbdb").to_string();
+        assert_eq!(url("http://api-producer:8080"), "http://api-producer:8080/ingest/adsbdb");
+        assert_eq!(url("https://host/slipstream/#x"), "https://host/slipstream/ingest/adsbdb");
+    }
+
+    #[test]
+    fn retry_after_is_seconds_and_has_a_limit() {
+        let parsed = |text: &str| seconds(&HeaderValue::from_str(text).unwrap());
+        assert_eq!(parsed("17"), Some(Duration::from_secs(17)));
+        assert_eq!(parsed("18446744073709551615"), Some(LONGEST_RETRY_AFTER));
+        for other in ["", "-1", "soon", "Tue, 24 Nov 2026 06:30:39 GMT"] {
+            assert_eq!(parsed(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The schedule, a pure function of time: tick *n* is due *n* intervals after the start, the first at once. Each
+//! tick is handed out at most once and in order, and is either called or counted as skipped; a tick that became
+//! due while a call was in flight is skipped, so calls neither overlap nor pile up.
+
+use std::time::Duration;
+
+/// What to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Call at this time after the start.
+    Call {
+        /// The time after the start.
+        at: Duration,
+        /// Ticks passed over since the last call.
+        skipped: u64,
+    },
+    /// No tick is left.
+    Over {
+        /// Ticks passed over since the last call.
+        skipped: u64,
+    },
+}
+
+/// Ticks from a start on. Times are counted from that start.
+#[derive(Debug, Clone)]
+pub struct Schedule {
+    interval_ns: u64,
+    /// `None` is without end.
+    duration_ns: Option<u64>,
+    /// The first tick that was not handed out.
+    next: u64,
+}
+
+impl Schedule {
+    /// Ticks every `interval` (above zero), the first at the start, all before `duration` if there is one.
+    pub fn new(interval: Duration, duration: Option<Duration>) -> Self {
+        Self { interval_ns: nanoseconds(interval).max(1), duration_ns: duration.map(nanoseconds), next: 0 }
+    }
+
+    /// Hands out the next tick, when it is `now` and no call may start before `earliest`.
+    ///
+    /// The tick is the next one that is not past. If `earliest` is later than that, it is the last one due by
+    /// then, called late, so that the delay after a failure keeps its jitter instead of being rounded up to a tick.
+    pub fn next(&mut self, now: Duration, earliest: Duration) -> Next {
+        let not_past = nanoseconds(now).div_ceil(self.interval_ns);
+        let upcoming = if self.next == 0 { 0 } else { self.next.max(not_past) };
+        let due = self.due(upcoming);
+        let (tick, at) = if earliest > due {
+            (nanoseconds(earliest) / self.interval_ns, earliest)
+        } else {
+            (upcoming, due)
+        };
+        if let Some(duration_ns) = self.duration_ns.filter(|duration_ns| nanoseconds(at) >= *duration_ns) {
+            let ticks = duration_ns.div_ceil(self.interval_ns);
+            let skipped = ticks.saturating_sub(self.next);
+            self.next += skipped;
+            return Next::Over { skipped };
+        }
+        let skipped = tick - self.next;
+        self.next = tick + 1;
+        Next::Call { at, skipped }
+    }
+
+    fn due(&self, tick: u64) -> Duration {
+        Duration::from_nanos(tick.saturating_mul(self.interval_ns))
+    }
+}
+
+/// 584 years at most.
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn every(interval_s: u32, duration_s: u32) -> Schedule {
+        Schedule::new(SECOND * interval_s, (duration_s > 0).then_some(SECOND * duration_s))
+    }
+
+    fn call(at_s: f64, skipped: u64) -> Next {
+        Next::Call { at: Duration::from_secs_f64(at_s), skipped }
+    }
+
+    fn step(schedule: &mut Schedule, now_s: f64) -> Next {
+        schedule.next(Duration::from_secs_f64(now_s), Duration::ZERO)
+    }
+
+    #[test]
+    fn prompt_answers_keep_every_tick_and_do_not_shift_the_schedule() {
+        let mut schedule = every(3, 10);
+        assert_eq!(step(&mut schedule, 0.001), call(0.0, 0));
+        assert_eq!(step(&mut schedule, 0.2), call(3.0, 0));
+        assert_eq!(step(&mut schedule, 3.9), call(6.0, 0));
+        assert_eq!(step(&mut schedule, 6.1), call(9.0, 0));
+        assert_eq!(step(&mut schedule, 9.1), Next::Over { skipped: 0 });
+    }
+
+    #[test]
+    fn a_slow_answer_skips_the_ticks_that_passed_meanwhile() {
+        let mut schedule = every(3, 0);
+        assert_eq!(step(&mut schedule, 0.0), call(0.0, 0));
+        assert_eq!(step(&mut schedule, 7.0), call(9.0, 2));
+        assert_eq!(step(&mut schedule, 12.0), call(12.0, 0), "an answer just at a tick does not miss it");
+    }
+
+    #[test]
+    fn a_delay_within_the_interval_changes_nothing() {
+        let mut schedule = every(3, 0);
+        step(&mut schedule, 0.0);
+        let (now, earliest) = (SECOND / 10, SECOND * 2);
+        assert_eq!(schedule.next(now, earliest), call(3.0, 0));
+    }
+
+    #[test]
+    fn a_delay_beyond_ticks_calls_the_last_of_them_late() {
+        let mut schedule = every(3, 0);
+        step(&mut schedule, 0.0);
+        assert_eq!(schedule.next(SECOND / 10, SECOND * 10), call(10.0, 2), "ticks 3 and 6 skipped, 9 at 10");
+        assert_eq!(step(&mut schedule, 10.1), call(12.0, 0), "then the schedule goes on as before");
+    }
+
+    #[test]
+    fn the_end_is_exclusive_and_no_late_call_passes_it() {
+        let mut schedule = every(3, 9);
+        step(&mut schedule, 0.0);
+        assert_eq!(step(&mut schedule, 5.9), call(6.0, 1));
+        assert_eq!(step(&mut schedule, 6.1), Next::Over { skipped: 0 }, "9 is not before 9");
+        let mut schedule = every(3, 10);
+        step(&mut schedule, 0.0);
+        assert_eq!(schedule.next(SECOND, SECOND * 10), Next::Over { skipped: 3 });
+        assert_eq!(step(&mut schedule, 11.0), Next::Over { skipped: 0 }, "over is over");
+    }
+
+    #[test]
+    fn a_duration_shorter_than_the_interval_is_one_call() {
+        let mut schedule = every(3, 1);
+        assert_eq!(step(&mut schedule, 0.0), call(0.0, 0));
+        assert_eq!(step(&mut schedule, 0.1), Next::Over { skipped: 0 });
+    }
+
+    #[test]
+    fn every_tick_is_called_or_skipped_whatever_the_answers_take() {
+        for seed in 0..50_u64 {
+            let mut random = seed;
+            let mut up_to = |limit: u64| {
+                random =
+                    random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (random >> 33) % limit
+            };
+            let (mut schedule, mut now, mut earliest) = (every(3, 1000), Duration::ZERO, Duration::ZERO);
+            let (mut calls, mut passed, mut last) = (0, 0, None);
+            loop {
+                match schedule.next(now, earliest) {
+                    Next::Call { at, skipped } => {
+                        assert!(at >= earliest && at >= now.min(at) && last.is_none_or(|last| at > last));
+                        (calls, passed, last) = (calls + 1, passed + skipped, Some(at));
+                        now = at + Duration::from_millis(up_to(8000));
+                        earliest = now + Duration::from_millis(up_to(2) * up_to(20_000));
+                    }
+                    Next::Over { skipped } => {
+                        passed += skipped;
+                        break;
+                    }
+                }
+            }
+            assert_eq!(calls + passed, 334, "seed {seed}");
+        }
+    }
+}
