@@ -1,1 +1,38 @@
-//! The operator's command.
+//! The operator's command: [`up`] runs the whole pipeline on this machine, [`simulate`] stands in for ADSBDB.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+pub mod cli;
+pub mod simulate;
+pub mod up;
+
+/// Does what the command line says. Exit codes: 0 all is as it must be, 1 it is not, 2 a wrong command line or
+/// configuration, 130 a second signal.
+pub fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&error.into()),
+    };
+    let outcome = runtime.block_on(async {
+        match cli.command {
+            cli::Command::Up(options) => up::up(options, std::env::vars().collect()).await,
+            cli::Command::Simulate(options) => simulate::simulate(options).await,
+        }
+    });
+    runtime.shutdown_timeout(std::time::Duration::from_millis(500));
+    outcome.unwrap_or_else(|error| complain(&error))
+}
+
+fn complain(error: &Failure) -> ExitCode {
+    _ = writeln!(std::io::stderr(), "slipstream: {error}");
+    let wrong_configuration = error.downcast_ref::<service::ConfigFaults>().is_some()
+        || matches!(error.downcast_ref(), Some(servers::ServerError::Setting(_)));
+    ExitCode::from(if wrong_configuration { 2 } else { 1 })
+}
+
+/// Why a command could not do its work, in words for its user.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;

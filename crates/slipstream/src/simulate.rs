@@ -1,0 +1,33 @@
+//! `slipstream simulate`: the ADSBDB simulator as a process of its own.
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use servers::Simulator;
+
+use crate::Failure;
+use crate::cli::SimulateOptions;
+
+/// Runs until a signal, or asks a running one for its health.
+///
+/// # Errors
+/// The address cannot be listened on.
+pub async fn simulate(options: SimulateOptions) -> Result<ExitCode, Failure> {
+    if options.healthcheck {
+        return Ok(if alive(options.listen).await { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    let stop = service::stop::on_signal()?;
+    let simulator = Simulator::start(options.listen).await?;
+    _ = writeln!(std::io::stdout(), "ADSBDB simulator on {}/v0/aircraft/random", simulator.base_url());
+    stop.cancelled().await;
+    simulator.stop().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn alive(listen: SocketAddr) -> bool {
+    let ip = if listen.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { listen.ip() };
+    let url = format!("http://{}/livez", SocketAddr::new(ip, listen.port()));
+    crate::up::http::get(&url, Duration::from_secs(3)).await.is_ok()
+}

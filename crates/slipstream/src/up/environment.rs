@@ -1,0 +1,108 @@
+//! What each of the three processes is told: the user's own variables, with what `up` knows better on top.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use service::ConfigFaults;
+
+/// The user's environment.
+pub type Environment = Vec<(String, String)>;
+
+/// The value of a variable; an empty one counts as not set.
+pub fn value<'a>(environment: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    let found = environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.trim());
+    found.filter(|value| !value.is_empty())
+}
+
+/// Where the servers and the processes are.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// Kafka's bootstrap servers.
+    pub kafka: String,
+    /// MongoDB's URI.
+    pub mongodb: String,
+    /// ADSBDB's base URL, if it is not the public one.
+    pub adsbdb: Option<String>,
+    /// Where the producer listens.
+    pub producer: SocketAddr,
+    /// Time between two polls, if the user said it on the command line.
+    pub poll_interval: Option<Duration>,
+}
+
+/// The configurations of the three processes.
+#[derive(Debug)]
+pub struct Configs {
+    /// The producer's.
+    pub producer: producer::Config,
+    /// The consumer's.
+    pub consumer: consumer::Config,
+}
+
+/// Reads the configurations of producer and consumer, as the processes themselves would.
+///
+/// # Errors
+/// Every wrong variable of all three processes.
+pub fn configs(environment: &[(String, String)], places: &Places) -> Result<Configs, ConfigFaults> {
+    let producer = producer::Config::from_environment(with(environment, &producer_overrides(places)));
+    let consumer =
+        consumer::Config::from_environment(with(environment, &consumer_overrides(environment, places)));
+    // The poller's is read again once the producer's real address is known; its faults are told now.
+    let poller = poller_config(environment, places, places.producer);
+    match (producer, consumer, poller) {
+        (Ok(producer), Ok(consumer), Ok(_)) => Ok(Configs { producer, consumer }),
+        (producer, consumer, poller) => {
+            let all = producer.err().into_iter().chain(consumer.err()).chain(poller.err());
+            let mut faults: Vec<_> = all.flat_map(|faults| faults.0).collect();
+            faults.sort();
+            faults.dedup();
+            Err(ConfigFaults(faults))
+        }
+    }
+}
+
+/// Reads the poller's configuration, once the producer's real address is known.
+///
+/// # Errors
+/// Every wrong variable.
+pub fn poller_config(
+    environment: &[(String, String)],
+    places: &Places,
+    producer: SocketAddr,
+) -> Result<poller::Config, ConfigFaults> {
+    let mut overrides = vec![
+        ("PRODUCER_BASE_URL", format!("http://{producer}")),
+        ("DURATION_SEC", "0".into()),
+        ("LISTEN_ADDR", "127.0.0.1:0".into()),
+    ];
+    if let Some(interval) = places.poll_interval {
+        overrides.push(("INTERVAL_SEC", interval.as_secs_f64().to_string()));
+    }
+    poller::Config::from_environment(with(environment, &overrides))
+}
+
+fn producer_overrides(places: &Places) -> Vec<(&'static str, String)> {
+    let mut overrides =
+        vec![("KAFKA_BROKER", places.kafka.clone()), ("LISTEN_ADDR", places.producer.to_string())];
+    overrides.extend(places.adsbdb.clone().map(|url| ("ADSBDB_BASE_URL", url)));
+    overrides
+}
+
+fn consumer_overrides(environment: &[(String, String)], places: &Places) -> Vec<(&'static str, String)> {
+    let mut overrides = vec![
+        ("KAFKA_BROKER", places.kafka.clone()),
+        ("MONGODB_URI", places.mongodb.clone()),
+        ("LISTEN_ADDR", "127.0.0.1:0".into()),
+    ];
+    if value(environment, "EXPECTED_SOURCE").is_none() {
+        overrides.push(("EXPECTED_SOURCE", "*".into()));
+    }
+    overrides
+}
+
+fn with(environment: &[(String, String)], overrides: &[(&'static str, String)]) -> Environment {
+    // A secret's file would stand beside the value that replaces it.
+    let replaced =
+        |key: &str| overrides.iter().any(|(name, _)| key == *name || key == format!("{name}_FILE"));
+    let kept = environment.iter().filter(|(key, _)| !replaced(key)).cloned();
+    kept.chain(overrides.iter().map(|(key, value)| ((*key).to_owned(), value.clone()))).collect()
+}

@@ -1,0 +1,27 @@
+//! Asking our own processes over HTTP.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::Failure;
+
+/// The JSON body of a 2xx answer.
+///
+/// # Errors
+/// No answer within `limit`, another status (the error is then the answer's `detail`), or a body that is not JSON.
+pub async fn get(url: &str, limit: Duration) -> Result<Value, Failure> {
+    // A second call finds the provider installed, which is as good.
+    _ = rustls::crypto::ring::default_provider().install_default();
+    let mut builder = reqwest::Client::builder().timeout(limit);
+    if url.starts_with("http:") {
+        // On this machine: a proxy for the internet does not know it.
+        builder = builder.no_proxy();
+    }
+    let client = builder.build()?;
+    let answer = client.get(url).send().await?;
+    let well = answer.status().is_success();
+    let status = answer.status();
+    let body: Value = answer.json().await?;
+    if well { Ok(body) } else { Err(body["detail"].as_str().unwrap_or(status.as_str()).into()) }
+}

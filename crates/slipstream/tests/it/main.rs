@@ -1,0 +1,5 @@
+//! What the documents say, against the code.
+
+#![cfg(test)]
+
+mod documents;
