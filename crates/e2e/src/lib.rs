@@ -1,1 +1,22 @@
-//! Tests of the whole; no code of its own but test support.
+//! Support for the tests of the whole: real servers, real processes, and verbs to use them with.
+//!
+//! Everything here belongs to tests: what cannot be had ends the test that asked for it, with the reason.
+
+#![expect(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "support of tests only"
+)]
+
+pub mod binaries;
+pub mod http;
+pub mod kafka;
+pub mod mongodb;
+pub mod process;
+pub mod stack;
+pub mod wait;
+
+pub use process::Process;
+pub use stack::{Names, Stack};
+pub use wait::eventually;

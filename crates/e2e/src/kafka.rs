@@ -1,0 +1,64 @@
+//! What is on a topic, written and read by clients of the test's own.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Headers, Message, OwnedMessage};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+
+use crate::Names;
+
+fn config(names: &Names) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &names.kafka).set("acks", "all");
+    config
+}
+
+/// Writes records to the topic's partition 0, in this order.
+pub async fn produce(names: &Names, records: &[(Option<&str>, &[u8])]) {
+    let producer: FutureProducer = config(names).create().expect("a producer");
+    for (key, value) in records {
+        let mut record = FutureRecord::<str, [u8]>::to(&names.topic).partition(0).payload(value);
+        record.key = *key;
+        producer.send(record, Duration::from_secs(10)).await.expect("acknowledged");
+    }
+}
+
+/// Every record of `topic`, read to the end.
+pub async fn read_all(names: &Names, topic: &str) -> Vec<OwnedMessage> {
+    let (names, topic) = (names.clone(), topic.to_owned());
+    tokio::task::spawn_blocking(move || read_to_end(&names, &topic)).await.expect("the read ends")
+}
+
+fn read_to_end(names: &Names, topic: &str) -> Vec<OwnedMessage> {
+    let mut config = config(names);
+    config.set("group.id", "reader").set("enable.partition.eof", "true").set("enable.auto.commit", "false");
+    let consumer: BaseConsumer = config.create().expect("a consumer");
+    let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(10)).expect("metadata");
+    let mut open: Vec<i32> =
+        metadata.topics()[0].partitions().iter().map(|partition| partition.id()).collect();
+    let mut assignment = rdkafka::TopicPartitionList::new();
+    for partition in &open {
+        assignment.add_partition_offset(topic, *partition, rdkafka::Offset::Beginning).expect("an offset");
+    }
+    consumer.assign(&assignment).expect("an assignment");
+    let (mut records, start) = (Vec::new(), Instant::now());
+    while !open.is_empty() {
+        assert!(start.elapsed() < Duration::from_secs(60), "the topic {topic} cannot be read to its end");
+        match consumer.poll(Duration::from_millis(100)) {
+            Some(Ok(record)) => records.push(record.detach()),
+            Some(Err(KafkaError::PartitionEOF(partition))) => open.retain(|open| *open != partition),
+            Some(Err(_)) | None => {}
+        }
+    }
+    records
+}
+
+/// A header's text.
+pub fn header(record: &OwnedMessage, name: &str) -> Option<String> {
+    let headers = record.headers()?;
+    let value = headers.iter().find(|header| header.key == name)?.value?;
+    Some(String::from_utf8_lossy(value).into_owned())
+}

@@ -1,0 +1,100 @@
+//! One of our binaries as a child process, with exactly the environment that the test gives it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::{Child, Command};
+
+use crate::{binaries, eventually, http};
+
+/// A running process. It is killed when dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    /// Where it listens.
+    pub address: SocketAddr,
+    log: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Process {
+    /// Starts the binary `name` on a free port of 127.0.0.1.
+    pub fn start(name: &str, environment: &[(&str, &str)]) -> Self {
+        Self::start_at(name, free_address(), environment)
+    }
+
+    /// Starts the binary `name` on `address`.
+    pub fn start_at(name: &str, address: SocketAddr, environment: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let log = folder.path().join("log");
+        let file = std::fs::File::create(&log).expect("a log file");
+        let child = command(name, environment)
+            .env("LISTEN_ADDR", address.to_string())
+            .stdout(file.try_clone().expect("a second handle"))
+            .stderr(file)
+            .spawn()
+            .expect("the binary starts");
+        Self { child, address, log, _folder: folder }
+    }
+
+    /// A URL on this process.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// Waits for `/readyz`.
+    pub async fn ready(&self) {
+        let url = self.url("/readyz");
+        let ready = eventually("readyz", Duration::from_secs(60), || async {
+            http::get(&url).await.ok().filter(|answer| answer.status == 200)
+        });
+        ready.await;
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = self.child.id().expect("the process has not been waited for");
+        kill(Pid::from_raw(pid.cast_signed()), signal).expect("the signal is sent");
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub async fn kill(mut self) {
+        self.child.kill().await.expect("the process is killed");
+    }
+
+    /// SIGTERM; the exit status, which must come within 10 s.
+    pub async fn terminate(mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        let ended = tokio::time::timeout(Duration::from_secs(10), self.child.wait()).await;
+        ended
+            .unwrap_or_else(|_| panic!("still running 10 s after SIGTERM: {}", self.log()))
+            .expect("an exit status")
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("it can be waited for").is_none()
+    }
+
+    /// What it wrote.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+/// The command of the binary `name` with this environment and nothing else.
+pub fn command(name: &str, environment: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(binaries::path(name));
+    command.env_clear().envs(environment.iter().copied()).stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+/// An address that nothing listens on at this moment.
+pub fn free_address() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address")
+}

@@ -1,0 +1,100 @@
+//! The servers of a test, and the names that keep tests apart on them.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use servers::{Broker, BrokerKind, BrokerOptions, Database, DatabaseOptions};
+use tokio::sync::OnceCell;
+
+use crate::Process;
+
+static SHARED: OnceCell<Stack> = OnceCell::const_new();
+
+/// A broker and a database.
+#[derive(Debug)]
+pub struct Stack {
+    /// The broker.
+    pub broker: Broker,
+    /// The database.
+    pub database: Database,
+    _folder: tempfile::TempDir,
+}
+
+impl Stack {
+    /// Servers of the test's own, for a test that stops them. The database syncs each commit, so that a kill
+    /// loses nothing that it acknowledged.
+    pub async fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let kind = BrokerKind::from_env().expect("SLIPSTREAM_BROKER names a broker");
+        let broker = BrokerOptions::new(kind, folder.path().join("kafka"));
+        let database =
+            DatabaseOptions { sync_on_commit: true, ..DatabaseOptions::new(folder.path().join("mongodb")) };
+        let (broker, database) = tokio::join!(
+            Broker::start(broker, servers::Progress::silent()),
+            Database::start(database, servers::Progress::silent())
+        );
+        Self { broker: broker.expect("a broker"), database: database.expect("a database"), _folder: folder }
+    }
+
+    /// Servers that tests share; they die with the test binary.
+    pub async fn shared() -> &'static Self {
+        SHARED.get_or_init(Self::start).await
+    }
+
+    /// A producer for `names`, with more variables.
+    pub fn producer(&self, names: &Names, more: &[(&str, &str)]) -> Process {
+        Process::start("producer", &self.with(names, more))
+    }
+
+    /// A consumer for `names`, with more variables.
+    pub fn consumer(&self, names: &Names, more: &[(&str, &str)]) -> Process {
+        Process::start("consumer", &self.with(names, more))
+    }
+
+    fn with<'a>(&'a self, names: &'a Names, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+        let mut all = vec![
+            ("KAFKA_BROKER", names.kafka.as_str()),
+            ("KAFKA_TOPIC", names.topic.as_str()),
+            ("KAFKA_GROUP_ID", names.group.as_str()),
+            ("MONGODB_URI", names.mongodb.as_str()),
+            ("MONGODB_DB", names.database.as_str()),
+            ("EXPECTED_SOURCE", "*"),
+        ];
+        all.extend_from_slice(more);
+        all
+    }
+
+    /// Names that no other test has.
+    pub fn names(&self) -> Names {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let own = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        Names {
+            kafka: self.broker.bootstrap(),
+            mongodb: self.database.uri(),
+            topic: format!("events-{own}"),
+            group: format!("group-{own}"),
+            database: format!("db-{own}"),
+        }
+    }
+}
+
+/// Where a test's events go.
+#[derive(Debug, Clone)]
+pub struct Names {
+    /// Kafka's bootstrap servers.
+    pub kafka: String,
+    /// MongoDB's URI.
+    pub mongodb: String,
+    /// The topic.
+    pub topic: String,
+    /// The consumer group.
+    pub group: String,
+    /// The database.
+    pub database: String,
+}
+
+impl Names {
+    /// The topic of dead letters.
+    pub fn dead_letter_topic(&self) -> String {
+        format!("{}.dlq", self.topic)
+    }
+}

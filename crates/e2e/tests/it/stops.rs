@@ -1,0 +1,92 @@
+//! Clean stops under load.
+
+use std::time::Duration;
+
+use bson::doc;
+use e2e::{Process, Stack, eventually, http, mongodb};
+use serde_json::json;
+
+const EVENTS: u64 = 4_000;
+
+/// Records that the consumer read and finished so far.
+async fn counted(consumer: &Process) -> Option<(u64, u64)> {
+    let counters = http::get(&consumer.url("/health")).await.ok()?.body["counters"].clone();
+    let finished = ["inserted", "updated", "unchanged", "stale", "skipped", "dead_lettered"];
+    let finished = finished.iter().map(|outcome| counters[outcome].as_u64()).sum::<Option<u64>>()?;
+    Some((counters["read"].as_u64()?, finished))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g7_a_stop_under_load_loses_nothing_and_repeats_nothing() {
+    let stack = Stack::shared().await;
+    let names = stack.names();
+    let producer = stack.producer(&names, &[]);
+    producer.ready().await;
+    let bodies = (0..EVENTS).map(|n| json!({"id": format!("e{n}"), "source": "manual", "payload": {"n": n}}));
+    let (url, bodies) = (producer.url("/ingest"), bodies.collect());
+    let load = tokio::spawn(async move { http::post_all(&url, bodies).await });
+    let first = stack.consumer(&names, &[]);
+    let before = eventually("a third is finished", Duration::from_secs(60), || async {
+        counted(&first).await.filter(|(_, finished)| *finished > EVENTS / 3)
+    });
+    before.await;
+    let manual = mongodb::collection(&names, "manual").await;
+    let ended = first.terminate().await;
+    assert!(ended.success(), "{ended}");
+    load.await.unwrap();
+    assert!(producer.terminate().await.success());
+    // What the first one finished is stored, committed, and not read again: the second finishes exactly the rest.
+    let stored = manual.count_documents(doc! {}).await.unwrap();
+    let second = stack.consumer(&names, &[]);
+    eventually("the rest is finished", Duration::from_secs(60), || async {
+        (manual.count_documents(doc! {}).await.ok()? == EVENTS).then_some(())
+    })
+    .await;
+    let rest = eventually("the rest is counted", Duration::from_secs(5), || async {
+        counted(&second).await.filter(|(read, finished)| read == finished)
+    });
+    assert_eq!(stored + rest.await.1, EVENTS, "nothing lost, nothing twice");
+    assert!(second.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g7_a_producer_that_stops_under_load_answers_what_it_took() {
+    let stack = Stack::shared().await;
+    let names = stack.names();
+    let consumer = stack.consumer(&names, &[]);
+    let producer = stack.producer(&names, &[]);
+    producer.ready().await;
+    let url = producer.url("/ingest");
+    let senders: Vec<_> =
+        (0..8).map(|sender| tokio::spawn(send_until_refused(url.clone(), sender))).collect();
+    let manual = mongodb::collection(&names, "manual").await;
+    eventually("events arrive", Duration::from_secs(60), || async {
+        (manual.count_documents(doc! {}).await.ok()? > 200).then_some(())
+    })
+    .await;
+    let ended = producer.terminate().await;
+    assert!(ended.success(), "{ended}");
+    let mut accepted = 0;
+    for sender in senders {
+        accepted += sender.await.unwrap();
+    }
+    eventually("every accepted event is a document, and no other", Duration::from_secs(60), || async {
+        (manual.count_documents(doc! {}).await.ok()? == accepted).then_some(())
+    })
+    .await;
+    assert!(consumer.terminate().await.success());
+}
+
+/// The number of events accepted until the connection was refused; every answer must be a true one.
+async fn send_until_refused(url: String, sender: usize) -> u64 {
+    let mut accepted = 0;
+    loop {
+        let body = json!({"id": format!("{sender}-{accepted}"), "source": "manual", "payload": {}});
+        match http::post(&url, &body).await {
+            Ok(answer) if answer.status == 202 => accepted += 1,
+            Ok(answer) => assert_eq!(answer.status, 503, "{answer:?}"),
+            Err(error) if error.is_connect() => return accepted,
+            Err(error) => panic!("a request was taken and not answered: {error:?}"),
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! `slipstream up`, as its user runs it.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use bson::doc;
+use e2e::http;
+use e2e::process::command;
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+/// The variables that a user's shell would have, and that the tools behind `up` need.
+fn shell() -> Vec<(String, String)> {
+    let kept = ["PATH", "HOME", "JAVA_HOME", "SLIPSTREAM_CACHE", "SLIPSTREAM_BROKER", "XDG_CACHE_HOME"];
+    std::env::vars()
+        .filter(|(name, _)| kept.contains(&name.as_str()) || name.to_lowercase().ends_with("proxy"))
+        .collect()
+}
+
+/// Processes whose parent is `pid`.
+fn children(pid: u32) -> Vec<String> {
+    let output =
+        std::process::Command::new("ps").args(["-o", "pid=", "--ppid", &pid.to_string()]).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).split_whitespace().map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn up_brings_aircraft_and_events_into_the_database_and_accounts_for_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut up = command("slipstream", &[])
+        .args(["up", "--for", "6s", "--port", "0", "--simulate", "--poll-interval", "200ms"])
+        .envs(shell())
+        .current_dir(folder.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = up.id().unwrap();
+    let mut lines = BufReader::new(up.stdout.take().unwrap()).lines();
+    let (mut said, mut mongodb, mut ingest, mut servers) = (Vec::new(), None, None, Vec::new());
+    let reading = async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words.as_slice() {
+                ["mongodb", uri, ..] => mongodb = Some((*uri).to_owned()),
+                ["try", "curl", "-X", "POST", url, ..] => ingest = Some((*url).to_owned()),
+                ["stop", ..] => {
+                    servers = children(pid);
+                    post_and_find(ingest.as_ref().unwrap(), mongodb.as_ref().unwrap()).await;
+                }
+                _ => {}
+            }
+            said.push(line);
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(240), reading)
+        .await
+        .unwrap_or_else(|_| panic!("up does not end"));
+    let ended = up.wait().await.unwrap();
+    let said = said.join("\n");
+    assert!(ended.success(), "{said}");
+    assert!(said.contains("every record is accounted for") && said.contains(" 0 waiting"), "{said}");
+    assert!(said.contains("lag 0"), "a status line: {said}");
+    assert!(!servers.is_empty(), "{said}");
+    for server in servers {
+        assert!(!std::path::Path::new("/proc").join(&server).exists(), "child {server} is left");
+    }
+}
+
+async fn post_and_find(ingest: &str, mongodb: &str) {
+    let body = json!({"id": "from-up", "source": "adsbdb", "payload": {"message": "Hello", "value": 42}});
+    let answer = http::post(ingest, &body).await.unwrap();
+    assert_eq!(answer.status, 202, "{answer:?}");
+    let client = mongodb::Client::with_uri_str(mongodb).await.unwrap();
+    let adsbdb = client.database("kafka_events_db").collection::<bson::Document>("adsbdb");
+    e2e::eventually("the event by its event_id", Duration::from_secs(1), || async {
+        adsbdb.find_one(doc! {"event_id": "from-up"}).await.ok()?
+    })
+    .await;
+    e2e::eventually("a polled aircraft", Duration::from_secs(5), || async {
+        adsbdb.find_one(doc! {"mode_s": {"$exists": true}}).await.ok()?
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn up_names_every_wrong_variable_before_it_starts_anything() {
+    let folder = tempfile::tempdir().unwrap();
+    let wrong = [("MAX_PAYLOAD_BYTES", "abc"), ("UPSERT_KEYS", "a,,b"), ("INTERVAL_SEC", "0")];
+    let output = command("slipstream", &wrong).arg("up").current_dir(folder.path()).output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(
+        ["MAX_PAYLOAD_BYTES", "UPSERT_KEYS", "INTERVAL_SEC"].iter().all(|name| said.contains(name)),
+        "{said}"
+    );
+}
