@@ -1,7 +1,9 @@
 //! The lag of each partition, from the end offsets that the broker tells once a second. In a thread of its own beside
 //! the reader, since the questions block.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -14,9 +16,33 @@ use crate::rebalance::Member;
 const INTERVAL: Duration = Duration::from_secs(1);
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
-/// Asks until the sender of `ended` is dropped.
-#[expect(clippy::needless_pass_by_value, reason = "a receiver belongs to its thread")]
-pub fn follow(consumer: &BaseConsumer<Member>, lanes: &Lanes, ended: Receiver<()>) {
+/// The asking thread. It ends when this is dropped.
+pub struct Follower {
+    alive: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Follower {
+    /// Asks for the ends of the partitions of `lanes`.
+    ///
+    /// # Errors
+    /// There is no thread to be had.
+    pub fn start(consumer: Arc<BaseConsumer<Member>>, lanes: Arc<Lanes>) -> std::io::Result<Self> {
+        let (alive, ended) = channel();
+        let name = "lag".to_owned();
+        let thread =
+            std::thread::Builder::new().name(name).spawn(move || follow(&consumer, &lanes, &ended))?;
+        Ok(Self { alive, thread })
+    }
+
+    /// Ends the thread; waits for its question under way.
+    pub fn end(self) {
+        drop(self.alive);
+        _ = self.thread.join();
+    }
+}
+
+fn follow(consumer: &BaseConsumer<Member>, lanes: &Lanes, ended: &Receiver<()>) {
     while ended.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
         if let Err(error) = ask(consumer, &lanes.list()) {
             tracing::debug!(error = %error, "the broker did not tell the ends of partitions");

@@ -94,6 +94,8 @@ pub struct Lanes {
     share_bytes: AtomicUsize,
     paused: AtomicUsize,
     last_error: Mutex<Option<(String, std::time::Instant)>>,
+    /// Of closed lanes, whose partitions are still ours.
+    left: Mutex<Vec<Arc<Progress>>>,
     /// When lanes that were told to stop are given up, whoever waits for them.
     give_up_at: OnceLock<Instant>,
 }
@@ -103,7 +105,8 @@ impl Lanes {
     pub fn new(work: Arc<Work>, runtime: Handle) -> Self {
         let share_bytes = AtomicUsize::new(BUDGET_BYTES);
         let (table, paused, last_error) = (Mutex::default(), AtomicUsize::new(0), Mutex::default());
-        Self { work, runtime, table, share_bytes, paused, last_error, give_up_at: OnceLock::new() }
+        let (left, give_up_at) = (Mutex::default(), OnceLock::new());
+        Self { work, runtime, table, share_bytes, paused, last_error, left, give_up_at }
     }
 
     /// Tells every lane to end after its batch in hand, within `grace` from now. The reader may be waiting for a
@@ -240,17 +243,39 @@ impl Lanes {
         });
         let mut finished = TopicPartitionList::new();
         ending.iter().for_each(|running| add(&mut finished, &running.view.progress));
+        for progress in self.take_left(places) {
+            add(&mut finished, &progress);
+        }
         finished
     }
 
-    /// Ends every lane as [`Lanes::end`] does; none is started any more.
-    pub fn close(&self, grace: Duration) -> TopicPartitionList {
+    /// Ends every lane as [`Lanes::end`] does; none is started any more. What they finished is [`Lanes::left`].
+    pub fn close(&self, grace: Duration) {
         lock(&self.table).closed = true;
-        self.end(&self.places(), grace)
+        let views = self.list();
+        drop(self.end(&self.places(), grace));
+        *lock(&self.left) = views.into_iter().map(|view| view.progress).collect();
+    }
+
+    /// What closed lanes finished on partitions that are still ours, to be committed.
+    pub fn left(&self) -> TopicPartitionList {
+        let mut finished = TopicPartitionList::new();
+        lock(&self.left).iter().for_each(|progress| add(&mut finished, progress));
+        finished
+    }
+
+    fn take_left(&self, places: &[Place]) -> Vec<Arc<Progress>> {
+        let gone = |progress: &mut Arc<Progress>| {
+            places
+                .iter()
+                .any(|(topic, partition)| *topic == progress.topic && *partition == progress.partition)
+        };
+        lock(&self.left).extract_if(.., gone).collect()
     }
 
     /// Stops the lanes of `places` where they are; nothing of them may be committed.
     pub fn lose(&self, places: &[Place]) {
+        drop(self.take_left(places));
         let mut lost = self.remove(places);
         lost.iter().for_each(|running| running.task.abort());
         self.runtime.block_on(async {

@@ -10,6 +10,7 @@
 
 mod app;
 mod batch;
+mod commit;
 mod config;
 mod dead_letters;
 mod health;

@@ -1,15 +1,15 @@
-//! The loop that reads: poll, hand the record to its partition's lane, commit what is finished. One thread of its
-//! own, so that a rebalance may wait for a batch, and polling goes on whatever the lanes do.
+//! The loop that reads: poll, and hand the record to its partition's lane. One thread of its own, so that a rebalance
+//! may wait for a batch, and polling goes on whatever the lanes do.
 //!
 //! At least once: an offset is committed only when every record below it is finished; after a crash the records
 //! above it are read again. After a clean stop everything finished is committed, so nothing is read twice.
 
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::TopicPartitionList;
@@ -19,7 +19,8 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::lag;
+use crate::commit::Committer;
+use crate::lag::Follower;
 use crate::lanes::{Given, Lanes, Place};
 use crate::rebalance::{Member, places};
 use crate::record::Record;
@@ -28,11 +29,14 @@ use crate::record::Record;
 const POLL_LIMIT: Duration = Duration::from_millis(100);
 /// The same while a partition is paused and may be resumed any moment.
 const POLL_LIMIT_PAUSED: Duration = Duration::from_millis(5);
-const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
+/// How often the reader looks whether each lane still runs.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a batch in hand may take after the stop.
 pub const GRACE: Duration = Duration::from_secs(8);
-/// For how long the last commit is repeated; with the above and the leaving of the group the whole stays below 10 s.
-const LAST_COMMIT_LIMIT: Duration = Duration::from_millis(700);
+/// By when the last commit must be confirmed; with the leaving of the group the whole stays below 10 s.
+const STOP_LIMIT: Duration = Duration::from_millis(8800);
+/// How long the last commit may take if Kafka is known to be away.
+const LAST_COMMIT_LIMIT_AWAY: Duration = Duration::from_millis(500);
 /// How long topics that are missing may take to be made before the group is joined without them.
 const TOPICS_LIMIT: Duration = Duration::from_secs(2);
 
@@ -100,44 +104,21 @@ impl Reader {
 
     /// One client's life.
     fn session(&self) -> End {
-        let member = Member::new(Arc::clone(&self.lanes));
-        let consumer: BaseConsumer<Member> = match self.client.create_with_context(member) {
-            Ok(consumer) => consumer,
-            Err(error) => return End::Failed(error.to_string()),
+        let client = match Client::start(self) {
+            Ok(client) => client,
+            Err(reason) => return End::Failed(reason),
         };
-        let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
-        if let Err(error) = consumer.subscribe(&topics) {
-            return End::Failed(error.to_string());
+        let end = self.read(&client.consumer);
+        match end {
+            End::Stopped => self.finish(&client),
+            End::Failed(_) => self.lanes.lose(&self.lanes.places()),
         }
-        let end = std::thread::scope(|scope| {
-            let (alive, ended) = channel();
-            scope.spawn(|| lag::follow(&consumer, &self.lanes, ended));
-            let end = self.read(&consumer);
-            drop(alive);
-            match end {
-                End::Stopped => self.finish(&consumer),
-                End::Failed(_) => self.lanes.lose(&self.lanes.places()),
-            }
-            end
-        });
-        self.leave(consumer);
+        self.leave(client);
         end
     }
 
-    /// Leaves the group by dropping the client. While Kafka is away that waits for an answer that does not come: a
-    /// thread of its own waits then, and ends with the process.
-    fn leave(&self, consumer: BaseConsumer<Member>) {
-        if *self.kafka.borrow() == KafkaState::Ready {
-            return drop(consumer);
-        }
-        let dropping = std::thread::Builder::new().name("leaver".into()).spawn(move || drop(consumer));
-        if let Err(error) = dropping {
-            tracing::warn!(error = %error, "no thread to leave the group in");
-        }
-    }
-
     fn read(&self, consumer: &BaseConsumer<Member>) -> End {
-        let mut committed_at = Instant::now();
+        let mut looked_at = Instant::now();
         while !self.stop.is_cancelled() {
             let limit = if self.lanes.any_paused() { POLL_LIMIT_PAUSED } else { POLL_LIMIT };
             match consumer.poll(limit) {
@@ -157,12 +138,11 @@ impl Reader {
             if self.lanes.any_paused() {
                 self.resume(consumer);
             }
-            if committed_at.elapsed() >= COMMIT_INTERVAL {
-                committed_at = Instant::now();
+            if looked_at.elapsed() >= LOOK_INTERVAL {
+                looked_at = Instant::now();
                 if let Some(place) = self.lanes.ended() {
                     return End::Failed(format!("lane {place:?} ended by itself"));
                 }
-                consumer.context().commit(consumer, &self.lanes.unsent());
             }
         }
         End::Stopped
@@ -188,26 +168,73 @@ impl Reader {
     }
 
     /// The clean stop: lanes finish what they have in hand, and it is committed.
-    fn finish(&self, consumer: &BaseConsumer<Member>) {
-        let finished = self.lanes.close(GRACE);
-        let deadline = Instant::now() + LAST_COMMIT_LIMIT;
-        while finished.count() > 0 {
-            // A group in the middle of a rebalance refuses commits for a moment. A connection that is half open makes
-            // this wait for longer than the limit; then the reader is left behind.
-            match consumer.commit(&finished, self.last_commit_mode()) {
-                Ok(()) => return,
-                Err(error) if Instant::now() >= deadline => {
-                    tracing::warn!(error = %error, "the last commit failed: some records may be read again");
-                    return;
+    fn finish(&self, client: &Client) {
+        let deadline = Instant::now() + STOP_LIMIT;
+        self.lanes.close(GRACE);
+        let limit = if self.kafka_answers() {
+            deadline.saturating_duration_since(Instant::now())
+        } else {
+            LAST_COMMIT_LIMIT_AWAY
+        };
+        let deadline = Instant::now() + limit;
+        let mut answer = client.committer.order_last();
+        while Instant::now() < deadline {
+            match answer.try_recv() {
+                Ok(true) => return,
+                // A group in the middle of a rebalance refuses commits for a moment.
+                Ok(false) | Err(TryRecvError::Disconnected) => {
+                    answer = client.committer.order_last();
                 }
-                // Serves the rebalance: a record that comes now is not begun, and is read again by whoever is next.
-                Err(_) => _ = consumer.poll(Duration::from_millis(50)),
+                Err(TryRecvError::Empty) => {}
             }
+            // Only so that a rebalance goes on: a record that comes now is read again by whoever is next.
+            _ = client.consumer.poll(Duration::from_millis(10));
+        }
+        tracing::warn!("the last commit was not confirmed: some records may be read again");
+    }
+
+    /// Leaves the group by dropping the client. While Kafka is away that waits for answers that do not come: a
+    /// thread of its own waits then, and ends with the process.
+    fn leave(&self, client: Client) {
+        if self.kafka_answers() {
+            return client.end();
+        }
+        let leaving = std::thread::Builder::new().name("leaver".into()).spawn(move || client.end());
+        if let Err(error) = leaving {
+            tracing::warn!(error = %error, "no thread to leave the group in");
         }
     }
 
-    /// While Kafka is away nobody could confirm the commit: it is sent all the same, in case Kafka is just back.
-    fn last_commit_mode(&self) -> CommitMode {
-        if *self.kafka.borrow() == KafkaState::Ready { CommitMode::Sync } else { CommitMode::Async }
+    fn kafka_answers(&self) -> bool {
+        *self.kafka.borrow() == KafkaState::Ready
+    }
+}
+
+/// A group member and the threads that work beside its reader.
+struct Client {
+    consumer: Arc<BaseConsumer<Member>>,
+    committer: Committer,
+    follower: Follower,
+}
+
+impl Client {
+    fn start(reader: &Reader) -> Result<Self, String> {
+        let member = Member::new(Arc::clone(&reader.lanes));
+        let consumer: BaseConsumer<Member> =
+            reader.client.create_with_context(member).map_err(|error| error.to_string())?;
+        let topics: Vec<&str> = reader.topics.iter().map(String::as_str).collect();
+        consumer.subscribe(&topics).map_err(|error| error.to_string())?;
+        let consumer = Arc::new(consumer);
+        let thread = |error: std::io::Error| format!("no thread: {error}");
+        let committer = Committer::start(Arc::clone(&consumer), Arc::clone(&reader.lanes)).map_err(thread)?;
+        let follower = Follower::start(Arc::clone(&consumer), Arc::clone(&reader.lanes)).map_err(thread)?;
+        Ok(Self { consumer, committer, follower })
+    }
+
+    /// Ends the threads, then leaves the group.
+    fn end(self) {
+        self.committer.end();
+        self.follower.end();
+        drop(self.consumer);
     }
 }

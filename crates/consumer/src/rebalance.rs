@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
+use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::TopicPartitionList;
 
+use crate::commit::Gate;
 use crate::lanes::{Lanes, Place};
 
 /// How long a lane may finish its batch in hand before its partition is given away: within the 10 s session timeout
@@ -20,22 +21,18 @@ const GRACE: Duration = Duration::from_secs(8);
 /// The group member's side of a rebalance.
 pub struct Member {
     lanes: Arc<Lanes>,
+    gate: Gate,
 }
 
 impl Member {
     /// A member whose partitions have `lanes`.
     pub fn new(lanes: Arc<Lanes>) -> Self {
-        Self { lanes }
+        Self { lanes, gate: Gate::default() }
     }
 
-    /// Sends a commit; its outcome comes to [`ConsumerContext::commit_callback`].
-    pub fn commit(&self, consumer: &BaseConsumer<Self>, offsets: &TopicPartitionList) {
-        if offsets.count() == 0 {
-            return;
-        }
-        if let Err(error) = consumer.commit(offsets, CommitMode::Async) {
-            self.commit_callback(Err(error), offsets);
-        }
+    /// What every commit passes.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     fn revoke(&self, consumer: &BaseConsumer<Self>, places: &[Place]) {
@@ -44,9 +41,7 @@ impl Member {
             return self.lanes.lose(places);
         }
         let finished = self.lanes.end(places, GRACE);
-        if finished.count() > 0
-            && let Err(error) = consumer.commit(&finished, CommitMode::Sync)
-        {
+        if let Err((_, error)) = self.gate.commit(consumer, || finished) {
             tracing::warn!(error = %error, "commit before giving partitions away failed");
         }
         tracing::info!(partitions = places.len(), "partitions revoked");
@@ -84,14 +79,6 @@ impl ConsumerContext for Member {
             && let Err(error) = consumer.resume(list)
         {
             tracing::warn!(error = %error, "new partitions cannot be resumed");
-        }
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        let refused = offsets.elements().iter().find_map(|element| element.error().err());
-        if let Some(error) = result.err().or(refused) {
-            tracing::debug!(error = %error, "commit failed, it is sent again");
-            self.lanes.send_again(offsets);
         }
     }
 }

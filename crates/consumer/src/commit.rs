@@ -1,0 +1,108 @@
+//! Commits what the lanes have finished. In a thread of its own beside the reader, because only a commit that waits
+//! for its answer tells whether it succeeded (rdkafka reports nothing of an asynchronous one), and polling must not
+//! wait for it.
+//!
+//! A [`Committer`] is the only one that commits, and one commit at a time: an older watermark can never overtake a
+//! newer one, nor arrive after its partition was given away.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::TopicPartitionList;
+
+use crate::lanes::Lanes;
+use crate::lock::lock;
+use crate::rebalance::Member;
+
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// Offsets that are not committed, and why.
+pub type Failed = (TopicPartitionList, KafkaError);
+
+/// Lets one commit pass at a time.
+#[derive(Debug, Default)]
+pub struct Gate(Mutex<()>);
+
+impl Gate {
+    /// Commits the offsets that `offsets` finds once no other commit is under way. Waits for the answer: at the worst
+    /// the session's 10 s, while the group's coordinator is away.
+    ///
+    /// # Errors
+    /// They are not committed, all or some of them; which, and why.
+    pub fn commit(
+        &self,
+        consumer: &BaseConsumer<Member>,
+        offsets: impl FnOnce() -> TopicPartitionList,
+    ) -> Result<(), Failed> {
+        let _alone = lock(&self.0);
+        let offsets = offsets();
+        if offsets.count() == 0 {
+            return Ok(());
+        }
+        consumer.commit(&offsets, CommitMode::Sync).map_err(|error| (offsets, error))
+    }
+}
+
+/// A last commit, and who wants to know how it went.
+type Order = SyncSender<bool>;
+
+/// The committing thread. It ends when this is dropped.
+pub struct Committer {
+    orders: SyncSender<Order>,
+    thread: JoinHandle<()>,
+}
+
+impl Committer {
+    /// Commits what `lanes` have finished, twice a second.
+    ///
+    /// # Errors
+    /// There is no thread to be had.
+    pub fn start(consumer: Arc<BaseConsumer<Member>>, lanes: Arc<Lanes>) -> std::io::Result<Self> {
+        let (orders, ordered) = sync_channel(1);
+        let name = "committer".to_owned();
+        let thread =
+            std::thread::Builder::new().name(name).spawn(move || run(&consumer, &lanes, &ordered))?;
+        Ok(Self { orders, thread })
+    }
+
+    /// Commits what closed lanes finished as soon as no other commit is under way; the answer says whether it
+    /// succeeded.
+    pub fn order_last(&self) -> Receiver<bool> {
+        let (answer, answered) = sync_channel(1);
+        // Without a thread the answer's sender is dropped, which tells as much.
+        _ = self.orders.try_send(answer);
+        answered
+    }
+
+    /// Ends the thread; waits for its commit under way.
+    pub fn end(self) {
+        drop(self.orders);
+        _ = self.thread.join();
+    }
+}
+
+fn run(consumer: &BaseConsumer<Member>, lanes: &Lanes, orders: &Receiver<Order>) {
+    let gate = consumer.context().gate();
+    loop {
+        match orders.recv_timeout(INTERVAL) {
+            Err(RecvTimeoutError::Timeout) => {
+                if let Err((offsets, error)) = gate.commit(consumer, || lanes.unsent()) {
+                    tracing::debug!(error = %error, "commit failed, it is tried again");
+                    lanes.send_again(&offsets);
+                }
+            }
+            Ok(answer) => {
+                let result = gate.commit(consumer, || lanes.left());
+                if let Err((_, error)) = &result {
+                    tracing::debug!(error = %error, "ordered commit failed");
+                }
+                _ = answer.send(result.is_ok());
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
