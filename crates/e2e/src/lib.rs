@@ -2,12 +2,7 @@
 //!
 //! Everything here belongs to tests: what cannot be had ends the test that asked for it, with the reason.
 
-#![expect(
-    clippy::expect_used,
-    clippy::unwrap_used,
-    clippy::missing_panics_doc,
-    reason = "support of tests only"
-)]
+#![expect(clippy::expect_used, reason = "support of tests only")]
 
 pub mod binaries;
 pub mod http;
