@@ -1,4 +1,4 @@
-//! What each Slipstream process does alike, written once: configuration from the environment ([`settings`]), the
+//! What each Slipstream process does alike, written once: configuration from the environment ([`settings`](mod@settings)), the
 //! command line ([`program`]), logs ([`logs`]), the stop signal ([`stop`]), the health and metrics listener
 //! ([`health`]), error bodies ([`problem`]), waiting between attempts ([`backoff`]) and, for those that talk to
 //! a broker, the shared Kafka settings and the upkeep of topics ([`kafka`]).

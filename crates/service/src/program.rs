@@ -34,7 +34,7 @@ pub struct Program {
 pub type Environment = Vec<(String, String)>;
 
 crate::settings! {
-    /// What every process reads besides its own variables; see [`COMMON`].
+    /// What every process reads besides its own variables; see `COMMON`.
     struct CommonSettings {
         /// Form of the log lines.
         log_format: Kind::Optional(""),

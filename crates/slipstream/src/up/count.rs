@@ -65,7 +65,7 @@ impl Reading {
     /// Reads from `start` to the end, against what the group has `committed`.
     ///
     /// # Errors
-    /// Kafka does not answer, or brings nothing for [`LIMIT`] before the end.
+    /// Kafka does not answer, or brings nothing for 10 s before the end.
     pub fn count(&self, start: &Positions, committed: &Positions) -> Result<Count, Failure> {
         let mut client = self.client.clone();
         client.set("enable.partition.eof", "true").set("auto.offset.reset", "earliest");
