@@ -15,8 +15,8 @@ use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::TopicPartitionList;
 
 use crate::lanes::Lanes;
-use crate::lock::lock;
 use crate::rebalance::Member;
+use service::lock::lock;
 
 const INTERVAL: Duration = Duration::from_millis(500);
 

@@ -11,8 +11,8 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use service::kafka::QuietContext;
 
-use crate::lock::lock;
 use crate::record::Record;
+use service::lock::lock;
 
 /// How long a header's text may be.
 const TEXT_BYTES: usize = 1024;

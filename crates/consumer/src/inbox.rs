@@ -6,8 +6,8 @@ use std::sync::Mutex;
 
 use tokio::sync::Notify;
 
-use crate::lock::lock;
 use crate::record::Record;
+use service::lock::lock;
 
 /// How much may wait before the partition is paused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::inbox::{Bound, Inbox};
 use crate::lane::{Lane, Work};
-use crate::lock::lock;
 use crate::progress::Progress;
 use crate::record::Record;
+use service::lock::lock;
 
 /// Memory for records that wait, over all lanes.
 const BUDGET_BYTES: usize = 48 << 20;

@@ -19,7 +19,6 @@ mod kafka;
 mod lag;
 mod lane;
 mod lanes;
-mod lock;
 mod metrics;
 mod offset;
 mod progress;

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::lock::lock;
 use crate::offset::Tracker;
+use service::lock::lock;
 
 const UNKNOWN: i64 = -1;
 

@@ -1,7 +1,7 @@
 //! What the poller has done so far and how the producer last answered: for the health listener, the metrics and
 //! the summary. Every call is counted once, as sent, failed or abandoned.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -12,6 +12,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use serde_json::json;
 use service::health::Report;
+use service::lock::lock;
 
 /// Counts of calls and ticks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -141,7 +142,7 @@ impl Progress {
     }
 
     fn standing<T>(&self, look: impl FnOnce(&mut Standing) -> T) -> T {
-        look(&mut self.0.producer.lock().unwrap_or_else(PoisonError::into_inner))
+        look(&mut lock(&self.0.producer))
     }
 }
 

@@ -15,11 +15,11 @@ use crate::adsbdb::Adsbdb;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::kafka::Kafka;
-use crate::lock::lock;
 use crate::metrics::{Counters, Metrics};
 use crate::poll::Jobs;
 use crate::routes;
 use crate::stopping::Stopping;
+use service::lock::lock;
 
 /// How long requests in flight may take when stopping.
 const FINISH_LIMIT: Duration = Duration::from_secs(8);

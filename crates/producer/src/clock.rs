@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use events::{EventId, Millis};
 
-use crate::lock::lock;
+use service::lock::lock;
 
 /// Most ids in one millisecond; with it the memory is bounded. No machine reaches it.
 const MOST_IDS: usize = 4096;

@@ -15,7 +15,6 @@ mod error;
 mod health;
 mod ingest;
 mod kafka;
-mod lock;
 mod metrics;
 mod poll;
 mod routes;

@@ -7,6 +7,7 @@ pub mod backoff;
 pub mod health;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+pub mod lock;
 pub mod logs;
 pub mod problem;
 pub mod program;

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use events::Source;
 use service::backoff::Backoff;
+use service::lock::lock;
 
 use super::outcome::Trouble;
 
@@ -31,7 +32,7 @@ pub(super) struct Collections {
 
 impl Collections {
     pub(super) fn of(&self, source: &Source) -> Arc<Collection> {
-        let mut by_source = self.by_source.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_source = lock(&self.by_source);
         if let Some(collection) = by_source.get(source) {
             return Arc::clone(collection);
         }
@@ -40,7 +41,7 @@ impl Collections {
 
     /// Why collections take no writes at all.
     pub(super) fn blocked(&self) -> Vec<String> {
-        let by_source = self.by_source.lock().unwrap_or_else(PoisonError::into_inner);
+        let by_source = lock(&self.by_source);
         by_source.values().filter_map(|collection| collection.checked().blocked.clone()).collect()
     }
 }
@@ -153,7 +154,7 @@ impl Collection {
     }
 
     fn checked(&self) -> std::sync::MutexGuard<'_, Checked> {
-        self.checked.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.checked)
     }
 
     /// How long a write may take: longer for a record that was alone and still too slow, while the server answers.

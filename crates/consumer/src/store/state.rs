@@ -2,9 +2,9 @@
 //! Each change is one log line.
 
 use std::sync::Mutex;
-use std::sync::PoisonError;
 
 use bson::Document;
+use service::lock::lock;
 use tokio::sync::watch;
 
 /// The first wire version that stores every document of ours: MongoDB 5.0.
@@ -73,7 +73,7 @@ impl State {
     }
 
     fn with<T>(&self, look: impl FnOnce(&mut Seen) -> T) -> T {
-        look(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner))
+        look(&mut lock(&self.seen))
     }
 
     fn publish(&self) {

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::lock::lock;
+use service::lock::lock;
 
 /// Shut until a point in time, or open.
 #[derive(Debug, Default)]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::lock::lock;
+use service::lock::lock;
 
 /// librdkafka keeps a connection's error to itself if it had the same within this time.
 const SILENCE: Duration = Duration::from_secs(30);

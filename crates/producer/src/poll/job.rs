@@ -17,8 +17,8 @@ use crate::adsbdb;
 use crate::app::Producer;
 use crate::clock::wall_ms;
 use crate::error::ApiError;
-use crate::lock::lock;
 use crate::stopping::Admission;
+use service::lock::lock;
 
 /// Whether a job still calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

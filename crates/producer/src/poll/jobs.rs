@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::job::Job;
 use super::query::Schedule;
 use crate::error::ApiError;
-use crate::lock::lock;
 use crate::stopping::Stopping;
+use service::lock::lock;
 
 /// So many jobs that ended are remembered.
 const MOST_ENDED: usize = 100;
