@@ -4,7 +4,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use events::{Poison, Source, StorableEvent};
@@ -17,9 +16,11 @@ use crate::batch::{Batch, Batcher, Limits};
 use crate::dead_letters::{Cause, DeadLetters, Origin};
 use crate::inbox::Inbox;
 use crate::metrics::{Metrics, Outcome};
+use crate::pace::{Pace, Went};
 use crate::progress::{Progress, Waits};
 use crate::step::Expected;
 use crate::store::{Applied, Rejected, Store, StoreState, Trouble};
+use crate::suspects::Suspects;
 
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const MOST_DELAY: Duration = Duration::from_secs(1);
@@ -60,15 +61,14 @@ pub struct Lane {
     progress: Arc<Progress>,
     inbox: Arc<Inbox>,
     end: CancellationToken,
-    /// Most records in one write now: halved by a timeout, doubled again by success.
-    chunk: AtomicUsize,
+    pace: Pace,
 }
 
 impl Lane {
     /// A lane that ends after its batch in hand once `end` is cancelled.
     pub fn new(work: Arc<Work>, progress: Arc<Progress>, inbox: Arc<Inbox>, end: CancellationToken) -> Self {
-        let chunk = AtomicUsize::new(work.limits.records);
-        Self { work, progress, inbox, end, chunk }
+        let pace = Pace::new(work.limits.records);
+        Self { work, progress, inbox, end, pace }
     }
 
     /// Works until told to end.
@@ -91,8 +91,7 @@ impl Lane {
             if self.end.is_cancelled() {
                 return None;
             }
-            let limits =
-                Limits { records: self.chunk.load(Ordering::Relaxed), bytes: self.work.limits.bytes };
+            let limits = Limits { records: self.pace.records(), bytes: self.work.limits.bytes };
             let room = limits.records.saturating_sub(batcher.waiting());
             let room_bytes = limits.bytes.saturating_sub(batcher.waiting_bytes());
             // An inbox gives one record however large it is: only to a batcher that has room.
@@ -125,15 +124,17 @@ impl Lane {
     /// Writes the events of one source, what is unfinished again and again.
     async fn store(&self, hand: Hand<'_>, source: &Source, members: Vec<usize>) -> Result<(), GaveUp> {
         let mut todo = VecDeque::from(members);
+        let mut suspects = Suspects::default();
         let mut backoff = Backoff::new(FIRST_DELAY, MOST_DELAY);
         while !todo.is_empty() {
-            let count = todo.len().min(self.chunk.load(Ordering::Relaxed));
+            let count = suspects.share(&todo, self.pace.records());
             let chunk: Vec<usize> = todo.drain(..count).collect();
-            let applied = self.write(hand, source, &chunk).await;
-            let rejected = applied.rejected.into_iter().map(|r| (chunk[r.index], Cause::from(r))).collect();
-            self.bury(hand, rejected).await?;
+            let mut applied = self.write(hand, source, &chunk).await;
+            let mut causes: Vec<_> = suspects.judge(&chunk, &mut applied).into_iter().collect();
+            causes.extend(applied.rejected.into_iter().map(|r| (chunk[r.index], Cause::from(r))));
+            self.bury(hand, causes).await?;
             applied.unfinished.iter().rev().for_each(|&index| todo.push_front(chunk[index]));
-            self.resize(count, applied.trouble.as_ref());
+            self.pace.after(count, self.went(applied.trouble.as_ref()));
             if applied.unfinished.len() < count {
                 backoff.reset();
             }
@@ -149,7 +150,7 @@ impl Lane {
     async fn write(&self, hand: Hand<'_>, source: &Source, chunk: &[usize]) -> Applied {
         let events: Vec<&StorableEvent> = chunk.iter().filter_map(|&index| hand.batch.event(index)).collect();
         let started = Instant::now();
-        let applied = self.work.store.apply(source, &events).await;
+        let applied = self.work.store.apply(source, &events, self.pace.doublings(chunk.len())).await;
         self.work.metrics.wrote(started.elapsed(), events.len(), &applied.counts);
         let mut stored = vec![true; chunk.len()];
         let not_stored =
@@ -210,13 +211,14 @@ impl Lane {
         self.progress.finish(indices.iter().map(|&index| hand.first + index as u64));
     }
 
-    fn resize(&self, count: usize, trouble: Option<&Trouble>) {
-        let chunk = match trouble {
-            Some(trouble) if trouble.timed_out => (count / 2).max(1),
-            Some(_) => return,
-            None => (self.chunk.load(Ordering::Relaxed) * 2).min(self.work.limits.records),
-        };
-        self.chunk.store(chunk, Ordering::Relaxed);
+    fn went(&self, trouble: Option<&Trouble>) -> Went {
+        match trouble {
+            None => Went::Well,
+            Some(trouble) if trouble.timed_out => {
+                Went::TimedOut { server_answers: self.work.store.server_answers() }
+            }
+            Some(_) => Went::Wrong,
+        }
     }
 
     async fn wait(&self, backoff: &mut Backoff, trouble: Option<Trouble>) -> Result<(), GaveUp> {

@@ -21,12 +21,14 @@ mod lane;
 mod lanes;
 mod metrics;
 mod offset;
+mod pace;
 mod progress;
 mod reader;
 mod rebalance;
 mod record;
 mod step;
 pub mod store;
+mod suspects;
 
 pub use app::{App, Failure};
 pub use batch::Limits;

@@ -111,6 +111,11 @@ fn listed(code: i32) -> Option<&'static Code> {
     CODES.iter().find(|known| known.code == code)
 }
 
+/// Whether the table knows `code`.
+pub(super) fn is_listed(code: i32) -> bool {
+    listed(code).is_some()
+}
+
 /// What `code` means.
 pub(super) fn verdict(code: i32) -> Verdict {
     listed(code).map_or(Verdict::Transient, |known| known.verdict)

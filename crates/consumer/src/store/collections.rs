@@ -2,7 +2,7 @@
 //! wait for one creation; others are not held up.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use events::Source;
 use service::backoff::Backoff;
 use service::lock::lock;
 
+use super::habit::Habit;
 use super::outcome::Trouble;
 
 /// Indexes can be dropped while we run, by one who starts over; then they are made again before more is written.
@@ -20,9 +21,6 @@ const BUILD_BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// An attempt that runs out of time gets twice as much the next time, up to this.
 const BUILD_DEADLINE_MAX: Duration = Duration::from_secs(3600);
-
-/// A lone record may take up to `2^DOUBLINGS_MAX` deadlines.
-const DOUBLINGS_MAX: u32 = 6;
 
 /// Every collection, by its source.
 #[derive(Debug, Default)]
@@ -51,8 +49,11 @@ impl Collections {
 pub(super) struct Collection {
     checked: Mutex<Checked>,
     gate: tokio::sync::Mutex<Gate>,
-    doublings: AtomicU32,
     lookups_given_up: AtomicBool,
+    collapses: AtomicBool,
+    written: AtomicU64,
+    /// Which command goes first.
+    pub(super) habit: Habit,
 }
 
 #[derive(Debug, Default)]
@@ -157,12 +158,6 @@ impl Collection {
         lock(&self.checked)
     }
 
-    /// How long a write may take: longer for a record that was alone and still too slow, while the server answers.
-    pub(super) fn write_deadline(&self, deadline: Duration, records: usize) -> Duration {
-        let doublings = if records == 1 { self.doublings.load(Ordering::Relaxed) } else { 0 };
-        deadline.saturating_mul(1 << doublings.min(DOUBLINGS_MAX))
-    }
-
     /// A look-up index that cannot be built is tried once, as each attempt reads the whole collection.
     pub(super) fn wants_lookups(&self) -> bool {
         !self.lookups_given_up.load(Ordering::Relaxed)
@@ -172,9 +167,18 @@ impl Collection {
         self.lookups_given_up.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn lone_record_timed_out(&self, timed_out: bool) {
-        let doublings = self.doublings.load(Ordering::Relaxed);
-        let next = if timed_out { (doublings + 1).min(DOUBLINGS_MAX) } else { 0 };
-        self.doublings.store(next, Ordering::Relaxed);
+    /// Whether one statement may stand for several events of a key: the server has no rule of its own by which it
+    /// would refuse one of them and take another.
+    pub(super) fn collapses(&self) -> bool {
+        self.collapses.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn has_rules(&self, rules: bool) {
+        self.collapses.store(!rules, Ordering::Relaxed);
+    }
+
+    /// Adds to the events that were written, and tells how many that makes.
+    pub(super) fn wrote(&self, events: u64) -> u64 {
+        self.written.fetch_add(events, Ordering::Relaxed) + events
     }
 }

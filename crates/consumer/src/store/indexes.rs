@@ -59,6 +59,13 @@ pub(super) fn missing(keys: &UpsertKeys, existing: &[Document]) -> Result<Missin
     Ok(missing)
 }
 
+/// Whether an index of the user's own may refuse a document: a unique one that is neither `_id`'s nor the key's.
+pub(super) fn others_are_unique(keys: &UpsertKeys, existing: &[Document]) -> bool {
+    let fields: Vec<&str> = keys.fields().collect();
+    let unique = |index: &&Document| index.get_bool("unique").unwrap_or(false);
+    existing.iter().filter(unique).any(|index| !has_fields(index, &["_id"]) && !has_fields(index, &fields))
+}
+
 /// The `createIndexes` command for `wanted`.
 pub(super) fn create<'a>(collection: &str, wanted: impl IntoIterator<Item = &'a Wanted>) -> Document {
     let named = |wanted: &Wanted| {

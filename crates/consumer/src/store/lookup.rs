@@ -16,6 +16,9 @@ use super::version::Version;
 /// Questions under way at once.
 const CONCURRENT: usize = 8;
 
+/// Versions by the identity of their keys.
+type Found = HashMap<Vec<u8>, Version>;
+
 /// The collection that is asked.
 #[derive(Clone, Copy)]
 pub(super) struct Lookup<'a> {
@@ -28,14 +31,34 @@ pub(super) struct Lookup<'a> {
 impl Lookup<'_> {
     /// The version of each key's document, `None` where there is no document.
     pub(super) async fn versions(self, keys: &[&Key<'_>]) -> Result<Vec<Option<Version>>, Fault> {
-        let mut found = HashMap::new();
+        let found = self.ask_for_all(keys).await?.unwrap_or_default();
+        self.one_by_one(keys, &found).await
+    }
+
+    /// As [`Lookup::versions`], with no question beyond the first where one answers for all keys; the server may hold
+    /// for equal what this one misses, as under a collation.
+    pub(super) async fn seen(self, keys: &[&Key<'_>]) -> Result<Vec<Option<Version>>, Fault> {
+        match self.ask_for_all(keys).await? {
+            Some(found) => Ok(keys.iter().map(|key| found.get(&key.identity()).copied()).collect()),
+            None => self.one_by_one(keys, &Found::new()).await,
+        }
+    }
+
+    /// One question for the keys of each kind; `None` if there is none for all of a kind.
+    async fn ask_for_all(self, keys: &[&Key<'_>]) -> Result<Option<Found>, Fault> {
+        let mut found = Found::new();
         let (derived, fields): (Vec<&Key<'_>>, Vec<&Key<'_>>) =
             keys.iter().copied().partition(|key| matches!(key, Key::Derived(_)));
-        for group in [derived, fields].into_iter().filter(|group| group.len() > 1) {
-            if let Some(command) = commands::find_all(self.collection, self.keys, &group) {
-                found.extend(self.ask(command?).await?.iter().filter_map(|document| self.read(document)));
-            }
+        for group in [derived, fields].into_iter().filter(|group| !group.is_empty()) {
+            let Some(command) = commands::find_all(self.collection, self.keys, &group) else {
+                return Ok(None);
+            };
+            found.extend(self.ask(command?).await?.iter().filter_map(|document| self.read(document)));
         }
+        Ok(Some(found))
+    }
+
+    async fn one_by_one(self, keys: &[&Key<'_>], found: &Found) -> Result<Vec<Option<Version>>, Fault> {
         let answers = keys.iter().map(|key| async {
             match found.get(&key.identity()) {
                 Some(version) => Ok(Some(*version)),

@@ -9,6 +9,7 @@ mod collections;
 mod commands;
 mod connection;
 mod fault;
+mod habit;
 mod indexes;
 mod keys;
 mod lookup;
@@ -16,6 +17,8 @@ mod outcome;
 mod prepare;
 mod raw;
 mod reply;
+mod runs;
+mod settle;
 mod state;
 mod uri;
 mod version;
@@ -43,6 +46,9 @@ pub use uri::check_uri;
 
 /// The most that one call to the server may take.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A command may take up to `2^DOUBLINGS_MAX` deadlines.
+pub const DOUBLINGS_MAX: u32 = 6;
 
 /// Where events are stored, and under which keys.
 #[derive(Debug, Clone)]
@@ -104,8 +110,9 @@ impl Store {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Writes `events`, which all come from `source`, as if one after another in this order.
-    pub async fn apply(&self, source: &Source, events: &[&StorableEvent]) -> Applied {
+    /// Writes `events`, which all come from `source`, as if one after another in this order. Each command may take
+    /// `2^doublings` deadlines.
+    pub async fn apply(&self, source: &Source, events: &[&StorableEvent], doublings: u32) -> Applied {
         if events.is_empty() {
             return Applied::default();
         }
@@ -123,15 +130,19 @@ impl Store {
             keys,
             write_concern: &self.inner.write_concern,
             collection: source.as_str(),
+            habit: &collection.habit,
+            collapses: collection.collapses(),
             command_bytes: self.inner.command_bytes,
-            deadline: collection.write_deadline(*deadline, events.len()),
+            deadline: deadline.saturating_mul(1 << doublings.min(DOUBLINGS_MAX)),
         };
-        let applied = Batch::new(way, events).run().await;
-        if events.len() == 1 {
-            let timed_out = applied.trouble.as_ref().is_some_and(|trouble| trouble.timed_out);
-            collection.lone_record_timed_out(timed_out && connection.state.answers());
-        }
+        let mut applied = Batch::new(way, events).run().await;
+        applied.written = collection.wrote(applied.counts.total());
         applied
+    }
+
+    /// Whether the server answered lately, whatever became of a single command.
+    pub fn server_answers(&self) -> bool {
+        self.inner.connection.state.answers()
     }
 
     /// Whether the server can be used, and each change of it.

@@ -10,8 +10,13 @@ pub struct Applied {
     pub rejected: Vec<Rejected>,
     /// Indexes of events that are to be tried again, ascending.
     pub unfinished: Vec<usize>,
+    /// Those of `unfinished` that the server refused with a code that is in no list of ours, so that nobody can say
+    /// whether waiting helps.
+    pub strange: Vec<Rejected>,
     /// Why `unfinished` is not empty.
     pub trouble: Option<Trouble>,
+    /// All events that were written to the collection so far, by whoever shares the store.
+    pub written: u64,
 }
 
 /// How the finished events ended.
@@ -52,7 +57,7 @@ pub struct Rejected {
 pub struct Trouble {
     /// The cause in words, without values of documents.
     pub reason: String,
-    /// A deadline passed: a smaller batch may fit into it.
+    /// A deadline passed: a smaller batch may fit into it, or more time help.
     pub timed_out: bool,
 }
 

@@ -18,6 +18,9 @@ const DUPLICATE_KEY: i32 = 11000;
 /// An index of other options or another name is in the way, or the collection is a view: codes that stay.
 const CANNOT_BUILD: [i32; 6] = [67, 68, 85, 86, 166, 171];
 
+/// Options of a collection by which its server may refuse one document and take another.
+const REFUSING: [&str; 3] = ["validator", "capped", "timeseries"];
+
 /// One collection whose indexes are to be there.
 #[derive(Clone, Copy)]
 pub(super) struct Preparation<'a> {
@@ -30,10 +33,12 @@ pub(super) struct Preparation<'a> {
 }
 
 impl Preparation<'_> {
-    /// Checks the server's version and the indexes, and makes those that are missing.
+    /// Checks the server's version, the collection's rules and its indexes, and makes those that are missing.
     pub(super) async fn run(self) -> Result<(), Unprepared> {
         self.connection.greet(self.deadline).await.map_err(unprepared)?;
-        let existing = self.existing().await?;
+        let existing = self.list("listIndexes", doc! { "listIndexes": self.collection }).await?;
+        let rules = indexes::others_are_unique(self.keys, &existing) || self.has_options().await?;
+        self.known.has_rules(rules);
         let missing = indexes::missing(self.keys, &existing).map_err(|name| self.conflict(&name))?;
         if let Some(unique) = &missing.unique {
             self.create(std::slice::from_ref(unique)).await.map_err(|fault| self.unbuildable(fault))?;
@@ -53,16 +58,24 @@ impl Preparation<'_> {
         }
     }
 
-    async fn existing(&self) -> Result<Vec<Document>, Unprepared> {
-        let command = doc! { "listIndexes": self.collection, "cursor": { "batchSize": 1000 } };
+    /// Whether the collection was made with options by which it may refuse a document, as a validator.
+    async fn has_options(&self) -> Result<bool, Unprepared> {
+        let command = doc! { "listCollections": 1, "filter": { "name": self.collection } };
+        let collections = self.list("listCollections", command).await?;
+        let options = collections.iter().filter_map(|collection| collection.get_document("options").ok());
+        Ok(options.flat_map(|options| options.keys()).any(|option| REFUSING.contains(&option.as_str())))
+    }
+
+    async fn list(&self, name: &str, mut command: Document) -> Result<Vec<Document>, Unprepared> {
+        command.insert("cursor", doc! { "batchSize": 1000 });
         let reply = match self.call(&command, self.deadline).await {
             Err(Fault::Refused(refusal)) if refusal.code == NAMESPACE_NOT_FOUND => return Ok(Vec::new()),
             reply => reply.map_err(unprepared)?,
         };
         let batch = reply.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
         let batch =
-            batch.map_err(|_| unprepared(Fault::Other("the reply to listIndexes has no list".into())))?;
-        Ok(batch.iter().filter_map(|index| index.as_document().cloned()).collect())
+            batch.map_err(|_| unprepared(Fault::Other(format!("the reply to {name} has no list"))))?;
+        Ok(batch.iter().filter_map(|entry| entry.as_document().cloned()).collect())
     }
 
     async fn create(&self, wanted: &[Wanted]) -> Result<(), Fault> {

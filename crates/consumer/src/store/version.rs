@@ -9,7 +9,11 @@ pub(super) struct Version(f64, f64);
 
 impl Version {
     pub(super) fn of(event: &StorableEvent) -> Self {
-        Self(event.timestamp.get() as f64, event.ingested_at.get() as f64)
+        Self::at(event.timestamp.get(), event.ingested_at.get())
+    }
+
+    pub(super) fn at(timestamp: i64, ingested_at: i64) -> Self {
+        Self(timestamp as f64, ingested_at as f64)
     }
 
     /// That of a stored document, whoever wrote it.

@@ -1,14 +1,17 @@
 //! The order in which the events of a batch are sent, so that several events of one key end as if they had been applied
 //! one after another: an event is sent only after every earlier one of its key is finished, or together with them in
-//! one ordered command. After an event that is unfinished, all later ones of its key are unfinished too.
+//! one ordered command, or not at all where one statement stands for them all. After an event that is unfinished, all
+//! later ones of its key are unfinished too.
 
 use std::collections::HashMap;
+
+use super::runs::{Events, Known, Run};
 
 /// What to send next.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Wave {
-    /// Events of different keys, none known to have a document: insert, and update those that exist. In any order.
-    Heads(Vec<usize>),
+    /// One statement a key, in any order.
+    Heads(Vec<Run>),
     /// Events whose documents exist: guarded updates, in this order.
     Tail(Vec<usize>),
 }
@@ -24,17 +27,29 @@ pub(super) enum Fate {
     Unfinished,
 }
 
+#[derive(Debug, Default)]
+struct KeyState {
+    known: Known,
+    fate: Option<Fate>,
+    /// What was known of it proved wrong: its next event stands for itself.
+    doubted: bool,
+}
+
 /// The state of one batch.
 #[derive(Debug)]
 pub(super) struct Waves {
     key_of: Vec<usize>,
-    keys: Vec<Option<Fate>>,
+    /// The events by key, each key's in the order of the partition.
+    by_key: Vec<usize>,
+    keys: Vec<KeyState>,
     fates: Vec<Option<Fate>>,
+    /// Whether one statement may stand for several events of a key.
+    collapses: bool,
 }
 
 impl Waves {
     /// A batch of events with these keys, in the order of the partition.
-    pub(super) fn new(identities: impl Iterator<Item = Vec<u8>>) -> Self {
+    pub(super) fn new(identities: impl Iterator<Item = Vec<u8>>, collapses: bool) -> Self {
         let mut numbers: HashMap<Vec<u8>, usize> = HashMap::new();
         let key_of: Vec<usize> = identities
             .map(|identity| {
@@ -42,29 +57,41 @@ impl Waves {
                 *numbers.entry(identity).or_insert(next)
             })
             .collect();
-        Self { keys: vec![None; numbers.len()], fates: vec![None; key_of.len()], key_of }
+        let mut by_key: Vec<usize> = (0..key_of.len()).collect();
+        by_key.sort_by_key(|index| key_of[*index]);
+        let mut keys = Vec::new();
+        keys.resize_with(numbers.len(), KeyState::default);
+        Self { fates: vec![None; key_of.len()], key_of, by_key, keys, collapses }
     }
 
-    /// What can be sent now; `None` once nothing is left. The answer stays the same until fates are told.
-    pub(super) fn next(&self) -> Option<Wave> {
-        let mut seen = vec![false; self.keys.len()];
+    /// What can be sent now; `None` once nothing is left. The answer stays the same until something is told.
+    pub(super) fn next(&self, events: &impl Events) -> Option<Wave> {
         let mut heads = Vec::new();
         let mut tail = Vec::new();
-        for (index, key) in self.waiting() {
-            match self.keys[key] {
-                Some(Fate::Present) => tail.push(index),
-                None | Some(Fate::Absent) if !seen[key] => {
-                    seen[key] = true;
-                    heads.push(index);
-                }
-                _ => {}
+        for (key, waiting) in self.waiting() {
+            match (&self.keys[key], self.collapses) {
+                (state, true) if !state.doubted => heads.push(Run::of(state.known, &waiting, events)),
+                (KeyState { fate: Some(Fate::Present), .. }, false) => tail.extend(waiting),
+                _ => heads.push(Run::alone(waiting[0])),
             }
         }
-        match (heads.is_empty(), tail.is_empty()) {
-            (false, _) => Some(Wave::Heads(heads)),
-            (true, false) => Some(Wave::Tail(tail)),
-            (true, true) => None,
+        if !heads.is_empty() {
+            return Some(Wave::Heads(heads));
         }
+        tail.sort_unstable();
+        (!tail.is_empty()).then_some(Wave::Tail(tail))
+    }
+
+    /// One event of each key of which several wait and nothing is known, if knowing more would save statements.
+    pub(super) fn worth_a_look(&self) -> Vec<usize> {
+        if !self.collapses {
+            return Vec::new();
+        }
+        let repeats = self.waiting().filter(|(key, waiting)| {
+            let state = &self.keys[*key];
+            waiting.len() > 1 && state.known == Known::Nothing && !state.doubted
+        });
+        repeats.map(|(_, waiting)| waiting[0]).collect()
     }
 
     /// The number of an event's key: events that belong to one document have one number.
@@ -72,10 +99,27 @@ impl Waves {
         self.key_of[index]
     }
 
+    /// What is known of the document of an event's key.
+    pub(super) fn known(&self, index: usize) -> Known {
+        self.keys[self.key_of[index]].known
+    }
+
+    /// Tells what is known of the document of an event's key.
+    pub(super) fn learn(&mut self, index: usize, known: Known) {
+        let state = &mut self.keys[self.key_of[index]];
+        *state = KeyState { known, fate: state.fate, doubted: false };
+    }
+
+    /// What was known of the document of an event's key is wrong.
+    pub(super) fn doubt(&mut self, index: usize) {
+        let state = &mut self.keys[self.key_of[index]];
+        *state = KeyState { known: Known::Nothing, fate: state.fate, doubted: true };
+    }
+
     /// Tells what became of an event.
     pub(super) fn tell(&mut self, index: usize, fate: Fate) {
         self.fates[index] = Some(fate);
-        self.keys[self.key_of[index]] = Some(fate);
+        self.keys[self.key_of[index]].fate = Some(fate);
     }
 
     /// Every event that is not finished.
@@ -84,15 +128,23 @@ impl Waves {
         (0..self.fates.len()).filter(|index| open(&self.fates[*index])).collect()
     }
 
-    fn waiting(&self) -> impl Iterator<Item = (usize, usize)> {
-        let untold = self.key_of.iter().zip(&self.fates).enumerate().filter(|(_, (_, fate))| fate.is_none());
-        untold.map(|(index, (key, _))| (index, *key))
+    /// The events of each key that can be sent, in order.
+    fn waiting(&self) -> impl Iterator<Item = (usize, Vec<usize>)> {
+        let groups = self.by_key.chunk_by(|one, other| self.key_of[*one] == self.key_of[*other]);
+        groups.filter_map(|group| {
+            let key = self.key_of[group[0]];
+            let untold = group.iter().copied().filter(|index| self.fates[*index].is_none());
+            let untold: Vec<usize> = untold.collect();
+            let held_up = self.keys[key].fate == Some(Fate::Unfinished);
+            (!held_up && !untold.is_empty()).then_some((key, untold))
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::version::Version;
     use proptest::prelude::*;
 
     /// What the pretended server does with an attempt.
@@ -103,21 +155,38 @@ mod tests {
         Fail,
     }
 
-    /// Sends a batch of `(key, answer)`; the log has the events in the order in which the server took them.
-    fn send(batch: &[(u8, Answer)], cut: usize) -> (Vec<usize>, Waves) {
-        let mut waves = Waves::new(batch.iter().map(|(key, _)| vec![*key]));
+    /// Events of `(key, answer)`, each newer than the one before.
+    struct Batch(Vec<(u8, Answer)>);
+
+    impl Events for Batch {
+        fn version(&self, index: usize) -> Version {
+            Version::at(index as i64, 0)
+        }
+
+        fn same(&self, _: usize, _: usize) -> bool {
+            false
+        }
+    }
+
+    /// Sends a batch; the log has the events in the order in which the server took them.
+    fn send(batch: &Batch, collapses: bool, cut: usize) -> (Vec<usize>, Waves) {
+        let mut waves = Waves::new(batch.0.iter().map(|(key, _)| vec![*key]), collapses);
         let mut taken = Vec::new();
         let mut documents = std::collections::HashSet::new();
-        while let Some(wave) = waves.next() {
-            let (sent, ordered) = match wave {
-                Wave::Heads(mut heads) => {
+        loop {
+            for index in waves.worth_a_look() {
+                waves.learn(index, Known::Absent);
+            }
+            let (runs, ordered) = match waves.next(batch) {
+                None => return (taken, waves),
+                Some(Wave::Heads(mut heads)) => {
                     heads.reverse();
                     (heads, false)
                 }
-                Wave::Tail(tail) => (tail.into_iter().take(cut).collect(), true),
+                Some(Wave::Tail(tail)) => (tail.into_iter().take(cut).map(Run::alone).collect(), true),
             };
-            for index in sent {
-                let (key, answer) = batch[index];
+            for run in runs {
+                let (key, answer) = batch.0[run.head];
                 assert!(!ordered || documents.contains(&key), "an update of a document that may not exist");
                 let fate = match answer {
                     Answer::Store => Fate::Present,
@@ -127,45 +196,72 @@ mod tests {
                 };
                 if answer == Answer::Store {
                     documents.insert(key);
-                }
-                taken.push(index);
-                waves.tell(index, fate);
-                if ordered && answer != Answer::Store {
-                    break;
+                    waves.learn(run.head, Known::Present(batch.version(run.head), Some(run.head)));
+                    taken.extend(&run.events);
+                    run.events.iter().for_each(|index| waves.tell(*index, fate));
+                } else {
+                    taken.push(run.head);
+                    waves.tell(run.head, fate);
+                    if ordered {
+                        break;
+                    }
                 }
             }
         }
-        (taken, waves)
+    }
+
+    fn answers() -> impl Strategy<Value = Answer> {
+        prop_oneof![6 => Just(Answer::Store), 2 => Just(Answer::Refuse), 1 => Just(Answer::Fail)]
     }
 
     proptest! {
         #[test]
         fn each_key_sees_its_events_in_order_up_to_the_first_that_fails(
-            batch in proptest::collection::vec((0_u8..6, prop_oneof![
-                6 => Just(Answer::Store), 2 => Just(Answer::Refuse), 1 => Just(Answer::Fail),
-            ]), 0..60),
+            batch in proptest::collection::vec((0_u8..6, answers()), 0..60),
             cut in 1_usize..8,
         ) {
-            let (taken, waves) = send(&batch, cut);
+            let batch = Batch(batch);
+            let (taken, waves) = send(&batch, false, cut);
             let mut unfinished = Vec::new();
             for key in 0..6 {
-                let of_key: Vec<usize> = (0..batch.len()).filter(|index| batch[*index].0 == key).collect();
-                let failed = of_key.iter().position(|index| batch[*index].1 == Answer::Fail);
+                let of_key: Vec<usize> = (0..batch.0.len()).filter(|index| batch.0[*index].0 == key).collect();
+                let failed = of_key.iter().position(|index| batch.0[*index].1 == Answer::Fail);
                 let tried = &of_key[..failed.map_or(of_key.len(), |at| at + 1)];
-                let seen: Vec<usize> = taken.iter().copied().filter(|index| batch[*index].0 == key).collect();
+                let seen: Vec<usize> = taken.iter().copied().filter(|index| batch.0[*index].0 == key).collect();
                 prop_assert_eq!(&seen[..], tried);
                 unfinished.extend_from_slice(&of_key[failed.unwrap_or(of_key.len())..]);
             }
             unfinished.sort_unstable();
             prop_assert_eq!(waves.unfinished(), unfinished);
         }
+
+        #[test]
+        fn with_one_statement_for_many_every_event_is_told_once_or_unfinished(
+            batch in proptest::collection::vec((0_u8..6, answers()), 0..60),
+        ) {
+            let batch = Batch(batch);
+            let (mut taken, waves) = send(&batch, true, 1);
+            for key in 0..6 {
+                let newest = (0..batch.0.len()).rfind(|index| batch.0[*index].0 == key && batch.0[*index].1 != Answer::Refuse);
+                let open: Vec<usize> =
+                    waves.unfinished().into_iter().filter(|index| batch.0[*index].0 == key).collect();
+                let fails = newest.is_some_and(|index| batch.0[index].1 == Answer::Fail);
+                prop_assert_eq!(!open.is_empty(), fails, "key {} with {:?} left", key, open);
+            }
+            taken.extend(waves.unfinished());
+            taken.sort_unstable();
+            taken.dedup();
+            prop_assert_eq!(taken, (0..batch.0.len()).collect::<Vec<_>>());
+        }
     }
 
     #[test]
     fn events_of_different_keys_go_together() {
-        let waves = Waves::new([1, 2, 1, 3].into_iter().map(|key| vec![key]));
-        assert_eq!(waves.next(), Some(Wave::Heads(vec![0, 1, 3])));
+        let batch =
+            Batch(vec![(1, Answer::Store), (2, Answer::Store), (1, Answer::Store), (3, Answer::Store)]);
+        let waves = Waves::new(batch.0.iter().map(|(key, _)| vec![*key]), false);
+        assert_eq!(waves.next(&batch), Some(Wave::Heads([0, 1, 3].map(Run::alone).into())));
         assert_eq!(waves.unfinished(), [0, 1, 2, 3]);
-        assert_eq!(Waves::new(std::iter::empty()).next(), None);
+        assert_eq!(Waves::new(std::iter::empty(), true).next(&batch), None);
     }
 }

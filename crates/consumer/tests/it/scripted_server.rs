@@ -82,12 +82,20 @@ async fn converse(
     }
 }
 
+/// The reply to listCollections, of one with these options.
+pub fn collections(options: Document) -> Document {
+    let collection = doc! { "name": "adsbdb", "type": "collection", "options": options };
+    doc! { "ok": 1, "cursor": { "id": 0_i64, "ns": "d.$cmd.listCollections", "firstBatch": [collection] } }
+}
+
 fn usual(name: &str, command: &Document, wire_version: i32) -> Document {
     let sent = |list: &str| command.get_array(list).map_or(0, |list| i32::try_from(list.len()).unwrap_or(0));
     match name {
         "insert" => doc! { "ok": 1, "n": sent("documents") },
         "update" => doc! { "ok": 1, "n": sent("updates"), "nModified": sent("updates") },
         "listIndexes" => doc! { "ok": 0, "code": 26, "codeName": "NamespaceNotFound", "errmsg": "none" },
+        // A collection with a rule: each event is sent.
+        "listCollections" => collections(doc! { "validator": {} }),
         "find" => doc! { "ok": 1, "cursor": { "id": 0_i64, "ns": "d.c", "firstBatch": [] } },
         _ => doc! {
             "ok": 1, "helloOk": true, "ismaster": true, "isWritablePrimary": true, "minWireVersion": 0,

@@ -97,7 +97,7 @@ async fn lanes_that_meet_a_new_source_together_make_its_indexes_once() {
         let (store, source) = (stage.store.clone(), stage.source.clone());
         lanes.push(tokio::spawn(async move {
             let event = event("the same", lane, 1, &json!({ "lane": lane }));
-            store.apply(&source, &[&event]).await
+            store.apply(&source, &[&event], 0).await
         }));
     }
     for lane in lanes {
@@ -123,7 +123,7 @@ async fn duplicates_in_the_way_of_the_unique_index_keep_records_waiting_until_th
 
     // Another source is not held up.
     let other = Source::new("other").expect("a source");
-    assert_eq!(stage.store.apply(&other, &[&waiting[0]]).await.counts, counts(1, 0, 0, 0));
+    assert_eq!(stage.store.apply(&other, &[&waiting[0]], 0).await.counts, counts(1, 0, 0, 0));
 
     stage.collection().delete_one(doc! { "n": 2 }).await.expect("one document less");
     assert_eq!(stage.finish(&waiting, PATIENCE).await, counts(1, 0, 0, 0));
@@ -169,7 +169,7 @@ async fn a_restarted_consumer_finds_its_indexes_and_documents() {
     let first = event("a", 1, 1, &json!({ "mode_s": "A", "place": { "code": 2 } }));
     stage.store(std::slice::from_ref(&first)).await;
     let again = open(&uri, stage.database.name(), &setting()).await;
-    assert_eq!(again.apply(&stage.source, &[&first]).await.counts, counts(0, 0, 1, 0));
+    assert_eq!(again.apply(&stage.source, &[&first], 0).await.counts, counts(0, 0, 1, 0));
     assert_eq!(stage.one(doc! {}).await.get_str("mode_s").ok(), expected(&first).get_str("mode_s").ok());
 }
 

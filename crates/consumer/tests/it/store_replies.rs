@@ -1,14 +1,14 @@
 //! Replies that a healthy database does not give: each event is still told once, nothing is taken for stored that was
 //! not said to be, and nothing is dead-lettered for an outage.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bson::{Document, doc};
 use consumer::store::{Counts, StoreState};
 use events::StorableEvent;
 use serde_json::json;
 
-use crate::scripted_server::{Answer, ScriptedServer};
+use crate::scripted_server::{Answer, ScriptedServer, collections};
 use crate::store_stage::{Setting, Stage, counts, event};
 
 const WIRE_VERSION_5_0: i32 = 13;
@@ -112,30 +112,76 @@ async fn an_outage_in_any_form_rejects_nothing() {
 
 #[tokio::test]
 async fn a_record_that_is_refused_for_now_holds_up_only_its_own_key() {
-    for code in [112, 10107, 987_654, 11000] {
-        // 11000 without a word of the index: it may have been the key, so in doubt it is tried again.
-        let reply = doc! { "ok": 1, "n": 2, "writeErrors": [{ "index": 1, "code": code, "errmsg": "x" }] };
-        let server = answering("insert", reply).await;
+    // 11000 without a word of the index: it may have been the key, so in doubt it is tried again.
+    for (code, options) in [(112, true), (10107, false), (987_654, true), (987_654, false), (11000, false)] {
+        let options = if options {
+            doc! { "validator": {} }
+        } else {
+            doc! {}
+        };
+        let refused = doc! { "ok": 1, "n": 2, "writeErrors": [{ "index": 1, "code": code, "errmsg": "x" }] };
+        let script = move |command: &Document| match command.keys().next().map(String::as_str) {
+            Some("insert") => Answer::Reply(refused.clone()),
+            Some("listCollections") => Answer::Reply(collections(options.clone())),
+            _ => Answer::Usual,
+        };
+        let server = ScriptedServer::start(WIRE_VERSION_5_0, script).await;
         let one = |id: &str, timestamp| event(id, timestamp, 1, &json!({}));
         let events = [one("a", 1), one("b", 1), one("c", 1), one("b", 2), one("a", 2), one("b", 3)];
         let applied = stage(&server).await.apply(&events).await;
         assert_eq!(applied.rejected, vec![], "{code}");
         assert_eq!((applied.counts, applied.unfinished), (counts(2, 1, 0, 0), vec![1, 3, 5]), "{code}");
+        let strange = applied.strange.iter().map(|strange| strange.code).collect::<Vec<_>>();
+        assert_eq!(strange, if code == 987_654 { vec![code] } else { vec![] });
     }
+}
+
+/// How long the list of a write command is.
+fn length(command: &Document) -> i32 {
+    let lists = ["documents", "updates"].iter().filter_map(|list| command.get_array(list).ok());
+    lists.map(|list| i32::try_from(list.len()).unwrap_or(i32::MAX)).sum()
+}
+
+/// The reply to an insert whose first `existing` of `sent` documents are there already.
+fn first_exist(existing: i32, sent: i32) -> Document {
+    let error = |index: i32| doc! { "index": index, "code": 11000, "keyPattern": { "event_id": 1 }, "errmsg": "E11000" };
+    doc! { "ok": 1, "n": sent - existing, "writeErrors": (0..existing).map(error).collect::<Vec<_>>() }
+}
+
+#[tokio::test]
+async fn a_document_that_appears_between_an_update_and_an_insert_is_updated_once_more() {
+    let updates = AtomicUsize::new(0);
+    let script = move |command: &Document| match (command.keys().next().map(String::as_str), length(command))
+    {
+        // Many that exist make updates go first from then on.
+        (Some("insert"), sent @ 100..) => Answer::Reply(first_exist(sent, sent)),
+        // Two of four matched the update, but three exist now.
+        (Some("insert"), sent) => Answer::Reply(first_exist(3, sent)),
+        (Some("update"), ..100) => match updates.fetch_add(1, Ordering::Relaxed) {
+            0 => Answer::Reply(doc! { "ok": 1, "n": 2, "nModified": 1 }),
+            _ => Answer::Reply(doc! { "ok": 1, "n": 3, "nModified": 1 }),
+        },
+        (Some("find"), _) => {
+            let newer = doc! { "event_id": "e0", "event_timestamp": 9_i64, "ingested_at": 1_i64 };
+            Answer::Reply(doc! { "ok": 1, "cursor": { "id": 0_i64, "ns": "d.c", "firstBatch": [newer] } })
+        }
+        _ => Answer::Usual,
+    };
+    let server = ScriptedServer::start(WIRE_VERSION_5_0, script).await;
+    let stage = stage(&server).await;
+    assert_eq!(stage.store(&batch(2000)).await, counts(0, 2000, 0, 0));
+    // Of the three that exist, one changed each time, and the third one is newer.
+    assert_eq!(stage.store(&batch(4)).await, counts(1, 2, 0, 1));
+    let writes = server.commands().into_iter().filter(|name| ["insert", "update"].contains(&name.as_str()));
+    assert_eq!(writes.collect::<Vec<_>>(), ["insert", "update", "update", "insert", "update"]);
 }
 
 #[tokio::test]
 async fn after_a_lost_reply_the_retry_s_outcome_counts() {
     let lost = AtomicBool::new(false);
-    let exists = |command: &Document| {
-        let documents = command.get_array("documents").map_or(0, Vec::len);
-        let error = |index| doc! { "index": index, "code": 11000, "keyPattern": { "event_id": 1 }, "errmsg": "E11000" };
-        let errors: Vec<Document> = (0..i32::try_from(documents).unwrap_or(0)).map(error).collect();
-        doc! { "ok": 1, "n": 0, "writeErrors": errors }
-    };
     let script = move |command: &Document| match command.keys().next().map(String::as_str) {
         Some("insert") if !lost.swap(true, Ordering::Relaxed) => Answer::Silence,
-        Some("insert") => Answer::Reply(exists(command)),
+        Some("insert") => Answer::Reply(first_exist(length(command), length(command))),
         Some("update") => Answer::Reply(doc! { "ok": 1, "n": 4, "nModified": 0 }),
         _ => Answer::Usual,
     };

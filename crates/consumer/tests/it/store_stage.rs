@@ -56,7 +56,7 @@ impl Stage {
 
     pub async fn apply(&self, events: &[StorableEvent]) -> Applied {
         let events: Vec<&StorableEvent> = events.iter().collect();
-        let applied = self.store.apply(&self.source, &events).await;
+        let applied = self.store.apply(&self.source, &events, 0).await;
         assert_told_once(&applied, events.len());
         applied
     }
@@ -74,7 +74,7 @@ impl Stage {
         let mut left: Vec<&StorableEvent> = events.iter().collect();
         let mut counts = Counts::default();
         while !left.is_empty() {
-            let applied = self.store.apply(&self.source, &left).await;
+            let applied = self.store.apply(&self.source, &left, 0).await;
             assert_told_once(&applied, left.len());
             assert_eq!(applied.rejected, vec![]);
             counts = sum(counts, applied.counts);
