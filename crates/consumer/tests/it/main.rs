@@ -15,5 +15,6 @@ mod store_refusals;
 mod store_replies;
 mod store_stage;
 mod store_values;
+mod suspects;
 mod trial;
 mod world;
