@@ -63,6 +63,10 @@ impl UpsertKeys {
 
     /// The key of `event`.
     pub(super) fn key_of<'a>(&self, event: &'a StorableEvent) -> Key<'a> {
+        // The document has it too, behind the payload's fields.
+        if self.is_event_id() {
+            return Key::Fields(vec![RawBsonRef::String(event.id.as_str())]);
+        }
         let values = self.0.iter().map(|path| scalar_at(&event.document, path)).collect();
         match values {
             Some(values) => Key::Fields(values),
