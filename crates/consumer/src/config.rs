@@ -185,7 +185,11 @@ fn expected(text: &str) -> Result<Expected, String> {
     Ok(Expected::Of(text.split(',').map(source).collect::<Result<_, _>>()?))
 }
 
-fn database_name(text: &str) -> Result<String, String> {
+/// The parser of MONGODB_DB.
+///
+/// # Errors
+/// A name that MongoDB refuses.
+pub fn database_name(text: &str) -> Result<String, String> {
     let wrong = |c: char| {
         c.is_control() || matches!(c, '/' | '\\' | '.' | ' ' | '"' | '$' | '*' | '<' | '>' | ':' | '|' | '?')
     };

@@ -32,7 +32,7 @@ mod suspects;
 
 pub use app::{App, Failure};
 pub use batch::Limits;
-pub use config::{Config, Settings};
+pub use config::{Config, Settings, database_name};
 pub use metrics::{Counters, Snapshot};
 pub use step::Expected;
 

@@ -5,6 +5,7 @@
 #![expect(clippy::expect_used, reason = "support of tests only")]
 
 pub mod binaries;
+pub mod gate;
 pub mod http;
 pub mod kafka;
 pub mod mongodb;
@@ -12,6 +13,7 @@ pub mod process;
 pub mod stack;
 pub mod wait;
 
+pub use gate::Gate;
 pub use process::Process;
 pub use stack::{Names, Stack};
 pub use wait::eventually;

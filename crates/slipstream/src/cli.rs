@@ -1,9 +1,11 @@
 //! The command line.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use events::Source;
 
 /// JSON events over HTTP, kept by Kafka, landed in MongoDB: run it, watch it, try it.
 #[derive(Debug, Parser)]
@@ -24,6 +26,13 @@ pub enum Command {
     Up(UpOptions),
     /// Stand in for ADSBDB, the public aircraft database, on machines without internet.
     Simulate(SimulateOptions),
+    /// Clear the way for the unique index of a collection that an earlier system wrote.
+    ///
+    /// Finds the documents that share the value of UPSERT_KEYS. Without --apply nothing is changed. With it, the newest of
+    /// each value stays (the highest event_timestamp, then ingested_at, absent being the lowest); every other one is
+    /// written to the file first and then removed. Reads MONGODB_URI, MONGODB_DB, UPSERT_KEYS and EXPECTED_SOURCE as
+    /// the consumer does. Exit code 0: nothing is in the way, or no longer; 1: something is; 2: a wrong configuration.
+    Dedupe(DedupeOptions),
 }
 
 /// Options of `up`.
@@ -55,6 +64,26 @@ pub struct SimulateOptions {
     /// Ask a running simulator on that address for /livez instead; exit 0 or 1.
     #[arg(long)]
     pub healthcheck: bool,
+}
+
+/// Options of `dedupe`.
+#[derive(Debug, Clone, Args)]
+pub struct DedupeOptions {
+    /// The collection, named after its source; the default is the first of EXPECTED_SOURCE.
+    #[arg(long, value_name = "SOURCE", value_parser = |text: &str| Source::new(text))]
+    pub collection: Option<Source>,
+    /// Remove what is in the way, once it is in the file.
+    #[arg(long, requires = "out")]
+    pub apply: bool,
+    /// The file for the documents that are removed, one a line in canonical Extended JSON; it must not exist yet.
+    #[arg(long, value_name = "FILE", requires = "apply")]
+    pub out: Option<PathBuf>,
+    /// How many of the values are listed.
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    pub show: usize,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// A number with a unit: `250ms`, `20s`, `1.5m`, `1h`.

@@ -1,4 +1,5 @@
-//! The operator's command: [`up`] runs the whole pipeline on this machine, [`simulate`] stands in for ADSBDB.
+//! The operator's command: [`up`] runs the whole pipeline on this machine, [`simulate`] stands in for ADSBDB,
+//! [`dedupe`](mod@dedupe) clears the way for a collection's unique index.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -6,6 +7,8 @@ use std::process::ExitCode;
 use clap::Parser;
 
 pub mod cli;
+pub mod dedupe;
+pub mod mongo;
 pub mod simulate;
 pub mod up;
 
@@ -20,6 +23,7 @@ pub fn main() -> ExitCode {
     let outcome = runtime.block_on(async {
         match cli.command {
             cli::Command::Up(options) => up::up(options, std::env::vars().collect()).await,
+            cli::Command::Dedupe(options) => dedupe::dedupe(options, std::env::vars()).await,
             cli::Command::Simulate(options) => simulate::simulate(options).await,
         }
     });

@@ -76,6 +76,11 @@ pub(super) fn create<'a>(collection: &str, wanted: impl IntoIterator<Item = &'a 
     doc! { "createIndexes": collection, "indexes": wanted.into_iter().map(named).collect::<Vec<_>>() }
 }
 
+/// The name of an index on the key's fields that keeps the unique index from being made.
+pub fn index_in_the_way(keys: &UpsertKeys, existing: &[Document]) -> Option<String> {
+    missing(keys, existing).err()
+}
+
 /// What mongosh is to run to see the documents that share a key.
 pub(super) fn duplicates_query(database: &str, collection: &str, keys: &UpsertKeys) -> String {
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
@@ -101,8 +106,9 @@ fn unique(keys: &UpsertKeys) -> Wanted {
     Wanted { name: name(&fields), specification }
 }
 
-/// Every key field is there and has a value that a key may have.
-fn partial_filter(keys: &UpsertKeys) -> Option<Document> {
+/// Which documents the unique index covers, where it is not all of them: every key field is there and has a value that
+/// a key may have.
+pub fn partial_filter(keys: &UpsertKeys) -> Option<Document> {
     if keys.is_event_id() {
         return None;
     }

@@ -39,10 +39,11 @@ use connection::Connection;
 use prepare::Preparation;
 use write::{Batch, Way};
 
+pub use indexes::{index_in_the_way, partial_filter};
 pub use keys::UpsertKeys;
 pub use outcome::{Applied, Counts, Rejected, Trouble};
 pub use state::StoreState;
-pub use uri::check_uri;
+pub use uri::{check_uri, write_concern};
 
 /// The most that one call to the server may take.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(10);
@@ -100,7 +101,7 @@ impl Store {
     pub async fn with_deadline(config: StoreConfig, deadline: Duration) -> Result<Self, StoreSetupError> {
         let uri = check_uri(config.uri.expose()).map_err(StoreSetupError)?;
         let inner = Inner {
-            write_concern: uri::write_concern(&uri).map_err(StoreSetupError)?,
+            write_concern: write_concern(&uri).map_err(StoreSetupError)?,
             connection: Connection::new(uri, config.database),
             collections: Collections::default(),
             keys: config.upsert_keys,

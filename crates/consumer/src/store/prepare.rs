@@ -96,7 +96,8 @@ impl Preparation<'_> {
                 let query = indexes::duplicates_query(database, collection, self.keys);
                 Unprepared::Blocked(format!(
                     "collection {collection}: documents share a value of {}, so its unique index cannot be built; \
-                     its records wait until only one document of each value is left. They are found by: {query}",
+                     its records wait until only one document of each value is left, which `slipstream dedupe` sees to. \
+                     They are found by: {query}",
                     self.keys
                 ))
             }

@@ -44,7 +44,10 @@ fn explain(text: &str) -> String {
 }
 
 /// The write concern of every command. `run_command` adds none, so it is put into the command.
-pub(super) fn write_concern(uri: &Secret) -> Result<RawDocumentBuf, String> {
+///
+/// # Errors
+/// A connection string that [`check_uri`] refuses.
+pub fn write_concern(uri: &Secret) -> Result<RawDocumentBuf, String> {
     let concern: WriteConcern = parse(uri.expose())?.write_concern.unwrap_or_default();
     let mut document = match concern.w {
         Some(Acknowledgment::Nodes(nodes)) => rawdoc! { "w": i32::try_from(nodes).unwrap_or(i32::MAX) },

@@ -7,4 +7,5 @@ mod kills;
 mod main_path;
 mod outages;
 mod stops;
+mod takeover;
 mod up;

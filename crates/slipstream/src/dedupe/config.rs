@@ -1,0 +1,91 @@
+//! What `dedupe` reads from the environment: variables of the consumer, by the consumer's rules.
+
+use consumer::store::{UpsertKeys, check_uri};
+use events::Source;
+use service::{Check, ConfigFaults, Kind, Secret};
+
+service::settings! {
+    /// The consumer's variables that say where documents are and what makes one unique.
+    pub struct Settings {
+        /// MongoDB connection string.
+        mongodb_uri: Kind::RequiredSecret,
+        /// MongoDB database; each source has its own collection in it.
+        mongodb_db: Kind::Default("kafka_events_db"),
+        /// Its first source names the collection, unless the command line does.
+        expected_source: Kind::Default("adsbdb"),
+        /// Fields that make a document unique, separated by commas; dotted paths are allowed.
+        upsert_keys: Kind::Default("event_id"),
+    }
+}
+
+/// The configuration, every value valid.
+#[derive(Debug)]
+pub struct Config {
+    /// Connection string.
+    pub uri: Secret,
+    /// Database.
+    pub database: String,
+    /// Collection, as its source is named.
+    pub collection: Source,
+    /// What makes a document unique.
+    pub upsert_keys: UpsertKeys,
+}
+
+impl Config {
+    /// Reads and checks the environment; `collection` is the command line's.
+    ///
+    /// # Errors
+    /// Every wrong variable, by name.
+    pub fn new(
+        collection: Option<Source>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigFaults> {
+        let (s, mut check) = Check::read::<Settings>(Settings::VARIABLES, environment);
+        let uri = check.value("mongodb_uri", s.mongodb_uri.as_ref(), check_uri);
+        let database = check.value("mongodb_db", s.mongodb_db.as_ref(), consumer::database_name);
+        let collection = match collection {
+            Some(collection) => Some(collection),
+            None => check.value("expected_source", s.expected_source.as_ref(), first_source),
+        };
+        let upsert_keys = check.value("upsert_keys", s.upsert_keys.as_ref(), UpsertKeys::parse);
+        let config = (|| {
+            Some(Self { uri: uri?, database: database?, collection: collection?, upsert_keys: upsert_keys? })
+        })();
+        check.finish(config)
+    }
+}
+
+fn first_source(text: &str) -> Result<Source, String> {
+    if text == "*" {
+        return Err("names no collection; name one with --collection".into());
+    }
+    let first = text.split(',').next().unwrap_or_default();
+    Source::new(first.trim()).map_err(|why| format!("is not a list of sources: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(collection: Option<&str>, pairs: &[(&str, &str)]) -> Result<Config, ConfigFaults> {
+        let owned = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config::new(collection.map(|name| Source::new(name).unwrap()), owned)
+    }
+
+    #[test]
+    fn the_first_expected_source_is_the_default_and_a_star_is_none() {
+        let uri = ("MONGODB_URI", "mongodb://m");
+        let named = |config: Config| config.collection.as_str().to_owned();
+        assert_eq!(named(read(None, &[uri]).unwrap()), "adsbdb");
+        assert_eq!(named(read(None, &[uri, ("EXPECTED_SOURCE", "manual, adsbdb")]).unwrap()), "manual");
+        assert_eq!(named(read(Some("other"), &[uri, ("EXPECTED_SOURCE", "*")]).unwrap()), "other");
+        assert_eq!(read(None, &[uri, ("EXPECTED_SOURCE", "*")]).unwrap_err().0[0].0, "EXPECTED_SOURCE");
+    }
+
+    #[test]
+    fn every_wrong_variable_is_named_at_once() {
+        let faults = read(None, &[("MONGODB_DB", "a.b"), ("UPSERT_KEYS", "_id")]).unwrap_err().0;
+        let names: Vec<&str> = faults.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["MONGODB_URI", "MONGODB_DB", "UPSERT_KEYS"]);
+    }
+}

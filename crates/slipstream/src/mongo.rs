@@ -1,0 +1,22 @@
+//! MongoDB, as the operator's commands see it.
+
+use std::time::Duration;
+
+use mongodb::options::ClientOptions;
+use mongodb::{Client, Database};
+use service::Secret;
+
+use crate::Failure;
+
+/// The database `name`; nothing is asked yet, but the look-up of a `mongodb+srv` name.
+///
+/// # Errors
+/// The driver refuses the connection string, or its name cannot be looked up.
+pub async fn database(uri: &Secret, name: &str) -> Result<Database, Failure> {
+    let mut options = ClientOptions::parse(uri.expose()).await?;
+    // The operator waits at the terminal: an absent server is told within seconds, not within the driver's 30.
+    options.connect_timeout.get_or_insert(Duration::from_secs(2));
+    options.server_selection_timeout.get_or_insert(Duration::from_secs(5));
+    options.app_name.get_or_insert_with(|| "slipstream".to_owned());
+    Ok(Client::with_options(options)?.database(name))
+}
