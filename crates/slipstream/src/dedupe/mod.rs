@@ -72,7 +72,7 @@ async fn pass(
     let mut removal = file.map(|file| Removal::new(target, file));
     let (mut runs, mut found, mut documents) = (Runs::default(), Found::default(), 1);
     let mut rows = target.sorted().await?;
-    while let Some((row, _)) = rows.next().await? {
+    while let Some(row) = rows.next().await? {
         match runs.place(row) {
             Place::Newest => documents = 1,
             Place::NotJudged => found.lists += 1,

@@ -59,43 +59,31 @@ impl<'a> Removal<'a> {
     /// As [`Removal::add`].
     pub async fn finish(&mut self) -> Result<(), Failure> {
         let batch = std::mem::take(&mut self.batch);
-        let secured = self.secured(&batch).await?;
-        self.done.changed += (batch.len() - secured.len()) as u64;
-        let (mut bytes, mut documents) = (0, Vec::new());
-        let mut rows = self.target.named(secured.iter().map(|row| row.id.clone()).collect(), true).await?;
-        while let Some((row, document)) = rows.next().await? {
-            let (Some(document), true) = (document, secured.contains(&&row)) else {
-                self.done.changed += 1;
-                continue;
-            };
+        let mut cursor = self.target.documents(batch.iter().map(|(row, _)| row.id.clone()).collect()).await?;
+        let (mut bytes, mut documents, mut gone) = (0, Vec::new(), batch.len() as u64);
+        while let Some(document) = cursor.next().await? {
+            gone = gone.saturating_sub(1);
             bytes += RawDocumentBuf::try_from(&document)?.as_bytes().len();
             documents.push(document);
             if bytes >= BATCH_BYTES {
-                self.move_out(std::mem::take(&mut documents)).await?;
+                self.move_out(std::mem::take(&mut documents), &batch).await?;
                 bytes = 0;
             }
         }
-        self.move_out(documents).await
+        self.done.changed += gone;
+        self.move_out(documents, &batch).await
     }
 
-    /// Those of `batch` whose newer document is still there, as new as it was.
-    async fn secured<'b>(&self, batch: &'b [(Row, Arc<Row>)]) -> Result<Vec<&'b Row>, Failure> {
-        let mut ids: Vec<Bson> = batch.iter().map(|(_, newest)| newest.id.clone()).collect();
-        // The documents of a key follow one another.
-        ids.dedup();
-        let mut rows = self.target.named(ids, false).await?;
-        let mut there = Vec::new();
-        while let Some((row, _)) = rows.next().await? {
-            there.push(row);
-        }
-        let is_there = |newest: &Row| there.contains(newest);
-        Ok(batch.iter().filter(|(_, newest)| is_there(newest)).map(|(row, _)| row).collect())
-    }
-
-    async fn move_out(&mut self, documents: Vec<Document>) -> Result<(), Failure> {
+    /// Writes and removes those of `documents` that are still what they were to their newest.
+    async fn move_out(&mut self, documents: Vec<Document>, batch: &[(Row, Arc<Row>)]) -> Result<(), Failure> {
+        // Asked after the documents were read: one that changed in between is not removed, as it is no longer what
+        // was read.
+        let unchanged = self.unchanged(&documents, batch).await?;
         let mut written = Vec::with_capacity(documents.len());
         for document in documents {
-            if self.file.write(&document)? {
+            if !unchanged.iter().any(|id| Some(*id) == document.get("_id")) {
+                self.done.changed += 1;
+            } else if self.file.write(&document)? {
                 written.push(document);
             } else {
                 self.done.unwritable += 1;
@@ -109,5 +97,30 @@ impl<'a> Removal<'a> {
         self.done.removed += removed;
         self.done.changed += (written.len() as u64).saturating_sub(removed);
         Ok(())
+    }
+
+    /// The `_id`s of those of `documents` that are as old as they were, while their newest is as new as it was.
+    async fn unchanged<'b>(
+        &self,
+        documents: &[Document],
+        batch: &'b [(Row, Arc<Row>)],
+    ) -> Result<Vec<&'b Bson>, Failure> {
+        let asked = |row: &Row| documents.iter().any(|document| document.get("_id") == Some(&row.id));
+        let pairs: Vec<&(Row, Arc<Row>)> = batch.iter().filter(|(row, _)| asked(row)).collect();
+        let mut newest: Vec<Bson> = pairs.iter().map(|(_, newest)| newest.id.clone()).collect();
+        // The documents of a key follow one another.
+        newest.dedup();
+        let ids = pairs.iter().map(|(row, _)| row.id.clone()).chain(newest);
+        let mut rows = self.target.named(ids.collect()).await?;
+        let mut now = Vec::with_capacity(pairs.len());
+        while let Some(row) = rows.next().await? {
+            now.push(row);
+        }
+        let same = |row: &Row| now.contains(row);
+        Ok(pairs
+            .into_iter()
+            .filter(|(row, newest)| same(row) && same(newest))
+            .map(|(row, _)| &row.id)
+            .collect())
     }
 }

@@ -100,7 +100,7 @@ impl Report {
         }
         writeln!(
             f,
-            "{} documents share {keys} values of {fields}; {in_the_way} are in the way",
+            "values of {fields} that documents share: {keys}; documents in the way: {in_the_way} of {}",
             keys + in_the_way
         )?;
         for Example { newest, documents } in &self.found.examples {

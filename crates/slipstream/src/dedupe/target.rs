@@ -4,7 +4,7 @@ use bson::{Bson, Document, RawDocumentBuf, doc};
 use consumer::store::{UpsertKeys, index_in_the_way, partial_filter, write_concern};
 use events::Source;
 use mongodb::error::{Error, ErrorKind};
-use mongodb::{Cursor, Database};
+use mongodb::{Collection, Cursor, Database};
 
 use super::config::Config;
 use super::row::Row;
@@ -61,28 +61,36 @@ impl Target {
     /// The server does not answer, or refuses.
     pub async fn sorted(&self) -> Result<Rows, Failure> {
         let sort = doc! { "$sort": Row::order(self.fields) };
-        self.rows(partial_filter(&self.keys).unwrap_or_default(), false, vec![sort]).await
+        self.rows(partial_filter(&self.keys).unwrap_or_default(), vec![sort]).await
+    }
+
+    /// The rows of the documents with these `_id`s, as they are now.
+    ///
+    /// # Errors
+    /// As [`Target::sorted`].
+    pub async fn named(&self, ids: Vec<Bson>) -> Result<Rows, Failure> {
+        self.rows(doc! { "_id": { "$in": ids } }, Vec::new()).await
     }
 
     /// The documents with these `_id`s, as they are now.
     ///
     /// # Errors
     /// As [`Target::sorted`].
-    pub async fn named(&self, ids: Vec<Bson>, whole: bool) -> Result<Rows, Failure> {
-        self.rows(doc! { "_id": { "$in": ids } }, whole, Vec::new()).await
+    pub async fn documents(&self, ids: Vec<Bson>) -> Result<Documents, Failure> {
+        Ok(Documents(self.collection().find(doc! { "_id": { "$in": ids } }).await?))
     }
 
-    async fn rows(&self, filter: Document, whole: bool, more: Vec<Document>) -> Result<Rows, Failure> {
-        let mut projection = Row::projection(self.keys.fields());
-        if whole {
-            projection.insert("document", "$$ROOT");
-        }
+    async fn rows(&self, filter: Document, more: Vec<Document>) -> Result<Rows, Failure> {
+        let projection = Row::projection(self.keys.fields());
         let mut stages = vec![doc! { "$match": filter }, doc! { "$project": projection }];
         stages.extend(more);
-        let collection = self.database.collection::<Document>(self.collection.as_str());
         // A sort of a whole collection is larger than the memory that the server gives a sort.
-        let cursor = collection.aggregate(stages).allow_disk_use(true).batch_size(REPLY_ROWS).await?;
-        Ok(Rows { cursor, fields: self.fields })
+        let cursor = self.collection().aggregate(stages).allow_disk_use(true).batch_size(REPLY_ROWS).await?;
+        Ok(Rows { documents: Documents(cursor), fields: self.fields })
+    }
+
+    fn collection(&self) -> Collection<Document> {
+        self.database.collection(self.collection.as_str())
     }
 
     /// Removes `documents`, each only if it still is what it was; how many were.
@@ -163,28 +171,38 @@ fn is_plain(index: &Document, keys: &UpsertKeys) -> bool {
     on_key && index.keys().all(|name| names.contains(&name.as_str()))
 }
 
+/// Documents as they come from the server.
+#[derive(Debug)]
+pub struct Documents(Cursor<Document>);
+
+impl Documents {
+    /// The next document.
+    ///
+    /// # Errors
+    /// The server does not answer, or refuses.
+    pub async fn next(&mut self) -> Result<Option<Document>, Failure> {
+        if !self.0.advance().await? {
+            return Ok(None);
+        }
+        // Not through serde, which takes a field of the form of Extended JSON for a value of that type.
+        Ok(Some(Document::try_from(self.0.current())?))
+    }
+}
+
 /// Rows as they come from the server.
 #[derive(Debug)]
 pub struct Rows {
-    cursor: Cursor<Document>,
+    documents: Documents,
     fields: usize,
 }
 
 impl Rows {
-    /// The next row, with the document if it was asked for whole.
+    /// The next row.
     ///
     /// # Errors
     /// The server does not answer, or refuses.
-    pub async fn next(&mut self) -> Result<Option<(Row, Option<Document>)>, Failure> {
-        if !self.cursor.advance().await? {
-            return Ok(None);
-        }
-        let mut projected = self.cursor.deserialize_current()?;
-        let document = match projected.remove("document") {
-            Some(Bson::Document(document)) => Some(document),
-            _ => None,
-        };
-        Ok(Some((Row::read(&projected, self.fields), document)))
+    pub async fn next(&mut self) -> Result<Option<Row>, Failure> {
+        Ok(self.documents.next().await?.map(|projected| Row::read(&projected, self.fields)))
     }
 }
 
