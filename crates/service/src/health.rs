@@ -1,6 +1,6 @@
 //! The listener for health and metrics, and the routes that every process answers alike:
 //! `/livez` (the process runs), `/readyz` (it can do its work now, else 503 and why), `/health` (for people,
-//! always 200), `/metrics` (Prometheus text).
+//! always 200), `/metrics` (Prometheus text: the process' own, and what the kernel knows of it).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,12 +9,14 @@ use std::time::Duration;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router, routing::get};
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::registry::Registry;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::problem::Problem;
+use crate::process;
 
 /// What a process says of itself.
 pub trait Report: Send + Sync + 'static {
@@ -32,11 +34,12 @@ pub trait Report: Send + Sync + 'static {
 /// The routes above.
 pub fn routes<R: Report>(report: Arc<R>) -> Router {
     let (ready, health, metrics) = (Arc::clone(&report), Arc::clone(&report), report);
+    let process = Arc::new(process::registry());
     Router::new()
         .route("/livez", get(|| async { Json(json!({"status": "alive"})) }))
         .route("/readyz", get(move || async move { readiness(ready.ready()) }))
         .route("/health", get(move || async move { Json(health.health()) }))
-        .route("/metrics", get(move || async move { exposition(metrics.registry()) }))
+        .route("/metrics", get(move || async move { exposition(metrics.registry(), &process) }))
 }
 
 fn readiness(ready: Result<(), String>) -> Response {
@@ -48,9 +51,12 @@ fn readiness(ready: Result<(), String>) -> Response {
     }
 }
 
-fn exposition(registry: &Registry) -> Response {
+fn exposition(own: &Registry, process: &Registry) -> Response {
     let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, registry) {
+    let encoded = encode_registry(&mut text, own)
+        .and_then(|()| encode_registry(&mut text, process))
+        .and_then(|()| encode_eof(&mut text));
+    match encoded {
         Ok(()) => {
             let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             ([(header::CONTENT_TYPE, content_type)], text).into_response()

@@ -10,6 +10,7 @@ pub mod kafka;
 pub mod lock;
 pub mod logs;
 pub mod problem;
+mod process;
 pub mod program;
 pub mod secret;
 pub mod settings;

@@ -54,7 +54,9 @@ async fn a_process_that_is_not_ready_says_why_and_that_trying_again_helps() {
     }
     assert!(get(address, "/livez").await.starts_with("HTTP/1.1 200"));
     assert!(get(address, "/health").await.starts_with("HTTP/1.1 200"));
-    assert!(get(address, "/metrics").await.contains("slipstream_tests_total 0"));
+    let metrics = get(address, "/metrics").await;
+    assert!(metrics.contains("slipstream_tests_total 0"), "{metrics}");
+    assert_eq!(metrics.matches("# EOF").count(), 1, "{metrics}");
 
     process.ready.store(true, Ordering::Relaxed);
     assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200"));
@@ -67,4 +69,28 @@ async fn an_address_in_use_is_named_with_its_variable() {
     let first = Listener::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
     let error = Listener::bind(first.address()).await.unwrap_err().to_string();
     assert!(error.contains(&first.address().to_string()) && error.contains("LISTEN_ADDR"), "{error}");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_metrics_tell_what_the_kernel_knows_of_the_process() {
+    let process = Process { ready: AtomicBool::new(true), registry: Registry::default() };
+    let listener = Listener::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let (address, stop) = (listener.address(), CancellationToken::new());
+    let serving = tokio::spawn(listener.serve(routes(Arc::new(process)), stop.clone()));
+    let metrics = get(address, "/metrics").await;
+    let value = |name: &str| -> f64 {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+        line.unwrap_or_else(|| panic!("no {name} in {metrics}")).parse().unwrap()
+    };
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    let age = now - value("process_start_time_seconds");
+    // The kernel tells the machine's start in whole seconds.
+    assert!((-1.5..3600.0).contains(&age), "{age} s old");
+    assert!((0.0..3600.0).contains(&value("process_cpu_seconds_total")), "{metrics}");
+    assert!(value("process_resident_memory_bytes") > 1e6, "{metrics}");
+    assert!(value("process_open_fds") > 3.0, "{metrics}");
+    assert!(metrics.contains("# TYPE process_cpu_seconds counter"), "{metrics}");
+    stop.cancel();
+    serving.await.unwrap().unwrap();
 }
