@@ -19,7 +19,7 @@ use crate::health::Health;
 use crate::kafka;
 use crate::lane::Work;
 use crate::lanes::Lanes;
-use crate::metrics::{Counters, Metrics};
+use crate::metrics::{Counters, Metrics, Snapshot};
 use crate::reader::{GRACE, Reader};
 use crate::store::Store;
 
@@ -54,7 +54,7 @@ impl App {
             config.dead_letter_topic.clone(),
         );
         let work = Arc::new(Work {
-            store: Store::new(config.store.clone()).await?,
+            store: Store::with_deadline(config.store.clone(), config.call_deadline).await?,
             dead_letters,
             metrics: metrics.clone(),
             expected: config.expected.clone(),
@@ -97,7 +97,7 @@ impl App {
             runtime: Handle::current(),
             stop: reading,
         };
-        let lanes = Arc::clone(&self.lanes);
+        let (lanes, counters) = (Arc::clone(&self.lanes), self.counters.clone());
         let health = Health {
             registry: self.registry,
             store: self.work.store.state(),
@@ -107,6 +107,7 @@ impl App {
             kafka,
             names: names(&self.config),
             started: Instant::now(),
+            stuck_after: self.config.stuck_after,
         };
         let serve = self.listener.serve(routes(Arc::new(health)), background.clone());
         let served = tokio::spawn(serve);
@@ -123,6 +124,7 @@ impl App {
         if tokio::time::timeout(STOP_LIMIT, read).await.is_err() {
             tracing::warn!("the reader did not end in time and is left behind");
         }
+        summarize(&counters.snapshot());
         Ok(())
     }
 }
@@ -135,6 +137,23 @@ fn spawn(reader: Reader) -> std::io::Result<oneshot::Receiver<()>> {
         _ = ended.send(());
     })?;
     Ok(receiver)
+}
+
+/// One line on what was done, since nobody can ask for it any more.
+fn summarize(counted: &Snapshot) {
+    let Snapshot { read, inserted, updated, unchanged, stale, skipped, dead_lettered, repeated, lag: _ } =
+        *counted;
+    tracing::info!(
+        read,
+        inserted,
+        updated,
+        unchanged,
+        stale,
+        skipped,
+        dead_lettered,
+        repeated,
+        "consumer stopped"
+    );
 }
 
 fn names(config: &Config) -> serde_json::Value {

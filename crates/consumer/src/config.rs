@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use events::Source;
 use service::kafka::KafkaProperties;
@@ -10,7 +11,10 @@ use service::{Check, ConfigFaults, Kind, parse};
 
 use crate::batch::Limits;
 use crate::step::Expected;
-use crate::store::{StoreConfig, UpsertKeys, check_uri};
+use crate::store::{CALL_DEADLINE, StoreConfig, UpsertKeys, check_uri};
+
+/// A lane that finishes nothing for this long, while records wait, needs a person.
+const STUCK_AFTER: Duration = Duration::from_secs(300);
 
 service::settings! {
     /// What the consumer reads from its environment.
@@ -71,6 +75,10 @@ pub struct Config {
     pub properties: KafkaProperties,
     /// Address for health and metrics.
     pub listen_addr: SocketAddr,
+    /// When a lane counts as stuck: 5 minutes. Not for the environment to say.
+    pub stuck_after: Duration,
+    /// The most that one call to the database may take: 10 s. Not for the environment to say.
+    pub call_deadline: Duration,
 }
 
 impl Config {
@@ -125,6 +133,8 @@ impl Config {
                 replication_factor: replication_factor?,
                 properties: properties?.unwrap_or_default(),
                 listen_addr: listen_addr?,
+                stuck_after: STUCK_AFTER,
+                call_deadline: CALL_DEADLINE,
             })
         })();
         check.finish(config)

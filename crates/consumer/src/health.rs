@@ -15,9 +15,6 @@ use crate::metrics::Counters;
 use crate::progress::Waits;
 use crate::store::StoreState;
 
-/// A lane that finishes nothing for this long, while records wait, needs a person.
-const STUCK: Duration = Duration::from_secs(300);
-
 /// What health is told from.
 pub struct Health {
     /// Metrics of this application.
@@ -36,6 +33,8 @@ pub struct Health {
     pub names: Value,
     /// When it started.
     pub started: Instant,
+    /// A lane that finishes nothing for this long, while records wait, needs a person.
+    pub stuck_after: Duration,
 }
 
 impl Health {
@@ -49,7 +48,7 @@ impl Health {
             if let Some(Waits::ForDeadLetter(reason)) = lane.progress.waits() {
                 obstacles.push(reason);
             }
-            obstacles.extend(stuck(&lane, Instant::now()));
+            obstacles.extend(stuck(&lane, Instant::now(), self.stuck_after));
         }
         obstacles
     }
@@ -114,8 +113,8 @@ fn store_ready(state: &StoreState) -> Result<(), String> {
 }
 
 /// That the lane needs a person, and why, if it does.
-fn stuck(lane: &View, now: Instant) -> Option<String> {
-    let still = lane.still_for(now).filter(|&still| still >= STUCK)?;
+fn stuck(lane: &View, now: Instant, stuck_after: Duration) -> Option<String> {
+    let still = lane.still_for(now).filter(|&still| still >= stuck_after)?;
     let waits = lane.progress.waits();
     let why = waits.as_ref().map_or("the reason is not known", Waits::reason);
     Some(format!(
@@ -141,21 +140,26 @@ fn lane_body(lane: &View) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use prometheus_client::metrics::counter::Counter;
+
     use super::*;
+    use crate::offset::Finished;
     use crate::progress::Progress;
+
+    const STUCK: Duration = Duration::from_secs(300);
 
     #[test]
     fn a_lane_that_stands_still_for_five_minutes_while_records_wait_is_told_with_its_reason() {
-        let progress = Arc::new(Progress::new("t".into(), 3));
+        let progress = Arc::new(Progress::new("t".into(), 3, Finished::default(), Counter::default()));
         let lane = View { progress, inbox: Arc::default() };
         let later = Instant::now() + STUCK + Duration::from_secs(1);
-        assert_eq!(stuck(&lane, later), None, "an idle lane is not stuck");
+        assert_eq!(stuck(&lane, later, STUCK), None, "an idle lane is not stuck");
         let first = lane.progress.begin([7].into_iter());
         lane.progress.waits_for(Some(Waits::ForStore("no primary".into())));
-        assert_eq!(stuck(&lane, Instant::now()), None);
-        let told = stuck(&lane, later).unwrap();
+        assert_eq!(stuck(&lane, Instant::now(), STUCK), None);
+        let told = stuck(&lane, later, STUCK).unwrap();
         assert!(told.starts_with("t/3 ") && told.ends_with("no primary"), "{told}");
         lane.progress.finish([first].into_iter());
-        assert_eq!(stuck(&lane, later), None);
+        assert_eq!(stuck(&lane, later, STUCK), None);
     }
 }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::inbox::{Bound, Inbox};
 use crate::lane::{Lane, Work};
+use crate::offset::Finished;
 use crate::progress::Progress;
 use crate::record::Record;
 use service::lock::lock;
@@ -69,6 +70,8 @@ struct Running {
 #[derive(Default)]
 struct Table {
     topics: HashMap<Arc<str>, HashMap<i32, Running>>,
+    /// What lanes that are gone had finished: some of it may come again.
+    past: HashMap<Place, Finished>,
     closed: bool,
 }
 
@@ -138,10 +141,14 @@ impl Lanes {
         if table.closed {
             return;
         }
-        for (topic, partition) in places {
-            let lanes = table.topics.entry(Arc::clone(&topic)).or_default();
-            lanes.entry(partition).or_insert_with(|| {
-                let (progress, inbox) = (Arc::new(Progress::new(topic, partition)), Arc::default());
+        let Table { topics, past, .. } = &mut *table;
+        for place in places {
+            let lanes = topics.entry(Arc::clone(&place.0)).or_default();
+            lanes.entry(place.1).or_insert_with(|| {
+                let earlier = past.get(&place).cloned().unwrap_or_default();
+                let (topic, partition) = place;
+                let progress = Progress::new(topic, partition, earlier, self.work.metrics.repeated());
+                let (progress, inbox) = (Arc::new(progress), Arc::default());
                 let (end, view) = (CancellationToken::new(), View { progress, inbox });
                 let (progress, inbox) = (Arc::clone(&view.progress), Arc::clone(&view.inbox));
                 let lane = Lane::new(Arc::clone(&self.work), progress, inbox, end.clone());
@@ -241,6 +248,7 @@ impl Lanes {
                 }
             }
         });
+        self.remember(&ending);
         let mut finished = TopicPartitionList::new();
         ending.iter().for_each(|running| add(&mut finished, &running.view.progress));
         for progress in self.take_left(places) {
@@ -283,6 +291,21 @@ impl Lanes {
                 _ = (&mut running.task).await;
             }
         });
+        self.remember(&lost);
+    }
+
+    /// Whether this process has finished the record, committed or not.
+    pub fn has_finished(&self, topic: &str, partition: i32, offset: i64) -> bool {
+        let mut table = lock(&self.table);
+        if let Some(running) = table.get(topic, partition) {
+            return running.view.progress.finished().has(offset);
+        }
+        table.past.get(&(Arc::from(topic), partition)).is_some_and(|finished| finished.has(offset))
+    }
+
+    fn remember(&self, gone: &[Running]) {
+        let past = gone.iter().map(|running| (place(running), running.view.progress.finished()));
+        lock(&self.table).past.extend(past.collect::<Vec<_>>());
     }
 
     /// The partitions that have a lane.

@@ -60,6 +60,7 @@ struct PartitionLabel {
 pub struct Metrics {
     read: Counter,
     finished: Family<OutcomeLabel, Counter>,
+    repeated: Counter,
     write_seconds: Histogram,
     write_batch_records: Histogram,
     freshness_seconds: Histogram,
@@ -75,6 +76,7 @@ impl Metrics {
         let metrics = Self {
             read: Counter::default(),
             finished: Family::default(),
+            repeated: Counter::default(),
             write_seconds: Histogram::new(exponential_buckets(0.0005, 2.0, 16)),
             write_batch_records: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
             freshness_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 20)),
@@ -86,6 +88,9 @@ impl Metrics {
         let m = metrics.clone();
         registry.register("records_read", "Records taken in hand", m.read);
         registry.register("records_finished", "Records that are done with, by outcome", m.finished);
+        let repeated =
+            "Records that were done with before, read again because their partition was lost uncommitted";
+        registry.register("records_repeated", repeated, m.repeated);
         registry.register_with_unit(
             "write",
             "Duration of one write to MongoDB",
@@ -113,6 +118,11 @@ impl Metrics {
         if records > 0 {
             self.finished.get_or_create(&OutcomeLabel { outcome }).inc_by(records);
         }
+    }
+
+    /// Counts records that are finished once more.
+    pub fn repeated(&self) -> Counter {
+        self.repeated.clone()
     }
 
     /// One write was answered.
@@ -176,12 +186,15 @@ pub struct Snapshot {
     pub skipped: u64,
     /// Dead letters.
     pub dead_lettered: u64,
+    /// Those of the outcomes that are of records which had been finished before: their partition was lost before they
+    /// were committed.
+    pub repeated: u64,
     /// Records that wait on the assigned partitions, once the broker told the ends of all of them.
     pub lag: Option<u64>,
 }
 
 impl Snapshot {
-    /// Records that are done with.
+    /// Outcomes.
     pub fn finished(&self) -> u64 {
         self.inserted + self.updated + self.unchanged + self.stale + self.skipped + self.dead_lettered
     }
@@ -190,6 +203,12 @@ impl Snapshot {
 impl Counters {
     pub(crate) fn new(metrics: Metrics, lanes: Arc<Lanes>) -> Self {
         Self { metrics, lanes }
+    }
+
+    /// Whether this process has finished the record at `offset`, committed or not. Asked of offsets that it may have
+    /// read since its start.
+    pub fn has_finished(&self, topic: &str, partition: i32, offset: i64) -> bool {
+        self.lanes.has_finished(topic, partition, offset)
     }
 
     /// What they show now.
@@ -204,6 +223,7 @@ impl Counters {
             stale: self.metrics.count(Outcome::Stale),
             skipped: self.metrics.count(Outcome::Skipped),
             dead_lettered: self.metrics.count(Outcome::DeadLettered),
+            repeated: self.metrics.repeated.get(),
             lag,
         }
     }

@@ -1,7 +1,37 @@
 //! Which offset may be committed: the one after the longest run of finished records, counted from the first that
 //! was begun. A record that is not finished holds it back, whatever was finished after it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
+
+/// The records of one partition that this process has finished, as far as they may come again: what was not committed
+/// when the partition was lost is read again by whoever is next, which may be this process.
+#[derive(Debug, Clone, Default)]
+pub struct Finished {
+    run: Range<i64>,
+    beyond: BTreeSet<i64>,
+}
+
+impl Finished {
+    /// Whether the record at `offset` is one of them.
+    pub fn has(&self, offset: i64) -> bool {
+        self.run.contains(&offset) || self.beyond.contains(&offset)
+    }
+
+    /// With what was finished later. Of an earlier run that does not reach to the later one nothing comes again: it
+    /// was committed, by us or by another member.
+    fn and(&self, later: Self) -> Self {
+        if later.run.is_empty() && later.beyond.is_empty() {
+            return self.clone();
+        }
+        if !self.run.contains(&later.run.start) && self.run.end != later.run.start {
+            return later;
+        }
+        let run = self.run.start..self.run.end.max(later.run.end);
+        let beyond = self.beyond.iter().chain(&later.beyond).copied().filter(|offset| *offset >= run.end);
+        Self { beyond: beyond.collect(), run }
+    }
+}
 
 /// Follows the records of one partition, in the order in which they were begun.
 ///
@@ -11,20 +41,33 @@ pub struct Tracker {
     open: VecDeque<(i64, bool)>,
     /// The sequence number of the first of `open`.
     first: u64,
+    /// The offset of the first record of all.
+    start: Option<i64>,
     watermark: Option<i64>,
+    /// What this process finished of the partition before.
+    earlier: Finished,
 }
 
 impl Tracker {
+    /// Of a partition of which `earlier` was finished before.
+    pub fn after(earlier: Finished) -> Self {
+        Self { earlier, ..Self::default() }
+    }
+
     /// A record was taken in hand; its sequence number.
     pub fn begin(&mut self, offset: i64) -> u64 {
+        self.start.get_or_insert(offset);
         self.open.push_back((offset, false));
         self.first + self.open.len() as u64 - 1
     }
 
-    /// The record with this sequence number is finished. Saying it twice changes nothing.
-    pub fn finish(&mut self, sequence: u64) {
-        let Some(index) = sequence.checked_sub(self.first) else { return };
+    /// The record with this sequence number is finished. Saying it twice changes nothing. The answer is whether the
+    /// record had been finished before the partition came, so that it was counted twice.
+    pub fn finish(&mut self, sequence: u64) -> bool {
+        let Some(index) = sequence.checked_sub(self.first) else { return false };
+        let mut again = false;
         if let Some(record) = usize::try_from(index).ok().and_then(|index| self.open.get_mut(index)) {
+            again = !record.1 && self.earlier.has(record.0);
             record.1 = true;
         }
         while let Some(&(offset, true)) = self.open.front() {
@@ -32,6 +75,14 @@ impl Tracker {
             self.first += 1;
             self.watermark = Some(offset + 1);
         }
+        again
+    }
+
+    /// What is finished, earlier than this and here.
+    pub fn finished(&self) -> Finished {
+        let start = self.start.unwrap_or_default();
+        let beyond = self.open.iter().filter(|(_, finished)| *finished).map(|(offset, _)| *offset);
+        self.earlier.and(Finished { run: start..self.watermark.unwrap_or(start), beyond: beyond.collect() })
     }
 
     /// The offset to commit: the next one to read after a restart. `None` until the first record is finished.
@@ -89,5 +140,36 @@ mod tests {
         let new = tracker.begin(0);
         tracker.finish(new);
         assert_eq!(tracker.watermark(), Some(1));
+    }
+
+    #[test]
+    fn a_record_that_was_finished_before_the_partition_came_is_told_once() {
+        let mut before = Tracker::default();
+        let [a, _, c] = [5, 6, 7].map(|offset| before.begin(offset));
+        assert!(!before.finish(a) && !before.finish(c));
+        // Lost: 5 and 7 were finished, nothing was committed.
+        let mut tracker = Tracker::after(before.finished());
+        let sequences = [5, 6, 7, 8].map(|offset| tracker.begin(offset));
+        assert_eq!(sequences.map(|sequence| tracker.finish(sequence)), [true, false, true, false]);
+        assert!(!tracker.finish(sequences[0]), "twice is once");
+        // Lost once more, after 7 was committed.
+        let mut tracker = Tracker::after(tracker.finished());
+        let sequences = [8, 9].map(|offset| tracker.begin(offset));
+        assert_eq!(sequences.map(|sequence| tracker.finish(sequence)), [true, false]);
+        let finished = tracker.finished();
+        assert!((5..10).all(|offset| finished.has(offset)) && !finished.has(4) && !finished.has(10));
+    }
+
+    #[test]
+    fn what_others_finished_meanwhile_is_not_ours() {
+        let mut before = Tracker::default();
+        let first = before.begin(5);
+        before.finish(first);
+        let mut tracker = Tracker::after(before.finished());
+        assert!(tracker.finished().has(5), "nothing came since");
+        let later = tracker.begin(30);
+        assert!(!tracker.finish(later));
+        let finished = tracker.finished();
+        assert!(finished.has(30) && !finished.has(20));
     }
 }

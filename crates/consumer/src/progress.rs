@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::offset::Tracker;
+use prometheus_client::metrics::counter::Counter;
+
+use crate::offset::{Finished, Tracker};
 use service::lock::lock;
 
 const UNKNOWN: i64 = -1;
@@ -41,20 +43,22 @@ pub struct Progress {
     in_hand: AtomicUsize,
     moved: Mutex<Instant>,
     waits: Mutex<Option<Waits>>,
+    repeated: Counter,
 }
 
 impl Progress {
-    /// Of a partition of which nothing has been read yet.
-    pub fn new(topic: Arc<str>, partition: i32) -> Self {
+    /// Of a partition of which this process has finished `earlier`; what is finished again is counted in `repeated`.
+    pub fn new(topic: Arc<str>, partition: i32, earlier: Finished, repeated: Counter) -> Self {
         Self {
             topic,
             partition,
-            tracker: Mutex::default(),
+            tracker: Mutex::new(Tracker::after(earlier)),
             position: AtomicI64::new(UNKNOWN),
             end: AtomicI64::new(UNKNOWN),
             in_hand: AtomicUsize::new(0),
             moved: Mutex::new(Instant::now()),
             waits: Mutex::default(),
+            repeated,
         }
     }
 
@@ -70,10 +74,15 @@ impl Progress {
     /// Records are finished.
     pub fn finish(&self, sequences: impl Iterator<Item = u64>) {
         let mut tracker = lock(&self.tracker);
-        let count = sequences.map(|sequence| tracker.finish(sequence)).count();
+        let (mut count, mut repeated) = (0, 0);
+        for sequence in sequences {
+            count += 1;
+            repeated += u64::from(tracker.finish(sequence));
+        }
         if count == 0 {
             return;
         }
+        self.repeated.inc_by(repeated);
         if let Some(watermark) = tracker.watermark() {
             self.position.store(watermark, Ordering::Release);
         }
@@ -86,6 +95,11 @@ impl Progress {
     /// The offset to commit, once anything is finished.
     pub fn watermark(&self) -> Option<i64> {
         lock(&self.tracker).watermark()
+    }
+
+    /// What this process has finished of the partition.
+    pub fn finished(&self) -> Finished {
+        lock(&self.tracker).finished()
     }
 
     /// The next offset to finish, as far as it is known.
@@ -147,7 +161,7 @@ mod tests {
 
     #[test]
     fn lag_counts_from_the_committed_offset_until_something_is_finished() {
-        let progress = Progress::new("t".into(), 0);
+        let progress = Progress::new("t".into(), 0, Finished::default(), Counter::default());
         assert_eq!(progress.lag(), None);
         progress.ends_at(10);
         progress.starts_at(4);

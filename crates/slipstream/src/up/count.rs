@@ -29,7 +29,7 @@ pub struct Reading {
 pub struct Count {
     /// Records from the start positions on.
     pub records: u64,
-    /// Those of them that the group has not finished.
+    /// Those of them that are not finished.
     pub waiting: u64,
 }
 
@@ -62,11 +62,16 @@ impl Reading {
         Ok(topic.map_or_else(Vec::new, |topic| topic.partitions().iter().map(|found| found.id()).collect()))
     }
 
-    /// Reads from `start` to the end, against what the group has `committed`.
+    /// The topic's name.
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// Reads from `start` to the end; `waits` says of a partition and an offset whether that record is not finished.
     ///
     /// # Errors
     /// Kafka does not answer, or brings nothing for 10 s before the end.
-    pub fn count(&self, start: &Positions, committed: &Positions) -> Result<Count, Failure> {
+    pub fn count(&self, start: &Positions, waits: impl Fn(i32, i64) -> bool) -> Result<Count, Failure> {
         let mut client = self.client.clone();
         client.set("enable.partition.eof", "true").set("auto.offset.reset", "earliest");
         let consumer: BaseConsumer = client.create()?;
@@ -83,8 +88,7 @@ impl Reading {
             match consumer.poll(Duration::from_millis(100)) {
                 Some(Ok(record)) => {
                     count.records += 1;
-                    let finished = committed.get(&record.partition()).copied().unwrap_or(0);
-                    count.waiting += u64::from(record.offset() >= finished);
+                    count.waiting += u64::from(waits(record.partition(), record.offset()));
                     last_news = Instant::now();
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => open.retain(|open| *open != partition),

@@ -106,7 +106,7 @@ async fn start(
     let before = reading.clone();
     let (start, left_over) = tokio::task::spawn_blocking(move || {
         let start = before.committed()?;
-        let left_over = before.count(&start, &start)?.records;
+        let left_over = before.count(&start, |_, _| true)?.records;
         Ok::<_, Failure>((start, left_over))
     })
     .await??;
@@ -159,9 +159,19 @@ async fn finish(run: &mut Run) -> Result<Summary, Failure> {
     drain(run, accepted).await;
     let consumer = run.processes.stop_consumer().await;
     intake.and(consumer)?;
-    let (reading, start) = (run.reading.clone(), run.start.clone());
-    let topic = tokio::task::spawn_blocking(move || reading.count(&start, &reading.committed()?)).await??;
-    let consumed = run.processes.counts().consumed.snapshot();
+    let (reading, start, counters) =
+        (run.reading.clone(), run.start.clone(), run.processes.counts().consumed);
+    let consumed = counters.snapshot();
+    let count = move || {
+        let committed = reading.committed()?;
+        let is_committed = |partition, offset| committed.get(&partition).is_some_and(|next| offset < *next);
+        // What was finished and could not be committed is read again by the next run, but it does not wait.
+        let is_finished = |partition, offset| counters.has_finished(reading.topic(), partition, offset);
+        reading.count(&start, |partition, offset| {
+            !is_committed(partition, offset) && !is_finished(partition, offset)
+        })
+    };
+    let topic = tokio::task::spawn_blocking(count).await??;
     let finished = Finished {
         inserted: consumed.inserted,
         updated: consumed.updated,
@@ -169,6 +179,7 @@ async fn finish(run: &mut Run) -> Result<Summary, Failure> {
         superseded: consumed.stale,
         dead_lettered: consumed.dead_lettered,
         skipped: consumed.skipped,
+        repeated: consumed.repeated,
     };
     Ok(Summary { topic, left_over: run.left_over, accepted, finished })
 }
@@ -178,7 +189,8 @@ async fn drain(run: &Run, accepted: u64) {
     let all_finished = async {
         loop {
             let consumed = run.processes.counts().consumed.snapshot();
-            if consumed.finished() >= accepted + run.left_over && consumed.finished() == consumed.read {
+            let finished = consumed.finished() - consumed.repeated;
+            if finished >= accepted + run.left_over && consumed.finished() == consumed.read {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -32,11 +32,18 @@ pub struct Finished {
     pub dead_lettered: u64,
     /// Records of other sources, and null values.
     pub skipped: u64,
+    /// Those of the outcomes above that are of records finished before: their partition was lost uncommitted, and
+    /// they were read again.
+    pub repeated: u64,
 }
 
 impl Finished {
-    /// All outcomes.
-    pub fn total(&self) -> u64 {
+    /// Records: all outcomes, those of one record counted once.
+    pub fn records(&self) -> u64 {
+        self.outcomes().saturating_sub(self.repeated)
+    }
+
+    fn outcomes(&self) -> u64 {
         self.inserted + self.updated + self.unchanged + self.superseded + self.dead_lettered + self.skipped
     }
 }
@@ -44,18 +51,20 @@ impl Finished {
 impl Summary {
     /// Whether every record is accounted for, and every accepted event is a record.
     pub fn balances(&self) -> bool {
-        self.topic.records == self.finished.total() + self.topic.waiting
+        self.topic.records == self.finished.records() + self.topic.waiting
             && self.accepted + self.left_over <= self.topic.records
     }
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Finished { inserted, updated, unchanged, superseded, dead_lettered, skipped } = self.finished;
+        let Finished { inserted, updated, unchanged, superseded, dead_lettered, skipped, repeated } =
+            self.finished;
+        let again = if repeated > 0 { format!(" - {repeated} read again") } else { String::new() };
         write!(
             f,
             "{} records = {inserted} inserted + {updated} updated + {unchanged} unchanged + {superseded} superseded \
-             + {dead_lettered} dead-lettered + {skipped} skipped + {} waiting",
+             + {dead_lettered} dead-lettered + {skipped} skipped{again} + {} waiting",
             self.topic.records, self.topic.waiting
         )?;
         if self.left_over > 0 {
@@ -68,7 +77,7 @@ impl fmt::Display for Summary {
             write!(
                 f,
                 "\nTHE ACCOUNT DOES NOT BALANCE: {} outcomes",
-                self.finished.total() + self.topic.waiting
+                self.finished.records() + self.topic.waiting
             )
         }
     }
@@ -97,5 +106,15 @@ mod tests {
         let summary = Summary { left_over: 3, ..summary(10, 0, 10, 8) };
         assert!(!summary.balances());
         assert!(summary.to_string().contains("DOES NOT BALANCE"));
+    }
+
+    #[test]
+    fn a_record_that_was_read_again_counts_once() {
+        let finished = Finished { inserted: 8, unchanged: 3, repeated: 3, ..Finished::default() };
+        let summary = Summary { finished, ..summary(10, 2, 0, 10) };
+        assert!(summary.balances(), "{summary}");
+        assert!(summary.to_string().contains("+ 0 skipped - 3 read again + 2 waiting"), "{summary}");
+        let uncounted = Finished { repeated: 0, ..finished };
+        assert!(!Summary { finished: uncounted, ..summary }.balances());
     }
 }
