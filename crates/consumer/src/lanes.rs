@@ -122,7 +122,12 @@ impl Lanes {
     /// Keeps what the client complained of last, for health; it goes on by itself.
     pub fn note(&self, error: &KafkaError) {
         tracing::debug!(error = %error, "poll failed");
-        *lock(&self.last_error) = Some((error.to_string(), std::time::Instant::now()));
+        self.failed(error.to_string());
+    }
+
+    /// Keeps why the client was given up, for health; another one is made.
+    pub fn failed(&self, reason: String) {
+        *lock(&self.last_error) = Some((reason, std::time::Instant::now()));
     }
 
     /// What the client complained of last, and how long ago.
@@ -341,3 +346,6 @@ fn add(list: &mut TopicPartitionList, progress: &Progress) {
         debug_assert!(added.is_ok(), "an offset that was read can be committed");
     }
 }
+
+#[cfg(test)]
+mod tests;

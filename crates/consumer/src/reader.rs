@@ -75,6 +75,7 @@ impl Reader {
                 End::Stopped => return,
                 End::Failed(reason) => {
                     tracing::error!(reason, "consumer client failed, making a new one");
+                    self.lanes.failed(reason);
                     if started.elapsed() > LASTING {
                         backoff.reset();
                     }

@@ -1,8 +1,12 @@
 //! The consumer against a real broker and a real database.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, also in its verbs")]
 
+mod accounts;
+mod foreign;
+mod lanes;
 mod outages;
 mod progress;
+mod rebalances;
 mod records;
 mod scripted_server;
 mod settings;
@@ -13,6 +17,7 @@ mod store_outages;
 mod store_outcomes;
 mod store_refusals;
 mod store_replies;
+mod store_sizes;
 mod store_stage;
 mod store_values;
 mod suspects;

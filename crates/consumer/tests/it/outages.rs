@@ -15,7 +15,9 @@ async fn is_told(member: &Member, words: &str) {
         let (ready, why) = member.get("/readyz").await;
         let (status, health) = member.get("/health").await;
         let health: serde_json::Value = serde_json::from_str(&health).unwrap();
-        ready == 503 && why.contains(words) && status == 200 && health["status"] == "degraded"
+        let up = if words == "kafka" { "slipstream_kafka_up" } else { "slipstream_store_up" };
+        let told = ready == 503 && why.contains(words) && member.metric(up).await == Some(0.0);
+        told && status == 200 && health["status"] == "degraded"
     };
     eventually(&format!("readyz and health say {words:?}"), SOON, told).await;
 }
@@ -174,6 +176,7 @@ async fn a_member_whose_client_is_fenced_for_good_makes_a_new_one_and_goes_on() 
     let second = trial.start(&same).await;
     eventually("the second takes over", SOON, async || second.seen().lag.is_some()).await;
     eventually("the first is fenced", SOON, async || first.seen().lag.is_none()).await;
+    eventually("health says so", SOON, async || first.health().await["last_error"].is_object()).await;
     second.stop().await;
     let before = first.seen().finished();
     trial.send_many("b", 10).await;

@@ -1,11 +1,13 @@
 //! A server that speaks MongoDB's wire protocol and answers as a test says: for answers that a healthy database does
 //! not give when asked to.
 
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use bson::{Document, doc};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 const OP_REPLY: i32 = 1;
@@ -19,6 +21,29 @@ pub enum Answer {
     Reply(Document),
     /// The connection breaks before the answer.
     Silence,
+    /// As usual, but only once this has come true.
+    After(Pin<Box<dyn Future<Output = ()> + Send>>),
+}
+
+impl Answer {
+    pub fn after(condition: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self::After(Box::pin(condition))
+    }
+}
+
+/// Comes true when the gate is opened, or nobody is left to open it.
+pub fn open(gate: &watch::Receiver<bool>) -> impl Future<Output = ()> + Send + 'static {
+    let mut gate = gate.clone();
+    async move { drop(gate.wait_for(|open| *open).await) }
+}
+
+/// A write that came.
+#[derive(Debug, Clone)]
+pub struct Write {
+    pub collection: String,
+    pub records: usize,
+    /// Of the whole command.
+    pub bytes: usize,
 }
 
 type Script = dyn Fn(&Document) -> Answer + Send + Sync;
@@ -47,6 +72,17 @@ impl ScriptedServer {
         Self { uri, commands, task }
     }
 
+    /// The inserts and updates that came.
+    pub fn writes(&self) -> Vec<Write> {
+        let write = |command: &Document| {
+            let lists = ["documents", "updates"];
+            let records = lists.iter().find_map(|list| command.get_array(list).ok())?.len();
+            let collection = command.values().next()?.as_str()?.to_owned();
+            Some(Write { collection, records, bytes: bson::serialize_to_vec(command).ok()?.len() })
+        };
+        self.commands.lock().expect("no panic").iter().filter_map(write).collect()
+    }
+
     /// The names of the commands that came, greetings excepted.
     pub fn commands(&self) -> Vec<String> {
         let name = |command: &Document| command.keys().next().cloned().unwrap_or_default();
@@ -58,6 +94,11 @@ impl Drop for ScriptedServer {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// Whether a command writes events.
+pub fn is_write(command: &Document) -> bool {
+    command.contains_key("insert") || command.contains_key("update")
 }
 
 async fn converse(
@@ -76,6 +117,10 @@ async fn converse(
         let reply = match answer {
             Answer::Silence => return,
             Answer::Reply(reply) => reply,
+            Answer::After(condition) => {
+                condition.await;
+                usual(&name, &command, wire_version)
+            }
             Answer::Usual => usual(&name, &command, wire_version),
         };
         send(&mut stream, request, operation, &reply).await;

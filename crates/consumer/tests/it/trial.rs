@@ -13,7 +13,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{OwnedHeaders, OwnedMessage};
+use rdkafka::message::{Headers, Message, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -164,9 +164,21 @@ impl Trial {
         base.iter().chain(more).map(|(name, value)| ((*name).into(), (*value).into())).collect()
     }
 
+    /// On a database of the test's own making.
+    pub async fn with_database(uri: &str, partitions: i32) -> Self {
+        Self { uri: uri.into(), ..Self::new(partitions).await }
+    }
+
     /// Starts a consumer.
     pub async fn start(&self, more: &[(&str, &str)]) -> Member {
-        let app = App::build(Config::from_environment(self.environment(more)).unwrap()).await.unwrap();
+        self.start_with(more, |_| {}).await
+    }
+
+    /// Starts a consumer, with changes that no environment can make.
+    pub async fn start_with(&self, more: &[(&str, &str)], change: impl FnOnce(&mut Config)) -> Member {
+        let mut config = Config::from_environment(self.environment(more)).unwrap();
+        change(&mut config);
+        let app = App::build(config).await.unwrap();
         let (address, counters, stop) = (app.address(), app.counters(), CancellationToken::new());
         let run = tokio::spawn(app.run_until(stop.clone()));
         Member { address, counters, stop, run }
@@ -211,11 +223,16 @@ impl Trial {
 
     /// Everything in the dead-letter topic now.
     pub async fn dead_letters(&self) -> Vec<OwnedMessage> {
-        let (consumer, topic) = (self.reader("none"), format!("{}.dlq", self.topic));
+        self.records_of(format!("{}.dlq", self.topic)).await
+    }
+
+    /// Everything in `topic` now.
+    pub async fn records_of(&self, topic: String) -> Vec<OwnedMessage> {
+        let consumer = self.reader("none");
         tokio::task::spawn_blocking(move || read_to_end(&consumer, &topic)).await.unwrap()
     }
 
-    fn reader(&self, group: &str) -> BaseConsumer {
+    pub fn reader(&self, group: &str) -> BaseConsumer {
         ClientConfig::new()
             .set("bootstrap.servers", &self.bootstrap)
             .set("group.id", group)
@@ -224,6 +241,13 @@ impl Trial {
             .create()
             .unwrap()
     }
+}
+
+/// The text of a dead letter's header about its error.
+pub fn told(letter: &OwnedMessage, name: &str) -> String {
+    let name = format!("__connect.errors.{name}");
+    let header = letter.headers().unwrap().iter().find(|header| header.key == name);
+    String::from_utf8(header.unwrap_or_else(|| panic!("no {name}")).value.unwrap().to_vec()).unwrap()
 }
 
 fn read_to_end(consumer: &BaseConsumer, topic: &str) -> Vec<OwnedMessage> {
@@ -284,6 +308,22 @@ impl Member {
 
     pub async fn ready(&self) -> bool {
         self.get("/readyz").await.0 == 200
+    }
+
+    pub async fn health(&self) -> serde_json::Value {
+        serde_json::from_str(&self.get("/health").await.1).unwrap()
+    }
+
+    /// How many partitions it has.
+    pub async fn assigned(&self) -> usize {
+        self.health().await["assignment"].as_array().unwrap().len()
+    }
+
+    /// What `/metrics` says of `name`, labels included.
+    pub async fn metric(&self, name: &str) -> Option<f64> {
+        let metrics = self.get("/metrics").await.1;
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        Some(line.parse().unwrap())
     }
 }
 

@@ -1,0 +1,125 @@
+//! G2: every record ends in one outcome and is counted there, whatever happens to its partition.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bson::Document;
+use fastrand::Rng;
+use tokio::sync::watch;
+
+use crate::scripted_server::{Answer, ScriptedServer, is_write, open};
+use crate::trial::{SOON, Sent, Trial, event, eventually};
+use crate::world::{is_apache_kafka, own_broker};
+
+/// What a record is to end as.
+#[derive(Debug, Default, PartialEq)]
+struct Model {
+    inserted: u64,
+    updated: u64,
+    stale: u64,
+    skipped: u64,
+    dead_lettered: u64,
+    newest: HashMap<String, (i64, usize)>,
+}
+
+impl Model {
+    /// Makes the next record of `partition` and takes its outcome down.
+    fn record(&mut self, random: &mut Rng, partition: i32, n: usize) -> (String, Option<String>) {
+        let id = format!("{partition}-{}", random.u8(..40));
+        let value = match random.u8(..12) {
+            0 => None,
+            1 => Some(String::new()),
+            2 => Some(format!(r#"{{"id":"{id}","source":"adsbdb","payload":{n}}}"#)),
+            3 => Some(event(&id, 1, "{}").replace("adsbdb", "other")),
+            _ => {
+                let at = 1_000 + random.i64(0..100);
+                self.judge(&id, at, n);
+                return (id.clone(), Some(event(&id, at, &format!(r#"{{"n":{n}}}"#))));
+            }
+        };
+        match &value {
+            None => self.skipped += 1,
+            Some(text) if text.contains("other") => self.skipped += 1,
+            Some(_) => self.dead_lettered += 1,
+        }
+        (id, value)
+    }
+
+    fn judge(&mut self, id: &str, at: i64, n: usize) {
+        match self.newest.get(id) {
+            Some((stored, _)) if *stored > at => return self.stale += 1,
+            Some(_) => self.updated += 1,
+            None => self.inserted += 1,
+        }
+        self.newest.insert(id.to_owned(), (at, n));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g2_every_record_ends_in_exactly_one_outcome() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let (mut random, mut model) = (Rng::with_seed(seed), Model::default());
+    let trial = Trial::new(3).await;
+    let member = trial.start(&[("BATCH_MAX_RECORDS", "50")]).await;
+    for n in 0..1_500 {
+        let partition = random.i32(0..3);
+        let (key, value) = model.record(&mut random, partition, n);
+        let value = value.as_deref().map(str::as_bytes);
+        trial.send(Sent { partition, value, ..Sent::new(&key, "") }).await;
+    }
+    eventually("all are finished", SOON, async || member.seen().finished() >= 1_500).await;
+    let lag = async || member.seen().lag == Some(0);
+    eventually("nothing waits", SOON, lag).await;
+    let counted = member.stop().await;
+    assert_eq!((counted.read, counted.finished(), counted.unchanged), (1_500, 1_500, 0), "{counted:?}");
+    let outcomes = (counted.inserted, counted.updated, counted.stale, counted.skipped, counted.dead_lettered);
+    let expected = (model.inserted, model.updated, model.stale, model.skipped, model.dead_lettered);
+    assert_eq!(outcomes, expected);
+    assert_eq!(trial.dead_letters().await.len() as u64, model.dead_lettered);
+    assert_eq!(trial.committed().await.values().sum::<i64>(), 1_500);
+    for (id, (at, n)) in &model.newest {
+        let document = trial.document(id).await.unwrap();
+        assert_eq!(document.get_i32("n").unwrap(), i32::try_from(*n).unwrap(), "{document}");
+        assert_eq!(document.get_i64("event_timestamp").unwrap(), *at);
+    }
+    assert_eq!(trial.ids().await.len(), model.newest.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g2_what_is_read_again_after_a_loss_is_counted_apart() {
+    if !is_apache_kafka() {
+        return;
+    }
+    let (gate, opened) = watch::channel(false);
+    let script = move |command: &Document| {
+        if is_write(command) { Answer::after(open(&opened)) } else { Answer::Usual }
+    };
+    let (broker, server) = (own_broker().await, ScriptedServer::start(13, script).await);
+    let trial = Trial::on(&broker.bootstrap(), &server.uri, 2);
+    trial.make_topic(&trial.topic, 2, &[]).await;
+    trial.send_many("k", 100).await;
+    let member = trial.start_with(&[], |config| config.call_deadline = Duration::from_secs(60)).await;
+    eventually("both lanes are writing", SOON, async || server.writes().len() == 2).await;
+    eventually("all have arrived", SOON, async || {
+        let waiting = member.health().await["assignment"].clone();
+        let queued = |lane: &serde_json::Value| lane["queued"].as_u64().unwrap();
+        waiting.as_array().unwrap().iter().map(queued).sum::<u64>() + member.seen().read == 100
+    })
+    .await;
+    // What is finished from now on cannot be committed, and the session ends.
+    broker.pause();
+    gate.send_replace(true);
+    eventually("all are finished", SOON, async || member.seen().finished() == 100).await;
+    assert!(member.counters.has_finished(&trial.topic, 0, 49));
+    eventually("the partitions are lost", SOON, async || member.assigned().await == 0).await;
+    assert!(member.counters.has_finished(&trial.topic, 0, 49), "what is finished stays so");
+    assert!(!member.counters.has_finished(&trial.topic, 0, 50));
+    broker.resume();
+    eventually("all are read again", SOON, async || member.seen().repeated == 100).await;
+    trial.send_many("m", 10).await;
+    eventually("the new ones too", SOON, async || member.seen().finished() >= 210).await;
+    let counted = member.stop().await;
+    assert_eq!((counted.read, counted.finished(), counted.repeated), (210, 210, 100), "{counted:?}");
+    assert_eq!(trial.committed().await.values().sum::<i64>(), 110);
+}

@@ -1,0 +1,186 @@
+//! Records that others wrote, and where the dead letters among them go.
+
+use bson::{Document, doc};
+use futures::TryStreamExt;
+use rdkafka::Message;
+use rdkafka::admin::{AdminOptions, ResourceSpecifier};
+use rdkafka::message::{Header, Headers, OwnedHeaders};
+
+use crate::trial::{SOON, Sent, Trial, event, eventually, told};
+use crate::world::is_apache_kafka;
+
+/// Values that can never be stored, and what the reason must name.
+const FAULTY: [(&str, &str); 17] = [
+    ("", "empty"),
+    ("{\n\"id\":", "line 2"),
+    ("[1]", "not a JSON object"),
+    (r#"{"id":"x","source":"adsbdb"}"#, "payload"),
+    (r#"{"id":"x","source":"adsbdb","payload":[1]}"#, "payload"),
+    (r#"{"id":"x","source":"adsbdb","payload":{"deep":{"n\u0000ul":1}}}"#, "payload.deep"),
+    (r#"{"id":"x","source":"adsbdb","payload":{"text":"\ud800"}}"#, "payload.text"),
+    (r#"{"id":"x","source":"adsbdb","payload":{"big":1e9999999}}"#, "payload.big"),
+    (r#"{"id":"x","source":"adsbdb","payload":{"mode_s":["a"],"registration":["b"]}}"#, "registration"),
+    (r#"{"id":"x","source":"adsbdb","payload":{},"timestamp":-1}"#, "timestamp"),
+    (r#"{"id":"x","source":"adsbdb","payload":{},"timestamp":"yesterday"}"#, "timestamp"),
+    (r#"{"id":"x","source":"adsbdb","payload":{},"ingested_at":true}"#, "ingested_at"),
+    (r#"{"id":"x","source":"adsbdb","payload":{},"api_version":1}"#, "api_version"),
+    (r#"{"id":"x","source":"adsbdb","payload":{},"extra":"\udfff"}"#, "extra"),
+    (r#"{"id":{},"source":"adsbdb","payload":{}}"#, "id"),
+    (r#"{"id":"x","id":"y","source":"adsbdb","payload":{}}"#, "id"),
+    (r#"{"id":"x","payload":{}}"#, "source"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g5_a_dead_letter_s_reason_names_the_field() {
+    let trial = Trial::new(1).await;
+    let own = OwnedHeaders::new().insert(Header { key: "traceparent", value: Some("00-1-2-01") });
+    for (n, (value, _)) in FAULTY.iter().enumerate() {
+        let key = n.to_string();
+        let headers = Some(own.clone());
+        trial.send(Sent { headers, timestamp: Some(7 + n as i64), ..Sent::new(&key, value) }).await;
+    }
+    trial.send(Sent::new("good", &event("good", 1, "{}"))).await;
+    let member = trial.start(&[]).await;
+    member.finishes(FAULTY.len() as u64 + 1).await;
+    let letters = trial.dead_letters().await;
+    assert_eq!(letters.len(), FAULTY.len());
+    for letter in &letters {
+        let n: usize = String::from_utf8_lossy(letter.key().unwrap()).parse().unwrap();
+        let (value, named) = FAULTY[n];
+        let reason = told(letter, "exception.message");
+        assert!(reason.contains(named), "{value}: {reason}");
+        assert_eq!(letter.payload(), Some(value.as_bytes()));
+        assert_eq!(letter.timestamp().to_millis(), Some(7 + n as i64));
+        assert_eq!(letter.headers().unwrap().get(0).value, Some(&b"00-1-2-01"[..]));
+        assert_eq!(told(letter, "offset"), n.to_string());
+    }
+    assert_eq!(trial.ids().await, ["good"]);
+    member.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_readable_record_of_another_source_is_skipped_whatever_is_wrong_and_an_unreadable_one_is_a_dead_letter()
+ {
+    let trial = Trial::new(1).await;
+    let others = [r#"{"source":"other"}"#, r#"{"source":"other","payload":7,"id":{},"timestamp":-1}"#];
+    let unreadable = [r#"{"source":"other""#, "\"source\"", r#"{"source":7,"payload":{}}"#];
+    for value in others.iter().chain(&unreadable) {
+        trial.send(Sent { key: None, ..Sent::new("", value) }).await;
+    }
+    let member = trial.start(&[]).await;
+    member.finishes(5).await;
+    let counted = member.stop().await;
+    assert_eq!((counted.skipped, counted.dead_lettered), (2, 3), "{counted:?}");
+}
+
+async fn documents(trial: &Trial) -> Vec<Document> {
+    let found = trial.collection("adsbdb").await.find(doc! {}).sort(doc! {"event_id": 1}).await.unwrap();
+    found.try_collect().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g3_a_replay_of_records_of_others_gives_the_same_documents() {
+    let trial = Trial::new(1).await;
+    let values = [
+        r#"{"source":"adsbdb","payload":{"a":1}}"#,
+        r#"{"source":"adsbdb","payload":{"a":{"$set":1}},"id":null,"timestamp":null,"ingested_at":null}"#,
+        r#"{"source":"adsbdb","payload":{},"timestamp":"2024-02-29T23:59:59.9999+01:00","headers":{"x":[1,"$y"]},"v":2}"#,
+        r#"{"source":"adsbdb","payload":{"event_id":"mine","_id":7},"timestamp":5,"ingested_at":"2024-01-01T00:00:00Z"}"#,
+    ];
+    for (n, value) in values.iter().enumerate() {
+        let key = format!("k{n}");
+        trial.send(Sent { timestamp: Some(1_000 + n as i64), ..Sent::new(&key, value) }).await;
+    }
+    let member = trial.start(&[]).await;
+    member.finishes(4).await;
+    assert_eq!(member.stop().await.inserted, 4);
+    let first = documents(&trial).await;
+    let number = |n: usize, field: &str| first[n].get_i64(field).unwrap();
+    assert_eq!((number(0, "event_timestamp"), number(0, "ingested_at")), (1_000, 1_000));
+    assert_eq!((number(1, "event_timestamp"), number(1, "ingested_at")), (1_001, 1_001));
+    assert_eq!((number(2, "event_timestamp"), number(2, "ingested_at")), (1_709_247_599_999, 1_002));
+    let extra = doc! {"headers": {"x": [1, "$y"]}, "v": 2};
+    assert_eq!(first[2].get_document("envelope_extra").unwrap(), &extra);
+    assert_eq!((number(3, "event_timestamp"), number(3, "ingested_at")), (5, 1_704_067_200_000));
+    let conflicts = doc! {"event_id": "mine", "_id": 7};
+    assert_eq!(first[3].get_document("payload_conflicts").unwrap(), &conflicts);
+
+    let again = format!("{}-again", trial.group);
+    let member = trial.start(&[("KAFKA_GROUP_ID", &again)]).await;
+    member.finishes(4).await;
+    let counted = member.stop().await;
+    assert_eq!(counted.unchanged, 4, "{counted:?}");
+    assert_eq!(documents(&trial).await, first);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_source_has_a_collection_of_its_own_with_its_indexes() {
+    let trial = Trial::new(2).await;
+    for (n, source) in ["adsbdb", "manual", "third"].into_iter().enumerate() {
+        let value = event("same id", 1, &format!(r#"{{"from":"{source}"}}"#)).replace("adsbdb", source);
+        trial.send(Sent { partition: n as i32 % 2, ..Sent::new("same id", &value) }).await;
+    }
+    let listed = trial.start(&[("EXPECTED_SOURCE", "adsbdb, manual")]).await;
+    listed.finishes(3).await;
+    let counted = listed.stop().await;
+    assert_eq!((counted.inserted, counted.skipped), (2, 1), "{counted:?}");
+
+    let all = format!("{}-all", trial.group);
+    let member = trial.start(&[("EXPECTED_SOURCE", "*"), ("KAFKA_GROUP_ID", &all)]).await;
+    member.finishes(3).await;
+    let counted = member.stop().await;
+    assert_eq!((counted.inserted, counted.unchanged), (1, 2), "{counted:?}");
+    for source in ["adsbdb", "manual", "third"] {
+        let collection = trial.collection(source).await;
+        let document = collection.find_one(doc! {"event_id": "same id"}).await.unwrap().unwrap();
+        assert_eq!(document.get_str("from").unwrap(), source);
+        let mut names = collection.list_index_names().await.unwrap();
+        names.sort();
+        assert_eq!(names, ["_id_", "event_id_1", "mode_s_1_registration_1_event_timestamp_1"], "{source}");
+    }
+}
+
+async fn setting(trial: &Trial, topic: &str, name: &str) -> i64 {
+    let described =
+        trial.admin().describe_configs([&ResourceSpecifier::Topic(topic)], &AdminOptions::new()).await;
+    let resource = described.unwrap().remove(0).unwrap();
+    resource.get(name).unwrap().value.as_ref().unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g5_the_dead_letter_topic_keeps_for_ever_and_takes_the_largest_record_with_its_headers() {
+    if !is_apache_kafka() {
+        return;
+    }
+    let trial = Trial::on(&crate::world::bootstrap().await, &crate::shared_database::uri().await, 1);
+    trial.make_topic(&trial.topic, 1, &[("max.message.bytes", "200000")]).await;
+    let member = trial.start(&[]).await;
+    eventually("ready", SOON, async || member.ready().await).await;
+    let letters = format!("{}.dlq", trial.topic);
+    assert_eq!(setting(&trial, &letters, "retention.ms").await, -1);
+    assert_eq!(setting(&trial, &letters, "max.message.bytes").await, 200_000 + 64 * 1024);
+    // What its topic just takes, and cannot be made smaller by compression.
+    let noise: String = std::iter::repeat_with(fastrand::alphanumeric).take(199_800).collect();
+    trial.send(Sent::new("largest", &noise)).await;
+    member.finishes(1).await;
+    assert_eq!(trial.dead_letters().await[0].payload(), Some(noise.as_bytes()));
+    member.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_named_topic_takes_the_dead_letters_of_all_topics() {
+    let trial = Trial::new(1).await;
+    let (other, named) = (format!("{}-2", trial.topic), format!("{}-dead", trial.topic));
+    trial.make_topic(&other, 1, &[]).await;
+    let there = Trial { topic: other.clone(), ..Trial::on(&trial.bootstrap, &trial.uri, 1) };
+    trial.send(Sent::new("one", "not json")).await;
+    there.send(Sent::new("two", "not json")).await;
+    let both = format!("{},{other}", trial.topic);
+    let member = trial.start(&[("KAFKA_TOPIC", &both), ("DEAD_LETTER_TOPIC", &named)]).await;
+    member.finishes(2).await;
+    let mut origins: Vec<String> =
+        trial.records_of(named).await.iter().map(|letter| told(letter, "topic")).collect();
+    origins.sort();
+    assert_eq!(origins, [trial.topic.clone(), other]);
+    member.stop().await;
+}

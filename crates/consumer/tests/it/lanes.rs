@@ -1,0 +1,189 @@
+//! Partitions are independent lanes: what one waits for, no other does.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bson::{Document, doc};
+use tokio::sync::watch;
+
+use crate::scripted_server::{Answer, ScriptedServer, is_write, open};
+use crate::trial::{SOON, Sent, Trial, event, eventually};
+
+const WIRE_VERSION_5_0: i32 = 13;
+
+fn of_source(source: &str, id: &str) -> String {
+    event(id, 1, "{}").replace("adsbdb", source)
+}
+
+/// A server that answers writes only while the gate is open.
+async fn gated() -> (ScriptedServer, watch::Sender<bool>) {
+    let (gate, opened) = watch::channel(false);
+    let script = move |command: &Document| {
+        if is_write(command) { Answer::after(open(&opened)) } else { Answer::Usual }
+    };
+    (ScriptedServer::start(WIRE_VERSION_5_0, script).await, gate)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_seen_for_the_first_time_costs_no_other_lane_its_time() {
+    let (gate, opened) = watch::channel(false);
+    let script = move |command: &Document| {
+        let builds = command.get_str("createIndexes").is_ok_and(|source| source == "new");
+        if builds { Answer::after(open(&opened)) } else { Answer::Usual }
+    };
+    let server = ScriptedServer::start(WIRE_VERSION_5_0, script).await;
+    let trial = Trial::with_database(&server.uri, 2).await;
+    let member = trial.start(&[("EXPECTED_SOURCE", "*")]).await;
+    trial.send(Sent::new("first", &event("first", 1, "{}"))).await;
+    member.finishes(1).await;
+    let builds = || server.commands().iter().filter(|name| *name == "createIndexes").count();
+    let before = builds();
+    trial.send(Sent { partition: 1, ..Sent::new("n", &of_source("new", "n")) }).await;
+    eventually("the new source's index is being built", SOON, async || builds() > before).await;
+    for n in 0..10 {
+        let id = n.to_string();
+        trial.send(Sent::new(&id, &event(&id, 1, "{}"))).await;
+        member.finishes(2 + n).await;
+    }
+    assert!(server.writes().iter().all(|write| write.collection == "adsbdb"), "the index was not waited for");
+    gate.send_replace(true);
+    member.finishes(12).await;
+    member.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_whose_index_cannot_be_built_holds_up_neither_its_batch_nor_other_partitions() {
+    let trial = Trial::new(2).await;
+    let blocked = trial.collection("blocked").await;
+    blocked.insert_many([doc! {"event_id": "x", "n": 1}, doc! {"event_id": "x", "n": 2}]).await.unwrap();
+    trial.send(Sent::new("w", &of_source("blocked", "w"))).await;
+    trial.send(Sent::new("same batch", &event("same batch", 1, "{}"))).await;
+    let member = trial.start(&[("EXPECTED_SOURCE", "*")]).await;
+    member.finishes(1).await;
+    for id in ["a", "b", "c"] {
+        trial.send(Sent { partition: 1, ..Sent::new(id, &event(id, 1, "{}")) }).await;
+    }
+    member.finishes(4).await;
+    assert_eq!(trial.ids().await, ["a", "b", "c", "same batch"]);
+    let query = format!(r#"getSiblingDB("{}").getCollection("blocked").aggregate("#, trial.database);
+    let (status, why) = member.get("/readyz").await;
+    let why: serde_json::Value = serde_json::from_str(&why).unwrap();
+    assert!(status == 503 && why["detail"].as_str().unwrap().contains(&query), "{why}");
+    assert_eq!(blocked.count_documents(doc! {}).await.unwrap(), 2, "nothing is written to it");
+    eventually("the rest is committed", SOON, async || trial.committed().await.get(&1) == Some(&3)).await;
+    assert_eq!(trial.committed().await.get(&0), None, "nothing is committed past the record that waits");
+
+    blocked.delete_one(doc! {"n": 2}).await.unwrap();
+    member.finishes(5).await;
+    eventually("ready again", SOON, async || member.ready().await).await;
+    member.stop().await;
+    assert_eq!(trial.committed().await, [(0, 2), (1, 3)].into());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_that_stands_still_too_long_makes_readyz_503_and_says_why() {
+    let (healed, seen) = watch::channel(false);
+    let conflict = doc! { "ok": 0, "code": 112, "codeName": "WriteConflict", "errmsg": "in the way" };
+    let script = move |command: &Document| match is_write(command) && !*seen.borrow() {
+        true => Answer::Reply(conflict.clone()),
+        false => Answer::Usual,
+    };
+    let server = ScriptedServer::start(WIRE_VERSION_5_0, script).await;
+    let trial = Trial::with_database(&server.uri, 2).await;
+    let limit = Duration::from_secs(4);
+    let member = trial.start_with(&[], |config| config.stuck_after = limit).await;
+    eventually("ready", SOON, async || member.ready().await).await;
+    trial.send(Sent { partition: 1, ..Sent::new("a", &event("a", 1, "{}")) }).await;
+    eventually("the record is in hand", SOON, async || member.seen().read == 1).await;
+    assert!(member.ready().await, "a lane may wait for a while");
+    let stuck = async || {
+        let (status, why) = member.get("/readyz").await;
+        let place = format!("{}/1 has finished nothing for ", trial.topic);
+        status == 503 && why.contains(&place) && why.contains("in the way")
+    };
+    eventually("the lane counts as stuck, with the reason", SOON, stuck).await;
+    assert!(member.metric("slipstream_seconds_since_progress").await.unwrap() >= limit.as_secs_f64());
+    assert_eq!(member.get("/livez").await.0, 200);
+    healed.send_replace(true);
+    member.finishes(1).await;
+    eventually("ready again", SOON, async || member.ready().await).await;
+    member.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lanes_write_at_the_same_time_and_what_arrives_meanwhile_is_the_next_batch() {
+    let (server, gate) = gated().await;
+    let trial = Trial::with_database(&server.uri, 2).await;
+    let member = trial.start(&[]).await;
+    for (partition, id) in [(0, "a"), (1, "b")] {
+        trial.send(Sent { partition, ..Sent::new(id, &event(id, 1, "{}")) }).await;
+    }
+    eventually("both lanes are writing", SOON, async || server.writes().len() == 2).await;
+    for n in 0..5 {
+        let id = n.to_string();
+        trial.send(Sent::new(&id, &event(&id, 1, "{}"))).await;
+    }
+    let queued = async || member.health().await["assignment"][0]["queued"] == 5;
+    eventually("what comes meanwhile waits", SOON, queued).await;
+    gate.send_replace(true);
+    member.finishes(7).await;
+    let sizes: Vec<usize> = server.writes().iter().map(|write| write.records).collect();
+    assert_eq!(sizes, [1, 1, 5]);
+    assert_eq!(member.metric("slipstream_write_batch_records_count").await, Some(3.0));
+    assert_eq!(member.metric("slipstream_write_batch_records_sum").await, Some(7.0));
+    member.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_has_no_more_records_than_it_may() {
+    let (server, gate) = gated().await;
+    let trial = Trial::with_database(&server.uri, 1).await;
+    trial.send_many("k", 50).await;
+    let member = trial.start(&[("BATCH_MAX_RECORDS", "7")]).await;
+    gate.send_replace(true);
+    member.finishes(50).await;
+    let sizes: Vec<usize> = server.writes().iter().map(|write| write.records).collect();
+    assert!(sizes.iter().all(|size| *size <= 7) && sizes.contains(&7), "{sizes:?}");
+    member.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_that_is_full_for_longer_than_the_poll_interval_keeps_its_partition() {
+    let (server, gate) = gated().await;
+    let trial = Trial::with_database(&server.uri, 1).await;
+    trial.send_many("k", 300).await;
+    let quick = "session.timeout.ms=6000;max.poll.interval.ms=6000";
+    // Eight records wait at most: the partition is paused at once.
+    let member = trial.start(&[("BATCH_MAX_RECORDS", "1"), ("KAFKA_PROPERTIES", quick)]).await;
+    let still = async || member.metric("slipstream_seconds_since_progress").await >= Some(9.0);
+    eventually("it stands still for longer than the poll interval", SOON, still).await;
+    assert_eq!(member.assigned().await, 1);
+    gate.send_replace(true);
+    eventually("the rest", SOON, async || member.seen().finished() >= 300).await;
+    let counted = member.stop().await;
+    assert_eq!((counted.read, counted.finished(), counted.repeated), (300, 300, 0), "{counted:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_comes_to_an_idle_lane_is_written_at_once() {
+    let trial = Trial::new(3).await;
+    let member = trial.start(&[]).await;
+    trial.send(Sent::new("warm", &event("warm", 1, "{}"))).await;
+    member.finishes(1).await;
+    let mut took = Vec::new();
+    for n in 0..31_i32 {
+        let id = n.to_string();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
+        trial.send(Sent { partition: n % 3, ..Sent::new(&id, &event(&id, now, "{}")) }).await;
+        let sent = Instant::now();
+        while member.seen().finished() < 2 + n as u64 {
+            assert!(sent.elapsed() < SOON, "{id} is not finished");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        took.push(sent.elapsed());
+    }
+    took.sort();
+    // Half of the records would wait longer for any timer that forms batches.
+    assert!(took[took.len() / 2] < Duration::from_millis(100), "{took:?}");
+    assert_eq!(member.metric("slipstream_freshness_seconds_count").await, Some(32.0));
+    member.stop().await;
+}

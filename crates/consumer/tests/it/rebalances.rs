@@ -1,0 +1,91 @@
+//! Partitions that move between members, with a batch in flight.
+
+use std::time::Duration;
+
+use crate::shared_database::durable;
+use crate::trial::{SOON, Trial, eventually};
+use crate::world::is_apache_kafka;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_group_assigns_its_partitions_cooperatively() {
+    if !is_apache_kafka() {
+        return;
+    }
+    let trial = Trial::new(2).await;
+    let member = trial.start(&[]).await;
+    let reader = trial.reader("none");
+    let protocol = async || {
+        let groups = rdkafka::consumer::Consumer::fetch_group_list(
+            &reader,
+            Some(&trial.group),
+            Duration::from_secs(5),
+        );
+        groups.unwrap().groups().iter().any(|group| group.protocol() == "cooperative-sticky")
+    };
+    eventually("the group is cooperative-sticky", SOON, protocol).await;
+    member.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_without_a_partition_is_ready_and_says_what_it_waits_for() {
+    let trial = Trial::new(1).await;
+    let first = trial.start(&[]).await;
+    eventually("the first has the partition", SOON, async || first.assigned().await == 1).await;
+    let second = trial.start(&[]).await;
+    eventually("the second is ready", SOON, async || second.ready().await).await;
+    let health = second.health().await;
+    assert_eq!((second.assigned().await, health["status"].as_str()), (0, Some("ok")), "{health}");
+    assert!(health["waiting_for"][0].as_str().unwrap().contains("not assigned a partition"), "{health}");
+    second.stop().await;
+    first.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g7_a_partition_that_moves_with_a_batch_in_flight_is_finished_and_committed_first() {
+    let database = durable().await;
+    let trial = Trial::with_database(&database.uri(), 2).await;
+    let first = trial.start(&[]).await;
+    trial.send_many("a", 2).await;
+    first.finishes(2).await;
+    database.pause().await.unwrap();
+    trial.send_many("b", 600).await;
+    eventually("batches are in flight", SOON, async || first.seen().read > 2).await;
+    let second = trial.start(&[]).await;
+    eventually("one partition is being given away", SOON, async || first.assigned().await == 1).await;
+    assert_eq!(second.assigned().await, 0, "not before its batch is finished");
+    assert_eq!(first.seen().finished(), 2, "nothing can be finished yet");
+    database.resume().await.unwrap();
+    let all = async || first.seen().finished() + second.seen().finished() >= 602;
+    eventually("all are finished", SOON, all).await;
+    eventually("one partition each", SOON, async || second.assigned().await == 1).await;
+    let (first, second) = (first.stop().await, second.stop().await);
+    assert_eq!(first.read + second.read, 602, "{first:?} {second:?}");
+    assert_eq!(first.inserted + second.inserted, 602, "{first:?} {second:?}");
+    assert_eq!(trial.ids().await.len(), 602);
+    assert_eq!(trial.committed().await, [(0, 301), (1, 301)].into());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g2_a_batch_that_cannot_be_finished_in_time_is_given_up_and_worked_by_the_next_member() {
+    let database = durable().await;
+    let trial = Trial::with_database(&database.uri(), 2).await;
+    let first = trial.start(&[]).await;
+    trial.send_many("a", 2).await;
+    first.finishes(2).await;
+    eventually("they are committed", SOON, async || trial.committed().await.len() == 2).await;
+    database.pause().await.unwrap();
+    trial.send_many("b", 600).await;
+    eventually("batches are in flight", SOON, async || first.seen().read > 2).await;
+    let second = trial.start(&[]).await;
+    eventually("the second has a partition", SOON, async || second.assigned().await == 1).await;
+    assert_eq!(trial.committed().await, [(0, 1), (1, 1)].into(), "nothing unfinished is committed");
+    database.resume().await.unwrap();
+    let committed = async || trial.committed().await == [(0, 301), (1, 301)].into();
+    eventually("all are finished and committed", SOON, committed).await;
+    let (first, second) = (first.stop().await, second.stop().await);
+    // What was sent before the batch was given up may have been stored: the next member then finds it so.
+    let fresh = |counted: &consumer::Snapshot| counted.inserted + counted.unchanged;
+    assert!(fresh(&first) + fresh(&second) >= 602, "{first:?} {second:?}");
+    assert_eq!((first.stale + second.stale, first.updated + second.updated), (0, 0), "{first:?} {second:?}");
+    assert_eq!(trial.ids().await.len(), 602);
+}
