@@ -47,6 +47,28 @@ pub async fn post(url: &str, body: &Value) -> Result<Answer, reqwest::Error> {
     send(CLIENT.post(url).json(body)).await
 }
 
+/// GET of a text.
+///
+/// # Errors
+/// No answer.
+pub async fn text(url: &str) -> Result<String, reqwest::Error> {
+    CLIENT.get(url).send().await?.text().await
+}
+
+/// Any request, its body as it is.
+///
+/// # Errors
+/// No answer.
+pub async fn request(
+    method: &str,
+    url: &str,
+    content_type: &str,
+    body: &str,
+) -> Result<Answer, reqwest::Error> {
+    let method = reqwest::Method::from_bytes(method.as_bytes()).expect("a method");
+    send(CLIENT.request(method, url).header("content-type", content_type).body(body.to_owned())).await
+}
+
 async fn send(request: reqwest::RequestBuilder) -> Result<Answer, reqwest::Error> {
     let answer = request.send().await?;
     let (status, headers) = (answer.status().as_u16(), answer.headers().clone());

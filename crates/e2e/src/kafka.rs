@@ -1,14 +1,19 @@
 //! What is on a topic, written and read by clients of the test's own.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Headers, Message, OwnedMessage};
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use crate::Names;
+
+const LIMIT: Duration = Duration::from_secs(10);
 
 fn config(names: &Names) -> ClientConfig {
     let mut config = ClientConfig::new();
@@ -26,6 +31,35 @@ pub async fn produce(names: &Names, records: &[(Option<&str>, &[u8])]) {
     }
 }
 
+/// Makes the topic.
+pub async fn make_topic(names: &Names, partitions: i32) {
+    let admin: AdminClient<DefaultClientContext> = config(names).create().expect("an admin client");
+    let topic = NewTopic::new(&names.topic, partitions, TopicReplication::Fixed(1));
+    let made = admin.create_topics([&topic], &AdminOptions::new()).await.expect("an answer");
+    assert!(made.iter().all(Result::is_ok), "{made:?}");
+}
+
+/// The group's committed offset of each partition that has one; none while the broker does not answer.
+pub async fn committed(names: &Names) -> BTreeMap<i32, i64> {
+    let names = names.clone();
+    let ask = move || {
+        let mut config = config(&names);
+        config.set("group.id", &names.group);
+        let consumer: BaseConsumer = config.create().expect("a consumer");
+        let metadata = consumer.fetch_metadata(Some(&names.topic), LIMIT)?;
+        let mut partitions = TopicPartitionList::new();
+        for partition in metadata.topics()[0].partitions() {
+            partitions.add_partition(&names.topic, partition.id());
+        }
+        consumer.committed_offsets(partitions, LIMIT)
+    };
+    let answer: Result<TopicPartitionList, KafkaError> =
+        tokio::task::spawn_blocking(ask).await.expect("an answer");
+    let Ok(answer) = answer else { return BTreeMap::new() };
+    let offset = |offset| if let Offset::Offset(offset) = offset { Some(offset) } else { None };
+    answer.elements().iter().filter_map(|at| Some((at.partition(), offset(at.offset())?))).collect()
+}
+
 /// Every record of `topic`, read to the end.
 pub async fn read_all(names: &Names, topic: &str) -> Vec<OwnedMessage> {
     let (names, topic) = (names.clone(), topic.to_owned());
@@ -36,12 +70,12 @@ fn read_to_end(names: &Names, topic: &str) -> Vec<OwnedMessage> {
     let mut config = config(names);
     config.set("group.id", "reader").set("enable.partition.eof", "true").set("enable.auto.commit", "false");
     let consumer: BaseConsumer = config.create().expect("a consumer");
-    let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(10)).expect("metadata");
+    let metadata = consumer.fetch_metadata(Some(topic), LIMIT).expect("metadata");
     let mut open: Vec<i32> =
         metadata.topics()[0].partitions().iter().map(|partition| partition.id()).collect();
-    let mut assignment = rdkafka::TopicPartitionList::new();
+    let mut assignment = TopicPartitionList::new();
     for partition in &open {
-        assignment.add_partition_offset(topic, *partition, rdkafka::Offset::Beginning).expect("an offset");
+        assignment.add_partition_offset(topic, *partition, Offset::Beginning).expect("an offset");
     }
     consumer.assign(&assignment).expect("an assignment");
     let (mut records, start) = (Vec::new(), Instant::now());

@@ -8,12 +8,14 @@ pub mod binaries;
 pub mod gate;
 pub mod http;
 pub mod kafka;
+pub mod load;
 pub mod mongodb;
 pub mod process;
 pub mod stack;
 pub mod wait;
 
 pub use gate::Gate;
+pub use load::Load;
 pub use process::Process;
 pub use stack::{Names, Stack};
 pub use wait::eventually;

@@ -1,14 +1,18 @@
 //! What is in the database.
 
 use bson::{Document, doc};
-use mongodb::{Client, Collection};
+use mongodb::{Client, Collection, Database};
 
 use crate::Names;
 
 /// A collection of the test's database, read with a client of its own.
 pub async fn collection(names: &Names, source: &str) -> Collection<Document> {
-    let client = Client::with_uri_str(&names.mongodb).await.expect("a client");
-    client.database(&names.database).collection(source)
+    database(names).await.collection(source)
+}
+
+/// The test's database.
+pub async fn database(names: &Names) -> Database {
+    Client::with_uri_str(&names.mongodb).await.expect("a client").database(&names.database)
 }
 
 /// The document of an event, if there is one; more than one is a failure.

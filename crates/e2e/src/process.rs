@@ -68,11 +68,44 @@ impl Process {
 
     /// SIGTERM; the exit status, which must come within 10 s.
     pub async fn terminate(mut self) -> ExitStatus {
+        self.end().await
+    }
+
+    async fn end(&mut self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
         let ended = tokio::time::timeout(Duration::from_secs(10), self.child.wait()).await;
         ended
             .unwrap_or_else(|_| panic!("still running 10 s after SIGTERM: {}", self.log()))
             .expect("an exit status")
+    }
+
+    /// SIGTERM to a consumer; what it counted in its whole life, from the last line of its log. It must end with 0.
+    pub async fn terminate_counted(mut self) -> Counted {
+        let ended = self.end().await;
+        assert!(ended.success(), "{ended}: {}", self.log());
+        let log = self.log();
+        let line = log.lines().rev().find(|line| line.contains("consumer stopped"));
+        Counted::of(&serde_json::from_str(line.expect("its last line")).expect("a JSON line"))
+    }
+
+    /// What a consumer has counted so far; nothing if it does not answer.
+    pub async fn counted(&self) -> Option<Counted> {
+        let health = http::get(&self.url("/health")).await.ok()?.body;
+        health.get("counters").map(Counted::of)
+    }
+
+    /// How many partitions a consumer has; 0 if it does not answer.
+    pub async fn assigned(&self) -> usize {
+        let health = http::get(&self.url("/health")).await.map(|answer| answer.body).unwrap_or_default();
+        health["assignment"].as_array().map_or(0, Vec::len)
+    }
+
+    /// Its memory in RAM, as the kernel tells it.
+    pub fn resident_bytes(&self) -> u64 {
+        let pid = self.child.id().expect("the process has not been waited for");
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let told = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("0 kB");
+        told.trim().trim_end_matches(" kB").trim().parse::<u64>().expect("a number") * 1024
     }
 
     /// Whether it still runs.
@@ -83,6 +116,32 @@ impl Process {
     /// What it wrote.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+/// What a consumer has counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Records taken in hand.
+    pub read: u64,
+    /// Records that are done with, in whatever way.
+    pub finished: u64,
+    /// Those of them that it had finished before.
+    pub repeated: u64,
+    /// Dead letters.
+    pub dead_lettered: u64,
+}
+
+impl Counted {
+    fn of(counters: &serde_json::Value) -> Self {
+        let number = |name: &str| counters[name].as_u64().unwrap_or_else(|| panic!("{name} in {counters}"));
+        let outcomes = ["inserted", "updated", "unchanged", "stale", "skipped", "dead_lettered"];
+        Self {
+            read: number("read"),
+            finished: outcomes.into_iter().map(number).sum(),
+            repeated: number("repeated"),
+            dead_lettered: number("dead_lettered"),
+        }
     }
 }
 

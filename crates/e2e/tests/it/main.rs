@@ -5,7 +5,10 @@
 mod configuration;
 mod kills;
 mod main_path;
+mod metrics;
 mod outages;
+mod refusals;
+mod series;
 mod stops;
 mod takeover;
 mod up;

@@ -1,0 +1,69 @@
+//! SIGKILL at random moments of a drain.
+
+use std::time::Duration;
+
+use e2e::{Load, Stack, eventually, kafka};
+
+use super::{LIMIT, PARTITIONS, all_committed, assert_model, committed, seed};
+
+struct Size {
+    records: usize,
+    keys: usize,
+    kills: usize,
+    /// A member that names itself is taken back at once; without it the broker waits for the session of the dead.
+    properties: &'static str,
+}
+
+async fn killed(size: Size) {
+    let Size { records, keys, kills, properties } = size;
+    let (stack, seed) = (Stack::shared_quick().await, seed());
+    let (names, load) = (stack.names(), Load::new(seed, records, keys));
+    kafka::make_topic(&names, PARTITIONS).await;
+    load.produce(&names, 0..records, None).await;
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut again = 0;
+    for kill in 1..=kills {
+        let before = committed(&names).await;
+        let consumer = stack.consumer(&names, &[("KAFKA_PROPERTIES", properties)]);
+        // After so many records of this run, and then any moment.
+        let target = random.u64(0..(records / kills) as u64);
+        eventually("the consumer works", LIMIT, || async {
+            let counted = consumer.counted().await?;
+            let left = records as u64 - before;
+            (counted.finished >= target.min(left)).then_some(())
+        })
+        .await;
+        tokio::time::sleep(Duration::from_millis(random.u64(0..400))).await;
+        let seen = consumer.counted().await.unwrap_or_default();
+        consumer.kill().await;
+        let after = committed(&names).await;
+        assert!(after >= before, "what is committed stays so");
+        assert!(seen.read <= records as u64 - before, "more was read than was left: {seen:?}");
+        let uncommitted = seen.read.saturating_sub(after - before);
+        again += uncommitted;
+        println!(
+            "kill {kill}: {before} committed before, {seen:?} seen, {after} after: {uncommitted} uncommitted"
+        );
+    }
+    let left = records as u64 - committed(&names).await;
+    let consumer = stack.consumer(&names, &[("KAFKA_PROPERTIES", properties)]);
+    all_committed(&names, records).await;
+    let last = consumer.terminate_counted().await;
+    assert_eq!((last.read, last.finished), (left, left), "exactly what was not committed is worked again");
+    println!("{again} of {records} records worked again after {kills} kills, all of them uncommitted");
+    assert_model(&load, &names).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g2_killed_at_random_moments_the_collection_equals_the_model() {
+    if Stack::is_apache_kafka() {
+        let properties = "group.instance.id=the-one";
+        killed(Size { records: 20_000, keys: 3_000, kills: 5, properties }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a series: run with --release -- --ignored series"]
+async fn killed_20_times_in_100_000_records_the_collection_equals_the_model() {
+    killed(Size { records: 100_000, keys: 16_677, kills: 20, properties: "" }).await;
+}

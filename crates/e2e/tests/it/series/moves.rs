@@ -1,0 +1,68 @@
+//! Scaling under load: partitions move between members that come and go cleanly.
+
+use std::time::Duration;
+
+use e2e::process::Counted;
+use e2e::{Load, Process, Stack, eventually, kafka};
+
+use super::{LIMIT, PARTITIONS, all_committed, assert_model, seed};
+
+async fn has(member: &Process, partitions: usize) {
+    let assigned = || async { (member.assigned().await == partitions).then_some(()) };
+    eventually(&format!("{partitions} partitions"), Duration::from_secs(60), assigned).await;
+}
+
+async fn works(member: &Process, more: u64) {
+    let before = member.counted().await.unwrap_or_default().finished;
+    let working = || async { (member.counted().await?.finished >= before + more).then_some(()) };
+    eventually("it works", LIMIT, working).await;
+}
+
+/// 1 → 3 → 1 members while `records` arrive at `per_second`.
+async fn scaled(records: usize, keys: usize, per_second: u32) {
+    let (stack, seed) = (Stack::shared_quick().await, seed());
+    let (names, load) = (stack.names(), std::sync::Arc::new(Load::new(seed, records, keys)));
+    kafka::make_topic(&names, PARTITIONS).await;
+    let (all, to) = (std::sync::Arc::clone(&load), names.clone());
+    let producing = tokio::spawn(async move { all.produce(&to, 0..records, Some(per_second)).await });
+    let some = (records / 50) as u64;
+    let first = stack.consumer(&names, &[]);
+    works(&first, some).await;
+    let (second, third) = (stack.consumer(&names, &[]), stack.consumer(&names, &[]));
+    for member in [&first, &second, &third] {
+        has(member, 2).await;
+        works(member, some).await;
+    }
+    assert!(!producing.is_finished(), "the load must last for the moves");
+    let mut counted = vec![second.terminate_counted().await];
+    has(&first, 3).await;
+    works(&first, some).await;
+    counted.push(third.terminate_counted().await);
+    has(&first, 6).await;
+    assert!(!producing.is_finished(), "the load must last for the moves");
+    producing.await.unwrap();
+    all_committed(&names, records).await;
+    counted.push(first.terminate_counted().await);
+    println!("{counted:?}");
+    let sum = |of: fn(&Counted) -> u64| counted.iter().map(of).sum::<u64>();
+    let records = records as u64;
+    assert_eq!(
+        (sum(|one| one.read), sum(|one| one.finished), sum(|one| one.repeated)),
+        (records, records, 0),
+        "nothing twice"
+    );
+    assert_model(&load, &names).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g7_scaled_1_3_1_under_load_nothing_is_worked_twice() {
+    if Stack::is_apache_kafka() {
+        scaled(25_000, 4_000, 1_500).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a series: run with --release -- --ignored series"]
+async fn scaled_1_3_1_under_a_load_of_100_000_nothing_is_worked_twice() {
+    scaled(100_000, 16_677, 3_000).await;
+}
