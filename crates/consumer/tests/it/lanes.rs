@@ -55,8 +55,8 @@ async fn a_collection_whose_index_cannot_be_built_holds_up_neither_its_batch_nor
     let trial = Trial::new(2).await;
     let blocked = trial.collection("blocked").await;
     blocked.insert_many([doc! {"event_id": "x", "n": 1}, doc! {"event_id": "x", "n": 2}]).await.unwrap();
-    trial.send(Sent::new("w", &of_source("blocked", "w"))).await;
     trial.send(Sent::new("same batch", &event("same batch", 1, "{}"))).await;
+    trial.send(Sent::new("w", &of_source("blocked", "w"))).await;
     let member = trial.start(&[("EXPECTED_SOURCE", "*")]).await;
     member.finishes(1).await;
     for id in ["a", "b", "c"] {
@@ -70,7 +70,8 @@ async fn a_collection_whose_index_cannot_be_built_holds_up_neither_its_batch_nor
     assert!(status == 503 && why["detail"].as_str().unwrap().contains(&query), "{why}");
     assert_eq!(blocked.count_documents(doc! {}).await.unwrap(), 2, "nothing is written to it");
     eventually("the rest is committed", SOON, async || trial.committed().await.get(&1) == Some(&3)).await;
-    assert_eq!(trial.committed().await.get(&0), None, "nothing is committed past the record that waits");
+    let past = trial.committed().await.get(&0).is_some_and(|offset| *offset > 1);
+    assert!(!past, "nothing is committed past the record that waits");
 
     blocked.delete_one(doc! {"n": 2}).await.unwrap();
     member.finishes(5).await;
