@@ -41,25 +41,30 @@ async fn metrics(process: &Process) -> String {
 }
 
 async fn has(process: &Process, types: &[&str]) {
-    let metrics = metrics(process).await;
     for told in types {
         let line = format!("# TYPE {told}");
-        assert!(metrics.lines().any(|found| found == line), "no {line} in\n{metrics}");
+        let there = || async { metrics(process).await.lines().any(|found| found == line).then_some(()) };
+        eventually(&line, Duration::from_secs(10), there).await;
     }
-    assert!(metrics.ends_with("# EOF\n"), "{metrics}");
+    assert!(metrics(process).await.ends_with("# EOF\n"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_process_has_the_metrics_that_dashboards_know() {
     let stack = Stack::shared().await;
     let names = stack.names();
-    let (producer, consumer) = (stack.producer(&names, &[]), stack.consumer(&names, &[]));
+    // Nothing listens on port 1: ADSBDB is down.
+    let producer = stack.producer(&names, &[("ADSBDB_BASE_URL", "http://127.0.0.1:1")]);
+    let consumer = stack.consumer(&names, &[]);
     producer.ready().await;
     consumer.ready().await;
     let base = producer.url("");
     let poller = Process::start("poller", &[("PRODUCER_BASE_URL", &base), ("INTERVAL_SEC", "60")]);
     let body = json!({"id": "one", "source": "manual", "payload": {}});
     assert_eq!(http::post(&producer.url("/ingest"), &body).await.unwrap().status, 202);
+    let refused = json!({"id": "two", "source": "manual", "payload": 7});
+    assert_eq!(http::post(&producer.url("/ingest"), &refused).await.unwrap().status, 422);
+    assert_eq!(http::post(&producer.url("/ingest/adsbdb"), &json!({})).await.unwrap().status, 502);
     let finished = r#"slipstream_records_finished_total{outcome="inserted"} 1"#;
     eventually("the event is finished", Duration::from_secs(60), || async {
         metrics(&consumer).await.lines().any(|line| line == finished).then_some(())

@@ -6,6 +6,8 @@ use std::time::Duration;
 use bson::doc;
 use e2e::http;
 use e2e::process::command;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
@@ -93,4 +95,82 @@ async fn up_names_every_wrong_variable_before_it_starts_anything() {
         ["MAX_PAYLOAD_BYTES", "UPSERT_KEYS", "INTERVAL_SEC"].iter().all(|name| said.contains(name)),
         "{said}"
     );
+}
+
+/// The child of `pid` whose program is `name`.
+fn child_named(pid: u32, name: &str) -> i32 {
+    let is_it = |child: &String| {
+        std::fs::read_to_string(format!("/proc/{child}/comm")).is_ok_and(|comm| comm.trim() == name)
+    };
+    children(pid).into_iter().find(is_it).expect("the child").parse().unwrap()
+}
+
+/// Posts events to `ingest` until the broker does not answer; how many were accepted.
+async fn post_until_unanswered(ingest: &str) -> u64 {
+    for n in 0.. {
+        let body = json!({"id": format!("e{n}"), "source": "adsbdb", "payload": {"n": n}});
+        if http::post(ingest, &body).await.is_ok_and(|answer| answer.status != 202) {
+            return n;
+        }
+    }
+    0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn up_s_account_balances_though_partitions_were_lost_and_records_read_again() {
+    if !e2e::Stack::is_apache_kafka() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut up = command("slipstream", &[])
+        .args(["up", "--port", "0", "--simulate", "--poll-interval", "1s"])
+        .envs(shell())
+        .current_dir(folder.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = up.id().unwrap();
+    let mut lines = BufReader::new(up.stdout.take().unwrap()).lines();
+    let (mut said, mut ingest, mut consumer) = (Vec::new(), None, String::new());
+    while let Some(line) = lines.next_line().await.unwrap() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["consumer", url] => consumer = (*url).to_owned(),
+            ["try", "curl", "-X", "POST", url, ..] => ingest = Some((*url).to_owned()),
+            ["stop", ..] => {
+                let ingest = ingest.clone().unwrap();
+                let load = tokio::spawn(async move { post_until_unanswered(&ingest).await });
+                lose_partitions(pid, &consumer).await;
+                assert!(load.await.unwrap() > 0);
+                kill(Pid::from_raw(pid.cast_signed()), Signal::SIGINT).unwrap();
+            }
+            _ => {}
+        }
+        said.push(line);
+    }
+    let ended = up.wait().await.unwrap();
+    let said = said.join("\n");
+    assert!(ended.success(), "{said}");
+    assert!(said.contains("every record is accounted for") && said.contains(" read again + "), "{said}");
+}
+
+/// Stops the broker under load for longer than a session: what was finished cannot be committed, and is read again.
+async fn lose_partitions(up: u32, consumer: &str) {
+    let broker = Pid::from_raw(child_named(up, "java"));
+    let health = async || http::get(consumer).await.map(|answer| answer.body).unwrap_or_default();
+    let minute = Duration::from_secs(60);
+    e2e::eventually("events are stored", minute, || async {
+        (health().await["counters"]["inserted"].as_u64()? > 100).then_some(())
+    })
+    .await;
+    kill(broker, Signal::SIGSTOP).unwrap();
+    e2e::eventually("the partitions are lost", minute, || async {
+        health().await["assignment"].as_array()?.is_empty().then_some(())
+    })
+    .await;
+    kill(broker, Signal::SIGCONT).unwrap();
+    e2e::eventually("records are read again", minute, || async {
+        (health().await["counters"]["repeated"].as_u64()? > 0).then_some(())
+    })
+    .await;
 }

@@ -58,7 +58,7 @@ async fn killed(size: Size) {
 async fn g2_killed_at_random_moments_the_collection_equals_the_model() {
     if Stack::is_apache_kafka() {
         let properties = "group.instance.id=the-one";
-        killed(Size { records: 20_000, keys: 3_000, kills: 5, properties }).await;
+        killed(Size { records: 12_000, keys: 2_000, kills: 4, properties }).await;
     }
 }
 
