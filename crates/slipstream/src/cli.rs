@@ -33,6 +33,12 @@ pub enum Command {
     /// written to the file first and then removed. Reads MONGODB_URI, MONGODB_DB, UPSERT_KEYS and EXPECTED_SOURCE as
     /// the consumer does. Exit code 0: nothing is in the way, or no longer; 1: something is; 2: a wrong configuration.
     Dedupe(DedupeOptions),
+    /// Tell what is wrong with a deployment: Kafka, topics, group, MongoDB, indexes, producer, consumer, ADSBDB.
+    ///
+    /// Changes nothing. Reads the consumer's variables, PRODUCER_BASE_URL, CONSUMER_BASE_URL and ADSBDB_BASE_URL. A line for
+    /// each finding: ok, warn or FAIL, the cause, and what to do. Exit code 0: nothing failed; 1: something did; 2: a wrong
+    /// configuration.
+    Check(CheckOptions),
 }
 
 /// Options of `up`.
@@ -81,6 +87,14 @@ pub struct DedupeOptions {
     /// How many of the values are listed.
     #[arg(long, default_value_t = 20, value_name = "N")]
     pub show: usize,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `check`.
+#[derive(Debug, Clone, Args)]
+pub struct CheckOptions {
     /// Print one JSON object instead of text.
     #[arg(long)]
     pub json: bool,

@@ -1,11 +1,13 @@
 //! The operator's command: [`up`] runs the whole pipeline on this machine, [`simulate`] stands in for ADSBDB,
-//! [`dedupe`](mod@dedupe) clears the way for a collection's unique index.
+//! [`dedupe`](mod@dedupe) clears the way for a collection's unique index,
+//! [`check`](mod@check) tells what is wrong with a deployment.
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
 
+pub mod check;
 pub mod cli;
 pub mod dedupe;
 pub mod mongo;
@@ -23,6 +25,7 @@ pub fn main() -> ExitCode {
     let outcome = runtime.block_on(async {
         match cli.command {
             cli::Command::Up(options) => up::up(options, std::env::vars().collect()).await,
+            cli::Command::Check(options) => check::check(options, std::env::vars().collect()).await,
             cli::Command::Dedupe(options) => dedupe::dedupe(options, std::env::vars()).await,
             cli::Command::Simulate(options) => simulate::simulate(options).await,
         }

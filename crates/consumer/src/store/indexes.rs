@@ -76,9 +76,29 @@ pub(super) fn create<'a>(collection: &str, wanted: impl IntoIterator<Item = &'a 
     doc! { "createIndexes": collection, "indexes": wanted.into_iter().map(named).collect::<Vec<_>>() }
 }
 
-/// The name of an index on the key's fields that keeps the unique index from being made.
-pub fn index_in_the_way(keys: &UpsertKeys, existing: &[Document]) -> Option<String> {
-    missing(keys, existing).err()
+/// What the indexes of a collection mean.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IndexState {
+    /// All are there.
+    Complete,
+    /// Only these are missing, which make queries quick.
+    WithoutLookups(Vec<String>),
+    /// The unique index on the key is missing.
+    NotUnique,
+    /// It is missing, and the index of this name keeps it from being made.
+    InTheWay(String),
+}
+
+/// Judges what listIndexes told.
+pub fn index_state(keys: &UpsertKeys, existing: &[Document]) -> IndexState {
+    match missing(keys, existing) {
+        Err(name) => IndexState::InTheWay(name),
+        Ok(Missing { unique: Some(_), .. }) => IndexState::NotUnique,
+        Ok(Missing { lookups, .. }) if lookups.is_empty() => IndexState::Complete,
+        Ok(Missing { lookups, .. }) => {
+            IndexState::WithoutLookups(lookups.into_iter().map(|lookup| lookup.name).collect())
+        }
+    }
 }
 
 /// What mongosh is to run to see the documents that share a key.

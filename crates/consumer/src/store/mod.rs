@@ -39,10 +39,10 @@ use connection::Connection;
 use prepare::Preparation;
 use write::{Batch, Way};
 
-pub use indexes::{index_in_the_way, partial_filter};
+pub use indexes::{IndexState, index_state, partial_filter};
 pub use keys::UpsertKeys;
 pub use outcome::{Applied, Counts, Rejected, Trouble};
-pub use state::StoreState;
+pub use state::{StoreState, read_hello};
 pub use uri::{check_uri, write_concern};
 
 /// The most that one call to the server may take.

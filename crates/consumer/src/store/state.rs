@@ -102,7 +102,7 @@ fn log(state: &StoreState) {
 }
 
 /// What a reply to `hello` says of the server.
-pub(super) fn read_hello(reply: &Document) -> StoreState {
+pub fn read_hello(reply: &Document) -> StoreState {
     let wire_version = match reply.get("maxWireVersion") {
         Some(bson::Bson::Int32(version)) => i64::from(*version),
         Some(bson::Bson::Int64(version)) => *version,

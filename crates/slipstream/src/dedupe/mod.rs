@@ -15,12 +15,12 @@ use std::process::ExitCode;
 
 use crate::Failure;
 use crate::cli::DedupeOptions;
-use config::Config;
+pub use config::Config;
 use file::Kept;
 use removal::{Done, Removal};
 use report::{Example, Found, Report};
 use row::{Place, Runs};
-use target::Target;
+pub use target::Target;
 
 /// Documents that change under a pass are looked at again, so often.
 const PASSES: usize = 3;
@@ -61,6 +61,14 @@ pub async fn dedupe(
     let text = if options.json { report.json().to_string() } else { report.to_string() };
     writeln!(std::io::stdout(), "{text}")?;
     Ok(if report.is_clear() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// How many documents are in the way of the unique index.
+///
+/// # Errors
+/// The server does not answer, or refuses.
+pub async fn in_the_way(target: &Target) -> Result<u64, Failure> {
+    Ok(pass(target, None, 0).await?.0.in_the_way)
 }
 
 /// Reads the collection once; with a file, removes what is in the way.

@@ -1,7 +1,7 @@
 //! The collection: its documents as rows, their removal, and the index that stands in the way of the unique one.
 
 use bson::{Bson, Document, RawDocumentBuf, doc};
-use consumer::store::{UpsertKeys, index_in_the_way, partial_filter, write_concern};
+use consumer::store::{IndexState, UpsertKeys, index_state, partial_filter, write_concern};
 use events::Source;
 use mongodb::error::{Error, ErrorKind};
 use mongodb::{Collection, Cursor, Database};
@@ -115,11 +115,11 @@ impl Target {
         Ok(removed.try_into()?)
     }
 
-    /// The index that stands in the way; none either where there is no collection.
+    /// What listIndexes tells; nothing where there is no collection.
     ///
     /// # Errors
     /// As [`Target::sorted`].
-    pub async fn obstacle(&self) -> Result<Option<Obstacle>, Failure> {
+    pub async fn indexes(&self) -> Result<Option<Vec<Document>>, Failure> {
         let command = doc! { "listIndexes": self.collection.as_str(), "cursor": { "batchSize": 1000 } };
         let reply = match self.database.run_command(command).await {
             Err(error) if code(&error) == Some(NAMESPACE_NOT_FOUND) => return Ok(None),
@@ -127,9 +127,16 @@ impl Target {
         };
         let listed = reply.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
         let listed = listed.map_err(|_| "the reply to listIndexes has no list")?;
-        let existing: Vec<Document> =
-            listed.iter().filter_map(|index| index.as_document().cloned()).collect();
-        let Some(name) = index_in_the_way(&self.keys, &existing) else { return Ok(None) };
+        Ok(Some(listed.iter().filter_map(|index| index.as_document().cloned()).collect()))
+    }
+
+    /// The index that stands in the way.
+    ///
+    /// # Errors
+    /// As [`Target::sorted`].
+    pub async fn obstacle(&self) -> Result<Option<Obstacle>, Failure> {
+        let existing = self.indexes().await?.unwrap_or_default();
+        let IndexState::InTheWay(name) = index_state(&self.keys, &existing) else { return Ok(None) };
         let named = existing.iter().find(|index| index.get_str("name").is_ok_and(|this| this == name));
         let dispensable = named.is_some_and(|index| is_plain(index, &self.keys));
         Ok(Some(Obstacle { name, dispensable }))

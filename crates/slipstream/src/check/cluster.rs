@@ -1,0 +1,164 @@
+//! The Kafka cluster, asked by a client of our own. Every question has a deadline, and a failed one says what the client
+//! library last heard: its error codes alone name no cause.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::{Offset, TopicPartitionList};
+use service::kafka::{QuietContext, client_config, log_line};
+use service::lock::lock;
+
+use super::group::{Group, Position};
+use super::topic::{Partition, Settings, Topic};
+use crate::Failure;
+
+/// How long one question may take.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// A connection to the cluster, as a client of the consumer's group that does not join it.
+pub struct Cluster {
+    client: Arc<BaseConsumer<Listener>>,
+    admin: AdminClient<QuietContext>,
+    group: String,
+}
+
+/// Keeps what the client library last said was wrong.
+#[derive(Debug, Clone, Default)]
+struct Listener {
+    heard: Arc<Mutex<Option<String>>>,
+}
+
+impl ClientContext for Listener {
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log_line(facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        // "All brokers are down" comes last and says least.
+        let all_down = Some(rdkafka::error::RDKafkaErrorCode::AllBrokersDown);
+        if error.rdkafka_error_code() != all_down {
+            *lock(&self.heard) = Some(reason.to_owned());
+        }
+    }
+}
+
+impl ConsumerContext for Listener {}
+
+impl Cluster {
+    /// Connects to nothing yet.
+    ///
+    /// # Errors
+    /// The client library refuses the configuration.
+    pub fn new(config: &consumer::Config) -> Result<Self, Failure> {
+        let defaults = [("group.id", config.group_id.as_str()), ("enable.auto.commit", "false")];
+        let client = client_config(&config.kafka_broker, "slipstream-check", &defaults, &config.properties);
+        let admin = client_config(&config.kafka_broker, "slipstream-check", &[], &config.properties);
+        Ok(Self {
+            client: Arc::new(client.create_with_context(Listener::default())?),
+            admin: admin.create_with_context(QuietContext)?,
+            group: config.group_id.clone(),
+        })
+    }
+
+    /// Every topic, without its settings.
+    ///
+    /// # Errors
+    /// Why Kafka does not answer.
+    pub async fn topics(&self) -> Result<BTreeMap<String, Topic>, String> {
+        self.ask(|client| {
+            // Errors are told by callbacks, which only a poll runs.
+            let metadata = client.fetch_metadata(None, LIMIT);
+            drop(client.poll(Duration::ZERO));
+            let metadata = metadata?;
+            let topics = metadata.topics().iter().map(|topic| {
+                let partitions = topic.partitions().iter().map(|partition| Partition {
+                    id: partition.id(),
+                    has_leader: partition.leader() >= 0,
+                    replicas: partition.replicas().len(),
+                    in_sync: partition.isr().len(),
+                });
+                let found = Topic { partitions: partitions.collect(), settings: Settings::new() };
+                (topic.name().to_owned(), found)
+            });
+            Ok(topics.collect())
+        })
+        .await
+    }
+
+    /// The settings of a topic.
+    ///
+    /// # Errors
+    /// Why they are not to be had.
+    pub async fn settings(&self, topic: &str) -> Result<Settings, String> {
+        let options = AdminOptions::new().request_timeout(Some(LIMIT));
+        let answer = self.admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await;
+        let resource = answer.map_err(|error| error.to_string())?.into_iter().next();
+        let resource = resource.ok_or("no answer for the topic")?.map_err(|code| code.to_string())?;
+        Ok(resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect())
+    }
+
+    /// The group's members.
+    ///
+    /// # Errors
+    /// Why Kafka does not say.
+    pub async fn group(&self) -> Result<Group, String> {
+        let name = self.group.clone();
+        self.ask(move |client| {
+            let list = client.fetch_group_list(Some(&name), LIMIT)?;
+            let group = list.groups().iter().find(|group| group.name() == name);
+            Ok(group.map_or_else(Group::default, |group| Group {
+                state: group.state().to_owned(),
+                protocol: group.protocol().to_owned(),
+                members: group.members().len(),
+            }))
+        })
+        .await
+    }
+
+    /// How far the group is in each partition of `topic`.
+    ///
+    /// # Errors
+    /// Why Kafka does not say.
+    pub async fn positions(&self, topic: &str, partitions: &[Partition]) -> Result<Vec<Position>, String> {
+        let (topic, ids) = (topic.to_owned(), partitions.iter().map(|partition| partition.id));
+        let ids: Vec<i32> = ids.collect();
+        self.ask(move |client| {
+            let mut list = TopicPartitionList::new();
+            for id in &ids {
+                list.add_partition(&topic, *id);
+            }
+            let committed = client.committed_offsets(list, LIMIT)?;
+            ids.iter()
+                .map(|&partition| {
+                    let (first, end) = client.fetch_watermarks(&topic, partition, LIMIT)?;
+                    let found = committed.find_partition(&topic, partition).map(|found| found.offset());
+                    let committed =
+                        if let Some(Offset::Offset(offset)) = found { Some(offset) } else { None };
+                    Ok(Position { topic: topic.clone(), partition, committed, first, end })
+                })
+                .collect()
+        })
+        .await
+    }
+
+    /// The client library's questions block their thread.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&BaseConsumer<Listener>) -> KafkaResult<T> + Send + 'static,
+    ) -> Result<T, String> {
+        let client = Arc::clone(&self.client);
+        let asked = tokio::task::spawn_blocking(move || {
+            question(&client).map_err(|error| {
+                let heard = lock(&client.context().heard).take();
+                heard.unwrap_or_else(|| error.to_string())
+            })
+        });
+        asked.await.map_err(|error| error.to_string())?
+    }
+}

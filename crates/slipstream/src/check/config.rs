@@ -1,0 +1,69 @@
+//! What `check` reads from the environment: all of the consumer's variables, and where the others are.
+
+use service::{Check, ConfigFaults, Kind, parse};
+
+service::settings! {
+    /// Where to ask, beside what the consumer's variables say.
+    pub struct Settings {
+        /// Where the producer is, as in `http://api-producer:8080`.
+        producer_base_url: Kind::Optional("not asked"),
+        /// Where the consumer is, as in `http://adsbdb-consumer:8081`.
+        consumer_base_url: Kind::Optional("not asked"),
+        /// Base URL of ADSBDB.
+        adsbdb_base_url: Kind::Default("https://api.adsbdb.com"),
+    }
+}
+
+/// A deployment, as the environment describes it.
+#[derive(Debug)]
+pub struct Config {
+    /// Kafka, MongoDB, group, topics and keys.
+    pub consumer: consumer::Config,
+    /// The producer's base URL.
+    pub producer_url: Option<String>,
+    /// The consumer's base URL.
+    pub consumer_url: Option<String>,
+    /// ADSBDB's base URL.
+    pub adsbdb_url: String,
+}
+
+impl Config {
+    /// Reads and checks the environment.
+    ///
+    /// # Errors
+    /// Every wrong variable, by name.
+    pub fn from_environment(environment: &[(String, String)]) -> Result<Self, ConfigFaults> {
+        let (s, mut check) = Check::read::<Settings>(Settings::VARIABLES, environment.iter().cloned());
+        let url = |text: &str| parse::base_url(text).map(|url| url.as_str().trim_end_matches('/').to_owned());
+        let producer_url = check.optional("producer_base_url", s.producer_base_url.as_ref(), url);
+        let consumer_url = check.optional("consumer_base_url", s.consumer_base_url.as_ref(), url);
+        let adsbdb_url = check.value("adsbdb_base_url", s.adsbdb_base_url.as_ref(), url);
+        let consumer = consumer::Config::from_environment(environment.iter().cloned()).map_err(|faults| {
+            faults.0.into_iter().for_each(|(name, problem)| check.fault(&name, problem));
+        });
+        let config = (|| {
+            Some(Self {
+                consumer: consumer.ok()?,
+                producer_url: producer_url?,
+                consumer_url: consumer_url?,
+                adsbdb_url: adsbdb_url?,
+            })
+        })();
+        check.finish(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_wrong_variable_is_named_at_once() {
+        let environment =
+            [("PRODUCER_BASE_URL", "p:8080"), ("KAFKA_BROKER", "k:9092"), ("MONGODB_DB", "a.b")];
+        let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let faults = Config::from_environment(&environment).unwrap_err().0;
+        let names: Vec<&str> = faults.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["PRODUCER_BASE_URL", "MONGODB_URI", "MONGODB_DB"]);
+    }
+}

@@ -1,0 +1,142 @@
+//! Judges the consumer group: whether somebody reads, whether it is us, and whether records were missed.
+
+use super::finding::Finding;
+
+/// How our consumers share partitions; others cannot be in one group with them.
+const OURS: &str = "cooperative-sticky";
+
+/// Partitions that are named one by one.
+const NAMED: usize = 10;
+
+/// A group, as Kafka tells it.
+#[derive(Debug, Clone, Default)]
+pub struct Group {
+    /// `Stable`, `Empty`, `Dead`, or one of the states in between.
+    pub state: String,
+    /// How its members share partitions.
+    pub protocol: String,
+    /// How many there are.
+    pub members: usize,
+}
+
+/// How far a group is in a partition.
+#[derive(Debug, Clone)]
+pub struct Position {
+    /// Topic.
+    pub topic: String,
+    /// Partition.
+    pub partition: i32,
+    /// Where the group goes on, if it ever committed.
+    pub committed: Option<i64>,
+    /// The first record that is still there.
+    pub first: i64,
+    /// Where the next record will be.
+    pub end: i64,
+}
+
+impl Position {
+    fn lag(&self) -> i64 {
+        (self.end - self.committed.unwrap_or(self.first).max(self.first)).max(0)
+    }
+}
+
+/// Everything that there is to say of the group `name`.
+pub fn judge(name: &str, group: &Group, positions: &[Position]) -> Vec<Finding> {
+    let subject = format!("group {name}");
+    let mut findings = vec![members(&subject, group, positions)];
+    findings.extend(gone(&subject, positions));
+    findings.extend(past_the_end(&subject, positions));
+    findings
+}
+
+fn members(subject: &str, group: &Group, positions: &[Position]) -> Finding {
+    let lag = lag(positions);
+    if group.members == 0 {
+        let remedy = "start the consumer, and see its log if it does not stay";
+        return match positions.iter().map(Position::lag).sum::<i64>() {
+            0 => Finding::warn(subject, "no consumer runs; nothing waits", remedy),
+            _ => Finding::fail(subject, format!("no consumer runs; {lag}"), remedy),
+        };
+    }
+    let members = group.members;
+    if !group.protocol.is_empty() && group.protocol != OURS {
+        let cause = format!(
+            "its {members} members share partitions by {}, so they are not Slipstream's, and ours cannot join; {lag}",
+            group.protocol
+        );
+        return Finding::fail(subject, cause, "stop the other consumers, as those of the Python system");
+    }
+    if group.state != "Stable" {
+        let remedy = "ask again in some seconds; if it stays so, see the log of each consumer";
+        return Finding::warn(subject, format!("{members} members, {}; {lag}", group.state), remedy);
+    }
+    Finding::ok(subject, format!("{members} members, stable; {lag}"))
+}
+
+fn lag(positions: &[Position]) -> String {
+    let total: i64 = positions.iter().map(Position::lag).sum();
+    let behind: Vec<&Position> = positions.iter().filter(|position| position.lag() > 0).collect();
+    let named = behind
+        .iter()
+        .take(NAMED)
+        .map(|position| format!("{}/{}: {}", position.topic, position.partition, position.lag()))
+        .collect::<Vec<_>>();
+    let more = if behind.len() > NAMED { ", …" } else { "" };
+    if total == 0 { "lag 0".into() } else { format!("lag {total} ({}{more})", named.join(", ")) }
+}
+
+/// Records that Kafka deleted before the group read them.
+fn gone(subject: &str, positions: &[Position]) -> Option<Finding> {
+    let missed = |position: &Position| (position.first - position.committed.unwrap_or(position.first)).max(0);
+    let total: i64 = positions.iter().map(missed).sum();
+    let cause = format!("{total} records were deleted before they were read");
+    let remedy = "they are lost: send them again if their source still has them; raise retention.ms of the topic, and keep the lag below it";
+    (total > 0).then(|| Finding::fail(subject, cause, remedy))
+}
+
+/// A topic that was made anew: what comes next would be skipped up to the old offset.
+fn past_the_end(subject: &str, positions: &[Position]) -> Option<Finding> {
+    let ahead: Vec<String> = positions
+        .iter()
+        .filter(|position| position.committed.is_some_and(|committed| committed > position.end))
+        .map(|position| format!("{}/{}", position.topic, position.partition))
+        .collect();
+    let cause = format!(
+        "its committed offset is past the end of {}: the topic was made anew, and new records may be skipped",
+        ahead.join(", ")
+    );
+    let remedy = "stop the consumer, then kafka-consumer-groups.sh --reset-offsets --to-earliest --execute for the group and topic";
+    (!ahead.is_empty()).then(|| Finding::fail(subject, cause, remedy))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::finding::Level;
+
+    // A group is in between for milliseconds on a quick machine.
+    #[test]
+    fn a_group_that_is_moving_partitions_is_a_warning() {
+        let moving = Group { state: "PreparingRebalance".into(), protocol: String::new(), members: 2 };
+        let found = judge("g", &moving, &[]);
+        assert!(matches!(&found[..], [Finding { level: Level::Warn, .. }]), "{found:?}");
+        let stable = Group { state: "Stable".into(), protocol: OURS.into(), members: 2 };
+        assert_eq!(judge("g", &stable, &[])[0].level, Level::Ok);
+    }
+
+    #[test]
+    fn the_lag_counts_what_is_still_there_and_names_the_first_ten() {
+        let position = |partition: i32, committed: Option<i64>| Position {
+            topic: "t".into(),
+            partition,
+            committed,
+            first: 10,
+            end: 15,
+        };
+        let mut positions: Vec<Position> = (0..11).map(|partition| position(partition, Some(14))).collect();
+        assert!(lag(&positions).starts_with("lag 11 (t/0: 1,") && lag(&positions).ends_with(", …)"));
+        positions =
+            vec![position(0, None), position(1, Some(3)), position(2, Some(15)), position(3, Some(99))];
+        assert_eq!(lag(&positions), "lag 10 (t/0: 5, t/1: 5)");
+    }
+}

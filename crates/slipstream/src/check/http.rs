@@ -1,0 +1,99 @@
+//! Probes what answers over HTTP: producer, consumer and ADSBDB, and whether their clocks agree with ours.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use reqwest::header;
+use serde_json::Value;
+
+use super::finding::Finding;
+use crate::Failure;
+
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// Clocks may differ by this; the header counts in seconds.
+const SKEW_SECONDS: i64 = 5;
+
+struct Answer {
+    status: reqwest::StatusCode,
+    body: Value,
+    /// By the clock of the one who answered, in seconds of the epoch.
+    date: Option<i64>,
+}
+
+/// Whether the process at `base_url`, which `variable` names, can do its work.
+pub async fn process(name: &str, variable: &str, base_url: Option<&str>) -> Vec<Finding> {
+    let Some(base_url) = base_url else {
+        let remedy = format!("set {variable} to its address, as seen from here");
+        return vec![Finding::warn(name, format!("was not asked: {variable} is not set"), remedy)];
+    };
+    match ask(&format!("{base_url}/readyz")).await {
+        Ok(answer) if answer.status.is_success() => {
+            let skew = answer.date.and_then(|date| skew(name, date, now()));
+            std::iter::once(Finding::ok(name, "is ready")).chain(skew).collect()
+        }
+        Ok(answer) => {
+            let said = answer.body["detail"].as_str().unwrap_or("it does not say why").to_owned();
+            let remedy = "docs/OPERATIONS.md says what each state means and what to do";
+            vec![Finding::fail(name, format!("is not ready ({}): {said}", answer.status.as_u16()), remedy)]
+        }
+        Err(error) => {
+            let remedy = format!("start it, or correct {variable}");
+            vec![Finding::fail(name, format!("does not answer at {base_url}: {}", root(&*error)), remedy)]
+        }
+    }
+}
+
+/// Whether ADSBDB gives us an aircraft.
+pub async fn adsbdb(base_url: &str) -> Finding {
+    let remedy =
+        "nothing, if it comes back; without internet, ADSBDB_BASE_URL can name `slipstream simulate`";
+    match ask(&format!("{base_url}/v0/aircraft/random")).await {
+        Ok(answer) if answer.status.is_success() => Finding::ok("adsbdb", format!("{base_url} answers")),
+        Ok(answer) => {
+            Finding::warn("adsbdb", format!("{base_url} answers with {}", answer.status.as_u16()), remedy)
+        }
+        Err(error) => {
+            Finding::warn("adsbdb", format!("{base_url} does not answer: {}", root(&*error)), remedy)
+        }
+    }
+}
+
+async fn ask(url: &str) -> Result<Answer, Failure> {
+    // A second call finds the provider installed, which is as good.
+    _ = rustls::crypto::ring::default_provider().install_default();
+    let mut builder = reqwest::Client::builder().timeout(LIMIT);
+    if url.starts_with("http:") {
+        // In this network: a proxy for the internet does not know it.
+        builder = builder.no_proxy();
+    }
+    let answer = builder.build()?.get(url).send().await?;
+    let date = answer.headers().get(header::DATE).and_then(|date| date.to_str().ok());
+    let date =
+        date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()).map(|date| date.timestamp().as_second());
+    Ok(Answer { status: answer.status(), date, body: answer.json().await.unwrap_or(Value::Null) })
+}
+
+/// The innermost error says what happened; those around it say that something did.
+fn root(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().cast_signed())
+}
+
+/// Which event is newer is decided by the clocks of those who sent it.
+fn skew(name: &str, theirs: i64, ours: i64) -> Option<Finding> {
+    let apart = theirs - ours;
+    let side = if apart > 0 { "ahead of" } else { "behind" };
+    let cause = format!(
+        "its clock is {} s {side} ours: events without a timestamp of their own are ordered by it",
+        apart.abs()
+    );
+    (apart.abs() > SKEW_SECONDS)
+        .then(|| Finding::warn(format!("{name} clock"), cause, "run NTP on both machines"))
+}

@@ -1,0 +1,130 @@
+//! `slipstream check`: tells what is wrong with a deployment, from outside, and changes nothing. A probe is a function
+//! that returns findings; what it needs another server for is not asked once that one is known to be away.
+
+mod cluster;
+mod config;
+mod finding;
+mod group;
+mod http;
+mod store;
+mod topic;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use crate::cli::CheckOptions;
+use crate::{Failure, mongo};
+use cluster::Cluster;
+use config::Config;
+use finding::{Finding, Level};
+
+/// Probes everything. The exit code is 0 if nothing failed; warnings do not count.
+///
+/// # Errors
+/// A wrong configuration.
+pub async fn check(options: CheckOptions, environment: Vec<(String, String)>) -> Result<ExitCode, Failure> {
+    let config = Config::from_environment(&environment)?;
+    let consumer_url = config.consumer_url.as_deref();
+    let (kafka, store, producer, consumer, adsbdb) = tokio::join!(
+        kafka(&config.consumer),
+        store(&config.consumer),
+        http::process("producer", "PRODUCER_BASE_URL", config.producer_url.as_deref()),
+        http::process("consumer", "CONSUMER_BASE_URL", consumer_url),
+        http::adsbdb(&config.adsbdb_url),
+    );
+    let findings: Vec<Finding> =
+        [kafka?, store?, producer, consumer, vec![adsbdb]].into_iter().flatten().collect();
+    let count = |level: Level| findings.iter().filter(|finding| finding.level == level).count();
+    let (failures, warnings) = (count(Level::Fail), count(Level::Warn));
+    let mut out = std::io::stdout();
+    if options.json {
+        writeln!(out, "{}", json!({"findings": findings, "failures": failures, "warnings": warnings}))?;
+    } else {
+        findings.iter().try_for_each(|finding| writeln!(out, "{finding}"))?;
+        writeln!(out, "{failures} failures, {warnings} warnings")?;
+    }
+    Ok(if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn kafka(config: &consumer::Config) -> Result<Vec<Finding>, Failure> {
+    let cluster = Cluster::new(config)?;
+    let mut topics = match cluster.topics().await {
+        Ok(topics) => topics,
+        Err(why) => {
+            let remedy = "start it, or correct KAFKA_BROKER and, where it wants a login, KAFKA_PROPERTIES";
+            return Ok(vec![Finding::fail("kafka", format!("does not answer: {why}"), remedy)]);
+        }
+    };
+    let mut findings = vec![Finding::ok("kafka", format!("answers, {} topics", topics.len()))];
+    let specs = config.topic_specs();
+    for spec in &specs {
+        if let Some(topic) = topics.get_mut(&spec.name) {
+            match cluster.settings(&spec.name).await {
+                Ok(settings) => topic.settings = settings,
+                Err(why) => findings.push(untold(topic::subject(&spec.name), &why)),
+            }
+        }
+    }
+    let mut positions = Vec::new();
+    for spec in &specs {
+        let Some(topic) = topics.get(&spec.name) else {
+            findings.push(topic::missing(&spec.name));
+            continue;
+        };
+        findings.extend(topic::judge(&spec.name, topic));
+        if let Some(source) = &spec.dead_letters_of {
+            findings.extend(topic::judge_dead_letters(&spec.name, topic, topics.get(source)));
+            continue;
+        }
+        match cluster.positions(&spec.name, &topic.partitions).await {
+            Ok(found) => positions.extend(found),
+            Err(why) => findings.push(untold(format!("offsets of {}", spec.name), &why)),
+        }
+    }
+    match cluster.group().await {
+        Ok(group) => findings.extend(group::judge(&config.group_id, &group, &positions)),
+        Err(why) => findings.push(untold(format!("group {}", config.group_id), &why)),
+    }
+    Ok(findings)
+}
+
+/// Kafka answers, but not this question.
+fn untold(subject: impl Into<String>, why: &str) -> Finding {
+    let remedy = "the addresses that the brokers advertise must be reachable from here, and the user allowed to describe \
+                  topics, configurations and groups";
+    Finding::fail(subject, format!("kafka does not tell: {why}"), remedy)
+}
+
+async fn store(config: &consumer::Config) -> Result<Vec<Finding>, Failure> {
+    let database = mongo::database(&config.store.uri, &config.store.database).await?;
+    let (answers, goes_on) = store::answers(&database).await;
+    let mut findings = vec![answers];
+    findings.extend(store::password(&config.store.uri));
+    findings.push(store::safety(&config.store.uri));
+    if !goes_on {
+        return Ok(findings);
+    }
+    let collections = match store::collections(&database, &config.expected).await {
+        Ok(collections) => collections,
+        Err(error) => {
+            let remedy = "grant the user of MONGODB_URI the role readWrite on the database";
+            findings.push(Finding::fail(
+                "mongodb rights",
+                format!("collections cannot be listed: {error}"),
+                remedy,
+            ));
+            return Ok(findings);
+        }
+    };
+    for collection in collections {
+        let rights = store::rights(&database, &collection).await;
+        let allowed = rights.level == Level::Ok;
+        findings.push(rights);
+        if allowed {
+            findings.push(store::indexes(config, collection).await);
+        }
+    }
+    Ok(findings)
+}

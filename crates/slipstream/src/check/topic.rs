@@ -1,0 +1,198 @@
+//! Judges topics: whether they are there, whether an acknowledged record can be lost, and whether dead letters are kept.
+
+use std::collections::BTreeMap;
+
+use super::finding::Finding;
+
+/// Settings of a topic, by name.
+pub type Settings = BTreeMap<String, String>;
+
+/// A topic, as Kafka tells it.
+#[derive(Debug, Clone, Default)]
+pub struct Topic {
+    /// Its partitions.
+    pub partitions: Vec<Partition>,
+    /// Its settings.
+    pub settings: Settings,
+}
+
+/// A partition, as Kafka tells it.
+#[derive(Debug, Clone, Copy)]
+pub struct Partition {
+    /// Its number.
+    pub id: i32,
+    /// Whether it takes records.
+    pub has_leader: bool,
+    /// Copies that there should be.
+    pub replicas: usize,
+    /// Copies that are up to date.
+    pub in_sync: usize,
+}
+
+impl Topic {
+    fn number(&self, setting: &str) -> Option<i64> {
+        self.settings.get(setting)?.parse().ok()
+    }
+
+    fn replicas(&self) -> usize {
+        self.partitions.iter().map(|partition| partition.replicas).min().unwrap_or(0)
+    }
+}
+
+/// A topic that is not there.
+pub fn missing(name: &str) -> Finding {
+    let remedy = "start the producer or the consumer, which make it, and see why if they run already: their /readyz says so";
+    Finding::fail(subject(name), "does not exist", remedy)
+}
+
+/// Whether records go in, and how safe they are.
+pub fn judge(name: &str, topic: &Topic) -> Vec<Finding> {
+    let shape = Finding::ok(subject(name), shape(topic));
+    let judged = [leaders(name, topic), in_sync(name, topic), copies(name, topic), acknowledged(name, topic)];
+    std::iter::once(shape).chain(judged.into_iter().flatten()).collect()
+}
+
+fn shape(topic: &Topic) -> String {
+    let least = topic.settings.get("min.insync.replicas").map_or("unknown", String::as_str);
+    format!(
+        "{} partitions, replication factor {}, min.insync.replicas {least}",
+        topic.partitions.len(),
+        topic.replicas()
+    )
+}
+
+fn leaders(name: &str, topic: &Topic) -> Option<Finding> {
+    let lost: Vec<String> =
+        topic.partitions.iter().filter(|p| !p.has_leader).map(|partition| partition.id.to_string()).collect();
+    let remedy = "start the brokers that hold these partitions";
+    (!lost.is_empty())
+        .then(|| Finding::fail(subject(name), format!("no leader for partition {}", lost.join(", ")), remedy))
+}
+
+fn in_sync(name: &str, topic: &Topic) -> Option<Finding> {
+    let behind = topic.partitions.iter().filter(|partition| partition.in_sync < partition.replicas).count();
+    let cause = format!("{behind} partitions have fewer copies in sync than they should");
+    (behind > 0).then(|| Finding::warn(subject(name), cause, "see which broker is down or slow"))
+}
+
+fn copies(name: &str, topic: &Topic) -> Option<Finding> {
+    let remedy = "on a cluster of three brokers, set KAFKA_REPLICATION_FACTOR to 3 before the topic is made, or \
+                  reassign its partitions";
+    (topic.replicas() == 1).then(|| {
+        Finding::warn(subject(name), "replication factor 1: a broker's disk holds the only copy", remedy)
+    })
+}
+
+/// `acks=all` waits for the copies that are in sync, so min.insync.replicas says how many hold an acknowledged record.
+fn acknowledged(name: &str, topic: &Topic) -> Option<Finding> {
+    let (replicas, least) = (topic.replicas(), usize::try_from(topic.number("min.insync.replicas")?).ok()?);
+    let change = |to: usize| {
+        format!(
+            "kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config min.insync.replicas={to}"
+        )
+    };
+    if least > replicas {
+        let cause = format!(
+            "min.insync.replicas {least} is above the replication factor {replicas}: no event can be accepted"
+        );
+        return Some(Finding::fail(subject(name), cause, change(replicas.max(1))));
+    }
+    if replicas > 1 && least == 1 {
+        let cause = "min.insync.replicas 1: an acknowledged event may be on one broker only";
+        return Some(Finding::warn(subject(name), cause, change(2)));
+    }
+    if replicas > 1 && least == replicas {
+        let cause = format!(
+            "min.insync.replicas {least} equals the replication factor: with one broker down no event can be accepted"
+        );
+        return Some(Finding::warn(subject(name), cause, change(replicas - 1)));
+    }
+    None
+}
+
+/// Whether the dead-letter topic `name` holds every record of `source` for as long as it takes.
+pub fn judge_dead_letters(name: &str, topic: &Topic, source: Option<&Topic>) -> Vec<Finding> {
+    [kept_for_ever(name, topic), not_compacted(name, topic), holds(name, topic, source)]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+fn kept_for_ever(name: &str, topic: &Topic) -> Option<Finding> {
+    let kept_ms = topic.number("retention.ms")?;
+    let cause = format!("dead letters are deleted after {} h (retention.ms)", kept_ms / 3_600_000);
+    let remedy = format!(
+        "kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config retention.ms=-1"
+    );
+    (kept_ms >= 0).then(|| Finding::warn(subject(name), cause, remedy))
+}
+
+fn not_compacted(name: &str, topic: &Topic) -> Option<Finding> {
+    let policy = topic.settings.get("cleanup.policy")?;
+    let cause = "cleanup.policy compact: of the dead letters of one key only the last is kept";
+    let remedy = format!(
+        "kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config cleanup.policy=delete"
+    );
+    policy.contains("compact").then(|| Finding::warn(subject(name), cause, remedy))
+}
+
+fn holds(name: &str, topic: &Topic, source: Option<&Topic>) -> Option<Finding> {
+    let (most, needed) = (topic.number("max.message.bytes")?, source?.number("max.message.bytes")?);
+    let cause = format!(
+        "max.message.bytes {most} is below the source's {needed}: a large record's lane would wait for ever"
+    );
+    let remedy = format!(
+        "kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config max.message.bytes={}",
+        needed + 65_536
+    );
+    (most < needed).then(|| Finding::fail(subject(name), cause, remedy))
+}
+
+/// How the findings name a topic.
+pub fn subject(name: &str) -> String {
+    format!("topic {name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::finding::Level;
+
+    fn topic(replicas: usize, in_sync: usize, least: &str) -> Topic {
+        let partition = |id| Partition { id, has_leader: true, replicas, in_sync };
+        let settings = [("min.insync.replicas".to_owned(), least.to_owned())];
+        Topic { partitions: vec![partition(0), partition(1)], settings: settings.into() }
+    }
+
+    /// The levels of what is not well, each with a word of its cause.
+    fn unwell(topic: &Topic) -> Vec<(Level, String)> {
+        judge("t", topic)
+            .into_iter()
+            .filter(|finding| finding.level != Level::Ok)
+            .map(|finding| (finding.level, finding.cause))
+            .collect()
+    }
+
+    // A single broker cannot have these.
+    #[test]
+    fn a_topic_with_several_copies_is_judged_by_how_many_must_acknowledge() {
+        assert_eq!(unwell(&topic(3, 3, "2")), []);
+        for (least, part) in [("1", "one broker only"), ("3", "one broker down")] {
+            let found = unwell(&topic(3, 3, least));
+            assert!(matches!(&found[..], [(Level::Warn, cause)] if cause.contains(part)), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_partition_without_leader_fails_and_one_that_is_behind_warns() {
+        let behind = unwell(&topic(3, 2, "2"));
+        assert!(
+            matches!(&behind[..], [(Level::Warn, cause)] if cause.contains("2 partitions")),
+            "{behind:?}"
+        );
+        let mut leaderless = topic(3, 3, "2");
+        leaderless.partitions[1].has_leader = false;
+        let found = unwell(&leaderless);
+        assert!(matches!(&found[..], [(Level::Fail, cause)] if cause.contains("partition 1")), "{found:?}");
+    }
+}
