@@ -1,8 +1,12 @@
-//! The README's tables of variables and `.env.example` say what the settings structs say.
+//! The README's tables of variables and `.env.example` say what the settings structs say, and `docs/TESTS.md` names
+//! tests that exist.
+
+use std::path::Path;
 
 use service::Variable;
 
 const README: &str = include_str!("../../../../README.md");
+const TESTS: &str = include_str!("../../../../docs/TESTS.md");
 const ENV_EXAMPLE: &str = include_str!("../../../../.env.example");
 
 fn processes() -> [(&'static str, &'static [Variable]); 4] {
@@ -55,5 +59,33 @@ fn the_example_of_an_env_file_names_only_variables_that_exist() {
     assert!(names.len() > 5, "{names:?}");
     for name in names {
         assert!(own.contains(&name) || known.iter().any(|known| known == name), "{name} is no variable");
+    }
+}
+
+/// Every Rust source under `folder`, one after another.
+fn sources(folder: &Path, text: &mut String) {
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            sources(&path, text);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text.push_str(&std::fs::read_to_string(path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn every_test_that_the_documents_name_exists() {
+    let (crates, mut text) = (Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap(), String::new());
+    sources(crates, &mut text);
+    let quoted = TESTS.split('`').skip(1).step_by(2);
+    let is_test = |name: &&str| {
+        let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        name.chars().all(letters) && name.matches('_').count() > 2
+    };
+    let names: Vec<&str> = quoted.filter(is_test).collect();
+    assert!(names.len() > 50, "{names:?}");
+    for name in names {
+        assert!(text.contains(&format!("fn {name}(")), "docs/TESTS.md names {name}, which is no test");
     }
 }
