@@ -13,12 +13,15 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use tokio::sync::watch;
+
+/// How long the threads of a paused program may take to stand still.
+const PAUSED_WITHIN: Duration = Duration::from_secs(5);
 
 /// A running program, in a process group of its own: a Ctrl-C at the terminal reaches the parent alone.
 #[derive(Debug)]
@@ -112,6 +115,19 @@ impl Child {
     /// Stops it in its tracks (SIGSTOP): its connections stay open and nothing answers.
     pub fn pause(&self) {
         self.signal(Signal::SIGSTOP);
+        // Each thread stops in its own time, which on a busy machine is not at once.
+        let deadline = Instant::now() + PAUSED_WITHIN;
+        while !self.stands_still() && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Whether each of its threads is stopped, as far as the kernel tells.
+    fn stands_still(&self) -> bool {
+        let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", self.pid)) else { return false };
+        let state = |stat: String| stat.rsplit_once(") ").map(|(_, rest)| rest.starts_with('T'));
+        let mut states = threads.flatten().map(|thread| std::fs::read_to_string(thread.path().join("stat")));
+        states.all(|stat| stat.ok().and_then(state).unwrap_or(true))
     }
 
     /// Lets a paused one go on (SIGCONT).

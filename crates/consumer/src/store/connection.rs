@@ -44,15 +44,18 @@ impl Connection {
 
     /// Runs any other command on the database.
     pub(super) async fn call(&self, command: RawDocumentBuf, deadline: Duration) -> Result<Document, Fault> {
-        let reply =
-            self.within(deadline, async { Ok(self.database().await?.run_raw_command(command).await?) });
-        let reply = reply.await;
+        let reply = self.ask(command, deadline).await;
         match &reply {
             Err(Fault::Unreachable(reason)) => self.state.server_is(StoreState::Away(reason.clone())),
             Err(Fault::NotAllowed(reason)) => self.state.write_is_refused(reason),
             _ => {}
         }
         reply
+    }
+
+    /// Runs a command that we can do without.
+    pub(super) async fn ask(&self, command: RawDocumentBuf, deadline: Duration) -> Result<Document, Fault> {
+        self.within(deadline, async { Ok(self.database().await?.run_raw_command(command).await?) }).await
     }
 
     /// Asks the server who it is, and keeps the answer.

@@ -59,11 +59,18 @@ pub(super) fn missing(keys: &UpsertKeys, existing: &[Document]) -> Result<Missin
     Ok(missing)
 }
 
-/// Whether an index of the user's own may refuse a document: a unique one that is neither `_id`'s nor the key's.
-pub(super) fn others_are_unique(keys: &UpsertKeys, existing: &[Document]) -> bool {
+/// Whether an index of the user's own may refuse one document and take another: a unique one, or one that not every
+/// value fits into (geographic ones, and those over several fields, which cannot hold two arrays).
+pub(super) fn others_may_refuse(keys: &UpsertKeys, existing: &[Document]) -> bool {
     let fields: Vec<&str> = keys.fields().collect();
-    let unique = |index: &&Document| index.get_bool("unique").unwrap_or(false);
-    existing.iter().filter(unique).any(|index| !has_fields(index, &["_id"]) && !has_fields(index, &fields))
+    let ours = [&["_id"][..], &fields, &LOOKUP];
+    let may_refuse = |index: &&Document| {
+        let key = index.get_document("key").ok();
+        let plain =
+            key.is_some_and(|key| key.len() == 1 && key.values().all(|value| value.as_str().is_none()));
+        index.get_bool("unique").unwrap_or(false) || !plain
+    };
+    existing.iter().filter(may_refuse).any(|index| !ours.iter().any(|ours| has_fields(index, ours)))
 }
 
 /// The `createIndexes` command for `wanted`.
@@ -226,6 +233,23 @@ mod tests {
         let mut index = wanted.specification.clone();
         index.insert("name", &wanted.name);
         index
+    }
+
+    #[test]
+    fn indexes_of_the_user_may_refuse_documents_and_ours_do_not() {
+        let made = missing(&keys("mode_s"), &[]).expect("no conflict");
+        let mut existing: Vec<Document> = made.unique.iter().chain(&made.lookups).map(listed_as).collect();
+        existing.push(doc! { "key": { "_id": 1 }, "name": "_id_" });
+        existing.push(doc! { "key": { "type": -1.0 }, "name": "by_type" });
+        assert!(!others_may_refuse(&keys("mode_s"), &existing));
+        for refusing in [
+            doc! { "key": { "tail": 1 }, "name": "x", "unique": true },
+            doc! { "key": { "place": "2dsphere" }, "name": "x" },
+            doc! { "key": { "a": 1, "b": 1 }, "name": "x" },
+        ] {
+            let existing = [existing.clone(), vec![refusing]].concat();
+            assert!(others_may_refuse(&keys("mode_s"), &existing));
+        }
     }
 
     #[test]

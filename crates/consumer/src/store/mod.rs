@@ -124,7 +124,8 @@ impl Store {
             Preparation { connection, keys, collection, known, deadline: *deadline, build_deadline }.run()
         });
         if let Err(trouble) = prepared.await {
-            return Applied::nothing(events.len(), trouble);
+            // Nothing was written, so neither a smaller batch nor more time for one would have helped.
+            return Applied::nothing(events.len(), Trouble { timed_out: false, ..trouble });
         }
         let way = Way {
             connection,

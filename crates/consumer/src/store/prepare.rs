@@ -36,8 +36,8 @@ impl Preparation<'_> {
     /// Checks the server's version, the collection's rules and its indexes, and makes those that are missing.
     pub(super) async fn run(self) -> Result<(), Unprepared> {
         self.connection.greet(self.deadline).await.map_err(unprepared)?;
-        let existing = self.list("listIndexes", doc! { "listIndexes": self.collection }).await?;
-        let rules = indexes::others_are_unique(self.keys, &existing) || self.has_options().await?;
+        let existing = self.existing().await?;
+        let rules = indexes::others_may_refuse(self.keys, &existing) || self.has_options().await?;
         self.known.has_rules(rules);
         let missing = indexes::missing(self.keys, &existing).map_err(|name| self.conflict(&name))?;
         if let Some(unique) = &missing.unique {
@@ -58,24 +58,26 @@ impl Preparation<'_> {
         }
     }
 
-    /// Whether the collection was made with options by which it may refuse a document, as a validator.
+    /// Whether the collection was made with options by which it may refuse a document, as a validator. Who may not
+    /// ask has to assume so.
     async fn has_options(&self) -> Result<bool, Unprepared> {
-        let command = doc! { "listCollections": 1, "filter": { "name": self.collection } };
-        let collections = self.list("listCollections", command).await?;
+        let command = doc! { "listCollections": 1, "filter": { "name": self.collection }, "cursor": {} };
+        let command = RawDocumentBuf::try_from(&command).map_err(|error| unprepared(error.into()))?;
+        let reply = match self.connection.ask(command, self.deadline).await {
+            Err(Fault::NotAllowed(_)) => return Ok(true),
+            reply => reply.map_err(unprepared)?,
+        };
+        let collections = entries("listCollections", &reply)?;
         let options = collections.iter().filter_map(|collection| collection.get_document("options").ok());
         Ok(options.flat_map(|options| options.keys()).any(|option| REFUSING.contains(&option.as_str())))
     }
 
-    async fn list(&self, name: &str, mut command: Document) -> Result<Vec<Document>, Unprepared> {
-        command.insert("cursor", doc! { "batchSize": 1000 });
-        let reply = match self.call(&command, self.deadline).await {
-            Err(Fault::Refused(refusal)) if refusal.code == NAMESPACE_NOT_FOUND => return Ok(Vec::new()),
-            reply => reply.map_err(unprepared)?,
-        };
-        let batch = reply.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
-        let batch =
-            batch.map_err(|_| unprepared(Fault::Other(format!("the reply to {name} has no list"))))?;
-        Ok(batch.iter().filter_map(|entry| entry.as_document().cloned()).collect())
+    async fn existing(&self) -> Result<Vec<Document>, Unprepared> {
+        let command = doc! { "listIndexes": self.collection, "cursor": { "batchSize": 1000 } };
+        match self.call(&command, self.deadline).await {
+            Err(Fault::Refused(refusal)) if refusal.code == NAMESPACE_NOT_FOUND => Ok(Vec::new()),
+            reply => entries("listIndexes", &reply.map_err(unprepared)?),
+        }
     }
 
     async fn create(&self, wanted: &[Wanted]) -> Result<(), Fault> {
@@ -121,6 +123,13 @@ impl Preparation<'_> {
             self.collection, self.keys
         ))
     }
+}
+
+/// The list in the reply to the command of this name.
+fn entries(name: &str, reply: &Document) -> Result<Vec<Document>, Unprepared> {
+    let batch = reply.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
+    let batch = batch.map_err(|_| unprepared(Fault::Other(format!("the reply to {name} has no list"))))?;
+    Ok(batch.iter().filter_map(|entry| entry.as_document().cloned()).collect())
 }
 
 fn unprepared(fault: Fault) -> Unprepared {

@@ -25,22 +25,14 @@ impl Batch<'_> {
                 None => {}
                 Some(error) => match codes::verdict(error.code) {
                     Verdict::Duplicate if self.is_own_key(run.head, &error) => existing.push(run),
-                    Verdict::Duplicate => doubtful.push((run, error)),
-                    Verdict::Permanent => self.reject(run.head, error.code, error.message, Fate::Absent),
+                    Verdict::Duplicate | Verdict::Permanent => doubtful.push((run, error)),
                     Verdict::Transient => self.postpone(run.head, error),
                 },
             }
         }
+        existing.extend(self.judge_doubtful(doubtful).await?);
         if let Some(reason) = reply.write_concern_error {
             return Err(Trouble::new(reason));
-        }
-        for (run, error) in doubtful {
-            // A document may be in the way of several indexes, and the server names only one of them.
-            if self.lookup().version(&self.keys[run.head]).await?.is_some() {
-                existing.push(run);
-            } else {
-                self.judge_foreign_duplicate(run.head, error);
-            }
         }
         // That there was no document is what the others' endings rest on.
         existing.retain(|run| {
@@ -51,6 +43,22 @@ impl Batch<'_> {
             alone
         });
         existing.iter_mut().for_each(|run| *run = Run::alone(run.head));
+        Ok(existing)
+    }
+
+    /// What an insert refused is gone for good only where there is no document: a server may hold one that was there
+    /// before its rule, and take an update of it; and a document in the way of several indexes is named for one.
+    async fn judge_doubtful(&mut self, doubtful: Vec<(Run, StatementError)>) -> Result<Vec<Run>, Trouble> {
+        let keys: Vec<&Key<'_>> = doubtful.iter().map(|(run, _)| &self.keys[run.head]).collect();
+        let versions = self.lookup().versions(&keys).await?;
+        let mut existing = Vec::new();
+        for ((run, error), version) in doubtful.into_iter().zip(versions) {
+            match codes::verdict(error.code) {
+                _ if version.is_some() => existing.push(run),
+                Verdict::Permanent => self.reject(run.head, error.code, error.message, Fate::Absent),
+                _ => self.judge_foreign_duplicate(run.head, error),
+            }
+        }
         Ok(existing)
     }
 
@@ -88,15 +96,17 @@ impl Batch<'_> {
     /// made its event stale.
     pub(super) async fn settle(&mut self, done: Vec<Run>, changed: usize) -> Result<(), Trouble> {
         let open: Vec<usize> = done.iter().filter_map(Run::open).collect();
-        let foretold = done.iter().filter(|run| run.changes).count();
-        let changed = changed.saturating_sub(foretold).min(open.len());
+        let foretold: Vec<usize> = done.iter().filter(|run| run.changes).map(|run| run.head).collect();
         for run in &done {
             self.leave_behind(run.head);
         }
-        if changed < open.len() {
-            self.look_up(&open).await?;
+        if changed < foretold.len() + open.len() {
+            self.look_up(&[open.as_slice(), foretold.as_slice()].concat()).await?;
         }
         let newer = |index: &&usize| self.version_of_key(**index) > Some(Version::of(self.events[**index]));
+        // Another writer's newer document keeps even what was foretold from changing it.
+        let foretold = foretold.len() - foretold.iter().filter(newer).count();
+        let changed = changed.saturating_sub(foretold).min(open.len());
         let same = open.len() - changed;
         let stale = open.iter().filter(newer).count().min(same);
         self.count(Ending::Updated, changed);

@@ -136,6 +136,37 @@ async fn a_record_that_is_refused_for_now_holds_up_only_its_own_key() {
     }
 }
 
+#[tokio::test]
+async fn g5_what_an_insert_refuses_is_still_updated_where_the_document_is_there() {
+    // As with validationLevel moderate, or a rule that is younger than the documents.
+    let refused = |index: i32| doc! { "index": index, "code": 121, "errmsg": "refused" };
+    let script = move |command: &Document| match command.keys().next().map(String::as_str) {
+        Some("insert") => Answer::Reply(doc! { "ok": 1, "n": 0, "writeErrors": [refused(0), refused(1)] }),
+        Some("find") => {
+            let there = doc! { "event_id": "e1", "event_timestamp": 1_i64, "ingested_at": 0_i64 };
+            let asks_for_other =
+                command.to_string().contains("\"e0\"") && !command.to_string().contains("\"e1\"");
+            let batch = if asks_for_other { vec![] } else { vec![there] };
+            Answer::Reply(doc! { "ok": 1, "cursor": { "id": 0_i64, "ns": "d.c", "firstBatch": batch } })
+        }
+        _ => Answer::Usual,
+    };
+    let server = ScriptedServer::start(WIRE_VERSION_5_0, script).await;
+    let applied = stage(&server).await.apply(&batch(2)).await;
+    assert_eq!(applied.rejected.iter().map(|rejected| rejected.index).collect::<Vec<_>>(), [0]);
+    assert_eq!((applied.counts, applied.unfinished), (counts(0, 1, 0, 0), vec![]));
+}
+
+#[tokio::test]
+async fn who_may_not_list_collections_still_writes_each_event_by_itself() {
+    let denied = doc! { "ok": 0, "code": 13, "codeName": "Unauthorized", "errmsg": "not allowed" };
+    let server = answering("listCollections", denied).await;
+    let stage = stage(&server).await;
+    let events = [event("a", 1, 1, &json!({})), event("a", 2, 1, &json!({}))];
+    assert_eq!(stage.store(&events).await, counts(1, 1, 0, 0));
+    assert_eq!(*stage.store.state().borrow(), StoreState::Ready);
+}
+
 /// How long the list of a write command is.
 fn length(command: &Document) -> i32 {
     let lists = ["documents", "updates"].iter().filter_map(|list| command.get_array(list).ok());
