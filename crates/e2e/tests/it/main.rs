@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+mod check;
 mod configuration;
 mod kills;
 mod main_path;

@@ -9,7 +9,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::KafkaResult;
 use rdkafka::{Offset, TopicPartitionList};
 use service::kafka::{QuietContext, client_config, log_line};
 use service::lock::lock;
@@ -37,13 +37,10 @@ struct Listener {
 impl ClientContext for Listener {
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
         log_line(facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        // "All brokers are down" comes last and says least.
-        let all_down = Some(rdkafka::error::RDKafkaErrorCode::AllBrokersDown);
-        if error.rdkafka_error_code() != all_down {
-            *lock(&self.heard) = Some(reason.to_owned());
+        // Its lines name the cause; an error's code is the same for all of them.
+        if facility == "FAIL" {
+            let text = message.split_once("]: ").map_or(message, |(_thread, text)| text);
+            *lock(&self.heard) = Some(text.to_owned());
         }
     }
 }
@@ -72,10 +69,7 @@ impl Cluster {
     /// Why Kafka does not answer.
     pub async fn topics(&self) -> Result<BTreeMap<String, Topic>, String> {
         self.ask(|client| {
-            // Errors are told by callbacks, which only a poll runs.
-            let metadata = client.fetch_metadata(None, LIMIT);
-            drop(client.poll(Duration::ZERO));
-            let metadata = metadata?;
+            let metadata = client.fetch_metadata(None, LIMIT)?;
             let topics = metadata.topics().iter().map(|topic| {
                 let partitions = topic.partitions().iter().map(|partition| Partition {
                     id: partition.id(),
@@ -155,6 +149,8 @@ impl Cluster {
         let client = Arc::clone(&self.client);
         let asked = tokio::task::spawn_blocking(move || {
             question(&client).map_err(|error| {
+                // What it has to say comes out while it is polled.
+                while client.poll(Duration::ZERO).is_some() {}
                 let heard = lock(&client.context().heard).take();
                 heard.unwrap_or_else(|| error.to_string())
             })

@@ -48,7 +48,12 @@ pub async fn adsbdb(base_url: &str) -> Finding {
     let remedy =
         "nothing, if it comes back; without internet, ADSBDB_BASE_URL can name `slipstream simulate`";
     match ask(&format!("{base_url}/v0/aircraft/random")).await {
-        Ok(answer) if answer.status.is_success() => Finding::ok("adsbdb", format!("{base_url} answers")),
+        Ok(answer) if answer.body["response"]["aircraft"].is_object() => {
+            Finding::ok("adsbdb", format!("{base_url} answers"))
+        }
+        Ok(answer) if answer.status.is_success() => {
+            Finding::warn("adsbdb", format!("{base_url} answers, but with no aircraft"), remedy)
+        }
         Ok(answer) => {
             Finding::warn("adsbdb", format!("{base_url} answers with {}", answer.status.as_u16()), remedy)
         }

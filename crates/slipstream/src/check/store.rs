@@ -1,6 +1,8 @@
 //! Probes MongoDB: whether it answers and lets us in, what we may do there, how safe a finished write is, and the indexes
 //! of each collection.
 
+use std::time::Duration;
+
 use bson::oid::ObjectId;
 use bson::{Document, doc};
 use consumer::Expected;
@@ -16,24 +18,56 @@ use crate::Failure;
 use crate::dedupe::{self, Target};
 
 const SUBJECT: &str = "mongodb";
+const RIGHTS: &str = "mongodb rights";
+/// How long one call may take; looking for duplicates reads the whole collection and may take longer.
+const LIMIT: Duration = Duration::from_secs(10);
 const UNAUTHORIZED: i32 = 13;
 const AUTHENTICATION_FAILED: i32 = 18;
 /// The password of docker-compose.yml.
 const DEFAULT_PASSWORD: &str = "mongopass";
 
-/// Whether the server answers, and is one that we can use; `false` if there is nothing more to ask.
-pub async fn answers(database: &Database) -> (Finding, bool) {
-    let finding = match database.run_command(doc! { "hello": 1 }).await {
-        Ok(hello) => judge_hello(&hello),
-        Err(error) if is_about_login(&error) => refused(&error),
-        Err(error) => {
-            let remedy =
-                "start it, or correct the host in MONGODB_URI; from a container, localhost is the container";
-            Finding::fail(SUBJECT, format!("does not answer: {}", error.kind), remedy)
-        }
+/// A call that brought no reply.
+struct Fault {
+    /// It is about user or rights.
+    login: bool,
+    why: String,
+}
+
+async fn run(database: &Database, command: Document) -> Result<Document, Fault> {
+    within(async { database.run_command(command).await.map_err(|error| fault(&error)) }).await
+}
+
+/// The driver has no time limit of its own for an answer.
+async fn within<T>(call: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    let late = Fault { login: false, why: format!("no answer within {} s", LIMIT.as_secs()) };
+    tokio::time::timeout(LIMIT, call).await.unwrap_or(Err(late))
+}
+
+fn fault(error: &Error) -> Fault {
+    let login = match &*error.kind {
+        ErrorKind::Authentication { .. } => true,
+        ErrorKind::Command(error) => [UNAUTHORIZED, AUTHENTICATION_FAILED].contains(&error.code),
+        _ => false,
     };
-    let goes_on = finding.remedy.is_none();
-    (finding, goes_on)
+    // The rest of such a message quotes the command.
+    let why = error.kind.to_string();
+    let why = why.split(" to execute command").next().unwrap_or_default().to_owned();
+    Fault { login, why }
+}
+
+/// Whether the server answers, and is one that we can use.
+pub async fn answers(database: &Database) -> Finding {
+    match run(database, doc! { "hello": 1 }).await {
+        Ok(hello) => judge_hello(&hello),
+        Err(Fault { login: true, why }) => {
+            let remedy = "correct user, password and authSource in MONGODB_URI";
+            Finding::fail(SUBJECT, format!("refuses the credentials: {why}"), remedy)
+        }
+        Err(Fault { why, .. }) => {
+            let remedy = "start it, or correct the host in MONGODB_URI; inside a container, localhost is the container";
+            Finding::fail(SUBJECT, format!("does not answer: {why}"), remedy)
+        }
+    }
 }
 
 fn judge_hello(hello: &Document) -> Finding {
@@ -48,45 +82,23 @@ fn judge_hello(hello: &Document) -> Finding {
     }
 }
 
-fn is_about_login(error: &Error) -> bool {
-    match &*error.kind {
-        ErrorKind::Authentication { .. } => true,
-        ErrorKind::Command(error) => [UNAUTHORIZED, AUTHENTICATION_FAILED].contains(&error.code),
-        _ => false,
-    }
-}
-
-fn refused(error: &Error) -> Finding {
-    let remedy = "correct user, password and authSource in MONGODB_URI";
-    let what = error.to_string();
-    let what = what.split(" to execute command").next().unwrap_or_default().to_owned();
-    Finding::fail(SUBJECT, format!("refuses the credentials: {what}"), remedy)
-}
-
 /// Whether we may read, and write. The update finds nothing and changes nothing; an insert is not tried, as it would leave
 /// a document behind.
 pub async fn rights(database: &Database, collection: &Source) -> Finding {
     let name = collection.as_str();
-    let update = doc! { "q": { "_id": ObjectId::new() }, "u": { "$set": { "x": 1 } } };
+    let nobody = doc! { "_id": ObjectId::new() };
     let tries = [
         ("find", doc! { "find": name, "limit": 1, "singleBatch": true, "projection": { "_id": 1 } }),
-        ("update", doc! { "update": name, "updates": [update] }),
+        ("update", doc! { "findAndModify": name, "query": nobody, "update": { "$set": { "x": 1 } } }),
     ];
+    let place = format!("{}.{name}", database.name());
     for (right, command) in tries {
-        match database.run_command(command).await {
-            Err(error) if is_about_login(&error) => {
-                let cause = format!("does not allow {right} on {}.{name}", database.name());
-                let remedy =
-                    format!("grant the user of MONGODB_URI the role readWrite on {}", database.name());
-                return Finding::fail("mongodb rights", cause, remedy);
-            }
-            Err(error) => {
-                return Finding::fail("mongodb rights", error.kind.to_string(), "see the server's log");
-            }
-            Ok(_) => {}
+        if let Err(Fault { why, .. }) = run(database, command).await {
+            let remedy = format!("grant the user of MONGODB_URI the role readWrite on {}", database.name());
+            return Finding::fail(RIGHTS, format!("no {right} on {place}: {why}"), remedy);
         }
     }
-    Finding::ok("mongodb rights", format!("find and update on {}.{name}", database.name()))
+    Finding::ok(RIGHTS, format!("find and update on {place}"))
 }
 
 /// How safe a write is that counts as finished.
@@ -106,7 +118,8 @@ pub fn safety(uri: &Secret) -> Finding {
             remedy,
         );
     }
-    Finding::ok(subject, format!("{concern:?}").replace("RawDocumentBuf", "").trim().to_owned())
+    let concern = Document::try_from(concern).unwrap_or_default();
+    Finding::ok(subject, concern.to_string())
 }
 
 /// Whether everybody knows the password.
@@ -127,13 +140,19 @@ pub fn password(uri: &Secret) -> Option<Finding> {
 /// The collections that the consumer writes to; with `*`, those that are there.
 ///
 /// # Errors
-/// The server does not answer, or refuses.
-pub async fn collections(database: &Database, expected: &Expected) -> Result<Vec<Source>, Failure> {
-    match expected {
-        Expected::Of(sources) => Ok(sources.iter().cloned().collect()),
-        Expected::Any => {
-            let names = database.list_collection_names().await?;
-            Ok(names.into_iter().filter_map(|name| Source::new(name).ok()).collect())
+/// They cannot be listed.
+pub async fn collections(database: &Database, expected: &Expected) -> Result<Vec<Source>, Finding> {
+    if let Expected::Of(sources) = expected {
+        return Ok(sources.iter().cloned().collect());
+    }
+    let listed =
+        within(async { database.list_collection_names().await.map_err(|error| fault(&error)) }).await;
+    match listed {
+        Ok(names) => Ok(names.into_iter().filter_map(|name| Source::new(name).ok()).collect()),
+        Err(Fault { why, .. }) => {
+            let cause = format!("the collections of {} cannot be listed: {why}", database.name());
+            let remedy = format!("grant the user of MONGODB_URI the role readWrite on {}", database.name());
+            Err(Finding::fail(RIGHTS, cause, remedy))
         }
     }
 }
@@ -158,7 +177,7 @@ pub async fn indexes(config: &consumer::Config, collection: Source) -> Finding {
 }
 
 async fn judge_indexes(subject: &str, keys: &UpsertKeys, target: &Target) -> Result<Finding, Failure> {
-    let Some(existing) = target.indexes().await? else {
+    let Some(existing) = tokio::time::timeout(LIMIT, target.indexes()).await?? else {
         return Ok(Finding::ok(subject, "is not there yet: it is made with the first event"));
     };
     let (database, collection) = target.names();

@@ -1,0 +1,99 @@
+//! MongoDB: login, rights, write concern, and the indexes of collections.
+
+use ::mongodb::Client;
+use bson::{Document, doc};
+use e2e::{Gate, Names, Stack};
+use servers::{Credentials, Database, DatabaseOptions, Progress};
+
+use super::findings::check;
+
+const ROOT: &str = "mongopass";
+
+/// A database that asks for a login, with a user that may only read.
+async fn guarded() -> (Database, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let auth = Some(Credentials { user: "admin".into(), password: ROOT.into() });
+    let options = DatabaseOptions { auth, ..DatabaseOptions::new(folder.path().join("mongodb")) };
+    let database = Database::start(options, Progress::silent()).await.unwrap();
+    let reader = doc! { "createUser": "reader", "pwd": "secret", "roles": [{ "role": "read", "db": "kafka_events_db" }] };
+    let client = Client::with_uri_str(database.uri()).await.unwrap();
+    client.database("admin").run_command(reader).await.unwrap();
+    (database, folder)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_is_told_from_rights_and_from_a_known_password() {
+    let (database, _folder) = guarded().await;
+    let names = Names {
+        mongodb: database.uri(),
+        database: "kafka_events_db".into(),
+        ..Stack::shared().await.names()
+    };
+    let known = check(&names, &[]).await;
+    known.assert("ok", "mongodb rights", "kafka_events_db.adsbdb");
+    known.assert("warn", "mongodb password", "docker-compose.yml");
+
+    let with = |login: &str| names.mongodb.replace(&format!("admin:{ROOT}@"), login);
+    let wrong = check(&names, &[("MONGODB_URI", &with("admin:hunter2@"))]).await;
+    wrong.assert("fail", "mongodb", "refuses the credentials");
+    assert!(!format!("{wrong:?}").contains("hunter2"));
+    let reader = check(&names, &[("MONGODB_URI", &with("reader:secret@"))]).await;
+    reader.assert("fail", "mongodb rights", "no update on kafka_events_db.adsbdb");
+    let nobody = check(&names, &[("MONGODB_URI", &with("")), ("EXPECTED_SOURCE", "*")]).await;
+    nobody.assert("fail", "mongodb rights", "cannot be listed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_away_is_a_failure_and_a_weak_write_concern_a_warning() {
+    let names = Stack::shared().await.names();
+    let nobody = format!("mongodb://{}", e2e::process::free_address());
+    check(&names, &[("MONGODB_URI", &nobody)]).await.assert("fail", "mongodb", "does not answer");
+    for (option, part) in [("w=1", "w=1"), ("journal=false", "journal=false")] {
+        let weak = format!("{}/?{option}", names.mongodb);
+        check(&names, &[("MONGODB_URI", &weak)]).await.assert("warn", "mongodb write concern", part);
+    }
+}
+
+async fn index(names: &Names, index: Document) {
+    let client = Client::with_uri_str(&names.mongodb).await.unwrap();
+    let command = doc! { "createIndexes": "adsbdb", "indexes": [index] };
+    client.database(&names.database).run_command(command).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_state_of_a_collections_indexes_is_told() {
+    let names = Stack::shared().await.names();
+    let subject = format!("collection {}.adsbdb", names.database);
+    let adsbdb = e2e::mongodb::collection(&names, "adsbdb").await;
+    adsbdb.insert_one(doc! { "event_id": "a" }).await.unwrap();
+    check(&names, &[]).await.assert("warn", &subject, "no unique index on event_id yet");
+
+    adsbdb.insert_one(doc! { "event_id": "a", "again": true }).await.unwrap();
+    check(&names, &[]).await.assert("fail", &subject, "1 documents are in the way");
+    adsbdb.delete_one(doc! { "again": true }).await.unwrap();
+
+    index(&names, doc! { "key": { "event_id": 1 }, "name": "event_id_1" }).await;
+    check(&names, &[]).await.assert("fail", &subject, "index event_id_1 is not the unique one");
+    adsbdb.drop_index("event_id_1").await.unwrap();
+
+    index(&names, doc! { "key": { "event_id": 1 }, "name": "event_id_1", "unique": true }).await;
+    check(&names, &[]).await.assert("warn", &subject, "mode_s_1_registration_1_event_timestamp_1");
+
+    let key = doc! { "mode_s": 1, "registration": 1, "event_timestamp": 1 };
+    index(&names, doc! { "key": key, "name": "lookup" }).await;
+    check(&names, &[("EXPECTED_SOURCE", "*")]).await.assert("ok", &subject, "unique index on event_id");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_stops_answering_is_a_failure_within_seconds() {
+    let names = Stack::shared().await.names();
+    let server = names.mongodb.strip_prefix("mongodb://").unwrap().parse().unwrap();
+    for (command, subject, part) in [
+        (&b"\x02listIndexes\0"[..], format!("collection {}.adsbdb", names.database), "cannot be read"),
+        (b"\x02find\0", "mongodb rights".to_owned(), "no answer within"),
+    ] {
+        let gate = Gate::before(server, command).await;
+        let through = Names { mongodb: format!("mongodb://{}", gate.address), ..names.clone() };
+        check(&through, &[]).await.assert("fail", &subject, part);
+    }
+}

@@ -1,0 +1,67 @@
+//! Producer, consumer and ADSBDB.
+
+use std::net::SocketAddr;
+
+use e2e::{Stack, eventually};
+use servers::{Fault, Simulator};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::findings::check;
+
+/// Answers every request as if it were 1994.
+async fn of_another_time() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            _ = stream.read(&mut [0; 4096]).await;
+            let answer = "HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}";
+            _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_is_not_known_away_or_not_ready_is_told() {
+    let stack = Stack::shared().await;
+    let names = stack.names();
+    check(&names, &[]).await.assert("warn", "producer", "PRODUCER_BASE_URL is not set");
+    let nobody = format!("http://{}", e2e::process::free_address());
+    check(&names, &[("CONSUMER_BASE_URL", &nobody)]).await.assert("fail", "consumer", "refused");
+
+    let away = e2e::process::free_address().to_string();
+    let producer = stack.producer(&names, &[("KAFKA_BROKER", &away)]);
+    let url = producer.url("");
+    eventually("the producer answers", std::time::Duration::from_secs(60), || async {
+        check(&names, &[("PRODUCER_BASE_URL", &url)])
+            .await
+            .has("fail", "producer", "is not ready (503): kafka")
+            .then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_far_from_ours_is_a_warning() {
+    let names = Stack::shared().await.names();
+    let url = format!("http://{}", of_another_time().await);
+    check(&names, &[("PRODUCER_BASE_URL", &url)]).await.assert("warn", "producer clock", "behind ours");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn adsbdb_that_does_not_answer_or_answers_with_an_error_is_a_warning() {
+    let names = Stack::shared().await.names();
+    let nobody = format!("http://{}", e2e::process::free_address());
+    check(&names, &[("ADSBDB_BASE_URL", &nobody)]).await.assert("warn", "adsbdb", "does not answer");
+    let simulator = Simulator::start(([127, 0, 0, 1], 0).into()).await.unwrap();
+    simulator.set_fault(Some(Fault::ServerError));
+    check(&names, &[("ADSBDB_BASE_URL", &simulator.base_url())]).await.assert("warn", "adsbdb", "with 500");
+    simulator.set_fault(Some(Fault::Html));
+    check(&names, &[("ADSBDB_BASE_URL", &simulator.base_url())]).await.assert(
+        "warn",
+        "adsbdb",
+        "no aircraft",
+    );
+}

@@ -1,0 +1,81 @@
+//! Kafka and its topics.
+
+use e2e::{Names, Stack};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::mocking::MockCluster;
+
+use super::findings::check;
+
+/// Makes a topic of one partition.
+pub async fn make_topic(names: &Names, topic: &str, settings: &[(&str, &str)]) {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", &names.kafka).create().unwrap();
+    let new = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
+    let new = settings.iter().fold(new, |new, (name, value)| new.set(name, value));
+    let made = admin.create_topics([&new], &AdminOptions::new()).await.unwrap();
+    assert!(made.iter().all(Result::is_ok), "{made:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_away_or_wants_another_login_is_a_failure() {
+    let names = Stack::shared().await.names();
+    let nobody = e2e::process::free_address().to_string();
+    let away = check(&names, &[("KAFKA_BROKER", &nobody)]).await;
+    away.assert("fail", "kafka", "refused");
+    let login =
+        "security.protocol=SASL_PLAINTEXT;sasl.mechanisms=PLAIN;sasl.username=u;sasl.password=hunter2";
+    let refused = check(&names, &[("KAFKA_PROPERTIES", login)]).await;
+    refused.assert("fail", "kafka", "does not answer");
+    assert!(!format!("{refused:?}").contains("hunter2"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_missing_and_one_that_can_take_no_event_are_failures() {
+    let names = Stack::shared().await.names();
+    let subject = format!("topic {}", names.topic);
+    check(&names, &[]).await.assert("fail", &subject, "does not exist");
+    make_topic(&names, &names.topic, &[("min.insync.replicas", "2")]).await;
+    let found = check(&names, &[]).await;
+    found.assert("fail", &subject, "no event can be accepted");
+    found.assert("warn", &subject, "only copy");
+    found.assert("fail", &format!("topic {}", names.dead_letter_topic()), "does not exist");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_topic_that_forgets_or_is_too_small_is_told() {
+    let names = Stack::shared().await.names();
+    make_topic(&names, &names.topic, &[("max.message.bytes", "2000000")]).await;
+    let letters = names.dead_letter_topic();
+    let settings =
+        [("retention.ms", "3600000"), ("max.message.bytes", "1000000"), ("cleanup.policy", "compact,delete")];
+    make_topic(&names, &letters, &settings).await;
+    let found = check(&names, &[]).await;
+    let subject = format!("topic {letters}");
+    found.assert("warn", &subject, "after 1 h");
+    found.assert("warn", &subject, "compact");
+    found.assert("fail", &subject, "below the source's 2000000");
+}
+
+// The client library's cluster tells neither settings nor groups.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_kafka_does_not_tell_is_a_failure() {
+    let stack = Stack::shared().await;
+    let cluster = MockCluster::new(3).unwrap();
+    let names = Names { kafka: cluster.bootstrap_servers(), ..stack.names() };
+    cluster.create_topic(&names.topic, 2, 3).unwrap();
+    cluster.create_topic(&names.dead_letter_topic(), 1, 3).unwrap();
+    cluster.request_errors(
+        rdkafka::types::RDKafkaApiKey::OffsetFetch,
+        &[rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED; 20],
+    );
+    let found = check(&names, &[]).await;
+    for subject in [
+        format!("topic {}", names.topic),
+        format!("offsets of {}", names.topic),
+        format!("group {}", names.group),
+    ] {
+        found.assert("fail", &subject, "kafka does not tell");
+    }
+}
