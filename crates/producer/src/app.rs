@@ -18,6 +18,7 @@ use crate::kafka::Kafka;
 use crate::metrics::{Counters, Metrics};
 use crate::poll::Jobs;
 use crate::routes;
+use crate::serving::{self, Limits, Places, Shared};
 use crate::stopping::Stopping;
 use service::lock::lock;
 
@@ -45,7 +46,7 @@ pub enum BuildError {
 /// Why the producer ended by itself.
 #[derive(Debug, Error)]
 pub enum RunError {
-    /// The listener ended.
+    /// The listener ended; it does not, unless there is a fault in it.
     #[error("the listener ended: {0}")]
     Listener(String),
 }
@@ -71,6 +72,8 @@ pub struct Parts {
     pub adsbdb_source: Source,
     /// Poll jobs.
     pub jobs: Jobs,
+    /// Places of requests that bring events.
+    pub in_flight: Places,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// Whether the end is near.
@@ -122,6 +125,7 @@ impl App {
             adsbdb: Adsbdb::new(&config, Arc::clone(&metrics)).map_err(BuildError::Adsbdb)?,
             adsbdb_source: Source::new("adsbdb").map_err(BuildError::Adsbdb)?,
             jobs: Jobs::new(config.max_poll_jobs),
+            in_flight: Places::new(config.entrance.max_in_flight, metrics.serving.in_flight.clone()),
             metrics,
             stopping: Stopping::default(),
             last_failure: Mutex::default(),
@@ -147,8 +151,10 @@ impl App {
     pub async fn run_until(self, stop: CancellationToken) -> Result<(), RunError> {
         let (producer, close) = (self.producer, CancellationToken::new());
         tracing::info!(address = %self.listener.address(), topic = producer.config.topic.name, "listening");
-        let serving = self.listener.serve(routes::router(producer.clone()), close.clone());
+        let serving = serve(self.listener, &producer, close.clone());
         let mut server = AbortOnDropHandle::new(tokio::spawn(serving));
+        let tls = producer.config.entrance.tls.clone();
+        let _renewal = tls.map(|tls| AbortOnDropHandle::new(tokio::spawn(tls.follow_files())));
         tokio::select! {
             ended = &mut server => return Err(RunError::Listener(format!("{ended:?}"))),
             () = stop.cancelled() => {}
@@ -161,6 +167,24 @@ impl App {
         _ = tokio::time::timeout(CLOSE_LIMIT, producer.kafka.close()).await;
         Ok(())
     }
+}
+
+/// Answers on `listener` until `close`.
+fn serve(
+    listener: Listener,
+    producer: &Producer,
+    close: CancellationToken,
+) -> impl Future<Output = ()> + use<> {
+    let config = &producer.config;
+    let shared = Shared {
+        router: routes::router(producer.clone()),
+        limits: Limits { request: config.request_timeout, idle: config.entrance.idle_timeout },
+        tls: config.entrance.tls.clone(),
+        stopping: producer.stopping.clone(),
+        close,
+        counts: producer.metrics.serving.clone(),
+    };
+    serving::serve(listener.into_socket(), config.entrance.max_connections, shared)
 }
 
 /// Lets requests in flight end; what is left at the limit is told to give up, and answers the truth about it.

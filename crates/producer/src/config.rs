@@ -10,6 +10,8 @@ use service::topics::TopicSpec;
 use service::{Check, ConfigFaults, Kind, parse};
 use url::Url;
 
+use crate::entrance::Entrance;
+
 service::settings! {
     /// What the producer reads from its environment.
     pub struct Settings {
@@ -33,8 +35,20 @@ service::settings! {
         adsbdb_max_concurrency: Kind::Default("4"),
         /// Most poll jobs at a time.
         max_poll_jobs: Kind::Default("10"),
-        /// How long a request's body may take to arrive, in milliseconds.
+        /// How long a request's head, and then its body, may take to arrive, in milliseconds.
         request_timeout_ms: Kind::Default("10000"),
+        /// How long a connection may be idle between two requests, in milliseconds.
+        idle_timeout_ms: Kind::Default("75000"),
+        /// Most connections at a time; beyond it the answer is 503.
+        max_connections: Kind::Default("12000"),
+        /// Most requests to `/ingest…` at a time; beyond it the answer is 503.
+        max_in_flight: Kind::Default("2048"),
+        /// Keys of those who may use `/ingest…`: `name:sha256` pairs, separated by commas or lines.
+        api_keys: Kind::OptionalSecret("everybody may"),
+        /// Certificate chain of the HTTP interface, a PEM file; then TLS is all it speaks. A change is noticed.
+        tls_cert_file: Kind::Optional("no TLS"),
+        /// Private key of the certificate, a PEM file.
+        tls_key_file: Kind::Optional("no TLS"),
         /// How long the broker may take to acknowledge an event, in milliseconds; then the answer is 504.
         delivery_timeout_ms: Kind::Default("10000"),
         /// Partitions of the topic, if it has to be made.
@@ -73,12 +87,14 @@ pub struct Config {
     pub adsbdb_max_concurrency: usize,
     /// Most poll jobs at a time.
     pub max_poll_jobs: usize,
-    /// How long a request's body may take to arrive.
+    /// How long a request's head, and then its body, may take to arrive.
     pub request_timeout: Duration,
     /// How long the broker may take to acknowledge an event.
     pub delivery_timeout: Duration,
     /// Where HTTP is served; port 0 takes a free one.
     pub listen_addr: SocketAddr,
+    /// Who is let in, and how many.
+    pub entrance: Entrance,
 }
 
 impl Config {
@@ -112,6 +128,7 @@ impl Config {
         let delivery_timeout =
             check.value("delivery_timeout_ms", s.delivery_timeout_ms.as_ref(), milliseconds);
         let listen_addr = check.value("listen_addr", s.listen_addr.as_ref(), parse::address);
+        let entrance = Entrance::read(&s, &mut check);
         let config = (|| {
             Some(Self {
                 kafka_broker: kafka_broker?,
@@ -128,6 +145,7 @@ impl Config {
                 request_timeout: request_timeout?,
                 delivery_timeout: delivery_timeout?,
                 listen_addr: listen_addr?,
+                entrance: entrance?,
             })
         })();
         check.finish(config)

@@ -6,11 +6,13 @@
 //! cancelled. The route table is `routes.rs`; the statuses and their bodies are `error.rs`; librdkafka is used in
 //! `kafka/` only, reqwest in `adsbdb/client.rs` only.
 
+mod access;
 mod adsbdb;
 mod app;
 mod body;
 mod clock;
 mod config;
+mod entrance;
 mod error;
 mod health;
 mod ingest;
@@ -18,12 +20,23 @@ mod kafka;
 mod metrics;
 mod poll;
 mod routes;
+mod serving;
 mod stopping;
+mod tls;
 mod traffic;
 
 pub use app::{App, BuildError, RunError};
 pub use config::{Config, Settings};
 pub use metrics::Counters;
+
+/// How a process of this configuration is reached for its own health check.
+pub fn probe(config: &Config) -> service::healthcheck::Probe {
+    let probe = service::healthcheck::Probe::from(config.listen_addr);
+    match &config.entrance.tls {
+        Some(tls) => probe.over(tls.probe()),
+        None => probe,
+    }
+}
 
 /// The producer as its binary runs it.
 pub const PROGRAM: service::Program = service::Program {

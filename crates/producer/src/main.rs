@@ -3,13 +3,9 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    producer::PROGRAM.main(
-        producer::Config::from_environment,
-        |config| config.listen_addr,
-        |config, stop| async move {
-            let app = producer::App::build(config).await?;
-            app.run_until(stop).await?;
-            Ok(ExitCode::SUCCESS)
-        },
-    )
+    producer::PROGRAM.main(producer::Config::from_environment, producer::probe, |config, stop| async move {
+        let app = producer::App::build(config).await?;
+        app.run_until(stop).await?;
+        Ok(ExitCode::SUCCESS)
+    })
 }

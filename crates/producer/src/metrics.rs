@@ -14,6 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::serving;
 use service::lock::lock;
 
 /// Clients choose sources, so only so many get a label of their own.
@@ -35,6 +36,12 @@ struct ByOutcome {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByRoute {
     route: String,
+}
+/// Of a key: the operator chooses the names, not the client.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByKeyAndStatus {
+    key: Arc<str>,
+    status: u16,
 }
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByRouteAndStatus {
@@ -86,6 +93,9 @@ pub struct Metrics {
     pub kafka_queue_records: Gauge,
     /// Set when asked for.
     pub poll_jobs: Gauge,
+    /// Connections, and requests in flight.
+    pub serving: serving::Counts,
+    api_key_requests: Family<ByKeyAndStatus, Counter>,
     started: Instant,
     sources: Mutex<BTreeSet<Source>>,
     events_accepted: Family<BySource, Counter>,
@@ -110,6 +120,8 @@ impl Metrics {
             kafka_up: Gauge::default(),
             kafka_queue_records: Gauge::default(),
             poll_jobs: Gauge::default(),
+            serving: serving::Counts::default(),
+            api_key_requests: Family::default(),
             started: Instant::now(),
             sources: Mutex::default(),
             events_accepted: Family::default(),
@@ -125,6 +137,8 @@ impl Metrics {
 
     fn register(&mut self) {
         let r = &mut self.registry;
+        self.serving.register(r);
+        r.register("api_key_requests", "Requests let in, by key", self.api_key_requests.clone());
         r.register(
             "events_accepted",
             "Events acknowledged by Kafka, by source",
@@ -180,6 +194,11 @@ impl Metrics {
     /// ADSBDB was asked.
     pub fn upstream(&self, outcome: &'static str) {
         self.upstream_requests.get_or_create(&ByOutcome { outcome }).inc();
+    }
+
+    /// A request that was let in with a key was answered.
+    pub fn answered_to(&self, key: &Arc<str>, status: u16) {
+        self.api_key_requests.get_or_create(&ByKeyAndStatus { key: Arc::clone(key), status }).inc();
     }
 
     /// A request was answered.

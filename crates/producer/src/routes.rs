@@ -8,7 +8,7 @@ use axum::routing::{get, post};
 
 use crate::app::Producer;
 use crate::error::ApiError;
-use crate::{adsbdb, ingest, poll, traffic};
+use crate::{access, adsbdb, ingest, poll, traffic};
 
 /// Routes whose refusals are events that were not accepted.
 pub const TAKES_EVENTS: &[&str] = &["/ingest", "/ingest/adsbdb"];
@@ -23,6 +23,7 @@ pub fn router(producer: Producer) -> Router {
     Router::new()
         .route("/ingest", post(ingest::ingest))
         .merge(upstream)
+        .route_layer(from_fn_with_state(producer.clone(), access::admit))
         .with_state(producer.clone())
         .merge(service::health::routes(Arc::new(producer.clone())))
         .fallback(|| async { ApiError::NoSuchPath })

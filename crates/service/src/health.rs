@@ -93,6 +93,11 @@ impl Listener {
         self.address
     }
 
+    /// The socket, for a process that accepts connections itself.
+    pub fn into_socket(self) -> TcpListener {
+        self.socket
+    }
+
     /// Answers until `stop`, then lets the requests in flight end.
     ///
     /// # Errors

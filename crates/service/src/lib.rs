@@ -5,10 +5,12 @@
 
 pub mod backoff;
 pub mod health;
+pub mod healthcheck;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 pub mod lock;
 pub mod logs;
+pub mod open_files;
 pub mod problem;
 mod process;
 pub mod program;

@@ -4,13 +4,13 @@
 
 use std::error::Error;
 use std::future::Future;
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::healthcheck::Probe;
 use crate::logs::{self, LogFormat};
 use crate::settings::{COMMON, Check, ConfigFaults, Kind, Variable};
 
@@ -46,11 +46,11 @@ crate::settings! {
 impl Program {
     /// Does what the command line says; without arguments, runs.
     ///
-    /// `listen` tells where the process listens, for `healthcheck`.
-    pub fn main<C, F>(
+    /// `probe` tells how the running process is reached, for `healthcheck`.
+    pub fn main<C, F, P: Into<Probe>>(
         &self,
         read: impl FnOnce(Environment) -> Result<C, ConfigFaults>,
-        listen: impl FnOnce(&C) -> SocketAddr,
+        probe: impl FnOnce(&C) -> P,
         run: impl FnOnce(C, CancellationToken) -> F,
     ) -> ExitCode
     where
@@ -80,7 +80,10 @@ impl Program {
         };
         match arguments.first() {
             Some(&"--check-config") => say("the configuration is right"),
-            Some(_) => healthcheck(listen(&config)),
+            Some(_) => match probe(&config).into().ask() {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(why) => complain(&why, 1),
+            },
             None => {
                 logs::start(format, &filter);
                 self.run(config, run)
@@ -99,7 +102,8 @@ impl Program {
         };
         let outcome = runtime.block_on(async {
             let stop = crate::stop::on_signal()?;
-            tracing::info!(version = self.version, "starting");
+            let open_files = crate::open_files::raise_limit();
+            tracing::info!(version = self.version, open_files, "starting");
             run(config, stop).await
         });
         // What still blocks a thread (a name lookup, say) must not hold up the end.
@@ -147,30 +151,6 @@ fn read_common(environment: Environment) -> Result<(Option<LogFormat>, String), 
     });
     let common = format.zip(filter);
     check.finish(common)
-}
-
-fn healthcheck(listen: SocketAddr) -> ExitCode {
-    let ip = match listen.ip() {
-        ip if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        ip => ip,
-    };
-    match ask_livez(SocketAddr::new(ip, listen.port())) {
-        Ok(status) if status.contains(" 200 ") => ExitCode::SUCCESS,
-        Ok(status) => complain(&format!("/livez answered {status:?}"), 1),
-        Err(error) => complain(&format!("/livez does not answer: {error}"), 1),
-    }
-}
-
-fn ask_livez(address: SocketAddr) -> std::io::Result<String> {
-    let limit = Duration::from_secs(3);
-    let mut stream = TcpStream::connect_timeout(&address, limit)?;
-    stream.set_read_timeout(Some(limit))?;
-    stream.write_all(
-        format!("GET /livez HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes(),
-    )?;
-    let mut answer = String::new();
-    stream.take(4096).read_to_string(&mut answer)?;
-    Ok(answer.lines().next().unwrap_or_default().to_owned())
 }
 
 fn say(text: &str) -> ExitCode {

@@ -1,0 +1,132 @@
+//! One connection, from its first byte to its last: TLS if there is a certificate, then HTTP/1.1, until the client or
+//! a deadline ends it, or the process does. A stop lets the request in hand end.
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderValue, Request, Response, header};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::Service;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep_until};
+
+use super::Shared;
+use super::refusal;
+use super::stream::{Stream, Watched, WatchedBody};
+use super::watch::{Late, Limits, Watch};
+
+/// How long a client beyond the limit of connections may take for its one request.
+const RESERVE_LIMIT: Duration = Duration::from_secs(2);
+/// The longest head of a request that is read.
+const HEAD_BYTES: usize = 64 * 1024;
+
+/// Serves `stream` until it is over. In the `reserve` one request is answered, which is refused unless it asks for
+/// health or metrics.
+pub async fn run(stream: TcpStream, shared: Arc<Shared>, reserve: bool) {
+    let request = if reserve { RESERVE_LIMIT.min(shared.limits.request) } else { shared.limits.request };
+    let idle = if reserve { request } else { shared.limits.idle };
+    let Some(stream) = secured(stream, &shared, request).await else { return };
+    let watch = Arc::new(Watch::new(Limits { request, idle }));
+    let service = Answers { router: shared.router.clone(), shared: Arc::clone(&shared), watch, reserve };
+    let watch = Arc::clone(&service.watch);
+    let io = TokioIo::new(Watched::new(stream, Arc::clone(&watch)));
+    let served = http1::Builder::new().max_buf_size(HEAD_BYTES).serve_connection(io, service);
+    let mut connection = pin!(served);
+    let mut close = pin!(shared.close.cancelled());
+    let mut timer = pin!(sleep_until(watch.deadline()));
+    let mut closing = false;
+    let late = poll_fn(|cx| {
+        if !closing && close.as_mut().poll(cx).is_ready() {
+            closing = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        match connection.as_mut().poll(cx) {
+            // How a client leaves is its own affair.
+            Poll::Ready(_) => Poll::Ready(None),
+            Poll::Pending => poll_deadline(&watch, timer.as_mut(), cx).map(Some),
+        }
+    });
+    match late.await {
+        Some(what @ (Late::Head | Late::Write)) => shared.counts.timed_out(what),
+        Some(Late::Idle) | None => {}
+    }
+}
+
+/// After the TLS handshake, if there is one; `None` if it failed or took too long.
+async fn secured(stream: TcpStream, shared: &Shared, limit: Duration) -> Option<Stream> {
+    let Some(tls) = &shared.tls else { return Some(Stream::Plain(stream)) };
+    match tokio::time::timeout(limit, tls.acceptor().accept(stream)).await {
+        Ok(Ok(stream)) => Some(Stream::Tls(Box::new(stream))),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "handshake failed");
+            shared.counts.handshake_failed();
+            None
+        }
+        Err(_) => {
+            shared.counts.handshake_failed();
+            None
+        }
+    }
+}
+
+/// Ready when a deadline has passed. The timer is moved only for an earlier deadline, or when it fires too early: a
+/// busy connection does not touch it.
+fn poll_deadline(watch: &Watch, mut timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<Late> {
+    let due = watch.deadline();
+    if due < timer.deadline() {
+        timer.as_mut().reset(due);
+    }
+    while timer.as_mut().poll(cx).is_ready() {
+        if let Some(late) = watch.late() {
+            return Poll::Ready(late);
+        }
+        timer.as_mut().reset(watch.deadline());
+    }
+    Poll::Pending
+}
+
+/// Answers a connection's requests.
+struct Answers {
+    router: Router,
+    shared: Arc<Shared>,
+    watch: Arc<Watch>,
+    reserve: bool,
+}
+
+impl Service<Request<Incoming>> for Answers {
+    type Response = Response<WatchedBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.watch.request_began();
+        let (shared, watch, reserve) = (Arc::clone(&self.shared), Arc::clone(&self.watch), self.reserve);
+        let refused = reserve && !refusal::is_exempt(request.uri().path());
+        let answer = (!refused).then(|| {
+            let mut router = self.router.clone();
+            tower_service::Service::call(&mut router, request.map(Body::new))
+        });
+        Box::pin(async move {
+            let mut response = match answer {
+                Some(answer) => answer.await?,
+                None => {
+                    shared.counts.refused();
+                    refusal::too_many_connections()
+                }
+            };
+            if reserve || shared.stopping.has_begun() {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
+            }
+            Ok(response.map(|body| WatchedBody::new(body, watch)))
+        })
+    }
+}

@@ -1,0 +1,171 @@
+//! What a connection is doing, and by when that must be over. A client that is slow loses its own connection and
+//! nothing else: the head of a request has the request's time, as has a write that the client does not take; between
+//! two requests it has the idle time. While a request is worked on, its handler's own deadlines hold.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How long a client may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// For the head of a request from its first byte, and for each write to be taken.
+    pub request: Duration,
+    /// From the opening, or from the end of an answer, to the next request's first byte.
+    pub idle: Duration,
+}
+
+/// No deadline.
+const NEVER: u64 = u64::MAX;
+/// As good as none, within what a timer takes.
+const FAR: Duration = Duration::from_secs(24 * 60 * 60);
+
+const IDLE: u8 = 0;
+const HEAD: u8 = 1;
+const REQUEST: u8 = 2;
+
+/// What the client did not do in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Late {
+    /// It sent no request.
+    Idle,
+    /// It did not end the head of a request.
+    Head,
+    /// It did not take an answer.
+    Write,
+}
+
+/// One connection's state. Its stream, its requests and its timer share it; they run in one task.
+#[derive(Debug)]
+pub struct Watch {
+    limits: Limits,
+    opened: Instant,
+    phase: AtomicU8,
+    /// In milliseconds since the opening, as the next.
+    due: AtomicU64,
+    write_due: AtomicU64,
+}
+
+impl Watch {
+    /// A connection that was just opened.
+    pub fn new(limits: Limits) -> Self {
+        let watch = Self {
+            limits,
+            opened: Instant::now(),
+            phase: AtomicU8::new(IDLE),
+            due: AtomicU64::new(NEVER),
+            write_due: AtomicU64::new(NEVER),
+        };
+        watch.due.store(watch.after(limits.idle), Ordering::Relaxed);
+        watch
+    }
+
+    fn after(&self, limit: Duration) -> u64 {
+        u64::try_from((self.opened.elapsed() + limit).as_millis()).unwrap_or(NEVER)
+    }
+
+    fn enter(&self, phase: u8, due: u64) {
+        self.phase.store(phase, Ordering::Relaxed);
+        self.due.store(due, Ordering::Relaxed);
+    }
+
+    /// Bytes came from the client.
+    pub fn bytes_came(&self) {
+        if self.phase.load(Ordering::Relaxed) == IDLE {
+            self.enter(HEAD, self.after(self.limits.request));
+        }
+    }
+
+    /// The head of a request is complete.
+    pub fn request_began(&self) {
+        self.enter(REQUEST, NEVER);
+    }
+
+    /// The answer's last byte is on its way.
+    pub fn answer_ended(&self) {
+        self.enter(IDLE, self.after(self.limits.idle));
+    }
+
+    /// The client takes no more for now.
+    pub fn write_waits(&self) {
+        if self.write_due.load(Ordering::Relaxed) == NEVER {
+            self.write_due.store(self.after(self.limits.request), Ordering::Relaxed);
+        }
+    }
+
+    /// The client took something.
+    pub fn write_went_on(&self) {
+        self.write_due.store(NEVER, Ordering::Relaxed);
+    }
+
+    /// When the present step must be over.
+    pub fn deadline(&self) -> Instant {
+        match self.due.load(Ordering::Relaxed).min(self.write_due.load(Ordering::Relaxed)) {
+            NEVER => Instant::now() + FAR,
+            ms => self.opened + Duration::from_millis(ms),
+        }
+    }
+
+    /// What was not done in time, if something was not.
+    pub fn late(&self) -> Option<Late> {
+        let now = self.after(Duration::ZERO);
+        if self.write_due.load(Ordering::Relaxed) <= now {
+            return Some(Late::Write);
+        }
+        let late = self.due.load(Ordering::Relaxed) <= now;
+        late.then(|| if self.phase.load(Ordering::Relaxed) == HEAD { Late::Head } else { Late::Idle })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lets time pass, and tells what is late then.
+    fn after(watch: &mut Watch, time_ms: u64) -> Option<Late> {
+        watch.opened -= Duration::from_millis(time_ms);
+        watch.late()
+    }
+
+    fn watch() -> Watch {
+        Watch::new(Limits { request: Duration::from_secs(100), idle: Duration::from_secs(1000) })
+    }
+
+    #[test]
+    fn a_head_has_the_time_of_a_request_from_its_first_byte_on() {
+        let mut watch = watch();
+        assert_eq!(after(&mut watch, 900_000), None);
+        watch.bytes_came();
+        assert_eq!(after(&mut watch, 60_000), None);
+        watch.bytes_came();
+        assert_eq!(after(&mut watch, 40_000), Some(Late::Head));
+    }
+
+    #[test]
+    fn between_requests_the_idle_time_counts_and_during_one_none() {
+        let mut watch = watch();
+        watch.bytes_came();
+        watch.request_began();
+        assert_eq!(after(&mut watch, 5_000_000), None);
+        assert!(watch.deadline() > Instant::now() + FAR / 2);
+        watch.answer_ended();
+        assert_eq!(after(&mut watch, 990_000), None);
+        assert!(watch.deadline() > Instant::now());
+        assert_eq!(after(&mut watch, 10_000), Some(Late::Idle));
+        assert!(watch.deadline() <= Instant::now());
+    }
+
+    #[test]
+    fn a_write_must_go_on_whatever_else_is_done() {
+        let mut watch = watch();
+        watch.bytes_came();
+        watch.request_began();
+        watch.write_waits();
+        assert_eq!(after(&mut watch, 90_000), None);
+        watch.write_waits();
+        assert_eq!(after(&mut watch, 10_000), Some(Late::Write));
+        watch.write_went_on();
+        assert_eq!(after(&mut watch, 1_000_000), None);
+    }
+}
