@@ -76,7 +76,7 @@ fn unauthorized(detail: &str) -> Response {
 async fn refuse(mut response: Response, request: Request) -> Response {
     // With `Expect: 100-continue` the client has not sent anything, and will not.
     let waits = request.headers().contains_key(header::EXPECT);
-    if !waits && !drained(request.into_body()).await {
+    if waits || !drained(request.into_body()).await {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response

@@ -13,7 +13,7 @@ const DETAIL: &str = "nothing was stored: too many connections are open (MAX_CON
 
 /// The same for a client whose request is not even read.
 const UNREAD: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
-                      connection: close\r\ncontent-length: 167\r\n\r\n\
+                      connection: close\r\ncontent-length: 161\r\n\r\n\
                       {\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\"detail\":\"nothing was \
                       stored: too many connections are open (MAX_CONNECTIONS)\",\"retryable\":true}";
 

@@ -122,6 +122,16 @@ impl Application {
         (!answer.is_empty()).then(|| Answer::parse(&answer))
     }
 
+    /// `GET path`; `None` if the connection is refused, cut or closed.
+    pub async fn get_if_let_in(&self, path: &str) -> Option<Answer> {
+        let mut connection = TcpStream::connect(self.address).await.ok()?;
+        let head = format!("GET {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n");
+        connection.write_all(head.as_bytes()).await.ok()?;
+        let mut answer = Vec::new();
+        connection.read_to_end(&mut answer).await.ok()?;
+        (!answer.is_empty()).then(|| Answer::parse(&answer))
+    }
+
     /// A metric's value.
     pub async fn metric(&self, line: &str) -> Option<f64> {
         let text = self.get("/metrics").await.text;

@@ -9,11 +9,29 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
-fn producer(environment: &[(&str, &str)]) -> Command {
+/// The binary, with nothing but this in its environment.
+pub fn producer(environment: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_producer"));
     command.env_clear().envs(environment.iter().copied());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
+}
+
+/// The lines that the binary writes.
+pub type Lines = tokio::io::Lines<BufReader<tokio::process::ChildStdout>>;
+
+/// Reads on to the line with this message.
+pub async fn said(lines: &mut Lines, message: &str) -> Value {
+    let find = async {
+        loop {
+            let line = lines.next_line().await.unwrap().expect(message);
+            let line: Value = serde_json::from_str(&line).unwrap();
+            if line["message"] == message {
+                return line;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), find).await.expect(message)
 }
 
 #[tokio::test]
@@ -38,13 +56,7 @@ async fn sigterm_and_sigint_end_it_with_code_0_although_the_broker_is_away() {
         let mut child =
             producer(&[("KAFKA_BROKER", "127.0.0.1:9"), ("LISTEN_ADDR", "127.0.0.1:0")]).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        loop {
-            let line = lines.next_line().await.unwrap().expect("a line that says it listens");
-            let line: Value = serde_json::from_str(&line).unwrap();
-            if line["message"] == "listening" {
-                break;
-            }
-        }
+        said(&mut lines, "listening").await;
         let pid = i32::try_from(child.id().unwrap()).unwrap();
         let began = Instant::now();
         kill(Pid::from_raw(pid), signal).unwrap();

@@ -3,11 +3,16 @@
 
 #![cfg(test)]
 
+mod access;
 mod application;
 mod binary;
 mod client_faults;
+mod crowd;
+mod limits;
 mod mock;
 mod outages;
 mod real_broker;
+mod slow_clients;
 mod stopping;
+mod tls;
 mod upstream;

@@ -1,0 +1,112 @@
+//! With API_KEYS set, events are taken from those who have a key; everything else stays open.
+
+use std::io::Write;
+
+use crate::application::{Answer, Application, assert_says};
+use crate::mock::Cluster;
+
+const EVENT: &str = r#"{"source":"manual","payload":{}}"#;
+/// `printf %s secret | sha256sum` and `printf %s other | sha256sum`.
+const KEYS: &str = "plant-7:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b,\
+                    lab:d9298a10d1b0735837dc4bd85dac641b0f3cef27a47e5d53a54f2f3f5b2fcffa";
+
+async fn ingest(app: &Application, header: Option<(&str, &str)>) -> Answer {
+    let headers: Vec<(&str, &str)> =
+        [("Content-Type", "application/json")].into_iter().chain(header).collect();
+    app.request("POST", "/ingest", &headers, EVENT).await
+}
+
+#[track_caller]
+fn assert_unauthorized(answer: &Answer, words: &str) {
+    assert_says(&answer.problem(401, false), &[words]);
+    let challenge = answer.header("www-authenticate");
+    assert_eq!(challenge, Some("Bearer realm=\"slipstream\""), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_known_key_in_either_header_lets_in_and_its_name_is_counted() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[("API_KEYS", KEYS)]).await;
+    for header in [
+        ("Authorization", "Bearer secret"),
+        ("authorization", "bearer secret"),
+        ("X-API-Key", "secret"),
+        ("X-Api-Key", "other"),
+    ] {
+        assert_eq!(ingest(&app, Some(header)).await.status, 202, "{header:?}");
+    }
+    let broken = app.request("POST", "/ingest", &[("X-API-Key", "other")], "{").await;
+    broken.problem(400, false);
+    let counted = async |key: &str, status: u16| {
+        let line = format!(r#"slipstream_api_key_requests_total{{key="{key}",status="{status}"}}"#);
+        app.metric(&line).await
+    };
+    assert_eq!(counted("plant-7", 202).await, Some(3.0));
+    assert_eq!(counted("lab", 202).await, Some(1.0));
+    assert_eq!(counted("lab", 400).await, Some(1.0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_known_key_every_way_to_bring_events_is_a_401() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[("API_KEYS", KEYS)]).await;
+    assert_unauthorized(&ingest(&app, None).await, "X-API-Key");
+    for wrong in [
+        ("Authorization", "Bearer wrong"),
+        ("X-API-Key", "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"),
+        ("X-API-Key", "plant-7"),
+    ] {
+        assert_unauthorized(&ingest(&app, Some(wrong)).await, "not one of");
+    }
+    assert_unauthorized(
+        &ingest(&app, Some(("Authorization", "Basic cGxhbnQtNzpzZWNyZXQ="))).await,
+        "Bearer KEY",
+    );
+    for (method, path) in [
+        ("POST", "/ingest/adsbdb"),
+        ("POST", "/ingest/adsbdb/poll"),
+        ("GET", "/ingest/adsbdb/poll"),
+        ("GET", "/ingest/adsbdb/poll/none"),
+        ("DELETE", "/ingest/adsbdb/poll/none"),
+    ] {
+        assert_unauthorized(&app.request(method, path, &[], "").await, "X-API-Key");
+    }
+    assert_eq!(app.counters.accepted(), 0);
+    let refused = app.metric(r#"slipstream_events_rejected_total{reason="unauthorized"}"#).await;
+    assert_eq!(refused, Some(6.0));
+    assert_eq!(app.get("/health").await.json()["last_error"], serde_json::Value::Null, "a client's fault");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_and_metrics_ask_for_no_key_and_show_none() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[("API_KEYS", KEYS)]).await;
+    for path in ["/livez", "/readyz", "/health", "/metrics"] {
+        let answer = app.get(path).await;
+        assert_eq!(answer.status, 200, "{path}");
+        assert!(!answer.text.contains("2bb80d53"), "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_is_still_sending_sees_its_401() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[("API_KEYS", KEYS)]).await;
+    let body = "x".repeat(900 * 1024);
+    let answer = app.request("POST", "/ingest", &[("Content-Type", "application/json")], &body).await;
+    assert_unauthorized(&answer, "X-API-Key");
+    let head = b"POST /ingest HTTP/1.1\r\nHost: t\r\nExpect: 100-continue\r\nContent-Length: 32\r\n\r\n";
+    let answer = app.raw(&[head]).await;
+    assert_unauthorized(&answer, "X-API-Key");
+    assert_eq!(answer.header("connection"), Some("close"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_come_from_a_file_too() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    writeln!(file, "# of 2026\n{}", KEYS.replace(',', "\n")).unwrap();
+    let cluster = Cluster::start();
+    let app = cluster.application(&[("API_KEYS_FILE", file.path().to_str().unwrap())]).await;
+    assert_eq!(ingest(&app, Some(("X-API-Key", "other"))).await.status, 202);
+    assert_unauthorized(&ingest(&app, None).await, "X-API-Key");
+}

@@ -1,0 +1,133 @@
+//! Beyond the limits of connections and of requests in flight the answer is 503, and health and metrics get through.
+
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::application::{Application, PATIENCE, assert_says};
+use crate::mock::Cluster;
+
+const EVENT: &str = r#"{"id":"a-1","source":"manual","payload":{}}"#;
+
+async fn connect(app: &Application, count: usize) -> Vec<TcpStream> {
+    let connections = (0..count).map(|_| TcpStream::connect(app.address));
+    futures::future::try_join_all(connections).await.unwrap()
+}
+
+/// Waits until the application counts so many connections; the one that asks is one of them.
+async fn counted(app: &Application, connections: usize) {
+    let began = Instant::now();
+    while app.metric("slipstream_connections").await != Some(connections as f64) {
+        assert!(began.elapsed() < PATIENCE, "{:?}", app.metric("slipstream_connections").await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beyond_the_limit_of_connections_events_are_refused_and_health_is_answered() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[("MAX_CONNECTIONS", "20")]).await;
+    let idle = connect(&app, 20).await;
+    counted(&app, 21).await;
+    for path in ["/livez", "/readyz", "/health", "/metrics"] {
+        let answer = app.request("GET", path, &[("Connection", "keep-alive")], "").await;
+        assert_eq!((answer.status, answer.header("connection")), (200, Some("close")), "{path}");
+    }
+    let (seconds, body) = app.ingest(EVENT).await.retry_after(503);
+    assert_eq!(seconds, 1);
+    assert_says(&body, &["nothing was stored", "MAX_CONNECTIONS"]);
+    assert_eq!(app.metric("slipstream_connections_refused_total").await, Some(1.0));
+    drop(idle);
+    counted(&app, 1).await;
+    assert_eq!(app.ingest(EVENT).await.status, 202);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beyond_the_reserve_a_connection_is_answered_unread_and_the_reserve_frees_itself() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[("MAX_CONNECTIONS", "1")]).await;
+    let silent = connect(&app, 1 + 64).await;
+    let began = Instant::now();
+    let refused = loop {
+        let mut connection = TcpStream::connect(app.address).await.unwrap();
+        let mut answer = String::new();
+        let read = connection.read_to_string(&mut answer);
+        match tokio::time::timeout(Duration::from_millis(200), read).await {
+            Ok(read) => break read.map(|_| answer).unwrap(),
+            // It got one of the last places: the others are still on their way in.
+            Err(_) => assert!(began.elapsed() < Duration::from_secs(2)),
+        }
+    };
+    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("retry-after: 1"), "{refused}");
+    assert!(refused.contains("application/problem+json") && refused.contains("MAX_CONNECTIONS"), "{refused}");
+    // Whoever is silent in the reserve holds its place for two seconds.
+    let began = Instant::now();
+    loop {
+        let answer = app.get_if_let_in("/livez").await;
+        if answer.is_some_and(|answer| answer.status == 200) {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(5), "the reserve is not freed");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drop(silent);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beyond_the_limit_in_flight_events_are_refused_and_health_is_answered() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[("MAX_IN_FLIGHT", "3"), ("REQUEST_TIMEOUT_MS", "60000")]).await;
+    let head = b"POST /ingest HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Length: 43\r\n\r\n";
+    let mut reading = connect(&app, 3).await;
+    for connection in &mut reading {
+        connection.write_all(head).await.unwrap();
+    }
+    let began = Instant::now();
+    while app.metric("slipstream_requests_in_flight").await != Some(3.0) {
+        assert!(began.elapsed() < PATIENCE);
+    }
+    let (seconds, body) = app.ingest(EVENT).await.retry_after(503);
+    assert_eq!(seconds, 1);
+    assert_says(&body, &["nothing was stored", "MAX_IN_FLIGHT"]);
+    app.post("/ingest/adsbdb").await.retry_after(503);
+    for path in ["/livez", "/readyz", "/health", "/metrics"] {
+        assert_eq!(app.get(path).await.status, 200, "{path}");
+    }
+    let rejected = app.metric(r#"slipstream_events_rejected_total{reason="overloaded"}"#).await;
+    assert_eq!(rejected, Some(2.0));
+
+    for connection in &mut reading {
+        connection.write_all(EVENT.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 202 "), "{answer}");
+    }
+    assert_eq!(app.ingest(EVENT).await.status, 202, "the places are free again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_client_can_send_its_next_request_on_the_same_connection() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[("MAX_IN_FLIGHT", "1"), ("REQUEST_TIMEOUT_MS", "60000")]).await;
+    let mut holder = TcpStream::connect(app.address).await.unwrap();
+    holder.write_all(b"POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Length: 43\r\n\r\n").await.unwrap();
+    let began = Instant::now();
+    while app.metric("slipstream_requests_in_flight").await != Some(1.0) {
+        assert!(began.elapsed() < PATIENCE);
+    }
+    let mut connection = TcpStream::connect(app.address).await.unwrap();
+    let request =
+        format!("POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Length: {}\r\n\r\n{EVENT}", EVENT.len());
+    for status in ["503", "202"] {
+        connection.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 4096];
+        let length = connection.read(&mut answer).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        if status == "503" {
+            // The place becomes free for the second.
+            holder.write_all(EVENT.as_bytes()).await.unwrap();
+            assert_ne!(holder.read(&mut [0; 4096]).await.unwrap(), 0);
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The listener with a certificate: TLS is all it speaks, a bad handshake costs others nothing, a renewed certificate
+//! needs no restart, and the process' own health check works.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use producer::Config;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+
+use crate::application::{Application, PATIENCE};
+use crate::binary::{producer, said};
+use crate::mock::Cluster;
+
+const EVENT: &str = r#"{"source":"manual","payload":{}}"#;
+
+/// A certificate for 127.0.0.1 and its key, as files.
+struct Certificate {
+    folder: tempfile::TempDir,
+    pem: String,
+}
+
+impl Certificate {
+    fn new() -> Self {
+        let mut certificate = Self { folder: tempfile::tempdir().unwrap(), pem: String::new() };
+        certificate.renew();
+        certificate
+    }
+
+    fn renew(&mut self) {
+        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        self.pem = made.cert.pem();
+        std::fs::write(self.path("cert.pem"), &self.pem).unwrap();
+        std::fs::write(self.path("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn settings(&self) -> [(&'static str, String); 2] {
+        let path = |name| self.path(name).to_str().unwrap().to_owned();
+        [("TLS_CERT_FILE", path("cert.pem")), ("TLS_KEY_FILE", path("key.pem"))]
+    }
+
+    /// A client that trusts this certificate alone, with connections of its own.
+    fn client(&self) -> reqwest::Client {
+        _ = rustls::crypto::ring::default_provider().install_default();
+        let trusted = reqwest::Certificate::from_pem(self.pem.as_bytes()).unwrap();
+        reqwest::Client::builder().tls_certs_only([trusted]).no_proxy().build().unwrap()
+    }
+}
+
+async fn start(cluster: &Cluster, certificate: &Certificate, more: &[(&str, &str)]) -> Application {
+    let settings = certificate.settings();
+    let mut all: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    all.extend(more);
+    Application::start_on(&cluster.mock.bootstrap_servers(), &cluster.topic, &all).await
+}
+
+async fn accepted(client: &reqwest::Client, app: &Application) {
+    let url = format!("https://{}/ingest", app.address);
+    let began = Instant::now();
+    loop {
+        let answer = client.post(&url).body(EVENT).send().await.unwrap();
+        if answer.status() == 202 {
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "{answer:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_come_in_through_tls_and_in_the_clear_nothing_does() {
+    let (cluster, certificate) = (Cluster::start(), Certificate::new());
+    let app = start(&cluster, &certificate, &[]).await;
+    accepted(&certificate.client(), &app).await;
+    let mut clear = TcpStream::connect(app.address).await.unwrap();
+    clear.write_all(b"GET /livez HTTP/1.1\r\nHost: t\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    // Cut, it may end with a reset.
+    _ = clear.read_to_end(&mut answer).await;
+    assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+    let stranger = Certificate::new().client();
+    assert!(stranger.get(format!("https://{}/livez", app.address)).send().await.is_err());
+    accepted(&certificate.client(), &app).await;
+    let text = certificate.client().get(format!("https://{}/metrics", app.address)).send().await.unwrap();
+    let text = text.text().await.unwrap();
+    assert!(text.contains(r#"slipstream_connections_cut_total{step="handshake"} 2"#), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handshake_that_does_not_end_is_cut_in_time_and_the_stop_waits_for_none() {
+    let (cluster, certificate) = (Cluster::start(), Certificate::new());
+    let app = start(&cluster, &certificate, &[("REQUEST_TIMEOUT_MS", "500")]).await;
+    let mut silent = TcpStream::connect(app.address).await.unwrap();
+    // The start of a TLS record, and no more of it.
+    silent.write_all(b"\x16\x03\x01").await.unwrap();
+    let began = Instant::now();
+    let read = tokio::time::timeout(PATIENCE, silent.read(&mut [0; 64])).await.unwrap();
+    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    let took = began.elapsed();
+    assert!(took > Duration::from_millis(400) && took < Duration::from_secs(2), "{took:?}");
+    let client = certificate.client();
+    accepted(&client, &app).await;
+    let _silent = TcpStream::connect(app.address).await.unwrap();
+    assert!(app.stop().await < Duration::from_secs(3));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewed_certificate_is_taken_without_a_restart_and_a_wrong_one_is_not() {
+    let (cluster, mut certificate) = (Cluster::start(), Certificate::new());
+    let app = start(&cluster, &certificate, &[]).await;
+    let (url, old) = (format!("https://{}/livez", app.address), certificate.client());
+    assert_eq!(old.get(&url).send().await.unwrap().status(), 200);
+    std::fs::write(certificate.path("cert.pem"), "half of a file").unwrap();
+    // Long enough for the files to be looked at; each connection below is a new one.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(6) {
+        assert_eq!(certificate.client().get(&url).send().await.unwrap().status(), 200);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    certificate.renew();
+    let began = Instant::now();
+    while certificate.client().get(&url).send().await.is_err() {
+        assert!(began.elapsed() < PATIENCE, "the renewed certificate is not taken");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(old.get(&url).send().await.unwrap().status(), 200, "an open connection goes on");
+}
+
+#[test]
+fn the_configuration_wants_both_files_and_a_pair_that_belongs_together() {
+    let (one, other) = (Certificate::new(), Certificate::new());
+    let [certificate, key] = one.settings();
+    let [_, (_, other_key)] = other.settings();
+    let missing = one.path("missing.pem").to_str().unwrap().to_owned();
+    let read = |pairs: &[(&str, &str)]| {
+        let broker = [("KAFKA_BROKER", "k:1")];
+        let pairs = broker.iter().chain(pairs).map(|(name, value)| ((*name).into(), (*value).into()));
+        Config::from_environment(pairs).map(drop).map_err(|faults| faults.to_string())
+    };
+    assert_eq!(read(&[(certificate.0, &certificate.1), (key.0, &key.1)]), Ok(()));
+    for (pairs, words) in [
+        (vec![(certificate.0, certificate.1.as_str())], "TLS_KEY_FILE: not set"),
+        (vec![(key.0, key.1.as_str())], "TLS_CERT_FILE: not set"),
+        (vec![(certificate.0, missing.as_str()), (key.0, &key.1)], "missing.pem"),
+        (vec![(certificate.0, certificate.1.as_str()), (key.0, &other_key)], "cannot be used together"),
+    ] {
+        let said = read(&pairs).unwrap_err();
+        assert!(said.contains(words), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn the_health_check_works_with_tls_and_takes_no_other_certificate() {
+    let (certificate, other) = (Certificate::new(), Certificate::new());
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    drop(free);
+    let environment = |certificate: &Certificate| {
+        let [(_, certificate), (_, key)] = certificate.settings();
+        let pairs = [
+            ("KAFKA_BROKER", "127.0.0.1:9".to_owned()),
+            ("LISTEN_ADDR", address.clone()),
+            ("TLS_CERT_FILE", certificate),
+            ("TLS_KEY_FILE", key),
+        ];
+        pairs
+    };
+    let command = |certificate: &Certificate, argument: Option<&str>| {
+        let pairs = environment(certificate);
+        let pairs: Vec<(&str, &str)> = pairs.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let mut command = producer(&pairs);
+        command.args(argument).stderr(Stdio::piped());
+        command
+    };
+    assert_eq!(command(&certificate, Some("healthcheck")).output().await.unwrap().status.code(), Some(1));
+    let mut process = command(&certificate, None).spawn().unwrap();
+    let mut lines = tokio::io::AsyncBufReadExt::lines(BufReader::new(process.stdout.take().unwrap()));
+    said(&mut lines, "listening").await;
+    let well = command(&certificate, Some("healthcheck")).output().await.unwrap();
+    assert_eq!(well.status.code(), Some(0), "{well:?}");
+    let stranger = command(&other, Some("healthcheck")).output().await.unwrap();
+    assert_eq!(stranger.status.code(), Some(1), "{stranger:?}");
+    assert!(String::from_utf8_lossy(&stranger.stderr).contains("certificate"), "{stranger:?}");
+}
