@@ -16,7 +16,7 @@ mod progress;
 mod server;
 mod simulator;
 
-pub use broker::{Broker, BrokerKind, BrokerOptions};
+pub use broker::{Broker, BrokerKind, BrokerOptions, Sasl};
 pub use child::Child;
 pub use database::{Credentials, Database, DatabaseKind, DatabaseOptions};
 pub use error::ServerError;

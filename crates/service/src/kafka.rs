@@ -1,13 +1,16 @@
 //! The settings that every Kafka client of Slipstream shares. Each librdkafka property is set in one place, with
 //! its reason beside it; what is specific to a producer or a consumer stands in that crate's `kafka` module.
 
+use std::sync::Mutex;
+
 use rdkafka::ClientConfig;
 use rdkafka::admin::AdminClient;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::Secret;
+use crate::lock::lock;
 
 /// Properties that a promise rests on: naming one in KAFKA_PROPERTIES is a wrong configuration.
 const RESERVED: &[&str] = &[
@@ -121,6 +124,32 @@ impl ClientContext for QuietContext {
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(target: "librdkafka", error = %error, reason, "client error");
+    }
+}
+
+/// As [`QuietContext`], and keeps the last error that librdkafka told of: a question that fails says only that, and not
+/// that the broker refuses the password, say.
+#[derive(Debug, Default)]
+pub struct Listening(Mutex<Option<String>>);
+
+impl Listening {
+    /// What librdkafka told last.
+    pub fn last_error(&self) -> Option<String> {
+        lock(&self.0).clone()
+    }
+}
+
+impl ClientContext for Listening {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        QuietContext.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        // That all brokers are down follows from what was told of each.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *lock(&self.0) = Some(reason.to_owned());
+        }
+        QuietContext.error(error, reason);
     }
 }
 

@@ -13,7 +13,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::kafka::QuietContext;
+use crate::kafka::Listening;
 
 /// How long one question to the broker may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
@@ -76,7 +76,7 @@ pub fn keep_topics(
     topics: Vec<TopicSpec>,
     stop: CancellationToken,
 ) -> Result<watch::Receiver<KafkaState>, KafkaError> {
-    let admin: AdminClient<QuietContext> = config.create_with_context(QuietContext)?;
+    let admin: AdminClient<Listening> = config.create_with_context(Listening::default())?;
     let (sender, receiver) = watch::channel(KafkaState::Unknown);
     tokio::spawn(async move {
         let admin = Arc::new(admin);
@@ -111,7 +111,7 @@ fn tell(sender: &watch::Sender<KafkaState>, state: KafkaState) {
     });
 }
 
-async fn look_and_make(admin: &Arc<AdminClient<QuietContext>>, topics: &[TopicSpec]) -> KafkaState {
+async fn look_and_make(admin: &Arc<AdminClient<Listening>>, topics: &[TopicSpec]) -> KafkaState {
     for topic in topics {
         match exists(admin, &topic.name).await {
             Ok(true) => {}
@@ -121,13 +121,17 @@ async fn look_and_make(admin: &Arc<AdminClient<QuietContext>>, topics: &[TopicSp
                     return KafkaState::TopicMissing(format!("topic {} cannot be made: {why}", topic.name));
                 }
             },
-            Err(error) => return KafkaState::Away(error.to_string()),
+            // The question only failed; the client told why.
+            Err(error) => {
+                let told = admin.inner().context().last_error();
+                return KafkaState::Away(told.unwrap_or_else(|| error.to_string()));
+            }
         }
     }
     KafkaState::Ready
 }
 
-async fn exists(admin: &Arc<AdminClient<QuietContext>>, topic: &str) -> Result<bool, KafkaError> {
+async fn exists(admin: &Arc<AdminClient<Listening>>, topic: &str) -> Result<bool, KafkaError> {
     let (admin, topic) = (Arc::clone(admin), topic.to_owned());
     let ask = move || {
         let metadata = admin.inner().fetch_metadata(Some(&topic), ANSWER_LIMIT)?;
@@ -138,7 +142,7 @@ async fn exists(admin: &Arc<AdminClient<QuietContext>>, topic: &str) -> Result<b
     tokio::task::spawn_blocking(ask).await.unwrap_or(Err(KafkaError::Canceled))
 }
 
-async fn make(admin: &AdminClient<QuietContext>, topic: &TopicSpec) -> Result<(), String> {
+async fn make(admin: &AdminClient<Listening>, topic: &TopicSpec) -> Result<(), String> {
     let bytes;
     let mut new =
         NewTopic::new(&topic.name, topic.partitions, TopicReplication::Fixed(topic.replication_factor));
@@ -156,7 +160,7 @@ async fn make(admin: &AdminClient<QuietContext>, topic: &TopicSpec) -> Result<()
     }
 }
 
-async fn max_message_bytes(admin: &AdminClient<QuietContext>, topic: &str) -> u64 {
+async fn max_message_bytes(admin: &AdminClient<Listening>, topic: &str) -> u64 {
     let options = AdminOptions::new().request_timeout(Some(ANSWER_LIMIT));
     let answer = admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await;
     let told = |resource: &ConfigResource| resource.get("max.message.bytes")?.value.as_ref()?.parse().ok();

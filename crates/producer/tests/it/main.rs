@@ -12,6 +12,7 @@ mod limits;
 mod mock;
 mod outages;
 mod real_broker;
+mod sasl;
 mod slow_clients;
 mod stopping;
 mod tls;

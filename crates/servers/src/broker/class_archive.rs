@@ -49,7 +49,7 @@ async fn first_run(kafka: &mut Kafka, folder: &Path) -> Result<(), ServerError> 
 }
 
 async fn make_bootstrap(kafka: &Kafka, work: &Path) -> Result<(), ServerError> {
-    let properties = configure(work, address::free_port()?)?;
+    let properties = configure(work, address::free_port()?, None)?;
     let mut format = Command::new(&kafka.java.program);
     format.args(kafka.jvm(&work.join("broker-log4j2.yaml"))).args([
         "kafka.tools.StorageTool",
@@ -68,7 +68,7 @@ async fn make_archive(kafka: &Kafka, work: &Path, archive: &Path) -> Result<(), 
     let cluster_id = format(work, &kafka.bootstrap)?;
     let mut arguments = vec![flag("-XX:ArchiveClassesAtExit=", archive)];
     arguments.extend(kafka.jvm(&work.join("broker-log4j2.yaml")));
-    arguments.extend(["kafka.Kafka".into(), configure(work, port)?.into_os_string()]);
+    arguments.extend(["kafka.Kafka".into(), configure(work, port, None)?.into_os_string()]);
     let server = Server::start(Launch {
         name: "Apache Kafka",
         program: kafka.java.program.clone(),

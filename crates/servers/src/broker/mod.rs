@@ -3,12 +3,15 @@
 mod class_archive;
 mod kafka;
 mod metadata;
+mod sasl;
 mod tansu;
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
 pub(crate) use metadata::answers;
+use sasl::Listener;
+pub use sasl::Sasl;
 
 use crate::folder::FolderLock;
 use crate::server::{Launch, Server};
@@ -57,12 +60,14 @@ pub struct BrokerOptions {
     pub port: u16,
     /// Where its programs come from.
     pub machine: Machine,
+    /// A second listener, for clients with a password; Apache Kafka only.
+    pub sasl: Option<Sasl>,
 }
 
 impl BrokerOptions {
     /// On a free port, with the programs that the environment names.
     pub fn new(kind: BrokerKind, data_dir: impl Into<PathBuf>) -> BrokerOptions {
-        BrokerOptions { kind, data_dir: data_dir.into(), port: 0, machine: Machine::from_env() }
+        BrokerOptions { kind, data_dir: data_dir.into(), port: 0, machine: Machine::from_env(), sasl: None }
     }
 }
 
@@ -72,6 +77,7 @@ pub struct Broker {
     kind: BrokerKind,
     machine: Machine,
     server: Server,
+    sasl: Option<Listener>,
     _folder: FolderLock,
 }
 
@@ -81,14 +87,25 @@ impl Broker {
         options.data_dir = std::path::absolute(&options.data_dir).unwrap_or(options.data_dir);
         let folder = FolderLock::take(&options.data_dir)?;
         let mut tries = 3;
-        let server = loop {
+        let (server, sasl) = loop {
             tries -= 1;
-            match Server::start(launch(&options, &progress).await?).await {
+            let sasl = options.sasl.as_ref().map(Listener::on_free_port).transpose()?;
+            match Server::start(launch(&options, sasl.as_ref(), &progress).await?).await {
                 Err(error) if error.is_port_conflict() && options.port == 0 && tries > 0 => {}
-                outcome => break outcome?,
+                outcome => break (outcome?, sasl),
             }
         };
-        Ok(Broker { kind: options.kind, machine: options.machine, server, _folder: folder })
+        let broker = Broker { kind: options.kind, machine: options.machine, server, sasl, _folder: folder };
+        if let Some(sasl) = &broker.sasl {
+            let folder = &broker.server.launch().folder;
+            sasl.add_user(&broker.machine, folder, &broker.bootstrap()).await?;
+        }
+        Ok(broker)
+    }
+
+    /// What KAFKA_BROKER takes for the listener that asks for a password, if there is one.
+    pub fn sasl_bootstrap(&self) -> Option<String> {
+        self.sasl.as_ref().map(|sasl| address::loopback(sasl.port).to_string())
     }
 
     /// What KAFKA_BROKER takes.
@@ -147,10 +164,19 @@ impl Broker {
     }
 }
 
-async fn launch(options: &BrokerOptions, progress: &Progress) -> Result<Launch, ServerError> {
+async fn launch(
+    options: &BrokerOptions,
+    sasl: Option<&Listener>,
+    progress: &Progress,
+) -> Result<Launch, ServerError> {
     let port = if options.port == 0 { address::free_port()? } else { options.port };
     match options.kind {
-        BrokerKind::ApacheKafka => kafka::launch(&options.machine, &options.data_dir, port, progress).await,
+        BrokerKind::ApacheKafka => {
+            kafka::launch(&options.machine, &options.data_dir, port, sasl, progress).await
+        }
+        BrokerKind::Tansu if sasl.is_some() => {
+            Err(ServerError::Setting("tansu has no listener that asks for a password".to_owned()))
+        }
         BrokerKind::Tansu => tansu::launch(&options.machine, &options.data_dir, port, progress).await,
     }
 }

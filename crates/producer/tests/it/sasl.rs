@@ -1,0 +1,102 @@
+//! A broker that asks for a password, through TLS: KAFKA_PROPERTIES reach every client, and a wrong password is told
+//! without being shown.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use servers::{Broker, BrokerKind, BrokerOptions, Progress, Sasl};
+
+use tokio::sync::OnceCell;
+
+use crate::application::{Application, assert_says, unique};
+
+const EVENT: &str = r#"{"id":"a-1","source":"manual","payload":{}}"#;
+const PASSWORD: &str = "correcthorse";
+
+struct World {
+    broker: Broker,
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    async fn start() -> Self {
+        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        // As that of the tests' other broker, it is removed by a later run: a static is never dropped.
+        let place = env!("CARGO_TARGET_TMPDIR");
+        let folder = tempfile::Builder::new().prefix("producer-broker-").tempdir_in(place).unwrap();
+        std::fs::write(folder.path().join("ca.pem"), made.cert.pem()).unwrap();
+        let mut options = BrokerOptions::new(BrokerKind::ApacheKafka, folder.path().join("broker"));
+        options.sasl = Some(Sasl {
+            certificate: made.cert.pem(),
+            key: made.signing_key.serialize_pem(),
+            user: "alice".into(),
+            password: PASSWORD.into(),
+        });
+        let broker = Broker::start(options, Progress::silent()).await.unwrap();
+        Self { broker, folder }
+    }
+
+    async fn shared() -> &'static Self {
+        static SHARED: OnceCell<World> = OnceCell::const_new();
+        SHARED.get_or_init(Self::start).await
+    }
+
+    fn authority(&self) -> std::path::PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    async fn application(&self, authority: &Path, mechanism: &str, password: &str) -> Application {
+        let properties = format!(
+            "security.protocol=SASL_SSL;ssl.ca.location={};sasl.mechanism={mechanism};sasl.username=alice;\
+             sasl.password={password}",
+            authority.display()
+        );
+        let bootstrap = self.broker.sasl_bootstrap().unwrap();
+        Application::start(&bootstrap, &[("KAFKA_PROPERTIES", &properties)]).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_the_password_events_are_accepted_by_each_mechanism_and_a_wrong_one_is_told_but_not_shown() {
+    let world = World::shared().await;
+    for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] {
+        let app = world.application(&world.authority(), mechanism, PASSWORD).await.ready().await;
+        assert_eq!(app.ingest(EVENT).await.status, 202, "{mechanism}");
+        app.stop().await;
+
+        let app = world.application(&world.authority(), mechanism, "wrongbattery").await;
+        let began = Instant::now();
+        let body = loop {
+            let body = app.get("/readyz").await.problem(503, true);
+            if body["detail"].as_str().unwrap().contains("uthentication") {
+                break body;
+            }
+            assert!(began.elapsed() < Duration::from_secs(20), "{mechanism}: {body}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        assert_says(&body, &["kafka"]);
+        let (_, refused) = app.ingest(EVENT).await.retry_after(503);
+        assert_says(&refused, &["nothing was stored"]);
+        for path in ["/readyz", "/health", "/metrics"] {
+            let text = app.get(path).await.text;
+            assert!(!text.contains("wrongbattery") && !text.contains("alice"), "{path}: {text}");
+        }
+        assert_eq!(app.get("/livez").await.status, 200, "it waits");
+        assert!(app.stop().await < Duration::from_secs(10));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_whose_certificate_is_not_trusted_gets_no_password() {
+    let world = World::shared().await;
+    let stranger = rcgen::generate_simple_self_signed([unique("ca")]).unwrap();
+    let authority = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&authority, stranger.cert.pem()).unwrap();
+    let app = world.application(authority.path(), "PLAIN", PASSWORD).await;
+    let began = Instant::now();
+    while !app.get("/readyz").await.text.contains("certificate") {
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", app.get("/readyz").await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    app.ingest(EVENT).await.retry_after(503);
+}

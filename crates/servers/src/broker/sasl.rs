@@ -1,0 +1,87 @@
+//! A second listener of Apache Kafka, for clients that speak TLS and have a password: SASL_SSL with PLAIN and both SCRAMs.
+
+use std::fmt;
+use std::path::Path;
+
+use super::kafka;
+use crate::{Machine, ServerError, address};
+
+const KEYSTORE: &str = "sasl-keystore.pem";
+const CONFIGS: &str = "kafka.admin.ConfigCommand";
+
+/// Who may come in, and how the broker shows that it is itself.
+#[derive(Clone)]
+pub struct Sasl {
+    /// The broker's certificate, in PEM; its name must be 127.0.0.1.
+    pub certificate: String,
+    /// Its private key, PKCS#8 in PEM.
+    pub key: String,
+    /// The user: letters and digits.
+    pub user: String,
+    /// The user's password: letters and digits.
+    pub password: String,
+}
+
+impl fmt::Debug for Sasl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sasl").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+/// The listener on its port.
+#[derive(Clone, Debug)]
+pub(super) struct Listener {
+    pub sasl: Sasl,
+    pub port: u16,
+}
+
+impl Listener {
+    pub(super) fn on_free_port(sasl: &Sasl) -> Result<Listener, ServerError> {
+        let plain = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric());
+        if !plain(&sasl.user) || !plain(&sasl.password) {
+            let sentence = "user and password of the broker's SASL listener must be letters and digits";
+            return Err(ServerError::Setting(sentence.to_owned()));
+        }
+        Ok(Listener { sasl: sasl.clone(), port: address::free_port()? })
+    }
+
+    /// As an entry of `listeners`.
+    pub(super) fn entry(&self) -> String {
+        format!("SASL_SSL://{},", address::loopback(self.port))
+    }
+
+    /// The lines of the configuration that it needs.
+    pub(super) fn properties(&self, folder: &Path) -> Result<String, ServerError> {
+        let Sasl { certificate, key, user, password } = &self.sasl;
+        let path = folder.join(KEYSTORE);
+        std::fs::write(&path, format!("{key}\n{certificate}\n"))
+            .map_err(ServerError::io("writing", &path))?;
+        Ok(format!(
+            "sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
+listener.name.sasl_ssl.ssl.keystore.type=PEM
+listener.name.sasl_ssl.ssl.keystore.location={KEYSTORE}
+listener.name.sasl_ssl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_{user}=\"{password}\";
+listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+"
+        ))
+    }
+
+    /// Tells the running broker the user's password for SCRAM, which it keeps in its metadata.
+    pub(super) async fn add_user(
+        &self,
+        machine: &Machine,
+        folder: &Path,
+        bootstrap: &str,
+    ) -> Result<(), ServerError> {
+        let Sasl { user, password, .. } = &self.sasl;
+        let of_user = ["--bootstrap-server", bootstrap, "--entity-type", "users", "--entity-name", user];
+        // The broker refuses both in one request.
+        for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
+            let secret = format!("{mechanism}=[password={password}]");
+            let alter = ["--alter", "--add-config", &secret];
+            kafka::tool(machine, folder, CONFIGS, &[&of_user[..], &alter[..]].concat()).await?;
+        }
+        Ok(())
+    }
+}
