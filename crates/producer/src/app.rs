@@ -139,6 +139,12 @@ impl App {
         self.listener.address()
     }
 
+    /// What it serves.
+    #[cfg(test)]
+    pub(crate) fn router(&self) -> axum::Router {
+        routes::router(self.producer.clone())
+    }
+
     /// What was counted; stays readable after the end.
     pub fn counters(&self) -> Counters {
         self.producer.metrics.counters.clone()

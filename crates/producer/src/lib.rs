@@ -18,6 +18,7 @@ mod health;
 mod ingest;
 mod kafka;
 mod metrics;
+mod openapi;
 mod poll;
 mod routes;
 mod serving;

@@ -8,7 +8,7 @@ use axum::routing::{get, post};
 
 use crate::app::Producer;
 use crate::error::ApiError;
-use crate::{access, adsbdb, ingest, poll, traffic};
+use crate::{access, adsbdb, ingest, openapi, poll, traffic};
 
 /// Routes whose refusals are events that were not accepted.
 pub const TAKES_EVENTS: &[&str] = &["/ingest", "/ingest/adsbdb"];
@@ -26,6 +26,7 @@ pub fn router(producer: Producer) -> Router {
         .route_layer(from_fn_with_state(producer.clone(), access::admit))
         .with_state(producer.clone())
         .merge(service::health::routes(Arc::new(producer.clone())))
+        .merge(openapi::routes(&producer.config))
         .fallback(|| async { ApiError::NoSuchPath })
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
         .layer(from_fn_with_state(producer, traffic::watch))

@@ -12,10 +12,10 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 pub use jobs::Jobs;
+pub use query::Schedule;
 
 use crate::app::Producer;
 use crate::error::ApiError;
-use crate::poll::query::Schedule;
 use crate::stopping::Admission;
 
 /// `POST`: starts a job.

@@ -9,6 +9,7 @@ mod binary;
 mod client_faults;
 mod crowd;
 mod limits;
+mod documentation;
 mod mock;
 mod outages;
 mod real_broker;

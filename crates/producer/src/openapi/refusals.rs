@@ -1,0 +1,146 @@
+//! The refusals of the document: made from the errors that handlers answer, not written beside them.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use events::{EventId, Fault, Rules};
+use serde_json::{Value, json};
+use service::problem::Problem;
+
+use crate::adsbdb::UpstreamFault;
+use crate::config::Config;
+use crate::error::ApiError;
+
+/// One way to be refused.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    /// Names the example.
+    pub name: &'static str,
+    problem: Problem,
+    /// Headers beside `Retry-After`: name, description, pattern.
+    extra: &'static [(&'static str, &'static str, &'static str)],
+}
+
+impl From<ApiError> for Refusal {
+    fn from(error: ApiError) -> Self {
+        Self { name: error.reason(), problem: error.problem(), extra: &[] }
+    }
+}
+
+impl Refusal {
+    /// 401. It is answered before a handler is asked.
+    pub fn no_key() -> Self {
+        let detail = "this needs a key: send Authorization: Bearer <key>, or X-API-Key: <key>";
+        Self {
+            name: "no_key",
+            problem: Problem::new(StatusCode::UNAUTHORIZED, detail),
+            extra: &[("WWW-Authenticate", "How to bring a key.", "^Bearer")],
+        }
+    }
+
+    /// 405.
+    pub fn other_method() -> Self {
+        let extra = &[("Allow", "The methods of this path.", "^[A-Z]+(,[A-Z]+)*$")];
+        Self { extra, ..ApiError::MethodNotAllowed.into() }
+    }
+
+    /// 503 of `/readyz`.
+    pub fn not_ready() -> Self {
+        let detail = "kafka does not answer: 1/1 brokers are down";
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retryable(Duration::from_secs(1));
+        Self { name: "not_ready", problem, extra: &[] }
+    }
+
+    /// Its status.
+    pub fn status(&self) -> u16 {
+        self.problem.status.as_u16()
+    }
+
+    /// The body.
+    pub fn body(&self) -> Value {
+        serde_json::to_value(&self.problem).unwrap_or_default()
+    }
+
+    /// The headers that come with it; `Retry-After` is promised only if each of `all` has it.
+    pub fn headers(&self, all: &[Self]) -> Vec<(&'static str, Value)> {
+        let header = |description: &str, required: bool, schema: Value| json!({"description": description, "required": required, "schema": schema});
+        let text = |(name, description, pattern): &(&'static str, &str, &str)| {
+            (*name, header(description, true, json!({"type": "string", "pattern": pattern})))
+        };
+        let mut headers: Vec<(&str, Value)> = self.extra.iter().map(text).collect();
+        if self.problem.retry_after.is_some() {
+            let always = all.iter().all(|refusal| refusal.problem.retry_after.is_some());
+            let seconds = json!({"type": "integer", "minimum": 1});
+            headers.push(("Retry-After", header("Seconds to wait before trying again.", always, seconds)));
+        }
+        headers
+    }
+
+    /// The schema of the body of a status.
+    pub fn schema(status: u16) -> &'static str {
+        match status {
+            422 => "InvalidProblem",
+            504 => "UnknownOutcomeProblem",
+            _ => "Problem",
+        }
+    }
+}
+
+fn sample_id() -> Option<EventId> {
+    EventId::new("order-7").ok()
+}
+
+/// What a body may be refused for before it is an event.
+pub fn of_bodies(config: &Config) -> Vec<ApiError> {
+    let not_json = match events::parse_request(b"{\n  \"source\": manual}", &Rules::default()) {
+        Err(events::Refusal::NotJson { message, line, column }) => {
+            Some(ApiError::NotJson { message, line, column })
+        }
+        _ => None,
+    };
+    let rest = [
+        ApiError::Empty,
+        ApiError::BodyBroken("invalid chunk size".into()),
+        ApiError::BodySlow(config.request_timeout),
+        ApiError::BodyTooLarge(config.max_payload_bytes),
+        ApiError::MediaType("the body must be JSON: send Content-Type: application/json"),
+        ApiError::Invalid(faults()),
+    ];
+    not_json.into_iter().chain(rest).collect()
+}
+
+/// Those of the README's example.
+fn faults() -> Vec<Fault> {
+    let body = br#"{"source":"system.x","payload":[1],"extra":1}"#;
+    match events::parse_request(body, &Rules::default()) {
+        Err(events::Refusal::Invalid(faults)) => faults,
+        _ => Vec::new(),
+    }
+}
+
+/// What an event may be refused for on its way to the topic.
+pub fn of_delivery() -> Vec<ApiError> {
+    let not_stored = |reason, why: &str| ApiError::NotStored { reason, why: why.into(), id: sample_id() };
+    let unknown = "kafka did not acknowledge the event in time".to_owned();
+    let mut refusals = vec![
+        ApiError::RecordTooLarge,
+        not_stored("kafka_away", "kafka does not answer: 1/1 brokers are down"),
+        not_stored("queue_full", "too many events wait for kafka"),
+        not_stored("stopping", "the producer is stopping"),
+    ];
+    refusals.extend(sample_id().map(|id| ApiError::Unknown { why: unknown, id }));
+    refusals
+}
+
+/// What ADSBDB may be to blame for.
+pub fn of_adsbdb(config: &Config) -> [Refusal; 5] {
+    let status = UpstreamFault::Status { status: 500, words: None, retry_after: None };
+    let named = |name, fault| Refusal { name, ..ApiError::Upstream(fault).into() };
+    [
+        named("limited", UpstreamFault::Limited(Duration::from_secs(60))),
+        named("slow", UpstreamFault::Slow(config.adsbdb_timeout)),
+        named("unreachable", UpstreamFault::Unreachable("Connection refused (os error 111)".into())),
+        named("status", status),
+        named("nonsense", UpstreamFault::Nonsense("not a JSON object".into())),
+    ]
+}

@@ -1,0 +1,109 @@
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::app::App;
+
+fn config(settings: &[(&str, &str)]) -> Config {
+    let all = [("KAFKA_BROKER", "127.0.0.1:9"), ("LISTEN_ADDR", "127.0.0.1:0")];
+    let pairs = all.iter().chain(settings).map(|(name, value)| ((*name).into(), (*value).into()));
+    Config::from_environment(pairs).unwrap()
+}
+
+/// The paths of a router, which shows them in its `Debug` only.
+fn paths_of(router: &Router) -> BTreeSet<String> {
+    let shown = format!("{router:?}");
+    let node = shown.split_once("paths: {").expect("axum shows its paths").1;
+    // The fallback is a route of its own, at these two.
+    let routed = |path: &&str| path.starts_with('/') && *path != "/" && !path.contains("__private__");
+    let paths = node.split('"').filter(routed);
+    paths.map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn the_document_has_every_path_of_the_router_and_no_other() {
+    let config = config(&[]);
+    let document = document(&config);
+    let documented: BTreeSet<String> = document["paths"].as_object().unwrap().keys().cloned().collect();
+    let app = App::build(config).await.unwrap();
+    let routed = paths_of(&app.router());
+    assert!(routed.contains("/ingest") && routed.len() > 5, "{routed:?}");
+    assert_eq!(documented, routed);
+}
+
+#[test]
+fn every_reference_leads_somewhere_and_every_name_is_used_once() {
+    let document = document(&config(&[("ACCEPT_SOURCES", "manual"), ("REQUIRE_ID", "true")]));
+    let text = document.to_string();
+    for reference in text.split("\"$ref\":\"#").skip(1) {
+        let pointer = reference.split('"').next().unwrap();
+        assert!(document.pointer(pointer).is_some(), "{pointer}");
+    }
+    let ids: Vec<&str> =
+        text.split("\"operationId\":\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    for operation in operations(&config(&[])) {
+        let id = operation.clone().into_json()["operationId"].as_str().unwrap().to_owned();
+        let links = ids.iter().filter(|known| **known == id).count();
+        assert!(links >= 1, "{id}");
+    }
+}
+
+#[test]
+fn each_status_of_an_operation_has_an_example() {
+    for operation in operations(&config(&[])) {
+        let (method, path) = (operation.method, operation.path);
+        let described = operation.into_json();
+        for (status, answer) in described["responses"].as_object().unwrap() {
+            assert!(answer["headers"]["X-Request-Id"].is_object(), "{method} {path} {status}");
+            let refused = &answer["content"]["application/problem+json"];
+            if status.starts_with(['4', '5']) {
+                let examples = refused["examples"].as_object().expect("examples");
+                for (name, example) in examples {
+                    let value = &example["value"];
+                    assert_eq!(value["status"].to_string(), *status, "{method} {path} {name}");
+                    let later = answer["headers"]["Retry-After"]["required"] == true;
+                    assert!(!later || value["retryable"] == true, "{method} {path} {name}: {value}");
+                }
+            }
+        }
+        let statuses: Vec<&String> = described["responses"].as_object().unwrap().keys().collect();
+        assert!(statuses.iter().any(|status| *status == "405"), "{method} {path}: {statuses:?}");
+    }
+}
+
+#[test]
+fn the_statuses_of_ingest_are_those_of_the_contract() {
+    let document = document(&config(&[("REQUIRE_ID", "true")]));
+    let statuses = |path: &str, method: &str| -> Vec<String> {
+        document["paths"][path][method]["responses"].as_object().unwrap().keys().cloned().collect()
+    };
+    let ingest = ["202", "400", "401", "405", "408", "413", "415", "422", "503", "504"];
+    assert_eq!(statuses("/ingest", "post"), ingest);
+    assert_eq!(statuses("/ingest/adsbdb", "post"), ["202", "400", "401", "405", "413", "502", "503", "504"]);
+    assert_eq!(statuses("/ingest/adsbdb/poll", "post"), ["202", "400", "401", "405", "422", "429", "503"]);
+    assert_eq!(statuses("/ingest/adsbdb/poll/{job_id}", "delete"), ["200", "400", "401", "404", "405"]);
+    assert_eq!(statuses("/readyz", "get"), ["200", "405", "503"]);
+    let reasons = &document["paths"]["/ingest"]["post"]["responses"]["503"]["content"];
+    let reasons = reasons["application/problem+json"]["examples"].as_object().unwrap();
+    assert_eq!(reasons.keys().collect::<Vec<_>>(), ["kafka_away", "queue_full", "stopping"]);
+}
+
+#[test]
+fn what_the_configuration_limits_is_in_the_document() {
+    let document = document(&config(&[("ACCEPT_SOURCES", "manual,adsbdb"), ("MAX_PAYLOAD_BYTES", "12345")]));
+    let source = &document["components"]["schemas"]["Event"]["properties"]["source"];
+    assert_eq!(source["enum"], json!(["adsbdb", "manual"]));
+    assert!(document["paths"]["/ingest"]["post"]["description"].as_str().unwrap().contains("12345 bytes"));
+}
+
+#[test]
+fn a_batch_answers_its_results_or_a_problem_and_never_a_status_without_an_example() {
+    let described = batch::batch(&config(&[])).into_json();
+    let responses = described["responses"].as_object().unwrap();
+    let statuses: Vec<&String> = responses.keys().collect();
+    assert_eq!(statuses, ["202", "207", "400", "401", "405", "408", "413", "415", "422", "503", "504"]);
+    for status in ["400", "408", "413", "422", "503", "504"] {
+        let content = responses[status]["content"].as_object().unwrap();
+        assert!(content.contains_key("application/json") && content.contains_key("application/problem+json"));
+    }
+    assert_eq!(responses["504"]["content"]["application/json"]["example"]["results"][0]["retryable"], true);
+}

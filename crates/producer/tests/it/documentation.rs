@@ -1,0 +1,96 @@
+//! `/openapi.json` and `/docs`.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::application::Application;
+
+/// No broker: the documentation needs none.
+async fn application() -> Application {
+    Application::start("127.0.0.1:9", &[]).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_path_has_exactly_the_documented_methods() {
+    let app = application().await;
+    let answer = app.get("/openapi.json").await;
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")));
+    let document = answer.json();
+    assert_eq!(document["openapi"], "3.1.0");
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        let mut documented: BTreeSet<String> =
+            operations.as_object().unwrap().keys().map(|method| method.to_uppercase()).collect();
+        if documented.contains("GET") {
+            documented.insert("HEAD".into());
+        }
+        let path = path.replace("{job_id}", "none").replace("{file}", "start.js");
+        let answer = app.request("TRACE", &path, &[], "").await;
+        answer.problem(405, false);
+        let allowed: BTreeSet<String> =
+            answer.header("allow").unwrap().split(',').map(|method| method.trim().to_owned()).collect();
+        assert_eq!(allowed, documented, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_page_asks_no_host_but_this_one() {
+    let app = application().await;
+    let page = app.get("/docs").await;
+    assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    let policy = page.header("content-security-policy").unwrap();
+    assert!(policy.starts_with("default-src 'none'; script-src 'self'; "), "{policy}");
+    for source in policy.split([' ', ';']).filter(|word| !word.is_empty()) {
+        let own = source.starts_with('\'') || source == "data:" || source.ends_with("-src");
+        assert!(
+            own || source.ends_with("-uri") || source == "form-action" || source == "frame-ancestors",
+            "{source}"
+        );
+    }
+    let start = app.get("/docs/start.js").await.text;
+    assert!(start.contains("validatorUrl: null") && start.contains(r#"url: "openapi.json""#), "{start}");
+    for text in [&page.text, &start] {
+        assert!(!text.contains("//") || !text.contains("http"), "{text}");
+    }
+    let referred = page.text.split(['"']).filter(|text| text.starts_with("docs/"));
+    let referred: Vec<String> = referred.map(|file| format!("/{file}")).collect();
+    assert_eq!(referred.len(), 4, "{referred:?}");
+    for file in referred {
+        assert_eq!(app.get(&file).await.status, 200, "{file}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_of_the_page_are_packed_for_who_unpacks_them() {
+    let app = application().await;
+    let path = "/docs/swagger-ui.css";
+    let plain = app.get(path).await;
+    assert_eq!((plain.header("content-type"), plain.header("content-encoding")), (Some("text/css"), None));
+    assert!(plain.text.starts_with(".swagger-ui"), "{}", &plain.text[..40]);
+    let packed = app.request("GET", path, &[("Accept-Encoding", "gzip, br")], "").await;
+    assert_eq!(packed.header("content-encoding"), Some("gzip"));
+    let bytes = |answer: &crate::application::Answer| -> usize {
+        answer.header("content-length").and_then(|length| length.parse().ok()).unwrap()
+    };
+    assert!(bytes(&packed) * 4 < bytes(&plain), "{} of {}", bytes(&packed), bytes(&plain));
+    app.get("/docs/no-such-file.js").await.problem(404, false);
+    app.get("/docs/").await.problem(404, false);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_document_says_of_a_refusal_is_what_is_answered() {
+    let app = application().await;
+    let document = app.get("/openapi.json").await.json();
+    let answers = &document["paths"]["/ingest"]["post"]["responses"];
+    let said = |status: &str, name: &str| -> Value {
+        answers[status]["content"]["application/problem+json"]["examples"][name]["value"].clone()
+    };
+    assert_eq!(app.ingest("").await.json(), said("400", "empty"));
+    assert_eq!(app.ingest("{\n  \"source\": manual}").await.json(), said("400", "not_json"));
+    let wrong = r#"{"source":"system.x","payload":[1],"extra":1}"#;
+    assert_eq!(app.ingest(wrong).await.json(), said("422", "invalid"));
+    let body = "x".repeat(70_000);
+    assert_eq!(app.ingest(&body).await.json(), said("413", "body_too_large"));
+    let text = app.request("POST", "/ingest", &[("Content-Type", "text/plain")], "x").await;
+    assert_eq!(text.json(), said("415", "media_type"));
+}
