@@ -39,6 +39,11 @@ pub enum Command {
     /// each finding: ok, warn or FAIL, the cause, and what to do. Exit code 0: nothing failed; 1: something did; 2: a wrong
     /// configuration.
     Check(CheckOptions),
+    /// Tell where an event is: on the topic, waiting, stored, superseded, dead-lettered or skipped.
+    ///
+    /// Reads the topics to their end, the group's offsets and the documents, and changes nothing. Reads the consumer's
+    /// variables. Exit code 0: it is somewhere; 1: it is nowhere, or a server does not answer; 2: a wrong configuration.
+    Trace(TraceOptions),
 }
 
 /// Options of `up`.
@@ -95,6 +100,19 @@ pub struct DedupeOptions {
 /// Options of `check`.
 #[derive(Debug, Clone, Args)]
 pub struct CheckOptions {
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `trace`.
+#[derive(Debug, Clone, Args)]
+pub struct TraceOptions {
+    /// The event's id.
+    pub id: String,
+    /// Read only records of the last while: 30m, 24h. Without it, all that Kafka has.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub since: Option<Duration>,
     /// Print one JSON object instead of text.
     #[arg(long)]
     pub json: bool,

@@ -1,6 +1,7 @@
 //! The operator's command: [`up`] runs the whole pipeline on this machine, [`simulate`] stands in for ADSBDB,
 //! [`dedupe`](mod@dedupe) clears the way for a collection's unique index,
-//! [`check`](mod@check) tells what is wrong with a deployment.
+//! [`check`](mod@check) tells what is wrong with a deployment, [`trace`](mod@trace)
+//! where an event is.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -12,6 +13,7 @@ pub mod cli;
 pub mod dedupe;
 pub mod mongo;
 pub mod simulate;
+pub mod trace;
 pub mod up;
 
 /// Does what the command line says. Exit codes: 0 all is as it must be, 1 it is not, 2 a wrong command line or
@@ -26,6 +28,7 @@ pub fn main() -> ExitCode {
         match cli.command {
             cli::Command::Up(options) => up::up(options, std::env::vars().collect()).await,
             cli::Command::Check(options) => check::check(options, std::env::vars().collect()).await,
+            cli::Command::Trace(options) => trace::trace(options, std::env::vars()).await,
             cli::Command::Dedupe(options) => dedupe::dedupe(options, std::env::vars()).await,
             cli::Command::Simulate(options) => simulate::simulate(options).await,
         }

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use bson::oid::ObjectId;
-use bson::{Document, RawBsonRef, RawDocument, RawDocumentBuf};
+use bson::{Bson, Document, RawBsonRef, RawDocument, RawDocumentBuf, doc};
 use events::StorableEvent;
 
 /// The fields of UPSERT_KEYS: at least one, each a path whose parts are joined by dots.
@@ -59,6 +59,22 @@ impl UpsertKeys {
             (None, Ok(id)) => Some(Key::Derived(id).identity()),
             (None, Err(_)) => None,
         }
+    }
+
+    /// What finds the document that `event` belongs to, by the unique index.
+    pub fn filter(&self, event: &StorableEvent) -> Document {
+        let values = match self.key_of(event) {
+            Key::Derived(id) => return doc! { "_id": id },
+            Key::Fields(values) => values,
+        };
+        let condition = |value| {
+            let mut condition = doc! { "$eq": Bson::try_from(value).unwrap_or(Bson::Null) };
+            if !self.is_event_id() {
+                condition.insert("$type", super::indexes::INDEXED_TYPES.to_vec());
+            }
+            Bson::Document(condition)
+        };
+        self.fields().zip(values).map(|(field, value)| (field.to_owned(), condition(value))).collect()
     }
 
     /// The key of `event`.

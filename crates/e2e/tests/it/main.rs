@@ -12,4 +12,5 @@ mod refusals;
 mod series;
 mod stops;
 mod takeover;
+mod trace;
 mod up;

@@ -115,13 +115,12 @@ impl Cluster {
         .await
     }
 
-    /// How far the group is in each partition of `topic`.
+    /// How far the group is in these partitions of `topic`.
     ///
     /// # Errors
     /// Why Kafka does not say.
-    pub async fn positions(&self, topic: &str, partitions: &[Partition]) -> Result<Vec<Position>, String> {
-        let (topic, ids) = (topic.to_owned(), partitions.iter().map(|partition| partition.id));
-        let ids: Vec<i32> = ids.collect();
+    pub async fn positions(&self, topic: &str, ids: Vec<i32>) -> Result<Vec<Position>, String> {
+        let topic = topic.to_owned();
         self.ask(move |client| {
             let mut list = TopicPartitionList::new();
             for id in &ids {

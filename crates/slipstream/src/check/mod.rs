@@ -16,9 +16,10 @@ use serde_json::json;
 
 use crate::cli::CheckOptions;
 use crate::{Failure, mongo};
-use cluster::Cluster;
+pub use cluster::Cluster;
 use config::Config;
 use finding::{Finding, Level};
+pub use store::collections;
 
 /// Probes everything. The exit code is 0 if nothing failed; warnings do not count.
 ///
@@ -78,7 +79,7 @@ async fn kafka(config: &consumer::Config) -> Result<Vec<Finding>, Failure> {
             findings.extend(topic::judge_dead_letters(&spec.name, topic, topics.get(source)));
             continue;
         }
-        match cluster.positions(&spec.name, &topic.partitions).await {
+        match cluster.positions(&spec.name, topic.ids()).await {
             Ok(found) => positions.extend(found),
             Err(why) => findings.push(untold(format!("offsets of {}", spec.name), &why)),
         }
@@ -106,7 +107,7 @@ async fn store(config: &consumer::Config) -> Result<Vec<Finding>, Failure> {
     if !goes_on {
         return Ok(findings);
     }
-    let collections = match store::collections(&database, &config.expected).await {
+    let collections = match collections(&database, &config.expected).await {
         Ok(collections) => collections,
         Err(finding) => {
             findings.push(finding);

@@ -30,6 +30,11 @@ pub struct Partition {
 }
 
 impl Topic {
+    /// The numbers of its partitions.
+    pub fn ids(&self) -> Vec<i32> {
+        self.partitions.iter().map(|partition| partition.id).collect()
+    }
+
     fn number(&self, setting: &str) -> Option<i64> {
         self.settings.get(setting)?.parse().ok()
     }

@@ -1,0 +1,135 @@
+//! `slipstream trace`: where an event is. It reads the topics, the group's offsets and the documents, and changes
+//! nothing.
+
+mod report;
+mod scan;
+mod state;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bson::{Document, doc};
+use events::Source;
+use mongodb::Database;
+
+use crate::check::{Cluster, collections};
+use crate::cli::TraceOptions;
+use crate::{Failure, mongo};
+use report::{Report, Stored, Traced};
+use scan::{Content, Found, Letter, Search};
+
+/// Looks for the event everywhere. The exit code is 0 if it is anywhere, 1 if not.
+///
+/// # Errors
+/// A wrong configuration, or a server that does not answer or refuses.
+pub async fn trace(
+    options: TraceOptions,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<ExitCode, Failure> {
+    let config = consumer::Config::from_environment(environment)?;
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
+    let since_ms = options.since.map(|since| now_ms.saturating_sub(since.as_millis()) as i64);
+    let search = Search::new(&config, &options.id, since_ms);
+    let specs = config.topic_specs();
+    let read = tokio::task::spawn_blocking(move || {
+        let (mut found, mut letters) = (Vec::new(), Vec::new());
+        for spec in &specs {
+            match spec.dead_letters_of {
+                None => found.extend(search.records(&spec.name)?),
+                Some(_) => letters.extend(search.letters(&spec.name)?),
+            }
+        }
+        Ok::<_, Failure>((found, letters))
+    });
+    let (found, letters) = read.await??;
+    let committed = committed(&config, &found).await?;
+    let database = mongo::database(&config.store.uri, &config.store.database).await?;
+    let documents = documents(&config, &database, &options.id, &found).await?;
+    let report = Report {
+        traced: found
+            .into_iter()
+            .map(|found| judged(found, &letters, &committed, &documents, &config))
+            .collect(),
+        id: options.id,
+        group: config.group_id,
+        database: config.store.database,
+        documents,
+        letters,
+    };
+    let text = if options.json { report.json().to_string() } else { report.to_string() };
+    writeln!(std::io::stdout(), "{text}")?;
+    Ok(if report.is_anywhere() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Where the group goes on, in the partitions of what was found.
+async fn committed(
+    config: &consumer::Config,
+    found: &[Found],
+) -> Result<BTreeMap<(String, i32), i64>, Failure> {
+    let cluster = Cluster::new(config)?;
+    let mut topics: BTreeMap<&str, Vec<i32>> = BTreeMap::new();
+    for Found { place, .. } in found {
+        topics.entry(&place.topic).or_default().push(place.partition);
+    }
+    let mut committed = BTreeMap::new();
+    for (topic, mut partitions) in topics {
+        partitions.sort_unstable();
+        partitions.dedup();
+        for position in cluster.positions(topic, partitions).await? {
+            committed.extend(position.committed.map(|offset| ((position.topic, position.partition), offset)));
+        }
+    }
+    Ok(committed)
+}
+
+/// The document of each event's key; where no record is left, the documents that carry the event's id.
+async fn documents(
+    config: &consumer::Config,
+    database: &Database,
+    id: &str,
+    found: &[Found],
+) -> Result<Vec<Stored>, Failure> {
+    let events = found.iter().filter_map(|found| match &found.content {
+        Content::Event(event) => Some((event.source.clone(), config.store.upsert_keys.filter(event))),
+        _ => None,
+    });
+    let mut asked: Vec<(Source, Document)> = events.collect();
+    if asked.is_empty() {
+        let sources = collections(database, &config.expected).await.map_err(|finding| finding.cause)?;
+        asked = sources.into_iter().map(|source| (source, doc! { "event_id": id })).collect();
+    }
+    let mut stored: Vec<Stored> = Vec::new();
+    for (source, filter) in asked {
+        if stored.iter().any(|stored| stored.source == source && stored.filter == filter) {
+            continue;
+        }
+        let mut cursor =
+            database.collection::<Document>(source.as_str()).find(filter.clone()).limit(10).await?;
+        while cursor.advance().await? {
+            let document = Document::try_from(cursor.current())?;
+            stored.push(Stored { source: source.clone(), filter: filter.clone(), document });
+        }
+    }
+    Ok(stored)
+}
+
+fn judged(
+    found: Found,
+    letters: &[Letter],
+    committed: &BTreeMap<(String, i32), i64>,
+    documents: &[Stored],
+    config: &consumer::Config,
+) -> Traced {
+    let document = match &found.content {
+        Content::Event(event) => {
+            let filter = config.store.upsert_keys.filter(event);
+            documents.iter().find(|stored| stored.source == event.source && stored.filter == filter)
+        }
+        _ => None,
+    };
+    let committed = committed.get(&(found.place.topic.clone(), found.place.partition)).copied();
+    let state = state::of(&found, letters, committed, document.map(|stored| &stored.document));
+    Traced { found, committed, state }
+}
