@@ -79,6 +79,8 @@ impl Search {
             ("group.id", "slipstream-trace"),
             ("enable.auto.commit", "false"),
             ("enable.partition.eof", "true"),
+            // The end of a partition is told after this wait; the default is half a second, for each topic.
+            ("fetch.wait.max.ms", "100"),
             ("auto.offset.reset", "earliest"),
         ];
         let client = client_config(&config.kafka_broker, "slipstream-trace", &defaults, &config.properties);
