@@ -279,9 +279,7 @@ impl Lanes {
 
     fn take_left(&self, places: &[Place]) -> Vec<Arc<Progress>> {
         let gone = |progress: &mut Arc<Progress>| {
-            places
-                .iter()
-                .any(|(topic, partition)| *topic == progress.topic && *partition == progress.partition)
+            places.contains(&(Arc::clone(&progress.topic), progress.partition))
         };
         lock(&self.left).extract_if(.., gone).collect()
     }
