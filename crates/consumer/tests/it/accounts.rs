@@ -108,14 +108,14 @@ async fn g2_what_is_read_again_after_a_loss_is_counted_apart() {
     })
     .await;
     // What is finished from now on cannot be committed, and the session ends.
-    broker.pause();
+    broker.kill();
     gate.send_replace(true);
     eventually("all are finished", SOON, async || member.seen().finished() == 100).await;
     assert!(member.counters.has_finished(&trial.topic, 0, 49));
     eventually("the partitions are lost", SOON, async || member.assigned().await == 0).await;
     assert!(member.counters.has_finished(&trial.topic, 0, 49), "what is finished stays so");
     assert!(!member.counters.has_finished(&trial.topic, 0, 50));
-    broker.resume();
+    broker.restart().await.unwrap();
     eventually("all are read again", SOON, async || member.seen().repeated == 100).await;
     trial.send_many("m", 10).await;
     eventually("the new ones too", SOON, async || member.seen().finished() >= 210).await;
