@@ -5,7 +5,7 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, Response, StatusCode, redirect};
+use reqwest::{Certificate, Client, Response, StatusCode, redirect};
 use serde::Deserialize;
 use url::Url;
 
@@ -87,6 +87,9 @@ impl Producer {
         if config.producer.scheme() == "http" {
             // No certificate is needed, so none is loaded and none has to be there.
             builder = builder.tls_certs_only([]);
+        } else if let Some(authorities) = &config.authorities {
+            let taken = authorities.iter().map(|authority| Certificate::from_der(authority));
+            builder = builder.tls_certs_only(taken.collect::<Result<Vec<_>, _>>()?);
         }
         Ok(Self {
             http: builder.build()?,

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use service::{Check, ConfigFaults, Kind, Secret, parse};
 use url::Url;
 
@@ -19,6 +21,8 @@ service::settings! {
         call_timeout_sec: Kind::Default("30"),
         /// Sent to the producer as `Authorization: Bearer …`.
         producer_api_key: Kind::OptionalSecret("no key is sent"),
+        /// Certificates that an https producer's must descend from, a PEM file.
+        producer_ca_file: Kind::Optional("those of the system"),
         /// Where `/health`, `/livez`, `/readyz` and `/metrics` listen.
         listen_addr: Kind::Default("0.0.0.0:8082"),
     }
@@ -40,6 +44,8 @@ pub struct Config {
     pub call_timeout: Duration,
     /// The producer's key.
     pub api_key: Option<Secret>,
+    /// Certificates, in DER, that the producer's must descend from; `None` is those of the system.
+    pub authorities: Option<Vec<CertificateDer<'static>>>,
     /// Where the poller listens.
     pub listen_addr: SocketAddr,
 }
@@ -69,6 +75,8 @@ impl Config {
             parse::seconds(LEAST_SECONDS),
         );
         let api_key = check.optional("producer_api_key", settings.producer_api_key.as_ref(), key);
+        let authorities =
+            check.optional("producer_ca_file", settings.producer_ca_file.as_ref(), certificates);
         let listen_addr = check.value("listen_addr", settings.listen_addr.as_ref(), parse::address);
         let config = (|| {
             Some(Self {
@@ -77,10 +85,22 @@ impl Config {
                 duration: duration.map(|duration| Some(duration).filter(|duration| !duration.is_zero()))?,
                 call_timeout: call_timeout?,
                 api_key: api_key?,
+                authorities: authorities?,
                 listen_addr: listen_addr?,
             })
         })();
         check.finish(config)
+    }
+}
+
+/// The certificates in a file.
+fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let pem = std::fs::read(path).map_err(|error| format!("cannot be read: {error}"))?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    match found {
+        Ok(found) if found.is_empty() => Err("has no certificate in PEM".into()),
+        Ok(found) => Ok(found),
+        Err(error) => Err(format!("is not PEM: {error}")),
     }
 }
 

@@ -8,6 +8,7 @@ use rdkafka::admin::AdminClient;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{DeliveryResult, ProducerContext};
 
 use crate::Secret;
 use crate::lock::lock;
@@ -127,15 +128,20 @@ impl ClientContext for QuietContext {
     }
 }
 
-/// As [`QuietContext`], and keeps the last error that librdkafka told of: a question that fails says only that, and not
-/// that the broker refuses the password, say.
+/// As [`QuietContext`], and keeps why the last connection failed: a question that fails says only that, and not that
+/// the broker refuses the password, say. It is the context of a client that is polled, or it hears nothing.
 #[derive(Debug, Default)]
 pub struct Listening(Mutex<Option<String>>);
 
 impl Listening {
-    /// What librdkafka told last.
-    pub fn last_error(&self) -> Option<String> {
+    /// Why the last connection failed, if one has since [`Listening::forget`].
+    pub fn last_failure(&self) -> Option<String> {
         lock(&self.0).clone()
+    }
+
+    /// To be called when a connection works.
+    pub fn forget(&self) {
+        *lock(&self.0) = None;
     }
 }
 
@@ -147,10 +153,18 @@ impl ClientContext for Listening {
     fn error(&self, error: KafkaError, reason: &str) {
         // That all brokers are down follows from what was told of each.
         if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
-            *lock(&self.0) = Some(reason.to_owned());
+            // How long the connection lasted is not a part of the reason.
+            let why = reason.split_once(" (after ").map_or(reason, |(why, _)| why);
+            *lock(&self.0) = Some(why.to_owned());
         }
         QuietContext.error(error, reason);
     }
+}
+
+impl ProducerContext for Listening {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
 }
 
 /// Passes on a line of librdkafka, at debug and under its own target.
@@ -189,6 +203,21 @@ mod tests {
         for wrong in ["retries=0", "security.protocol=SSL;ssl.ca.location=/no/such/file"] {
             assert!(KafkaProperties::parse(wrong).unwrap_err().contains("refused by librdkafka"), "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_reason_of_a_failure_is_kept_until_a_connection_works() {
+        let context = Listening::default();
+        let why = "sasl_ssl://k:9092/bootstrap: SASL authentication error: Authentication failed";
+        let error = |code| KafkaError::Global(code);
+        context.error(
+            error(RDKafkaErrorCode::Authentication),
+            &format!("{why} (after 301ms in state AUTH_REQ)"),
+        );
+        context.error(error(RDKafkaErrorCode::AllBrokersDown), "1/1 brokers are down");
+        assert_eq!(context.last_failure().as_deref(), Some(why));
+        context.forget();
+        assert_eq!(context.last_failure(), None);
     }
 
     #[test]

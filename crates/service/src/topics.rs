@@ -10,10 +10,11 @@ use rdkafka::admin::{
     AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
 };
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{Producer, ThreadedProducer};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::kafka::Listening;
+use crate::kafka::{Listening, QuietContext};
 
 /// How long one question to the broker may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
@@ -76,18 +77,28 @@ pub fn keep_topics(
     topics: Vec<TopicSpec>,
     stop: CancellationToken,
 ) -> Result<watch::Receiver<KafkaState>, KafkaError> {
-    let admin: AdminClient<Listening> = config.create_with_context(Listening::default())?;
+    let asker = config.create_with_context(Listening::default())?;
+    let mut upkeep = Upkeep { asker: Arc::new(asker), config: config.clone(), maker: None, topics };
     let (sender, receiver) = watch::channel(KafkaState::Unknown);
     tokio::spawn(async move {
-        let admin = Arc::new(admin);
         while !stop.is_cancelled() {
-            let state = look_and_make(&admin, &topics).await;
+            let state = upkeep.look_and_make().await;
             let pause = if state == KafkaState::Ready { PAUSE_WHEN_WELL } else { PAUSE_WHEN_NOT };
             tell(&sender, state);
             tokio::select! { () = stop.cancelled() => {}, () = tokio::time::sleep(pause) => {} }
         }
     });
     Ok(receiver)
+}
+
+/// Who asks and makes.
+struct Upkeep {
+    /// Has a thread that hands over what librdkafka tells; an administrator's client keeps that to itself.
+    asker: Arc<ThreadedProducer<Listening>>,
+    config: ClientConfig,
+    /// There while a topic is missing.
+    maker: Option<AdminClient<QuietContext>>,
+    topics: Vec<TopicSpec>,
 }
 
 /// One line a change of state.
@@ -111,30 +122,36 @@ fn tell(sender: &watch::Sender<KafkaState>, state: KafkaState) {
     });
 }
 
-async fn look_and_make(admin: &Arc<AdminClient<Listening>>, topics: &[TopicSpec]) -> KafkaState {
-    for topic in topics {
-        match exists(admin, &topic.name).await {
-            Ok(true) => {}
-            Ok(false) => match make(admin, topic).await {
-                Ok(()) => tracing::info!(topic = topic.name, "topic created"),
-                Err(why) => {
-                    return KafkaState::TopicMissing(format!("topic {} cannot be made: {why}", topic.name));
+impl Upkeep {
+    async fn look_and_make(&mut self) -> KafkaState {
+        for topic in &self.topics {
+            match exists(&self.asker, &topic.name).await {
+                Ok(true) => {}
+                Ok(false) => match make(&mut self.maker, &self.config, topic).await {
+                    Ok(()) => tracing::info!(topic = topic.name, "topic created"),
+                    Err(why) => {
+                        return KafkaState::TopicMissing(format!(
+                            "topic {} cannot be made: {why}",
+                            topic.name
+                        ));
+                    }
+                },
+                Err(error) => {
+                    let why = self.asker.context().last_failure();
+                    return KafkaState::Away(why.unwrap_or_else(|| error.to_string()));
                 }
-            },
-            // The question only failed; the client told why.
-            Err(error) => {
-                let told = admin.inner().context().last_error();
-                return KafkaState::Away(told.unwrap_or_else(|| error.to_string()));
             }
         }
+        self.maker = None;
+        self.asker.context().forget();
+        KafkaState::Ready
     }
-    KafkaState::Ready
 }
 
-async fn exists(admin: &Arc<AdminClient<Listening>>, topic: &str) -> Result<bool, KafkaError> {
-    let (admin, topic) = (Arc::clone(admin), topic.to_owned());
+async fn exists(asker: &Arc<ThreadedProducer<Listening>>, topic: &str) -> Result<bool, KafkaError> {
+    let (asker, topic) = (Arc::clone(asker), topic.to_owned());
     let ask = move || {
-        let metadata = admin.inner().fetch_metadata(Some(&topic), ANSWER_LIMIT)?;
+        let metadata = asker.client().fetch_metadata(Some(&topic), ANSWER_LIMIT)?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         Ok(found.is_some_and(|found| found.error().is_none() && !found.partitions().is_empty()))
     };
@@ -142,7 +159,15 @@ async fn exists(admin: &Arc<AdminClient<Listening>>, topic: &str) -> Result<bool
     tokio::task::spawn_blocking(ask).await.unwrap_or(Err(KafkaError::Canceled))
 }
 
-async fn make(admin: &AdminClient<Listening>, topic: &TopicSpec) -> Result<(), String> {
+async fn make(
+    maker: &mut Option<AdminClient<QuietContext>>,
+    config: &ClientConfig,
+    topic: &TopicSpec,
+) -> Result<(), String> {
+    let admin = match maker {
+        Some(admin) => admin,
+        None => maker.insert(config.create_with_context(QuietContext).map_err(|error| error.to_string())?),
+    };
     let bytes;
     let mut new =
         NewTopic::new(&topic.name, topic.partitions, TopicReplication::Fixed(topic.replication_factor));
@@ -160,7 +185,7 @@ async fn make(admin: &AdminClient<Listening>, topic: &TopicSpec) -> Result<(), S
     }
 }
 
-async fn max_message_bytes(admin: &AdminClient<Listening>, topic: &str) -> u64 {
+async fn max_message_bytes(admin: &AdminClient<QuietContext>, topic: &str) -> u64 {
     let options = AdminOptions::new().request_timeout(Some(ANSWER_LIMIT));
     let answer = admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await;
     let told = |resource: &ConfigResource| resource.get("max.message.bytes")?.value.as_ref()?.parse().ok();

@@ -8,6 +8,7 @@ mod outages;
 mod progress;
 mod rebalances;
 mod records;
+mod sasl;
 mod scripted_server;
 mod settings;
 mod shared_database;

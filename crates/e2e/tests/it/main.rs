@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod check;
+mod access;
 mod configuration;
 mod kills;
 mod main_path;

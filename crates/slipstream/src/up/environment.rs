@@ -83,6 +83,8 @@ pub fn poller_config(
 fn producer_overrides(places: &Places) -> Vec<(&'static str, String)> {
     let mut overrides =
         vec![("KAFKA_BROKER", places.kafka.clone()), ("LISTEN_ADDR", places.producer.to_string())];
+    // On loopback nobody listens in, and no certificate has its name.
+    overrides.extend(["TLS_CERT_FILE", "TLS_KEY_FILE"].map(|name| (name, String::new())));
     overrides.extend(places.adsbdb.clone().map(|url| ("ADSBDB_BASE_URL", url)));
     overrides
 }
