@@ -1,0 +1,108 @@
+//! One side, started afresh for each measurement, so that its memory is its own.
+
+use std::net::SocketAddr;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use servers::Child;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::Failure;
+use crate::cli::{Name, Options};
+use crate::programs::Programs;
+
+/// How long a side may take to be ready.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+
+/// What is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The producer.
+    Slipstream,
+    /// The minimal server with this `linger.ms`.
+    Minimal(u32),
+    /// The original's design.
+    Original,
+}
+
+impl Side {
+    /// Those that the options name.
+    pub fn all(options: &Options) -> Vec<Side> {
+        let sides = options.only.iter().flat_map(|name| match name {
+            Name::Slipstream => vec![Side::Slipstream],
+            Name::Minimal => options.linger_ms.iter().map(|linger_ms| Side::Minimal(*linger_ms)).collect(),
+            Name::Original => vec![Side::Original],
+        });
+        sides.filter(|side| options.batch.is_none() || *side == Side::Slipstream).collect()
+    }
+
+    /// For the table.
+    pub fn title(self) -> String {
+        match self {
+            Side::Slipstream => "slipstream".into(),
+            Side::Minimal(linger_ms) => format!("minimal server, linger {linger_ms} ms"),
+            Side::Original => "original's design".into(),
+        }
+    }
+
+    fn command(self, programs: &Programs, broker: &str, topic: &str, address: SocketAddr) -> Command {
+        let address = address.to_string();
+        let mut command = match self {
+            Side::Slipstream => {
+                let mut command = Command::new(programs.binary("producer"));
+                command.env("LISTEN_ADDR", address).env("LOG_FORMAT", "json");
+                command
+            }
+            Side::Minimal(linger_ms) => {
+                let mut command = Command::new(programs.binary("minimal-server"));
+                command.args([broker, topic, &address, &linger_ms.to_string()]);
+                command
+            }
+            Side::Original => {
+                let mut command = Command::new(programs.original_home().join("bin/uvicorn"));
+                let (host, port) = address.rsplit_once(':').unwrap_or(("127.0.0.1", "0"));
+                command.args(["app:app", "--no-access-log", "--host", host, "--port", port]);
+                command.current_dir(programs.original_home());
+                command
+            }
+        };
+        command.env("KAFKA_BROKER", broker).env("KAFKA_TOPIC", topic).env("MAX_BATCH_EVENTS", "10000");
+        command
+    }
+
+    /// Starts it, and returns when it is ready.
+    pub async fn start(self, programs: &Programs, broker: &str, topic: &str) -> Result<Running, Failure> {
+        let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let log = programs.folder().join("side.log");
+        let child = Child::start(self.command(programs, broker, topic, address), &log)?;
+        let began = Instant::now();
+        while !is_ready(address).await {
+            if child.status().is_some() || began.elapsed() > READY_LIMIT {
+                return Err(format!("{} is not ready: see {}", self.title(), log.display()).into());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(Running { child, address })
+    }
+}
+
+/// A side that takes requests. It is killed when it is dropped.
+#[derive(Debug)]
+pub struct Running {
+    /// Its process.
+    pub child: Child,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+async fn is_ready(address: SocketAddr) -> bool {
+    let ask = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n").await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        std::io::Result::Ok(answer.starts_with("HTTP/1.1 200 "))
+    };
+    ask.await.unwrap_or(false)
+}

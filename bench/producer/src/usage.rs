@@ -1,0 +1,47 @@
+//! What a process has used, as the kernel counts it.
+
+use std::time::Duration;
+
+use crate::Failure;
+
+/// The kernel tells times in hundredths of a second to programs, whatever it counts in itself (USER_HZ).
+const TICK: Duration = Duration::from_millis(10);
+
+/// The processor time of a process, all its threads and both modes.
+pub fn processor_time(pid: u32) -> Result<Duration, Failure> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    parse_stat(&stat).ok_or_else(|| "the kernel's line about a process is not understood".into())
+}
+
+/// The name comes in parentheses and may itself have some; user and system time are the 12th and 13th field after it.
+fn parse_stat(stat: &str) -> Option<Duration> {
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
+    let (user, system): (u32, u32) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    Some(TICK * (user + system))
+}
+
+/// The most memory that a process has had resident so far, in bytes.
+pub fn peak_memory_bytes(pid: u32) -> Result<u64, Failure> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kibibytes: Option<u64> = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse().ok());
+    Ok(kibibytes.ok_or("the kernel does not tell a process' peak memory")? * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_times_are_found_behind_any_name() {
+        let stat = "1 (a) b (c) S 0 1 1 0 -1 4194560 1 2 3 4 150 50 7 8 20 0 1 0 9 10 11";
+        assert_eq!(parse_stat(stat), Some(Duration::from_secs(2)));
+        assert_eq!(parse_stat("1 (a) S"), None);
+    }
+
+    #[test]
+    fn this_process_has_used_something() {
+        assert!(peak_memory_bytes(std::process::id()).unwrap() > 1_000_000);
+        processor_time(std::process::id()).unwrap();
+    }
+}
