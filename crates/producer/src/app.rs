@@ -20,6 +20,7 @@ use crate::poll::Jobs;
 use crate::routes;
 use crate::serving::{self, Limits, Places, Shared};
 use crate::stopping::Stopping;
+use crate::traces::Traces;
 use service::lock::lock;
 
 /// How long requests in flight may take when stopping.
@@ -28,6 +29,9 @@ const FINISH_LIMIT: Duration = Duration::from_secs(8);
 const GIVE_UP_LIMIT: Duration = Duration::from_millis(500);
 /// How long connections may take to close.
 const CLOSE_LIMIT: Duration = Duration::from_millis(300);
+
+/// How long the last traces may take to be exported.
+const EXPORT_LIMIT: Duration = Duration::from_millis(500);
 
 /// Why the producer cannot start.
 #[derive(Debug, Error)]
@@ -41,6 +45,9 @@ pub enum BuildError {
     /// The HTTP client cannot be made.
     #[error("the client of ADSBDB cannot be made: {0}")]
     Adsbdb(String),
+    /// The exporter of traces cannot be made.
+    #[error("the exporter of traces cannot be made: {0}")]
+    Traces(String),
 }
 
 /// Why the producer ended by itself.
@@ -76,6 +83,8 @@ pub struct Parts {
     pub in_flight: Places,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// A span for each request.
+    pub traces: Traces,
     /// Whether the end is near.
     pub stopping: Stopping,
     last_failure: Mutex<Option<String>>,
@@ -127,6 +136,7 @@ impl App {
             jobs: Jobs::new(config.max_poll_jobs),
             in_flight: Places::new(config.entrance.max_in_flight, metrics.serving.in_flight.clone()),
             metrics,
+            traces: Traces::new(config.traces.as_ref()).map_err(BuildError::Traces)?,
             stopping: Stopping::default(),
             last_failure: Mutex::default(),
             config,
@@ -170,7 +180,8 @@ impl App {
         if tokio::time::timeout(CLOSE_LIMIT, &mut server).await.is_err() {
             tracing::debug!("connections were still open at the end");
         }
-        _ = tokio::time::timeout(CLOSE_LIMIT, producer.kafka.close()).await;
+        let closing = tokio::time::timeout(CLOSE_LIMIT, producer.kafka.close());
+        _ = tokio::join!(closing, producer.traces.close(EXPORT_LIMIT));
         Ok(())
     }
 }

@@ -11,6 +11,7 @@ use service::{Check, ConfigFaults, Kind, parse};
 use url::Url;
 
 use crate::entrance::Entrance;
+use crate::traces::Export;
 
 service::settings! {
     /// What the producer reads from its environment.
@@ -57,6 +58,14 @@ service::settings! {
         kafka_replication_factor: Kind::Default("1"),
         /// Further librdkafka properties, `key=value` separated by semicolons, as for SASL_SSL.
         kafka_properties: Kind::OptionalSecret("none"),
+        /// OpenTelemetry collector that traces go to, OTLP over HTTP, as in `http://collector:4318`.
+        otel_exporter_otlp_endpoint: Kind::Optional("no traces are exported"),
+        /// `service.name` of the traces.
+        otel_service_name: Kind::Default("slipstream-producer"),
+        /// Which traces are exported: `always_on`, `always_off`, `traceidratio`; with `parentbased_` before it the request's `traceparent` decides where there is one.
+        otel_traces_sampler: Kind::Default("parentbased_always_on"),
+        /// Share of the traces, 0 to 1, for the samplers of `traceidratio`.
+        otel_traces_sampler_arg: Kind::Default("1"),
         /// Address of the HTTP interface.
         listen_addr: Kind::Default("0.0.0.0:8080"),
     }
@@ -91,6 +100,8 @@ pub struct Config {
     pub request_timeout: Duration,
     /// How long the broker may take to acknowledge an event.
     pub delivery_timeout: Duration,
+    /// How traces are exported, if they are.
+    pub traces: Option<Export>,
     /// Where HTTP is served; port 0 takes a free one.
     pub listen_addr: SocketAddr,
     /// Who is let in, and how many.
@@ -127,6 +138,7 @@ impl Config {
         let request_timeout = check.value("request_timeout_ms", s.request_timeout_ms.as_ref(), milliseconds);
         let delivery_timeout =
             check.value("delivery_timeout_ms", s.delivery_timeout_ms.as_ref(), milliseconds);
+        let traces = Export::read(&s, &mut check);
         let listen_addr = check.value("listen_addr", s.listen_addr.as_ref(), parse::address);
         let entrance = Entrance::read(&s, &mut check);
         let config = (|| {
@@ -144,6 +156,7 @@ impl Config {
                 max_poll_jobs: jobs?,
                 request_timeout: request_timeout?,
                 delivery_timeout: delivery_timeout?,
+                traces: traces?,
                 listen_addr: listen_addr?,
                 entrance: entrance?,
             })

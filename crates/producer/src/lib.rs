@@ -4,7 +4,7 @@
 //!
 //! [`App::build`] binds and wires, and needs no server to be up; [`App::run_until`] runs until its stop token is
 //! cancelled. The route table is `routes.rs`; the statuses and their bodies are `error.rs`; librdkafka is used in
-//! `kafka/` only, reqwest in `adsbdb/client.rs` only.
+//! `kafka/` only, reqwest in `adsbdb/client.rs` and `traces/export.rs` only.
 
 mod access;
 mod adsbdb;
@@ -14,6 +14,7 @@ mod clock;
 mod config;
 mod entrance;
 mod error;
+mod follow;
 mod health;
 mod ingest;
 mod kafka;
@@ -24,6 +25,7 @@ mod routes;
 mod serving;
 mod stopping;
 mod tls;
+mod traces;
 mod traffic;
 
 pub use app::{App, BuildError, RunError};

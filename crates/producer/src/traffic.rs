@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use crate::access::Holder;
 use crate::app::Producer;
 use crate::error::{ApiError, Refused};
+use crate::follow::Followed;
 use crate::ingest::IDEMPOTENCY_KEY;
 use crate::routes;
 
@@ -20,7 +21,8 @@ pub async fn watch(State(producer): State<Producer>, mut request: Request, next:
     let route = path.as_ref().map_or("other", MatchedPath::as_str);
     let admission = producer.stopping.admit();
     request.extensions_mut().insert(admission.clone());
-    let response = next.run(request).await;
+    let followed = Followed::begin(&producer.traces, &mut request, route);
+    let mut response = next.run(request).await;
     drop(admission);
     producer.metrics.answered(route, response.status().as_u16(), started.elapsed());
     let key = response.extensions().get::<Holder>().map(|holder| holder.0.as_ref());
@@ -33,6 +35,7 @@ pub async fn watch(State(producer): State<Producer>, mut request: Request, next:
             producer.note_failure(failure);
         }
     }
+    followed.end(&mut response, route, started.elapsed());
     response
 }
 
