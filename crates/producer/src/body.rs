@@ -1,5 +1,7 @@
-//! Reading a body within limits of size and time. Memory stays within the size limit whatever the client sends; a
-//! client that sends too much still sees its answer, if it is not more than [`DRAIN_BYTES`] over.
+//! Reading a body within limits of size and time, decompressed. Memory stays within the size limit whatever the
+//! client sends; a client that sends too much still sees its answer, if it is not more than [`DRAIN_BYTES`] over.
+
+mod coding;
 
 use std::time::Duration;
 
@@ -8,6 +10,9 @@ use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use tokio::time::Instant;
+
+pub use coding::CODINGS;
+use coding::{Coding, Reader};
 
 use crate::error::ApiError;
 use crate::stopping::Stopping;
@@ -18,9 +23,11 @@ const DRAIN_BYTES: usize = 1024 * 1024;
 /// What a body may be.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Its size.
+    /// Its size, decompressed.
     pub bytes: usize,
-    /// How long it may take to arrive.
+    /// The variable that sets it.
+    pub variable: &'static str,
+    /// How long it may be waited for.
     pub time: Duration,
 }
 
@@ -34,27 +41,13 @@ pub async fn json(
     limits: Limits,
     stopping: &Stopping,
 ) -> Result<Bytes, ApiError> {
-    let deadline = Instant::now() + limits.time;
-    let mut rest = Rest { stream: body.into_data_stream(), deadline };
     let read = async {
-        if let Err(error) = judge_headers(headers, limits.bytes) {
-            // With `Expect: 100-continue` the client has not sent anything, and will not.
-            if !headers.contains_key(header::EXPECT) {
-                rest.drain().await;
-            }
-            return Err(error);
+        let mut incoming = Incoming::open(headers, body, limits, judge_media_type(headers)).await?;
+        let mut read = BytesMut::new();
+        while let Some(chunk) = incoming.next().await? {
+            read.extend_from_slice(&chunk);
         }
-        match tokio::time::timeout_at(deadline, rest.read(limits.bytes)).await {
-            Ok(Ok(bytes)) if bytes.iter().all(u8::is_ascii_whitespace) => Err(ApiError::Empty),
-            Ok(Ok(bytes)) => Ok(bytes),
-            Ok(Err(error)) => {
-                if matches!(error, ApiError::BodyTooLarge(_)) {
-                    rest.drain().await;
-                }
-                Err(error)
-            }
-            Err(_) => Err(ApiError::BodySlow(limits.time)),
-        }
+        if read.iter().all(u8::is_ascii_whitespace) { Err(ApiError::Empty) } else { Ok(read.freeze()) }
     };
     tokio::select! {
         read = read => read,
@@ -62,71 +55,126 @@ pub async fn json(
     }
 }
 
-/// What can be refused before a byte of the body is read.
-fn judge_headers(headers: &HeaderMap, most_bytes: usize) -> Result<(), ApiError> {
-    let content_length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
-    if content_length
-        .and_then(|length| length.parse::<u64>().ok())
-        .is_some_and(|length| usize::try_from(length).map_or(true, |length| length > most_bytes))
-    {
-        return Err(ApiError::BodyTooLarge(most_bytes));
-    }
-    if headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
-        return Err(ApiError::MediaType(
-            "the body must not be compressed: Content-Encoding is not supported",
-        ));
-    }
-    match headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default()) {
-        // As in the original: who says nothing sends JSON.
-        None | Some("") => Ok(()),
-        Some(media_type) if is_json(media_type) => Ok(()),
-        Some(_) => Err(ApiError::MediaType("the body must be JSON: send Content-Type: application/json")),
-    }
+/// A body on its way in.
+pub struct Incoming {
+    reader: Reader,
+    limits: Limits,
+    read: usize,
+    /// How much longer the client may be waited for.
+    left: Duration,
 }
 
-fn is_json(media_type: &str) -> bool {
-    let mut parts = media_type.split(';').map(|part| part.trim().to_ascii_lowercase());
-    let essence = parts.next().unwrap_or_default();
-    let json = essence == "application/json"
-        || (essence.starts_with("application/") && essence.ends_with("+json"))
-        || essence == "text/json";
-    json && parts.all(|parameter| match parameter.split_once('=') {
-        Some(("charset", charset)) => matches!(charset.trim_matches('"'), "utf-8" | "utf8" | "us-ascii"),
-        _ => true,
-    })
-}
-
-struct Rest {
-    stream: axum::body::BodyDataStream,
-    deadline: Instant,
-}
-
-impl Rest {
-    async fn read(&mut self, most_bytes: usize) -> Result<Bytes, ApiError> {
-        let mut read = BytesMut::new();
-        while let Some(chunk) = self.stream.next().await {
-            let chunk = chunk.map_err(|error| ApiError::BodyBroken(error.to_string()))?;
-            if read.len() + chunk.len() > most_bytes {
-                return Err(ApiError::BodyTooLarge(most_bytes));
+impl Incoming {
+    /// Judges what can be judged before a byte of the body is read; `media` is the judgement of its type.
+    ///
+    /// # Errors
+    /// 413, 415.
+    pub async fn open(
+        headers: &HeaderMap,
+        body: Body,
+        limits: Limits,
+        media: Result<(), ApiError>,
+    ) -> Result<Self, ApiError> {
+        let coding = judge_length(headers, limits).and_then(|()| Coding::of(headers));
+        let reader = Reader::new(*coding.as_ref().unwrap_or(&Coding::Identity), body.into_data_stream(), limits.bytes);
+        let mut incoming = Self { reader, limits, read: 0, left: limits.time };
+        if let Err(error) = coding.map(|_| ()).and(media) {
+            // With `Expect: 100-continue` the client has not sent anything, and will not.
+            if !headers.contains_key(header::EXPECT) {
+                incoming.drain().await;
             }
-            read.extend_from_slice(&chunk);
+            return Err(error);
         }
-        Ok(read.freeze())
+        Ok(incoming)
     }
 
-    /// Reads and throws away, within [`DRAIN_BYTES`] and the deadline.
-    async fn drain(&mut self) {
+    /// The next chunk, decompressed, or the end. Of a body that is too long, what is within the limit comes first.
+    ///
+    /// # Errors
+    /// 400 broken, 408 slow, 413 too large.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+        let limit = (self.limits.bytes, self.limits.variable);
+        if self.read > limit.0 {
+            self.drain().await;
+            return Err(ApiError::BodyTooLarge(limit.0, limit.1));
+        }
+        let began = Instant::now();
+        let next = tokio::time::timeout(self.left, self.reader.next(limit)).await;
+        self.left = self.left.saturating_sub(began.elapsed());
+        match next {
+            Ok(Ok(Some(mut chunk))) => {
+                let room = limit.0 - self.read;
+                self.read += chunk.len();
+                chunk.truncate(room);
+                Ok(Some(chunk))
+            }
+            Ok(Ok(None)) => Ok(None),
+            Ok(Err(error)) => {
+                if matches!(error, ApiError::BodyTooLarge(..)) {
+                    self.drain().await;
+                }
+                Err(error)
+            }
+            Err(_) => Err(ApiError::BodySlow(self.limits.time)),
+        }
+    }
+
+    /// Reads and throws away, within [`DRAIN_BYTES`] and what is left of the time.
+    pub async fn drain(&mut self) {
+        let stream = self.reader.raw();
         let read_on = async {
             let mut read = 0;
-            while let Some(Ok(chunk)) = self.stream.next().await {
+            while let Some(Ok(chunk)) = stream.next().await {
                 read += chunk.len();
                 if read > DRAIN_BYTES {
                     break;
                 }
             }
         };
-        _ = tokio::time::timeout_at(self.deadline, read_on).await;
+        _ = tokio::time::timeout(self.left, read_on).await;
     }
+}
+
+fn judge_length(headers: &HeaderMap, limits: Limits) -> Result<(), ApiError> {
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| usize::try_from(length).map_or(true, |length| length > limits.bytes)) {
+        return Err(ApiError::BodyTooLarge(limits.bytes, limits.variable));
+    }
+    Ok(())
+}
+
+/// As in the original: who says nothing sends JSON.
+fn judge_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    if media_type(headers).is_none_or(is_json) {
+        Ok(())
+    } else {
+        Err(ApiError::MediaType("the body must be JSON: send Content-Type: application/json"))
+    }
+}
+
+/// The header Content-Type, if it says anything.
+pub fn media_type(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::CONTENT_TYPE)?;
+    Some(value.to_str().unwrap_or("?")).filter(|text| !text.is_empty())
+}
+
+/// Whether it is JSON in UTF-8.
+pub fn is_json(media_type: &str) -> bool {
+    is_utf8_of(media_type, |essence| {
+        essence == "application/json"
+            || (essence.starts_with("application/") && essence.ends_with("+json"))
+            || essence == "text/json"
+    })
+}
+
+/// Whether it is one of those that `known` tells, and UTF-8.
+pub fn is_utf8_of(media_type: &str, known: impl FnOnce(&str) -> bool) -> bool {
+    let mut parts = media_type.split(';').map(|part| part.trim().to_ascii_lowercase());
+    known(&parts.next().unwrap_or_default())
+        && parts.all(|parameter| match parameter.split_once('=') {
+            Some(("charset", charset)) => matches!(charset.trim_matches('"'), "utf-8" | "utf8" | "us-ascii"),
+            _ => true,
+        })
 }
 
 #[cfg(test)]

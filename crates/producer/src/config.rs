@@ -24,6 +24,10 @@ service::settings! {
         api_version: Kind::Default("1.0.0"),
         /// Largest body of an event, in bytes.
         max_payload_bytes: Kind::Default("65536"),
+        /// Most events in one batch.
+        max_batch_events: Kind::Default("10000"),
+        /// Largest body of a batch, in bytes, decompressed.
+        max_batch_bytes: Kind::Default("16777216"),
         /// Whether `POST /ingest` refuses an event that brings no id.
         require_id: Kind::Default("false"),
         /// Sources that `POST /ingest` accepts, separated by commas.
@@ -84,6 +88,10 @@ pub struct Config {
     pub api_version: String,
     /// Largest body of an event.
     pub max_payload_bytes: usize,
+    /// Most events in one batch.
+    pub max_batch_events: usize,
+    /// Largest body of a batch, decompressed.
+    pub max_batch_bytes: usize,
     /// Whether an event must bring an id.
     pub require_id: bool,
     /// Sources that are accepted; `None` is all.
@@ -125,6 +133,10 @@ impl Config {
         // A document holds 16 MiB.
         let bytes = parse::number(1..=16 * 1024 * 1024_usize);
         let max_payload_bytes = check.value("max_payload_bytes", s.max_payload_bytes.as_ref(), bytes);
+        let events = parse::number(1..=10_000_000_usize);
+        let max_batch_events = check.value("max_batch_events", s.max_batch_events.as_ref(), events);
+        let bytes = parse::number(1..=1024 * 1024 * 1024_usize);
+        let max_batch_bytes = check.value("max_batch_bytes", s.max_batch_bytes.as_ref(), bytes);
         let require_id = check.value("require_id", s.require_id.as_ref(), parse::boolean);
         let accept_sources = check.optional("accept_sources", s.accept_sources.as_ref(), sources);
         let base_url = check.value("adsbdb_base_url", s.adsbdb_base_url.as_ref(), parse::base_url);
@@ -148,6 +160,8 @@ impl Config {
                 kafka_properties: properties?.unwrap_or_default(),
                 api_version: api_version?,
                 max_payload_bytes: max_payload_bytes?,
+                max_batch_events: max_batch_events?,
+                max_batch_bytes: max_batch_bytes?,
                 require_id: require_id?,
                 accept_sources: accept_sources?,
                 adsbdb_base_url: base_url?,

@@ -3,12 +3,14 @@
 
 use std::time::Duration;
 
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use events::{EventId, Fault};
+use events::{EventId, Fault, Refusal};
 use service::problem::Problem;
 
 use crate::adsbdb::UpstreamFault;
+use crate::body::CODINGS;
+use crate::kafka::SendError;
 
 /// After a refusal that was not the client's fault.
 const SOON: Duration = Duration::from_secs(1);
@@ -18,8 +20,10 @@ const SOON: Duration = Duration::from_secs(1);
 pub enum ApiError {
     /// There is no body.
     Empty,
-    /// The body is not JSON.
+    /// The body, or an event of a batch, is not JSON.
     NotJson {
+        /// Which of them.
+        subject: &'static str,
         /// What is wrong.
         message: String,
         /// Where, from 1.
@@ -43,12 +47,22 @@ pub enum ApiError {
     MethodNotAllowed,
     /// The body did not arrive in time.
     BodySlow(Duration),
-    /// The body is longer than this.
-    BodyTooLarge(usize),
+    /// The body is longer than this, which the variable sets.
+    BodyTooLarge(usize, &'static str),
+    /// An event of a batch is longer than this.
+    EventTooLarge(usize),
+    /// A batch has more events than this.
+    TooManyEvents(usize),
+    /// A batch has no events.
+    NoEvents,
+    /// What is around the events of a batch is not as it should be.
+    BatchBroken(String),
     /// The broker takes no record of this size.
     RecordTooLarge,
     /// The body is of another type; which is right.
     MediaType(&'static str),
+    /// The body is compressed in another way than those that are taken.
+    Coding,
     /// The request breaks rules: all of them.
     Invalid(Vec<Fault>),
     /// So many poll jobs run; the first ends after the delay.
@@ -79,21 +93,47 @@ impl ApiError {
         Self::NotStored { reason: "stopping", why: "the producer is stopping".into(), id }
     }
 
+    /// An event of a batch is not JSON.
+    pub fn not_json_event(message: impl Into<String>, line: usize, column: usize) -> Self {
+        Self::NotJson { subject: "event", message: message.into(), line, column }
+    }
+
+    /// The problem of a batch of which no event was accepted.
+    pub fn whole_batch(status: StatusCode) -> Problem {
+        let problem = Problem::new(status, "no event was accepted: see results");
+        match status {
+            StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => problem.retryable(None),
+            StatusCode::SERVICE_UNAVAILABLE => problem.retryable(SOON),
+            _ => problem,
+        }
+    }
+
+    /// What became of the event of `id`.
+    pub fn not_sent(error: SendError, id: EventId) -> Self {
+        match error {
+            SendError::TooLarge => Self::RecordTooLarge,
+            SendError::NotStored { reason, why } => Self::NotStored { reason, why, id: Some(id) },
+            SendError::Unknown(why) => Self::Unknown { why, id },
+        }
+    }
+
     /// A word for metrics, from a fixed set.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Empty => "empty",
+            Self::Empty | Self::NoEvents => "empty",
             Self::NotJson { .. } => "not_json",
-            Self::BodyBroken(_) => "body_broken",
+            Self::BodyBroken(_) | Self::BatchBroken(_) => "body_broken",
             Self::IdMissing => "id_missing",
             Self::KeyNotTaken => "idempotency_key",
             Self::NotPositive(_) => "not_positive",
             Self::NoSuchPath | Self::NoSuchJob => "not_found",
             Self::MethodNotAllowed => "method",
             Self::BodySlow(_) => "body_slow",
-            Self::BodyTooLarge(_) => "body_too_large",
+            Self::BodyTooLarge(..) => "body_too_large",
+            Self::EventTooLarge(_) => "event_too_large",
+            Self::TooManyEvents(_) => "too_many_events",
             Self::RecordTooLarge => "record_too_large",
-            Self::MediaType(_) => "media_type",
+            Self::MediaType(_) | Self::Coding => "media_type",
             Self::Invalid(_) => "invalid",
             Self::JobsFull(..) => "jobs_full",
             Self::Upstream(_) => "upstream",
@@ -102,9 +142,12 @@ impl ApiError {
         }
     }
 
-    fn status(&self) -> StatusCode {
+    /// The status.
+    pub fn status(&self) -> StatusCode {
         match self {
             Self::Empty
+            | Self::NoEvents
+            | Self::BatchBroken(_)
             | Self::NotJson { .. }
             | Self::BodyBroken(_)
             | Self::IdMissing
@@ -113,8 +156,11 @@ impl ApiError {
             Self::NoSuchPath | Self::NoSuchJob => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodySlow(_) => StatusCode::REQUEST_TIMEOUT,
-            Self::BodyTooLarge(_) | Self::RecordTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::MediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::BodyTooLarge(..)
+            | Self::EventTooLarge(_)
+            | Self::TooManyEvents(_)
+            | Self::RecordTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::MediaType(_) | Self::Coding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::JobsFull(..) => StatusCode::TOO_MANY_REQUESTS,
             Self::Upstream(_) => StatusCode::BAD_GATEWAY,
@@ -126,12 +172,13 @@ impl ApiError {
     fn detail(&self) -> String {
         match self {
             Self::Empty => "the body is empty: send one event as a JSON object".into(),
-            Self::NotJson { message, line, column } => {
-                format!("the body is not JSON: {message} at line {line} column {column}")
+            Self::NotJson { subject, message, line, column } => {
+                format!("the {subject} is not JSON: {message} at line {line} column {column}")
             }
             Self::BodyBroken(why) => format!("the body cannot be read: {why}"),
             Self::IdMissing => {
-                "the event has no id, and this producer requires one: send `id` or the header Idempotency-Key"
+                "the event has no id, and this producer requires one: send `id`, or with POST /ingest the header \
+                 Idempotency-Key"
                     .into()
             }
             Self::KeyNotTaken => "the header Idempotency-Key is for POST /ingest only".into(),
@@ -140,9 +187,16 @@ impl ApiError {
             Self::NoSuchJob => "there is no poll job of this id".into(),
             Self::MethodNotAllowed => "this path has other methods: see the header Allow".into(),
             Self::BodySlow(limit) => format!("the body did not arrive within {} ms", limit.as_millis()),
-            Self::BodyTooLarge(limit) => format!("the body is longer than {limit} bytes (MAX_PAYLOAD_BYTES)"),
+            Self::BodyTooLarge(limit, variable) => format!("the body is longer than {limit} bytes ({variable})"),
+            Self::EventTooLarge(limit) => format!("the event is longer than {limit} bytes (MAX_PAYLOAD_BYTES)"),
+            Self::TooManyEvents(limit) => {
+                format!("the batch has more than {limit} events (MAX_BATCH_EVENTS): send the rest in another")
+            }
+            Self::NoEvents => "the batch is empty: send at least one event".into(),
+            Self::BatchBroken(why) => format!("the batch cannot be read: {why}"),
             Self::RecordTooLarge => "the event is larger than kafka's limit for a record".into(),
             Self::MediaType(right) => (*right).into(),
+            Self::Coding => format!("the body may be compressed with one of {CODINGS}, and in no other way"),
             Self::Invalid(faults) => match faults.as_slice() {
                 [one] => format!("the request breaks a rule: {one}"),
                 several => format!("the request breaks {} rules: see errors", several.len()),
@@ -179,6 +233,18 @@ impl ApiError {
     }
 }
 
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Empty => Self::Empty,
+            Refusal::NotJson { message, line, column } => {
+                Self::NotJson { subject: "body", message, line, column }
+            }
+            Refusal::Invalid(faults) => Self::Invalid(faults),
+        }
+    }
+}
+
 /// What the traffic log needs to know of a refusal; travels with the response.
 #[derive(Debug, Clone)]
 pub struct Refused {
@@ -194,10 +260,12 @@ impl IntoResponse for ApiError {
         let failure = problem.status.is_server_error().then(|| problem.detail.clone());
         let mut response = problem.into_response();
         response.extensions_mut().insert(Refused { reason: self.reason(), failure });
-        if matches!(self, Self::BodySlow(_) | Self::BodyTooLarge(_) | Self::BodyBroken(_)) {
+        if matches!(self, Self::Coding) {
+            response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static(CODINGS));
+        }
+        if matches!(self, Self::BodySlow(_) | Self::BodyTooLarge(..) | Self::BodyBroken(_)) {
             // The rest of the body, if it ever comes, must not be read as the next request.
-            let close = axum::http::HeaderValue::from_static("close");
-            response.headers_mut().insert(axum::http::header::CONNECTION, close);
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::app::Producer;
 use crate::body::{self, Limits};
 use crate::error::ApiError;
-use crate::kafka::{Record, SendError};
+use crate::kafka::Record;
 use crate::stopping::Admission;
 use crate::traces::TRACEPARENT;
 
@@ -65,7 +65,11 @@ pub async fn ingest(
 
 async fn read(producer: &Producer, headers: &HeaderMap, body: Body) -> Result<(Draft, EventId), ApiError> {
     let config = &producer.config;
-    let limits = Limits { bytes: config.max_payload_bytes, time: config.request_timeout };
+    let limits = Limits {
+        bytes: config.max_payload_bytes,
+        variable: "MAX_PAYLOAD_BYTES",
+        time: config.request_timeout,
+    };
     let body = body::json(headers, body, limits, &producer.stopping).await?;
     let (draft, key) = match (events::parse_request(&body, &producer.rules), idempotency_key(headers)) {
         (Ok(draft), Ok(key)) => (draft, key),
@@ -74,33 +78,38 @@ async fn read(producer: &Producer, headers: &HeaderMap, body: Body) -> Result<(D
             faults.extend(key.err());
             return Err(ApiError::Invalid(faults));
         }
-        (Err(Refusal::Empty), _) => return Err(ApiError::Empty),
-        (Err(Refusal::NotJson { message, line, column }), _) => {
-            return Err(ApiError::NotJson { message, line, column });
-        }
+        (Err(refusal), _) => return Err(refusal.into()),
     };
-    match draft.id.clone().or(key) {
-        Some(id) => Ok((draft, id)),
-        None if config.require_id => Err(ApiError::IdMissing),
-        None => Ok((draft, new_id())),
+    match (draft.id.clone(), key) {
+        (Some(id), Some(key)) if id != key => {
+            Err(ApiError::Invalid(vec![key_fault("Idempotency-Key should be the event's id where both are given")]))
+        }
+        (Some(id), _) | (None, Some(id)) => Ok((draft, id)),
+        (None, None) if config.require_id => Err(ApiError::IdMissing),
+        (None, None) => Ok((draft, new_id())),
     }
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<EventId>, Fault> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
     let text = std::str::from_utf8(value.as_bytes()).map_err(|_| "Id should be UTF-8".to_owned());
-    text.and_then(EventId::new).map(Some).map_err(|msg| Fault {
-        loc: vec![Loc::Name("header".into()), Loc::Name("Idempotency-Key".into())],
-        msg,
-        kind: "value_error",
-    })
+    text.and_then(EventId::new).map(Some).map_err(key_fault)
+}
+
+fn key_fault(msg: impl Into<String>) -> Fault {
+    let loc = vec![Loc::Name("header".into()), Loc::Name("Idempotency-Key".into())];
+    Fault { loc, msg: msg.into(), kind: "value_error" }
 }
 
 /// An id for an event that brings none; such ids are in the order of time.
 pub fn new_id() -> EventId {
-    let text = Uuid::now_v7().to_string();
-    #[expect(clippy::expect_used, reason = "36 printable characters are an id")]
-    EventId::new(text).expect("a UUID is an id")
+    id_of(Uuid::now_v7())
+}
+
+/// The id that a UUID is.
+#[expect(clippy::expect_used, reason = "36 printable characters are an id")]
+pub fn id_of(uuid: Uuid) -> EventId {
+    EventId::new(uuid.to_string()).expect("a UUID is an id")
 }
 
 /// The trace context that goes into a header of the record: judged and, with an exporter, carried on by `traces`.
@@ -126,11 +135,7 @@ pub async fn accept(
     let timer = producer.metrics.delivery_timer();
     let stored = match producer.kafka.send(record).await {
         Ok(stored) => stored,
-        Err(SendError::TooLarge) => return Err(ApiError::RecordTooLarge),
-        Err(SendError::NotStored { reason, why }) => {
-            return Err(ApiError::NotStored { reason, why, id: Some(event.id) });
-        }
-        Err(SendError::Unknown(why)) => return Err(ApiError::Unknown { why, id: event.id }),
+        Err(error) => return Err(ApiError::not_sent(error, event.id)),
     };
     producer.metrics.accepted(&event.source, timer);
     Ok(Accepted {

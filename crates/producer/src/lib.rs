@@ -9,6 +9,7 @@
 mod access;
 mod adsbdb;
 mod app;
+mod batch;
 mod body;
 mod clock;
 mod config;

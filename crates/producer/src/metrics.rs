@@ -167,12 +167,23 @@ impl Metrics {
     /// An event was acknowledged.
     pub fn accepted(&self, source: &Source, sent_at: Instant) {
         self.kafka_delivery.observe(sent_at.elapsed().as_secs_f64());
-        self.counters.0.accepted.fetch_add(1, Ordering::Relaxed);
-        lock(&self.counters.0.last_minute).count(self.uptime().as_secs());
-        self.events_accepted.get_or_create(&BySource { source: self.label(source) }).inc();
+        self.accepted_many(&self.label(source), 1);
     }
 
-    fn label(&self, source: &Source) -> String {
+    /// So many events of one label were acknowledged, whose deliveries were measured already.
+    pub fn accepted_many(&self, label: &str, count: u64) {
+        self.counters.0.accepted.fetch_add(count, Ordering::Relaxed);
+        lock(&self.counters.0.last_minute).count(self.uptime().as_secs(), count);
+        self.events_accepted.get_or_create(&BySource { source: label.to_owned() }).inc_by(count);
+    }
+
+    /// Sent to acknowledged.
+    pub fn delivery_seconds(&self) -> Histogram {
+        self.kafka_delivery.clone()
+    }
+
+    /// What a source is counted by.
+    pub fn label(&self, source: &Source) -> String {
         let mut known = lock(&self.sources);
         if !known.contains(source) {
             if known.len() >= MOST_SOURCES {
@@ -183,12 +194,12 @@ impl Metrics {
         source.to_string()
     }
 
-    /// An event was not accepted.
-    pub fn rejected(&self, reason: &'static str) {
-        self.events_rejected.get_or_create(&ByReason { reason }).inc();
+    /// So many events were not accepted.
+    pub fn rejected(&self, reason: &'static str, count: u64) {
+        self.events_rejected.get_or_create(&ByReason { reason }).inc_by(count);
         let totals = &self.counters.0;
         let total = if reason == "unconfirmed" { &totals.unconfirmed } else { &totals.rejected };
-        total.fetch_add(1, Ordering::Relaxed);
+        total.fetch_add(count, Ordering::Relaxed);
     }
 
     /// ADSBDB was asked.
@@ -226,10 +237,10 @@ impl Default for LastMinute {
 }
 
 impl LastMinute {
-    fn count(&mut self, second: u64) {
+    fn count(&mut self, second: u64, events: u64) {
         let slot = usize::try_from(second % 60).unwrap_or_default();
         if let Some((of, count)) = self.0.get_mut(slot) {
-            *count = if *of == second { *count + 1 } else { 1 };
+            *count = if *of == second { *count + events } else { events };
             *of = second;
         }
     }
@@ -246,12 +257,12 @@ mod tests {
     #[test]
     fn the_last_minute_forgets() {
         let mut minute = LastMinute::default();
-        minute.count(0);
-        minute.count(0);
-        minute.count(59);
+        minute.count(0, 1);
+        minute.count(0, 1);
+        minute.count(59, 1);
         assert_eq!(minute.total(59), 3);
         assert_eq!(minute.total(60), 1);
-        minute.count(60);
+        minute.count(60, 1);
         assert_eq!(minute.total(60), 2);
         assert_eq!(minute.total(500), 0);
     }

@@ -8,21 +8,22 @@ use axum::routing::{get, post};
 
 use crate::app::Producer;
 use crate::error::ApiError;
-use crate::{access, adsbdb, ingest, openapi, poll, traffic};
+use crate::{access, adsbdb, batch, ingest, openapi, poll, traffic};
 
 /// Routes whose refusals are events that were not accepted.
-pub const TAKES_EVENTS: &[&str] = &["/ingest", "/ingest/adsbdb"];
+pub const TAKES_EVENTS: &[&str] = &["/ingest", "/ingest/batch", "/ingest/adsbdb"];
 
 /// Every path of the producer.
 pub fn router(producer: Producer) -> Router {
-    let upstream = Router::new()
+    let without_key = Router::new()
+        .route("/ingest/batch", post(batch::ingest_batch))
         .route("/ingest/adsbdb", post(adsbdb::ingest_aircraft))
         .route("/ingest/adsbdb/poll", get(poll::list).post(poll::start))
         .route("/ingest/adsbdb/poll/{job_id}", get(poll::show).delete(poll::cancel))
         .route_layer(from_fn(traffic::no_idempotency_key));
     Router::new()
         .route("/ingest", post(ingest::ingest))
-        .merge(upstream)
+        .merge(without_key)
         .route_layer(from_fn_with_state(producer.clone(), access::admit))
         .with_state(producer.clone())
         .merge(service::health::routes(Arc::new(producer.clone())))

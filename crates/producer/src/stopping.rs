@@ -53,6 +53,16 @@ impl Stopping {
         self.given_up.cancel();
     }
 
+    /// Whether [`Stopping::give_up`] was called.
+    pub fn has_given_up(&self) -> bool {
+        self.given_up.is_cancelled()
+    }
+
+    /// A token that [`Stopping::give_up`] cancels.
+    pub fn give_up_token(&self) -> CancellationToken {
+        self.given_up.clone()
+    }
+
     /// Waits for [`Stopping::give_up`].
     pub async fn given_up(&self) {
         self.given_up.cancelled().await;

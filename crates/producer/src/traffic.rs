@@ -29,7 +29,7 @@ pub async fn watch(State(producer): State<Producer>, mut request: Request, next:
     tracing::debug!(route, status = response.status().as_u16(), key, "request answered");
     if let Some(refused) = response.extensions().get::<Refused>() {
         if routes::TAKES_EVENTS.contains(&route) {
-            producer.metrics.rejected(refused.reason);
+            producer.metrics.rejected(refused.reason, 1);
         }
         if let Some(failure) = &refused.failure {
             producer.note_failure(failure);

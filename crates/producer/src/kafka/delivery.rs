@@ -23,7 +23,7 @@ pub struct Stored {
 }
 
 /// Why a record is not known to be stored.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SendError {
     /// Kafka holds no record of this size.
     TooLarge,
@@ -37,6 +37,9 @@ pub enum SendError {
     /// It may or may not be stored.
     Unknown(String),
 }
+
+/// The deadline passed.
+pub const NO_ACKNOWLEDGEMENT: &str = "kafka did not acknowledge the event in time";
 
 /// Nothing was stored.
 pub fn not_stored(reason: &'static str, why: impl Into<String>) -> SendError {

@@ -2,11 +2,13 @@
 //! delivery deadline; "stored" is said only after the broker's acknowledgement; "not stored" only where that is
 //! certain, else the outcome is unknown; a fatal error of the idempotent client replaces the client.
 
+mod batch;
 mod caretaker;
 mod delivery;
 mod properties;
 mod sender;
 mod signals;
+mod tally;
 mod verdict;
 
 use std::sync::{Arc, OnceLock};
@@ -19,7 +21,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use batch::{Batch, Outcomes};
 pub use delivery::{Record, SendError, Stored};
+pub use tally::Slot;
 
 use crate::config::Config;
 use delivery::not_stored;

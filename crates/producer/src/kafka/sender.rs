@@ -11,17 +11,21 @@ use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
-use super::delivery::{Record, SendError, Stored, not_stored};
+use super::delivery::{NO_ACKNOWLEDGEMENT, Record, SendError, Stored, not_stored};
 use super::signals::{Break, Signals, Trouble};
+use super::tally::{Copied, Tally, Ticket};
 use super::verdict::{Refusal, is_disowned, judge};
 
 /// How long a client that had a fatal error may take to hear of what it has in flight.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long the question whether a broker answers may take. It is asked when a connection broke.
 const PROBE_LIMIT: Duration = Duration::from_millis(500);
+
+/// What the records of batches may take of a client's queue, in bytes: half of it, so that single events find room.
+const ROOM_BYTES: usize = 32 * 1024 * 1024;
 
 /// librdkafka's client with a thread that hands over what it tells.
 pub type Client = ThreadedProducer<Context>;
@@ -102,28 +106,48 @@ impl Sender {
         tokio::task::spawn_blocking(ask).await.unwrap_or(false)
     }
 
+    /// What the records of batches may take of the present client's queue; `None` after the end. A client that is
+    /// replaced takes its share with it, so that nothing that it never tells of is missed.
+    pub fn room(&self) -> Option<Arc<Semaphore>> {
+        let client = self.client.read().unwrap_or_else(PoisonError::into_inner);
+        client.as_ref().map(|client| Arc::clone(&client.client().context().room))
+    }
+
+    /// To be taken before a record is sent, for [`Sender::judge`].
+    pub fn mark(&self) -> Sent {
+        Sent { at: self.signals.now(), replacements: self.replacements.load(Ordering::Acquire) }
+    }
+
+    /// The verdict on a delivery that failed.
+    pub fn judge(&self, code: Code, never_stored: bool, sent: Sent) -> Refusal {
+        // Brokers that do not take a producer's next epoch refuse all that it sends from then on, and librdkafka goes
+        // on sending.
+        if is_disowned(code) && self.replacements.load(Ordering::Acquire) == sent.replacements {
+            self.signals.broke(Break::Fatal, &code.to_string());
+        }
+        judge(code, !never_stored || self.signals.broke_since(sent.at))
+    }
+
     /// Hands the record over and waits for the outcome until `deadline`.
     pub async fn send(&self, topic: &str, record: Record<'_>, deadline: Instant) -> Result<Stored, Refusal> {
-        let (sent_at, replacements) = (self.signals.now(), self.replacements.load(Ordering::Acquire));
-        let delivery = self.enqueue(topic, record)?;
+        let (sent, (waiting, delivery)) = (self.mark(), oneshot::channel());
+        self.enqueue(topic, record, Waiting::One(waiting)).map_err(|refused| refused.0)?;
         match tokio::time::timeout_at(deadline, delivery).await {
             Ok(Ok(Ok(stored))) => Ok(stored),
-            Ok(Ok(Err((code, never_stored)))) => {
-                // Brokers that do not take a producer's next epoch refuse all that it sends from then on, and
-                // librdkafka goes on sending.
-                if is_disowned(code) && self.replacements.load(Ordering::Acquire) == replacements {
-                    self.signals.broke(Break::Fatal, &code.to_string());
-                }
-                Err(judge(code, !never_stored || self.signals.broke_since(sent_at)))
-            }
+            Ok(Ok(Err((code, never_stored)))) => Err(self.judge(code, never_stored, sent)),
             Ok(Err(_)) => Err(SendError::Unknown("the kafka client ended".into()).into()),
-            Err(_) => Err(SendError::Unknown("kafka did not acknowledge the event in time".into()).into()),
+            Err(_) => Err(SendError::Unknown(NO_ACKNOWLEDGEMENT.into()).into()),
         }
     }
 
-    /// Hands the record to librdkafka, which copies it; never waits.
-    fn enqueue(&self, topic: &str, record: Record<'_>) -> Result<oneshot::Receiver<Delivery>, SendError> {
-        let (waiting, delivery) = oneshot::channel();
+    /// Hands the record to librdkafka, which copies it; never waits. What waits for the outcome is given back with a
+    /// refusal.
+    pub fn enqueue(
+        &self,
+        topic: &str,
+        record: Record<'_>,
+        waiting: Waiting,
+    ) -> Result<(), Box<(SendError, Waiting)>> {
         let mut headers = OwnedHeaders::new_with_capacity(2)
             .insert(Header { key: "content-type", value: Some("application/json") });
         if let Some(traceparent) = record.traceparent {
@@ -137,22 +161,43 @@ impl Sender {
         // Held for this call only; whoever replaces the client waits for nothing else while holding it.
         let slot = self.client.read().unwrap_or_else(PoisonError::into_inner);
         let Some(client) = slot.as_ref() else {
-            return Err(not_stored("stopping", "the producer is stopping"));
+            let stopping = not_stored("stopping", "the producer is stopping");
+            return Err(Box::new((stopping, *base.delivery_opaque)));
         };
-        match client.send(base) {
-            Ok(()) => Ok(delivery),
-            Err((KafkaError::MessageProduction(Code::QueueFull), _)) => {
-                Err(not_stored("queue_full", "too many events wait for kafka"))
+        client.send(base).map_err(|(error, base)| Box::new((self.refusal(&error), *base.delivery_opaque)))
+    }
+
+    /// Why librdkafka did not take a record.
+    fn refusal(&self, error: &KafkaError) -> SendError {
+        match error {
+            KafkaError::MessageProduction(Code::QueueFull) => {
+                not_stored("queue_full", "too many events wait for kafka")
             }
-            Err((KafkaError::MessageProduction(Code::MessageSizeTooLarge), _)) => Err(SendError::TooLarge),
-            Err((error, _)) => {
+            KafkaError::MessageProduction(Code::MessageSizeTooLarge) => SendError::TooLarge,
+            error => {
                 if error.rdkafka_error_code() == Some(Code::Fatal) {
                     self.signals.broke(Break::Fatal, "the client had a fatal error");
                 }
-                Err(not_stored("kafka_refused", format!("the kafka client refused the event: {error}")))
+                not_stored("kafka_refused", format!("the kafka client refused the event: {error}"))
             }
         }
     }
+}
+
+/// The moment before a record was sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Sent {
+    at: Duration,
+    replacements: u64,
+}
+
+/// Who waits for an outcome.
+#[derive(Debug)]
+pub enum Waiting {
+    /// A request of one event.
+    One(oneshot::Sender<Delivery>),
+    /// A request of many.
+    Batch(Ticket),
 }
 
 /// What librdkafka itself knows of a record that failed: it remembers an earlier attempt that may have been stored,
@@ -165,18 +210,22 @@ fn never_stored(message: &BorrowedMessage<'_>) -> bool {
 }
 
 fn make(config: &ClientConfig, signals: &Arc<Signals>) -> Result<Client, KafkaError> {
-    Client::from_config_and_context(config, Context(Arc::clone(signals)))
+    let context = Context { signals: Arc::clone(signals), room: Arc::new(Semaphore::new(ROOM_BYTES)) };
+    Client::from_config_and_context(config, context)
 }
 
 /// The outcome; of a failure also whether the record certainly never reached a broker's log.
-type Delivery = Result<Stored, (Code, bool)>;
+pub type Delivery = Result<Stored, (Code, bool)>;
 
 /// What librdkafka tells, on its own threads.
-pub struct Context(Arc<Signals>);
+pub struct Context {
+    signals: Arc<Signals>,
+    room: Arc<Semaphore>,
+}
 
 impl ClientContext for Context {
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.0.log(facility);
+        self.signals.log(facility);
         service::kafka::log_line(facility, message);
     }
 
@@ -186,17 +235,17 @@ impl ClientContext for Context {
             _ => Break::Connection,
         };
         tracing::debug!(target: "librdkafka", error = %error, reason, "client error");
-        self.0.broke(what, reason);
+        self.signals.broke(what, reason);
     }
 }
 
 impl ProducerContext for Context {
-    type DeliveryOpaque = Box<oneshot::Sender<Delivery>>;
+    type DeliveryOpaque = Box<Waiting>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, waiting: Self::DeliveryOpaque) {
         let delivery = match result {
             Ok(message) => {
-                self.0.confirmed();
+                self.signals.confirmed();
                 let offset = message.offset();
                 Ok(Stored { partition: message.partition(), offset: (offset >= 0).then_some(offset) })
             }
@@ -204,7 +253,20 @@ impl ProducerContext for Context {
                 Err((error.rdkafka_error_code().unwrap_or(Code::Unknown), never_stored(message)))
             }
         };
-        // The request may have met its deadline.
-        _ = waiting.send(delivery);
+        match *waiting {
+            // The request may have met its deadline.
+            Waiting::One(waiting) => _ = waiting.send(delivery),
+            Waiting::Batch(ticket) => {
+                Tally::delivered(ticket, delivery, || result.as_ref().err().and_then(|(_, message)| copy(message)));
+            }
+        }
     }
+}
+
+fn copy(message: &BorrowedMessage<'_>) -> Option<Copied> {
+    Some(Copied {
+        key: std::str::from_utf8(message.key()?).ok()?.to_owned(),
+        value: message.payload()?.to_vec(),
+        timestamp_ms: message.timestamp().to_millis()?,
+    })
 }

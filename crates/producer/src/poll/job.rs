@@ -144,7 +144,7 @@ async fn call(job: &Job, producer: &Producer) -> Duration {
         Err(error) => {
             let problem = error.problem();
             tracing::debug!(job_id = job.id, reason = problem.detail, "poll call failed");
-            producer.metrics.rejected(error.reason());
+            producer.metrics.rejected(error.reason(), 1);
             producer.note_failure(&problem.detail);
             progress.failed += 1;
             progress.last_error = Some(problem.detail);

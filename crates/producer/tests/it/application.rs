@@ -85,6 +85,22 @@ impl Application {
         self.request("POST", "/ingest", &[("Content-Type", "application/json")], body).await
     }
 
+    /// `POST /ingest/batch` of lines.
+    pub async fn batch(&self, lines: &[&str]) -> Answer {
+        let headers = [("Content-Type", "application/x-ndjson")];
+        self.request("POST", "/ingest/batch", &headers, &lines.join("\n")).await
+    }
+
+    /// One request with any body on a connection of its own.
+    pub async fn post_bytes(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        let mut head = format!("POST {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n");
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        head.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
+        self.raw(&[head.as_bytes(), body]).await
+    }
+
     /// One request on a connection of its own.
     pub async fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n");
@@ -169,13 +185,32 @@ pub struct Answer {
 
 impl Answer {
     fn parse(bytes: &[u8]) -> Self {
-        let text = String::from_utf8_lossy(bytes);
+        let text = String::from_utf8(dechunked(bytes)).expect("UTF-8");
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
         let mut lines = head.lines();
         let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok()).expect("a status");
         let headers = lines.filter_map(|line| line.split_once(": "));
         let headers = headers.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect();
         Self { status, headers, text: body.to_owned() }
+    }
+
+    /// The result of one event of a batch.
+    #[track_caller]
+    pub fn result(&self, index: usize) -> Value {
+        let result = self.json()["results"][index].clone();
+        assert_eq!(result["index"], index, "{self:?}");
+        result
+    }
+
+    /// The statuses of a batch's events.
+    pub fn statuses(&self) -> Vec<u64> {
+        let body = self.json();
+        let results = body["results"].as_array().unwrap_or_else(|| panic!("no results: {self:?}"));
+        let statuses: Vec<u64> = results.iter().map(|result| result["status"].as_u64().unwrap()).collect();
+        let accepted = statuses.iter().filter(|status| **status == 202).count();
+        assert_eq!((&body["accepted"], &body["rejected"]), (&accepted.into(), &(statuses.len() - accepted).into()));
+        assert!(results.iter().enumerate().all(|(index, result)| result["index"] == index), "{self:?}");
+        statuses
     }
 
     /// A header's value.
@@ -208,6 +243,22 @@ impl Answer {
         let seconds = self.header("retry-after").and_then(|text| text.parse().ok());
         (seconds.unwrap_or_else(|| panic!("no Retry-After: {self:?}")), body)
     }
+}
+
+/// The answer with its body in one piece, as it was before the server cut it into chunks.
+fn dechunked(answer: &[u8]) -> Vec<u8> {
+    let end = answer.windows(4).position(|part| part == b"\r\n\r\n").map_or(answer.len(), |at| at + 4);
+    let (head, mut rest) = answer.split_at(end);
+    if !String::from_utf8_lossy(head).to_lowercase().contains("\r\ntransfer-encoding: chunked") {
+        return answer.to_vec();
+    }
+    let mut whole = head.to_vec();
+    while let Some(line) = rest.windows(2).position(|part| part == b"\r\n") {
+        let size = usize::from_str_radix(std::str::from_utf8(&rest[..line]).unwrap(), 16).unwrap();
+        whole.extend_from_slice(&rest[line + 2..line + 2 + size]);
+        rest = &rest[line + 2 + size + 2..];
+    }
+    whole
 }
 
 /// Checks that `text` has each of `parts`.

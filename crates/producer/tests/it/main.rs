@@ -5,11 +5,15 @@
 
 mod access;
 mod application;
+mod batch;
+mod batch_faults;
+mod batch_limits;
 mod binary;
 mod client_faults;
 mod crowd;
 mod limits;
 mod documentation;
+mod compressed;
 mod mock;
 mod outages;
 mod real_broker;

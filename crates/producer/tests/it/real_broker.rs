@@ -20,13 +20,13 @@ use crate::application::{Application, PATIENCE, assert_says, unique};
 static SHARED: OnceCell<(Broker, tempfile::TempDir)> = OnceCell::const_new();
 
 /// The broker that the tests of this binary share; it dies with the binary.
-async fn shared() -> &'static str {
+pub async fn shared() -> &'static str {
     let (broker, _) = SHARED.get_or_init(start).await;
     static BOOTSTRAP: OnceCell<String> = OnceCell::const_new();
     BOOTSTRAP.get_or_init(async || broker.bootstrap()).await
 }
 
-async fn start() -> (Broker, tempfile::TempDir) {
+pub async fn start() -> (Broker, tempfile::TempDir) {
     let place = env!("CARGO_TARGET_TMPDIR");
     // The shared broker's folder outlives its run, because a static is never dropped.
     for folder in std::fs::read_dir(place).unwrap().filter_map(Result::ok) {
@@ -46,7 +46,7 @@ async fn start() -> (Broker, tempfile::TempDir) {
 }
 
 /// Reads the topic from its beginning until `enough`, by event id; of records of one id the last.
-async fn records(
+pub async fn records(
     bootstrap: &str,
     topic: &str,
     partitions: i32,

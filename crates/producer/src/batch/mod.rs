@@ -1,0 +1,122 @@
+//! `POST /ingest/batch`: many events in one body, a JSON array or NDJSON. They are judged and sent while the body
+//! still arrives. Guarantees: each event has a result of its own, in input order, as true as the answer of
+//! `POST /ingest`; one bad event harms no other; events of one id keep their order; memory is bounded by the limits
+//! of the batch, not by how much of it is bad.
+
+mod answer;
+mod intake;
+mod journal;
+mod splitter;
+
+use axum::extract::{Extension, Request, State};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::Response;
+
+use crate::app::Producer;
+use crate::body::{self, Incoming, Limits};
+use crate::error::ApiError;
+use crate::ingest::traceparent;
+use crate::stopping::Admission;
+use intake::Intake;
+use splitter::{Format, Piece, Splitter};
+
+/// Other requests get their turn after so many events.
+const TURN: usize = 64;
+
+/// The handler.
+pub async fn ingest_batch(
+    State(producer): State<Producer>,
+    Extension(admission): Extension<Admission>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (parts, body) = request.into_parts();
+    let config = &producer.config;
+    let limits =
+        Limits { bytes: config.max_batch_bytes, variable: "MAX_BATCH_BYTES", time: config.request_timeout };
+    let format = format(&parts.headers);
+    let splitter = Splitter::new(*format.as_ref().unwrap_or(&Format::Array), config.max_payload_bytes);
+    let incoming = Incoming::open(&parts.headers, body, limits, format.map(|_| ())).await?;
+    if !admission.granted() {
+        return Err(ApiError::stopping(None));
+    }
+    let mut intake = Intake::new(&producer, traceparent(&parts.headers));
+    let broken = read(&producer, incoming, splitter, &mut intake).await.err();
+    if let Some(error) = &broken {
+        intake.refuse(error, None);
+    } else if intake.events() == 0 {
+        return Err(ApiError::NoEvents);
+    }
+    let (summary, journal, outcomes) = intake.finish().await;
+    let mut response = answer::answer(producer.clone(), &summary, (journal, outcomes), admission);
+    if broken.is_some() {
+        // The rest of the body, if it ever comes, must not be read as the next request.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
+}
+
+/// What the header Content-Type says. As with `POST /ingest`, who says nothing sends JSON.
+fn format(headers: &HeaderMap) -> Result<Format, ApiError> {
+    let lines = |essence: &str| {
+        matches!(
+            essence,
+            "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/x-jsonlines"
+        )
+    };
+    match body::media_type(headers) {
+        None => Ok(Format::Array),
+        Some(media_type) if body::is_json(media_type) => Ok(Format::Array),
+        Some(media_type) if body::is_utf8_of(media_type, lines) => Ok(Format::Lines),
+        Some(_) => Err(ApiError::MediaType(
+            "send a JSON array with Content-Type: application/json, or one event a line with application/x-ndjson",
+        )),
+    }
+}
+
+/// Reads the body to its end, or to what breaks it: the error is then the last result.
+async fn read(
+    producer: &Producer,
+    mut incoming: Incoming,
+    mut splitter: Splitter,
+    intake: &mut Intake<'_>,
+) -> Result<(), ApiError> {
+    loop {
+        let chunk = tokio::select! {
+            chunk = incoming.next() => chunk?,
+            () = producer.stopping.given_up() => return Err(ApiError::stopping(None)),
+        };
+        let Some(chunk) = chunk else { break };
+        splitter.feed(chunk);
+        while let Some(piece) = splitter.next().map_err(ApiError::BatchBroken)? {
+            take(producer, piece, &mut incoming, intake).await?;
+        }
+    }
+    if let Some(piece) = splitter.last().map_err(ApiError::BatchBroken)? {
+        take(producer, piece, &mut incoming, intake).await?;
+    }
+    Ok(())
+}
+
+async fn take(
+    producer: &Producer,
+    piece: Piece,
+    incoming: &mut Incoming,
+    intake: &mut Intake<'_>,
+) -> Result<(), ApiError> {
+    let config = &producer.config;
+    if intake.events() == config.max_batch_events {
+        incoming.drain().await;
+        return Err(ApiError::TooManyEvents(config.max_batch_events));
+    }
+    if producer.stopping.has_given_up() {
+        return Err(ApiError::stopping(None));
+    }
+    match piece {
+        Piece::Event(text) => intake.take(&text).await,
+        Piece::TooLong => intake.refuse(&ApiError::EventTooLarge(config.max_payload_bytes), None),
+    }
+    if intake.events().is_multiple_of(TURN) {
+        tokio::task::yield_now().await;
+    }
+    Ok(())
+}

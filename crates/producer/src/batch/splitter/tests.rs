@@ -1,0 +1,171 @@
+//! Any chunking of any body gives what serde_json finds in the whole.
+
+use bytes::Bytes;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use serde_json::value::RawValue;
+
+use super::{Format, Piece, Splitter};
+
+const LIMIT: usize = 60;
+
+/// The pieces of `body`, cut at each of `cuts`, and what was wrong at the end.
+fn split(format: Format, body: &[u8], cuts: &[usize]) -> (Vec<Piece>, Option<String>) {
+    let mut splitter = Splitter::new(format, LIMIT);
+    let (mut pieces, mut rest) = (Vec::new(), Bytes::copy_from_slice(body));
+    let mut feed = |chunk: Bytes| {
+        splitter.feed(chunk);
+        loop {
+            match splitter.next() {
+                Ok(Some(piece)) => pieces.push(piece),
+                Ok(None) => {
+                    assert!(splitter.carried.len() <= LIMIT, "an event that is too long is not kept");
+                    return None;
+                }
+                Err(fault) => return Some(fault),
+            }
+        }
+    };
+    for cut in cuts {
+        let chunk = rest.split_to((*cut).min(rest.len()));
+        if let Some(fault) = feed(chunk) {
+            return (pieces, Some(fault));
+        }
+    }
+    if let Some(fault) = feed(rest) {
+        return (pieces, Some(fault));
+    }
+    let last = splitter.last();
+    pieces.extend(last.clone().ok().flatten());
+    (pieces, last.err())
+}
+
+fn whole(format: Format, body: &str) -> (Vec<Piece>, Option<String>) {
+    split(format, body.as_bytes(), &[])
+}
+
+fn event(text: &str) -> Piece {
+    if text.len() > LIMIT { Piece::TooLong } else { Piece::Event(Bytes::copy_from_slice(text.as_bytes())) }
+}
+
+fn is_json(piece: &Piece) -> bool {
+    matches!(piece, Piece::Event(text) if serde_json::from_slice::<&RawValue>(text).is_ok())
+}
+
+/// JSON values with everything that could mislead: brackets, commas and quotes in strings, escapes, deep nesting.
+fn value() -> impl Strategy<Value = String> {
+    let text = "\"([a-z,{}\\[\\] é]|\\\\\"|\\\\\\\\|\\\\u00e9|\\\\n){0,12}\"";
+    let leaf = prop_oneof![Just("null".to_owned()), "-?[1-9][0-9]{0,3}(\\.[0-9])?", text];
+    leaf.prop_recursive(4, 24, 4, |inner| {
+        let member = ("\"[a-z\\]},]{0,3}\"", inner.clone()).prop_map(|(key, value)| format!("{key} :{value}"));
+        prop_oneof![
+            vec(inner, 0..4).prop_map(|items| format!("[{}]", items.join(", "))),
+            vec(member, 0..4).prop_map(|members| format!("{{{}}}", members.join(",\n"))),
+        ]
+    })
+}
+
+fn space() -> impl Strategy<Value = &'static str> {
+    prop_oneof![Just(""), Just(" "), Just("\r\n\t")]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_chunking_of_an_array_gives_the_elements_that_serde_json_gives(
+        elements in vec((space(), value()), 0..8), around in space(), cuts in vec(0_usize..9, 0..80)
+    ) {
+        let texts: Vec<String> = elements.iter().map(|(before, text)| format!("{before}{text}")).collect();
+        let body = format!("{around}[{}{around}]{around}", texts.join(","));
+        let expected: Vec<&RawValue> = serde_json::from_str(&body).unwrap();
+        let (pieces, fault) = split(Format::Array, body.as_bytes(), &cuts);
+        prop_assert_eq!(fault, None);
+        prop_assert_eq!(pieces.len(), expected.len());
+        for (number, (piece, expected)) in pieces.iter().zip(&expected).enumerate() {
+            // White space behind the last element counts as its own.
+            let behind = if number + 1 == pieces.len() { around } else { "" };
+            match piece {
+                Piece::Event(text) => prop_assert_eq!(text.trim_ascii_end(), expected.get().as_bytes()),
+                Piece::TooLong => prop_assert!(expected.get().len() + behind.len() > LIMIT),
+            }
+        }
+    }
+
+    #[test]
+    fn any_chunking_of_lines_gives_the_lines(
+        lines in vec("[a-z{}\\[\\]\"\\\\, é\r]{0,40}", 0..8), ended in any::<bool>(), cuts in vec(0_usize..9, 0..80)
+    ) {
+        let body = lines.join("\n") + if ended { "\n" } else { "" };
+        let expected: Vec<Piece> =
+            body.split('\n').filter(|line| !line.trim_ascii().is_empty()).map(event).collect();
+        prop_assert_eq!(split(Format::Lines, body.as_bytes(), &cuts), (expected, None));
+    }
+
+    #[test]
+    fn hostile_bodies_are_split_alike_however_they_are_chunked(
+        body in vec(prop_oneof![
+            Just(b'['), Just(b']'), Just(b'{'), Just(b'}'), Just(b','), Just(b'"'), Just(b'\\'), Just(b'1'),
+            Just(b' '), Just(b'\n'), any::<u8>()
+        ], 0..200),
+        cuts in vec(0_usize..9, 0..80)
+    ) {
+        for format in [Format::Array, Format::Lines] {
+            prop_assert_eq!(split(format, &body, &cuts), split(format, &body, &[]));
+        }
+    }
+
+    #[test]
+    fn a_body_is_an_array_exactly_if_nothing_around_its_elements_and_no_element_is_wrong(
+        elements in vec(value(), 0..5), at in any::<prop::sample::Index>(), byte in any::<u8>(), cuts in vec(0_usize..9, 0..60)
+    ) {
+        let mut body = format!("[{}]", elements.join(",")).into_bytes();
+        let at = at.index(body.len());
+        body[at] = byte;
+        let (pieces, fault) = split(Format::Array, &body, &cuts);
+        prop_assume!(!pieces.contains(&Piece::TooLong));
+        let right = fault.is_none() && pieces.iter().all(is_json);
+        prop_assert_eq!(right, serde_json::from_slice::<Vec<&RawValue>>(&body).is_ok());
+    }
+}
+
+#[test]
+fn a_bad_element_harms_no_other() {
+    let (pieces, fault) = whole(Format::Array, r#"[{"a":1}, oops, {"b":2}},,"c"x,{"d":[]}]"#);
+    let expected = [r#"{"a":1}"#, "oops", r#"{"b":2}}"#, "", r#""c"x"#, r#"{"d":[]}"#];
+    assert_eq!((pieces, fault), (expected.map(event).to_vec(), None));
+}
+
+#[test]
+fn an_element_that_is_too_long_is_passed_over() {
+    for (format, body) in [
+        (Format::Array, format!("[1,[\"{}\"],2]", "],".repeat(LIMIT))),
+        (Format::Lines, format!("1\n{}\n2\n", "x".repeat(LIMIT + 1))),
+    ] {
+        let expected = vec![event("1"), Piece::TooLong, event("2")];
+        assert_eq!(whole(format, &body), (expected.clone(), None));
+        assert_eq!(split(format, body.as_bytes(), &[1; 300]), (expected, None));
+    }
+    let exactly = "x".repeat(LIMIT);
+    assert_eq!(whole(Format::Lines, &format!("{exactly}\n")), (vec![event(&exactly)], None));
+}
+
+#[test]
+fn what_is_wrong_around_the_elements_is_told() {
+    for (body, part) in [
+        ("", "there is no array"),
+        ("  ", "there is no array"),
+        ("{\"a\":1}", "not a JSON array"),
+        ("\u{feff}[]", "not a JSON array"),
+        ("[", "no end"),
+        ("[1,", "no end, after 3 bytes"),
+        ("[\"]", "no end"),
+        ("[] []", "something follows the array, after 3 bytes"),
+    ] {
+        let fault = whole(Format::Array, body).1.unwrap();
+        assert!(fault.contains(part), "{body}: {fault}");
+    }
+    assert_eq!(whole(Format::Array, " [ ] "), (vec![], None));
+    assert_eq!(whole(Format::Array, "[1,]"), (vec![event("1"), event("")], None));
+    assert_eq!(whole(Format::Lines, "\n \r\n"), (vec![], None));
+}

@@ -1,0 +1,178 @@
+//! Content codings: gzip and zstd, decompressed as the body arrives. Memory is bounded by one chunk and the window,
+//! whatever the body claims to become; how much may come out in all is judged by whoever reads.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
+use async_compression::zstd::DParameter;
+use axum::body::BodyDataStream;
+use axum::http::{HeaderMap, header};
+use bytes::{Bytes, BytesMut};
+use futures::{Stream, StreamExt};
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio_util::io::StreamReader;
+
+use crate::error::ApiError;
+
+/// For the header of a 415.
+pub const CODINGS: &str = "gzip, zstd";
+/// So much is decompressed at a time.
+const CHUNK_BYTES: usize = 32 * 1024;
+/// 8 MiB, as RFC 9659 says: without a limit one small body could ask for 128 MiB of memory.
+const ZSTD_WINDOW_LOG: u32 = 23;
+
+/// How a body is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coding {
+    /// Not at all.
+    Identity,
+    /// RFC 1952.
+    Gzip,
+    /// RFC 8878.
+    Zstd,
+}
+
+impl Coding {
+    /// What the header Content-Encoding says.
+    ///
+    /// # Errors
+    /// 415: another coding, or several.
+    pub fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
+        let mut found = Self::Identity;
+        for value in headers.get_all(header::CONTENT_ENCODING) {
+            for coding in value.to_str().unwrap_or("?").split(',') {
+                let coding = match coding.trim().to_ascii_lowercase().as_str() {
+                    "" | "identity" => continue,
+                    "gzip" | "x-gzip" => Self::Gzip,
+                    "zstd" => Self::Zstd,
+                    _ => return Err(ApiError::Coding),
+                };
+                if found != Self::Identity {
+                    return Err(ApiError::Coding);
+                }
+                found = coding;
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// A body, read in chunks of what it was before it was compressed.
+pub enum Reader {
+    /// Not compressed.
+    Plain(BodyDataStream),
+    /// By gzip.
+    Gzip(Box<GzipDecoder<Compressed>>),
+    /// By zstd.
+    Zstd(Box<ZstdDecoder<Compressed>>),
+}
+
+type Compressed = StreamReader<Counted, Bytes>;
+
+impl Reader {
+    /// Reads `stream` of which no more than `most_bytes` are taken, compressed as they are.
+    pub fn new(coding: Coding, stream: BodyDataStream, most_bytes: usize) -> Self {
+        let compressed = |stream| StreamReader::new(Counted { stream, left: most_bytes });
+        match coding {
+            Coding::Identity => Self::Plain(stream),
+            Coding::Gzip => {
+                let mut decoder = GzipDecoder::new(compressed(stream));
+                decoder.multiple_members(true);
+                Self::Gzip(Box::new(decoder))
+            }
+            Coding::Zstd => {
+                let window = [DParameter::window_log_max(ZSTD_WINDOW_LOG)];
+                let mut decoder = ZstdDecoder::with_params(compressed(stream), &window);
+                decoder.multiple_members(true);
+                Self::Zstd(Box::new(decoder))
+            }
+        }
+    }
+
+    /// The next chunk, or the end.
+    ///
+    /// # Errors
+    /// 400: the body's framing or its compression is broken; 413: even compressed it is too long.
+    pub async fn next(&mut self, limit: (usize, &'static str)) -> Result<Option<Bytes>, ApiError> {
+        let (outcome, coding) = match self {
+            Self::Plain(stream) => {
+                let chunk = stream.next().await.transpose();
+                return chunk.map_err(|error| ApiError::BodyBroken(error.to_string()));
+            }
+            Self::Gzip(decoder) => (read(decoder).await, "gzip"),
+            Self::Zstd(decoder) => (read(decoder).await, "zstd"),
+        };
+        outcome.map_err(|error| match error.get_ref() {
+            Some(cause) if cause.is::<TooMuch>() => ApiError::BodyTooLarge(limit.0, limit.1),
+            Some(cause) if cause.is::<axum::Error>() => ApiError::BodyBroken(cause.to_string()),
+            _ => ApiError::BodyBroken(format!("it cannot be decompressed as {coding}: {error}")),
+        })
+    }
+
+    /// The body as it comes.
+    pub fn raw(&mut self) -> &mut BodyDataStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Gzip(decoder) => &mut decoder.get_mut().get_mut().stream,
+            Self::Zstd(decoder) => &mut decoder.get_mut().get_mut().stream,
+        }
+    }
+}
+
+async fn read(decoder: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Bytes>> {
+    let mut chunk = BytesMut::with_capacity(CHUNK_BYTES);
+    let read = decoder.read_buf(&mut chunk).await?;
+    Ok((read > 0).then(|| chunk.freeze()))
+}
+
+/// The body as it comes, and how much more of it may come.
+pub struct Counted {
+    stream: BodyDataStream,
+    left: usize,
+}
+
+#[derive(Debug, Error)]
+#[error("too long")]
+struct TooMuch;
+
+impl Stream for Counted {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.stream.poll_next_unpin(context).map(|chunk| {
+            let chunk = chunk?.map_err(io::Error::other);
+            Some(chunk.and_then(|chunk| match self.left.checked_sub(chunk.len()) {
+                Some(left) => {
+                    self.left = left;
+                    Ok(chunk)
+                }
+                None => Err(io::Error::other(TooMuch)),
+            }))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(value: &str) -> Option<Coding> {
+        let headers = HeaderMap::from_iter([(header::CONTENT_ENCODING, value.parse().unwrap())]);
+        Coding::of(&headers).ok()
+    }
+
+    #[test]
+    fn one_known_coding_is_taken() {
+        assert_eq!(Coding::of(&HeaderMap::new()).ok(), Some(Coding::Identity));
+        assert_eq!(of("identity"), Some(Coding::Identity));
+        assert_eq!(of("GZIP"), Some(Coding::Gzip));
+        assert_eq!(of("x-gzip"), Some(Coding::Gzip));
+        assert_eq!(of("identity, zstd"), Some(Coding::Zstd));
+        for wrong in ["br", "deflate", "gzip, gzip", "gzip, zstd", "gzip;q=1"] {
+            assert_eq!(of(wrong), None, "{wrong}");
+        }
+    }
+}

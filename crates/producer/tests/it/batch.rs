@@ -1,0 +1,177 @@
+//! `POST /ingest/batch`: each event has its own truthful result, and one bad event harms no other.
+
+use std::collections::{BTreeMap, HashMap};
+
+use rdkafka::message::{Headers, Message};
+use serde_json::{Value, json};
+
+use crate::application::{Application, assert_says};
+use crate::mock::Cluster;
+use crate::real_broker::{records, shared};
+
+const LINES: [(&str, &str); 1] = [("Content-Type", "application/x-ndjson")];
+const ARRAY: [(&str, &str); 1] = [("Content-Type", "application/json")];
+
+fn event(id: &str) -> String {
+    format!(r#"{{"id":"{id}","source":"manual","payload":{{"b" : 1.50}}}}"#)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g1_each_accepted_event_of_a_batch_is_on_the_topic_where_its_result_says() {
+    let bootstrap = shared().await;
+    let app = Application::start(bootstrap, &[]).await.ready().await;
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let mut events: Vec<String> = (0..2_500).map(|number| event(&format!("é-{number}"))).collect();
+    events.push(r#"{"source":"manual","timestamp":5000,"payload":{}}"#.into());
+    for (format, body) in
+        [("application/x-ndjson", events.join("\n")), ("application/json", format!("[{}]", events.join(" ,\n")))]
+    {
+        let headers = [("Content-Type", format), ("traceparent", trace)];
+        let answer = app.request("POST", "/ingest/batch", &headers, &body).await;
+        assert_eq!((answer.status, answer.header("content-type")), (202, Some("application/json")));
+        assert_eq!(answer.statuses(), vec![202; 2_501]);
+        let results = answer.json()["results"].as_array().unwrap().clone();
+        let fields: Vec<&String> = results[0].as_object().unwrap().keys().collect();
+        assert_eq!(fields, ["id", "index", "offset", "partition", "status"]);
+        assert_eq!(results[7]["id"], "é-7");
+        let generated = results[2_500]["id"].as_str().unwrap().to_owned();
+        assert_eq!(generated.len(), 36);
+
+        let last = generated.clone();
+        let found = records(bootstrap, &app.topic, 3, move |found| found.contains_key(&last)).await;
+        let all = results.iter().all(|result| {
+            let record = &found[result["id"].as_str().unwrap()];
+            json!(record.partition()) == result["partition"] && json!(record.offset()) == result["offset"]
+        });
+        assert!(all, "a record is not where its result says");
+        let record = &found["é-7"];
+        let value = std::str::from_utf8(record.payload().unwrap()).unwrap();
+        assert!(value.starts_with(r#"{"id":"é-7","timestamp":"#), "{value}");
+        assert!(value.contains(r#","source":"manual","payload":{"b" : 1.50},"ingested_at":"#), "{value}");
+        let headers: Vec<(&str, &[u8])> =
+            record.headers().unwrap().iter().map(|h| (h.key, h.value.unwrap())).collect();
+        let expected = [("content-type", b"application/json".as_slice()), ("traceparent", trace.as_bytes())];
+        assert_eq!(headers, expected);
+        let value: Value = serde_json::from_slice(found[&generated].payload().unwrap()).unwrap();
+        assert_eq!((&value["id"], &value["timestamp"]), (&json!(generated), &json!(5_000_000)));
+    }
+    assert_eq!(app.counters.accepted(), 5_002);
+    assert_eq!(app.metric(r#"slipstream_events_accepted_total{source="manual"}"#).await, Some(5_002.0));
+    assert_eq!(app.metric("slipstream_kafka_delivery_seconds_count").await, Some(5_002.0));
+    assert_eq!(app.get("/health").await.json()["accepted_last_min"], 5_002);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g3_events_of_one_id_keep_their_order() {
+    let app = Application::start(shared().await, &[]).await.ready().await;
+    let events: Vec<String> = (0..300).map(|number| event(["a", "b", "c"][number % 3])).collect();
+    let events: Vec<&str> = events.iter().map(String::as_str).collect();
+    let answer = app.batch(&events).await;
+    assert_eq!(answer.status, 202);
+    let mut last: HashMap<String, i64> = HashMap::new();
+    for result in answer.json()["results"].as_array().unwrap() {
+        let offset = result["offset"].as_i64().unwrap();
+        let before = last.insert(result["id"].as_str().unwrap().to_owned(), offset);
+        assert!(before.is_none_or(|before| before < offset), "{result}");
+    }
+    assert_eq!(last.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g5_a_bad_event_harms_no_other() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[("MAX_PAYLOAD_BYTES", "200")]).await;
+    let long = event(&"x".repeat(250));
+    let bad = r#"{"id":"","source":"manual","payload":[],"colour":1}"#;
+    let events = [&event("a"), "oops", bad, &long, &event("b")];
+    for (headers, body) in [(LINES, events.join("\r\n\n")), (ARRAY, format!("[{}]", events.join(",")))] {
+        let answer = app.request("POST", "/ingest/batch", &headers, &body).await;
+        assert_eq!((answer.status, answer.header("content-type")), (207, Some("application/json")), "{answer:?}");
+        assert_eq!(answer.statuses(), [202, 400, 422, 413, 202]);
+        assert_eq!((&answer.result(0)["id"], &answer.result(4)["id"]), (&json!("a"), &json!("b")));
+        let expected = json!({
+            "index": 1, "status": 400, "retryable": false,
+            "detail": "the event is not JSON: expected value at line 1 column 1",
+        });
+        assert_eq!(answer.result(1), expected);
+        let refused = answer.result(2);
+        assert_eq!(refused["retryable"], false);
+        let places: Vec<&Value> = refused["errors"].as_array().unwrap().iter().map(|error| &error["loc"]).collect();
+        let expected =
+            [json!(["body", "id"]), json!(["body", "payload"]), json!(["body", "colour"])];
+        assert_eq!(places, expected.iter().collect::<Vec<_>>());
+        assert_says(&answer.result(3), &["longer than 200 bytes", "MAX_PAYLOAD_BYTES"]);
+    }
+    for (reason, count) in [("not_json", 2.0), ("invalid", 2.0), ("event_too_large", 2.0)] {
+        let line = format!("slipstream_events_rejected_total{{reason=\"{reason}\"}}");
+        assert_eq!(app.metric(&line).await, Some(count), "{reason}");
+    }
+    assert_eq!((app.counters.accepted(), app.counters.rejected()), (4, 6));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_status_that_all_events_share_is_that_of_the_batch() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[("REQUIRE_ID", "true")]).await;
+    let no_id = r#"{"source":"manual","payload":{}}"#;
+    let answer = app.batch(&[no_id, no_id]).await;
+    assert_says(&answer.problem(400, false), &["no event was accepted", "results"]);
+    assert_eq!(answer.statuses(), [400, 400]);
+    assert_says(&answer.result(1), &["no id", "send `id`"]);
+    let answer = app.batch(&["{}", "[]", "7"]).await;
+    answer.problem(422, false);
+    assert_eq!(answer.statuses(), [422; 3]);
+    let answer = app.batch(&["{}", "oops"]).await;
+    assert_eq!((answer.status, answer.statuses()), (207, vec![422, 400]), "they differ");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_refusals_are_told_in_full() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[]).await;
+    let events: Vec<String> = (0..3_000)
+        .map(|number| if number % 3 == 0 { event("a-1") } else { format!(r#"{{"x{number}":1,"y":2}}"#) })
+        .filter(|text| !text.contains("a-1"))
+        .collect();
+    let lines: Vec<&str> = events.iter().map(String::as_str).collect();
+    let answer = app.batch(&lines).await;
+    answer.problem(422, false);
+    assert_eq!(answer.statuses(), vec![422; 2_000]);
+    let errors: BTreeMap<String, usize> =
+        answer.json()["results"].as_array().unwrap().iter().fold(BTreeMap::new(), |mut counts, result| {
+            *counts.entry(result["errors"].as_array().unwrap().len().to_string()).or_default() += 1;
+            counts
+        });
+    assert_eq!(errors, BTreeMap::from([("4".to_owned(), 2_000)]), "source, payload and two that are unknown");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_of_any_declared_type_is_read_as_that_type() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[]).await;
+    let (line, array) = (event("a"), format!("[{}]", event("a")));
+    for (media_type, body) in [
+        ("application/x-ndjson", &line),
+        ("application/ndjson; charset=utf-8", &line),
+        ("application/jsonl", &line),
+        ("application/json", &array),
+        ("", &array),
+    ] {
+        let answer = app.request("POST", "/ingest/batch", &[("Content-Type", media_type)], body).await;
+        assert_eq!(answer.status, 202, "{media_type}: {answer:?}");
+    }
+    assert_eq!(app.request("POST", "/ingest/batch", &[], &array).await.status, 202, "as with /ingest");
+    for wrong in ["text/plain", "application/x-www-form-urlencoded", "application/x-ndjson; charset=utf-16"] {
+        let answer = app.request("POST", "/ingest/batch", &[("Content-Type", wrong)], &line).await;
+        assert_says(&answer.problem(415, false), &["application/json", "application/x-ndjson"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idempotency_key_is_for_one_event() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[]).await;
+    let headers = [LINES[0], ("Idempotency-Key", "k")];
+    let answer = app.request("POST", "/ingest/batch", &headers, &event("a")).await;
+    assert_says(&answer.problem(400, false), &["Idempotency-Key", "POST /ingest"]);
+}
