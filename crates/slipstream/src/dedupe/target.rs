@@ -55,7 +55,7 @@ impl Target {
         (self.database.name(), self.collection.as_str())
     }
 
-    /// Every document that the unique index would cover, in the order of [`Row::order`].
+    /// Every document that the unique index would cover, by key, the newest of each first.
     ///
     /// # Errors
     /// The server does not answer, or refuses.
