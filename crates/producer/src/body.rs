@@ -76,7 +76,8 @@ impl Incoming {
         media: Result<(), ApiError>,
     ) -> Result<Self, ApiError> {
         let coding = judge_length(headers, limits).and_then(|()| Coding::of(headers));
-        let reader = Reader::new(*coding.as_ref().unwrap_or(&Coding::Identity), body.into_data_stream(), limits.bytes);
+        let reader =
+            Reader::new(*coding.as_ref().unwrap_or(&Coding::Identity), body.into_data_stream(), limits.bytes);
         let mut incoming = Self { reader, limits, read: 0, left: limits.time };
         if let Err(error) = coding.map(|_| ()).and(media) {
             // With `Expect: 100-continue` the client has not sent anything, and will not.
@@ -136,7 +137,8 @@ impl Incoming {
 }
 
 fn judge_length(headers: &HeaderMap, limits: Limits) -> Result<(), ApiError> {
-    let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let length =
+        headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| usize::try_from(length).map_or(true, |length| length > limits.bytes)) {
         return Err(ApiError::BodyTooLarge(limits.bytes, limits.variable));
     }

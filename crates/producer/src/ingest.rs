@@ -81,9 +81,9 @@ async fn read(producer: &Producer, headers: &HeaderMap, body: Body) -> Result<(D
         (Err(refusal), _) => return Err(refusal.into()),
     };
     match (draft.id.clone(), key) {
-        (Some(id), Some(key)) if id != key => {
-            Err(ApiError::Invalid(vec![key_fault("Idempotency-Key should be the event's id where both are given")]))
-        }
+        (Some(id), Some(key)) if id != key => Err(ApiError::Invalid(vec![key_fault(
+            "Idempotency-Key should be the event's id where both are given",
+        )])),
         (Some(id), _) | (None, Some(id)) => Ok((draft, id)),
         (None, None) if config.require_id => Err(ApiError::IdMissing),
         (None, None) => Ok((draft, new_id())),

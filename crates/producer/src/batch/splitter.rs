@@ -135,7 +135,9 @@ impl Splitter {
                     self.start = self.at;
                 }
                 Place::BeforeArray => {
-                    return Err("it is not a JSON array; for lines send Content-Type: application/x-ndjson".into());
+                    return Err(
+                        "it is not a JSON array; for lines send Content-Type: application/x-ndjson".into()
+                    );
                 }
                 Place::AfterArray => {
                     return Err(format!("something follows the array, after {} bytes", self.position()));
@@ -174,7 +176,8 @@ impl Splitter {
                 return None;
             }
         };
-        let piece = matches!(next, Place::BeforeElement { .. } | Place::AfterArray).then(|| self.cut(self.at));
+        let piece =
+            matches!(next, Place::BeforeElement { .. } | Place::AfterArray).then(|| self.cut(self.at));
         self.place = next;
         self.at += 1;
         piece
@@ -182,7 +185,8 @@ impl Splitter {
 
     /// The event that ends before `end`.
     fn cut(&mut self, end: usize) -> Piece {
-        let too_long = std::mem::take(&mut self.too_long) || self.carried.len() + (end - self.start) > self.most_bytes;
+        let too_long =
+            std::mem::take(&mut self.too_long) || self.carried.len() + (end - self.start) > self.most_bytes;
         if too_long {
             self.carried.clear();
             return Piece::TooLong;

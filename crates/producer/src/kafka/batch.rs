@@ -121,7 +121,12 @@ impl Batch<'_> {
         }
     }
 
-    async fn hand_over(&mut self, sender: &Sender, record: Record<'_>, ticket: Ticket) -> Result<(), SendError> {
+    async fn hand_over(
+        &mut self,
+        sender: &Sender,
+        record: Record<'_>,
+        ticket: Ticket,
+    ) -> Result<(), SendError> {
         let deadline = Instant::now() + self.kafka.limit;
         let mut waiting = Waiting::Batch(ticket);
         loop {
@@ -187,7 +192,10 @@ impl Batch<'_> {
         for mut failed in self.tally.take_failed() {
             let sender = if failed.ticket.alone { self.kafka.alone.get() } else { None };
             let sender = sender.unwrap_or(&*self.kafka.sender);
-            let error = match (sender.judge(failed.code, failed.never_stored, failed.ticket.sent), failed.copy.take()) {
+            let error = match (
+                sender.judge(failed.code, failed.never_stored, failed.ticket.sent),
+                failed.copy.take(),
+            ) {
                 (Refusal::Batch, Some(copy)) => {
                     refused.push((failed, copy));
                     continue;
@@ -213,7 +221,9 @@ impl Batch<'_> {
 
     /// Waits for every outcome, at most until the deadline of the last record.
     pub async fn finish(mut self) -> Outcomes {
-        while let Ok(true) = tokio::time::timeout_at(self.sent_at + self.kafka.limit, self.tally.settled()).await {
+        while let Ok(true) =
+            tokio::time::timeout_at(self.sent_at + self.kafka.limit, self.tally.settled()).await
+        {
             self.mend().await;
         }
         let late = self.failure(SendError::Unknown(NO_ACKNOWLEDGEMENT.into()));

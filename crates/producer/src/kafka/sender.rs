@@ -257,7 +257,9 @@ impl ProducerContext for Context {
             // The request may have met its deadline.
             Waiting::One(waiting) => _ = waiting.send(delivery),
             Waiting::Batch(ticket) => {
-                Tally::delivered(ticket, delivery, || result.as_ref().err().and_then(|(_, message)| copy(message)));
+                Tally::delivered(ticket, delivery, || {
+                    result.as_ref().err().and_then(|(_, message)| copy(message))
+                });
             }
         }
     }

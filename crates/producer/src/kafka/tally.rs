@@ -105,7 +105,12 @@ pub struct Closed {
 impl Tally {
     /// No records yet.
     pub fn new(delivery_seconds: Histogram) -> Self {
-        Self { state: Mutex::default(), changed: Notify::new(), troubled: AtomicBool::new(false), delivery_seconds }
+        Self {
+            state: Mutex::default(),
+            changed: Notify::new(),
+            troubled: AtomicBool::new(false),
+            delivery_seconds,
+        }
     }
 
     /// A slot for the next record.

@@ -51,6 +51,17 @@ impl Application {
         Self { address, topic: topic.into(), counters, stop, task }
     }
 
+    /// One that runs elsewhere.
+    pub fn at(address: SocketAddr) -> Self {
+        Self {
+            address,
+            topic: String::new(),
+            counters: Counters::default(),
+            stop: CancellationToken::new(),
+            task: Mutex::new(None),
+        }
+    }
+
     /// Waits until `/readyz` answers `status`, and tells how long that took.
     pub async fn readyz(&self, status: u16) -> Duration {
         let began = Instant::now();
@@ -184,7 +195,8 @@ pub struct Answer {
 }
 
 impl Answer {
-    fn parse(bytes: &[u8]) -> Self {
+    /// The answer that `bytes` are.
+    pub fn parse(bytes: &[u8]) -> Self {
         let text = String::from_utf8(dechunked(bytes)).expect("UTF-8");
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
         let mut lines = head.lines();
@@ -208,7 +220,10 @@ impl Answer {
         let results = body["results"].as_array().unwrap_or_else(|| panic!("no results: {self:?}"));
         let statuses: Vec<u64> = results.iter().map(|result| result["status"].as_u64().unwrap()).collect();
         let accepted = statuses.iter().filter(|status| **status == 202).count();
-        assert_eq!((&body["accepted"], &body["rejected"]), (&accepted.into(), &(statuses.len() - accepted).into()));
+        assert_eq!(
+            (&body["accepted"], &body["rejected"]),
+            (&accepted.into(), &(statuses.len() - accepted).into())
+        );
         assert!(results.iter().enumerate().all(|(index, result)| result["index"] == index), "{self:?}");
         statuses
     }

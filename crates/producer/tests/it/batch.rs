@@ -23,9 +23,10 @@ async fn g1_each_accepted_event_of_a_batch_is_on_the_topic_where_its_result_says
     let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let mut events: Vec<String> = (0..2_500).map(|number| event(&format!("é-{number}"))).collect();
     events.push(r#"{"source":"manual","timestamp":5000,"payload":{}}"#.into());
-    for (format, body) in
-        [("application/x-ndjson", events.join("\n")), ("application/json", format!("[{}]", events.join(" ,\n")))]
-    {
+    for (format, body) in [
+        ("application/x-ndjson", events.join("\n")),
+        ("application/json", format!("[{}]", events.join(" ,\n"))),
+    ] {
         let headers = [("Content-Type", format), ("traceparent", trace)];
         let answer = app.request("POST", "/ingest/batch", &headers, &body).await;
         assert_eq!((answer.status, answer.header("content-type")), (202, Some("application/json")));
@@ -86,7 +87,11 @@ async fn g5_a_bad_event_harms_no_other() {
     let events = [&event("a"), "oops", bad, &long, &event("b")];
     for (headers, body) in [(LINES, events.join("\r\n\n")), (ARRAY, format!("[{}]", events.join(",")))] {
         let answer = app.request("POST", "/ingest/batch", &headers, &body).await;
-        assert_eq!((answer.status, answer.header("content-type")), (207, Some("application/json")), "{answer:?}");
+        assert_eq!(
+            (answer.status, answer.header("content-type")),
+            (207, Some("application/json")),
+            "{answer:?}"
+        );
         assert_eq!(answer.statuses(), [202, 400, 422, 413, 202]);
         assert_eq!((&answer.result(0)["id"], &answer.result(4)["id"]), (&json!("a"), &json!("b")));
         let expected = json!({
@@ -96,9 +101,9 @@ async fn g5_a_bad_event_harms_no_other() {
         assert_eq!(answer.result(1), expected);
         let refused = answer.result(2);
         assert_eq!(refused["retryable"], false);
-        let places: Vec<&Value> = refused["errors"].as_array().unwrap().iter().map(|error| &error["loc"]).collect();
-        let expected =
-            [json!(["body", "id"]), json!(["body", "payload"]), json!(["body", "colour"])];
+        let places: Vec<&Value> =
+            refused["errors"].as_array().unwrap().iter().map(|error| &error["loc"]).collect();
+        let expected = [json!(["body", "id"]), json!(["body", "payload"]), json!(["body", "colour"])];
         assert_eq!(places, expected.iter().collect::<Vec<_>>());
         assert_says(&answer.result(3), &["longer than 200 bytes", "MAX_PAYLOAD_BYTES"]);
     }

@@ -3,9 +3,9 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use async_compression::Level;
 use async_compression::tokio::bufread::{GzipEncoder, ZstdEncoder};
 use async_compression::zstd::CParameter;
-use async_compression::Level;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -48,7 +48,8 @@ async fn every_ingest_endpoint_takes_gzip_and_zstd() {
         assert_eq!((answer.status, answer.statuses()), (202, vec![202; 1000]), "{coding}");
         // Several members, one after another, are one body.
         let twice = [one.clone(), one].concat();
-        let body = app.post_bytes("/ingest", &headers(coding, "application/json"), &twice).await.problem(400, false);
+        let body =
+            app.post_bytes("/ingest", &headers(coding, "application/json"), &twice).await.problem(400, false);
         assert_says(&body, &["not JSON", "trailing"]);
     }
 }
@@ -70,7 +71,9 @@ async fn another_coding_is_a_415_that_names_those_that_are_taken() {
 async fn a_corrupt_or_truncated_body_is_a_400() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
-    let lines: Vec<String> = (0..2000).map(|number| EVENT.replace("a-1", &fastrand::u64(..).to_string().repeat(1 + number % 2))).collect();
+    let lines: Vec<String> = (0..2000)
+        .map(|number| EVENT.replace("a-1", &fastrand::u64(..).to_string().repeat(1 + number % 2)))
+        .collect();
     let lines = lines.join("\n");
     for (coding, one, many) in [
         ("gzip", gzip(EVENT.as_bytes()).await, gzip(lines.as_bytes()).await),
@@ -95,7 +98,8 @@ async fn a_corrupt_or_truncated_body_is_a_400() {
 async fn the_limits_are_those_of_the_decompressed_body() {
     let cluster = Cluster::start();
     let app = cluster.application(&[("MAX_PAYLOAD_BYTES", "1000"), ("MAX_BATCH_BYTES", "1000")]).await;
-    let event = |bytes: usize| format!(r#"{{"source":"manual","payload":{{"x":"{}"}}}}"#, "y".repeat(bytes - 38));
+    let event =
+        |bytes: usize| format!(r#"{{"source":"manual","payload":{{"x":"{}"}}}}"#, "y".repeat(bytes - 38));
     for (bytes, status) in [(1000, 202), (1001, 413)] {
         let body = gzip(event(bytes).as_bytes()).await;
         assert!(body.len() < 200);
@@ -110,7 +114,8 @@ async fn the_limits_are_those_of_the_decompressed_body() {
     let empty = gzip(b"").await.repeat(100);
     let answer = app.post_bytes("/ingest", &headers("gzip", "application/json"), &empty).await;
     answer.problem(413, false);
-    let head = "POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let head =
+        "POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n";
     let chunk = format!("{head}{:x}\r\n", empty.len());
     let answer = app.raw(&[chunk.as_bytes(), &empty, b"\r\n0\r\n\r\n"]).await;
     assert_says(&answer.problem(413, false), &["MAX_PAYLOAD_BYTES"]);
@@ -128,7 +133,7 @@ async fn a_window_that_asks_for_much_memory_is_refused() {
 }
 
 /// The most memory that a process has had so far, in bytes.
-async fn peak(child: &Child) -> usize {
+pub async fn peak(child: &Child) -> usize {
     let status = tokio::fs::read_to_string(format!("/proc/{}/status", child.id().unwrap())).await.unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024

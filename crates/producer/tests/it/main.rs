@@ -14,6 +14,7 @@ mod crowd;
 mod limits;
 mod documentation;
 mod compressed;
+mod large_batch;
 mod mock;
 mod outages;
 mod real_broker;

@@ -57,7 +57,8 @@ fn value() -> impl Strategy<Value = String> {
     let text = "\"([a-z,{}\\[\\] é]|\\\\\"|\\\\\\\\|\\\\u00e9|\\\\n){0,12}\"";
     let leaf = prop_oneof![Just("null".to_owned()), "-?[1-9][0-9]{0,3}(\\.[0-9])?", text];
     leaf.prop_recursive(4, 24, 4, |inner| {
-        let member = ("\"[a-z\\]},]{0,3}\"", inner.clone()).prop_map(|(key, value)| format!("{key} :{value}"));
+        let member =
+            ("\"[a-z\\]},]{0,3}\"", inner.clone()).prop_map(|(key, value)| format!("{key} :{value}"));
         prop_oneof![
             vec(inner, 0..4).prop_map(|items| format!("[{}]", items.join(", "))),
             vec(member, 0..4).prop_map(|members| format!("{{{}}}", members.join(",\n"))),
