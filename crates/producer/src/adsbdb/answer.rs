@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use events::Payload;
 use serde::Deserialize;
+use serde_json::error::Category;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
@@ -130,10 +131,24 @@ impl Answer<'_> {
 
 fn found(body: &[u8]) -> Result<Payload, UpstreamFault> {
     let nonsense = |what: &str| UpstreamFault::Nonsense(what.into());
-    let envelope: Envelope<'_> =
-        serde_json::from_slice(body).map_err(|_| nonsense("it is not a JSON object with `response`"))?;
-    let found: Found<'_> = serde_json::from_str(envelope.response.get())
-        .map_err(|_| nonsense("there is no `aircraft` in its `response`"))?;
+    let envelope: Envelope<'_> = serde_json::from_slice(body).map_err(|error| {
+        let page = body.trim_ascii_start().starts_with(b"<");
+        nonsense(match error.classify() {
+            _ if page => "it is a web page, as from a proxy in between",
+            Category::Eof if body.is_empty() => "it is empty",
+            Category::Eof => "its JSON ends in the middle",
+            Category::Syntax | Category::Io => "it is not JSON",
+            Category::Data => "it is not an object with `response`",
+        })
+    })?;
+    let response = envelope.response.get();
+    let found: Found<'_> = serde_json::from_str(response).map_err(|_| {
+        nonsense(if response.starts_with('"') {
+            "its `response` is a text and not an object with `aircraft`"
+        } else {
+            "there is no `aircraft` in its `response`"
+        })
+    })?;
     if !found.aircraft.get().starts_with('{') {
         return Err(nonsense("its `aircraft` is not an object"));
     }
@@ -173,10 +188,14 @@ mod tests {
     #[test]
     fn each_nonsense_is_told_apart() {
         for (body, part) in [
-            ("", "not a JSON object"),
-            ("<html>", "not a JSON object"),
-            (r#"{"answer":1}"#, "not a JSON object"),
-            (r#"{"response":"text"}"#, "no `aircraft`"),
+            ("", "it is empty"),
+            (" <html>", "a web page"),
+            ("aircraft", "not JSON"),
+            (r#"{"response":{"aircraft":{"mode_s":"#, "ends in the middle"),
+            (r#"{"answer":1}"#, "not an object with `response`"),
+            ("[]", "not an object with `response`"),
+            (r#"{"response":"text"}"#, "is a text"),
+            (r#"{"response":{}}"#, "no `aircraft`"),
             (r#"{"response":{"aircraft":[]}}"#, "not an object"),
             (r#"{"response":{"aircraft":{"mode_s":["a"],"registration":["b"]}}}"#, "cannot be stored"),
         ] {

@@ -93,6 +93,7 @@ impl Batch<'_> {
             tally: Arc::clone(&self.tally),
             slot,
             label,
+            timestamp_ms: record.timestamp_ms,
             alone: false,
             sent: sender.mark(),
             sent_at: std::time::Instant::now(),
@@ -170,7 +171,7 @@ impl Batch<'_> {
         let record = Record {
             key: &copy.key,
             value: &copy.value,
-            timestamp_ms: copy.timestamp_ms,
+            timestamp_ms: failed.ticket.timestamp_ms,
             traceparent: self.traceparent,
         };
         let ticket = Ticket { alone: true, sent: alone.mark(), ..failed.ticket };

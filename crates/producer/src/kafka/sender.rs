@@ -269,6 +269,5 @@ fn copy(message: &BorrowedMessage<'_>) -> Option<Copied> {
     Some(Copied {
         key: std::str::from_utf8(message.key()?).ok()?.to_owned(),
         value: message.payload()?.to_vec(),
-        timestamp_ms: message.timestamp().to_millis()?,
     })
 }

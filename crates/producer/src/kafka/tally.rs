@@ -41,6 +41,8 @@ pub struct Ticket {
     pub slot: u32,
     /// The number of its source's label.
     pub label: u32,
+    /// Its timestamp; librdkafka does not tell that of a record that failed.
+    pub timestamp_ms: i64,
     /// Whether it was alone in its batch of librdkafka.
     pub alone: bool,
     /// When it was sent.
@@ -58,8 +60,6 @@ pub struct Copied {
     pub key: String,
     /// Its value.
     pub value: Vec<u8>,
-    /// Its timestamp.
-    pub timestamp_ms: i64,
 }
 
 /// A delivery that failed and is not judged yet.

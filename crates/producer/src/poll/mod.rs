@@ -3,14 +3,18 @@
 mod job;
 mod jobs;
 mod query;
+mod tick;
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
+use tokio::time::Instant;
 
+use job::Report;
 pub use jobs::Jobs;
 pub use query::Schedule;
 
@@ -28,7 +32,7 @@ pub async fn start(
     if !admission.granted() {
         return Err(ApiError::stopping(None));
     }
-    let job = producer.jobs.start(schedule, &producer.stopping)?;
+    let job = producer.jobs.start(schedule, &producer.stopping, Instant::now())?;
     let location = format!("/ingest/adsbdb/poll/{}", job.id());
     let body = json!({
         "status": "started",
@@ -44,21 +48,28 @@ pub async fn start(
 /// The id in the path; one that is not UTF-8 names no job.
 type JobId = Result<Path<String>, PathRejection>;
 
-/// `GET`: all jobs that run or have run lately, the newest first.
-pub async fn list(State(producer): State<Producer>) -> Json<Value> {
-    Json(json!({"jobs": producer.jobs.all().iter().map(|job| job.report()).collect::<Vec<_>>()}))
+/// What `GET` lists.
+#[derive(Debug, Serialize)]
+pub struct List {
+    jobs: Vec<Report>,
+}
+
+/// `GET`: all jobs that run or have ended within the last hour, the newest first.
+pub async fn list(State(producer): State<Producer>) -> Json<List> {
+    let jobs = producer.jobs.all(Instant::now());
+    Json(List { jobs: jobs.iter().map(|job| job.report()).collect() })
 }
 
 /// `GET …/{job_id}`.
-pub async fn show(State(producer): State<Producer>, id: JobId) -> Result<Json<Value>, ApiError> {
+pub async fn show(State(producer): State<Producer>, id: JobId) -> Result<Json<Report>, ApiError> {
     let Path(id) = id.map_err(|_| ApiError::NoSuchJob)?;
-    producer.jobs.find(&id).map(|job| Json(job.report())).ok_or(ApiError::NoSuchJob)
+    producer.jobs.find(&id, Instant::now()).map(|job| Json(job.report())).ok_or(ApiError::NoSuchJob)
 }
 
 /// `DELETE …/{job_id}`: no call begins any more; one that is under way ends.
-pub async fn cancel(State(producer): State<Producer>, id: JobId) -> Result<Json<Value>, ApiError> {
+pub async fn cancel(State(producer): State<Producer>, id: JobId) -> Result<Json<Report>, ApiError> {
     let Path(id) = id.map_err(|_| ApiError::NoSuchJob)?;
-    let job = producer.jobs.find(&id).ok_or(ApiError::NoSuchJob)?;
-    job.cancel();
+    let job = producer.jobs.find(&id, Instant::now()).ok_or(ApiError::NoSuchJob)?;
+    job.cancel(Instant::now());
     Ok(Json(job.report()))
 }

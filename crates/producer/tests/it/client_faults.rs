@@ -76,6 +76,30 @@ async fn an_idempotency_key_is_refused_where_it_would_mean_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idempotency_key_must_be_the_id_where_both_are_given() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[]).await;
+    let event = r#"{"id":"order-7","source":"manual","payload":{}}"#;
+    let post = async |key: &str, body: &str| {
+        app.request(
+            "POST",
+            "/ingest",
+            &[("Content-Type", "application/json"), ("Idempotency-Key", key)],
+            body,
+        )
+        .await
+    };
+    let answer = post("order-7", event).await;
+    assert_eq!((answer.status, &answer.json()["id"]), (202, &json!("order-7")));
+    let answer = post("order-8", GOOD).await;
+    assert_eq!((answer.status, &answer.json()["id"]), (202, &json!("order-8")));
+    let body = post("order-8", event).await.problem(422, false);
+    assert_eq!(body["errors"][0]["loc"], json!(["header", "Idempotency-Key"]));
+    assert_says(&body, &["should be the event's id"]);
+    assert_eq!(app.counters.accepted(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unknown_paths_and_methods_have_problem_bodies_too() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;

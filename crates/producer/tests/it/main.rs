@@ -17,6 +17,7 @@ mod compressed;
 mod large_batch;
 mod mock;
 mod outages;
+mod poll_jobs;
 mod real_broker;
 mod sasl;
 mod slow_clients;

@@ -1,30 +1,33 @@
-//! `/ingest/adsbdb` and its poll jobs, against the simulator.
+//! `/ingest/adsbdb`, against the simulator.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 use servers::{Fault, Simulator};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::application::{Application, PATIENCE, assert_says};
+use crate::application::{Application, assert_says};
 use crate::mock::Cluster;
 
-struct World {
-    simulator: Simulator,
-    app: Application,
-    _cluster: Cluster,
+/// A producer, ADSBDB and a broker.
+pub struct World {
+    pub simulator: Simulator,
+    pub app: Application,
+    pub cluster: Cluster,
 }
 
 impl World {
-    async fn start(settings: &[(&str, &str)]) -> Self {
+    /// Starts them.
+    pub async fn start(settings: &[(&str, &str)]) -> Self {
         let simulator = Simulator::start(([127, 0, 0, 1], 0).into()).await.unwrap();
         let cluster = Cluster::start();
         let url = simulator.base_url();
         let mut all = vec![("ADSBDB_BASE_URL", url.as_str())];
         all.extend(settings);
         let app = cluster.application(&all).await;
-        Self { simulator, app, _cluster: cluster }
+        Self { simulator, app, cluster }
     }
 
     async fn ingest(&self) -> crate::application::Answer {
@@ -52,20 +55,42 @@ async fn an_aircraft_becomes_an_event_and_is_shown() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_fault_of_adsbdb_is_a_502_that_names_it() {
     let world = World::start(&[]).await;
-    for (fault, words) in [
-        (Fault::ServerError, "ADSBDB answered 500"),
-        (Fault::NotFound, "ADSBDB answered 404"),
-        (Fault::Reset, "ADSBDB cannot be reached"),
-        (Fault::Html, "not a JSON object"),
-        (Fault::TruncatedJson, "not a JSON object"),
-        (Fault::ResponseIsText, "no `aircraft`"),
+    let mut details = BTreeSet::new();
+    for (fault, outcome, detail) in [
+        (Fault::NotFound, "status", "ADSBDB answered 404: unknown aircraft"),
+        (Fault::ServerError, "status", "ADSBDB answered 500: internal error"),
+        (Fault::Reset, "unreachable", "ADSBDB cannot be reached: Connection reset by peer (os error 104)"),
+        (
+            Fault::Html,
+            "nonsense",
+            "ADSBDB's answer makes no sense: it is a web page, as from a proxy in between",
+        ),
+        (Fault::TruncatedJson, "nonsense", "ADSBDB's answer makes no sense: its JSON ends in the middle"),
+        (
+            Fault::ResponseIsText,
+            "nonsense",
+            "ADSBDB's answer makes no sense: its `response` is a text and not an object with `aircraft`",
+        ),
+        // The last, since from then on nobody asks.
+        (
+            Fault::RateLimited { seconds: 60 },
+            "limited",
+            "ADSBDB limits the rate of requests, for another 60 s",
+        ),
     ] {
         world.simulator.set_fault(Some(fault));
-        assert_says(&world.ingest().await.problem(502, true), &[words]);
+        let line = format!("slipstream_upstream_requests_total{{outcome=\"{outcome}\"}}");
+        let before = world.app.metric(&line).await.unwrap_or_default();
+        let answer = world.ingest().await;
+        assert_eq!(answer.problem(502, true)["detail"], detail, "{fault:?}");
+        let limited = matches!(fault, Fault::RateLimited { .. });
+        assert_eq!(answer.header("retry-after"), limited.then_some("60"), "{fault:?}");
+        assert!(world.app.metric(&line).await.unwrap() > before, "{fault:?}");
+        assert!(details.insert(detail), "each has a detail of its own");
     }
     let health = world.app.get("/health").await.json();
-    assert_eq!((&health["status"], &health["counters"]["rejected"]), (&json!("ok"), &json!(6)));
-    assert!(health["last_error"].as_str().unwrap().contains("no `aircraft`"), "{health}");
+    assert_eq!((&health["status"], &health["counters"]["rejected"]), (&json!("ok"), &json!(7)));
+    assert!(health["last_error"].as_str().unwrap().contains("limits the rate"), "{health}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -137,77 +162,4 @@ async fn an_endless_answer_is_not_read_to_its_end() {
     let cluster = Cluster::start();
     let app = cluster.application(&[("ADSBDB_BASE_URL", &url)]).await;
     assert_says(&app.post("/ingest/adsbdb").await.problem(502, true), &["more than 262144 bytes"]);
-}
-
-async fn job(app: &Application, location: &str, until: impl Fn(&Value) -> bool) -> Value {
-    let began = Instant::now();
-    loop {
-        let job = app.get(location).await.json();
-        if until(&job) {
-            return job;
-        }
-        assert!(began.elapsed() < PATIENCE, "{job}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_poll_job_calls_on_schedule_and_ends() {
-    let world = World::start(&[]).await;
-    let app = &world.app;
-    let answer = app.post("/ingest/adsbdb/poll?interval_sec=0.2&duration_sec=1").await;
-    assert_eq!(answer.status, 202, "{answer:?}");
-    let said = answer.json();
-    let id = said["job_id"].as_str().unwrap();
-    let expected = json!({"status": "started", "job_id": id, "interval_sec": 0.2, "duration_sec": 1});
-    assert_eq!(said, expected);
-    let location = answer.header("location").unwrap();
-    assert_eq!(location, format!("/ingest/adsbdb/poll/{id}"));
-    assert_eq!(app.metric("slipstream_poll_jobs").await, Some(1.0));
-
-    let ended = job(app, location, |job| job["status"] == "finished").await;
-    assert_eq!(ended["accepted"], ended["calls"], "{ended}");
-    let calls = ended["calls"].as_u64().unwrap();
-    assert!((1..=5).contains(&calls), "{ended}");
-    assert_eq!((app.counters.accepted(), world.simulator.requests()), (calls, calls));
-    assert_eq!(app.get("/ingest/adsbdb/poll").await.json()["jobs"][0], ended);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_of_a_slow_job_do_not_overlap() {
-    let world = World::start(&[]).await;
-    world.simulator.set_latency(Duration::from_millis(300));
-    let answer = world.app.post("/ingest/adsbdb/poll?interval_sec=0.01&duration_sec=1").await;
-    let location = answer.header("location").unwrap();
-    let ended = job(&world.app, location, |job| job["status"] == "finished").await;
-    let calls = ended["calls"].as_u64().unwrap();
-    assert!((2..=4).contains(&calls), "a second holds four calls of 0.3 s at most: {ended}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_job_counts_its_failures_and_waits_for_a_rate_limit() {
-    let world = World::start(&[]).await;
-    world.simulator.set_fault(Some(Fault::RateLimited { seconds: 60 }));
-    let answer = world.app.post("/ingest/adsbdb/poll?interval_sec=0.01&duration_sec=0.5").await;
-    let location = answer.header("location").unwrap();
-    let ended = job(&world.app, location, |job| job["status"] == "finished").await;
-    assert_eq!((&ended["calls"], &ended["failed"]), (&json!(1), &json!(1)), "{ended}");
-    assert!(ended["last_error"].as_str().unwrap().contains("limits the rate"), "{ended}");
-    assert_eq!(world.app.counters.rejected(), 1);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn more_jobs_than_allowed_are_a_429_until_one_is_cancelled() {
-    let world = World::start(&[("MAX_POLL_JOBS", "1")]).await;
-    let app = &world.app;
-    let poll = "/ingest/adsbdb/poll?interval_sec=1&duration_sec=30";
-    let first = app.post(poll).await;
-    let (seconds, body) = app.post(poll).await.retry_after(429);
-    assert!((25..=30).contains(&seconds), "{seconds}");
-    assert_says(&body, &["1 poll jobs are running"]);
-    let cancelled = app.request("DELETE", first.header("location").unwrap(), &[], "").await;
-    assert_eq!((cancelled.status, &cancelled.json()["status"]), (200, &json!("cancelled")));
-    assert_eq!(app.post(poll).await.status, 202);
-    assert_eq!(app.get("/ingest/adsbdb/poll").await.json()["jobs"].as_array().unwrap().len(), 2);
-    assert!(world.app.stop().await < Duration::from_secs(3), "a job does not hold up the end");
 }

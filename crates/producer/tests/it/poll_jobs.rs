@@ -1,0 +1,153 @@
+//! Poll jobs: their schedule, their state and counts, and their end.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use servers::Fault;
+
+use crate::application::{Application, PATIENCE, assert_says};
+use crate::upstream::World;
+
+async fn job(app: &Application, location: &str, until: impl Fn(&Value) -> bool) -> Value {
+    let began = Instant::now();
+    loop {
+        let job = app.get(location).await.json();
+        if until(&job) {
+            return job;
+        }
+        assert!(began.elapsed() < PATIENCE, "{job}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_poll_job_calls_on_schedule_and_ends() {
+    let world = World::start(&[]).await;
+    let app = &world.app;
+    let answer = app.post("/ingest/adsbdb/poll?interval_sec=0.2&duration_sec=1").await;
+    assert_eq!(answer.status, 202, "{answer:?}");
+    let said = answer.json();
+    let id = said["job_id"].as_str().unwrap();
+    let expected = json!({"status": "started", "job_id": id, "interval_sec": 0.2, "duration_sec": 1});
+    assert_eq!(said, expected);
+    let location = answer.header("location").unwrap();
+    assert_eq!(location, format!("/ingest/adsbdb/poll/{id}"));
+    assert_eq!(app.metric("slipstream_poll_jobs").await, Some(1.0));
+
+    let ended = job(app, location, |job| job["state"] == "done").await;
+    let (sent, skipped) = (ended["sent"].as_u64().unwrap(), ended["skipped_ticks"].as_u64().unwrap());
+    assert_eq!((sent + skipped, &ended["failed"]), (5, &json!(0)), "{ended}");
+    assert_eq!((app.counters.accepted(), world.simulator.requests()), (sent, sent));
+    assert_eq!((&ended["last_error"], &ended["next_tick_at"]), (&Value::Null, &Value::Null));
+    assert!(ended["started_at"].as_str() < ended["ended_at"].as_str(), "{ended}");
+    let mut fields: Vec<&String> = ended.as_object().unwrap().keys().collect();
+    fields.sort_unstable();
+    let expected = [
+        "duration_sec",
+        "ended_at",
+        "failed",
+        "interval_sec",
+        "job_id",
+        "last_error",
+        "next_tick_at",
+        "sent",
+        "skipped_ticks",
+        "started_at",
+        "state",
+    ];
+    assert_eq!(fields, expected);
+    assert_eq!(app.get("/ingest/adsbdb/poll").await.json()["jobs"][0], ended);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_of_a_slow_job_do_not_overlap() {
+    let world = World::start(&[]).await;
+    world.simulator.set_latency(Duration::from_millis(300));
+    let answer = world.app.post("/ingest/adsbdb/poll?interval_sec=0.01&duration_sec=1").await;
+    let location = answer.header("location").unwrap();
+    let ended = job(&world.app, location, |job| job["state"] == "done").await;
+    let calls = ended["sent"].as_u64().unwrap();
+    assert!((2..=4).contains(&calls), "a second holds four calls of 0.3 s at most: {ended}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_counts_its_failures_and_waits_for_a_rate_limit() {
+    let world = World::start(&[]).await;
+    world.simulator.set_fault(Some(Fault::RateLimited { seconds: 60 }));
+    let answer = world.app.post("/ingest/adsbdb/poll?interval_sec=0.01&duration_sec=0.5").await;
+    let location = answer.header("location").unwrap();
+    let ended = job(&world.app, location, |job| job["state"] == "failed").await;
+    assert_eq!((&ended["sent"], &ended["failed"]), (&json!(0), &json!(1)), "{ended}");
+    // Ticks at 0.01, 0.02, … 0.49: all but the first fall into the time of the limit.
+    assert_eq!(ended["skipped_ticks"], 49, "{ended}");
+    assert!(ended["last_error"].as_str().unwrap().contains("limits the rate"), "{ended}");
+    assert_eq!(world.app.counters.rejected(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_jobs_than_allowed_are_a_429_until_one_is_cancelled() {
+    let world = World::start(&[("MAX_POLL_JOBS", "1")]).await;
+    let app = &world.app;
+    let poll = "/ingest/adsbdb/poll?interval_sec=1&duration_sec=30";
+    let first = app.post(poll).await;
+    let (seconds, body) = app.post(poll).await.retry_after(429);
+    assert!((25..=30).contains(&seconds), "{seconds}");
+    assert_says(&body, &["1 poll jobs are running"]);
+    let cancelled = app.request("DELETE", first.header("location").unwrap(), &[], "").await;
+    assert_eq!((cancelled.status, &cancelled.json()["state"]), (200, &json!("cancelled")));
+    assert_eq!(app.post(poll).await.status, 202);
+    assert_eq!(app.get("/ingest/adsbdb/poll").await.json()["jobs"].as_array().unwrap().len(), 2);
+    assert!(world.app.stop().await < Duration::from_secs(3), "a job does not hold up the end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_running_job_tells_its_next_tick_and_a_cancelled_one_has_none() {
+    let world = World::start(&[]).await;
+    let app = &world.app;
+    let answer = app.post("/ingest/adsbdb/poll?interval_sec=30&duration_sec=90").await;
+    let location = answer.header("location").unwrap();
+    let running = job(app, location, |job| {
+        job["sent"] == 1 && job["next_tick_at"].as_str() > job["started_at"].as_str()
+    })
+    .await;
+    let seconds = |field: &str| -> i64 {
+        let time: Vec<i64> =
+            running[field].as_str().unwrap()[11..19].split(':').map(|n| n.parse().unwrap()).collect();
+        time[0] * 3600 + time[1] * 60 + time[2]
+    };
+    let ahead = (seconds("next_tick_at") - seconds("started_at")).rem_euclid(86_400);
+    assert!((29..=31).contains(&ahead), "{running}");
+    assert_eq!((&running["state"], &running["ended_at"]), (&json!("running"), &Value::Null));
+    for _ in 0..2 {
+        let cancelled = app.request("DELETE", location, &[], "").await.json();
+        assert_eq!((&cancelled["state"], &cancelled["next_tick_at"]), (&json!("cancelled"), &Value::Null));
+    }
+    assert_eq!(app.get(location).await.json()["sent"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_whose_calls_partly_fail_counts_both_and_is_done() {
+    let world = World::start(&[]).await;
+    world.simulator.set_fault_for(1, Fault::NotFound);
+    let answer = world.app.post("/ingest/adsbdb/poll?interval_sec=0.2&duration_sec=1").await;
+    let ended = job(&world.app, answer.header("location").unwrap(), |job| job["state"] == "done").await;
+    assert_eq!((&ended["failed"], ended["sent"].as_u64() > Some(0)), (&json!(1), true), "{ended}");
+    assert!(ended["last_error"].as_str().unwrap().contains("404"), "{ended}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g7_a_stop_finishes_the_call_that_kafka_has_and_ends_the_job() {
+    let world = World::start(&[]).await;
+    let app = &world.app;
+    assert_eq!(app.post("/ingest/adsbdb").await.status, 202);
+    world.cluster.mock.broker_round_trip_time(-1, Duration::from_millis(1000)).unwrap();
+    assert_eq!(app.post("/ingest/adsbdb/poll?interval_sec=0.01&duration_sec=600").await.status, 202);
+    while app.get("/health").await.json()["counters"]["kafka_queue_records"] != 1 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let began = Instant::now();
+    app.begin_to_stop();
+    app.ended().await;
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert_eq!((app.counters.accepted(), app.counters.rejected()), (2, 0));
+}
