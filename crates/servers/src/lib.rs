@@ -22,6 +22,6 @@ pub use database::{Credentials, Database, DatabaseKind, DatabaseOptions};
 pub use error::ServerError;
 pub use folder::FolderLock;
 pub use machine::Machine;
-pub use packages::Package;
+pub use packages::{Package, python_packages};
 pub use progress::Progress;
 pub use simulator::{Fault, Simulator};

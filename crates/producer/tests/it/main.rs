@@ -21,6 +21,7 @@ mod poll_jobs;
 mod real_broker;
 mod sasl;
 mod slow_clients;
+mod schemathesis;
 mod stopping;
 mod tls;
 mod upstream;

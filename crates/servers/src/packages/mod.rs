@@ -6,6 +6,7 @@
 mod fetch;
 mod jars;
 mod log;
+mod python;
 mod wheel;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 pub(crate) use fetch::run;
 pub(crate) use jars::kafka;
 pub(crate) use log::Log;
+pub use python::python_packages;
 pub(crate) use wheel::{secantusdb, tansu};
 
 use crate::folder::FolderLock;

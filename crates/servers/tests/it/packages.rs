@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use servers::{
     Broker, BrokerKind, BrokerOptions, Database, DatabaseKind, DatabaseOptions, Machine, Package, Progress,
-    ServerError,
+    ServerError, python_packages,
 };
 
 /// A PATH with nothing on it but these programs, each a script that does this.
@@ -148,4 +148,23 @@ async fn a_mongod_on_path_is_used_with_its_own_flags() {
     assert!(error.starts_with("mongod ended by itself (exit status: 3)"), "{error}");
     assert!(error.contains("--bind_ip 127.0.0.1 --nounixsocket"), "{error}");
     assert!(error.contains("--port 27999 --dbpath "), "{error}");
+}
+
+#[tokio::test]
+async fn packages_of_python_are_fetched_once_for_each_list_and_each_python() {
+    let folder = tempfile::tempdir().unwrap();
+    let pip = "case \"$1\" in -c) echo cpython-399;; *) while [ \"$1\" != --target ]; do shift; done; \
+               [ ! -e \"$2/../fails\" ] && echo x > \"$2/module.py\";; esac";
+    let machine = machine(folder.path(), &[("python3", pip)]);
+    let fetch = async |list: &str| python_packages("prog-1.0", list, &machine, &Progress::silent()).await;
+    let home = fetch("a==1 --hash=sha256:00").await.unwrap();
+    assert!(home.join("module.py").is_file());
+    assert!(home.file_name().unwrap().to_string_lossy().starts_with("prog-1.0-cpython-399-"), "{home:?}");
+    std::fs::write(folder.path().join("cache/fails"), "").unwrap();
+    assert_eq!(fetch("a==1 --hash=sha256:00").await.unwrap(), home, "nothing is fetched twice");
+    let error = fetch("a==2 --hash=sha256:01").await.unwrap_err();
+    assert!(matches!(error, ServerError::Fetch { .. }), "{error}");
+    let bare = Machine::new("", folder.path().join("cache"));
+    let error = python_packages("prog-1.0", "", &bare, &Progress::silent()).await.unwrap_err();
+    assert_eq!(sentence(&error), "prog-1.0 is a program in Python: install python3 with pip");
 }
