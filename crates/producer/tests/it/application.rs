@@ -114,26 +114,12 @@ impl Application {
 
     /// One request on a connection of its own.
     pub async fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n");
-        for (name, value) in headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
-        }
-        if method == "POST" {
-            head.push_str(&format!("Content-Length: {}\r\n", body.len()));
-        }
-        self.raw(&[format!("{head}\r\n{body}").as_bytes()]).await
+        ask(self.address, method, path, headers, body).await
     }
 
     /// Sends `parts` as they are, all of them, and only then reads the answer.
     pub async fn raw(&self, parts: &[&[u8]]) -> Answer {
-        let mut connection = TcpStream::connect(self.address).await.unwrap();
-        for part in parts {
-            connection.write_all(part).await.unwrap();
-        }
-        let mut answer = Vec::new();
-        let read = connection.read_to_end(&mut answer);
-        tokio::time::timeout(PATIENCE, read).await.expect("an answer in time").unwrap();
-        Answer::parse(&answer)
+        send(self.address, parts).await
     }
 
     /// As [`Application::ingest`]; `None` if the connection is refused or cut.
@@ -184,6 +170,35 @@ impl Application {
         self.ended().await;
         began.elapsed()
     }
+}
+
+/// One request on a connection of its own, to whoever listens there.
+pub async fn ask(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Answer {
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n");
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    if method == "POST" {
+        head.push_str(&format!("Content-Length: {}\r\n", body.len()));
+    }
+    send(address, &[format!("{head}\r\n{body}").as_bytes()]).await
+}
+
+async fn send(address: SocketAddr, parts: &[&[u8]]) -> Answer {
+    let mut connection = TcpStream::connect(address).await.unwrap();
+    for part in parts {
+        connection.write_all(part).await.unwrap();
+    }
+    let mut answer = Vec::new();
+    let read = connection.read_to_end(&mut answer);
+    tokio::time::timeout(PATIENCE, read).await.expect("an answer in time").unwrap();
+    Answer::parse(&answer)
 }
 
 /// What came back.

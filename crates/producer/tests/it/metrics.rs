@@ -1,0 +1,72 @@
+//! The names, types and help texts that dashboards and alerts rest on.
+
+use servers::{Fault, Simulator};
+
+use crate::application::Application;
+use crate::mock::Cluster;
+
+const EXPECTED: &str = "\
+# HELP slipstream_events_accepted Events acknowledged by Kafka, by source.
+# TYPE slipstream_events_accepted counter
+# HELP slipstream_events_rejected Events that were not accepted.
+# TYPE slipstream_events_rejected counter
+# HELP slipstream_http_request_duration_seconds Request to answer.
+# TYPE slipstream_http_request_duration_seconds histogram
+# HELP slipstream_http_requests Requests answered.
+# TYPE slipstream_http_requests counter
+# HELP slipstream_kafka_delivery_seconds Sent to acknowledged.
+# TYPE slipstream_kafka_delivery_seconds histogram
+# HELP slipstream_kafka_queue_records Sent, not acknowledged.
+# TYPE slipstream_kafka_queue_records gauge
+# HELP slipstream_kafka_up Whether Kafka answers and the topic exists.
+# TYPE slipstream_kafka_up gauge
+# HELP slipstream_poll_jobs Poll jobs that run.
+# TYPE slipstream_poll_jobs gauge
+# HELP slipstream_upstream_requests Questions to ADSBDB.
+# TYPE slipstream_upstream_requests counter";
+
+/// Families are shown once they have a value.
+async fn used() -> (Application, Cluster) {
+    let simulator = Simulator::start(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let (cluster, url) = (Cluster::start(), simulator.base_url());
+    let app = cluster.application(&[("ADSBDB_BASE_URL", &url)]).await;
+    assert_eq!(app.post("/ingest/adsbdb").await.status, 202);
+    simulator.set_fault(Some(Fault::Html));
+    app.post("/ingest/adsbdb").await.problem(502, true);
+    (app, cluster)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_metrics_have_their_names_types_and_help_texts() {
+    let (app, _cluster) = used().await;
+    let answer = app.get("/metrics").await;
+    let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some(media_type)));
+    let described =
+        |line: &&str| line.starts_with("# HELP slipstream_") || line.starts_with("# TYPE slipstream_");
+    let lines: Vec<&str> = answer.text.lines().filter(described).collect();
+    let mut pairs: Vec<&[&str]> = lines.chunks(2).collect();
+    pairs.sort_unstable();
+    assert_eq!(pairs.concat().join("\n"), EXPECTED);
+    assert!(answer.text.ends_with("# EOF\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_metrics_have_the_labels_and_values_of_what_was_done() {
+    let (app, _cluster) = used().await;
+    for (line, value) in [
+        (r#"slipstream_events_accepted_total{source="adsbdb"}"#, 1.0),
+        (r#"slipstream_events_rejected_total{reason="upstream"}"#, 1.0),
+        (r#"slipstream_http_requests_total{route="/ingest/adsbdb",status="202"}"#, 1.0),
+        (r#"slipstream_http_requests_total{route="/ingest/adsbdb",status="502"}"#, 1.0),
+        (r#"slipstream_http_request_duration_seconds_count{route="/ingest/adsbdb"}"#, 2.0),
+        (r#"slipstream_upstream_requests_total{outcome="ok"}"#, 1.0),
+        (r#"slipstream_upstream_requests_total{outcome="nonsense"}"#, 1.0),
+        ("slipstream_kafka_delivery_seconds_count", 1.0),
+        ("slipstream_kafka_queue_records", 0.0),
+        ("slipstream_kafka_up", 1.0),
+        ("slipstream_poll_jobs", 0.0),
+    ] {
+        assert_eq!(app.metric(line).await, Some(value), "{line}");
+    }
+}
