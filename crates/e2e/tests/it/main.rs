@@ -2,8 +2,8 @@
 
 #![cfg(test)]
 
-mod check;
 mod access;
+mod check;
 mod configuration;
 mod kills;
 mod main_path;

@@ -94,7 +94,7 @@ fn sample_id() -> Option<EventId> {
 pub fn of_bodies(config: &Config) -> Vec<ApiError> {
     let not_json = match events::parse_request(b"{\n  \"source\": manual}", &Rules::default()) {
         Err(events::Refusal::NotJson { message, line, column }) => {
-            Some(ApiError::NotJson { message, line, column })
+            Some(ApiError::NotJson { subject: "body", message, line, column })
         }
         _ => None,
     };
@@ -102,7 +102,7 @@ pub fn of_bodies(config: &Config) -> Vec<ApiError> {
         ApiError::Empty,
         ApiError::BodyBroken("invalid chunk size".into()),
         ApiError::BodySlow(config.request_timeout),
-        ApiError::BodyTooLarge(config.max_payload_bytes),
+        ApiError::BodyTooLarge(config.max_payload_bytes, "MAX_PAYLOAD_BYTES"),
         ApiError::MediaType("the body must be JSON: send Content-Type: application/json"),
         ApiError::Invalid(faults()),
     ];

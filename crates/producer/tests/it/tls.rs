@@ -162,13 +162,12 @@ async fn the_health_check_works_with_tls_and_takes_no_other_certificate() {
     drop(free);
     let environment = |certificate: &Certificate| {
         let [(_, certificate), (_, key)] = certificate.settings();
-        let pairs = [
+        [
             ("KAFKA_BROKER", "127.0.0.1:9".to_owned()),
             ("LISTEN_ADDR", address.clone()),
             ("TLS_CERT_FILE", certificate),
             ("TLS_KEY_FILE", key),
-        ];
-        pairs
+        ]
     };
     let command = |certificate: &Certificate, argument: Option<&str>| {
         let pairs = environment(certificate);
