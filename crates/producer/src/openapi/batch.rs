@@ -8,16 +8,12 @@ use super::schemas::{count, id, named, object};
 use crate::config::Config;
 use crate::error::ApiError;
 
-/// Whether the router has it.
-const MOUNTED: bool = false;
-
 /// The operations.
 pub fn operations(config: &Config) -> Vec<Operation> {
-    if MOUNTED { vec![batch(config)] } else { Vec::new() }
+    vec![batch(config)]
 }
 
-/// The one that this page describes.
-pub fn batch(config: &Config) -> Operation {
+fn batch(config: &Config) -> Operation {
     let event = json!({"source": "manual", "payload": {"value": 42}});
     let content = json!({
         "application/json": {
