@@ -222,5 +222,23 @@ mod tests {
         let fault = judge(503, "down").unwrap_err();
         assert_eq!(fault.to_string(), "ADSBDB answered 503");
         assert!(fault.is_passing());
+        assert_eq!(fault.retry_after(), None);
+    }
+
+    #[test]
+    fn a_retry_after_is_honoured_within_reason() {
+        let after = |status, body: &str, seconds| {
+            let retry_after = Some(Duration::from_secs(seconds));
+            let answer = Answer { status, retry_after, body: body.as_bytes() };
+            answer.aircraft().unwrap_err().retry_after().map(|time| time.as_secs())
+        };
+        assert_eq!(after(503, "down", 7), Some(7));
+        assert_eq!(after(503, "down", 1_000_000), Some(3600));
+        assert_eq!(after(429, "too many", 7), Some(7));
+        assert_eq!(
+            after(429, r#"{"response":"rate limited for 9 seconds"}"#, 7),
+            Some(9),
+            "the text is meant"
+        );
     }
 }

@@ -12,7 +12,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers, Message, OwnedMessage};
 use rdkafka::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
-use servers::{Broker, BrokerKind, BrokerOptions, Progress};
+use servers::{Broker, BrokerKind, BrokerOptions, Progress, Simulator};
 use tokio::sync::OnceCell;
 
 use crate::application::{Application, PATIENCE, assert_says, unique};
@@ -125,6 +125,28 @@ async fn g1_a_202_names_the_record_that_is_on_the_topic() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g1_an_aircraft_is_on_the_topic_byte_for_byte_and_in_the_answer() {
+    let (bootstrap, simulator) =
+        (shared().await, Simulator::start(([127, 0, 0, 1], 0).into()).await.unwrap());
+    let url = simulator.base_url();
+    let app = Application::start(bootstrap, &[("ADSBDB_BASE_URL", &url)]).await.ready().await;
+    let answer = app.post("/ingest/adsbdb").await;
+    assert_eq!((answer.status, answer.header("content-type")), (202, Some("application/json")), "{answer:?}");
+    let said = answer.json();
+    let id = said["id"].as_str().unwrap().to_owned();
+    assert_eq!((said["payload"]["mode_s"].as_str(), &said["topic"]), (Some(&*id), &json!(app.topic)));
+    let found = records(bootstrap, &app.topic, 3, |found| !found.is_empty()).await;
+    let record = &found[&id];
+    assert_eq!((&json!(record.partition()), &json!(record.offset())), (&said["partition"], &said["offset"]));
+    let value = std::str::from_utf8(record.payload().unwrap()).unwrap();
+    let (_, payload) = answer.text.split_once(r#""payload":"#).unwrap();
+    assert!(
+        value.contains(&format!(r#""source":"adsbdb","payload":{},"#, &payload[..payload.len() - 1])),
+        "{value}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_id_goes_to_the_partition_where_the_original_put_it() {
     let app = Application::start(shared().await, &[("KAFKA_PARTITIONS", "5")]).await.ready().await;
     // Values of murmur2 from Kafka's own tests, modulo 5.
@@ -200,7 +222,7 @@ impl Load {
 }
 
 /// Checks that each answer's record is where the answer said.
-async fn assert_kept(bootstrap: &str, topic: &str, accepted: Vec<Value>) {
+pub async fn assert_kept(bootstrap: &str, topic: &str, accepted: Vec<Value>) {
     let ids: Vec<String> = accepted.iter().map(|said| said["id"].as_str().unwrap().to_owned()).collect();
     let all_there = move |found: &BTreeMap<String, OwnedMessage>| ids.iter().all(|id| found.contains_key(id));
     let found = records(bootstrap, topic, 3, all_there).await;

@@ -1,0 +1,80 @@
+//! Batches against a real broker that goes away: what was said to be stored is stored.
+
+use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+use servers::BrokerKind;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::application::{Answer, Application};
+use crate::real_broker::{assert_kept, start};
+
+/// A request of which the body is written bit by bit.
+struct Upload {
+    connection: TcpStream,
+    events: usize,
+}
+
+impl Upload {
+    async fn begin(app: &Application) -> Self {
+        let mut connection = TcpStream::connect(app.address).await.unwrap();
+        let head = "POST /ingest/batch HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\
+                    Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n";
+        connection.write_all(head.as_bytes()).await.unwrap();
+        Self { connection, events: 0 }
+    }
+
+    async fn write(&mut self, events: usize) {
+        let mut lines = String::new();
+        for number in self.events..self.events + events {
+            writeln!(lines, r#"{{"id":"n-{number}","source":"manual","payload":{{}}}}"#).unwrap();
+        }
+        self.events += events;
+        let chunk = format!("{:x}\r\n{lines}\r\n", lines.len());
+        self.connection.write_all(chunk.as_bytes()).await.unwrap();
+    }
+
+    async fn end(mut self) -> Answer {
+        self.connection.write_all(b"0\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        self.connection.read_to_end(&mut answer).await.unwrap();
+        Answer::parse(&answer)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g1_a_broker_killed_under_a_batch_loses_nothing_that_was_accepted() {
+    if BrokerKind::from_env().unwrap() != BrokerKind::ApacheKafka {
+        return; // tansu keeps its records in memory: a kill loses them whatever the producer does.
+    }
+    let (broker, _folder) = start().await;
+    let settings = [("DELIVERY_TIMEOUT_MS", "3000"), ("MAX_BATCH_EVENTS", "1000000")];
+    let app = Application::start(&broker.bootstrap(), &settings).await.ready().await;
+    let mut upload = Upload::begin(&app).await;
+    let began = Instant::now();
+    while app.metric("slipstream_kafka_delivery_seconds_count").await.unwrap() < 1000.0 {
+        upload.write(100).await;
+        assert!(began.elapsed() < Duration::from_secs(20), "nothing is sent");
+    }
+    // In flight when the broker goes, and after it went.
+    upload.write(3000).await;
+    broker.kill();
+    upload.write(1000).await;
+    app.readyz(503).await;
+    upload.write(1000).await;
+    let written = upload.events;
+    let answer = upload.end().await;
+    let statuses = answer.statuses();
+    assert_eq!((answer.status, statuses.len()), (207, written));
+    assert!(statuses.iter().all(|status| matches!(status, 202 | 503 | 504)), "{statuses:?}");
+    assert!(statuses[written - 1000..].iter().all(|status| *status == 503), "known to be away");
+    assert!(statuses.iter().filter(|status| **status == 202).count() >= 1000, "acknowledged before the kill");
+
+    broker.restart().await.unwrap();
+    let accepted =
+        answer.json()["results"].as_array().unwrap().iter().filter(|r| r["status"] == 202).cloned().collect();
+    assert_kept(&broker.bootstrap(), &app.topic, accepted).await;
+    app.readyz(200).await;
+    assert_eq!(app.batch(&[r#"{"source":"manual","payload":{}}"#]).await.status, 202);
+}
