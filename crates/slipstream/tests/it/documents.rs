@@ -2,11 +2,14 @@
 //! tests that exist.
 
 use std::path::Path;
+//! The README's tables of variables and `.env.example` say what the settings structs say; the operations manual lists every
+//! metric.
 
 use service::Variable;
 
 const README: &str = include_str!("../../../../README.md");
 const TESTS: &str = include_str!("../../../../docs/TESTS.md");
+const OPERATIONS: &str = include_str!("../../../../docs/OPERATIONS.md");
 const ENV_EXAMPLE: &str = include_str!("../../../../.env.example");
 
 fn processes() -> [(&'static str, &'static [Variable]); 4] {
@@ -87,5 +90,30 @@ fn every_test_that_the_documents_name_exists() {
     assert!(names.len() > 50, "{names:?}");
     for name in names {
         assert!(text.contains(&format!("fn {name}(")), "docs/TESTS.md names {name}, which is no test");
+/// The names that a file registers, without what the exposition adds to those of counters.
+fn registered(source: &str) -> Vec<String> {
+    let name = |rest: &str| {
+        let unit = if rest.starts_with("_with_unit") { "_seconds" } else { "" };
+        let literal = rest.split_once("(")?.1.trim_start().strip_prefix('"')?.split('"').next()?;
+        Some(format!("slipstream_{literal}{unit}"))
+    };
+    source.split(".register").skip(1).filter_map(name).collect()
+}
+
+#[test]
+fn the_operations_manual_lists_every_metric() {
+    for source in [
+        include_str!("../../../producer/src/metrics.rs"),
+        include_str!("../../../consumer/src/metrics.rs"),
+        include_str!("../../../poller/src/progress.rs"),
+    ] {
+        let names = registered(source);
+        assert!(names.len() >= 4, "{names:?}");
+        for name in names {
+            let found = ["`", "{", "_total`", "_total{"]
+                .iter()
+                .any(|end| OPERATIONS.contains(&format!("`{name}{end}")));
+            assert!(found, "docs/OPERATIONS.md lacks {name}");
+        }
     }
 }
