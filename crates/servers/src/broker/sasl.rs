@@ -85,3 +85,36 @@ listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.se
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_that_would_need_quoting_is_refused_and_not_shown() {
+        let sasl = |user: &str, password: &str| Sasl {
+            certificate: String::new(),
+            key: String::new(),
+            user: user.into(),
+            password: password.into(),
+        };
+        let listener = Listener::on_free_port(&sasl("alice", "secret")).unwrap();
+        assert_eq!(listener.entry(), format!("SASL_SSL://127.0.0.1:{},", listener.port));
+        for wrong in [sasl("alice", "a\"b"), sasl("al ice", "secret"), sasl("alice", "")] {
+            let said = Listener::on_free_port(&wrong).unwrap_err().to_string();
+            assert!(said.contains("letters and digits") && !said.contains("secret"), "{said}");
+            assert!(!format!("{wrong:?}").contains("secret"));
+        }
+    }
+
+    #[tokio::test]
+    async fn tansu_says_that_it_has_no_such_listener() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut options = crate::BrokerOptions::new(crate::BrokerKind::Tansu, folder.path());
+        let text = String::new;
+        options.sasl =
+            Some(Sasl { certificate: text(), key: text(), user: "a".into(), password: "b".into() });
+        let error = crate::Broker::start(options, crate::Progress::silent()).await.unwrap_err();
+        assert!(error.to_string().contains("tansu"), "{error}");
+    }
+}
