@@ -13,7 +13,8 @@ pub fn operations(config: &Config) -> Vec<Operation> {
     vec![batch(config)]
 }
 
-fn batch(config: &Config) -> Operation {
+/// The one that this page describes.
+pub fn batch(config: &Config) -> Operation {
     let event = json!({"source": "manual", "payload": {"value": 42}});
     let content = json!({
         "application/json": {

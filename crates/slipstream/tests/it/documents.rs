@@ -1,9 +1,7 @@
-//! The README's tables of variables and `.env.example` say what the settings structs say, and `docs/TESTS.md` names
-//! tests that exist.
+//! The README's tables of variables and `.env.example` say what the settings structs say, `docs/TESTS.md` names tests that
+//! exist, and the operations manual lists every metric.
 
 use std::path::Path;
-//! The README's tables of variables and `.env.example` say what the settings structs say; the operations manual lists every
-//! metric.
 
 use service::Variable;
 
@@ -90,6 +88,9 @@ fn every_test_that_the_documents_name_exists() {
     assert!(names.len() > 50, "{names:?}");
     for name in names {
         assert!(text.contains(&format!("fn {name}(")), "docs/TESTS.md names {name}, which is no test");
+    }
+}
+
 /// The names that a file registers, without what the exposition adds to those of counters.
 fn registered(source: &str) -> Vec<String> {
     let name = |rest: &str| {
