@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::response::Response;
 use uuid::Uuid;
 
+use crate::access::Holder;
 use crate::traces::{RequestSpan, Traces};
 
 /// In the request, where its client names it, and in every answer.
@@ -34,12 +35,14 @@ impl Followed {
     pub fn end(self, response: &mut Response, route: &str, took: Duration) {
         let status = response.status();
         self.span.end(status);
+        let key = response.extensions().get::<Holder>().map(|holder| holder.0.as_ref());
         tracing::debug!(
             method = self.method.as_str(),
             route,
             status = status.as_u16(),
             duration_ms = took.as_secs_f64() * 1000.0,
             request_id = self.id.to_str().unwrap_or_default(),
+            key,
             "request answered"
         );
         response.headers_mut().insert(REQUEST_ID, self.id);

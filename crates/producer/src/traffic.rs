@@ -6,7 +6,6 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use crate::access::Holder;
 use crate::app::Producer;
 use crate::error::{ApiError, Refused};
 use crate::follow::Followed;
@@ -25,8 +24,6 @@ pub async fn watch(State(producer): State<Producer>, mut request: Request, next:
     let mut response = next.run(request).await;
     drop(admission);
     producer.metrics.answered(route, response.status().as_u16(), started.elapsed());
-    let key = response.extensions().get::<Holder>().map(|holder| holder.0.as_ref());
-    tracing::debug!(route, status = response.status().as_u16(), key, "request answered");
     if let Some(refused) = response.extensions().get::<Refused>() {
         if routes::TAKES_EVENTS.contains(&route) {
             producer.metrics.rejected(refused.reason, 1);

@@ -1,10 +1,11 @@
 //! `POST /ingest/batch`.
 
+use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::operation::Operation;
 use super::refusals::{of_bodies, of_delivery};
-use super::schemas::{count, id, named, object};
+use super::schemas::{count, errors, id, named, object};
 use crate::config::Config;
 use crate::error::ApiError;
 
@@ -18,12 +19,12 @@ pub fn batch(config: &Config) -> Operation {
     let event = json!({"source": "manual", "payload": {"value": 42}});
     let content = json!({
         "application/json": {
-            "schema": {"type": "array", "items": named("Event")},
+            "schema": {"type": "array", "minItems": 1, "items": named("Event")},
             "example": [event],
         },
         "application/x-ndjson": {
-            "schema": {"type": "string", "description": "One event a line."},
-            "example": format!("{event}\n{event}\n"),
+            "schema": {"type": "array", "minItems": 1, "items": named("Event"), "description": "Each on a line of its own."},
+            "example": [event],
         },
     });
     let about = format!(
@@ -44,17 +45,32 @@ pub fn batch(config: &Config) -> Operation {
         .refused_by(of_bodies(config))
         .refused_by(of_delivery());
     for status in [400, 408, 413, 422, 503, 504] {
-        let content = answer(&[refused(0, status)]);
-        operation =
-            operation.answers(status, "All failed, or the body was refused", "application/json", content);
+        let mut example = answer_of(&[refused(0, status)]);
+        example["type"] = "about:blank".into();
+        example["title"] =
+            StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).into();
+        example["status"] = status.into();
+        example["detail"] = "no event was accepted: see results".into();
+        example["retryable"] = is_retryable(status).into();
+        let content =
+            json!({"schema": named("BatchProblem"), "examples": {"all_failed": {"value": example}}});
+        let about = "All failed, or the body was refused";
+        operation = operation.answers(status, about, "application/problem+json", content);
     }
     operation
 }
 
 fn answer(results: &[Value]) -> Value {
+    json!({"schema": named("BatchResults"), "example": answer_of(results)})
+}
+
+fn answer_of(results: &[Value]) -> Value {
     let accepted = results.iter().filter(|result| result["id"].is_string()).count();
-    let example = json!({"accepted": accepted, "rejected": results.len() - accepted, "results": results});
-    json!({"schema": named("BatchResults"), "example": example})
+    json!({"accepted": accepted, "rejected": results.len() - accepted, "results": results})
+}
+
+fn is_retryable(status: u16) -> bool {
+    matches!(status, 408 | 503 | 504)
 }
 
 fn accepted(index: usize) -> Value {
@@ -63,10 +79,10 @@ fn accepted(index: usize) -> Value {
 
 fn refused(index: usize, status: u16) -> Value {
     let detail = "the request breaks a rule: body.source: Field required";
-    json!({"index": index, "status": status, "detail": detail, "retryable": matches!(status, 408 | 503 | 504)})
+    json!({"index": index, "status": status, "detail": detail, "retryable": is_retryable(status)})
 }
 
-/// The schema of the answer.
+/// What tells of each event.
 pub fn results() -> Value {
     let index = count("The event's place in the body, from 0.");
     let accepted = json!({
@@ -81,13 +97,13 @@ pub fn results() -> Value {
         "status": {"type": "integer", "minimum": 400, "maximum": 599},
         "id": id("The event's id, where it had or was given one."),
         "detail": {"type": "string", "minLength": 1},
+        "errors": errors(),
         "retryable": {"type": "boolean"},
     });
-    let result = json!({"anyOf": [object(&accepted, &[]), object(&refused, &["id"])]});
-    let properties = json!({
+    let result = json!({"anyOf": [object(&accepted, &[]), object(&refused, &["id", "errors"])]});
+    json!({
         "accepted": count("Results of 202."),
         "rejected": count("Other results."),
         "results": {"type": "array", "items": result},
-    });
-    object(&properties, &[])
+    })
 }

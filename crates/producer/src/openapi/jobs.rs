@@ -107,13 +107,15 @@ fn one(method: &'static str, id: &str) -> Operation {
 fn sample() -> Value {
     json!({
         "job_id": SAMPLE,
-        "status": "running",
+        "state": "running",
         "interval_sec": 3,
         "duration_sec": 120,
         "started_at": "2026-11-24T08:00:05.405Z",
-        "calls": 7,
-        "accepted": 6,
+        "ended_at": null,
+        "next_tick_at": "2026-11-24T08:00:26.405Z",
+        "sent": 6,
         "failed": 1,
+        "skipped_ticks": 0,
         "last_error": "ADSBDB limits the rate of requests, for another 60 s",
     })
 }
@@ -122,18 +124,24 @@ fn seconds(description: &str) -> Value {
     json!({"type": "number", "exclusiveMinimum": 0, "maximum": 31_536_000, "description": description})
 }
 
+fn time(description: &str) -> Value {
+    json!({"type": ["string", "null"], "format": "date-time", "description": description})
+}
+
 /// The schema of a job.
 pub fn job() -> Value {
     let properties = json!({
         "job_id": {"type": "string", "format": "uuid"},
-        "status": {"enum": ["running", "finished", "cancelled"]},
+        "state": {"enum": ["running", "done", "cancelled", "failed"]},
         "interval_sec": seconds("From one call to the next."),
         "duration_sec": seconds("How long calls begin."),
-        "started_at": {"type": "string", "format": "date-time"},
-        "calls": count("Calls so far."),
-        "accepted": count("Calls whose event is in the topic."),
+        "started_at": time("When it began."),
+        "ended_at": time("When it ended, if it has."),
+        "next_tick_at": time("When its next call begins, if there is one."),
+        "sent": count("Calls whose event is in the topic."),
         "failed": count("Calls that were refused."),
-        "last_error": {"type": ["string", "null"], "description": "Why the last of those was."},
+        "skipped_ticks": count("Calls that were left out because the one before was still under way."),
+        "last_error": {"type": ["string", "null"], "description": "Why the last of those that failed was refused."},
     });
     object(&properties, &[])
 }

@@ -26,7 +26,12 @@ pub fn all(config: &Config) -> Value {
         "Problem": problem(json!({}), &[]),
         "InvalidProblem": problem(json!({"errors": errors()}), &["errors"]),
         "UnknownOutcomeProblem": problem(json!({}), &["id"]),
-        "BatchResults": super::batch::results(),
+        "BatchResults": object(&super::batch::results(), &[]),
+        "BatchProblem": {"anyOf": [
+            named("Problem"),
+            named("InvalidProblem"),
+            problem(super::batch::results(), &[]),
+        ]},
         "PollJob": super::jobs::job(),
         "PollJobStarted": super::jobs::started(),
         "Health": super::own::health(),
@@ -137,7 +142,8 @@ fn problem(more: Value, required: &[&str]) -> Value {
     object(&properties, optional)
 }
 
-fn errors() -> Value {
+/// All faults of an event.
+pub fn errors() -> Value {
     let step = json!({"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 0}]});
     let fault = json!({
         "loc": {"type": "array", "minItems": 1, "items": step, "description": "The way to the value."},

@@ -212,7 +212,7 @@ pub struct Answer {
 impl Answer {
     /// The answer that `bytes` are.
     pub fn parse(bytes: &[u8]) -> Self {
-        let text = String::from_utf8(dechunked(bytes)).expect("UTF-8");
+        let text = String::from_utf8_lossy(&dechunked(bytes)).into_owned();
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
         let mut lines = head.lines();
         let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok()).expect("a status");

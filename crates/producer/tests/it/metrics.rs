@@ -6,6 +6,10 @@ use crate::application::Application;
 use crate::mock::Cluster;
 
 const EXPECTED: &str = "\
+# HELP slipstream_connections Connections that are open.
+# TYPE slipstream_connections gauge
+# HELP slipstream_connections_refused Connections beyond the limit.
+# TYPE slipstream_connections_refused counter
 # HELP slipstream_events_accepted Events acknowledged by Kafka, by source.
 # TYPE slipstream_events_accepted counter
 # HELP slipstream_events_rejected Events that were not accepted.
@@ -22,6 +26,8 @@ const EXPECTED: &str = "\
 # TYPE slipstream_kafka_up gauge
 # HELP slipstream_poll_jobs Poll jobs that run.
 # TYPE slipstream_poll_jobs gauge
+# HELP slipstream_requests_in_flight Requests in flight that bring events.
+# TYPE slipstream_requests_in_flight gauge
 # HELP slipstream_upstream_requests Questions to ADSBDB.
 # TYPE slipstream_upstream_requests counter";
 

@@ -24,6 +24,8 @@ fn commands() -> Vec<(String, String)> {
     let commands =
         blocks.flat_map(|block| block.split("\n\n")).filter_map(|part| part.trim().strip_prefix("$ "));
     let commands = commands.map(|part| part.split_once('\n').unwrap_or((part, "")));
+    // Those about keys are for a producer with API_KEYS.
+    let commands = commands.filter(|(command, _)| !command.contains("KEY"));
     commands.map(|(command, prints)| (command.to_owned(), prints.to_owned())).collect()
 }
 

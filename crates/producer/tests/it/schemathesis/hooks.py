@@ -1,5 +1,7 @@
 """What schemathesis checks beyond its own checks."""
 
+import json
+
 import schemathesis
 
 # The kinds of fault that JSON Schema cannot rule out: they depend on how a number is written, on nesting, on two
@@ -17,12 +19,20 @@ UNSTATABLE = {
 }
 
 
+@schemathesis.serializer("application/x-ndjson")
+def one_event_a_line(ctx, value):
+    lines = value if isinstance(value, list) else [value]
+    return "".join(json.dumps(line) + "\n" for line in lines).encode()
+
+
 @schemathesis.check
 def valid_data_is_refused_only_for_limits_that_no_schema_states(ctx, response, case):
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return
     if response.status_code == 422:
-        kinds = {error["type"] for error in response.json()["errors"]}
+        # A batch tells of each event in words; that an Idempotency-Key fits the id is between two places.
+        errors = response.json().get("errors", [])
+        kinds = {error["type"] for error in errors if error["loc"][0] != "header"}
         assert kinds <= UNSTATABLE, f"refused for {kinds - UNSTATABLE}"
 
 
