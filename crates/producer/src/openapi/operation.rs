@@ -57,10 +57,10 @@ impl Operation {
         ))
     }
 
-    /// It needs a key where the producer has keys.
+    /// It needs a key where the producer has keys, and a place among the requests in flight.
     pub fn guarded(mut self) -> Self {
         self.body["security"] = json!([{}, {"bearer": []}, {"apiKey": []}]);
-        self.refused(Refusal::no_key())
+        self.refused(Refusal::no_key()).refused(Refusal::no_place())
     }
 
     /// The request's body.

@@ -38,6 +38,12 @@ impl Refusal {
         }
     }
 
+    /// 503. It is answered before a handler is asked.
+    pub fn no_place() -> Self {
+        let why = "too many requests are in flight (MAX_IN_FLIGHT)".to_owned();
+        ApiError::NotStored { reason: "overloaded", why, id: None }.into()
+    }
+
     /// 405.
     pub fn other_method() -> Self {
         let extra = &[("Allow", "The methods of this path.", "^[A-Z]+(,[A-Z]+)*$")];

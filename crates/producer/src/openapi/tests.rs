@@ -80,11 +80,14 @@ fn the_statuses_of_ingest_are_those_of_the_contract() {
     assert_eq!(statuses("/ingest", "post"), ingest);
     assert_eq!(statuses("/ingest/adsbdb", "post"), ["202", "400", "401", "405", "413", "502", "503", "504"]);
     assert_eq!(statuses("/ingest/adsbdb/poll", "post"), ["202", "400", "401", "405", "422", "429", "503"]);
-    assert_eq!(statuses("/ingest/adsbdb/poll/{job_id}", "delete"), ["200", "400", "401", "404", "405"]);
+    assert_eq!(
+        statuses("/ingest/adsbdb/poll/{job_id}", "delete"),
+        ["200", "400", "401", "404", "405", "503"]
+    );
     assert_eq!(statuses("/readyz", "get"), ["200", "405", "503"]);
     let reasons = &document["paths"]["/ingest"]["post"]["responses"]["503"]["content"];
     let reasons = reasons["application/problem+json"]["examples"].as_object().unwrap();
-    assert_eq!(reasons.keys().collect::<Vec<_>>(), ["kafka_away", "queue_full", "stopping"]);
+    assert_eq!(reasons.keys().collect::<Vec<_>>(), ["kafka_away", "overloaded", "queue_full", "stopping"]);
 }
 
 #[test]

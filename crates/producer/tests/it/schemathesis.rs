@@ -30,9 +30,11 @@ async fn every_answer_is_what_the_document_says() {
     command.arg(format!("http://{}/openapi.json", app.address));
     // A cancelled job stays listed, so it is there after its deletion.
     command.args(["--checks=all", "--exclude-checks=use_after_free", "--mode=all", "--no-color"]);
-    command.env("PYTHONPATH", packages.unwrap()).env("SCHEMATHESIS_HOOKS", "hooks");
-    command.current_dir(SETTINGS).env("PYTHONDONTWRITEBYTECODE", "1");
-    command.stdin(Stdio::null()).kill_on_drop(true);
+    let modules = std::env::join_paths([packages.unwrap(), SETTINGS.into()]).unwrap();
+    command.env("PYTHONPATH", modules).env("SCHEMATHESIS_HOOKS", "hooks").env("PYTHONDONTWRITEBYTECODE", "1");
+    // It keeps notes where it runs.
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    command.current_dir(place.path()).stdin(Stdio::null()).kill_on_drop(true);
     let output = tokio::time::timeout(LIMIT, command.output()).await.expect("an end in time").unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
