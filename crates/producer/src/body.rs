@@ -44,8 +44,15 @@ pub async fn json(
     let read = async {
         let mut incoming = Incoming::open(headers, body, limits, judge_media_type(headers)).await?;
         let mut read = BytesMut::new();
-        while let Some(chunk) = incoming.next().await? {
-            read.extend_from_slice(&chunk);
+        loop {
+            match incoming.next().await {
+                Ok(Some(chunk)) => read.extend_from_slice(&chunk),
+                Ok(None) => break,
+                Err(error) => {
+                    incoming.drain_after(&error).await;
+                    return Err(error);
+                }
+            }
         }
         if read.iter().all(u8::is_ascii_whitespace) { Err(ApiError::Empty) } else { Ok(read.freeze()) }
     };
@@ -96,7 +103,6 @@ impl Incoming {
     pub async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
         let limit = (self.limits.bytes, self.limits.variable);
         if self.read > limit.0 {
-            self.drain().await;
             return Err(ApiError::BodyTooLarge(limit.0, limit.1));
         }
         let began = Instant::now();
@@ -109,14 +115,15 @@ impl Incoming {
                 chunk.truncate(room);
                 Ok(Some(chunk))
             }
-            Ok(Ok(None)) => Ok(None),
-            Ok(Err(error)) => {
-                if matches!(error, ApiError::BodyTooLarge(..)) {
-                    self.drain().await;
-                }
-                Err(error)
-            }
+            Ok(outcome) => outcome,
             Err(_) => Err(ApiError::BodySlow(self.limits.time)),
+        }
+    }
+
+    /// Reads on after what broke the body, unless the client was waited for long enough.
+    pub async fn drain_after(&mut self, error: &ApiError) {
+        if !matches!(error, ApiError::BodySlow(_)) {
+            self.drain().await;
         }
     }
 

@@ -15,15 +15,15 @@ pub const TAKES_EVENTS: &[&str] = &["/ingest", "/ingest/batch", "/ingest/adsbdb"
 
 /// Every path of the producer.
 pub fn router(producer: Producer) -> Router {
-    let without_key = Router::new()
-        .route("/ingest/batch", post(batch::ingest_batch))
+    let upstream = Router::new()
         .route("/ingest/adsbdb", post(adsbdb::ingest_aircraft))
         .route("/ingest/adsbdb/poll", get(poll::list).post(poll::start))
         .route("/ingest/adsbdb/poll/{job_id}", get(poll::show).delete(poll::cancel))
         .route_layer(from_fn(traffic::no_idempotency_key));
     Router::new()
         .route("/ingest", post(ingest::ingest))
-        .merge(without_key)
+        .route("/ingest/batch", post(batch::ingest_batch))
+        .merge(upstream)
         .route_layer(from_fn_with_state(producer.clone(), access::admit))
         .with_state(producer.clone())
         .merge(service::health::routes(Arc::new(producer.clone())))

@@ -15,7 +15,7 @@ use axum::response::Response;
 use crate::app::Producer;
 use crate::body::{self, Incoming, Limits};
 use crate::error::ApiError;
-use crate::ingest::traceparent;
+use crate::ingest::{IDEMPOTENCY_KEY, traceparent};
 use crate::stopping::Admission;
 use intake::Intake;
 use splitter::{Format, Piece, Splitter};
@@ -33,16 +33,25 @@ pub async fn ingest_batch(
     let config = &producer.config;
     let limits =
         Limits { bytes: config.max_batch_bytes, variable: "MAX_BATCH_BYTES", time: config.request_timeout };
-    let format = format(&parts.headers);
+    let format = if parts.headers.contains_key(IDEMPOTENCY_KEY) {
+        Err(ApiError::KeyNotTaken)
+    } else {
+        format(&parts.headers)
+    };
     let splitter = Splitter::new(*format.as_ref().unwrap_or(&Format::Array), config.max_payload_bytes);
-    let incoming = Incoming::open(&parts.headers, body, limits, format.map(|_| ())).await?;
+    let mut incoming = Incoming::open(&parts.headers, body, limits, format.map(|_| ())).await?;
     if !admission.granted() {
+        incoming.drain().await;
         return Err(ApiError::stopping(None));
     }
     let mut intake = Intake::new(&producer, traceparent(&parts.headers));
-    let broken = read(&producer, incoming, splitter, &mut intake).await.err();
+    let broken = read(&producer, &mut incoming, splitter, &mut intake).await.err();
     if let Some(error) = &broken {
         intake.refuse(error, None);
+        tokio::select! {
+            () = incoming.drain_after(error) => {}
+            () = producer.stopping.given_up() => {}
+        }
     } else if intake.events() == 0 {
         return Err(ApiError::NoEvents);
     }
@@ -76,7 +85,7 @@ fn format(headers: &HeaderMap) -> Result<Format, ApiError> {
 /// Reads the body to its end, or to what breaks it: the error is then the last result.
 async fn read(
     producer: &Producer,
-    mut incoming: Incoming,
+    incoming: &mut Incoming,
     mut splitter: Splitter,
     intake: &mut Intake<'_>,
 ) -> Result<(), ApiError> {
@@ -88,24 +97,18 @@ async fn read(
         let Some(chunk) = chunk else { break };
         splitter.feed(chunk);
         while let Some(piece) = splitter.next().map_err(ApiError::BatchBroken)? {
-            take(producer, piece, &mut incoming, intake).await?;
+            take(producer, piece, intake).await?;
         }
     }
     if let Some(piece) = splitter.last().map_err(ApiError::BatchBroken)? {
-        take(producer, piece, &mut incoming, intake).await?;
+        take(producer, piece, intake).await?;
     }
     Ok(())
 }
 
-async fn take(
-    producer: &Producer,
-    piece: Piece,
-    incoming: &mut Incoming,
-    intake: &mut Intake<'_>,
-) -> Result<(), ApiError> {
+async fn take(producer: &Producer, piece: Piece, intake: &mut Intake<'_>) -> Result<(), ApiError> {
     let config = &producer.config;
     if intake.events() == config.max_batch_events {
-        incoming.drain().await;
         return Err(ApiError::TooManyEvents(config.max_batch_events));
     }
     if producer.stopping.has_given_up() {

@@ -74,20 +74,34 @@ impl Batch<'_> {
     /// Sends a record, once there is room for it. Its outcome is in the next slot in any case; `label` is a small
     /// number to count it by.
     pub async fn send(&mut self, record: Record<'_>, label: u32) {
+        let room = self.prepare(record.value.len()).await;
+        // Not before: what waits for all outcomes must not wait for this one.
         let slot = self.tally.open();
-        if let Err(error) = self.try_send(record, slot, label).await {
+        let sent = match room {
+            Ok(room) => self.try_send(record, slot, label, room).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = sent {
             let failure = self.failure(error);
             self.tally.fail(slot, failure, true);
         }
     }
 
-    async fn try_send(&mut self, record: Record<'_>, slot: u32, label: u32) -> Result<(), SendError> {
+    async fn prepare(&mut self, bytes: usize) -> Result<OwnedSemaphorePermit, SendError> {
         self.kafka.ready().map_err(|why| not_stored("kafka_away", why))?;
-        let deadline = Instant::now() + self.kafka.limit;
-        let room = self.room(record.value.len(), deadline).await?;
         if self.tally.troubled() {
             self.mend().await;
         }
+        self.room(bytes, Instant::now() + self.kafka.limit).await
+    }
+
+    async fn try_send(
+        &mut self,
+        record: Record<'_>,
+        slot: u32,
+        label: u32,
+        room: OwnedSemaphorePermit,
+    ) -> Result<(), SendError> {
         let sender = &self.kafka.sender;
         let ticket = Ticket {
             tally: Arc::clone(&self.tally),

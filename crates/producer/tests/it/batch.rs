@@ -178,6 +178,7 @@ async fn an_idempotency_key_is_for_one_event() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     let headers = [LINES[0], ("Idempotency-Key", "k")];
-    let answer = app.request("POST", "/ingest/batch", &headers, &event("a")).await;
+    // The client looks for the answer only after it has sent everything.
+    let answer = app.request("POST", "/ingest/batch", &headers, &[&*event("a"); 10_000].join("\n")).await;
     assert_says(&answer.problem(400, false), &["Idempotency-Key", "POST /ingest"]);
 }

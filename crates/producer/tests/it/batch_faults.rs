@@ -105,7 +105,9 @@ async fn events_that_were_refused_with_their_whole_batch_are_sent_again_alone() 
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     cluster.mock.request_errors(Api::Produce, &[Wire::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
+    let began = Instant::now();
     let answer = app.batch(&[NAMED; 100]).await;
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     assert_eq!((answer.status, answer.statuses()), (202, vec![202; 100]));
     let mut offsets: Vec<i64> =
         answer.json()["results"].as_array().unwrap().iter().map(|r| r["offset"].as_i64().unwrap()).collect();

@@ -84,7 +84,7 @@ async fn what_is_around_the_events_of_an_array_can_break_it() {
         assert_eq!((answer.status, answer.statuses()), (207, vec![202, 202, 400]), "{body}");
         assert_says(&answer.result(2), &["the batch cannot be read", words]);
     }
-    let answer = post(EVENT).await;
+    let answer = post(&EVENT.repeat(10_000)).await;
     answer.problem(400, false);
     assert_says(&answer.result(0), &["not a JSON array", "application/x-ndjson"]);
     let broken = format!(
