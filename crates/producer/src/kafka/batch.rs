@@ -253,3 +253,6 @@ fn queue_full() -> SendError {
 fn stopping() -> SendError {
     not_stored("stopping", "the producer is stopping")
 }
+
+#[cfg(test)]
+mod tests;
