@@ -110,7 +110,6 @@ pub fn of_bodies(config: &Config) -> Vec<ApiError> {
         ApiError::BodySlow(config.request_timeout),
         ApiError::BodyTooLarge(config.max_payload_bytes, "MAX_PAYLOAD_BYTES"),
         ApiError::MediaType("the body must be JSON: send Content-Type: application/json"),
-        ApiError::Coding,
         ApiError::Invalid(faults()),
     ];
     not_json.into_iter().chain(rest).collect()
