@@ -6,6 +6,7 @@ use bson::{Document, doc};
 use tokio::sync::watch;
 
 use crate::scripted_server::{Answer, ScriptedServer, is_write, open};
+use crate::shared_database::durable;
 use crate::trial::{SOON, Sent, Trial, event, eventually};
 
 const WIRE_VERSION_5_0: i32 = 13;
@@ -52,32 +53,43 @@ async fn a_source_seen_for_the_first_time_costs_no_other_lane_its_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collection_whose_index_cannot_be_built_holds_up_neither_its_batch_nor_other_partitions() {
-    let trial = Trial::new(2).await;
+    let database = durable().await;
+    let trial = Trial::with_database(&database.uri(), 2).await;
     let blocked = trial.collection("blocked").await;
     blocked.insert_many([doc! {"event_id": "x", "n": 1}, doc! {"event_id": "x", "n": 2}]).await.unwrap();
-    trial.send(Sent::new("same batch", &event("same batch", 1, "{}"))).await;
-    trial.send(Sent::new("w", &of_source("blocked", "w"))).await;
+    // While the first record's write hangs, the next two become one batch.
+    database.pause().await.unwrap();
+    trial.send(Sent::new("first", &event("first", 1, "{}"))).await;
     let member = trial.start(&[("EXPECTED_SOURCE", "*")]).await;
-    member.finishes(1).await;
+    eventually("the first is in hand", SOON, async || member.seen().read == 1).await;
+    trial.send(Sent::new("w", &of_source("blocked", "w"))).await;
+    trial.send(Sent::new("same batch", &event("same batch", 1, "{}"))).await;
+    let waiting = async || {
+        let lanes = member.health().await["assignment"].clone();
+        lanes.as_array().unwrap().iter().any(|lane| lane["partition"] == 0 && lane["queued"] == 2)
+    };
+    eventually("two wait", SOON, waiting).await;
+    database.resume().await.unwrap();
+    member.finishes(2).await;
     for id in ["a", "b", "c"] {
         trial.send(Sent { partition: 1, ..Sent::new(id, &event(id, 1, "{}")) }).await;
     }
-    member.finishes(4).await;
-    assert_eq!(trial.ids().await, ["a", "b", "c", "same batch"]);
+    member.finishes(5).await;
+    assert_eq!(trial.ids().await, ["a", "b", "c", "first", "same batch"]);
     let query = format!(r#"getSiblingDB("{}").getCollection("blocked").aggregate("#, trial.database);
     let (status, why) = member.get("/readyz").await;
     let why: serde_json::Value = serde_json::from_str(&why).unwrap();
     assert!(status == 503 && why["detail"].as_str().unwrap().contains(&query), "{why}");
     assert_eq!(blocked.count_documents(doc! {}).await.unwrap(), 2, "nothing is written to it");
     eventually("the rest is committed", SOON, async || trial.committed().await.get(&1) == Some(&3)).await;
-    let past = trial.committed().await.get(&0).is_some_and(|offset| *offset > 1);
-    assert!(!past, "nothing is committed past the record that waits");
+    let first = async || trial.committed().await.get(&0) == Some(&1);
+    eventually("nothing is committed past the record that waits", SOON, first).await;
 
     blocked.delete_one(doc! {"n": 2}).await.unwrap();
-    member.finishes(5).await;
+    member.finishes(6).await;
     eventually("ready again", SOON, async || member.ready().await).await;
     member.stop().await;
-    assert_eq!(trial.committed().await, [(0, 2), (1, 3)].into());
+    assert_eq!(trial.committed().await, [(0, 3), (1, 3)].into());
 }
 
 #[tokio::test(flavor = "multi_thread")]
