@@ -21,7 +21,7 @@ async fn killed(size: Size) {
     kafka::make_topic(&names, PARTITIONS).await;
     load.produce(&names, 0..records, None).await;
     let mut random = fastrand::Rng::with_seed(seed);
-    let mut again = 0;
+    let (mut in_hand, mut finished) = (0, 0);
     for kill in 1..=kills {
         let before = committed(&names).await;
         let consumer = stack.consumer(&names, &[("KAFKA_PROPERTIES", properties)]);
@@ -39,18 +39,18 @@ async fn killed(size: Size) {
         let after = committed(&names).await;
         assert!(after >= before, "what is committed stays so");
         assert!(seen.read <= records as u64 - before, "more was read than was left: {seen:?}");
-        let uncommitted = seen.read.saturating_sub(after - before);
-        again += uncommitted;
-        println!(
-            "kill {kill}: {before} committed before, {seen:?} seen, {after} after: {uncommitted} uncommitted"
-        );
+        in_hand += seen.read.saturating_sub(after - before);
+        finished += seen.finished.saturating_sub(after - before);
+        println!("kill {kill}: committed {before} before and {after} after, {seen:?}");
     }
     let left = records as u64 - committed(&names).await;
     let consumer = stack.consumer(&names, &[("KAFKA_PROPERTIES", properties)]);
     all_committed(&names, records).await;
     let last = consumer.terminate_counted().await;
     assert_eq!((last.read, last.finished), (left, left), "exactly what was not committed is worked again");
-    println!("{again} of {records} records worked again after {kills} kills, all of them uncommitted");
+    println!(
+        "{kills} kills in {records} records; uncommitted then, and so worked again: {finished} finished, {in_hand} with those in hand"
+    );
     assert_model(&load, &names).await;
 }
 
