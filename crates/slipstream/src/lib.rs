@@ -11,6 +11,7 @@ use clap::Parser;
 pub mod check;
 pub mod cli;
 pub mod dedupe;
+pub mod http;
 pub mod mongo;
 pub mod simulate;
 pub mod trace;

@@ -29,5 +29,5 @@ pub async fn simulate(options: SimulateOptions) -> Result<ExitCode, Failure> {
 async fn alive(listen: SocketAddr) -> bool {
     let ip = if listen.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { listen.ip() };
     let url = format!("http://{}/livez", SocketAddr::new(ip, listen.port()));
-    crate::up::http::get(&url, Duration::from_secs(3)).await.is_ok()
+    crate::http::get(&url, Duration::from_secs(3)).await.is_ok()
 }

@@ -64,14 +64,7 @@ pub async fn adsbdb(base_url: &str) -> Finding {
 }
 
 async fn ask(url: &str) -> Result<Answer, Failure> {
-    // A second call finds the provider installed, which is as good.
-    _ = rustls::crypto::ring::default_provider().install_default();
-    let mut builder = reqwest::Client::builder().timeout(LIMIT);
-    if url.starts_with("http:") {
-        // In this network: a proxy for the internet does not know it.
-        builder = builder.no_proxy();
-    }
-    let answer = builder.build()?.get(url).send().await?;
+    let answer = crate::http::client(url, LIMIT)?.get(url).send().await?;
     let date = answer.headers().get(header::DATE).and_then(|date| date.to_str().ok());
     let date =
         date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()).map(|date| date.timestamp().as_second());

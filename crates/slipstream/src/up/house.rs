@@ -8,9 +8,9 @@ use std::time::Duration;
 use servers::{Broker, BrokerKind, BrokerOptions, Database, DatabaseOptions, Machine, Simulator};
 
 use super::environment::value;
-use super::http;
 use crate::Failure;
 use crate::cli::UpOptions;
+use crate::http;
 
 const PUBLIC_ADSBDB: &str = "https://api.adsbdb.com";
 

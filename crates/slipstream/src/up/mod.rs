@@ -18,7 +18,6 @@ use summary::{Finished, Summary};
 pub mod count;
 pub mod environment;
 pub mod house;
-pub mod http;
 pub mod processes;
 pub mod status;
 pub mod summary;

@@ -8,8 +8,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::environment::{Configs, Places, poller_config};
-use super::http;
 use crate::Failure;
+use crate::http;
 
 /// How long a process may take to stop: its own limit is 10 s.
 const STOP_LIMIT: Duration = Duration::from_secs(12);
