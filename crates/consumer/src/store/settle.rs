@@ -10,6 +10,26 @@ use super::version::Version;
 use super::waves::Fate;
 use super::write::Batch;
 
+/// What an update came to.
+pub(super) struct Updated {
+    /// The runs that were not refused.
+    pub(super) done: Vec<Run>,
+    /// How many of their documents were there.
+    pub(super) matched: usize,
+    /// How many of these it changed.
+    pub(super) modified: usize,
+}
+
+impl Updated {
+    /// For documents that are known to exist: one that is gone is not updated, and so not finished.
+    pub(super) fn must_all_match(&self) -> Result<(), Trouble> {
+        if self.matched == self.done.len() {
+            return Ok(());
+        }
+        Err(Trouble::new("documents that existed were not there to be updated"))
+    }
+}
+
 impl Batch<'_> {
     /// Counts what was inserted and gives back the runs whose documents exist already.
     pub(super) async fn read_insert(&mut self, chunk: Vec<Run>, reply: Reply) -> Result<Vec<Run>, Trouble> {
@@ -71,7 +91,7 @@ impl Batch<'_> {
     }
 
     /// Rejects or puts off what an update refused, and gives back the rest.
-    pub(super) fn read_errors(&mut self, chunk: Vec<Run>, reply: Reply) -> Result<Vec<Run>, Trouble> {
+    pub(super) fn read_update(&mut self, chunk: Vec<Run>, reply: Reply) -> Result<Updated, Trouble> {
         let mut done = Vec::with_capacity(chunk.len());
         for (run, error) in with_errors(chunk, reply.errors) {
             match error {
@@ -87,7 +107,7 @@ impl Batch<'_> {
         }
         match reply.write_concern_error {
             Some(reason) => Err(Trouble::new(reason)),
-            None => Ok(done),
+            None => Ok(Updated { done, matched: reply.n, modified: reply.n_modified }),
         }
     }
 
@@ -123,11 +143,9 @@ impl Batch<'_> {
     /// it left.
     pub(super) fn read_tail(&mut self, mut chunk: Vec<Run>, reply: Reply) -> Result<(), Trouble> {
         chunk.truncate(reply.errors.first().map_or(chunk.len(), |error| error.position + 1));
-        let (matched, changed) = (reply.n, reply.n_modified);
-        let done = self.read_errors(chunk, reply)?;
-        if matched != done.len() {
-            return Err(Trouble::new("documents that existed were not there to be updated"));
-        }
+        let updated = self.read_update(chunk, reply)?;
+        updated.must_all_match()?;
+        let Updated { done, modified: changed, .. } = updated;
         let mut stale = 0;
         for run in &done {
             if self.version_of_key(run.head) > Some(Version::of(self.events[run.head])) {

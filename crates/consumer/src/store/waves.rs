@@ -84,7 +84,8 @@ impl Waves {
 
     /// One event of each key of which several wait and nothing is known, if knowing more would save statements.
     pub(super) fn worth_a_look(&self) -> Vec<usize> {
-        if !self.collapses {
+        let no_key_repeats = self.keys.len() == self.key_of.len();
+        if !self.collapses || no_key_repeats {
             return Vec::new();
         }
         let repeats = self.waiting().filter(|(key, waiting)| {

@@ -20,6 +20,7 @@ use super::lookup::Lookup;
 use super::outcome::{Applied, Trouble};
 use super::reply::Reply;
 use super::runs::{Events, Known, Run};
+use super::settle::Updated;
 use super::version::Version;
 use super::waves::{Fate, Wave, Waves};
 
@@ -142,17 +143,9 @@ impl<'a> Batch<'a> {
         let mut changed = changed;
         let mut chunks = self.cut(runs, commands::update_bytes);
         while let Some(chunk) = chunks.pop() {
-            let command = commands::update(self.target(), false, &self.statements(&chunk));
-            match self.send(command, chunk.len()).await? {
-                Sent::Reply(reply) => {
-                    let (matched, modified) = (reply.n, reply.n_modified);
-                    let done = self.read_errors(chunk, reply)?;
-                    if matched != done.len() {
-                        return Err(Trouble::new("documents that existed were not there to be updated"));
-                    }
-                    self.settle(done, modified + std::mem::take(&mut changed)).await?;
-                }
-                Sent::Refused(refusal) => self.split(chunk, refusal, Fate::Present, &mut chunks),
+            if let Some(updated) = self.send_update(chunk, Fate::Present, &mut chunks).await? {
+                updated.must_all_match()?;
+                self.settle(updated.done, updated.modified + std::mem::take(&mut changed)).await?;
             }
         }
         Ok(())
@@ -163,27 +156,39 @@ impl<'a> Batch<'a> {
         let mut found = 0;
         let mut chunks = self.cut(runs, commands::update_bytes);
         while let Some(chunk) = chunks.pop() {
-            let command = commands::update(self.target(), false, &self.statements(&chunk));
-            match self.send(command, chunk.len()).await? {
-                Sent::Reply(reply) => {
-                    let (matched, modified) = (reply.n, reply.n_modified);
-                    let mut done = self.read_errors(chunk, reply)?;
-                    if matched != done.len() {
-                        done = self.insert(done).await?;
-                    }
-                    found += done.len();
-                    // Another writer may have come between the two commands: then nobody knows which ones matched. A
-                    // repeated update changes nothing more, so the changes of both add up.
-                    if matched == done.len() {
-                        self.settle(done, modified).await?;
-                    } else {
-                        self.update(done, modified).await?;
-                    }
-                }
-                Sent::Refused(refusal) => self.split(chunk, refusal, Fate::Absent, &mut chunks),
+            let updated = self.send_update(chunk, Fate::Absent, &mut chunks).await?;
+            let Some(Updated { mut done, matched, modified }) = updated else { continue };
+            if matched != done.len() {
+                done = self.insert(done).await?;
+            }
+            found += done.len();
+            // Another writer may have come between the two commands: then nobody knows which ones matched. A repeated
+            // update changes nothing more, so the changes of both add up.
+            if matched == done.len() {
+                self.settle(done, modified).await?;
+            } else {
+                self.update(done, modified).await?;
             }
         }
         Ok(found)
+    }
+
+    /// Sends an unordered update. `None`: one of its documents is not acceptable at all; its halves are in `chunks`
+    /// then, and where it was alone its fate is `refused`.
+    async fn send_update(
+        &mut self,
+        chunk: Vec<Run>,
+        refused: Fate,
+        chunks: &mut Vec<Vec<Run>>,
+    ) -> Result<Option<Updated>, Trouble> {
+        let command = commands::update(self.target(), false, &self.statements(&chunk));
+        match self.send(command, chunk.len()).await? {
+            Sent::Reply(reply) => Ok(Some(self.read_update(chunk, reply)?)),
+            Sent::Refused(refusal) => {
+                self.split(chunk, refusal, refused, chunks);
+                Ok(None)
+            }
+        }
     }
 
     /// Sends as much of the tail as one command holds; what follows an error in it stays for the next wave.
