@@ -3,13 +3,14 @@
 
 use std::time::{Duration, Instant};
 
+use servers::usage;
+
 use crate::Failure;
 use crate::collection::Collection;
 use crate::programs::Programs;
 use crate::side::{Places, Side};
 use crate::stage::Stage;
 use crate::topic::{Last, Topic};
-use crate::usage;
 
 /// A JVM and a group's first join are slow.
 const STARTED_WITHIN: Duration = Duration::from_secs(120);

@@ -26,7 +26,6 @@ mod side;
 mod stage;
 mod statistics;
 mod topic;
-mod usage;
 mod watcher;
 mod workload;
 

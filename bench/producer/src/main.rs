@@ -6,12 +6,11 @@ mod load;
 mod programs;
 mod report;
 mod side;
-mod usage;
 
 use std::io::Write;
 
 use clap::Parser;
-use servers::{Broker, BrokerKind, BrokerOptions, Progress};
+use servers::{Broker, BrokerKind, BrokerOptions, Progress, usage};
 
 use cli::Options;
 use load::Load;

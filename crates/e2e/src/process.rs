@@ -103,9 +103,7 @@ impl Process {
     /// Its memory in RAM, as the kernel tells it.
     pub fn resident_bytes(&self) -> u64 {
         let pid = self.child.id().expect("the process has not been waited for");
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let told = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("0 kB");
-        told.trim().trim_end_matches(" kB").trim().parse::<u64>().expect("a number") * 1024
+        servers::usage::resident_bytes(pid).expect("the kernel tells a child's memory")
     }
 
     /// Whether it still runs.

@@ -15,6 +15,7 @@ mod packages;
 mod progress;
 mod server;
 mod simulator;
+pub mod usage;
 
 pub use broker::{Broker, BrokerKind, BrokerOptions, Sasl};
 pub use child::Child;

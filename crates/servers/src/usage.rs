@@ -1,16 +1,15 @@
 //! What a process has used, as the kernel counts it.
 
+use std::io;
 use std::time::Duration;
-
-use crate::Failure;
 
 /// The kernel tells times in hundredths of a second to programs, whatever it counts in itself (USER_HZ).
 const TICK: Duration = Duration::from_millis(10);
 
 /// The processor time of a process, all its threads and both modes.
-pub fn processor_time(pid: u32) -> Result<Duration, Failure> {
+pub fn processor_time(pid: u32) -> io::Result<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    parse_stat(&stat).ok_or_else(|| "the kernel's line about a process is not understood".into())
+    parse_stat(&stat).ok_or_else(|| io::Error::other("the kernel's line about a process is not understood"))
 }
 
 /// The name comes in parentheses and may itself have some; user and system time are the 12th and 13th field after it.
@@ -21,13 +20,22 @@ fn parse_stat(stat: &str) -> Option<Duration> {
 }
 
 /// The most memory that a process has had resident so far, in bytes (VmHWM).
-pub fn peak_memory_bytes(pid: u32) -> Result<u64, Failure> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    parse_status(&status).ok_or_else(|| "the kernel does not tell a process' peak memory".into())
+pub fn peak_memory_bytes(pid: u32) -> io::Result<u64> {
+    memory_bytes(pid, "VmHWM:")
 }
 
-fn parse_status(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+/// The memory that a process has resident now, in bytes (VmRSS).
+pub fn resident_bytes(pid: u32) -> io::Result<u64> {
+    memory_bytes(pid, "VmRSS:")
+}
+
+fn memory_bytes(pid: u32, name: &str) -> io::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    parse_status(&status, name).ok_or_else(|| io::Error::other("the kernel does not tell a process' memory"))
+}
+
+fn parse_status(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
 }
@@ -41,12 +49,13 @@ mod tests {
         let stat = "1 (a) b (c) S 0 1 1 0 -1 4194560 1 2 3 4 150 50 7 8 20 0 1 0 9 10 11";
         assert_eq!(parse_stat(stat), Some(Duration::from_secs(2)));
         assert_eq!(parse_stat("1 (a) S"), None);
-        assert_eq!(parse_status("VmPeak:\t 9 kB\nVmHWM:\t   12 kB\n"), Some(12_288));
+        assert_eq!(parse_status("VmPeak:\t 9 kB\nVmHWM:\t   12 kB\n", "VmHWM:"), Some(12_288));
     }
 
     #[test]
     fn this_process_has_used_something() {
         assert!(peak_memory_bytes(std::process::id()).unwrap() > 1_000_000);
+        assert!(resident_bytes(std::process::id()).unwrap() > 1_000_000);
         processor_time(std::process::id()).unwrap();
     }
 }
