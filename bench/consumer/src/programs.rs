@@ -72,12 +72,7 @@ impl Programs {
 
     async fn build(&self) -> Result<(), Failure> {
         crate::say("building the consumer and the producer");
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--locked", "--package", "consumer", "--package", "producer", "--bins"]);
-        if !cfg!(debug_assertions) {
-            cargo.arg("--release");
-        }
-        cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
+        let mut cargo = servers::binaries::build(&["consumer", "producer"]);
         // The folder above may be a target directory that this variable does not name, if this program was moved.
         cargo.env("CARGO_TARGET_DIR", self.binaries.parent().unwrap_or(&self.binaries));
         run(cargo, &self.folder.join("build.log")).await

@@ -100,7 +100,7 @@ async fn post(client: &reqwest::Client, url: &str, event: &Event) -> Result<Inst
         "id": event.id,
         "timestamp": event.timestamp,
         "source": event.source.to_string(),
-        "payload": event.payload.raw(),
+        "payload": serde_json::from_str::<serde_json::Value>(event.payload.as_str())?,
     });
     let answer = client.post(url).json(&body).send().await?;
     let acknowledged = Instant::now();

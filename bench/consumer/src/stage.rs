@@ -7,6 +7,10 @@ use servers::{Broker, BrokerKind, BrokerOptions, Database, DatabaseKind, Databas
 
 use crate::Failure;
 
+/// Room for all that a side stores, indexes included: with less the database evicts and reads back, which is neither the
+/// pipeline's work nor what a server with half of the machine's memory does.
+const CACHE_MIB: u32 = 1024;
+
 /// A broker, and the folder in which everything of this run lies. Dropping it ends the one and removes the other.
 #[derive(Debug)]
 pub struct Stage {
@@ -40,7 +44,7 @@ impl Stage {
     /// A new database. It does not sync each commit: speed is what is measured.
     pub async fn database(&self) -> Result<Storage, Failure> {
         let folder = self.folder("database")?;
-        let options = DatabaseOptions { sync_on_commit: false, ..DatabaseOptions::new(&folder) };
+        let options = DatabaseOptions { cache_mib: CACHE_MIB, ..DatabaseOptions::new(&folder) };
         let database = Database::start(options, Progress::new(crate::say)).await?;
         Ok(Storage { database: Some(database), folder })
     }

@@ -50,15 +50,10 @@ impl Programs {
     }
 
     async fn build(&self) -> Result<(), Failure> {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "--locked", "--package", "producer", "--package", "bench-producer"]);
-        if !cfg!(debug_assertions) {
-            cargo.arg("--release");
-        }
-        cargo.arg("--bins").current_dir(env!("CARGO_MANIFEST_DIR"));
+        let mut cargo = servers::binaries::build(&["producer", "bench-producer"]);
         // The folder above may be a target directory that this variable does not name, if this program was moved.
         cargo.env("CARGO_TARGET_DIR", self.binaries.parent().unwrap_or(&self.binaries));
-        run(cargo).await
+        run(cargo.into()).await
     }
 
     async fn original(&self) -> Result<(), Failure> {

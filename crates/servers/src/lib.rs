@@ -5,6 +5,7 @@
 //! with this process, also when it is killed.
 
 mod address;
+pub mod binaries;
 mod broker;
 mod child;
 mod database;

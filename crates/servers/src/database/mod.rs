@@ -47,6 +47,8 @@ pub struct DatabaseOptions {
     pub port: u16,
     /// Whether an acknowledged write survives SIGKILL, at a fifth of the speed.
     pub sync_on_commit: bool,
+    /// How much of its data it keeps in memory, in MiB. Beyond that it evicts, which costs more than the writes.
+    pub cache_mib: u32,
     /// The user that clients must log in as; `None` lets everybody in.
     pub auth: Option<Credentials>,
     /// Where its programs come from.
@@ -61,6 +63,7 @@ impl DatabaseOptions {
             data_dir: data_dir.into(),
             port: 0,
             sync_on_commit: false,
+            cache_mib: 256,
             auth: None,
             machine: Machine::from_env(),
         }

@@ -62,8 +62,8 @@ fn launch(kind: DatabaseKind, options: &DatabaseOptions, program: PathBuf) -> Re
     std::fs::create_dir_all(&data).map_err(ServerError::io("creating", &data))?;
     let port = if options.port == 0 { address::free_port()? } else { options.port };
     let mut arguments = match kind {
-        DatabaseKind::Mongod => mongod(&data, port),
-        DatabaseKind::SecantusDb => secantusdb(folder, &data, port)?,
+        DatabaseKind::Mongod => mongod(&data, port, options.cache_mib),
+        DatabaseKind::SecantusDb => secantusdb(folder, &data, port, options.cache_mib)?,
     };
     if options.auth.is_some() {
         arguments.push("--auth".into());
@@ -87,14 +87,14 @@ fn launch(kind: DatabaseKind, options: &DatabaseOptions, program: PathBuf) -> Re
     })
 }
 
-fn mongod(data: &Path, port: u16) -> Vec<OsString> {
-    let port = port.to_string();
+fn mongod(data: &Path, port: u16, cache_mib: u32) -> Vec<OsString> {
+    let (port, cache) = (port.to_string(), (f64::from(cache_mib) / 1024.0).to_string());
     let flags = [
         "--bind_ip",
         "127.0.0.1",
         "--nounixsocket",
         "--wiredTigerCacheSizeGB",
-        "0.25",
+        &cache,
         "--port",
         &port,
         "--dbpath",
@@ -103,18 +103,18 @@ fn mongod(data: &Path, port: u16) -> Vec<OsString> {
     flags.chain([data.into()]).collect()
 }
 
-fn secantusdb(folder: &Path, data: &Path, port: u16) -> Result<Vec<OsString>, ServerError> {
+fn secantusdb(folder: &Path, data: &Path, port: u16, cache_mib: u32) -> Result<Vec<OsString>, ServerError> {
     // A configuration that is named, if only an empty one, keeps the server from looking for others.
     let configuration = folder.join("secantusd.toml");
     std::fs::write(&configuration, "").map_err(ServerError::io("writing", &configuration))?;
-    let port = port.to_string();
+    let (port, cache) = (port.to_string(), format!("{cache_mib}M"));
     // It reads its whole log file at a start: 0.5 s with a small one, up to 19 s with the 2 GB of its default.
     let flags = [
         "--standalone",
         "--host",
         "127.0.0.1",
         "--cache-size",
-        "256M",
+        &cache,
         "--log-file-max",
         "128MB",
         "--port",
