@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use memchr::{memchr, memchr2};
+
 /// A position in valid JSON text.
 pub(crate) struct Cursor<'t> {
     text: &'t str,
@@ -55,7 +57,8 @@ impl<'t> Cursor<'t> {
         let start = self.at;
         self.at += 1;
         loop {
-            self.skip(|byte| byte != b'"' && byte != b'\\');
+            let rest = self.rest();
+            self.at += memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
             match self.peek() {
                 b'\\' => self.at += 2,
                 _ => break,
@@ -105,8 +108,12 @@ impl<'t> Cursor<'t> {
     }
 
     fn skip(&mut self, wanted: impl Fn(u8) -> bool) {
-        let rest = self.text.as_bytes().get(self.at..).unwrap_or_default();
+        let rest = self.rest();
         self.at += rest.iter().position(|byte| !wanted(*byte)).unwrap_or(rest.len());
+    }
+
+    fn rest(&self) -> &'t [u8] {
+        self.text.as_bytes().get(self.at..).unwrap_or_default()
     }
 
     fn since(&self, start: usize) -> &'t str {
@@ -116,7 +123,7 @@ impl<'t> Cursor<'t> {
 
 /// The text of a raw JSON string; None if it holds an unpaired surrogate.
 pub(crate) fn unescape(raw: &str) -> Option<Cow<'_, str>> {
-    if raw.contains('\\') {
+    if memchr(b'\\', raw.as_bytes()).is_some() {
         return serde_json::from_str::<String>(raw).ok().map(Cow::Owned);
     }
     Some(Cow::Borrowed(raw.get(1..raw.len().saturating_sub(1)).unwrap_or_default()))

@@ -2,8 +2,6 @@
 
 use std::{fmt, sync::Arc};
 
-use serde_json::value::RawValue;
-
 use crate::{
     cursor::Cursor,
     document,
@@ -15,7 +13,7 @@ use crate::{
 
 /// A JSON object that can be stored, byte for byte as it came. A clone is cheap.
 #[derive(Clone)]
-pub struct Payload(Arc<RawValue>);
+pub struct Payload(Arc<str>);
 
 impl Payload {
     /// The payload that `text` is, or everything that keeps it from being stored. White space around the object is
@@ -35,21 +33,11 @@ impl Payload {
     pub(crate) fn judge(text: &str, path: &Path<'_>, faults: &mut Faults) -> Option<Self> {
         let before = faults.count();
         document::Draft::new(text, path, faults);
-        if faults.count() > before {
-            return None;
-        }
-        let raw = RawValue::from_string(text.to_owned());
-        let raw = raw.map_err(|error| Breach::new("json_invalid", error.to_string()));
-        faults.take(path, raw).map(|raw| Self(Arc::from(raw)))
+        (faults.count() == before).then(|| Self(Arc::from(text)))
     }
 
     /// The payload's text.
     pub fn as_str(&self) -> &str {
-        self.0.get()
-    }
-
-    /// The payload as it goes into other JSON.
-    pub fn raw(&self) -> &RawValue {
         &self.0
     }
 }
@@ -106,7 +94,6 @@ mod tests {
         let text = "{ \"b\" : 1.50,\n\t\"a\":\"\\u0041\", \"b\":1e0 }";
         let payload = Payload::parse(&format!(" \n{text}\r\n")).unwrap();
         assert_eq!(payload.as_str(), text);
-        assert_eq!(payload.raw().get(), text);
         assert_eq!(payload, payload.clone());
         assert_eq!(format!("{payload:?}"), format!("Payload({} bytes)", text.len()));
     }

@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use events::{Draft, Event, EventId, Fault, Loc, Payload, Refusal};
 use serde::Serialize;
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::app::Producer;
@@ -31,14 +32,14 @@ pub struct Accepted {
     timestamp: i64,
     ingested_at: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    payload: Option<Box<serde_json::value::RawValue>>,
+    payload: Option<Box<RawValue>>,
 }
 
 impl Accepted {
     /// Shows the payload too, where the client has not sent it.
     #[must_use]
     pub fn showing(mut self, payload: &Payload) -> Self {
-        self.payload = Some(payload.raw().to_owned());
+        self.payload = RawValue::from_string(payload.as_str().to_owned()).ok();
         self
     }
 }
