@@ -125,13 +125,7 @@ mod tests {
             r#"{{"id":"{offset}","source":"s","timestamp":1,"ingested_at":1,"payload":{{"p":"{}"}}}}"#,
             "x".repeat(padding)
         );
-        Record {
-            offset: offset as i64,
-            timestamp: Some(1),
-            key: None,
-            value: Some(Box::from(value.as_bytes())),
-            headers: None,
-        }
+        Record::new(offset as i64, Some(1), None, Some(value.as_bytes()), std::iter::empty)
     }
 
     fn size(entry: &Entry) -> usize {

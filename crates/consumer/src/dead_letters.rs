@@ -73,8 +73,8 @@ impl DeadLetters {
         let letter: FutureRecord<'_, [u8], [u8]> = FutureRecord {
             topic: &topic,
             partition: None,
-            payload: record.value.as_deref(),
-            key: record.key.as_deref(),
+            payload: record.value(),
+            key: record.key(),
             timestamp: record.timestamp,
             headers: Some(self.headers(origin, record, cause)),
         };
@@ -88,7 +88,7 @@ impl DeadLetters {
     }
 
     fn headers(&self, origin: Origin<'_>, record: &Record, cause: &Cause) -> OwnedHeaders {
-        let mut headers = record.headers.clone().unwrap_or_default();
+        let mut headers = record.headers();
         let (partition, offset) = (origin.partition.to_string(), record.offset.to_string());
         for (name, text) in [
             ("topic", origin.topic),

@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     fn record(offset: i64, bytes: usize) -> Record {
-        Record { offset, timestamp: None, key: None, value: Some(vec![0; bytes].into()), headers: None }
+        Record::new(offset, None, None, Some(&vec![0; bytes]), std::iter::empty)
     }
 
     #[test]

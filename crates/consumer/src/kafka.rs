@@ -29,7 +29,7 @@ pub fn reader(config: &Config) -> ClientConfig {
         // Memory: one partition's and one answer's share, and what waits to be polled, all partitions together.
         ("fetch.message.max.bytes", "1048576"),
         ("fetch.max.bytes", "8388608"),
-        ("queued.max.messages.kbytes", "16384"),
+        ("queued.max.messages.kbytes", "8192"),
         ("queued.min.messages", "20000"),
         // A topic, or a partition of it, that is made later is found this soon.
         ("topic.metadata.refresh.interval.ms", "3000"),

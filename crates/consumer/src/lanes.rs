@@ -21,7 +21,7 @@ use crate::record::Record;
 use service::lock::lock;
 
 /// Memory for records that wait, over all lanes.
-const BUDGET_BYTES: usize = 32 << 20;
+const BUDGET_BYTES: usize = 16 << 20;
 /// Batches that may wait in one lane. More than two, because each pause throws away what librdkafka has already
 /// fetched of the partition.
 const BATCHES_WAITING: usize = 8;

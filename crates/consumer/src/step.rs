@@ -29,7 +29,7 @@ impl Expected {
 #[derive(Debug)]
 pub enum Step {
     /// It is an event; write its document.
-    Store(Box<StorableEvent>),
+    Store(StorableEvent),
     /// A tombstone, or an event of a source that is not ours: count it.
     Skip,
     /// It can never be stored.
@@ -39,10 +39,10 @@ pub enum Step {
 impl Step {
     /// Decides on `record`.
     pub fn of(record: &Record, expected: &Expected) -> Self {
-        let Some(value) = &record.value else { return Self::Skip };
-        let view = RecordView { key: record.key.as_deref(), value, timestamp: record.timestamp };
+        let Some(value) = record.value() else { return Self::Skip };
+        let view = RecordView { key: record.key(), value, timestamp: record.timestamp };
         match decode(&view, |source| expected.takes(source)) {
-            Ok(Decoded::Event(event)) => Self::Store(Box::new(event)),
+            Ok(Decoded::Event(event)) => Self::Store(event),
             Ok(Decoded::OtherSource(_)) => Self::Skip,
             Err(poison) => Self::DeadLetter(poison),
         }
@@ -54,13 +54,7 @@ mod tests {
     use super::*;
 
     fn step(value: Option<&[u8]>) -> Step {
-        let record = Record {
-            offset: 0,
-            timestamp: Some(5),
-            key: Some(Box::from(&b"k"[..])),
-            value: value.map(Box::from),
-            headers: None,
-        };
+        let record = Record::new(0, Some(5), Some(b"k"), value, std::iter::empty);
         Step::of(&record, &Expected::Of([Source::new("adsbdb").unwrap()].into()))
     }
 

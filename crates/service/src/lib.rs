@@ -4,6 +4,8 @@
 //! a broker, the shared Kafka settings and the upkeep of topics ([`kafka`]).
 
 pub mod backoff;
+#[cfg(feature = "kafka")]
+pub mod headers;
 pub mod health;
 pub mod healthcheck;
 #[cfg(feature = "kafka")]

@@ -37,7 +37,7 @@ fn a_lane_whose_task_ended_by_itself_is_told_and_can_be_started_again() {
     assert_eq!(lanes.ended(), None);
     first.shutdown_timeout(Duration::from_secs(10));
     assert_eq!(lanes.ended(), Some(place.clone()));
-    let record = Record { offset: 0, timestamp: None, key: None, value: None, headers: None };
+    let record = Record::new(0, None, None, None, std::iter::empty);
     assert_eq!(lanes.give("t", 3, record.clone()), Given::LaneEnded(place.clone()));
 
     let lanes = Lanes { runtime: second.handle().clone(), ..lanes };
