@@ -8,10 +8,12 @@ use std::time::Duration;
 use events::{Rules, Source};
 use service::health::Listener;
 use thiserror::Error;
+use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::adsbdb::Adsbdb;
+use crate::batch;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::kafka::Kafka;
@@ -81,6 +83,8 @@ pub struct Parts {
     pub jobs: Jobs,
     /// Places of requests that bring events.
     pub in_flight: Places,
+    /// What the results of batches may take.
+    pub journals: Arc<Semaphore>,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// A span for each request.
@@ -135,6 +139,7 @@ impl App {
             adsbdb_source: Source::new("adsbdb").map_err(BuildError::Adsbdb)?,
             jobs: Jobs::new(config.max_poll_jobs),
             in_flight: Places::new(config.entrance.max_in_flight, metrics.serving.in_flight.clone()),
+            journals: batch::journal_room(),
             metrics,
             traces: Traces::new(config.traces.as_ref()).map_err(BuildError::Traces)?,
             stopping: Stopping::default(),

@@ -28,7 +28,7 @@ const DRAIN: (usize, Duration) = (1024 * 1024, Duration::from_secs(1));
 pub struct Holder(pub Arc<str>);
 
 /// Around every route that brings events.
-pub async fn admit(State(producer): State<Producer>, request: Request, next: Next) -> Response {
+pub async fn admit(State(producer): State<Producer>, mut request: Request, next: Next) -> Response {
     let holder = match &producer.config.entrance.api_keys {
         None => None,
         Some(keys) => match presented(request.headers()).map(|key| keys.holder(key)) {
@@ -42,12 +42,16 @@ pub async fn admit(State(producer): State<Producer>, request: Request, next: Nex
             }
         },
     };
-    let Some(_place) = producer.in_flight.take() else {
+    let Some(place) = producer.in_flight.take() else {
         let why = "too many requests are in flight (MAX_IN_FLIGHT)".to_owned();
         let full = ApiError::NotStored { reason: "overloaded", why, id: None };
         return refuse(full.into_response(), request).await;
     };
+    // An answer that is written while it is sent keeps it for longer.
+    let place = Arc::new(place);
+    request.extensions_mut().insert(Arc::clone(&place));
     let mut response = next.run(request).await;
+    drop(place);
     if let Some(holder) = holder {
         producer.metrics.answered_to(&holder, response.status().as_u16());
         response.extensions_mut().insert(Holder(holder));

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::iter::Flatten;
+use std::sync::Arc;
 use std::vec::IntoIter;
 
 use axum::body::Body;
@@ -12,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use events::EventId;
 use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
 use uuid::fmt::Hyphenated;
 
 use super::intake::judge;
@@ -19,6 +21,7 @@ use super::journal::{Entry, Journal};
 use crate::app::Producer;
 use crate::error::ApiError;
 use crate::kafka::{Outcomes, SendError, Slot};
+use crate::serving::Place;
 use crate::stopping::Admission;
 
 /// What all results amount to.
@@ -94,12 +97,12 @@ fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }
 
-/// The answer. `unfinished` is held until its last byte is written.
+/// The answer. `held` is kept until its last byte is written: the request is unfinished and has its place until then.
 pub fn answer(
     producer: Producer,
     summary: &Summary,
     (journal, outcomes): (Journal, Outcomes),
-    unfinished: Admission,
+    held: (Admission, Arc<Place>),
 ) -> Response {
     let status = summary.status();
     let problem = status.is_client_error() || status.is_server_error();
@@ -109,15 +112,16 @@ pub fn answer(
     let rejected = summary.results - summary.accepted;
     let counts = format!("{comma}\"accepted\":{},\"rejected\":{rejected},\"results\":[", summary.accepted);
     head.extend_from_slice(counts.as_bytes());
+    let (pages, journal_room) = journal.into_pages();
     let results = Results {
         producer,
         head: Some(head),
-        pages: journal.into_pages(),
+        pages,
         slots: outcomes.closed.pages.into_iter().flatten(),
         failures: outcomes.failures,
         index: 0,
         over: false,
-        _unfinished: unfinished,
+        _held: (held, journal_room),
     };
     let mut response = Body::from_stream(futures::stream::iter(results)).into_response();
     *response.status_mut() = status;
@@ -138,7 +142,7 @@ struct Results {
     failures: Vec<SendError>,
     index: usize,
     over: bool,
-    _unfinished: Admission,
+    _held: ((Admission, Arc<Place>), Option<OwnedSemaphorePermit>),
 }
 
 impl Iterator for Results {

@@ -1,11 +1,13 @@
 //! Takes the events of a batch one after another: each is judged, and sent or refused, and none waits for another's
 //! acknowledgement. What is kept of an event is its id, or why it was refused.
 
+use std::sync::Arc;
+
 use events::{Draft, Event, EventId, Refusal, Source};
 use uuid::Uuid;
 
 use super::answer::{Summary, refusal_json};
-use super::journal::{Entry, Journal};
+use super::journal::{Entry, Journal, NoRoom};
 use crate::app::Producer;
 use crate::error::ApiError;
 use crate::ingest::id_of;
@@ -32,7 +34,7 @@ impl<'p> Intake<'p> {
             producer,
             sending,
             traceparent,
-            journal: Journal::default(),
+            journal: Journal::new(Arc::clone(&producer.journals)),
             summary: Summary::default(),
             labels: Vec::new(),
             last_source: None,
@@ -45,7 +47,10 @@ impl<'p> Intake<'p> {
     }
 
     /// Takes the event that `text` is.
-    pub async fn take(&mut self, text: &[u8]) {
+    ///
+    /// # Errors
+    /// 503: there is no memory for its result.
+    pub async fn take(&mut self, text: &[u8]) -> Result<(), ApiError> {
         match judge(self.producer, text) {
             Ok(draft) => self.send(draft).await,
             Err(error) => self.refuse(&error, Some(text)),
@@ -53,25 +58,41 @@ impl<'p> Intake<'p> {
     }
 
     /// Notes the next result, which is a refusal; `text` is what would be refused in the same way again.
-    pub fn refuse(&mut self, error: &ApiError, text: Option<&[u8]>) {
+    ///
+    /// # Errors
+    /// 503: there is no memory for it.
+    pub fn refuse(&mut self, error: &ApiError, text: Option<&[u8]>) -> Result<(), ApiError> {
         let json = refusal_json(self.summary.results, error);
-        match text {
-            Some(text) if text.len() < json.len() => self.journal.push(Entry::Again(text)),
-            _ => self.journal.push(Entry::Refused(&json)),
-        }
+        let entry = match text {
+            Some(text) if text.len() < json.len() => Entry::Again(text),
+            _ => Entry::Refused(&json),
+        };
+        self.journal.push(entry).map_err(no_room)?;
+        self.refused(error);
+        Ok(())
+    }
+
+    /// Notes the last result: what broke the batch.
+    pub fn broke(&mut self, error: &ApiError) {
+        let json = refusal_json(self.summary.results, error);
+        self.journal.push_last(Entry::Refused(&json));
+        self.refused(error);
+    }
+
+    fn refused(&mut self, error: &ApiError) {
         self.summary.refused(error);
         self.producer.metrics.rejected(error.reason(), 1);
     }
 
-    async fn send(&mut self, draft: Draft) {
+    async fn send(&mut self, draft: Draft) -> Result<(), ApiError> {
         let id = match &draft.id {
             Some(id) => {
-                self.journal.push(Entry::Named(id.as_str()));
+                self.journal.push(Entry::Named(id.as_str())).map_err(no_room)?;
                 id.clone()
             }
             None => {
                 let id = Uuid::now_v7();
-                self.journal.push(Entry::Generated(id));
+                self.journal.push(Entry::Generated(id)).map_err(no_room)?;
                 id_of(id)
             }
         };
@@ -87,6 +108,7 @@ impl<'p> Intake<'p> {
             traceparent: self.traceparent,
         };
         self.sending.send(record, label).await;
+        Ok(())
     }
 
     fn label(&mut self, source: &Source) -> u32 {
@@ -123,6 +145,12 @@ impl<'p> Intake<'p> {
         }
         (summary, self.journal, outcomes)
     }
+}
+
+/// It and what follows is not stored.
+fn no_room(NoRoom: NoRoom) -> ApiError {
+    let why = "too many results of batches are being sent: send the rest in another batch".to_owned();
+    ApiError::NotStored { reason: "overloaded", why, id: None }
 }
 
 /// Stands for every id where only the kind of a failure counts.

@@ -1,24 +1,34 @@
 //! `POST /ingest/batch`: many events in one body, a JSON array or NDJSON. They are judged and sent while the body
 //! still arrives. Guarantees: each event has a result of its own, in input order, as true as the answer of
 //! `POST /ingest`; one bad event harms no other; events of one id keep their order; memory is bounded by the limits
-//! of the batch, not by how much of it is bad.
+//! of the batch, not by how much of it is bad, and for all batches together by [`journal_room`]: when that is used
+//! up, a batch ends there, with a 503 as its last result.
 
 mod answer;
 mod intake;
 mod journal;
 mod splitter;
 
+use std::sync::Arc;
+
 use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
+use tokio::sync::Semaphore;
 
 use crate::app::Producer;
 use crate::body::{self, Incoming, Limits};
 use crate::error::ApiError;
 use crate::ingest::{IDEMPOTENCY_KEY, traceparent};
+use crate::serving::Place;
 use crate::stopping::Admission;
 use intake::Intake;
 use splitter::{Format, Piece, Splitter};
+
+/// What the results of all batches of a process may take.
+pub fn journal_room() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(journal::ROOM_BYTES))
+}
 
 /// Other requests get their turn after so many events.
 const TURN: usize = 64;
@@ -27,6 +37,7 @@ const TURN: usize = 64;
 pub async fn ingest_batch(
     State(producer): State<Producer>,
     Extension(admission): Extension<Admission>,
+    Extension(place): Extension<Arc<Place>>,
     request: Request,
 ) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
@@ -47,7 +58,7 @@ pub async fn ingest_batch(
     let mut intake = Intake::new(&producer, traceparent(&parts.headers));
     let broken = read(&producer, &mut incoming, splitter, &mut intake).await.err();
     if let Some(error) = &broken {
-        intake.refuse(error, None);
+        intake.broke(error);
         tokio::select! {
             () = incoming.drain_after(error) => {}
             () = producer.stopping.given_up() => {}
@@ -56,7 +67,7 @@ pub async fn ingest_batch(
         return Err(ApiError::NoEvents);
     }
     let (summary, journal, outcomes) = intake.finish().await;
-    let mut response = answer::answer(producer.clone(), &summary, (journal, outcomes), admission);
+    let mut response = answer::answer(producer.clone(), &summary, (journal, outcomes), (admission, place));
     if broken.is_some() {
         // The rest of the body, if it ever comes, must not be read as the next request.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -115,8 +126,8 @@ async fn take(producer: &Producer, piece: Piece, intake: &mut Intake<'_>) -> Res
         return Err(ApiError::stopping(None));
     }
     match piece {
-        Piece::Event(text) => intake.take(&text).await,
-        Piece::TooLong => intake.refuse(&ApiError::EventTooLarge(config.max_payload_bytes), None),
+        Piece::Event(text) => intake.take(&text).await?,
+        Piece::TooLong => intake.refuse(&ApiError::EventTooLarge(config.max_payload_bytes), None)?,
     }
     if intake.events().is_multiple_of(TURN) {
         tokio::task::yield_now().await;

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use counts::Counts;
-pub use places::Places;
+pub use places::{Place, Places};
 pub use watch::Limits;
 
 use crate::stopping::Stopping;

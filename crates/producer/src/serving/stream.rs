@@ -33,10 +33,10 @@ impl Watched {
         Self { stream, watch }
     }
 
-    fn told<T>(&self, outcome: Poll<T>) -> Poll<T> {
-        match outcome {
+    fn told<T>(&self, outcome: Poll<io::Result<T>>, bytes: impl FnOnce(&T) -> usize) -> Poll<io::Result<T>> {
+        match &outcome {
             Poll::Pending => self.watch.write_waits(),
-            Poll::Ready(_) => self.watch.write_went_on(),
+            Poll::Ready(outcome) => self.watch.write_went_on(outcome.as_ref().map_or(0, bytes)),
         }
         outcome
     }
@@ -69,7 +69,7 @@ impl AsyncRead for Watched {
 impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = either!(self, stream => Pin::new(stream).poll_write(cx, bytes));
-        self.told(outcome)
+        self.told(outcome, |bytes| *bytes)
     }
 
     fn poll_write_vectored(
@@ -78,7 +78,7 @@ impl AsyncWrite for Watched {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let outcome = either!(self, stream => Pin::new(stream).poll_write_vectored(cx, bytes));
-        self.told(outcome)
+        self.told(outcome, |bytes| *bytes)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -90,12 +90,12 @@ impl AsyncWrite for Watched {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let outcome = either!(self, stream => Pin::new(stream).poll_flush(cx));
-        self.told(outcome)
+        self.told(outcome, |()| 0)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let outcome = either!(self, stream => Pin::new(stream).poll_shutdown(cx));
-        self.told(outcome)
+        self.told(outcome, |()| 0)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a connection is doing, and by when that must be over. A client that is slow loses its own connection and
-//! nothing else: the head of a request has the request's time, as has a write that the client does not take; between
-//! two requests it has the idle time. While a request is worked on, its handler's own deadlines hold.
+//! nothing else: the head of a request has the request's time, as has a write that the client does not take, and all
+//! waits for one answer together, with a second more for each [`BYTES_A_SECOND`] that are taken; between two requests
+//! it has the idle time. While a request is worked on, its handler's own deadlines hold.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,6 +16,9 @@ pub struct Limits {
     /// From the opening, or from the end of an answer, to the next request's first byte.
     pub idle: Duration,
 }
+
+/// Who takes an answer more slowly, and for longer than a request may last, holds memory that others need.
+const BYTES_A_SECOND: u64 = 32 * 1024;
 
 /// No deadline.
 const NEVER: u64 = u64::MAX;
@@ -45,6 +49,12 @@ pub struct Watch {
     /// In milliseconds since the opening, as the next.
     due: AtomicU64,
     write_due: AtomicU64,
+    /// Since when the client takes nothing; [`NEVER`] if it does.
+    waits_since: AtomicU64,
+    /// How long it was waited for before, in this answer.
+    waited: AtomicU64,
+    /// How many bytes of this answer it took.
+    taken: AtomicU64,
 }
 
 impl Watch {
@@ -56,6 +66,9 @@ impl Watch {
             phase: AtomicU8::new(IDLE),
             due: AtomicU64::new(NEVER),
             write_due: AtomicU64::new(NEVER),
+            waits_since: AtomicU64::new(NEVER),
+            waited: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
         };
         watch.due.store(watch.after(limits.idle), Ordering::Relaxed);
         watch
@@ -80,6 +93,8 @@ impl Watch {
     /// The head of a request is complete.
     pub fn request_began(&self) {
         self.enter(REQUEST, NEVER);
+        self.waited.store(0, Ordering::Relaxed);
+        self.taken.store(0, Ordering::Relaxed);
     }
 
     /// The answer's last byte is on its way.
@@ -89,14 +104,24 @@ impl Watch {
 
     /// The client takes no more for now.
     pub fn write_waits(&self) {
-        if self.write_due.load(Ordering::Relaxed) == NEVER {
-            self.write_due.store(self.after(self.limits.request), Ordering::Relaxed);
+        if self.waits_since.load(Ordering::Relaxed) == NEVER {
+            let (waited, taken) = (self.waited.load(Ordering::Relaxed), self.taken.load(Ordering::Relaxed));
+            let earned = Duration::from_millis(taken.saturating_mul(1000) / BYTES_A_SECOND);
+            let left = (self.limits.request + earned).saturating_sub(Duration::from_millis(waited));
+            self.waits_since.store(self.after(Duration::ZERO), Ordering::Relaxed);
+            self.write_due.store(self.after(left.min(self.limits.request)), Ordering::Relaxed);
         }
     }
 
-    /// The client took something.
-    pub fn write_went_on(&self) {
+    /// The client took so many bytes.
+    pub fn write_went_on(&self, bytes: usize) {
+        self.taken.fetch_add(bytes as u64, Ordering::Relaxed);
         self.write_due.store(NEVER, Ordering::Relaxed);
+        let since = self.waits_since.swap(NEVER, Ordering::Relaxed);
+        if since != NEVER {
+            let waited = self.after(Duration::ZERO).saturating_sub(since);
+            self.waited.fetch_add(waited, Ordering::Relaxed);
+        }
     }
 
     /// When the present step must be over.
@@ -165,7 +190,36 @@ mod tests {
         assert_eq!(after(&mut watch, 90_000), None);
         watch.write_waits();
         assert_eq!(after(&mut watch, 10_000), Some(Late::Write));
-        watch.write_went_on();
+        watch.write_went_on(1);
         assert_eq!(after(&mut watch, 1_000_000), None);
+    }
+
+    /// Takes `bytes` every 50 s, and tells after how many it is late.
+    fn takes(watch: &mut Watch, bytes: u64) -> Option<usize> {
+        (0..100).find(|_| {
+            watch.write_waits();
+            let late = after(watch, 50_000);
+            watch.write_went_on(usize::try_from(bytes).unwrap());
+            late == Some(Late::Write)
+        })
+    }
+
+    #[test]
+    fn an_answer_that_is_taken_in_drops_is_late_and_a_long_one_is_not() {
+        let mut watch = watch();
+        watch.request_began();
+        assert_eq!(takes(&mut watch, 1), Some(1), "as if nothing were taken");
+        watch.answer_ended();
+        watch.request_began();
+        assert_eq!(takes(&mut watch, BYTES_A_SECOND * 25), Some(2), "half of the time is earned");
+        watch.answer_ended();
+        watch.request_began();
+        assert_eq!(takes(&mut watch, BYTES_A_SECOND * 51), None);
+        watch.answer_ended();
+        watch.request_began();
+        watch.write_went_on(usize::try_from(BYTES_A_SECOND).unwrap() * 1000);
+        assert_eq!(after(&mut watch, 1_000_000), None, "what the server takes is not the client's");
+        watch.write_waits();
+        assert_eq!(after(&mut watch, 100_000), Some(Late::Write), "and no pause is longer for it");
     }
 }

@@ -131,3 +131,30 @@ async fn a_refused_client_can_send_its_next_request_on_the_same_connection() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_is_being_sent_holds_its_place() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[("MAX_IN_FLIGHT", "1"), ("MAX_BATCH_EVENTS", "100000")]).await;
+    // The answer to each line is hundreds of bytes: more than the sockets hold.
+    let lines = "{}\n".repeat(50_000);
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut reader = socket.connect(app.address).await.unwrap();
+    let head = "POST /ingest/batch HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\
+                Content-Type: application/x-ndjson\r\n";
+    reader
+        .write_all(format!("{head}Content-Length: {}\r\n\r\n{lines}", lines.len()).as_bytes())
+        .await
+        .unwrap();
+    let mut answer = vec![0; 100];
+    tokio::time::timeout(PATIENCE, reader.read_exact(&mut answer)).await.expect("an answer").unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 422 "), "{}", String::from_utf8_lossy(&answer));
+    assert_says(&app.ingest(EVENT).await.retry_after(503).1, &["MAX_IN_FLIGHT"]);
+    drop(reader);
+    let began = Instant::now();
+    while app.ingest(EVENT).await.status != 202 {
+        assert!(began.elapsed() < PATIENCE, "the place is not free");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
