@@ -17,7 +17,7 @@ use coding::{Coding, Reader};
 use crate::error::ApiError;
 use crate::stopping::Stopping;
 
-/// A client that is still sending does not look for an answer: so much more is read and thrown away.
+/// A client that is still sending does not look for an answer: beyond its limit, so much more is read and thrown away.
 const DRAIN_BYTES: usize = 1024 * 1024;
 
 /// What a body may be.
@@ -127,14 +127,16 @@ impl Incoming {
         }
     }
 
-    /// Reads and throws away, within [`DRAIN_BYTES`] and what is left of the time.
+    /// Reads and throws away what the body may still hold and [`DRAIN_BYTES`] more, within what is left of the time.
+    /// If a part of it stayed unread, the connection's end would be a reset that overtakes the answer.
     pub async fn drain(&mut self) {
+        let most = self.limits.bytes.saturating_sub(self.read) + DRAIN_BYTES;
         let stream = self.reader.raw();
         let read_on = async {
             let mut read = 0;
             while let Some(Ok(chunk)) = stream.next().await {
                 read += chunk.len();
-                if read > DRAIN_BYTES {
+                if read > most {
                     break;
                 }
             }

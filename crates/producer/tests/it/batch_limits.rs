@@ -137,3 +137,20 @@ async fn events_are_sent_while_the_body_still_arrives() {
     let answer = Answer::parse(&answer);
     assert_eq!((answer.status, answer.statuses()), (202, vec![202, 202]));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_sends_five_megabytes_behind_what_broke_its_batch_sees_every_result() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[]).await;
+    let body = format!("[{}]x{}", vec![EVENT; 2000].join(","), " ".repeat(5_000_000));
+    let head = "POST /ingest/batch HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n";
+    for framing in [
+        format!("Content-Length: {}\r\n\r\n{body}", body.len()),
+        format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len()),
+    ] {
+        let answer = app.raw(&[format!("{head}{framing}").as_bytes()]).await;
+        let statuses = answer.statuses();
+        assert_eq!((answer.status, statuses.len(), statuses[2000]), (207, 2001, 400));
+        assert!(statuses[..2000].iter().all(|status| *status == 202));
+    }
+}
