@@ -6,6 +6,11 @@ use serde::Serialize;
 
 /// So many faults are listed one by one; a last one counts the rest.
 const MAX_FAULTS: usize = 100;
+/// The ways to the listed faults take no more than this, the first one excepted, so that deep nesting of long names
+/// does not make the answer many times the body.
+const MAX_LOC_BYTES: usize = 32 * 1024;
+/// What a step takes beside its name: quotes, a comma, the digits of an index.
+const STEP_BYTES: usize = 4;
 /// Names inside a path are cut here, so that the answer stays in proportion to the body.
 const MAX_NAME_CHARS: usize = 256;
 
@@ -78,6 +83,22 @@ pub(crate) enum Path<'p> {
 pub(crate) const BODY: Path<'static> = Path::Name(&Path::Root, "body");
 
 impl Path<'_> {
+    /// What the way takes at most in an answer, without escapes.
+    fn bytes(&self) -> usize {
+        let (mut bytes, mut step) = (0, self);
+        loop {
+            let (parent, own) = match step {
+                Path::Root => return bytes,
+                Path::Name(parent, name) => {
+                    (parent, name.char_indices().nth(MAX_NAME_CHARS).map_or(name.len(), |(end, _)| end))
+                }
+                Path::Index(parent, _) => (parent, 0),
+            };
+            bytes += own + STEP_BYTES;
+            step = parent;
+        }
+    }
+
     fn locs(&self) -> Vec<Loc> {
         let mut locs = Vec::new();
         let mut step = self;
@@ -103,12 +124,17 @@ impl Path<'_> {
 #[derive(Default)]
 pub(crate) struct Faults {
     list: Vec<Fault>,
+    loc_bytes: usize,
     unlisted: usize,
 }
 
 impl Faults {
     pub(crate) fn push(&mut self, path: &Path<'_>, breach: Breach) {
-        if self.list.len() < MAX_FAULTS {
+        // Once one does not fit, none is listed: the list has no gaps.
+        let full = self.unlisted > 0 || self.list.len() == MAX_FAULTS;
+        let loc_bytes = if full { 0 } else { self.loc_bytes + path.bytes() };
+        if !full && (self.list.is_empty() || loc_bytes <= MAX_LOC_BYTES) {
+            self.loc_bytes = loc_bytes;
             self.list.push(Fault { loc: path.locs(), msg: breach.msg, kind: breach.kind });
         } else {
             self.unlisted += 1;
@@ -140,7 +166,7 @@ impl Faults {
 
 #[cfg(test)]
 mod tests {
-    use super::{BODY, Breach, Faults, MAX_FAULTS, Path};
+    use super::{BODY, Breach, Faults, MAX_FAULTS, MAX_LOC_BYTES, Path};
 
     #[test]
     fn a_fault_serialises_as_fastapi_does() {
@@ -171,5 +197,28 @@ mod tests {
         assert_eq!(list[MAX_FAULTS].kind, "too_many_faults");
         assert_eq!(list[MAX_FAULTS].to_string(), "body: 5 more faults are not listed");
         assert!(list[0].to_string().len() < 300);
+    }
+
+    #[test]
+    fn deep_ways_to_many_faults_do_not_make_the_list_long() {
+        fn push(faults: &mut Faults, path: &Path<'_>, depth: usize) {
+            if depth == 0 {
+                (0..100).for_each(|index| faults.push(&Path::Index(path, index), Breach::missing()));
+            } else {
+                push(faults, &Path::Name(path, &"n".repeat(256)), depth - 1);
+            }
+        }
+        let mut faults = Faults::default();
+        push(&mut faults, &BODY, 10);
+        faults.push(&BODY, Breach::missing());
+        assert_eq!(faults.count(), 101);
+        let list = faults.into_list();
+        assert_eq!((list.len(), list.last().unwrap().kind), (13, "too_many_faults"));
+        assert_eq!(list[12].to_string(), "body: 89 more faults are not listed");
+        assert!(serde_json::to_string(&list).unwrap().len() < MAX_LOC_BYTES + 4096);
+
+        let mut faults = Faults::default();
+        push(&mut faults, &BODY, 90);
+        assert_eq!(faults.into_list().len(), 2, "one is told, however long the way to it is");
     }
 }
