@@ -88,7 +88,7 @@ impl Batch<'_> {
     }
 
     async fn prepare(&mut self, bytes: usize) -> Result<OwnedSemaphorePermit, SendError> {
-        self.ready()?;
+        self.kafka.sendable()?;
         if self.tally.troubled() {
             self.mend().await;
         }
@@ -116,10 +116,6 @@ impl Batch<'_> {
         self.hand_over(sender, record, ticket).await
     }
 
-    fn ready(&self) -> Result<(), SendError> {
-        self.kafka.ready().map_err(|why| not_stored("kafka_away", why))
-    }
-
     /// Room for a record of `bytes`. While there is none, refused records that hold some are dealt with.
     async fn room(&mut self, bytes: usize, deadline: Instant) -> Result<OwnedSemaphorePermit, SendError> {
         let bytes = u32::try_from(bytes + OVERHEAD_BYTES).unwrap_or(u32::MAX);
@@ -132,7 +128,7 @@ impl Batch<'_> {
             tokio::select! {
                 room = tokio::time::timeout_at(deadline, room.acquire_many_owned(bytes)) => return match room {
                     // Kafka may have gone meanwhile.
-                    Ok(Ok(permit)) => self.ready().map(|()| permit),
+                    Ok(Ok(permit)) => self.kafka.sendable().map(|()| permit),
                     _ => Err(queue_full()),
                 },
                 () = tally.trouble() => self.mend().await,
@@ -186,6 +182,7 @@ impl Batch<'_> {
 
     async fn send_alone(&mut self, failed: Failed, copy: &Copied) -> Result<(), SendError> {
         self.tally.again();
+        self.kafka.sendable()?;
         let alone = self.kafka.alone()?;
         let record = Record {
             key: &copy.key,

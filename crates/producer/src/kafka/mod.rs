@@ -89,18 +89,23 @@ impl Kafka {
     /// # Errors
     /// It is not known to be stored; whether it may be.
     pub async fn send(&self, record: Record<'_>) -> Result<Stored, SendError> {
-        self.ready().map_err(|why| not_stored("kafka_away", why))?;
+        self.sendable()?;
         let deadline = Instant::now() + self.limit;
         match self.sender.send(&self.topic, record, deadline).await {
             Ok(stored) => return Ok(stored),
             Err(Refusal::Final(error)) => return Err(error),
             Err(Refusal::Batch) => {}
         }
+        self.sendable()?;
         let outcome = self.alone()?.send(&self.topic, record, deadline).await;
         outcome.map_err(|refusal| match refusal {
             Refusal::Batch => SendError::TooLarge,
             Refusal::Final(error) => error,
         })
+    }
+
+    fn sendable(&self) -> Result<(), SendError> {
+        self.ready().map_err(|why| not_stored("kafka_away", why))
     }
 
     fn alone(&self) -> Result<&Sender, SendError> {

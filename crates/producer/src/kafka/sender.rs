@@ -125,7 +125,7 @@ impl Sender {
         if is_disowned(code) && self.replacements.load(Ordering::Acquire) == sent.replacements {
             self.signals.broke(Break::Fatal, &code.to_string());
         }
-        judge(code, !never_stored || self.signals.broke_since(sent.at))
+        judge(code, never_stored, self.signals.broke_since(sent.at))
     }
 
     /// Hands the record over and waits for the outcome until `deadline`.
@@ -232,6 +232,9 @@ impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
         let what = match error.rdkafka_error_code() {
             Some(Code::AllBrokersDown) => Break::AllBrokers,
+            Some(Code::Fatal) => Break::Client,
+            // The codes of the protocol: a broker answered.
+            Some(code) if code as i32 > 0 => Break::Client,
             _ => Break::Connection,
         };
         tracing::debug!(target: "librdkafka", error = %error, reason, "client error");

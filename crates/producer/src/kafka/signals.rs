@@ -21,6 +21,8 @@ pub enum Break {
     Connection,
     /// No broker is connected.
     AllBrokers,
+    /// The client complains of something else; no connection broke.
+    Client,
     /// The client cannot go on.
     Fatal,
 }
@@ -80,12 +82,15 @@ impl Signals {
 
     /// An error that librdkafka reports.
     pub fn broke(&self, what: Break, reason: &str) {
-        self.mark(&self.broke_at);
+        // What the client itself is at fault for sends no record twice.
+        if matches!(what, Break::Connection | Break::AllBrokers) {
+            self.mark(&self.broke_at);
+        }
         self.errors.fetch_add(1, Ordering::AcqRel);
         let next = match what {
             Break::Fatal => Trouble::Fatal(reason.to_owned()),
             Break::AllBrokers => Trouble::Away(lock(&self.reason).clone()),
-            Break::Connection => {
+            Break::Connection | Break::Client => {
                 reason.clone_into(&mut lock(&self.reason));
                 Trouble::Suspected
             }
@@ -217,7 +222,9 @@ mod tests {
     #[test]
     fn a_break_makes_what_was_sent_shortly_before_it_or_after_it_uncertain() {
         let signals = Signals::default();
-        assert!(!signals.broke_since(Duration::ZERO));
+        signals.broke(Break::Fatal, "fenced");
+        signals.broke(Break::Client, "no permission");
+        assert!(!signals.broke_since(Duration::ZERO), "the client is at fault, and no connection");
         signals.log("FAIL");
         assert!(signals.broke_since(Duration::ZERO));
         assert!(signals.broke_since(signals.now() + SILENCE / 2));

@@ -19,23 +19,26 @@ impl From<SendError> for Refusal {
     }
 }
 
-/// The verdict on a record whose delivery ended with `code`; `broke` tells whether a connection may have broken
-/// meanwhile. Then librdkafka may have sent the record twice, and the code is the fate of the second attempt only.
-pub fn judge(code: Code, broke: bool) -> Refusal {
+/// The verdict on a record whose delivery ended with `code`. `never_stored` is what librdkafka remembers of all
+/// attempts; `broke` tells whether a connection may have broken meanwhile. Then librdkafka may have sent the record
+/// twice, and the code is the fate of the second attempt only.
+pub fn judge(code: Code, never_stored: bool, broke: bool) -> Refusal {
     let why = format!("kafka did not take the event: {code}");
     match code {
         Code::MessageSizeTooLarge => Refusal::Batch,
-        // Never sent, or refused by the broker before it stored anything.
-        Code::PurgeQueue
-        | Code::UnknownTopic
+        // It was in the queue. If it ever left that, librdkafka remembers it, whatever broke since.
+        Code::PurgeQueue if never_stored => not_stored("kafka_refused", why).into(),
+        // Refused before anything was stored; a batch is stored whole or not at all.
+        Code::UnknownTopic
         | Code::UnknownPartition
         | Code::UnknownTopicOrPartition
         | Code::TopicAuthorizationFailed
         | Code::ClusterAuthorizationFailed
         | Code::InvalidRecord
+        | Code::InvalidDifferentRecord
         | Code::InvalidTimestamp
         | Code::PolicyViolation
-            if !broke =>
+            if never_stored && !broke =>
         {
             not_stored("kafka_refused", why).into()
         }
@@ -62,13 +65,21 @@ mod tests {
 
     #[test]
     fn not_stored_is_said_only_where_it_is_certain() {
-        let certain = |code, broke| matches!(judge(code, broke), Refusal::Final(SendError::NotStored { .. }));
-        for code in
-            [Code::PurgeQueue, Code::UnknownTopic, Code::TopicAuthorizationFailed, Code::InvalidRecord]
-        {
-            assert!(certain(code, false), "{code}");
-            assert!(!certain(code, true), "{code}: an earlier attempt may have been stored");
+        let certain = |code, never_stored, broke| {
+            matches!(judge(code, never_stored, broke), Refusal::Final(SendError::NotStored { .. }))
+        };
+        for code in [
+            Code::UnknownTopic,
+            Code::TopicAuthorizationFailed,
+            Code::InvalidRecord,
+            Code::InvalidDifferentRecord,
+        ] {
+            assert!(certain(code, true, false), "{code}");
+            assert!(!certain(code, true, true), "{code}: an earlier attempt may have been stored");
+            assert!(!certain(code, false, false), "{code}: an earlier attempt may have been stored");
         }
+        assert!(certain(Code::PurgeQueue, true, true), "it never left the queue");
+        assert!(!certain(Code::PurgeQueue, false, false), "it was back in the queue");
         for code in [
             Code::PurgeInflight,
             Code::MessageTimedOut,
@@ -79,7 +90,7 @@ mod tests {
             Code::ProducerFenced,
             Code::Unknown,
         ] {
-            assert!(!certain(code, false), "{code}");
+            assert!(!certain(code, true, false), "{code}");
         }
     }
 }
