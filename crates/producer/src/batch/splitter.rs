@@ -183,19 +183,26 @@ impl Splitter {
         piece
     }
 
-    /// The event that ends before `end`.
+    /// The event that ends before `end`, without the white space behind it.
     fn cut(&mut self, end: usize) -> Piece {
-        let too_long =
-            std::mem::take(&mut self.too_long) || self.carried.len() + (end - self.start) > self.most_bytes;
-        if too_long {
+        let length = trimmed(&self.chunk[self.start..end]);
+        if std::mem::take(&mut self.too_long) || self.exceeds(length) {
             self.carried.clear();
             return Piece::TooLong;
         }
+        let part = self.start..self.start + length;
         if self.carried.is_empty() {
-            return Piece::Event(self.chunk.slice(self.start..end));
+            return Piece::Event(self.chunk.slice(part));
         }
-        self.carried.extend_from_slice(&self.chunk[self.start..end]);
+        self.carried.extend_from_slice(&self.chunk[part]);
+        let length = trimmed(&self.carried);
+        self.carried.truncate(length);
         Piece::Event(self.carried.split().freeze())
+    }
+
+    /// Whether the event is too long if `length` more bytes of it come, the last of which is not white space.
+    fn exceeds(&self, length: usize) -> bool {
+        length > 0 && self.carried.len() + length > self.most_bytes
     }
 
     /// Keeps what the chunk has of an event that goes on in the next.
@@ -205,11 +212,13 @@ impl Splitter {
             return;
         }
         let part = &self.chunk[self.start..];
-        self.too_long |= self.carried.len() + part.len() > self.most_bytes;
+        self.too_long |= self.exceeds(trimmed(part));
         if self.too_long {
             self.carried = BytesMut::new();
         } else {
-            self.carried.extend_from_slice(part);
+            // What is above is white space: if anything comes behind it, the event is too long without it, too.
+            let room = self.most_bytes - self.carried.len();
+            self.carried.extend_from_slice(&part[..part.len().min(room)]);
         }
         self.start = self.at;
     }
@@ -221,6 +230,11 @@ impl Splitter {
 
 fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\n' | b'\r' | b'\t')
+}
+
+/// The length without the white space at the end.
+fn trimmed(text: &[u8]) -> usize {
+    text.iter().rposition(|byte| !is_space(*byte)).map_or(0, |last| last + 1)
 }
 
 fn is_blank(piece: &Piece) -> bool {

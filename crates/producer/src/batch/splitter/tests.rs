@@ -83,13 +83,8 @@ proptest! {
         let (pieces, fault) = split(Format::Array, body.as_bytes(), &cuts);
         prop_assert_eq!(fault, None);
         prop_assert_eq!(pieces.len(), expected.len());
-        for (number, (piece, expected)) in pieces.iter().zip(&expected).enumerate() {
-            // White space behind the last element counts as its own.
-            let behind = if number + 1 == pieces.len() { around } else { "" };
-            match piece {
-                Piece::Event(text) => prop_assert_eq!(text.trim_ascii_end(), expected.get().as_bytes()),
-                Piece::TooLong => prop_assert!(expected.get().len() + behind.len() > LIMIT),
-            }
+        for (piece, expected) in pieces.iter().zip(&expected) {
+            prop_assert_eq!(piece, &event(expected.get()));
         }
     }
 
@@ -99,7 +94,7 @@ proptest! {
     ) {
         let body = lines.join("\n") + if ended { "\n" } else { "" };
         let expected: Vec<Piece> =
-            body.split('\n').filter(|line| !line.trim_ascii().is_empty()).map(event).collect();
+            body.split('\n').map(str::trim_ascii_end).filter(|line| !line.is_empty()).map(event).collect();
         prop_assert_eq!(split(Format::Lines, body.as_bytes(), &cuts), (expected, None));
     }
 
@@ -169,4 +164,21 @@ fn what_is_wrong_around_the_elements_is_told() {
     assert_eq!(whole(Format::Array, " [ ] "), (vec![], None));
     assert_eq!(whole(Format::Array, "[1,]"), (vec![event("1"), event("")], None));
     assert_eq!(whole(Format::Lines, "\n \r\n"), (vec![], None));
+}
+
+#[test]
+fn white_space_behind_an_event_counts_for_nothing() {
+    let exactly = format!("\"{}\"", "x".repeat(LIMIT - 2));
+    let too_long = format!("\"{}\"", " ".repeat(LIMIT - 1));
+    let blanks = " \r\t".repeat(LIMIT);
+    let expected = vec![event(&exactly), event("1"), Piece::TooLong, event(&exactly)];
+    for (format, body) in [
+        (Format::Lines, format!("{exactly}\r\n1{blanks}\n{too_long}\n{blanks}\n{exactly}{blanks}")),
+        (Format::Array, format!("[{exactly}{blanks}\n, 1{blanks},{too_long}{blanks},{blanks}{exactly}\n]")),
+    ] {
+        assert_eq!(whole(format, &body), (expected.clone(), None));
+        for size in [1, 7, LIMIT - 1, LIMIT, LIMIT + 1] {
+            assert_eq!(split(format, body.as_bytes(), &vec![size; 1000]), (expected.clone(), None), "{size}");
+        }
+    }
 }
