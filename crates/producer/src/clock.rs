@@ -3,8 +3,8 @@
 //!
 //! It keeps the ids that its present millisecond was given to. An id that comes again within it waits for the next
 //! one: running ahead instead would let a busy id reach into the future, and after a restart its newer events would
-//! look old. If the wall clock was set back by more than [`PATIENCE_MS`], the value advances by itself instead, so
-//! that nobody waits for hours.
+//! look old. If the wall clock was set back by more than [`PATIENCE_MS`], or the millisecond is full and the wall clock
+//! behind it, the value advances by itself instead, so that nobody waits for hours, and nobody for others.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
@@ -60,8 +60,11 @@ impl Step {
         if wall > self.value {
             self.advance_to(wall);
         }
-        if self.given.len() >= MOST_IDS || self.given.contains(&id) {
-            if self.value - wall <= PATIENCE_MS {
+        let full = self.given.len() >= MOST_IDS;
+        if full || self.given.contains(&id) {
+            // With the wall clock behind it, the millisecond that is full would stay so for everybody.
+            let waits = if full { wall == self.value } else { self.value - wall <= PATIENCE_MS };
+            if waits {
                 return None;
             }
             self.advance_to(self.value + 1);
@@ -128,6 +131,17 @@ mod tests {
         assert!((0..most).all(|id| step.stamp(7, id).is_some()));
         assert_eq!(step.stamp(7, most), None);
         assert_eq!(step.stamp(8, most), Some(8));
+    }
+
+    #[test]
+    fn a_full_millisecond_is_over_at_once_while_the_wall_clock_is_behind() {
+        let mut step = Step::default();
+        let most = u64::try_from(MOST_IDS).unwrap();
+        assert!((0..most).all(|id| step.stamp(1_000, id) == Some(1_000)));
+        assert_eq!(step.stamp(500, 0), Some(1_001), "full");
+        assert_eq!(step.stamp(500, 0), None, "and an id that comes again waits as ever");
+        assert!((1..most).all(|id| step.stamp(501, id) == Some(1_001)));
+        assert_eq!(step.stamp(502, most), Some(1_002));
     }
 
     #[tokio::test]
