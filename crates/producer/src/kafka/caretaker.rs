@@ -28,8 +28,9 @@ pub async fn take_care(sender: Arc<Sender>, topic: Arc<str>, stop: CancellationT
             // A client that is refused for good hears of it within this time, and is not called ready before.
             pause = FIRST_WORDS + backoff.next_delay();
         } else {
-            let errors = sender.signals.errors();
-            if sender.answers(&topic).await {
+            let (errors, asked) = (sender.signals.errors(), sender.signals.now());
+            // The question may be slow where records are acknowledged: that is an answer, too.
+            if sender.answers(&topic).await || sender.signals.confirmed_since(asked) {
                 sender.signals.well_unless_new(errors);
             } else {
                 sender.signals.away();

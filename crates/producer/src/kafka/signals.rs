@@ -121,6 +121,11 @@ impl Signals {
         Self::marked(&self.confirmed_at).is_some_and(|at| self.now().saturating_sub(at) < PROOF)
     }
 
+    /// Whether a record was acknowledged after `time`.
+    pub fn confirmed_since(&self, time: Duration) -> bool {
+        Self::marked(&self.confirmed_at).is_some_and(|at| at > time)
+    }
+
     /// Whether a connection may have broken after `time`, so that a record of then may have been sent twice.
     pub fn broke_since(&self, time: Duration) -> bool {
         Self::marked(&self.broke_at).is_some_and(|at| at + SILENCE >= time)

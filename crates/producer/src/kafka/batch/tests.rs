@@ -109,3 +109,23 @@ async fn a_record_that_must_go_alone_is_not_sent_while_kafka_is_away() {
     let (outcome, ()) = tokio::join!(kafka.send(record("single")), goes);
     assert!(outcome.as_ref().is_err_and(away), "{outcome:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kafka_is_not_away_while_it_acknowledges_although_its_metadata_is_slow() {
+    let mock: MockCluster<'static, DefaultProducerContext> = MockCluster::new(1).unwrap();
+    let (kafka, _stop) = connect(&mock).await;
+    mock.broker_round_trip_time(-1, Duration::from_millis(600)).unwrap();
+    let sends = (0..100_u32).map(|number| {
+        let kafka = &kafka;
+        async move {
+            tokio::time::sleep(Duration::from_millis(20) * number).await;
+            if number == 50 {
+                kafka.sender.signals.broke(Break::Connection, "one broker of several");
+            }
+            kafka.send(record("steady")).await
+        }
+    });
+    for (number, outcome) in futures::future::join_all(sends).await.into_iter().enumerate() {
+        assert!(outcome.is_ok(), "{number}: {outcome:?}");
+    }
+}
