@@ -32,6 +32,9 @@ pub async fn take_care(sender: Arc<Sender>, topic: Arc<str>, stop: CancellationT
             // The question may be slow where records are acknowledged: that is an answer, too.
             if sender.answers(&topic).await || sender.signals.confirmed_since(asked) {
                 sender.signals.well_unless_new(errors);
+                if sender.signals.trouble() == Trouble::None {
+                    sender.works();
+                }
             } else {
                 sender.signals.away();
             }

@@ -1,7 +1,7 @@
 //! One client of librdkafka, which can be replaced while requests use it. Sending never blocks: librdkafka's own
 //! threads do the work and tell the outcome.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -36,6 +36,8 @@ pub struct Sender {
     pub config: ClientConfig,
     client: RwLock<Option<Arc<Client>>>,
     replacements: AtomicU64,
+    /// Whether clients are being replaced, one after another maybe, and none has worked yet.
+    failing: AtomicBool,
     /// What its clients tell.
     pub signals: Arc<Signals>,
 }
@@ -58,6 +60,7 @@ impl Sender {
             config,
             client: RwLock::new(Some(Arc::new(client))),
             replacements: AtomicU64::new(0),
+            failing: AtomicBool::new(false),
             signals,
         })
     }
@@ -83,9 +86,14 @@ impl Sender {
         }
     }
 
-    /// Puts a new client in the place of one that cannot go on.
+    /// Puts a new client in the place of one that cannot go on. Of a series of which no client works, the first is
+    /// told.
     pub fn replace(&self, why: &str) {
-        tracing::warn!(reason = why, "kafka client had a fatal error, replacing it");
+        if !self.failing.swap(true, Ordering::AcqRel) || self.signals.confirmed_lately() {
+            tracing::warn!(reason = why, "kafka client had a fatal error, replacing it");
+        } else {
+            tracing::debug!(reason = why, "kafka client had a fatal error again, replacing it");
+        }
         match make(&self.config, &self.signals) {
             Ok(client) => {
                 let old = self.put(Some(client));
@@ -94,6 +102,13 @@ impl Sender {
                 tokio::task::spawn_blocking(move || old.map(|old| old.flush(LAST_WORDS)));
             }
             Err(error) => tracing::error!(error = %error, "kafka client cannot be made"),
+        }
+    }
+
+    /// The present client works.
+    pub fn works(&self) {
+        if self.failing.swap(false, Ordering::AcqRel) {
+            tracing::info!("kafka client works again");
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::process::Stdio;
 
+use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Wire};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
@@ -127,4 +128,22 @@ async fn a_collector_that_refuses_is_a_line_and_the_sdk_reads_its_own_variables(
         let told = format!("{:?}", collector.resource(name));
         assert!(told.contains(value), "{name}: {told}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_are_refused_one_after_another_are_one_warning_and_one_line_when_one_works() {
+    let cluster = Cluster::start();
+    // Each new client asks for a producer id, and is refused for good.
+    let refusals = [Wire::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED; 3];
+    cluster.mock.request_errors(Api::InitProducerId, &refusals);
+    let mut binary = Binary::start(&cluster, &[("RUST_LOG", "info,producer=debug")]).await;
+    assert_eq!(binary.line("kafka client works again").await["level"], "INFO");
+    let warning = "kafka client had a fatal error, replacing it";
+    assert_eq!(binary.count(warning), 1, "{:?}", binary.said);
+    let again: Vec<&Value> = binary
+        .said
+        .iter()
+        .filter(|line| line["message"] == "kafka client had a fatal error again, replacing it")
+        .collect();
+    assert!(!again.is_empty() && again.iter().all(|line| line["level"] == "DEBUG"), "{again:?}");
 }
