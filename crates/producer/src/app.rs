@@ -154,6 +154,12 @@ impl App {
         self.listener.address()
     }
 
+    /// Its parts.
+    #[cfg(test)]
+    pub(crate) fn producer(&self) -> &Producer {
+        &self.producer
+    }
+
     /// What it serves.
     #[cfg(test)]
     pub(crate) fn router(&self) -> axum::Router {

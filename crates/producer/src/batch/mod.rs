@@ -134,3 +134,6 @@ async fn take(producer: &Producer, piece: Piece, intake: &mut Intake<'_>) -> Res
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
