@@ -43,10 +43,15 @@ pub async fn json(
 ) -> Result<Bytes, ApiError> {
     let read = async {
         let mut incoming = Incoming::open(headers, body, limits, judge_media_type(headers)).await?;
-        let mut read = BytesMut::new();
+        // Most bodies come in one chunk, which is not copied.
+        let (mut first, mut read) = (Bytes::new(), BytesMut::new());
         loop {
             match incoming.next().await {
-                Ok(Some(chunk)) => read.extend_from_slice(&chunk),
+                Ok(Some(chunk)) if first.is_empty() && read.is_empty() => first = chunk,
+                Ok(Some(chunk)) => {
+                    read.extend_from_slice(&std::mem::take(&mut first));
+                    read.extend_from_slice(&chunk);
+                }
                 Ok(None) => break,
                 Err(error) => {
                     incoming.drain_after(&error).await;
@@ -54,7 +59,8 @@ pub async fn json(
                 }
             }
         }
-        if read.iter().all(u8::is_ascii_whitespace) { Err(ApiError::Empty) } else { Ok(read.freeze()) }
+        let body = if read.is_empty() { first } else { read.freeze() };
+        if body.iter().all(u8::is_ascii_whitespace) { Err(ApiError::Empty) } else { Ok(body) }
     };
     tokio::select! {
         read = read => read,
