@@ -1,10 +1,9 @@
 //! `POST /ingest/batch`.
 
-use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::operation::Operation;
-use super::refusals::{of_bodies, of_delivery};
+use super::refusals::of_batches;
 use super::schemas::{count, errors, id, named, object};
 use crate::config::Config;
 use crate::error::ApiError;
@@ -34,30 +33,15 @@ pub fn batch(config: &Config) -> Operation {
          failed, else the one that all results share (207 if they differ).",
         config.max_payload_bytes
     );
-    let mut operation = Operation::new("post", "/ingest/batch", "events", "ingestBatch")
+    Operation::new("post", "/ingest/batch", "events", "ingestBatch")
         .about("Takes many events", &about)
         .traced()
         .guarded()
         .takes(json!({"required": true, "content": content}))
         .answers(202, "All are in the topic, acknowledged", "application/json", answer(&[accepted(0)]))
-        .answers(207, "Some failed", "application/json", answer(&[accepted(0), refused(1, 422)]))
+        .answers(207, "Some failed", "application/json", answer(&[accepted(0), refused(1)]))
         .refused(ApiError::KeyNotTaken)
-        .refused_by(of_bodies(config))
-        .refused_by(of_delivery());
-    for status in [400, 408, 413, 422, 503, 504] {
-        let mut example = answer_of(&[refused(0, status)]);
-        example["type"] = "about:blank".into();
-        example["title"] =
-            StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).into();
-        example["status"] = status.into();
-        example["detail"] = "no event was accepted: see results".into();
-        example["retryable"] = is_retryable(status).into();
-        let content =
-            json!({"schema": named("BatchProblem"), "examples": {"all_failed": {"value": example}}});
-        let about = "All failed, or the body was refused";
-        operation = operation.answers(status, about, "application/problem+json", content);
-    }
-    operation
+        .refused_by(of_batches(config))
 }
 
 fn answer(results: &[Value]) -> Value {
@@ -69,17 +53,19 @@ fn answer_of(results: &[Value]) -> Value {
     json!({"accepted": accepted, "rejected": results.len() - accepted, "results": results})
 }
 
-fn is_retryable(status: u16) -> bool {
-    matches!(status, 408 | 503 | 504)
-}
-
 fn accepted(index: usize) -> Value {
     json!({"index": index, "status": 202, "id": "order-7", "partition": 5, "offset": 5 + index})
 }
 
-fn refused(index: usize, status: u16) -> Value {
-    let detail = "the request breaks a rule: body.source: Field required";
-    json!({"index": index, "status": status, "detail": detail, "retryable": is_retryable(status)})
+fn refused(index: usize) -> Value {
+    let words = "Field required";
+    json!({
+        "index": index,
+        "status": 422,
+        "detail": format!("the request breaks a rule: body.source: {words}"),
+        "retryable": false,
+        "errors": [{"loc": ["body", "source"], "msg": words, "type": "missing"}],
+    })
 }
 
 /// What tells of each event.

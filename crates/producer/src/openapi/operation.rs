@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::refusals::Refusal;
+use super::schemas::named;
 
 /// One operation.
 #[derive(Debug, Clone)]
@@ -105,11 +106,7 @@ impl Operation {
         self = self.refused(Refusal::other_method());
         for (status, refusals) in std::mem::take(&mut self.refusals) {
             let refused = refusal_answer(status, &refusals);
-            match self.answers.get_mut(&status) {
-                // A batch answers its results with the status that all its events share.
-                Some(answer) => merge(answer, refused),
-                None => _ = self.answers.insert(status, refused),
-            }
+            self.answers.insert(status, refused);
         }
         let answers = std::mem::take(&mut self.answers).into_iter();
         self.body["responses"] =
@@ -139,27 +136,18 @@ fn refusal_answer(status: u16, refusals: &[Refusal]) -> Value {
         headers[name] = header;
     }
     let examples: Map<String, Value> =
-        refusals.iter().map(|refusal| (refusal.name.to_owned(), json!({"value": refusal.body()}))).collect();
+        refusals.iter().map(|refusal| (refusal.name.clone(), json!({"value": refusal.body()}))).collect();
+    // The schema of a batch has those of the others in it.
+    let schemas: Vec<&str> = refusals.iter().map(|refusal| refusal.schema).collect();
+    let schema = schemas.iter().find(|schema| **schema == "BatchProblem").or(schemas.first());
     json!({
         "description": title.unwrap_or("Refused"),
         "headers": headers,
         "content": {
             "application/problem+json": {
-                "schema": {"$ref": format!("#/components/schemas/{}", Refusal::schema(status))},
+                "schema": schema.map(|name| named(name)),
                 "examples": examples,
             },
         },
     })
-}
-
-fn merge(answer: &mut Value, refused: Value) {
-    match (answer, refused) {
-        (Value::Object(answer), Value::Object(refused)) => {
-            for (key, value) in refused {
-                merge(answer.entry(key).or_insert(Value::Null), value);
-            }
-        }
-        (answer @ Value::Null, refused) => *answer = refused,
-        _ => {}
-    }
 }

@@ -15,15 +15,28 @@ use crate::error::ApiError;
 #[derive(Debug, Clone)]
 pub struct Refusal {
     /// Names the example.
-    pub name: &'static str,
+    pub name: String,
+    /// Of the body.
+    pub schema: &'static str,
     problem: Problem,
+    /// What the body has beside the problem.
+    results: Option<Value>,
     /// Headers beside `Retry-After`: name, description, pattern.
     extra: &'static [(&'static str, &'static str, &'static str)],
 }
 
 impl From<ApiError> for Refusal {
     fn from(error: ApiError) -> Self {
-        Self { name: error.reason(), problem: error.problem(), extra: &[] }
+        let schema = match error.status() {
+            StatusCode::UNPROCESSABLE_ENTITY => "InvalidProblem",
+            StatusCode::GATEWAY_TIMEOUT => "UnknownOutcomeProblem",
+            _ => "Problem",
+        };
+        let extra: &[_] = match error {
+            ApiError::MethodNotAllowed => &[("Allow", "The methods of this path.", "^[A-Z]+(,[A-Z]+)*$")],
+            _ => &[],
+        };
+        Self { name: error.reason().into(), schema, problem: error.problem(), results: None, extra }
     }
 }
 
@@ -32,8 +45,10 @@ impl Refusal {
     pub fn no_key() -> Self {
         let detail = "this needs a key: send Authorization: Bearer <key>, or X-API-Key: <key>";
         Self {
-            name: "no_key",
+            name: "no_key".into(),
+            schema: "Problem",
             problem: Problem::new(StatusCode::UNAUTHORIZED, detail),
+            results: None,
             extra: &[("WWW-Authenticate", "How to bring a key.", "^Bearer")],
         }
     }
@@ -46,15 +61,37 @@ impl Refusal {
 
     /// 405.
     pub fn other_method() -> Self {
-        let extra = &[("Allow", "The methods of this path.", "^[A-Z]+(,[A-Z]+)*$")];
-        Self { extra, ..ApiError::MethodNotAllowed.into() }
+        ApiError::MethodNotAllowed.into()
     }
 
     /// 503 of `/readyz`.
     pub fn not_ready() -> Self {
         let detail = "kafka does not answer: 1/1 brokers are down";
         let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retryable(Duration::from_secs(1));
-        Self { name: "not_ready", problem, extra: &[] }
+        Self { name: "not_ready".into(), schema: "Problem", problem, results: None, extra: &[] }
+    }
+
+    /// A batch of which `error` is the last result, that of `index`, and no event was accepted.
+    fn last_result(index: usize, error: &ApiError) -> Self {
+        let Problem { status, detail, retryable, id, errors, .. } = error.problem();
+        let mut last =
+            json!({"index": index, "status": status.as_u16(), "detail": detail, "retryable": retryable});
+        for (name, value) in [("id", id.map(Value::from)), ("errors", errors)] {
+            if let Some(value) = value {
+                last[name] = value;
+            }
+        }
+        let reason = match error {
+            ApiError::BatchBroken(_) => "batch_broken",
+            error => error.reason(),
+        };
+        Self {
+            name: format!("all_{reason}"),
+            schema: "BatchProblem",
+            problem: ApiError::whole_batch(error.status()),
+            results: Some(json!({"accepted": 0, "rejected": index + 1, "results": [last]})),
+            extra: &[],
+        }
     }
 
     /// Its status.
@@ -64,7 +101,11 @@ impl Refusal {
 
     /// The body.
     pub fn body(&self) -> Value {
-        serde_json::to_value(&self.problem).unwrap_or_default()
+        let mut body = serde_json::to_value(&self.problem).unwrap_or_default();
+        if let (Value::Object(body), Some(Value::Object(results))) = (&mut body, &self.results) {
+            body.extend(results.clone());
+        }
+        body
     }
 
     /// The headers that come with it; `Retry-After` is promised only if each of `all` has it.
@@ -81,29 +122,24 @@ impl Refusal {
         }
         headers
     }
-
-    /// The schema of the body of a status.
-    pub fn schema(status: u16) -> &'static str {
-        match status {
-            422 => "InvalidProblem",
-            504 => "UnknownOutcomeProblem",
-            _ => "Problem",
-        }
-    }
 }
 
 fn sample_id() -> Option<EventId> {
     EventId::new("order-7").ok()
 }
 
-/// What a body may be refused for before it is an event.
-pub fn of_bodies(config: &Config) -> Vec<ApiError> {
-    let not_json = match events::parse_request(b"{\n  \"source\": manual}", &Rules::default()) {
+/// What is not JSON.
+fn not_json(subject: &'static str) -> Option<ApiError> {
+    match events::parse_request(b"{\n  \"source\": manual}", &Rules::default()) {
         Err(events::Refusal::NotJson { message, line, column }) => {
-            Some(ApiError::NotJson { subject: "body", message, line, column })
+            Some(ApiError::NotJson { subject, message, line, column })
         }
         _ => None,
-    };
+    }
+}
+
+/// What a body may be refused for before it is an event.
+pub fn of_bodies(config: &Config) -> Vec<ApiError> {
     let rest = [
         ApiError::Empty,
         ApiError::BodyBroken("invalid chunk size".into()),
@@ -112,7 +148,34 @@ pub fn of_bodies(config: &Config) -> Vec<ApiError> {
         ApiError::MediaType("the body must be JSON: send Content-Type: application/json"),
         ApiError::Invalid(faults()),
     ];
-    not_json.into_iter().chain(rest).collect()
+    not_json("body").into_iter().chain(rest).collect()
+}
+
+/// What a batch may be refused for before an event of it is taken, and what all its results may be.
+pub fn of_batches(config: &Config) -> Vec<Refusal> {
+    let too_long = || ApiError::BodyTooLarge(config.max_batch_bytes, "MAX_BATCH_BYTES");
+    let whole = [
+        ApiError::NoEvents,
+        too_long(),
+        ApiError::MediaType(
+            "send a JSON array with Content-Type: application/json, or one event a line with application/x-ndjson",
+        ),
+        ApiError::stopping(None),
+    ];
+    let first = [
+        ApiError::BatchBroken("there is no array".into()),
+        ApiError::BodyBroken("invalid chunk size".into()),
+        ApiError::BodySlow(config.request_timeout),
+        ApiError::EventTooLarge(config.max_payload_bytes),
+        too_long(),
+        ApiError::Invalid(faults()),
+    ];
+    let first = not_json("event").into_iter().chain(first).chain(of_delivery());
+    let first = first.chain(config.require_id.then_some(ApiError::IdMissing));
+    let too_many = ApiError::TooManyEvents(config.max_batch_events);
+    let results = first.map(|error| (0, error)).chain([(config.max_batch_events, too_many)]);
+    let results = results.map(|(index, error)| Refusal::last_result(index, &error));
+    whole.map(Refusal::from).into_iter().chain(results).collect()
 }
 
 /// Those of the README's example.
@@ -141,7 +204,7 @@ pub fn of_delivery() -> Vec<ApiError> {
 /// What ADSBDB may be to blame for.
 pub fn of_adsbdb(config: &Config) -> [Refusal; 5] {
     let status = UpstreamFault::Status { status: 500, words: None, retry_after: None };
-    let named = |name, fault| Refusal { name, ..ApiError::Upstream(fault).into() };
+    let named = |name: &str, fault| Refusal { name: name.into(), ..ApiError::Upstream(fault).into() };
     [
         named("limited", UpstreamFault::Limited(Duration::from_secs(60))),
         named("slow", UpstreamFault::Slow(config.adsbdb_timeout)),

@@ -29,7 +29,6 @@ pub fn all(config: &Config) -> Value {
         "BatchResults": object(&super::batch::results(), &[]),
         "BatchProblem": {"anyOf": [
             named("Problem"),
-            named("InvalidProblem"),
             problem(super::batch::results(), &[]),
         ]},
         "PollJob": super::jobs::job(),

@@ -100,15 +100,39 @@ fn what_the_configuration_limits_is_in_the_document() {
 
 #[test]
 fn a_batch_answers_its_results_or_a_problem_and_never_a_status_without_an_example() {
-    let described = batch::batch(&config(&[])).into_json();
+    let described = batch::batch(&config(&[("REQUIRE_ID", "true")])).into_json();
     let responses = described["responses"].as_object().unwrap();
     let statuses: Vec<&String> = responses.keys().collect();
     assert_eq!(statuses, ["202", "207", "400", "401", "405", "408", "413", "415", "422", "503", "504"]);
-    for status in ["400", "408", "413", "422", "503", "504"] {
-        let examples = &responses[status]["content"]["application/problem+json"]["examples"];
-        let all_failed = &examples["all_failed"]["value"];
-        assert_eq!(all_failed["status"].to_string(), status);
-        assert_eq!(all_failed["results"][0]["retryable"], all_failed["retryable"]);
-        assert!(examples.as_object().unwrap().len() > 1, "{status} has the problems of a body as well");
-    }
+    let names = |status: &str| -> Vec<String> {
+        let content = &responses[status]["content"]["application/problem+json"];
+        for example in content["examples"].as_object().unwrap().values() {
+            let value = &example["value"];
+            let last = value["results"].as_array().map(|results| results.last().unwrap().clone());
+            if let Some(last) = last {
+                assert_eq!(last["status"].to_string(), status);
+                assert_eq!(last["retryable"], value["retryable"]);
+                assert_eq!(content["schema"], json!({"$ref": "#/components/schemas/BatchProblem"}));
+            }
+        }
+        content["examples"].as_object().unwrap().keys().cloned().collect()
+    };
+    assert_eq!(
+        names("400"),
+        ["all_batch_broken", "all_body_broken", "all_id_missing", "all_not_json", "empty", "idempotency_key"]
+    );
+    assert_eq!(names("408"), ["all_body_slow"]);
+    assert_eq!(
+        names("413"),
+        [
+            "all_body_too_large",
+            "all_event_too_large",
+            "all_record_too_large",
+            "all_too_many_events",
+            "body_too_large"
+        ]
+    );
+    assert_eq!(names("422"), ["all_invalid"]);
+    assert_eq!(names("503"), ["all_kafka_away", "all_queue_full", "all_stopping", "overloaded", "stopping"]);
+    assert_eq!(names("504"), ["all_unconfirmed"]);
 }

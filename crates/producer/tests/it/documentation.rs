@@ -94,3 +94,50 @@ async fn what_the_document_says_of_a_refusal_is_what_is_answered() {
     let text = app.request("POST", "/ingest", &[("Content-Type", "text/plain")], "x").await;
     assert_eq!(text.json(), said("415", "media_type"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_document_says_of_a_refused_batch_is_what_is_answered() {
+    let settings = [
+        ("REQUIRE_ID", "true"),
+        ("MAX_PAYLOAD_BYTES", "100"),
+        ("MAX_BATCH_BYTES", "300"),
+        ("MAX_BATCH_EVENTS", "1"),
+        ("REQUEST_TIMEOUT_MS", "300"),
+    ];
+    let app = Application::start("127.0.0.1:9", &settings).await;
+    let document = app.get("/openapi.json").await.json();
+    let answers = &document["paths"]["/ingest/batch"]["post"]["responses"];
+    let said = |status: &str, name: &str| -> Value {
+        let example =
+            answers[status]["content"]["application/problem+json"]["examples"][name]["value"].clone();
+        assert!(example.is_object(), "{status} {name}");
+        example
+    };
+    let post = async |media_type: &str, body: &str| {
+        app.request("POST", "/ingest/batch", &[("Content-Type", media_type)], body).await.json()
+    };
+    let (array, lines) = ("application/json", "application/x-ndjson");
+    assert_eq!(post(array, "[]").await, said("400", "empty"));
+    assert_eq!(post("text/plain", "x").await, said("415", "media_type"));
+    let key = [("Idempotency-Key", "k")];
+    assert_eq!(app.request("POST", "/ingest/batch", &key, "[]").await.json(), said("400", "idempotency_key"));
+    assert_eq!(post(array, "").await, said("400", "all_batch_broken"));
+    assert_eq!(post(array, "[{\n  \"source\": manual}]").await, said("400", "all_not_json"));
+    assert_eq!(post(array, r#"[{"source":"manual","payload":{}}]"#).await, said("400", "all_id_missing"));
+    let wrong = r#"{"source":"system.x","payload":[1],"extra":1}"#;
+    assert_eq!(post(lines, wrong).await, said("422", "all_invalid"));
+    let long = "x".repeat(101);
+    assert_eq!(post(lines, &long).await, said("413", "all_event_too_large"));
+    let many = post(lines, &format!("{long}\n{{}}")).await;
+    assert_eq!(many["results"][1], said("413", "all_too_many_events")["results"][0]);
+    assert_eq!(
+        (&many["detail"], &many["rejected"]),
+        (&said("413", "all_too_many_events")["detail"], &2.into())
+    );
+    assert_eq!(post(array, &" ".repeat(301)).await, said("413", "body_too_large"));
+    let head = "POST /ingest/batch HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n";
+    let chunk = format!("{head}Transfer-Encoding: chunked\r\n\r\n12d\r\n{}\r\n0\r\n\r\n", " ".repeat(301));
+    assert_eq!(app.raw(&[chunk.as_bytes()]).await.json(), said("413", "all_body_too_large"));
+    let slow = format!("{head}Content-Length: 5\r\n\r\n[");
+    assert_eq!(app.raw(&[slow.as_bytes()]).await.json(), said("408", "all_body_slow"));
+}
