@@ -36,6 +36,7 @@ pub fn batch(config: &Config) -> Operation {
     Operation::new("post", "/ingest/batch", "events", "ingestBatch")
         .about("Takes many events", &about)
         .traced()
+        .unpacked()
         .guarded()
         .takes(json!({"required": true, "content": content}))
         .answers(202, "All are in the topic, acknowledged", "application/json", answer(&[accepted(0)]))

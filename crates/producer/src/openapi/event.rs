@@ -20,6 +20,7 @@ pub fn operations(config: &Config) -> Vec<Operation> {
         Operation::new("post", "/ingest", "events", "ingest")
             .about("Takes one event", &about)
             .traced()
+            .unpacked()
             .parameter(json!({
                 "name": "Idempotency-Key",
                 "in": "header",

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::refusals::Refusal;
 use super::schemas::named;
+use crate::body::CODINGS;
 
 /// One operation.
 #[derive(Debug, Clone)]
@@ -56,6 +57,18 @@ impl Operation {
             "traceparent",
             "W3C trace context; goes on in the record's headers if it is valid.",
         ))
+    }
+
+    /// The body may be compressed.
+    pub fn unpacked(self) -> Self {
+        let codings = ["identity"].into_iter().chain(CODINGS.split(", "));
+        self.parameter(json!({
+            "name": "Content-Encoding",
+            "in": "header",
+            "description": "How the body is compressed. The limits are those of what it becomes; a window of zstd has at \
+                most 8 MiB.",
+            "schema": {"type": "string", "enum": codings.collect::<Vec<_>>()},
+        }))
     }
 
     /// It needs a key where the producer has keys, and a place among the requests in flight.

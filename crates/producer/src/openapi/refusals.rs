@@ -33,6 +33,7 @@ impl From<ApiError> for Refusal {
             _ => "Problem",
         };
         let extra: &[_] = match error {
+            ApiError::Coding => &[("Accept-Encoding", "The codings that are taken.", "^[a-z]+(, [a-z]+)*$")],
             ApiError::MethodNotAllowed => &[("Allow", "The methods of this path.", "^[A-Z]+(,[A-Z]+)*$")],
             _ => &[],
         };
@@ -108,11 +109,12 @@ impl Refusal {
         body
     }
 
-    /// The headers that come with it; `Retry-After` is promised only if each of `all` has it.
+    /// The headers that come with it; one is promised only if each of `all` has it.
     pub fn headers(&self, all: &[Self]) -> Vec<(&'static str, Value)> {
         let header = |description: &str, required: bool, schema: Value| json!({"description": description, "required": required, "schema": schema});
         let text = |(name, description, pattern): &(&'static str, &str, &str)| {
-            (*name, header(description, true, json!({"type": "string", "pattern": pattern})))
+            let always = all.iter().all(|refusal| refusal.extra.iter().any(|(known, ..)| known == name));
+            (*name, header(description, always, json!({"type": "string", "pattern": pattern})))
         };
         let mut headers: Vec<(&str, Value)> = self.extra.iter().map(text).collect();
         if self.problem.retry_after.is_some() {
@@ -146,6 +148,7 @@ pub fn of_bodies(config: &Config) -> Vec<ApiError> {
         ApiError::BodySlow(config.request_timeout),
         ApiError::BodyTooLarge(config.max_payload_bytes, "MAX_PAYLOAD_BYTES"),
         ApiError::MediaType("the body must be JSON: send Content-Type: application/json"),
+        ApiError::Coding,
         ApiError::Invalid(faults()),
     ];
     not_json("body").into_iter().chain(rest).collect()
@@ -160,6 +163,7 @@ pub fn of_batches(config: &Config) -> Vec<Refusal> {
         ApiError::MediaType(
             "send a JSON array with Content-Type: application/json, or one event a line with application/x-ndjson",
         ),
+        ApiError::Coding,
         ApiError::stopping(None),
     ];
     let first = [

@@ -96,6 +96,30 @@ async fn what_the_document_says_of_a_refusal_is_what_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_document_names_the_codings_that_are_taken() {
+    let app = application().await;
+    let document = app.get("/openapi.json").await.json();
+    for path in ["/ingest", "/ingest/batch"] {
+        let described = &document["paths"][path]["post"];
+        let parameters = described["parameters"].as_array().unwrap();
+        let coding = parameters.iter().find(|parameter| parameter["name"] == "Content-Encoding").unwrap();
+        for coding in coding["schema"]["enum"].as_array().unwrap() {
+            let coding = [("Content-Encoding", coding.as_str().unwrap())];
+            let answer = app.request("POST", path, &coding, "x").await;
+            answer.problem(400, false);
+        }
+        let answer = app.request("POST", path, &[("Content-Encoding", "br")], "x").await;
+        let said = &described["responses"]["415"];
+        let examples = &said["content"]["application/problem+json"]["examples"];
+        assert_eq!(answer.problem(415, false), examples["content_coding"]["value"], "{path}");
+        assert_eq!(said["headers"]["Accept-Encoding"]["required"], false);
+        assert!(answer.header("accept-encoding").is_some());
+    }
+    let refused = app.metric(r#"slipstream_events_rejected_total{reason="content_coding"}"#).await;
+    assert_eq!(refused, Some(2.0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_document_says_of_a_refused_batch_is_what_is_answered() {
     let settings = [
         ("REQUIRE_ID", "true"),
