@@ -46,7 +46,7 @@ service::settings! {
         idle_timeout_ms: Kind::Default("75000"),
         /// Most connections at a time; beyond it the answer is 503.
         max_connections: Kind::Default("12000"),
-        /// Most requests to `/ingest…` at a time; beyond it the answer is 503.
+        /// Most requests at a time that bring events or start poll jobs; beyond it the answer is 503.
         max_in_flight: Kind::Default("2048"),
         /// Keys of those who may use `/ingest…`: `name:sha256` pairs, separated by commas or lines.
         api_keys: Kind::OptionalSecret("everybody may"),

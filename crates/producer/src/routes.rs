@@ -15,14 +15,15 @@ pub const TAKES_EVENTS: &[&str] = &["/ingest", "/ingest/batch", "/ingest/adsbdb"
 
 /// Every path of the producer.
 pub fn router(producer: Producer) -> Router {
+    let limit = from_fn_with_state(producer.clone(), access::limit);
     let upstream = Router::new()
-        .route("/ingest/adsbdb", post(adsbdb::ingest_aircraft))
-        .route("/ingest/adsbdb/poll", get(poll::list).post(poll::start))
+        .route("/ingest/adsbdb", post(adsbdb::ingest_aircraft).route_layer(limit.clone()))
+        .route("/ingest/adsbdb/poll", post(poll::start).route_layer(limit.clone()).get(poll::list))
         .route("/ingest/adsbdb/poll/{job_id}", get(poll::show).delete(poll::cancel))
         .route_layer(from_fn(traffic::no_idempotency_key));
     Router::new()
-        .route("/ingest", post(ingest::ingest))
-        .route("/ingest/batch", post(batch::ingest_batch))
+        .route("/ingest", post(ingest::ingest).route_layer(limit.clone()))
+        .route("/ingest/batch", post(batch::ingest_batch).route_layer(limit))
         .merge(upstream)
         .route_layer(from_fn_with_state(producer.clone(), access::admit))
         .with_state(producer.clone())

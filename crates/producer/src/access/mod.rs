@@ -1,6 +1,7 @@
 //! Who may bring events, and how many at a time. With API_KEYS set, a request without a known key is a 401 before
 //! anything else of it is looked at; beyond MAX_IN_FLIGHT it is a 503 before its body is read. Health, metrics and the
-//! documentation are not asked for a key and take no place.
+//! documentation are not asked for a key and take no place; poll jobs can be looked at and cancelled without a place, or
+//! an operator could not while there are too many requests.
 
 mod keys;
 
@@ -23,35 +24,25 @@ use crate::error::{ApiError, Refused};
 /// A refused client that is still sending does not look for an answer: so much is read and thrown away, for so long.
 const DRAIN: (usize, Duration) = (1024 * 1024, Duration::from_secs(1));
 
+/// A request without a key.
+pub const NO_KEY: &str = "this needs a key: send `Authorization: Bearer KEY` or `X-API-Key: KEY`";
+/// A request with a key that is none of API_KEYS.
+pub const UNKNOWN_KEY: &str = "the key is not one of this producer's";
+
 /// The name of the key that a request was let in with; travels with the response, for the log.
 #[derive(Debug, Clone)]
 pub struct Holder(pub Arc<str>);
 
-/// Around every route that brings events.
-pub async fn admit(State(producer): State<Producer>, mut request: Request, next: Next) -> Response {
+/// Around every route of `/ingest` and below.
+pub async fn admit(State(producer): State<Producer>, request: Request, next: Next) -> Response {
     let holder = match &producer.config.entrance.api_keys {
         None => None,
-        Some(keys) => match presented(request.headers()).map(|key| keys.holder(key)) {
-            Some(Some(holder)) => Some(Arc::clone(holder)),
-            unknown => {
-                let detail = match unknown {
-                    None => "this needs a key: send `Authorization: Bearer KEY` or `X-API-Key: KEY`",
-                    Some(_) => "the key is not one of this producer's",
-                };
-                return refuse(unauthorized(detail), request).await;
-            }
+        Some(keys) => match holder(keys, request.headers()) {
+            Ok(holder) => Some(holder),
+            Err(detail) => return refuse(unauthorized(detail), request).await,
         },
     };
-    let Some(place) = producer.in_flight.take() else {
-        let why = "too many requests are in flight (MAX_IN_FLIGHT)".to_owned();
-        let full = ApiError::NotStored { reason: "overloaded", why, id: None };
-        return refuse(full.into_response(), request).await;
-    };
-    // An answer that is written while it is sent keeps it for longer.
-    let place = Arc::new(place);
-    request.extensions_mut().insert(Arc::clone(&place));
     let mut response = next.run(request).await;
-    drop(place);
     if let Some(holder) = holder {
         producer.metrics.answered_to(&holder, response.status().as_u16());
         response.extensions_mut().insert(Holder(holder));
@@ -59,13 +50,43 @@ pub async fn admit(State(producer): State<Producer>, mut request: Request, next:
     response
 }
 
-/// The key that a request brings.
-fn presented(headers: &HeaderMap) -> Option<&[u8]> {
+/// Around every route that makes records, or starts what makes them.
+pub async fn limit(State(producer): State<Producer>, mut request: Request, next: Next) -> Response {
+    let Some(place) = producer.in_flight.take() else {
+        return refuse(overloaded().into_response(), request).await;
+    };
+    // An answer that is written while it is sent keeps it for longer.
+    let place = Arc::new(place);
+    request.extensions_mut().insert(Arc::clone(&place));
+    next.run(request).await
+}
+
+/// There is no place for a further request.
+pub fn overloaded() -> ApiError {
+    let why = "too many requests are in flight (MAX_IN_FLIGHT)".to_owned();
+    ApiError::NotStored { reason: "overloaded", why, id: None }
+}
+
+/// Whose key a request brings. A proxy's own credentials in one header do not hide the key in the other.
+fn holder(keys: &ApiKeys, headers: &HeaderMap) -> Result<Arc<str>, &'static str> {
+    let mut refusal = NO_KEY;
+    for key in presented(headers) {
+        match keys.holder(key) {
+            Some(holder) => return Ok(Arc::clone(holder)),
+            None => refusal = UNKNOWN_KEY,
+        }
+    }
+    Err(refusal)
+}
+
+/// What may be the key of a request.
+fn presented(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let bearer = headers.get(header::AUTHORIZATION).and_then(|value| {
         let (scheme, key) = value.as_bytes().split_at_checked(7)?;
         scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.trim_ascii())
     });
-    bearer.or_else(|| headers.get("x-api-key").map(|value| value.as_bytes().trim_ascii()))
+    let own = headers.get("x-api-key").map(|value| value.as_bytes().trim_ascii());
+    bearer.into_iter().chain(own)
 }
 
 fn unauthorized(detail: &str) -> Response {
@@ -112,11 +133,13 @@ mod tests {
 
     #[test]
     fn a_key_comes_in_either_header() {
-        assert_eq!(presented(&headers(&[])), None);
-        assert_eq!(presented(&headers(&[("authorization", "Basic YTpi")])), None);
-        assert_eq!(presented(&headers(&[("authorization", "bearer  k")])), Some(&b"k"[..]));
-        assert_eq!(presented(&headers(&[("x-api-key", "k")])), Some(&b"k"[..]));
-        let both = headers(&[("authorization", "Basic YTpi"), ("x-api-key", "k")]);
-        assert_eq!(presented(&both), Some(&b"k"[..]), "a proxy's own credentials do not hide it");
+        let presented =
+            |pairs| -> Vec<Vec<u8>> { super::presented(&headers(pairs)).map(<[u8]>::to_vec).collect() };
+        assert!(presented(&[]).is_empty());
+        assert!(presented(&[("authorization", "Basic YTpi")]).is_empty());
+        assert_eq!(presented(&[("authorization", "bearer  k")]), [b"k"]);
+        assert_eq!(presented(&[("x-api-key", "k")]), [b"k"]);
+        assert_eq!(presented(&[("authorization", "Basic YTpi"), ("x-api-key", "k")]), [b"k"]);
+        assert_eq!(presented(&[("authorization", "Bearer a"), ("x-api-key", "k")]), [b"a", b"k"]);
     }
 }

@@ -27,7 +27,8 @@ pub fn operations(config: &Config) -> Vec<Operation> {
                 "description": "The event's id, where the body has none. Both, and different: 422.",
                 "schema": {"type": "string", "minLength": 1, "maxLength": 256, "pattern": "^[!-~]{1,256}$"},
             }))
-            .guarded()
+            .guarded(config)
+            .limited()
             .takes(json!({"required": true, "content": {"application/json": {"schema": named("Event")}}}))
             .answers(
                 202,

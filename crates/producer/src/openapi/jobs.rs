@@ -17,11 +17,17 @@ const SAMPLE: &str = "01a20c8a-2255-735d-86f2-aa985a5a4431";
 
 /// The operations.
 pub fn operations(config: &Config) -> Vec<Operation> {
-    vec![aircraft(config), start(config), list(), one("get", "showPollJob"), one("delete", "cancelPollJob")]
+    vec![
+        aircraft(config),
+        start(config),
+        list(config),
+        one("get", "showPollJob", config),
+        one("delete", "cancelPollJob", config),
+    ]
 }
 
-fn guarded(method: &'static str, path: &'static str, id: &str) -> Operation {
-    Operation::new(method, path, "adsbdb", id).guarded().refused(ApiError::KeyNotTaken)
+fn guarded(method: &'static str, path: &'static str, id: &str, config: &Config) -> Operation {
+    Operation::new(method, path, "adsbdb", id).guarded(config).refused(ApiError::KeyNotTaken)
 }
 
 fn aircraft(config: &Config) -> Operation {
@@ -36,7 +42,8 @@ fn aircraft(config: &Config) -> Operation {
         "payload": {"type": "737 MAX 8", "icao_type": "B38M", "mode_s": "7823C4", "registration": "B-228M"},
     });
     let content = json!({"schema": named("AcceptedAircraft"), "example": example});
-    guarded("post", "/ingest/adsbdb", "ingestAircraft")
+    guarded("post", "/ingest/adsbdb", "ingestAircraft", config)
+        .limited()
         .about(
             "Takes a random aircraft of ADSBDB",
             "The id is its `mode_s`, else its `registration`. A body is ignored.",
@@ -63,7 +70,8 @@ fn start(config: &Config) -> Operation {
     let link =
         |operation| json!({"operationId": operation, "parameters": {"job_id": "$response.body#/job_id"}});
     let wrong = ["interval_sec=0", "interval_sec=soon&duration_sec=inf"];
-    guarded("post", JOBS, "startPollJob")
+    guarded("post", JOBS, "startPollJob", config)
+        .limited()
         .about("Takes aircraft on a schedule", "A job in the background; calls of one job do not overlap.")
         .parameter(seconds("interval_sec", 3, "From one call to the next; fractions allowed."))
         .parameter(seconds("duration_sec", 120, "How long calls begin; fractions allowed."))
@@ -76,21 +84,24 @@ fn start(config: &Config) -> Operation {
         .refused(ApiError::stopping(None))
 }
 
-fn list() -> Operation {
+fn list(config: &Config) -> Operation {
     let schema = object(&json!({"jobs": {"type": "array", "items": named("PollJob")}}), &[]);
     let content = json!({"schema": schema, "example": {"jobs": [sample()]}});
-    guarded("get", JOBS, "listPollJobs")
-        .about("Lists poll jobs", "Those that run or ended lately, the newest first.")
+    guarded("get", JOBS, "listPollJobs", config)
+        .about(
+            "Lists poll jobs",
+            "Those that run or have ended within the last hour, of these at most 1,000; the newest first.",
+        )
         .answers(200, "The jobs", "application/json", content)
 }
 
-fn one(method: &'static str, id: &str) -> Operation {
+fn one(method: &'static str, id: &str, config: &Config) -> Operation {
     let about = match method {
         "get" => ("Shows a poll job", ""),
         _ => ("Cancels a poll job", "No call begins any more; the job stays listed."),
     };
     let content = json!({"schema": named("PollJob"), "example": sample()});
-    guarded(method, JOB, id)
+    guarded(method, JOB, id, config)
         .about(about.0, about.1)
         .parameter(json!({
             "name": "job_id",

@@ -7,7 +7,9 @@ use serde_json::{Map, Value, json};
 
 use super::refusals::Refusal;
 use super::schemas::named;
+use crate::access::overloaded;
 use crate::body::CODINGS;
+use crate::config::Config;
 
 /// One operation.
 #[derive(Debug, Clone)]
@@ -71,10 +73,18 @@ impl Operation {
         }))
     }
 
-    /// It needs a key where the producer has keys, and a place among the requests in flight.
-    pub fn guarded(mut self) -> Self {
-        self.body["security"] = json!([{}, {"bearer": []}, {"apiKey": []}]);
-        self.refused(Refusal::no_key()).refused(Refusal::no_place())
+    /// It needs a key where the producer has keys.
+    pub fn guarded(mut self, config: &Config) -> Self {
+        self.body["security"] = match config.entrance.api_keys {
+            None => json!([{}, {"bearer": []}, {"apiKey": []}]),
+            Some(_) => json!([{"bearer": []}, {"apiKey": []}]),
+        };
+        self.refused_by(Refusal::no_key())
+    }
+
+    /// It needs a place among the requests in flight.
+    pub fn limited(self) -> Self {
+        self.refused(overloaded())
     }
 
     /// The request's body.

@@ -7,6 +7,7 @@ use events::{EventId, Fault, Rules};
 use serde_json::{Value, json};
 use service::problem::Problem;
 
+use crate::access::{NO_KEY, UNKNOWN_KEY};
 use crate::adsbdb::UpstreamFault;
 use crate::config::Config;
 use crate::error::ApiError;
@@ -42,22 +43,15 @@ impl From<ApiError> for Refusal {
 }
 
 impl Refusal {
-    /// 401. It is answered before a handler is asked.
-    pub fn no_key() -> Self {
-        let detail = "this needs a key: send Authorization: Bearer <key>, or X-API-Key: <key>";
-        Self {
-            name: "no_key".into(),
+    /// 401, without a key and with one that is not known. It is answered before a handler is asked.
+    pub fn no_key() -> [Self; 2] {
+        [("no_key", NO_KEY), ("unknown_key", UNKNOWN_KEY)].map(|(name, detail)| Self {
+            name: name.into(),
             schema: "Problem",
             problem: Problem::new(StatusCode::UNAUTHORIZED, detail),
             results: None,
             extra: &[("WWW-Authenticate", "How to bring a key.", "^Bearer")],
-        }
-    }
-
-    /// 503. It is answered before a handler is asked.
-    pub fn no_place() -> Self {
-        let why = "too many requests are in flight (MAX_IN_FLIGHT)".to_owned();
-        ApiError::NotStored { reason: "overloaded", why, id: None }.into()
+        })
     }
 
     /// 405.

@@ -80,10 +80,7 @@ fn the_statuses_of_ingest_are_those_of_the_contract() {
     assert_eq!(statuses("/ingest", "post"), ingest);
     assert_eq!(statuses("/ingest/adsbdb", "post"), ["202", "400", "401", "405", "413", "502", "503", "504"]);
     assert_eq!(statuses("/ingest/adsbdb/poll", "post"), ["202", "400", "401", "405", "422", "429", "503"]);
-    assert_eq!(
-        statuses("/ingest/adsbdb/poll/{job_id}", "delete"),
-        ["200", "400", "401", "404", "405", "503"]
-    );
+    assert_eq!(statuses("/ingest/adsbdb/poll/{job_id}", "delete"), ["200", "400", "401", "404", "405"]);
     assert_eq!(statuses("/readyz", "get"), ["200", "405", "503"]);
     let reasons = &document["paths"]["/ingest"]["post"]["responses"]["503"]["content"];
     let reasons = reasons["application/problem+json"]["examples"].as_object().unwrap();
@@ -135,4 +132,17 @@ fn a_batch_answers_its_results_or_a_problem_and_never_a_status_without_an_exampl
     assert_eq!(names("422"), ["all_invalid"]);
     assert_eq!(names("503"), ["all_kafka_away", "all_queue_full", "all_stopping", "overloaded", "stopping"]);
     assert_eq!(names("504"), ["all_unconfirmed"]);
+}
+
+#[test]
+fn a_key_is_a_choice_only_where_the_producer_has_none() {
+    let security = |settings: &[(&str, &str)]| {
+        let of = |operation: Operation| operation.into_json()["security"].clone();
+        let mut all: Vec<Value> = operations(&config(settings)).into_iter().map(of).collect();
+        all.retain(|security| !security.is_null());
+        all
+    };
+    let key = format!("lab:{}", "a".repeat(64));
+    assert_eq!(security(&[]), vec![json!([{}, {"bearer": []}, {"apiKey": []}]); 7]);
+    assert_eq!(security(&[("API_KEYS", &key)]), vec![json!([{"bearer": []}, {"apiKey": []}]); 7]);
 }

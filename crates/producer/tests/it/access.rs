@@ -63,6 +63,7 @@ async fn without_a_known_key_every_way_to_bring_events_is_a_401() {
         "Bearer KEY",
     );
     for (method, path) in [
+        ("POST", "/ingest/batch"),
         ("POST", "/ingest/adsbdb"),
         ("POST", "/ingest/adsbdb/poll"),
         ("GET", "/ingest/adsbdb/poll"),
@@ -73,8 +74,38 @@ async fn without_a_known_key_every_way_to_bring_events_is_a_401() {
     }
     assert_eq!(app.counters.accepted(), 0);
     let refused = app.metric(r#"slipstream_events_rejected_total{reason="unauthorized"}"#).await;
-    assert_eq!(refused, Some(6.0));
+    assert_eq!(refused, Some(7.0));
     assert_eq!(app.get("/health").await.json()["last_error"], serde_json::Value::Null, "a client's fault");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_credentials_of_a_gateway_do_not_hide_a_key() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[("API_KEYS", KEYS)]).await;
+    let status = async |bearer: &str, key: &str| {
+        let headers = [("Content-Type", "application/json"), ("Authorization", bearer), ("X-API-Key", key)];
+        app.request("POST", "/ingest", &headers, EVENT).await.status
+    };
+    assert_eq!(status("Bearer eyJhbGciOiJIUzI1NiJ9.e30.c2ln", "secret").await, 202);
+    assert_eq!(status("Bearer secret", "of somebody else").await, 202);
+    assert_eq!(status("Basic cGxhbnQtNzpzZWNyZXQ=", "secret").await, 202);
+    assert_eq!(status("Bearer wrong", "wrong too").await, 401);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_document_says_of_a_401_is_what_is_answered() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[("API_KEYS", KEYS)]).await;
+    let document = app.get("/openapi.json").await.json();
+    for path in ["/ingest", "/ingest/batch", "/ingest/adsbdb"] {
+        let said = &document["paths"][path]["post"]["responses"]["401"];
+        let examples = &said["content"]["application/problem+json"]["examples"];
+        let without = app.request("POST", path, &[], "").await;
+        assert_eq!(without.problem(401, false), examples["no_key"]["value"], "{path}");
+        assert!(without.header("www-authenticate").is_some());
+        let wrong = app.request("POST", path, &[("X-API-Key", "wrong")], "").await;
+        assert_eq!(wrong.problem(401, false), examples["unknown_key"]["value"], "{path}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -93,8 +93,10 @@ async fn beyond_the_limit_in_flight_events_are_refused_and_health_is_answered() 
     for path in ["/livez", "/readyz", "/health", "/metrics"] {
         assert_eq!(app.get(path).await.status, 200, "{path}");
     }
+    app.post("/ingest/adsbdb/poll").await.retry_after(503);
+    app.request("POST", "/ingest/batch", &[], "[]").await.retry_after(503);
     let rejected = app.metric(r#"slipstream_events_rejected_total{reason="overloaded"}"#).await;
-    assert_eq!(rejected, Some(2.0));
+    assert_eq!(rejected, Some(3.0));
 
     for connection in &mut reading {
         connection.write_all(EVENT.as_bytes()).await.unwrap();
@@ -103,6 +105,27 @@ async fn beyond_the_limit_in_flight_events_are_refused_and_health_is_answered() 
         assert!(answer.starts_with("HTTP/1.1 202 "), "{answer}");
     }
     assert_eq!(app.ingest(EVENT).await.status, 202, "the places are free again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn poll_jobs_can_be_seen_and_cancelled_while_no_place_is_free() {
+    let cluster = Cluster::start();
+    let settings =
+        [("MAX_IN_FLIGHT", "1"), ("REQUEST_TIMEOUT_MS", "60000"), ("ADSBDB_BASE_URL", "http://127.0.0.1:9")];
+    let app = cluster.application(&settings).await;
+    let job = app.post("/ingest/adsbdb/poll?interval_sec=600&duration_sec=600").await;
+    let job = job.header("location").unwrap().to_owned();
+    let mut holder = TcpStream::connect(app.address).await.unwrap();
+    holder.write_all(b"POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Length: 43\r\n\r\n").await.unwrap();
+    let began = Instant::now();
+    while app.metric("slipstream_requests_in_flight").await != Some(1.0) {
+        assert!(began.elapsed() < PATIENCE);
+    }
+    app.post("/ingest/adsbdb/poll").await.retry_after(503);
+    assert_eq!(app.get("/ingest/adsbdb/poll").await.json()["jobs"][0]["state"], "running");
+    assert_eq!(app.get(&job).await.status, 200);
+    let cancelled = app.request("DELETE", &job, &[], "").await;
+    assert_eq!((cancelled.status, &cancelled.json()["state"]), (200, &"cancelled".into()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
