@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use events::Source;
-use service::kafka::KafkaProperties;
+use service::kafka::{KafkaProperties, check_consumer, check_producer};
 use service::topics::TopicSpec;
 use service::{Check, ConfigFaults, Kind, parse};
 
 use crate::batch::Limits;
+use crate::kafka;
 use crate::step::Expected;
 use crate::store::{CALL_DEADLINE, StoreConfig, UpsertKeys, check_uri};
 
@@ -137,6 +138,7 @@ impl Config {
                 call_deadline: CALL_DEADLINE,
             })
         })();
+        check_properties(config.as_ref(), &mut check);
         check.finish(config)
     }
 
@@ -161,6 +163,15 @@ impl Config {
             }
         }
         specs
+    }
+}
+
+/// Properties that are right by themselves may not fit those that the clients have besides.
+fn check_properties(config: Option<&Config>, check: &mut Check) {
+    let Some(config) = config.filter(|config| !config.properties.is_empty()) else { return };
+    let checked = check_consumer(&kafka::reader(config));
+    if let Err(why) = checked.and_then(|()| check_producer(&kafka::dead_letters(config))) {
+        check.fault("KAFKA_PROPERTIES", why);
     }
 }
 
@@ -254,6 +265,19 @@ mod tests {
         .unwrap_err();
         assert_eq!(error.0.len(), 13, "{error}");
         assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn properties_that_do_not_fit_those_of_either_client_are_a_fault() {
+        for (wrong, words) in [
+            ("linger.ms=20000", "message.timeout.ms"),
+            ("max.poll.interval.ms=9000", "session.timeout.ms"),
+            ("reconnect.backoff.ms=500", "reconnect.backoff.max.ms"),
+        ] {
+            let error = read(&[("KAFKA_PROPERTIES", wrong)]).unwrap_err().to_string();
+            assert!(error.contains("KAFKA_PROPERTIES: ") && error.contains(words), "{error}");
+        }
+        read(&[("KAFKA_PROPERTIES", "linger.ms=20;max.poll.interval.ms=400000")]).unwrap();
     }
 
     #[test]

@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use events::Source;
-use service::kafka::KafkaProperties;
+use service::kafka::{KafkaProperties, check_producer};
 use service::topics::TopicSpec;
 use service::{Check, ConfigFaults, Kind, parse};
 use url::Url;
 
 use crate::entrance::Entrance;
+use crate::kafka::client_config;
 use crate::traces::Export;
 
 service::settings! {
@@ -175,7 +176,17 @@ impl Config {
                 entrance: entrance?,
             })
         })();
+        check_properties(config.as_ref(), &mut check);
         check.finish(config)
+    }
+}
+
+/// Properties that are right by themselves may not fit those that the client has besides.
+fn check_properties(config: Option<&Config>, check: &mut Check) {
+    if let Some(config) = config.filter(|config| !config.kafka_properties.is_empty())
+        && let Err(why) = check_producer(&client_config(config))
+    {
+        check.fault("KAFKA_PROPERTIES", why);
     }
 }
 
@@ -255,6 +266,19 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
+    }
+
+    #[test]
+    fn properties_that_do_not_fit_the_clients_own_are_a_fault() {
+        for (wrong, words) in [
+            ("linger.ms=20000", "message.timeout.ms"),
+            ("reconnect.backoff.ms=500", "reconnect.backoff.max.ms"),
+        ] {
+            let faults = read(&[("KAFKA_BROKER", "k:9092"), ("KAFKA_PROPERTIES", wrong)]).unwrap_err();
+            let text = faults.to_string();
+            assert!(text.contains("KAFKA_PROPERTIES: ") && text.contains(words), "{text}");
+        }
+        read(&[("KAFKA_BROKER", "k:9092"), ("KAFKA_PROPERTIES", "linger.ms=20")]).unwrap();
     }
 
     #[test]

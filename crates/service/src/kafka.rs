@@ -7,6 +7,7 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::AdminClient;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 
@@ -32,6 +33,10 @@ const RESERVED: &[&str] = &[
     "bootstrap.servers",
     "metadata.broker.list",
     "group.id",
+    // A record that was stored would never be known to be.
+    "delivery.report.only.error",
+    // A broker that is away is known by its connections that close.
+    "log.connection.close",
 ];
 
 /// KAFKA_PROPERTIES: `key=value` pairs separated by semicolons, passed on to librdkafka. Values are not shown.
@@ -64,16 +69,13 @@ impl KafkaProperties {
         let properties = Self(pairs);
         let mut config = ClientConfig::new();
         properties.apply(&mut config);
-        // Properties that do not fit together, and files that are not there, show only when a client is made.
         config.set("enable.idempotence", "true");
-        match config.create_with_context::<_, AdminClient<QuietContext>>(QuietContext) {
-            Ok(_) => Ok(properties),
-            Err(KafkaError::ClientCreation(why)) => Err(format!("is refused by librdkafka: {why}")),
-            Err(KafkaError::ClientConfig(_, description, key, _)) => {
-                Err(format!("names {key}, which librdkafka refuses: {}", description.replace('\n', " ")))
-            }
-            Err(_) => Err("is refused by librdkafka".into()),
-        }
+        check_producer(&config).map(|()| properties)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     fn apply(&self, config: &mut ClientConfig) {
@@ -114,6 +116,41 @@ pub fn client_config(
     config
 }
 
+/// Whether librdkafka makes a producer of `config`: properties that do not fit together, and files that are not there,
+/// show only when a client is made. It connects to nothing.
+///
+/// # Errors
+/// Why not, to go on after the name of the variable.
+pub fn check_producer(config: &ClientConfig) -> Result<(), String> {
+    let made = unconnected(config).create_with_context::<_, AdminClient<QuietContext>>(QuietContext);
+    made.map(drop).map_err(refusal)
+}
+
+/// As [`check_producer`], for a consumer.
+///
+/// # Errors
+/// Why not, to go on after the name of the variable.
+pub fn check_consumer(config: &ClientConfig) -> Result<(), String> {
+    let made = unconnected(config).create_with_context::<_, BaseConsumer<QuietContext>>(QuietContext);
+    made.map(drop).map_err(refusal)
+}
+
+fn unconnected(config: &ClientConfig) -> ClientConfig {
+    let mut config = config.clone();
+    config.remove("bootstrap.servers");
+    config
+}
+
+fn refusal(error: KafkaError) -> String {
+    match error {
+        KafkaError::ClientCreation(why) => format!("is refused by librdkafka: {why}"),
+        KafkaError::ClientConfig(_, description, key, _) => {
+            format!("names {key}, which librdkafka refuses: {}", description.replace('\n', " "))
+        }
+        _ => "is refused by librdkafka".into(),
+    }
+}
+
 /// A context that keeps librdkafka's own lines at debug: a change of state is told once, by whoever sees it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct QuietContext;
@@ -127,6 +164,8 @@ impl ClientContext for QuietContext {
         tracing::debug!(target: "librdkafka", error = %error, reason, "client error");
     }
 }
+
+impl ConsumerContext for QuietContext {}
 
 /// As [`QuietContext`], and keeps why the last connection failed: a question that fails says only that, and not that
 /// the broker refuses the password, say. It is the context of a client that is polled, or it hears nothing.
@@ -178,7 +217,14 @@ mod tests {
 
     #[test]
     fn a_property_that_a_promise_rests_on_is_refused_by_name() {
-        for key in ["acks", "enable.idempotence", "enable.auto.commit", "partition.assignment.strategy"] {
+        for key in [
+            "acks",
+            "enable.idempotence",
+            "enable.auto.commit",
+            "partition.assignment.strategy",
+            "delivery.report.only.error",
+            "log.connection.close",
+        ] {
             let error = KafkaProperties::parse(&format!("client.rack=a;{key}=1")).unwrap_err();
             assert!(error.contains(key), "{error}");
         }

@@ -151,7 +151,8 @@ impl Kafka {
     }
 }
 
-fn client_config(config: &Config) -> ClientConfig {
+/// The client that sends.
+pub fn client_config(config: &Config) -> ClientConfig {
     let defaults = properties::defaults(config);
     let defaults: Vec<(&str, &str)> = defaults.iter().map(|(key, value)| (*key, value.as_str())).collect();
     let mut client =

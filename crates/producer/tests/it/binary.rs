@@ -51,6 +51,15 @@ async fn a_wrong_configuration_ends_with_code_2_and_every_wrong_variable() {
 }
 
 #[tokio::test]
+async fn properties_that_do_not_fit_are_found_by_check_config() {
+    let wrong = [("KAFKA_BROKER", "k:9092"), ("KAFKA_PROPERTIES", "linger.ms=20000")];
+    let output = producer(&wrong).arg("--check-config").output().await.unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("KAFKA_PROPERTIES: ") && said.contains("linger.ms"), "{said}");
+}
+
+#[tokio::test]
 async fn sigterm_and_sigint_end_it_with_code_0_although_the_broker_is_away() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut child =
