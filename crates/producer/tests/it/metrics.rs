@@ -1,13 +1,19 @@
 //! The names, types and help texts that dashboards and alerts rest on.
 
 use servers::{Fault, Simulator};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
-use crate::application::Application;
+use crate::application::{Application, PATIENCE};
 use crate::mock::Cluster;
 
 const EXPECTED: &str = "\
+# HELP slipstream_api_key_requests Requests let in, by key.
+# TYPE slipstream_api_key_requests counter
 # HELP slipstream_connections Connections that are open.
 # TYPE slipstream_connections gauge
+# HELP slipstream_connections_cut Connections of clients that were too slow.
+# TYPE slipstream_connections_cut counter
 # HELP slipstream_connections_refused Connections beyond the limit.
 # TYPE slipstream_connections_refused counter
 # HELP slipstream_events_accepted Events acknowledged by Kafka, by source.
@@ -31,14 +37,24 @@ const EXPECTED: &str = "\
 # HELP slipstream_upstream_requests Questions to ADSBDB.
 # TYPE slipstream_upstream_requests counter";
 
+/// `printf %s secret | sha256sum`.
+const KEY: &str = "plant-7:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
+
 /// Families are shown once they have a value.
 async fn used() -> (Application, Cluster) {
     let simulator = Simulator::start(([127, 0, 0, 1], 0).into()).await.unwrap();
     let (cluster, url) = (Cluster::start(), simulator.base_url());
-    let app = cluster.application(&[("ADSBDB_BASE_URL", &url)]).await;
-    assert_eq!(app.post("/ingest/adsbdb").await.status, 202);
+    let settings = [("ADSBDB_BASE_URL", &*url), ("API_KEYS", KEY), ("REQUEST_TIMEOUT_MS", "300")];
+    let app = cluster.application(&settings).await;
+    let post = async || app.request("POST", "/ingest/adsbdb", &[("X-API-Key", "secret")], "").await;
+    assert_eq!(post().await.status, 202);
     simulator.set_fault(Some(Fault::Html));
-    app.post("/ingest/adsbdb").await.problem(502, true);
+    post().await.problem(502, true);
+    let mut slow = TcpStream::connect(app.address).await.unwrap();
+    slow.write_all(b"GET /li").await.unwrap();
+    let mut rest = Vec::new();
+    let cut = slow.read_to_end(&mut rest);
+    _ = tokio::time::timeout(PATIENCE, cut).await.expect("it is cut");
     (app, cluster)
 }
 
@@ -68,6 +84,8 @@ async fn the_metrics_have_the_labels_and_values_of_what_was_done() {
         (r#"slipstream_http_request_duration_seconds_count{route="/ingest/adsbdb"}"#, 2.0),
         (r#"slipstream_upstream_requests_total{outcome="ok"}"#, 1.0),
         (r#"slipstream_upstream_requests_total{outcome="nonsense"}"#, 1.0),
+        (r#"slipstream_api_key_requests_total{key="plant-7",status="202"}"#, 1.0),
+        (r#"slipstream_connections_cut_total{step="head"}"#, 1.0),
         ("slipstream_kafka_delivery_seconds_count", 1.0),
         ("slipstream_kafka_queue_records", 0.0),
         ("slipstream_kafka_up", 1.0),
