@@ -121,6 +121,21 @@ async fn unknown_paths_and_methods_have_problem_bodies_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_read_as_http_is_answered_by_a_status_alone() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[]).await;
+    let many: String = (0..200).map(|number| format!("X-{number}: x\r\n")).collect();
+    for (request, status) in [
+        ("this is not HTTP\r\n\r\n".to_owned(), 400),
+        (format!("GET /livez HTTP/1.1\r\nHost: t\r\n{many}\r\n"), 431),
+    ] {
+        let answer = app.raw(&[request.as_bytes()]).await;
+        assert_eq!((answer.status, answer.text.as_str()), (status, ""), "{answer:?}");
+        assert_eq!((answer.header("x-request-id"), answer.header("content-type")), (None, None));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_json_is_taken() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
