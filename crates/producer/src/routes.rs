@@ -18,7 +18,7 @@ pub fn router(producer: Producer) -> Router {
     let limit = from_fn_with_state(producer.clone(), access::limit);
     let upstream = Router::new()
         .route("/ingest/adsbdb", post(adsbdb::ingest_aircraft).route_layer(limit.clone()))
-        .route("/ingest/adsbdb/poll", post(poll::start).route_layer(limit.clone()).get(poll::list))
+        .route("/ingest/adsbdb/poll", get(poll::list).merge(post(poll::start).route_layer(limit.clone())))
         .route("/ingest/adsbdb/poll/{job_id}", get(poll::show).delete(poll::cancel))
         .route_layer(from_fn(traffic::no_idempotency_key));
     Router::new()
