@@ -1,4 +1,5 @@
-//! The producer, as seen from here. The one module that uses reqwest. Every call has a deadline, looks at the whole
+//! The producer, as seen from here. The one module that uses reqwest. `slipstream load` reaches the producer in the same
+//! way. Every call has a deadline, looks at the whole
 //! reply before it calls it a success, and never follows a redirect.
 
 use std::error::Error as _;
@@ -66,33 +67,8 @@ impl Producer {
     /// # Errors
     /// The TLS library finds no certificates.
     pub fn new(config: &Config) -> Result<Self, NoClient> {
-        // The first in this process to install it wins; all of ours install the same.
-        _ = rustls::crypto::ring::default_provider().install_default();
-        let mut headers = HeaderMap::new();
-        if let Some(key) = &config.api_key {
-            // The configuration let only keys through that fit.
-            if let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {}", key.expose())) {
-                value.set_sensitive(true);
-                headers.insert(AUTHORIZATION, value);
-            }
-        }
-        let mut builder = Client::builder()
-            .user_agent(concat!("slipstream-poller/", env!("CARGO_PKG_VERSION")))
-            .default_headers(headers)
-            .connect_timeout(CONNECT_LIMIT)
-            // The producer is a neighbour: a proxy for the internet does not know it.
-            .no_proxy()
-            // A redirected POST would become a GET.
-            .redirect(redirect::Policy::none());
-        if config.producer.scheme() == "http" {
-            // No certificate is needed, so none is loaded and none has to be there.
-            builder = builder.tls_certs_only([]);
-        } else if let Some(authorities) = &config.authorities {
-            let taken = authorities.iter().map(|authority| Certificate::from_der(authority));
-            builder = builder.tls_certs_only(taken.collect::<Result<Vec<_>, _>>()?);
-        }
         Ok(Self {
-            http: builder.build()?,
+            http: http(config, concat!("slipstream-poller/", env!("CARGO_PKG_VERSION")))?,
             ready: endpoint(&config.producer, "readyz"),
             ingest: endpoint(&config.producer, "ingest/adsbdb"),
             call_timeout: config.call_timeout,
@@ -128,7 +104,41 @@ impl Producer {
     }
 }
 
-fn endpoint(base: &Url, path: &str) -> Url {
+/// A client that brings the configured key, trusts the configured certificates and never follows a redirect.
+///
+/// # Errors
+/// The TLS library finds no certificates.
+pub fn http(config: &Config, agent: &str) -> Result<Client, NoClient> {
+    // The first in this process to install it wins; all of ours install the same.
+    _ = rustls::crypto::ring::default_provider().install_default();
+    let mut headers = HeaderMap::new();
+    if let Some(key) = &config.api_key {
+        // The configuration let only keys through that fit.
+        if let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {}", key.expose())) {
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+    }
+    let mut builder = Client::builder()
+        .user_agent(agent)
+        .default_headers(headers)
+        .connect_timeout(CONNECT_LIMIT)
+        // The producer is a neighbour: a proxy for the internet does not know it.
+        .no_proxy()
+        // A redirected POST would become a GET.
+        .redirect(redirect::Policy::none());
+    if config.producer.scheme() == "http" {
+        // No certificate is needed, so none is loaded and none has to be there.
+        builder = builder.tls_certs_only([]);
+    } else if let Some(authorities) = &config.authorities {
+        let taken = authorities.iter().map(|authority| Certificate::from_der(authority));
+        builder = builder.tls_certs_only(taken.collect::<Result<Vec<_>, _>>()?);
+    }
+    Ok(builder.build()?)
+}
+
+/// What `path` is at the producer.
+pub fn endpoint(base: &Url, path: &str) -> Url {
     let mut url = base.clone();
     url.set_path(&format!("{}/{path}", base.path().trim_end_matches('/')));
     url.set_fragment(None);
@@ -154,7 +164,7 @@ async fn refused(response: Response) -> Refusal {
         detail: String,
     }
     let status = response.status();
-    let retry_after = response.headers().get(RETRY_AFTER).and_then(seconds);
+    let retry_after = retry_after(response.headers());
     let body = body(response).await.unwrap_or_default();
     let reason = match serde_json::from_slice(&body) {
         Ok(Problem { detail }) => {
@@ -163,6 +173,11 @@ async fn refused(response: Response) -> Refusal {
         Err(_) => format!("answered {status}"),
     };
     Refusal { reason, retry_after }
+}
+
+/// How long an answer asks its client to wait.
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(RETRY_AFTER).and_then(seconds)
 }
 
 /// `Retry-After` in seconds; its other form, a date, is not one of the producer's.

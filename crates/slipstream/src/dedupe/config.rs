@@ -45,7 +45,7 @@ impl Config {
         let database = check.value("mongodb_db", s.mongodb_db.as_ref(), consumer::database_name);
         let collection = match collection {
             Some(collection) => Some(collection),
-            None => check.value("expected_source", s.expected_source.as_ref(), first_source),
+            None => check.value("expected_source", s.expected_source.as_ref(), first_source("--collection")),
         };
         let upsert_keys = check.value("upsert_keys", s.upsert_keys.as_ref(), UpsertKeys::parse);
         let config = (|| {
@@ -55,12 +55,15 @@ impl Config {
     }
 }
 
-fn first_source(text: &str) -> Result<Source, String> {
-    if text == "*" {
-        return Err("names no collection; name one with --collection".into());
+/// The first of the sources; `option` names another.
+pub fn first_source(option: &'static str) -> impl FnOnce(&str) -> Result<Source, String> {
+    move |text| {
+        if text == "*" {
+            return Err(format!("names no source; name one with {option}"));
+        }
+        let first = text.split(',').next().unwrap_or_default();
+        Source::new(first.trim()).map_err(|why| format!("is not a list of sources: {why}"))
     }
-    let first = text.split(',').next().unwrap_or_default();
-    Source::new(first.trim()).map_err(|why| format!("is not a list of sources: {why}"))
 }
 
 #[cfg(test)]

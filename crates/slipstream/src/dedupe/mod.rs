@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use crate::Failure;
 use crate::cli::DedupeOptions;
-pub use config::Config;
+pub use config::{Config, first_source};
 use file::Kept;
 use removal::{Done, Removal};
 use report::{Example, Found, Report};
