@@ -13,6 +13,7 @@ pub mod cli;
 pub mod dedupe;
 pub mod http;
 pub mod mongo;
+mod scan;
 pub mod simulate;
 pub mod trace;
 pub mod up;

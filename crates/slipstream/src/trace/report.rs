@@ -6,8 +6,9 @@ use bson::Document;
 use events::Source;
 use serde_json::{Value, json};
 
-use super::scan::{Content, Found, Letter, Place};
+use super::scan::{Content, Found};
 use super::state::State;
+use crate::scan::{Letter, Place};
 
 /// A record and what became of it.
 #[derive(Debug)]
@@ -102,12 +103,6 @@ impl Traced {
             "state": self.state.name(),
             "detail": self.state.text(),
         })
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}@{}", self.topic, self.partition, self.offset)
     }
 }
 

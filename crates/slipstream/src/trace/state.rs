@@ -3,7 +3,8 @@
 use bson::{Bson, Document};
 use events::StorableEvent;
 
-use super::scan::{Content, Found, Letter};
+use super::scan::{Content, Found};
+use crate::scan::Letter;
 
 /// What became of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,7 +97,7 @@ fn rank(value: Option<&Bson>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trace::scan::Place;
+    use crate::scan::Place;
     use bson::doc;
     use events::{Decoded, RecordView, decode};
 
