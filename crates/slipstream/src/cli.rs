@@ -7,6 +7,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use events::Source;
 
+use crate::load::LoadOptions;
+use crate::verify::VerifyOptions;
+
 /// JSON events over HTTP, kept by Kafka, landed in MongoDB: run it, watch it, try it.
 #[derive(Debug, Parser)]
 #[command(name = "slipstream", version, about)]
@@ -44,6 +47,17 @@ pub enum Command {
     /// Reads the topics to their end, the group's offsets and the documents, and changes nothing. Reads the consumer's
     /// variables. Exit code 0: it is somewhere; 1: it is nowhere, or a server does not answer; 2: a wrong configuration.
     Trace(TraceOptions),
+    /// Send events to a producer, as a good client would, and write down how each was answered.
+    ///
+    /// Events that were not answered for good are sent again, with the same id and body; Retry-After is honoured. Reads
+    /// PRODUCER_BASE_URL, PRODUCER_API_KEY, PRODUCER_CA_FILE and CALL_TIMEOUT_SEC as the poller does. Exit code 0: every event was accepted
+    /// or refused for good, and not all were refused; 1: something else; 2: a wrong configuration.
+    Load(LoadOptions),
+    /// Judge by the ledger of `load` whether every accepted event is stored as it was sent, once, the newest, and nothing else.
+    ///
+    /// Changes nothing. Reads the consumer's variables; UPSERT_KEYS must be event_id. Exit code 0: all is as it must be; 1: it is
+    /// not, or a server does not answer; 2: a wrong configuration.
+    Verify(VerifyOptions),
 }
 
 /// Options of `up`.
@@ -119,7 +133,7 @@ pub struct TraceOptions {
 }
 
 /// A number with a unit: `250ms`, `20s`, `1.5m`, `1h`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let factor = match unit {

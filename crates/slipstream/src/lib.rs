@@ -1,7 +1,7 @@
 //! The operator's command: [`up`] runs the whole pipeline on this machine, [`simulate`] stands in for ADSBDB,
 //! [`dedupe`](mod@dedupe) clears the way for a collection's unique index,
 //! [`check`](mod@check) tells what is wrong with a deployment, [`trace`](mod@trace)
-//! where an event is.
+//! where an event is; [`load`](mod@load) sends events, and [`verify`](mod@verify) judges what became of them.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -12,11 +12,13 @@ pub mod check;
 pub mod cli;
 pub mod dedupe;
 pub mod http;
+pub mod load;
 pub mod mongo;
 mod scan;
 pub mod simulate;
 pub mod trace;
 pub mod up;
+pub mod verify;
 
 /// Does what the command line says. Exit codes: 0 all is as it must be, 1 it is not, 2 a wrong command line or
 /// configuration, 130 a second signal.
@@ -31,6 +33,8 @@ pub fn main() -> ExitCode {
             cli::Command::Up(options) => up::up(options, std::env::vars().collect()).await,
             cli::Command::Check(options) => check::check(options, std::env::vars().collect()).await,
             cli::Command::Trace(options) => trace::trace(options, std::env::vars()).await,
+            cli::Command::Load(options) => load::load(options, std::env::vars().collect()).await,
+            cli::Command::Verify(options) => verify::verify(options, std::env::vars()).await,
             cli::Command::Dedupe(options) => dedupe::dedupe(options, std::env::vars()).await,
             cli::Command::Simulate(options) => simulate::simulate(options).await,
         }

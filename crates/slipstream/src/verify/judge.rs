@@ -1,0 +1,155 @@
+//! Holds what was sent against what is stored. Memory grows with the ids of the run, not with its events.
+
+use std::collections::HashMap;
+
+use bson::Document;
+
+use super::catch_up::Ends;
+use super::document::{Metadata, differences, expected};
+use super::key_of;
+use super::letters::Letters;
+use super::report::{Ledgered, Report};
+use super::sent::{Held, Sent, Version};
+use crate::Failure;
+use crate::load::ledger::{Answer, Header, Line};
+use crate::load::{hex, id_of};
+
+/// What was sent, by key.
+#[derive(Debug)]
+pub struct Judge {
+    header: Header,
+    sent: HashMap<u64, Sent>,
+    report: Report,
+}
+
+/// The place after each partition's last accepted event, as far as the ledger tells it. `topic` is the one where the
+/// answer did not say.
+///
+/// # Errors
+/// A line that cannot be read.
+pub fn ends(
+    lines: impl Iterator<Item = Result<Line, Failure>>,
+    topic: Option<&String>,
+) -> Result<Ends, Failure> {
+    let mut ends = Ends::new();
+    for line in lines {
+        let line = line?;
+        if let (Some(topic), Some(partition), Some(offset)) =
+            (line.topic.as_ref().or(topic), line.partition, line.offset)
+        {
+            let end = ends.entry((topic.clone(), partition)).or_insert(0);
+            *end = (*end).max(offset + 1);
+        }
+    }
+    Ok(ends)
+}
+
+impl Judge {
+    /// Of the run of this ledger; the dead letters come first, as they decide what must be stored.
+    ///
+    /// # Errors
+    /// A line that cannot be read, or that is not of this run's events.
+    pub fn new(
+        header: Header,
+        lines: impl Iterator<Item = Result<Line, Failure>>,
+        letters: Letters,
+    ) -> Result<Self, Failure> {
+        let (mut sent, mut ledger) = (HashMap::<u64, Sent>::new(), Ledgered::default());
+        for line in lines {
+            let line = line?;
+            check(&header, &line)?;
+            ledger.events += 1;
+            ledger.attempts += u64::from(line.attempts);
+            ledger.unconfirmed += line.unconfirmed.len() as u64;
+            let version = Version {
+                n: line.n,
+                timestamp: line.timestamp,
+                ingested_at: line.ingested_at,
+                repeated: !(line.unconfirmed.is_empty() && line.cut.is_empty()),
+            };
+            let key = header.mix.key(line.n);
+            match line.answer {
+                Answer::Accepted => {
+                    ledger.accepted += 1;
+                    let sent = sent.entry(key).or_default();
+                    // Someone may have sent the dead letter's record again.
+                    if letters.have(key, line.timestamp) {
+                        sent.maybe(version);
+                    } else {
+                        sent.accepted(version);
+                    }
+                }
+                Answer::Unknown => {
+                    ledger.unknown += 1;
+                    sent.entry(key).or_default().maybe(version);
+                }
+                Answer::Refused => ledger.refused += 1,
+            }
+        }
+        let run = header.run.clone();
+        let report = Report { run, ledger, dead_lettered: letters.finding, ..Report::default() };
+        Ok(Self { header, sent, report })
+    }
+
+    /// A document of the collection whose id begins as the run's.
+    pub fn document(&mut self, stored: &Document) {
+        self.report.documents += 1;
+        let id = stored.get_str("event_id").unwrap_or_default();
+        let sent = key_of(&self.header.run, id).and_then(|key| self.sent.get_mut(&key));
+        let Some(sent) = sent else {
+            return self.report.foreign.add(|| format!("{id}: was never sent, or was refused"));
+        };
+        sent.documents += 1;
+        if sent.documents == 2 {
+            self.report.duplicated.add(|| format!("{id}: has several documents"));
+        }
+        let times = (stored.get_i64("event_timestamp"), stored.get_i64("ingested_at"));
+        let (Ok(timestamp), Ok(ingested_at)) = times else {
+            return self.report.altered.add(|| format!("{id}: event_timestamp or ingested_at is no int64"));
+        };
+        let told = format!("{id}: event_timestamp {timestamp}, ingested_at {ingested_at}");
+        match sent.holds(timestamp, ingested_at) {
+            Held::Older => self.report.stale.add(|| format!("{told}: a newer event was accepted")),
+            Held::Nothing => self.report.altered.add(|| format!("{told}: no accepted event has these times")),
+            Held::Event(n) => {
+                // Where the producer did not tell its version, any text is right.
+                let api_version = self.header.api_version.as_deref();
+                let api_version = api_version.or(stored.get_str("api_version").ok()).unwrap_or("a text");
+                let metadata = Metadata { id, timestamp, ingested_at, api_version };
+                let wrong = differences(&expected(self.header.mix.payload(n).fields, metadata), stored);
+                if !wrong.is_empty() {
+                    self.report.altered.add(|| format!("{told}: differs in {}", wrong.join(", ")));
+                }
+            }
+        }
+    }
+
+    /// Nothing more is stored.
+    pub fn finish(mut self) -> Report {
+        let mut missing: Vec<u64> = self
+            .sent
+            .iter()
+            .filter(|(_, sent)| sent.is_owed() && sent.documents == 0)
+            .map(|(key, _)| *key)
+            .collect();
+        missing.sort_unstable();
+        for key in missing {
+            self.report.missing.add(|| format!("{}: has no document", id_of(&self.header.run, key)));
+        }
+        self.report
+    }
+}
+
+/// Whether the line is of an event that the run's seed makes.
+fn check(header: &Header, line: &Line) -> Result<(), Failure> {
+    let id = id_of(&header.run, header.mix.key(line.n));
+    if line.id != id || line.hash != hex(&header.mix.payload(line.n).text) {
+        return Err(format!(
+            "the ledger's event {} ({}) is not the one that its seed makes: the ledger was changed, or is of another \
+             version of slipstream, and cannot be judged",
+            line.n, line.id
+        )
+        .into());
+    }
+    Ok(())
+}

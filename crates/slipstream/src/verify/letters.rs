@@ -1,0 +1,67 @@
+//! The dead letters of a run: its events that the pipeline says can never be stored. An event counts once, however often
+//! it was dead-lettered.
+
+use std::collections::HashSet;
+
+use rdkafka::Message;
+use rdkafka::message::BorrowedMessage;
+use serde::Deserialize;
+
+use super::key_of;
+use super::report::Finding;
+use crate::Failure;
+use crate::scan::{Place, Scan, letter, place};
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Letters {
+    /// The events, by key and time.
+    events: HashSet<(u64, i64)>,
+    /// Records of the run that are no events, by their places.
+    others: HashSet<Place>,
+    /// How many there are, and some of them with their reasons.
+    pub finding: Finding,
+}
+
+#[derive(Deserialize)]
+struct Value {
+    id: String,
+    timestamp: i64,
+}
+
+impl Letters {
+    /// Reads the dead-letter topics to their end.
+    ///
+    /// # Errors
+    /// Kafka does not answer.
+    pub fn read(config: &consumer::Config, run: &str) -> Result<Self, Failure> {
+        let scan = Scan::new(config, "slipstream-verify");
+        let mut letters = Self::default();
+        for spec in config.topic_specs().iter().filter(|spec| spec.dead_letters_of.is_some()) {
+            scan.read(&spec.name, None, |message| letters.add(run, message))?;
+        }
+        Ok(letters)
+    }
+
+    /// Whether the event of this key and time is among them.
+    pub fn have(&self, key: u64, timestamp: i64) -> bool {
+        self.events.contains(&(key, timestamp))
+    }
+
+    fn add(&mut self, run: &str, message: &BorrowedMessage<'_>) {
+        let key = message.key().and_then(|key| std::str::from_utf8(key).ok()).unwrap_or_default();
+        if !key.strip_prefix(run).is_some_and(|rest| rest.starts_with('-')) {
+            return;
+        }
+        let value: Option<Value> = message.payload().and_then(|value| serde_json::from_slice(value).ok());
+        let event = value.and_then(|value| Some((key_of(run, &value.id)?, value.timestamp)));
+        let letter = letter(message);
+        let new = match event {
+            Some(event) => self.events.insert(event),
+            None => self.others.insert(letter.origin.unwrap_or_else(|| place(message))),
+        };
+        if new {
+            self.finding.add(|| format!("{key}: {}", letter.reason));
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! `slipstream verify`: judges by a ledger whether the pipeline kept its promises. For each id that was accepted there is
+//! exactly one document; it holds the newest accepted event, or a newer one whose outcome the client never learnt; every
+//! field is what was sent; nothing is there that was never sent. It reads and changes nothing.
+
+mod catch_up;
+mod document;
+mod judge;
+mod letters;
+mod options;
+mod report;
+mod sent;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use bson::{Document, doc};
+use service::ConfigFaults;
+
+use crate::load::ledger::{Header, Lines};
+use crate::{Failure, mongo};
+use catch_up::catch_up;
+use judge::Judge;
+use letters::Letters;
+pub use options::VerifyOptions;
+pub use report::{Finding, Ledgered, Report};
+
+/// How long MongoDB may take for one reply.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Judges, and tells. The exit code is 0 only if all is as it must be.
+///
+/// # Errors
+/// A wrong configuration, a ledger that cannot be judged, or a server that does not answer.
+pub async fn verify(
+    options: VerifyOptions,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<ExitCode, Failure> {
+    let config = consumer::Config::from_environment(environment)?;
+    let report = Report {
+        expected_dead_letters: options.expect_dead_letters,
+        ..judge(&config, &options.ledger, options.wait).await?
+    };
+    let text = if options.json { report.json().to_string() } else { report.to_string() };
+    writeln!(std::io::stdout(), "{text}")?;
+    Ok(if report.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Waits for the group, at most for `wait`, and judges.
+///
+/// # Errors
+/// As [`verify`].
+pub async fn judge(config: &consumer::Config, ledger: &Path, wait: Duration) -> Result<Report, Failure> {
+    let (header, lines) = Lines::open(ledger)?;
+    refuse(config, &header)?;
+    let only = if let [topic] = &*config.topics { Some(topic) } else { None };
+    let ends = judge::ends(lines, only)?;
+    let waiting = catch_up(config, &ends, wait).await?;
+    let (of, run) = (config.clone(), header.run.clone());
+    let letters = tokio::task::spawn_blocking(move || Letters::read(&of, &run)).await??;
+    let (_, lines) = Lines::open(ledger)?;
+    let mut judge = Judge::new(header.clone(), lines, letters)?;
+    documents(config, &header, |document| judge.document(document)).await?;
+    let collection = format!("{}.{}", config.store.database, header.source);
+    Ok(Report { waiting, collection, ..judge.finish() })
+}
+
+/// Where the pipeline is told to do something else with the events, there is nothing to judge.
+fn refuse(config: &consumer::Config, header: &Header) -> Result<(), ConfigFaults> {
+    let keys = &config.store.upsert_keys;
+    let source = &header.source;
+    let mut faults = Vec::new();
+    if !keys.is_event_id() {
+        let why = format!("{keys} makes a document unique, and verify can judge by event_id only");
+        faults.push(("UPSERT_KEYS".to_owned(), why));
+    }
+    if !config.expected.takes(source) {
+        let why = format!("the events of the ledger are of source {source}, which is not stored");
+        faults.push(("EXPECTED_SOURCE".to_owned(), why));
+    }
+    if faults.is_empty() { Ok(()) } else { Err(ConfigFaults(faults)) }
+}
+
+/// Every document whose id begins as the run's.
+async fn documents(
+    config: &consumer::Config,
+    header: &Header,
+    mut each: impl FnMut(&Document),
+) -> Result<(), Failure> {
+    let database = mongo::database(&config.store.uri, &config.store.database).await?;
+    let collection = database.collection::<Document>(&header.source);
+    // The range of texts that begin with the run and a `-`: a `.` comes next. An index can be used for it.
+    let of_the_run =
+        doc! { "event_id": { "$gte": format!("{}-", header.run), "$lt": format!("{}.", header.run) } };
+    let late = |_| Failure::from("mongodb does not answer");
+    let mut cursor = tokio::time::timeout(LIMIT, collection.find(of_the_run)).await.map_err(late)??;
+    while tokio::time::timeout(LIMIT, cursor.advance()).await.map_err(late)?? {
+        // Not through serde, which takes a field of the form of Extended JSON for a value of that type.
+        each(&Document::try_from(cursor.current())?);
+    }
+    Ok(())
+}
+
+/// The key of an id of the run; `None` if it is not one.
+fn key_of(run: &str, id: &str) -> Option<u64> {
+    let digits = id.strip_prefix(run)?.strip_prefix('-')?;
+    let key: u64 = digits.parse().ok()?;
+    (key.to_string() == digits).then_some(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_of_the_run_only_in_the_one_form_that_it_is_sent_in() {
+        assert_eq!(key_of("load-1", "load-1-17"), Some(17));
+        assert_eq!(key_of("load-1", "load-1-0"), Some(0));
+        for other in ["load-1-017", "load-1-+17", "load-1-", "load-1-x", "load-1", "load-2-17", ""] {
+            assert_eq!(key_of("load-1", other), None, "{other}");
+        }
+    }
+}
