@@ -6,6 +6,7 @@ mod access;
 mod check;
 mod configuration;
 mod kills;
+mod load;
 mod main_path;
 mod metrics;
 mod outages;
