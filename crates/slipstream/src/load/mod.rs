@@ -5,6 +5,7 @@
 mod answer;
 mod client;
 mod config;
+mod ending;
 mod event;
 mod json;
 mod latency;
@@ -32,12 +33,13 @@ use tokio_util::sync::CancellationToken;
 use crate::Failure;
 use client::Client;
 pub use config::Config;
+use ending::Ending;
 pub use event::Mix;
 use ledger::{Header, Ledger};
 pub use options::LoadOptions;
 pub use payload::Payload;
 use progress::Progress;
-use run::{Ending, Run, now_ms};
+use run::{Run, now_ms};
 pub use sending::{hex, id_of};
 pub use tally::{Summary, Tally};
 use tickets::Tickets;
@@ -78,6 +80,7 @@ pub async fn run(
         client,
         ledger,
         tickets: Mutex::new(tickets),
+        planned,
         tally: Mutex::default(),
         ending: Ending::default(),
     });
@@ -85,15 +88,10 @@ pub async fn run(
     for _ in 0..options.connections {
         workers.spawn(Arc::clone(&run).work());
     }
-    // On a schedule, what is late is made up for, as long as the grace period lasts.
-    let catches_up = options.rate.is_some();
-    let new_until = options
-        .run_for
-        .map(|run_for| started + run_for + if catches_up { options.grace } else { Duration::ZERO });
     let show = show(&run, Progress::start(planned, options.json));
     tokio::select! {
         ended = finished(&mut workers) => ended?,
-        () = run.ending.watch(new_until, catches_up, options.grace, stop) => {}
+        () = run.watch(options, started, stop) => {}
         failed = show => failed?,
     }
     run.ledger.flush()?;

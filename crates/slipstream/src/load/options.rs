@@ -45,7 +45,8 @@ pub struct LoadOptions {
     /// The same seed gives the same events, ids apart; the default is a random one, which the summary names.
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
-    /// How long events that were not answered for good are sent again after the last new one.
+    /// How long events that were not answered for good are sent again: after the last new one, and, where only --events
+    /// ends the run, while none at all is answered.
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = duration)]
     pub grace: Duration,
     /// Print one JSON object instead of text.

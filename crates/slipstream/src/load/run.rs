@@ -9,10 +9,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use service::backoff::Backoff;
 use service::lock::lock;
 use tokio::time::{Instant, sleep, sleep_until};
-use tokio_util::sync::CancellationToken;
 
 use super::answer::{Outcome, Place};
 use super::client::{Client, Ended};
+use super::ending::Ending;
 use super::ledger::{Answer, Header, Ledger};
 use super::sending::Sending;
 use super::tally::Tally;
@@ -20,8 +20,6 @@ use super::tickets::{Ticket, Tickets};
 
 /// Most bytes of one request: half of what a producer takes (MAX_BATCH_BYTES).
 const REQUEST_BYTES: usize = 8 << 20;
-/// How long the requests in hand may still be answered after the run was told to stop.
-const FINISH_LIMIT: Duration = Duration::from_secs(8);
 
 /// What the workers share.
 #[derive(Debug)]
@@ -34,61 +32,12 @@ pub struct Run {
     pub ledger: Ledger,
     /// What is to be sent.
     pub tickets: Mutex<Tickets>,
+    /// How many events there will be, if that is known.
+    pub planned: Option<u64>,
     /// What was done.
     pub tally: Mutex<Tally>,
     /// How far the end is.
     pub ending: Ending,
-}
-
-/// The end of a run, step by step.
-#[derive(Debug, Default)]
-pub struct Ending {
-    /// There are no more tickets.
-    exhausted: CancellationToken,
-    /// Nothing new is sent.
-    no_more: CancellationToken,
-    /// Nothing is sent again.
-    give_up: CancellationToken,
-    /// Nothing is waited for.
-    cut: CancellationToken,
-}
-
-impl Ending {
-    /// Takes the steps when their time has come; `new_until` is when new events end, if by time, and with `catches_up`
-    /// the grace period is a part of that. Never returns.
-    pub async fn watch(
-        &self,
-        new_until: Option<Instant>,
-        catches_up: bool,
-        grace: Duration,
-        stop: &CancellationToken,
-    ) {
-        let mut over = false;
-        tokio::select! {
-            () = at(new_until) => over = catches_up,
-            () = self.exhausted.cancelled() => {}
-            () = stop.cancelled() => {}
-        }
-        self.no_more.cancel();
-        tokio::select! {
-            () = sleep(if over { Duration::ZERO } else { grace }) => {}
-            () = stop.cancelled() => {}
-        }
-        self.give_up.cancel();
-        if stop.is_cancelled() {
-            sleep(FINISH_LIMIT).await;
-        }
-        self.cut.cancel();
-        // The workers end by themselves now.
-        std::future::pending().await
-    }
-}
-
-async fn at(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => sleep_until(moment).await,
-        None => std::future::pending().await,
-    }
 }
 
 impl Run {
@@ -126,11 +75,7 @@ impl Run {
         if self.ending.no_more.is_cancelled() {
             return None;
         }
-        let ticket = lock(&self.tickets).next();
-        if ticket.is_none() {
-            self.ending.exhausted.cancel();
-        }
-        ticket
+        lock(&self.tickets).next()
     }
 
     /// Sends the events of one request until each is answered for good, or the run is over.
@@ -170,6 +115,9 @@ impl Run {
             tally.events += 1;
             tally.stale += u64::from(event.stale);
             tally.hostile += u64::from(event.hostile);
+        }
+        if self.planned == Some(tally.events) {
+            self.ending.exhausted.cancel();
         }
     }
 

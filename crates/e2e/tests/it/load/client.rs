@@ -119,3 +119,22 @@ async fn a_refusal_for_good_is_not_sent_again() {
     assert_eq!(script.requests().len(), 2);
     assert_eq!((&ledger[0]["answer"], &ledger[0]["status"]), (&"refused".into(), &422.into()));
 }
+
+#[tokio::test]
+async fn a_run_with_a_number_of_events_ends_although_some_could_never_be_sent() {
+    let script = Script::start([refusal(503, "", true)]).await;
+    let (said, ledger) = sent(&script, &["--events", "9", "--connections", "2", "--grace", "1s"]).await;
+    assert_eq!((said.code, said.count("/events"), said.count("/not_sent")), (Some(1), 2, 7), "{said:?}");
+    assert_eq!(ledger.len(), 2, "what was not sent has no line: {ledger:?}");
+}
+
+#[tokio::test]
+async fn a_schedule_that_was_held_up_is_made_up_for() {
+    let script = Script::start([refusal(503, "retry-after: 1\r\n", true), Say::Accepted]).await;
+    let arguments = ["--rate", "100", "--for", "500ms", "--connections", "1"];
+    let (said, ledger) = sent(&script, &arguments).await;
+    assert_eq!((said.code, said.count("/accepted"), said.count("/not_sent")), (Some(0), 50, 0), "{said:?}");
+    assert_eq!(ledger.len(), 50);
+    // The one that waited held up those behind it, and each is counted from when it was due.
+    assert!(said.json["latency_ms"]["p50"].as_f64().unwrap() > 400.0, "{said:?}");
+}

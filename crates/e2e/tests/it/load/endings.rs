@@ -144,7 +144,7 @@ async fn events_whose_outcome_nobody_knows_may_be_there_or_not_but_not_altered()
     assert_eq!(said.code, Some(0), "{said:?}");
     stack.broker.pause();
     let said =
-        load(&producer.url(""), &[], &ledger, &["--events", "40", "--keys", "20", "--grace", "500ms"]).await;
+        load(&producer.url(""), &[], &ledger, &["--events", "40", "--keys", "20", "--grace", "3s"]).await;
     stack.broker.resume();
     assert_eq!((said.code, said.count("/accepted")), (Some(1), 0), "{said:?}");
     assert!(said.count("/unknown") > 0, "{said:?}");
