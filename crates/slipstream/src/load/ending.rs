@@ -53,7 +53,7 @@ impl Run {
         }
         self.ending.cut.cancel();
         // The workers end by themselves now.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Returns when no event was answered for good for `limit` although some wait for that; never for a run that has no

@@ -78,7 +78,8 @@ async fn a_signal_ends_it_with_a_ledger_of_all_that_was_sent() {
     let site = Site::start(Stack::shared_quick().await).await;
     let (ledger, url) = (site.ledger(), site.producer.url(""));
     let mut loading = command("slipstream", &[("PRODUCER_BASE_URL", &url)]);
-    let arguments = ["load", "--source", "manual", "--json", "--ledger", ledger.to_str().unwrap()];
+    let arguments =
+        ["load", "--source", "manual", "--rate", "400", "--json", "--ledger", ledger.to_str().unwrap()];
     let loading = loading.args(arguments).stdout(std::process::Stdio::piped()).spawn().unwrap();
     let pid = Pid::from_raw(loading.id().unwrap().cast_signed());
     eventually("events are in the ledger", Duration::from_secs(30), || async {

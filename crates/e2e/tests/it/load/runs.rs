@@ -29,7 +29,7 @@ async fn assert_ledger(site: &Site, events: usize, batched: bool) {
         // Not as values: of some numbers serde_json has none.
         let record: HashMap<String, Box<RawValue>> =
             serde_json::from_slice(records[&place].payload().unwrap()).unwrap();
-        let same = |name: &str| line[name].to_string() == record[name].get();
+        let same = |name: &str| serde_json::to_string(&line[name]).unwrap() == record[name].get();
         assert!(same("id") && same("timestamp"), "{line} {record:?}");
         assert!(line["id"].as_str().unwrap().starts_with(run), "{line}");
         assert_eq!(line["ingested_at"].is_null(), batched, "{line}");
