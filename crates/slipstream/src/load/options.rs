@@ -11,8 +11,8 @@ use crate::cli::duration;
 /// Options of `load`.
 #[derive(Debug, Clone, Args)]
 pub struct LoadOptions {
-    /// Events a second, on a fixed schedule: a late answer delays no other event. Without it, as fast as the
-    /// connections take them.
+    /// Events a second, on a fixed schedule that waits for no answer while a connection is free. Without it, as fast as
+    /// the connections take them.
     #[arg(long, value_name = "N", value_parser = rate)]
     pub rate: Option<f64>,
     /// Send new events for this long: 60s, 5m. Without it and without --events, until a signal.
