@@ -1,18 +1,20 @@
-//! Reads topics to their end. Where a topic ends is told by the read itself, as not every broker's watermarks are right.
+//! Reads topics to their end, or one record of them. Where a topic ends is told by the read itself, as not every
+//! broker's watermarks are right. Nothing is kept: memory is bounded however long a topic is.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers};
+use rdkafka::message::{BorrowedMessage, OwnedMessage};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use service::kafka::client_config;
 
 use crate::Failure;
 
 /// How long Kafka may take to answer, and how long a read may bring nothing.
-const LIMIT: Duration = Duration::from_secs(10);
+pub const LIMIT: Duration = Duration::from_secs(10);
 
 /// Where a record is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -25,85 +27,139 @@ pub struct Place {
     pub offset: i64,
 }
 
+impl Place {
+    /// The place of `message`.
+    pub fn of(message: &impl Message) -> Self {
+        Self { topic: message.topic().to_owned(), partition: message.partition(), offset: message.offset() }
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}@{}", self.topic, self.partition, self.offset)
     }
 }
 
-/// A dead letter.
-#[derive(Debug)]
-pub struct Letter {
-    /// Where it is.
-    pub place: Place,
-    /// Where its record was.
-    pub origin: Option<Place>,
-    /// Why it can never be stored.
-    pub reason: String,
-}
+/// What is done with each record; `Break` ends the read.
+pub type Step = Result<ControlFlow<()>, Failure>;
 
-/// Reads topics of a deployment; joins no group and commits nothing.
+/// Goes on with the read.
+pub const NEXT: Step = Ok(ControlFlow::Continue(()));
+
+/// Reads as a client that joins no group and commits nothing.
 #[derive(Debug)]
 pub struct Scan {
     client: ClientConfig,
 }
 
 impl Scan {
-    /// As the client `name`.
-    pub fn new(config: &consumer::Config, name: &str) -> Self {
+    /// Of the cluster that `config` names; connects to nothing yet.
+    pub fn new(config: &consumer::Config, client_id: &str) -> Self {
         let defaults = [
             // Named, because the library wants one; it is never joined, and nothing is committed.
-            ("group.id", name),
+            ("group.id", client_id),
             ("enable.auto.commit", "false"),
             ("enable.partition.eof", "true"),
             // The end of a partition is told after this wait; the default is half a second, for each topic.
             ("fetch.wait.max.ms", "100"),
             ("auto.offset.reset", "earliest"),
+            // Memory: what waits to be polled, all partitions together.
+            ("queued.max.messages.kbytes", "16384"),
         ];
-        Self { client: client_config(&config.kafka_broker, name, &defaults, &config.properties) }
+        Self { client: client_config(&config.kafka_broker, client_id, &defaults, &config.properties) }
     }
 
-    /// Every record of `topic` up to its end, from `since_ms` on if that is given; none where there is no such topic.
+    /// Every record of `topic`, from `since_ms` on by its own timestamp; none where there is no such topic. The order is
+    /// that of each partition.
     ///
     /// # Errors
-    /// Kafka does not answer.
+    /// Kafka does not answer, or `each` fails.
     pub fn read(
         &self,
         topic: &str,
         since_ms: Option<i64>,
-        mut each: impl FnMut(&BorrowedMessage<'_>),
+        each: impl FnMut(&BorrowedMessage<'_>) -> Step,
     ) -> Result<(), Failure> {
         let consumer: BaseConsumer = self.client.create()?;
-        let assignment = starts(&consumer, topic, since_ms)?;
-        let mut open: Vec<i32> = assignment.elements().iter().map(|element| element.partition()).collect();
-        consumer.assign(&assignment)?;
-        let mut last_news = Instant::now();
-        while !open.is_empty() {
-            match consumer.poll(Duration::from_millis(100)) {
-                Some(Ok(message)) => {
-                    each(&message);
-                    last_news = Instant::now();
-                }
-                Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    open.retain(|open| *open != partition);
-                    last_news = Instant::now();
-                }
-                // The client tries these again by itself; the limit below ends it.
-                Some(Err(KafkaError::MessageConsumption(
-                    RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown,
-                )))
-                | None => {}
-                Some(Err(error)) => return Err(error.into()),
-            }
-            if last_news.elapsed() > LIMIT {
-                return Err(format!("topic {topic} cannot be read to its end: kafka does not answer").into());
-            }
+        let starts = starts(&consumer, topic, since_ms)?;
+        to_the_end(&consumer, topic, &starts, each)
+    }
+
+    /// The records of partitions of `topic`, each from its offset on.
+    ///
+    /// # Errors
+    /// Kafka does not answer, or `each` fails.
+    pub fn read_from(
+        &self,
+        topic: &str,
+        offsets: impl IntoIterator<Item = (i32, i64)>,
+        each: impl FnMut(&BorrowedMessage<'_>) -> Step,
+    ) -> Result<(), Failure> {
+        let consumer: BaseConsumer = self.client.create()?;
+        let mut starts = TopicPartitionList::new();
+        for (partition, offset) in offsets {
+            starts.add_partition_offset(topic, partition, Offset::Offset(offset))?;
         }
-        Ok(())
+        to_the_end(&consumer, topic, &starts, each)
+    }
+
+    /// The record at `place`, if there is one.
+    ///
+    /// # Errors
+    /// Kafka does not answer.
+    pub fn record(&self, place: &Place) -> Result<Option<OwnedMessage>, Failure> {
+        let mut found = None;
+        self.read_from(&place.topic, [(place.partition, place.offset)], |message| {
+            // Where that offset is gone, or not there yet, the read begins elsewhere.
+            found = (message.offset() == place.offset).then(|| message.detach());
+            Ok(ControlFlow::Break(()))
+        })?;
+        Ok(found)
     }
 }
 
-/// The partitions of `topic`, each from where the read begins; none where there is no such topic.
+fn to_the_end(
+    consumer: &BaseConsumer,
+    topic: &str,
+    starts: &TopicPartitionList,
+    mut each: impl FnMut(&BorrowedMessage<'_>) -> Step,
+) -> Result<(), Failure> {
+    let mut open: Vec<i32> = starts.elements().iter().map(|element| element.partition()).collect();
+    consumer.assign(starts)?;
+    let mut last_news = Instant::now();
+    while !open.is_empty() {
+        match consumer.poll(Duration::from_millis(100)) {
+            Some(Ok(message)) => {
+                if each(&message)?.is_break() {
+                    return Ok(());
+                }
+                last_news = Instant::now();
+            }
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                open.retain(|open| *open != partition);
+                last_news = Instant::now();
+            }
+            Some(Err(error)) if !passes(&error) => return Err(error.into()),
+            Some(Err(_)) | None => {}
+        }
+        if last_news.elapsed() > LIMIT {
+            return Err(format!("topic {topic} cannot be read to its end: kafka does not answer").into());
+        }
+    }
+    Ok(())
+}
+
+/// Whether the client tries this again by itself, so that only time tells.
+pub fn passes(error: &KafkaError) -> bool {
+    matches!(
+        error,
+        KafkaError::MessageConsumption(
+            RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown
+        )
+    )
+}
+
+/// The partitions of `topic`, each from where the read begins.
 fn starts(
     consumer: &BaseConsumer,
     topic: &str,
@@ -121,29 +177,4 @@ fn starts(
         return Ok(starts);
     }
     consumer.offsets_for_times(starts, LIMIT)
-}
-
-/// Where a record is.
-pub fn place(message: &BorrowedMessage<'_>) -> Place {
-    Place { topic: message.topic().to_owned(), partition: message.partition(), offset: message.offset() }
-}
-
-/// What the headers of a dead letter say.
-pub fn letter(message: &BorrowedMessage<'_>) -> Letter {
-    let header = |name: &str| {
-        let headers = message.headers()?;
-        let name = format!("__connect.errors.{name}");
-        // A dead letter of a dead letter has two of each; ours come last.
-        let value = headers.iter().filter(|header| header.key == name).last()?.value?;
-        Some(String::from_utf8_lossy(value).into_owned())
-    };
-    let origin = (|| {
-        Some(Place {
-            topic: header("topic")?,
-            partition: header("partition")?.parse().ok()?,
-            offset: header("offset")?.parse().ok()?,
-        })
-    })();
-    let reason = header("exception.message").unwrap_or_else(|| "the dead letter does not say why".into());
-    Letter { place: place(message), origin, reason }
 }

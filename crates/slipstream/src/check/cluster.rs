@@ -130,10 +130,13 @@ impl Cluster {
             ids.iter()
                 .map(|&partition| {
                     let (first, end) = client.fetch_watermarks(&topic, partition, LIMIT)?;
-                    let found = committed.find_partition(&topic, partition).map(|found| found.offset());
-                    let committed =
-                        if let Some(Offset::Offset(offset)) = found { Some(offset) } else { None };
-                    Ok(Position { topic: topic.clone(), partition, committed, first, end })
+                    let found = committed.find_partition(&topic, partition);
+                    let note = found.as_ref().map(|found| found.metadata().to_owned()).unwrap_or_default();
+                    let committed = match found.map(|found| found.offset()) {
+                        Some(Offset::Offset(offset)) => Some(offset),
+                        _ => None,
+                    };
+                    Ok(Position { topic: topic.clone(), partition, committed, note, first, end })
                 })
                 .collect()
         })

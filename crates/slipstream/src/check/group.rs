@@ -28,6 +28,8 @@ pub struct Position {
     pub partition: i32,
     /// Where the group goes on, if it ever committed.
     pub committed: Option<i64>,
+    /// What whoever committed noted beside it.
+    pub note: String,
     /// The first record that is still there.
     pub first: i64,
     /// Where the next record will be.
@@ -130,6 +132,7 @@ mod tests {
             topic: "t".into(),
             partition,
             committed,
+            note: String::new(),
             first: 10,
             end: 15,
         };

@@ -19,6 +19,7 @@ use crate::{Failure, mongo};
 pub use cluster::Cluster;
 use config::Config;
 use finding::{Finding, Level};
+pub use group::Position;
 pub use store::collections;
 
 /// Probes everything. The exit code is 0 if nothing failed; warnings do not count.

@@ -16,10 +16,9 @@ use mongodb::Database;
 
 use crate::check::{Cluster, collections};
 use crate::cli::TraceOptions;
-use crate::scan::Letter;
 use crate::{Failure, mongo};
 use report::{Report, Stored, Traced};
-use scan::{Content, Found, Search};
+use scan::{Content, Found, Letter, Search};
 
 /// Looks for the event everywhere. The exit code is 0 if it is anywhere, 1 if not.
 ///

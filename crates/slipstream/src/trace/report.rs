@@ -6,9 +6,10 @@ use bson::Document;
 use events::Source;
 use serde_json::{Value, json};
 
-use super::scan::{Content, Found};
+use super::scan::{Content, Found, Letter};
 use super::state::State;
-use crate::scan::{Letter, Place};
+use crate::letter::time;
+use crate::scan::Place;
 
 /// A record and what became of it.
 #[derive(Debug)]
@@ -135,9 +136,4 @@ impl fmt::Display for Report {
         }
         Ok(())
     }
-}
-
-fn time(epoch_ms: i64) -> String {
-    jiff::Timestamp::from_millisecond(epoch_ms)
-        .map_or_else(|_| epoch_ms.to_string(), |time| format!("{time:.3}"))
 }

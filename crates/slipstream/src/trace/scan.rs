@@ -6,7 +6,8 @@ use rdkafka::Message;
 use rdkafka::message::BorrowedMessage;
 
 use crate::Failure;
-use crate::scan::{Letter, Place, Scan, letter, place};
+use crate::letter::{added, origin};
+use crate::scan::{NEXT, Place, Scan};
 
 /// A record of the event.
 #[derive(Debug)]
@@ -30,6 +31,17 @@ pub enum Content {
     Null,
     /// It can never be stored.
     Poison(Poison),
+}
+
+/// A dead letter of the event.
+#[derive(Debug)]
+pub struct Letter {
+    /// Where it is.
+    pub place: Place,
+    /// Where its record was.
+    pub origin: Option<Place>,
+    /// Why it can never be stored.
+    pub reason: String,
 }
 
 /// Reads for one id.
@@ -57,11 +69,12 @@ impl Search {
         self.scan.read(topic, self.since_ms, |message| {
             if let Some(content) = self.content(message) {
                 found.push(Found {
-                    place: place(message),
+                    place: Place::of(message),
                     record_ms: message.timestamp().to_millis(),
                     content,
                 });
             }
+            NEXT
         })?;
         Ok(found)
     }
@@ -76,6 +89,7 @@ impl Search {
             if self.content(message).is_some() {
                 found.push(letter(message));
             }
+            NEXT
         })?;
         Ok(found)
     }
@@ -98,4 +112,10 @@ impl Search {
             Err(poison) => by_key.then_some(Content::Poison(poison)),
         }
     }
+}
+
+fn letter(message: &BorrowedMessage<'_>) -> Letter {
+    let reason =
+        added(message, "exception.message").unwrap_or_else(|| "the dead letter does not say why".into());
+    Letter { place: Place::of(message), origin: origin(message), reason }
 }

@@ -3,8 +3,7 @@
 use bson::{Bson, Document};
 use events::StorableEvent;
 
-use super::scan::{Content, Found};
-use crate::scan::Letter;
+use super::scan::{Content, Found, Letter};
 
 /// What became of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]

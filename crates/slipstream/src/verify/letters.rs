@@ -10,7 +10,8 @@ use serde::Deserialize;
 use super::key_of;
 use super::report::Finding;
 use crate::Failure;
-use crate::scan::{Place, Scan, letter, place};
+use crate::letter::{added, origin};
+use crate::scan::{NEXT, Place, Scan};
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -38,7 +39,10 @@ impl Letters {
         let scan = Scan::new(config, "slipstream-verify");
         let mut letters = Self::default();
         for spec in config.topic_specs().iter().filter(|spec| spec.dead_letters_of.is_some()) {
-            scan.read(&spec.name, None, |message| letters.add(run, message))?;
+            scan.read(&spec.name, None, |message| {
+                letters.add(run, message);
+                NEXT
+            })?;
         }
         Ok(letters)
     }
@@ -55,13 +59,14 @@ impl Letters {
         }
         let value: Option<Value> = message.payload().and_then(|value| serde_json::from_slice(value).ok());
         let event = value.and_then(|value| Some((key_of(run, &value.id)?, value.timestamp)));
-        let letter = letter(message);
         let new = match event {
             Some(event) => self.events.insert(event),
-            None => self.others.insert(letter.origin.unwrap_or_else(|| place(message))),
+            None => self.others.insert(origin(message).unwrap_or_else(|| Place::of(message))),
         };
         if new {
-            self.finding.add(|| format!("{key}: {}", letter.reason));
+            let reason = added(message, "exception.message");
+            let reason = reason.as_deref().unwrap_or("the dead letter does not say why");
+            self.finding.add(|| format!("{key}: {reason}"));
         }
     }
 }
