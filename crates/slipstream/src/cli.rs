@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use events::Source;
 
+use crate::dead_letters;
 use crate::load::LoadOptions;
 use crate::verify::VerifyOptions;
 
@@ -58,6 +59,11 @@ pub enum Command {
     /// Changes nothing. Reads the consumer's variables; UPSERT_KEYS must be event_id. Exit code 0: all is as it must be; 1: it is
     /// not, or a server does not answer; 2: a wrong configuration.
     Verify(VerifyOptions),
+    /// List, show and replay what could not be stored.
+    ///
+    /// Reads the consumer's variables: the dead-letter topics follow from KAFKA_TOPIC and DEAD_LETTER_TOPIC. Exit code 0: it
+    /// is done; 1: something of it is not, or a server does not answer; 2: a wrong configuration.
+    DeadLetters(dead_letters::Options),
 }
 
 /// Options of `up`.
@@ -133,7 +139,10 @@ pub struct TraceOptions {
 }
 
 /// A number with a unit: `250ms`, `20s`, `1.5m`, `1h`.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+///
+/// # Errors
+/// Any other text, 0, or more than a year.
+pub fn duration(text: &str) -> Result<Duration, String> {
     let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let factor = match unit {

@@ -1,7 +1,8 @@
 //! The operator's command: [`up`] runs the whole pipeline on this machine, [`simulate`] stands in for ADSBDB,
 //! [`dedupe`](mod@dedupe) clears the way for a collection's unique index,
 //! [`check`](mod@check) tells what is wrong with a deployment, [`trace`](mod@trace)
-//! where an event is; [`load`](mod@load) sends events, and [`verify`](mod@verify) judges what became of them.
+//! where an event is, [`dead_letters`] what could not be stored, and sends it again; [`load`](mod@load) sends events, and
+//! [`verify`](mod@verify) judges what became of them.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -10,6 +11,7 @@ use clap::Parser;
 
 pub mod check;
 pub mod cli;
+pub mod dead_letters;
 pub mod dedupe;
 pub mod http;
 pub mod letter;
@@ -36,6 +38,7 @@ pub fn main() -> ExitCode {
             cli::Command::Trace(options) => trace::trace(options, std::env::vars()).await,
             cli::Command::Load(options) => load::load(options, std::env::vars().collect()).await,
             cli::Command::Verify(options) => verify::verify(options, std::env::vars()).await,
+            cli::Command::DeadLetters(options) => dead_letters::run(options.command, std::env::vars()).await,
             cli::Command::Dedupe(options) => dedupe::dedupe(options, std::env::vars()).await,
             cli::Command::Simulate(options) => simulate::simulate(options).await,
         }

@@ -1,0 +1,77 @@
+//! `slipstream dead-letters`: what could not be stored, listed, shown, and sent once more. Only `replay` writes anything.
+
+mod filter;
+mod list;
+mod options;
+mod replay;
+mod show;
+mod text;
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use service::ConfigFaults;
+
+use crate::Failure;
+use crate::check::Cluster;
+pub use options::{Command, Options};
+
+/// A deployment, as far as its dead letters go.
+pub struct Deployment {
+    /// The consumer's configuration.
+    pub config: consumer::Config,
+    /// Asks Kafka.
+    pub cluster: Cluster,
+    /// Each dead-letter topic with its partitions; they exist.
+    pub letters: BTreeMap<String, Vec<i32>>,
+    /// Every topic that there is, with its number of partitions.
+    pub topics: BTreeMap<String, usize>,
+}
+
+/// Does what `command` says. The exit code is 0 if all of it is done.
+///
+/// # Errors
+/// A wrong configuration, no such topic, or Kafka does not answer.
+pub async fn run(
+    command: Command,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<ExitCode, Failure> {
+    let config = consumer::Config::from_environment(environment)?;
+    match command {
+        Command::List(options) => list::list(options, Deployment::of(config).await?).await,
+        Command::Show(options) => show::show(options, Deployment::of(config).await?).await,
+        Command::Replay(options) => {
+            let group = options.group.clone().unwrap_or_else(|| format!("{}.dead-letters", config.group_id));
+            if group == config.group_id {
+                let problem = format!("{group} is the consumer's own group, KAFKA_GROUP_ID");
+                return Err(ConfigFaults(vec![("--group".to_owned(), problem)]).into());
+            }
+            replay::replay(options, group, Deployment::of(config).await?).await
+        }
+    }
+}
+
+impl Deployment {
+    async fn of(config: consumer::Config) -> Result<Self, Failure> {
+        let cluster = Cluster::new(&config)?;
+        let found = cluster.topics().await.map_err(|why| format!("kafka does not answer: {why}"))?;
+        let mut letters = BTreeMap::new();
+        for spec in config.topic_specs().into_iter().filter(|spec| spec.dead_letters_of.is_some()) {
+            let topic = found.get(&spec.name).ok_or_else(|| {
+                format!(
+                    "topic {} does not exist: the consumer makes it, or KAFKA_TOPIC and DEAD_LETTER_TOPIC are not the \
+                     consumer's",
+                    spec.name
+                )
+            })?;
+            letters.insert(spec.name, topic.ids());
+        }
+        let topics = found.into_iter().map(|(name, topic)| (name, topic.ids().len())).collect();
+        Ok(Self { config, cluster, letters, topics })
+    }
+}
+
+fn now_ms() -> Result<i64, Failure> {
+    Ok(i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?)
+}

@@ -1,0 +1,141 @@
+//! Sends records once more. One counts as replayed only after every in-sync replica has it.
+
+use rdkafka::ClientConfig;
+use rdkafka::Message;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::BorrowedMessage;
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use service::kafka::{QuietContext, client_config};
+
+use super::judge::Target;
+use crate::Failure;
+use crate::letter::headers_of_replay;
+
+/// How a record fared.
+#[derive(Debug)]
+pub enum Fate {
+    /// Kafka has it.
+    Acknowledged,
+    /// Kafka takes others, but not this one; why, and what to do.
+    Refused(String),
+    /// Kafka does not answer, or takes nothing.
+    Unknown(KafkaError),
+}
+
+/// The producer of replays.
+pub struct Sender {
+    producer: FutureProducer<QuietContext>,
+}
+
+impl Sender {
+    /// Connects to nothing yet.
+    ///
+    /// # Errors
+    /// The client library refuses the configuration.
+    pub fn new(config: &consumer::Config) -> Result<Self, Failure> {
+        Ok(Self { producer: client(config).create_with_context(QuietContext)? })
+    }
+
+    /// Sends the record that the dead letter `message` was; the future is done when it is known how that went.
+    pub fn send(
+        &self,
+        message: &BorrowedMessage<'_>,
+        target: Target,
+    ) -> impl Future<Output = Fate> + Send + use<> {
+        let record: FutureRecord<'_, [u8], [u8]> = FutureRecord {
+            topic: &target.topic,
+            partition: target.partition,
+            payload: message.payload(),
+            key: message.key(),
+            timestamp: message.timestamp().to_millis(),
+            headers: Some(headers_of_replay(message)),
+        };
+        let sent = self.producer.send_result(record).map_err(|(error, _)| error);
+        async move {
+            let error = match sent {
+                Ok(delivery) => match delivery.await {
+                    Ok(Ok(_)) => return Fate::Acknowledged,
+                    Ok(Err((error, _))) => error,
+                    Err(_) => KafkaError::Canceled,
+                },
+                Err(error) => error,
+            };
+            fate(error, &target.topic)
+        }
+    }
+}
+
+fn client(config: &consumer::Config) -> ClientConfig {
+    let properties = [
+        // What is committed as replayed must be on every replica, once.
+        ("acks", "all"),
+        ("enable.idempotence", "true"),
+        // A broker refuses a batch as a whole: alone, a record is refused for its own sake only.
+        ("batch.num.messages", "1"),
+        ("linger.ms", "0"),
+        // A run that is to end waits for what is under way, and no longer than this.
+        ("message.timeout.ms", "8000"),
+        // The topic decides what is too large, not this client.
+        ("message.max.bytes", "104857600"),
+        // A record that fitted its topic only because it was compressed must fit it again.
+        ("compression.type", "zstd"),
+        // The partition of the key, as the original's client would choose it.
+        ("partitioner", "murmur2_random"),
+    ];
+    client_config(&config.kafka_broker, "slipstream-replay", &properties, &config.properties)
+}
+
+fn fate(error: KafkaError, topic: &str) -> Fate {
+    match error.rdkafka_error_code().and_then(|code| remedy(code, topic)) {
+        Some(remedy) => Fate::Refused(format!("{error}: {remedy}")),
+        None => Fate::Unknown(error),
+    }
+}
+
+/// What to do about a refusal of one record; nothing where the error says nothing of the record.
+fn remedy(code: RDKafkaErrorCode, topic: &str) -> Option<String> {
+    use RDKafkaErrorCode as Code;
+    match code {
+        Code::MessageSizeTooLarge | Code::InvalidMessageSize => {
+            Some(format!("raise max.message.bytes of topic {topic}"))
+        }
+        Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
+            Some(format!("allow this client to write to topic {topic}"))
+        }
+        Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition => {
+            Some(format!("create topic {topic}"))
+        }
+        Code::InvalidTimestamp => {
+            Some(format!("raise message.timestamp.before.max.ms of topic {topic} for the time of the replay"))
+        }
+        Code::InvalidMessage | Code::InvalidRecord | Code::PolicyViolation | Code::InvalidTopic => {
+            Some(format!("see the settings of topic {topic}"))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_of_one_record_is_told_apart_from_an_outage() {
+        let fate = |code| fate(KafkaError::MessageProduction(code), "a");
+        for (code, part) in [
+            (RDKafkaErrorCode::MessageSizeTooLarge, "raise max.message.bytes of topic a"),
+            (RDKafkaErrorCode::UnknownTopicOrPartition, "create topic a"),
+            (RDKafkaErrorCode::InvalidTimestamp, "message.timestamp.before.max.ms"),
+            (RDKafkaErrorCode::TopicAuthorizationFailed, "allow this client"),
+            (RDKafkaErrorCode::InvalidRecord, "settings of topic a"),
+        ] {
+            let Fate::Refused(why) = fate(code) else { panic!("{code}") };
+            assert!(why.contains(part), "{why}");
+        }
+        for code in
+            [RDKafkaErrorCode::MessageTimedOut, RDKafkaErrorCode::NotEnoughReplicas, RDKafkaErrorCode::Fatal]
+        {
+            assert!(matches!(fate(code), Fate::Unknown(_)), "{code}");
+        }
+    }
+}

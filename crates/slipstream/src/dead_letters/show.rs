@@ -1,0 +1,75 @@
+//! `slipstream dead-letters show`: one dead letter whole.
+
+use std::fmt::Write as _;
+use std::io::Write;
+use std::process::ExitCode;
+
+use rdkafka::Message;
+use rdkafka::message::{Headers, OwnedMessage};
+use serde_json::{Map, Value};
+
+use super::Deployment;
+use super::list::object;
+use super::options::ShowOptions;
+use super::text::{block, escaped, line, member};
+use crate::Failure;
+use crate::letter::{Letter, time};
+use crate::scan::Scan;
+
+/// Shows the record at the place that `options` name.
+pub async fn show(options: ShowOptions, deployment: Deployment) -> Result<ExitCode, Failure> {
+    let topics: Vec<String> = deployment.letters.keys().cloned().collect();
+    let place = options.place.among(&topics)?;
+    let partitions = deployment.topics.get(&place.topic).copied().unwrap_or_default();
+    let scan = Scan::new(&deployment.config, "slipstream-dead-letters");
+    let wanted = place.clone();
+    let there = usize::try_from(place.partition).is_ok_and(|partition| partition < partitions);
+    let read = tokio::task::spawn_blocking(move || if there { scan.record(&wanted) } else { Ok(None) });
+    let message = read.await??.ok_or_else(|| format!("there is no record at {place}"))?;
+    let mut out = std::io::stdout();
+    if options.raw {
+        out.write_all(message.payload().ok_or_else(|| format!("the value of {place} is null"))?)?;
+        out.flush()?;
+    } else if options.json {
+        writeln!(out, "{}", whole(&message))?;
+    } else {
+        writeln!(out, "{}", text(&message))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn whole(message: &OwnedMessage) -> Value {
+    let headers = message.headers().into_iter().flat_map(Headers::iter).map(|header| {
+        let mut entry = Map::from_iter([("name".to_owned(), header.key.into())]);
+        member(&mut entry, "value", header.value);
+        Value::Object(entry)
+    });
+    let headers = headers.collect();
+    let mut object = object(&Letter::of(message));
+    object.insert("headers".to_owned(), headers);
+    member(&mut object, "value", message.payload());
+    Value::Object(object)
+}
+
+fn text(message: &OwnedMessage) -> String {
+    let letter = Letter::of(message);
+    let origin = letter.origin.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string);
+    let at = letter.record_ms.map_or_else(|| "none".to_owned(), time);
+    let key = letter.key.as_deref().map_or_else(|| "none".to_owned(), line);
+    let mut text = format!(
+        "{}\norigin   {}\ntime     {at}\nreason   {}\nreplays  {}\nkey      {key}\nheaders",
+        letter.place,
+        escaped(&origin),
+        escaped(&letter.why()),
+        letter.replays
+    );
+    for header in message.headers().into_iter().flat_map(Headers::iter) {
+        let value = header.value.map_or_else(|| "null".to_owned(), line);
+        _ = write!(text, "\n  {}: {value}", escaped(header.key));
+    }
+    match message.payload() {
+        None => text.push_str("\nvalue    null"),
+        Some(value) => _ = write!(text, "\nvalue    {} bytes\n{}", value.len(), block(value)),
+    }
+    text
+}
