@@ -20,6 +20,8 @@ use crate::scan::passes;
 const SESSION: Duration = Duration::from_secs(6);
 /// How long to wait until a member of the group has gone, which may have been killed.
 const OTHERS_LIMIT: Duration = Duration::from_secs(2 * SESSION.as_secs());
+/// Between two questions.
+const PAUSE: Duration = Duration::from_millis(500);
 /// How long a group may take to let us in; a broker waits 3 s for others, unless it is told otherwise.
 const JOIN_LIMIT: Duration = Duration::from_secs(60);
 /// How long a commit, and leaving, may take.
@@ -75,18 +77,30 @@ impl ConsumerContext for Context {
 pub async fn alone(cluster: &Cluster, group: &str) -> Result<(), Failure> {
     let began = Instant::now();
     loop {
-        let members = cluster
-            .group()
-            .await
-            .map_err(|why| format!("kafka does not tell of group {group}: {why}"))?
-            .members;
+        let asked = patiently(|| cluster.group()).await;
+        let members = asked.map_err(|why| format!("kafka does not tell of group {group}: {why}"))?.members;
         if members == 0 {
             return Ok(());
         }
         if began.elapsed() > OTHERS_LIMIT {
             return Err(refusal(group));
         }
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Asks about a group until Kafka answers: just started, it does not yet know of groups.
+///
+/// # Errors
+/// The last answer, after a while.
+pub async fn patiently<T, F: Future<Output = Result<T, String>>>(ask: impl Fn() -> F) -> Result<T, String> {
+    let began = Instant::now();
+    loop {
+        let answer = ask().await;
+        if answer.is_ok() || began.elapsed() > OTHERS_LIMIT {
+            return answer;
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

@@ -117,7 +117,7 @@ impl Replay {
     }
 
     async fn partitions(&self, topic: &str, ids: Vec<i32>) -> Result<BTreeMap<i32, Partition>, Failure> {
-        let positions = self.cluster.positions(topic, ids).await;
+        let positions = member::patiently(|| self.cluster.positions(topic, ids.clone())).await;
         let positions =
             positions.map_err(|why| format!("kafka does not tell the offsets of {topic}: {why}"))?;
         Ok(positions.iter().map(|position| (position.partition, Partition::new(position))).collect())
@@ -170,7 +170,7 @@ impl Replay {
             }
             let letter = Letter::of(message);
             match self.judge.judge(&letter) {
-                Verdict::Send(_) if partition.is_full() => {
+                Verdict::Send(_) if !partition.has_room_for(message.offset()) => {
                     partition.close();
                     self.report.full(&letter.place);
                 }

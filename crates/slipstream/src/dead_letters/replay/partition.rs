@@ -95,9 +95,9 @@ impl Partition {
         }
     }
 
-    /// Whether its group can note no more gaps.
-    pub fn is_full(&self) -> bool {
-        self.planned.is_full()
+    /// Whether its group can note that the record at `offset` is replayed, with what is left out before it.
+    pub fn has_room_for(&self, offset: i64) -> bool {
+        self.planned.has_room_for(offset)
     }
 
     /// The record at `offset` is under way.

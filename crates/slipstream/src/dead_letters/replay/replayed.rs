@@ -95,10 +95,11 @@ impl Replayed {
         if note.is_empty() { note } else { format!("{HEAD}{note}") }
     }
 
-    /// Whether there are so many gaps that the note has no room for more.
-    pub fn is_full(&self) -> bool {
-        // A run takes four bytes at the least.
-        self.runs.len() > NOTE_BYTES / 64 && self.note().len() > FULL_BYTES
+    /// Whether `offset` may be added: not where it would leave one more gap, and the note has no room for more.
+    pub fn has_room_for(&self, offset: i64) -> bool {
+        let touches = self.has(offset - 1) || self.has(offset + 1);
+        // A run takes four bytes at the least, and 42 at the most.
+        touches || self.runs.len() < FULL_BYTES / 42 || self.note().len() <= FULL_BYTES
     }
 }
 
@@ -153,12 +154,13 @@ mod tests {
         let mut replayed = Replayed::below(0);
         let mut full_at = None;
         for n in 1..3_000 {
+            full_at = full_at.or((!replayed.has_room_for(2 * n)).then_some(n));
             replayed.add(2 * n, 2 * n + 1);
-            full_at = full_at.or(replayed.is_full().then_some(n));
         }
         assert!((900..1_000).contains(&full_at.unwrap()), "{full_at:?}");
         assert!(replayed.note().len() <= NOTE_BYTES);
         let read = Replayed::read(0, &replayed.note());
+        assert!(replayed.has_room_for(0) && replayed.has_room_for(601) && !replayed.has_room_for(9_000));
         assert!(read.has(1_800) && !read.has(1_801) && !read.has(5_000), "the first of them are kept");
     }
 }

@@ -145,7 +145,7 @@ impl<'a> Run<'a> {
             Verdict::Send(target) => target,
             verdict => return self.report.leave(&letter, &verdict),
         };
-        if partition.is_full() {
+        if !partition.has_room_for(message.offset()) {
             partition.close();
             return self.report.full(&letter.place);
         }
