@@ -5,6 +5,7 @@
 mod access;
 mod check;
 mod configuration;
+mod dead_letters;
 mod kills;
 mod load;
 mod main_path;
