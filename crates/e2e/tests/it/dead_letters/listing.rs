@@ -1,9 +1,15 @@
 //! What is listed and shown.
 
+use std::process::Stdio;
+
+use e2e::process::command;
 use e2e::{Stack, kafka};
 use serde_json::json;
 
-use super::{START_MS, Sent, consumer, dead, letters, make_topics, run, run_with, send, write_letters};
+use super::{
+    Ended, START_MS, Sent, consumer, dead, environment, letters, make_topics, run, run_with, send,
+    write_letters,
+};
 
 /// No text, and would clear the screen.
 const KEY: &[u8] = b"\xff\x1b[2J";
@@ -167,4 +173,17 @@ async fn several_topics_have_their_dead_letters_listed_and_a_place_needs_its_top
     let place = format!("{}/0/0", other.dead_letter_topic());
     assert_eq!(run_with(&names, &both, &["show", &place, "--raw"]).await.text(), "k0");
     assert!(kafka::committed(&letters(&names)).await.is_empty(), "nothing is committed by reading");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_has_seen_enough_ends_the_list_quietly() {
+    let names = Stack::shared().await.names();
+    make_topics(&names, 1).await;
+    write_letters(&names, 50, 1, &["why"]).await;
+    let mut command = command("slipstream", &environment(&names, &[]));
+    let list = command.args(["dead-letters", "list"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = list.spawn().unwrap();
+    drop(child.stdout.take());
+    let ended = Ended::of(child.wait_with_output().await.unwrap());
+    assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{ended:?}");
 }
