@@ -40,6 +40,8 @@ pub enum Command {
     /// --max-replays times and what Kafka refuses is there for the next run. Where the gaps become too many for the
     /// note (about 1000 in a partition) the run ends there and says so; a run without a filter, or in another group, goes on.
     ///
+    /// Keep the consumer running: a record that is older than its topic's retention.ms may be deleted again before it is read.
+    ///
     /// A run ends with what was there when it began. There is one run in a group at a time; a second one is refused. Records
     /// of topics that KAFKA_TOPIC does not name are left alone.
     Replay(ReplayOptions),
