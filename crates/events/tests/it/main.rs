@@ -3,6 +3,8 @@
 #![cfg(test)]
 
 mod fixtures;
+mod fuzz;
+mod kept;
 mod properties;
 mod reading;
 mod texts;
