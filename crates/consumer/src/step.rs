@@ -50,24 +50,4 @@ impl Step {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn step(value: Option<&[u8]>) -> Step {
-        let record = Record::new(0, Some(5), Some(b"k"), value, std::iter::empty);
-        Step::of(&record, &Expected::Of([Source::new("adsbdb").unwrap()].into()))
-    }
-
-    #[test]
-    fn a_null_value_is_skipped_and_an_empty_one_is_a_dead_letter() {
-        assert!(matches!(step(None), Step::Skip));
-        assert!(matches!(step(Some(b"")), Step::DeadLetter(_)));
-    }
-
-    #[test]
-    fn another_source_is_skipped_whatever_else_is_wrong_with_it() {
-        assert!(matches!(step(Some(br#"{"source":"other","payload":7}"#)), Step::Skip));
-        assert!(matches!(step(Some(br#"{"source":"adsbdb","payload":7}"#)), Step::DeadLetter(_)));
-        assert!(matches!(step(Some(br#"{"source":"adsbdb","payload":{}}"#)), Step::Store(_)));
-    }
-}
+mod tests;
