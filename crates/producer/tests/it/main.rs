@@ -15,6 +15,9 @@ mod collector;
 mod compressed;
 mod crowd;
 mod documentation;
+mod fuzz;
+#[path = "../../../events/tests/it/kept.rs"]
+mod kept;
 mod large_batch;
 mod limits;
 mod log_lines;

@@ -1,0 +1,161 @@
+//! Kept bodies, and bodies near them, whole and cut into chunks of HTTP: the answer is the same however a body arrives, it is
+//! never a failure of ours, and what was accepted is on the topic and can be stored.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use events::{Decoded, RecordView, decode};
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+use serde_json::Value;
+use tokio::runtime::Runtime;
+
+use crate::application::{Answer, Application, PATIENCE};
+use crate::kept::{kept, near, shown};
+use crate::mock::Cluster;
+
+/// Where a folder's bodies go: path and content type.
+const ROUTES: [(&str, &str, &str); 3] = [
+    ("body", "/ingest", "application/json"),
+    ("array", "/ingest/batch", "application/json"),
+    ("lines", "/ingest/batch", "application/x-ndjson"),
+];
+
+struct Fuzz {
+    runtime: Runtime,
+    app: Application,
+    cluster: Cluster,
+}
+
+impl Fuzz {
+    fn start() -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let _context = runtime.enter();
+        let cluster = Cluster::start();
+        let app = runtime.block_on(cluster.application(&[]));
+        Self { runtime, app, cluster }
+    }
+
+    /// Sends a body whole and in chunks; whether anything of it was accepted.
+    fn same(&self, folder: &str, body: &[u8], cuts: &[usize]) -> bool {
+        let (_, path, content_type) = ROUTES.into_iter().find(|(name, ..)| *name == folder).unwrap();
+        let headers = [("Content-Type", content_type)];
+        let whole = self.runtime.block_on(self.app.post_bytes(path, &headers, body));
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Type: {content_type}\r\n\
+             Transfer-Encoding: chunked\r\n\r\n"
+        );
+        let request = [head.as_bytes(), &chunks(body, cuts)].concat();
+        let chunked = self.runtime.block_on(self.app.raw(&[&request]));
+        assert!([202, 207, 400, 413, 422].contains(&whole.status), "{whole:?}: {}", shown(body));
+        assert_eq!(told(&chunked), told(&whole), "cut at {cuts:?}: {}", shown(body));
+        matches!(whole.status, 202 | 207)
+    }
+
+    /// Everything on the topic is an event that can be stored, and all that was accepted is there.
+    fn assert_all_storable(&self) {
+        let accepted = self.app.counters.accepted();
+        let values = values(&self.cluster.mock.bootstrap_servers(), &self.cluster.topic);
+        // In a long search the cluster forgets the first of them.
+        assert_eq!(values.last_key_value().map(|(last, _)| *last + 1), i64::try_from(accepted).ok());
+        for value in values.into_values() {
+            let record = RecordView { key: None, value: &value, timestamp: None };
+            let decoded = decode(&record, |_| true);
+            assert!(matches!(decoded, Ok(Decoded::Event(_))), "{decoded:?}: {}", shown(&value));
+        }
+    }
+}
+
+impl Drop for Fuzz {
+    fn drop(&mut self) {
+        self.app.begin_to_stop();
+        self.runtime.block_on(self.app.ended());
+    }
+}
+
+/// `body` in chunks of HTTP of these sizes, and the rest in one.
+fn chunks(body: &[u8], cuts: &[usize]) -> Vec<u8> {
+    let (mut chunked, mut rest) = (Vec::new(), body);
+    for cut in cuts.iter().copied().chain([usize::MAX]) {
+        let (chunk, behind) = rest.split_at(cut.min(rest.len()));
+        if !chunk.is_empty() {
+            chunked.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+            chunked.extend_from_slice(chunk);
+            chunked.extend_from_slice(b"\r\n");
+        }
+        rest = behind;
+    }
+    chunked.extend_from_slice(b"0\r\n\r\n");
+    chunked
+}
+
+/// What an answer tells, without what is new in each: places, times, generated ids.
+fn told(answer: &Answer) -> (u16, Value) {
+    let mut body = answer.json();
+    let entries = body["results"].as_array_mut().map(std::mem::take);
+    let strip = |entry: &mut Value| {
+        if let Some(entry) = entry.as_object_mut() {
+            entry.retain(|name, _| {
+                !["id", "offset", "partition", "timestamp", "ingested_at"].contains(&name.as_str())
+            });
+        }
+    };
+    strip(&mut body);
+    let mut entries = entries.unwrap_or_default();
+    entries.iter_mut().for_each(strip);
+    (answer.status, serde_json::json!([body, entries]))
+}
+
+/// The values of the records of the topic's only partition, by offset.
+fn values(bootstrap: &str, topic: &str) -> BTreeMap<i64, Vec<u8>> {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", bootstrap).set("group.id", "fuzz").set("enable.partition.eof", "true");
+    let consumer: BaseConsumer = config.create().unwrap();
+    let mut assignment = TopicPartitionList::new();
+    assignment.add_partition_offset(topic, 0, Offset::Beginning).unwrap();
+    consumer.assign(&assignment).unwrap();
+    let (mut values, began) = (BTreeMap::new(), Instant::now());
+    loop {
+        assert!(began.elapsed() < PATIENCE, "the topic has no end, after {} records", values.len());
+        match consumer.poll(Duration::from_millis(100)) {
+            Some(Ok(message)) => _ = values.insert(message.offset(), message.payload().unwrap().to_vec()),
+            Some(Err(KafkaError::PartitionEOF(_))) => return values,
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn fuzz_each_kept_body_is_answered_alike_however_it_is_chunked() {
+    let fuzz = Fuzz::start();
+    for (folder, ..) in ROUTES {
+        let (mut accepted, mut refused) = (0, 0);
+        for (_, body) in kept(folder) {
+            for cuts in [&[1; 200][..], &[7, 1, 64, 3], &[body.len().saturating_sub(1)]] {
+                if fuzz.same(folder, &body, cuts) { accepted += 1 } else { refused += 1 }
+            }
+        }
+        assert!(accepted > 15 && refused > 5, "{folder}: {accepted} accepted, {refused} refused");
+    }
+    fuzz.assert_all_storable();
+}
+
+#[test]
+fn fuzz_bodies_near_the_kept_ones_are_answered_alike_however_they_are_chunked() {
+    let fuzz = Fuzz::start();
+    let cases = ProptestConfig::default().cases / 2;
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    for (folder, ..) in ROUTES {
+        let inputs = (near(folder), proptest::collection::vec(1_usize..70, 0..40));
+        let ended = TestRunner::new(config.clone()).run(&inputs, |(body, cuts)| {
+            fuzz.same(folder, &body, &cuts);
+            Ok(())
+        });
+        ended.unwrap_or_else(|error| panic!("{folder}: {error}"));
+    }
+    fuzz.assert_all_storable();
+}
