@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::kafka::{Kafka, class_path, configure, flag, format, java};
+use super::listeners::Listeners;
 use crate::packages::{self, Slot};
 use crate::server::{Launch, Question, Server};
 use crate::{Machine, Progress, ServerError, address};
@@ -49,7 +50,7 @@ async fn first_run(kafka: &mut Kafka, folder: &Path) -> Result<(), ServerError> 
 }
 
 async fn make_bootstrap(kafka: &Kafka, work: &Path) -> Result<(), ServerError> {
-    let properties = configure(work, address::free_port()?, None)?;
+    let properties = configure(work, &Listeners::only(address::free_port()?))?;
     let mut format = Command::new(&kafka.java.program);
     format.args(kafka.jvm(&work.join("broker-log4j2.yaml"))).args([
         "kafka.tools.StorageTool",
@@ -68,7 +69,7 @@ async fn make_archive(kafka: &Kafka, work: &Path, archive: &Path) -> Result<(), 
     let cluster_id = format(work, &kafka.bootstrap)?;
     let mut arguments = vec![flag("-XX:ArchiveClassesAtExit=", archive)];
     arguments.extend(kafka.jvm(&work.join("broker-log4j2.yaml")));
-    arguments.extend(["kafka.Kafka".into(), configure(work, port, None)?.into_os_string()]);
+    arguments.extend(["kafka.Kafka".into(), configure(work, &Listeners::only(port))?.into_os_string()]);
     let server = Server::start(Launch {
         name: "Apache Kafka",
         program: kafka.java.program.clone(),

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use super::sasl::Listener;
+use super::listeners::Listeners;
 use super::{class_archive, new_cluster_id};
 use crate::machine::Java;
 use crate::server::{Launch, Question};
@@ -39,14 +39,13 @@ pub(super) struct Kafka {
 pub(super) async fn launch(
     machine: &Machine,
     folder: &Path,
-    port: u16,
-    sasl: Option<&Listener>,
+    listeners: &Listeners,
     progress: &Progress,
 ) -> Result<Launch, ServerError> {
     let kafka = class_archive::prepared(machine, progress).await?;
     let cluster_id = format(folder, &kafka.bootstrap)?;
     let mut arguments = kafka.jvm(&folder.join("broker-log4j2.yaml"));
-    arguments.extend(["kafka.Kafka".into(), configure(folder, port, sasl)?.into_os_string()]);
+    arguments.extend(["kafka.Kafka".into(), configure(folder, listeners)?.into_os_string()]);
     Ok(Launch {
         name: "Apache Kafka",
         program: kafka.java.program,
@@ -54,7 +53,7 @@ pub(super) async fn launch(
         only_path: None,
         folder: folder.to_owned(),
         log: folder.join("broker.log"),
-        port,
+        port: listeners.port,
         question: Question::Metadata { cluster_id },
     })
 }
@@ -115,22 +114,16 @@ pub(super) fn format(folder: &Path, bootstrap: &Path) -> Result<String, ServerEr
 }
 
 /// Writes the configuration of the broker and of its logs.
-pub(super) fn configure(folder: &Path, port: u16, sasl: Option<&Listener>) -> Result<PathBuf, ServerError> {
-    let sasl_entry = sasl.map(Listener::entry).unwrap_or_default();
-    let sasl_properties = sasl.map(|sasl| sasl.properties(folder)).transpose()?.unwrap_or_default();
-    let controller = address::loopback(address::free_port()?);
-    let broker = address::loopback(port);
+pub(super) fn configure(folder: &Path, listeners: &Listeners) -> Result<PathBuf, ServerError> {
+    let controller = address::free_port()?;
+    let listeners = listeners.properties(controller, folder)?;
+    let controller = address::loopback(controller);
     let properties = format!(
         "# Written at each start.
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@{controller}
-controller.listener.names=CONTROLLER
-listeners={sasl_entry}PLAINTEXT://{broker},CONTROLLER://{controller}
-advertised.listeners={sasl_entry}PLAINTEXT://{broker}
-inter.broker.listener.name=PLAINTEXT
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL
-# Relative to the folder that the broker is started in, so that no character of a path needs escaping.
+{listeners}# Relative to the folder that the broker is started in, so that no character of a path needs escaping.
 log.dirs=data
 # Topics are created by those who need them, never by a typing error.
 auto.create.topics.enable=false
@@ -151,7 +144,7 @@ broker.heartbeat.interval.ms=500
 log.cleaner.dedupe.buffer.size=8388608
 num.network.threads=2
 num.io.threads=4
-{sasl_properties}"
+"
     );
     let write = |name: &str, text: &str| {
         let path = folder.join(name);

@@ -2,15 +2,17 @@
 
 mod class_archive;
 mod kafka;
+mod listeners;
 mod metadata;
 mod sasl;
 mod tansu;
 
 use std::ffi::OsStr;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use listeners::Listeners;
 pub(crate) use metadata::answers;
-use sasl::Listener;
 pub use sasl::Sasl;
 
 use crate::folder::FolderLock;
@@ -62,12 +64,16 @@ pub struct BrokerOptions {
     pub machine: Machine,
     /// A second listener, for clients with a password; Apache Kafka only.
     pub sasl: Option<Sasl>,
+    /// The port of a relay on loopback that stands before a further listener: clients that come through it are told to
+    /// go on through it. Apache Kafka only.
+    pub relay: Option<u16>,
 }
 
 impl BrokerOptions {
     /// On a free port, with the programs that the environment names.
     pub fn new(kind: BrokerKind, data_dir: impl Into<PathBuf>) -> BrokerOptions {
-        BrokerOptions { kind, data_dir: data_dir.into(), port: 0, machine: Machine::from_env(), sasl: None }
+        let (data_dir, machine) = (data_dir.into(), Machine::from_env());
+        BrokerOptions { kind, data_dir, port: 0, machine, sasl: None, relay: None }
     }
 }
 
@@ -77,7 +83,7 @@ pub struct Broker {
     kind: BrokerKind,
     machine: Machine,
     server: Server,
-    sasl: Option<Listener>,
+    listeners: Listeners,
     _folder: FolderLock,
 }
 
@@ -87,16 +93,17 @@ impl Broker {
         options.data_dir = std::path::absolute(&options.data_dir).unwrap_or(options.data_dir);
         let folder = FolderLock::take(&options.data_dir)?;
         let mut tries = 3;
-        let (server, sasl) = loop {
+        let (server, listeners) = loop {
             tries -= 1;
-            let sasl = options.sasl.as_ref().map(Listener::on_free_port).transpose()?;
-            match Server::start(launch(&options, sasl.as_ref(), &progress).await?).await {
+            let listeners = Listeners::on_free_ports(&options)?;
+            match Server::start(launch(&options, &listeners, &progress).await?).await {
                 Err(error) if error.is_port_conflict() && options.port == 0 && tries > 0 => {}
-                outcome => break (outcome?, sasl),
+                outcome => break (outcome?, listeners),
             }
         };
-        let broker = Broker { kind: options.kind, machine: options.machine, server, sasl, _folder: folder };
-        if let Some(sasl) = &broker.sasl {
+        let (kind, machine) = (options.kind, options.machine);
+        let broker = Broker { kind, machine, server, listeners, _folder: folder };
+        if let Some(sasl) = &broker.listeners.sasl {
             let folder = &broker.server.launch().folder;
             sasl.add_user(&broker.machine, folder, &broker.bootstrap()).await?;
         }
@@ -105,7 +112,12 @@ impl Broker {
 
     /// What KAFKA_BROKER takes for the listener that asks for a password, if there is one.
     pub fn sasl_bootstrap(&self) -> Option<String> {
-        self.sasl.as_ref().map(|sasl| address::loopback(sasl.port).to_string())
+        self.listeners.sasl.as_ref().map(|sasl| address::loopback(sasl.port).to_string())
+    }
+
+    /// Where the relay of [`BrokerOptions::relay`] finds the broker, if there is one.
+    pub fn behind_relay(&self) -> Option<SocketAddr> {
+        self.listeners.relayed.map(|relayed| address::loopback(relayed.port))
     }
 
     /// What KAFKA_BROKER takes.
@@ -166,18 +178,20 @@ impl Broker {
 
 async fn launch(
     options: &BrokerOptions,
-    sasl: Option<&Listener>,
+    listeners: &Listeners,
     progress: &Progress,
 ) -> Result<Launch, ServerError> {
-    let port = if options.port == 0 { address::free_port()? } else { options.port };
     match options.kind {
         BrokerKind::ApacheKafka => {
-            kafka::launch(&options.machine, &options.data_dir, port, sasl, progress).await
+            kafka::launch(&options.machine, &options.data_dir, listeners, progress).await
         }
-        BrokerKind::Tansu if sasl.is_some() => {
-            Err(ServerError::Setting("tansu has no listener that asks for a password".to_owned()))
+        BrokerKind::Tansu if listeners.is_one() => {
+            tansu::launch(&options.machine, &options.data_dir, listeners.port, progress).await
         }
-        BrokerKind::Tansu => tansu::launch(&options.machine, &options.data_dir, port, progress).await,
+        BrokerKind::Tansu => {
+            let sentence = "tansu has one listener: none that asks for a password, and none behind a relay";
+            Err(ServerError::Setting(sentence.to_owned()))
+        }
     }
 }
 

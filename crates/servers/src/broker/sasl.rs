@@ -47,7 +47,7 @@ impl Listener {
 
     /// As an entry of `listeners`.
     pub(super) fn entry(&self) -> String {
-        format!("SASL_SSL://{},", address::loopback(self.port))
+        format!("SASL_SSL://{}", address::loopback(self.port))
     }
 
     /// The lines of the configuration that it needs.
@@ -99,7 +99,7 @@ mod tests {
             password: password.into(),
         };
         let listener = Listener::on_free_port(&sasl("alice", "secret")).unwrap();
-        assert_eq!(listener.entry(), format!("SASL_SSL://127.0.0.1:{},", listener.port));
+        assert_eq!(listener.entry(), format!("SASL_SSL://127.0.0.1:{}", listener.port));
         for wrong in [sasl("alice", "a\"b"), sasl("al ice", "secret"), sasl("alice", "")] {
             let said = Listener::on_free_port(&wrong).unwrap_err().to_string();
             assert!(said.contains("letters and digits") && !said.contains("secret"), "{said}");
