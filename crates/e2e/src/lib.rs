@@ -2,20 +2,27 @@
 //!
 //! Everything here belongs to tests: what cannot be had ends the test that asked for it, with the reason.
 
-#![expect(clippy::expect_used, reason = "support of tests only")]
+#![expect(clippy::expect_used, clippy::print_stdout, reason = "support of tests only")]
 
 pub mod binaries;
 pub mod gate;
 pub mod http;
 pub mod kafka;
+pub mod ledger;
 pub mod load;
 pub mod mongodb;
 pub mod process;
+pub mod proxy;
 pub mod stack;
+pub mod trial;
+pub mod trial_servers;
 pub mod wait;
+pub mod watch;
 
 pub use gate::Gate;
 pub use load::Load;
 pub use process::Process;
+pub use proxy::Proxy;
 pub use stack::{Names, Stack};
+pub use trial::Trial;
 pub use wait::eventually;

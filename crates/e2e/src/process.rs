@@ -57,8 +57,7 @@ impl Process {
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        let pid = self.child.id().expect("the process has not been waited for");
-        kill(Pid::from_raw(pid.cast_signed()), signal).expect("the signal is sent");
+        kill(Pid::from_raw(self.pid().cast_signed()), signal).expect("the signal is sent");
     }
 
     /// SIGKILL, and waits for the end.
@@ -100,10 +99,14 @@ impl Process {
         health["assignment"].as_array().map_or(0, Vec::len)
     }
 
+    /// Its number.
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("the process has not been waited for")
+    }
+
     /// Its memory in RAM, as the kernel tells it.
     pub fn resident_bytes(&self) -> u64 {
-        let pid = self.child.id().expect("the process has not been waited for");
-        servers::usage::resident_bytes(pid).expect("the kernel tells a child's memory")
+        servers::usage::resident_bytes(self.pid()).expect("the kernel tells a child's memory")
     }
 
     /// Whether it still runs.

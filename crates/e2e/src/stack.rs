@@ -86,15 +86,7 @@ impl Stack {
 
     /// Names that no other test has.
     pub fn names(&self) -> Names {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let own = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        Names {
-            kafka: self.broker.bootstrap(),
-            mongodb: self.database.uri(),
-            topic: format!("events-{own}"),
-            group: format!("group-{own}"),
-            database: format!("db-{own}"),
-        }
+        Names::new(self.broker.bootstrap(), self.database.uri())
     }
 }
 
@@ -114,6 +106,19 @@ pub struct Names {
 }
 
 impl Names {
+    /// Names on these servers that no other test has.
+    pub fn new(kafka: String, mongodb: String) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let own = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        Self {
+            kafka,
+            mongodb,
+            topic: format!("events-{own}"),
+            group: format!("group-{own}"),
+            database: format!("db-{own}"),
+        }
+    }
+
     /// The topic of dead letters.
     pub fn dead_letter_topic(&self) -> String {
         format!("{}.dlq", self.topic)

@@ -11,6 +11,7 @@ mod load;
 mod main_path;
 mod metrics;
 mod outages;
+mod proxy;
 mod refusals;
 mod series;
 mod stops;

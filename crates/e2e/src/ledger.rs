@@ -1,0 +1,66 @@
+//! The load and its judge: `slipstream load` writes down what it sent and what it was answered, `slipstream verify` holds
+//! that against what is in the database and among the dead letters.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tokio::process::Child;
+
+use crate::Names;
+use crate::process::command;
+
+/// How long a load may go on until each of its events is answered for good.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(60);
+
+/// A load that is being sent. It is killed when dropped.
+#[derive(Debug)]
+pub struct Sending {
+    child: Child,
+    ledger: PathBuf,
+}
+
+impl Sending {
+    /// Sends to the producer at `base_url` until it is ended.
+    pub fn start(folder: &Path, base_url: &str, options: &[&str]) -> Self {
+        let ledger = folder.join("ledger.jsonl");
+        let said = std::fs::File::create(folder.join("load.log")).expect("a log file");
+        let mut load = command("slipstream", &[("PRODUCER_BASE_URL", base_url)]);
+        load.args(["load", "--json", "--ledger"]).arg(&ledger).args(options);
+        let child = load.stdout(Stdio::piped()).stderr(said).spawn().expect("the binary starts");
+        Self { child, ledger }
+    }
+
+    /// Ends it; its summary and its ledger, in which each event was answered for good.
+    pub async fn end(mut self) -> (Value, PathBuf) {
+        assert!(self.child.try_wait().expect("it can be waited for").is_none(), "the load ended by itself");
+        let pid = self.child.id().expect("it has not been waited for");
+        kill(Pid::from_raw(pid.cast_signed()), Signal::SIGTERM).expect("the signal is sent");
+        let output = tokio::time::timeout(ANSWERED_WITHIN, self.child.wait_with_output()).await;
+        let output = output.expect("each event is answered for good in time").expect("its output");
+        let summary = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|_| panic!("no summary of the load: {output:?}"));
+        assert!(output.status.success(), "{}: {summary}", output.status);
+        (summary, self.ledger)
+    }
+}
+
+/// Fails unless the judge finds everything as it must be; what it says.
+pub async fn verify(names: &Names, ledger: &Path, dead_letters: usize) -> Value {
+    let environment = [
+        ("KAFKA_BROKER", names.kafka.as_str()),
+        ("KAFKA_TOPIC", names.topic.as_str()),
+        ("KAFKA_GROUP_ID", names.group.as_str()),
+        ("MONGODB_URI", names.mongodb.as_str()),
+        ("MONGODB_DB", names.database.as_str()),
+    ];
+    let mut verify = command("slipstream", &environment);
+    verify.args(["verify", "--json", "--wait", "120s", "--ledger"]).arg(ledger);
+    let output = verify.args(["--expect-dead-letters", &dead_letters.to_string()]).output().await;
+    let output = output.expect("the binary starts");
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("no judgement: {output:?}"))
+}

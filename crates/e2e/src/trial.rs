@@ -1,0 +1,233 @@
+//! One fault, from load to judgement: real processes behind relays, a load throughout, a watch over each process, and at the
+//! end the judge.
+//!
+//! [`Trial::judged`] fails unless everything that was accepted is stored and nothing else, no process ended or grew
+//! beyond [`MEMORY_LIMIT_BYTES`], and no event was answered with 504 but during a fault and [`AFTERMATH`] later.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::ledger::{self, Sending};
+use crate::trial_servers::{Servers, Wanted};
+use crate::watch::Watch;
+use crate::{Names, Process, Proxy, eventually, http};
+
+/// The most memory that a process may have.
+pub const MEMORY_LIMIT_BYTES: u64 = 256 << 20;
+/// How long after a fault an outcome may still turn out to be unknown: as long as an event may wait for its
+/// acknowledgement.
+const AFTERMATH: Duration = Duration::from_secs(10);
+/// A machine of two cores that runs two trials is slower to start than to recover.
+const START: Duration = Duration::from_secs(60);
+
+/// What a trial begins with.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup<'a> {
+    /// The servers.
+    pub servers: Wanted,
+    /// Consumers of the group.
+    pub members: usize,
+    /// Options of the load.
+    pub load: &'a [&'a str],
+}
+
+impl Default for Setup<'_> {
+    fn default() -> Self {
+        let load = &["--rate", "200", "--for", "600s", "--connections", "16", "--keys", "1000"];
+        Self { servers: Wanted::default(), members: 1, load }
+    }
+}
+
+/// A trial under way.
+#[derive(Debug)]
+pub struct Trial {
+    /// The servers and the relays before them.
+    pub servers: Servers,
+    /// The producer, unless it is down.
+    pub producer: Option<Process>,
+    /// The group's members.
+    pub consumers: Vec<Process>,
+    /// The names, with the servers' own addresses.
+    pub names: Names,
+    load: Option<Sending>,
+    watch: Watch,
+    /// Each fault, from its beginning to its end.
+    faults: Vec<(Instant, Option<Instant>)>,
+    folder: tempfile::TempDir,
+}
+
+impl Trial {
+    /// Everything is up, the load runs, and documents come out of it.
+    pub async fn begin(setup: Setup<'_>) -> Self {
+        let mut trial = Self::start(setup.servers, setup.members).await;
+        trial.send(setup.load);
+        trial.finishes(300, START).await;
+        trial
+    }
+
+    /// Everything is up, and nothing is sent yet.
+    pub async fn start(servers: Wanted, members: usize) -> Self {
+        let servers = Servers::start(servers).await;
+        let names = servers.names();
+        let watch = Watch::start();
+        let mut trial = Self {
+            servers,
+            producer: None,
+            consumers: Vec::new(),
+            names,
+            load: None,
+            watch,
+            faults: Vec::new(),
+            folder: tempfile::tempdir().expect("a temporary directory"),
+        };
+        trial.start_producer(&[]);
+        for _ in 0..members {
+            trial.start_consumer(&[]);
+        }
+        trial.producer().ready().await;
+        for consumer in &trial.consumers {
+            consumer.ready().await;
+        }
+        trial.works_within(START).await;
+        trial
+    }
+
+    /// Begins a load with these options of `slipstream load`.
+    pub fn send(&mut self, options: &[&str]) {
+        let options = [&["--source", "manual"], options].concat();
+        self.load = Some(Sending::start(self.folder.path(), &self.producer().url(""), &options));
+    }
+
+    /// The producer, which must not be down.
+    pub fn producer(&self) -> &Process {
+        self.producer.as_ref().expect("the producer is up")
+    }
+
+    /// Starts the producer, where the last one was if there was one.
+    pub fn start_producer(&mut self, more: &[(&str, &str)]) {
+        let environment = self.servers.environment(&self.names, more);
+        let environment: Vec<_> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let producer = Process::start_at("producer", self.servers.producer, &environment);
+        self.watch.add("producer", &producer);
+        self.producer = Some(producer);
+    }
+
+    /// Starts one more member of the group.
+    pub fn start_consumer(&mut self, more: &[(&str, &str)]) {
+        let environment = self.servers.environment(&self.names, more);
+        let environment: Vec<_> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let consumer = Process::start("consumer", &environment);
+        self.watch.add("consumer", &consumer);
+        self.consumers.push(consumer);
+    }
+
+    /// The relay before Kafka.
+    pub fn kafka(&self) -> &Proxy {
+        self.servers.kafka.as_ref().expect("the trial has a broker of its own")
+    }
+
+    /// The relay before MongoDB.
+    pub fn mongodb(&self) -> &Proxy {
+        &self.servers.mongodb
+    }
+
+    /// Says that a fault begins.
+    pub fn breaks(&mut self) {
+        self.faults.push((Instant::now(), None));
+    }
+
+    /// Says that the fault is over; work must resume within `limit`, at both ends.
+    pub async fn recovers_within(&mut self, limit: Duration) {
+        let now = Instant::now();
+        self.faults.last_mut().expect("a fault").1 = Some(now);
+        self.works_within(limit).await;
+        println!("work resumed {:?} after the fault", now.elapsed());
+    }
+
+    /// Waits until an event is accepted and records are finished.
+    async fn works_within(&self, limit: Duration) {
+        let start = Instant::now();
+        let before = self.finished().await;
+        let event = json!({"id": "probe", "source": "probe", "payload": {}});
+        let url = self.producer().url("/ingest");
+        let accepted = || async {
+            let answer = http::post(&url, &event).await.ok()?;
+            (answer.status == 202).then_some(())
+        };
+        eventually("an event is accepted", limit, accepted).await;
+        let finished = || async { (self.finished().await > before).then_some(()) };
+        eventually("records are finished", limit.saturating_sub(start.elapsed()), finished).await;
+    }
+
+    /// Waits until `more` records are finished.
+    pub async fn finishes(&self, more: u64, limit: Duration) {
+        let before = self.finished().await;
+        let finished = || async { (self.finished().await >= before + more).then_some(()) };
+        eventually("records are finished", limit, finished).await;
+    }
+
+    /// What the members have finished, as far as they answer.
+    pub async fn finished(&self) -> u64 {
+        let mut sum = 0;
+        for consumer in &self.consumers {
+            let counted = tokio::time::timeout(Duration::from_secs(1), consumer.counted()).await;
+            sum += counted.ok().flatten().unwrap_or_default().finished;
+        }
+        sum
+    }
+
+    /// Fails if a process of this kind ever named a trouble in which these words are.
+    pub fn never_said(&self, kind: &str, words: &str) {
+        let troubles = self.watch.troubles();
+        let said = troubles.iter().find(|(of, trouble)| *of == kind && trouble.contains(words));
+        assert!(said.is_none(), "{said:?}");
+    }
+
+    /// Fails unless a process of this kind named a trouble in which these words are.
+    pub fn said(&self, kind: &str, words: &str) {
+        let troubles = self.watch.troubles();
+        let said = troubles.iter().any(|(of, trouble)| *of == kind && trouble.contains(words));
+        assert!(said, "{kind} never said {words:?}: {troubles:?}");
+    }
+
+    /// Ends the load; its ledger.
+    pub async fn sent(&mut self) -> PathBuf {
+        let (summary, ledger) = self.load.take().expect("a load").end().await;
+        println!("load: {summary}");
+        ledger
+    }
+
+    /// Ends the load, has the judge look, and ends the processes; what the judge says.
+    pub async fn judged(mut self, dead_letters: usize) -> Value {
+        let ledger = self.sent().await;
+        let judgement = ledger::verify(&self.names, &ledger, dead_letters).await;
+        println!("judgement: {judgement}");
+        self.ends_well().await;
+        judgement
+    }
+
+    /// Fails if a process ended or grew too large, or an outcome was unknown without a fault.
+    pub async fn ends_well(mut self) {
+        let most = self.watch.most_bytes();
+        println!("{} MiB of memory at most", most >> 20);
+        assert!(most < MEMORY_LIMIT_BYTES, "{most} bytes of memory");
+        let in_fault = |unknown: &crate::watch::Unknown| {
+            let after = |end: &Option<Instant>| end.is_none_or(|end| unknown.after <= end + AFTERMATH);
+            self.faults.iter().any(|(begin, end)| unknown.before >= *begin && after(end))
+        };
+        let unknown = self.watch.unknown();
+        let events: u64 = unknown.iter().map(|unknown| unknown.events).sum();
+        println!("{events} events answered with 504");
+        let without_fault: Vec<_> = unknown.iter().filter(|unknown| !in_fault(unknown)).collect();
+        assert!(without_fault.is_empty(), "504 without a fault: {without_fault:?}");
+        for mut process in self.producer.take().into_iter().chain(self.consumers.drain(..)) {
+            assert!(process.is_running(), "it ended by itself: {}", process.log());
+            process.signal(Signal::SIGCONT);
+            let ended = process.terminate().await;
+            assert!(ended.success(), "{ended}");
+        }
+    }
+}
