@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Headers, Message, OwnedMessage};
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -37,6 +37,45 @@ pub async fn make_topic(names: &Names, partitions: i32) {
     let topic = NewTopic::new(&names.topic, partitions, TopicReplication::Fixed(1));
     let made = admin.create_topics([&topic], &AdminOptions::new()).await.expect("an answer");
     assert!(made.iter().all(Result::is_ok), "{made:?}");
+}
+
+/// Writes records as fast as the broker takes them, each to the partition of its key.
+pub async fn flood(names: &Names, records: impl Iterator<Item = (String, String)>) {
+    let producer: FutureProducer = config(names).create().expect("a producer");
+    let mut waiting = Vec::new();
+    for (key, value) in records {
+        let record = FutureRecord::to(&names.topic).key(&key).payload(&value);
+        waiting.push(producer.send_result(record).expect("room in the queue"));
+    }
+    for delivery in waiting {
+        delivery.await.expect("the producer lives").expect("acknowledged");
+    }
+}
+
+/// Changes a setting of the topic; the others become those of the broker.
+pub async fn set_topic(names: &Names, setting: &str, value: &str) {
+    let admin: AdminClient<DefaultClientContext> = config(names).create().expect("an admin client");
+    let change = AlterConfig::new(ResourceSpecifier::Topic(&names.topic)).set(setting, value);
+    let changed = admin.alter_configs([&change], &AdminOptions::new()).await.expect("an answer");
+    assert!(changed.iter().all(Result::is_ok), "{changed:?}");
+}
+
+/// Sends the group, which has no member, back to the beginning.
+pub async fn rewind(names: &Names) {
+    let partitions = committed(names).await;
+    let names = names.clone();
+    let rewound = move || {
+        let mut config = config(&names);
+        config.set("group.id", &names.group);
+        let consumer: BaseConsumer = config.create().expect("a consumer");
+        let mut beginning = TopicPartitionList::new();
+        for partition in partitions.into_keys() {
+            let at = beginning.add_partition_offset(&names.topic, partition, Offset::Offset(0));
+            at.expect("an offset");
+        }
+        consumer.commit(&beginning, CommitMode::Sync).expect("the group has no member");
+    };
+    tokio::task::spawn_blocking(rewound).await.expect("an answer");
 }
 
 /// The group's committed offset of each partition that has one; none while the broker does not answer.

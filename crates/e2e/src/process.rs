@@ -60,6 +60,11 @@ impl Process {
         kill(Pid::from_raw(self.pid().cast_signed()), signal).expect("the signal is sent");
     }
 
+    /// SIGCONT.
+    pub fn goes_on(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
     /// SIGKILL, and waits for the end.
     pub async fn kill(mut self) {
         self.child.kill().await.expect("the process is killed");

@@ -12,8 +12,8 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, watch};
 
-/// What is passed on at a time; small enough that a slow network is slow evenly.
-const CHUNK_BYTES: usize = 16 * 1024;
+/// What is passed on at a time.
+const CHUNK_BYTES: usize = 128 * 1024;
 
 /// What is wrong with the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -32,12 +32,15 @@ pub struct Setup<'a> {
     pub members: usize,
     /// Options of the load.
     pub load: &'a [&'a str],
+    /// More variables of the processes.
+    pub environment: &'a [(&'a str, &'a str)],
 }
 
 impl Default for Setup<'_> {
     fn default() -> Self {
-        let load = &["--rate", "200", "--for", "600s", "--connections", "16", "--keys", "1000"];
-        Self { servers: Wanted::default(), members: 1, load }
+        let load =
+            &["--rate", "200", "--for", "600s", "--connections", "16", "--keys", "1000", "--stale", "10%"];
+        Self { servers: Wanted::default(), members: 1, load, environment: &[] }
     }
 }
 
@@ -54,23 +57,25 @@ pub struct Trial {
     pub names: Names,
     load: Option<Sending>,
     watch: Watch,
-    /// Each fault, from its beginning to its end.
+    /// Each fault in which outcomes may be unknown, from its beginning to its end.
     faults: Vec<(Instant, Option<Instant>)>,
+    /// When the last fault was over.
+    mended: Instant,
     folder: tempfile::TempDir,
 }
 
 impl Trial {
     /// Everything is up, the load runs, and documents come out of it.
     pub async fn begin(setup: Setup<'_>) -> Self {
-        let mut trial = Self::start(setup.servers, setup.members).await;
+        let mut trial = Self::start(setup).await;
         trial.send(setup.load);
         trial.finishes(300, START).await;
         trial
     }
 
     /// Everything is up, and nothing is sent yet.
-    pub async fn start(servers: Wanted, members: usize) -> Self {
-        let servers = Servers::start(servers).await;
+    pub async fn start(setup: Setup<'_>) -> Self {
+        let servers = Servers::start(setup.servers).await;
         let names = servers.names();
         let watch = Watch::start();
         let mut trial = Self {
@@ -81,17 +86,20 @@ impl Trial {
             load: None,
             watch,
             faults: Vec::new(),
+            mended: Instant::now(),
             folder: tempfile::tempdir().expect("a temporary directory"),
         };
-        trial.start_producer(&[]);
-        for _ in 0..members {
-            trial.start_consumer(&[]);
+        trial.start_producer(setup.environment);
+        for _ in 0..setup.members {
+            trial.start_consumer(setup.environment);
         }
         trial.producer().ready().await;
         for consumer in &trial.consumers {
             consumer.ready().await;
         }
         trial.works_within(START).await;
+        // Until now each of them had every reason to complain.
+        trial.watch.forget_troubles();
         trial
     }
 
@@ -141,15 +149,14 @@ impl Trial {
 
     /// Says that the fault is over; work must resume within `limit`, at both ends.
     pub async fn recovers_within(&mut self, limit: Duration) {
-        let now = Instant::now();
-        self.faults.last_mut().expect("a fault").1 = Some(now);
+        self.faults.last_mut().expect("a fault").1 = Some(Instant::now());
         self.works_within(limit).await;
-        println!("work resumed {:?} after the fault", now.elapsed());
     }
 
-    /// Waits until an event is accepted and records are finished.
-    async fn works_within(&self, limit: Duration) {
+    /// Work must resume within `limit`: an event is accepted, and records are finished.
+    pub async fn works_within(&mut self, limit: Duration) {
         let start = Instant::now();
+        self.mended = start;
         let before = self.finished().await;
         let event = json!({"id": "probe", "source": "probe", "payload": {}});
         let url = self.producer().url("/ingest");
@@ -160,6 +167,7 @@ impl Trial {
         eventually("an event is accepted", limit, accepted).await;
         let finished = || async { (self.finished().await > before).then_some(()) };
         eventually("records are finished", limit.saturating_sub(start.elapsed()), finished).await;
+        println!("work resumed within {:?}", start.elapsed());
     }
 
     /// Waits until `more` records are finished.
@@ -179,18 +187,35 @@ impl Trial {
         sum
     }
 
-    /// Fails if a process of this kind ever named a trouble in which these words are.
-    pub fn never_said(&self, kind: &str, words: &str) {
-        let troubles = self.watch.troubles();
-        let said = troubles.iter().find(|(of, trouble)| *of == kind && trouble.contains(words));
-        assert!(said.is_none(), "{said:?}");
+    /// One of the producer's counters; 0 if it does not answer.
+    pub async fn producer_counter(&self, name: &str) -> u64 {
+        let health = http::get(&self.producer().url("/health")).await.map(|answer| answer.body);
+        health.unwrap_or_default()["counters"][name].as_u64().unwrap_or_default()
     }
 
-    /// Fails unless a process of this kind named a trouble in which these words are.
-    pub fn said(&self, kind: &str, words: &str) {
-        let troubles = self.watch.troubles();
-        let said = troubles.iter().any(|(of, trouble)| *of == kind && trouble.contains(words));
-        assert!(said, "{kind} never said {words:?}: {troubles:?}");
+    /// Whether a process of this kind named a trouble in which these words are.
+    pub fn has_said(&self, kind: &str, words: &str) -> bool {
+        self.watch.troubles().iter().any(|(of, trouble)| *of == kind && trouble.contains(words))
+    }
+
+    /// Fails if a process of this kind ever named a trouble in which these words are.
+    pub fn never_said(&self, kind: &str, words: &str) {
+        assert!(!self.has_said(kind, words), "{kind} said {words:?}: {:?}", self.watch.troubles());
+    }
+
+    /// Fails unless this server was named as the trouble by who needs it, and the other by nobody.
+    pub fn is_only(&self, server: &str) {
+        let other = if server == "kafka" { "mongodb" } else { "kafka" };
+        let said =
+            self.has_said("consumer", server) && (server == "mongodb" || self.has_said("producer", server));
+        assert!(said, "nobody said {server:?}: {:?}", self.watch.troubles());
+        self.never_said("consumer", other);
+        self.never_said("producer", other);
+    }
+
+    /// Keeps up the load for as long as outcomes may be unknown after the last fault, and a little longer.
+    pub async fn waits_for_aftermath(&self) {
+        tokio::time::sleep_until((self.mended + AFTERMATH + Duration::from_secs(2)).into()).await;
     }
 
     /// Ends the load; its ledger.
@@ -200,8 +225,10 @@ impl Trial {
         ledger
     }
 
-    /// Ends the load, has the judge look, and ends the processes; what the judge says.
+    /// Ends the load once the last fault's aftermath is over, has the judge look, and ends the processes; what the
+    /// judge says.
     pub async fn judged(mut self, dead_letters: usize) -> Value {
+        self.waits_for_aftermath().await;
         let ledger = self.sent().await;
         let judgement = ledger::verify(&self.names, &ledger, dead_letters).await;
         println!("judgement: {judgement}");

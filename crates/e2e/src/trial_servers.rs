@@ -1,6 +1,7 @@
 //! The servers of a trial: its own where the fault needs that, else shared ones; and the relays before them.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use servers::{Broker, BrokerKind, BrokerOptions, Credentials, Database, DatabaseOptions, Progress};
 use tokio::net::TcpListener;
@@ -24,6 +25,8 @@ pub struct Kept {
     pub sync_on_commit: bool,
     /// Whether clients log in, as [`user`].
     pub log_in: bool,
+    /// Where its data goes; `None` is a temporary folder.
+    pub folder: Option<&'static Path>,
 }
 
 /// Who logs in.
@@ -62,8 +65,8 @@ impl Servers {
             Some(started?.await.expect("a broker"))
         };
         let database = async {
-            let Kept { sync_on_commit, log_in } = wanted.database?;
-            let options = DatabaseOptions::new(folder.path().join("mongodb"));
+            let Kept { sync_on_commit, log_in, folder: named } = wanted.database?;
+            let options = DatabaseOptions::new(named.unwrap_or(folder.path()).join("mongodb"));
             let options = DatabaseOptions { sync_on_commit, auth: log_in.then(user), ..options };
             Some(Database::start(options, Progress::silent()).await.expect("a database"))
         };

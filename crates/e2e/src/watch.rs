@@ -84,6 +84,11 @@ impl Watch {
         lock(&self.seen).troubles.clone()
     }
 
+    /// Forgets what was named so far.
+    pub fn forget_troubles(&self) {
+        lock(&self.seen).troubles.clear();
+    }
+
     /// Each time that events were answered with 504.
     pub fn unknown(&self) -> Vec<Unknown> {
         lock(&self.seen).unknown.clone()

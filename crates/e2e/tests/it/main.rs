@@ -6,6 +6,7 @@ mod access;
 mod check;
 mod configuration;
 mod dead_letters;
+mod faults;
 mod kills;
 mod load;
 mod main_path;

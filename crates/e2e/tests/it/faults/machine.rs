@@ -1,0 +1,119 @@
+//! A clock that is set back, and a disk that is full. A producer that is out of files is in the producer's own tests.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use e2e::trial::Setup;
+use e2e::trial_servers::{Kept, Wanted};
+use e2e::{Stack, Trial, eventually, kafka};
+use rdkafka::Message;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+use super::{RECOVERY, lasts};
+
+/// The library that sets back the clock of the processes that it is preloaded into.
+async fn clock_library(folder: &Path) -> PathBuf {
+    let library = folder.join("clock.so");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/faults/clock.c");
+    let mut compile = Command::new("cc");
+    let compiled = compile.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).status().await;
+    assert!(compiled.expect("a C compiler").success());
+    library
+}
+
+fn wall_ms() -> i64 {
+    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g3_a_clock_that_is_set_back_by_an_hour_turns_nothing_back() {
+    if !Stack::is_apache_kafka() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (library, set_back) = (clock_library(folder.path()).await, folder.path().join("set-back"));
+    let environment =
+        [("LD_PRELOAD", library.to_str().unwrap()), ("CLOCK_BACK_ONCE", set_back.to_str().unwrap())];
+    let trial = Trial::begin(Setup { environment: &environment, ..Setup::default() }).await;
+    let at = wall_ms();
+    std::fs::write(&set_back, "").unwrap();
+    lasts(10).await;
+    trial.finishes(1_000, Duration::from_secs(30)).await;
+    for process in ["producer", "consumer"] {
+        trial.never_said(process, "kafka");
+        trial.never_said(process, "mongodb");
+    }
+    let (mut newest, mut after) = (0, 0);
+    for record in kafka::read_all(&trial.names, &trial.names.topic).await {
+        let ingested_at = record.timestamp().to_millis().unwrap();
+        assert!(
+            ingested_at > at - 600_000,
+            "{ingested_at} is the clock that was set back, {at} the true one"
+        );
+        newest = newest.max(ingested_at);
+        after += u32::from(ingested_at >= at);
+    }
+    // The producer's clock stands nearly still, for it had the library.
+    assert!(newest < at + 5_000 && after > 500, "{newest}, {after} records after {at}");
+    trial.judged(0).await;
+}
+
+/// A disk of 256 MB in memory, which nobody sees but through the process that keeps it.
+struct Disk {
+    folder: &'static Path,
+    _keeper: Child,
+}
+
+impl Disk {
+    /// None where the system lets nobody make one.
+    async fn make() -> Option<Self> {
+        let mut keeper = Command::new("unshare");
+        let mount = "mount -t tmpfs -o size=256m none /mnt && echo made && exec sleep 900";
+        keeper.args(["--user", "--map-root-user", "--mount", "sh", "-c", mount]);
+        let keeper = keeper.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn();
+        let mut keeper = keeper.ok()?;
+        let said = BufReader::new(keeper.stdout.take()?).lines().next_line().await;
+        said.ok()?.filter(|said| said == "made")?;
+        let folder: &'static Path = PathBuf::from(format!("/proc/{}/root/mnt", keeper.id()?)).leak();
+        Some(Self { folder, _keeper: keeper })
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.folder.join("filler")
+    }
+
+    /// Takes all the room that is left.
+    fn fill(&self) {
+        use std::io::Write;
+        let mut filler = std::fs::File::options().create(true).append(true).open(self.filler()).unwrap();
+        for chunk in [1 << 20, 4 << 10] {
+            while filler.write_all(&vec![0; chunk]).is_ok() {}
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g6_a_database_whose_disk_is_full_is_waited_for() {
+    let disk = Disk::make().await;
+    let Some(disk) = disk.filter(|_| Stack::is_apache_kafka()) else {
+        return println!("this system lets nobody make a small disk: nothing is tested");
+    };
+    let database = Some(Kept { sync_on_commit: true, folder: Some(disk.folder), ..Kept::default() });
+    let servers = Wanted { database, ..Wanted::default() };
+    let mut trial = Trial::begin(Setup { servers, ..Setup::default() }).await;
+    eventually("the disk is full for the database", Duration::from_secs(60), || async {
+        disk.fill();
+        trial.has_said("consumer", "mongodb").then_some(())
+    })
+    .await;
+    lasts(10).await;
+    std::fs::remove_file(disk.filler()).unwrap();
+    if trial.servers.database().pid().is_none() {
+        trial.servers.database().restart().await.unwrap();
+    }
+    trial.works_within(RECOVERY).await;
+    trial.is_only("mongodb");
+    trial.judged(0).await;
+}

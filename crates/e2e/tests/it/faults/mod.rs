@@ -1,0 +1,22 @@
+//! Each fault on its own: real processes, a load throughout, and the judge at the end. `docs/TESTS.md` names the test of each
+//! fault, also those that lie elsewhere.
+
+mod broker;
+mod database;
+mod group;
+mod machine;
+mod processes;
+mod records;
+mod storm;
+
+use std::time::Duration;
+
+/// Within this time work resumes once a server is back (G6).
+const RECOVERY: Duration = Duration::from_secs(5);
+/// Within this time it resumes after a connection fell silent.
+const SILENCE_NOTICED: Duration = Duration::from_secs(10);
+
+/// How long a fault lasts.
+async fn lasts(seconds: u64) {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+}

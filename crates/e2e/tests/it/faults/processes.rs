@@ -1,0 +1,112 @@
+//! Processes that are killed, or that stand still for longer than anybody waits for them. The consumer's kills and its
+//! awakening beside an heir are in `kills`, `series::kills` and `series::zombie`.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use bson::doc;
+use e2e::trial::Setup;
+use e2e::{Process, Stack, Trial, eventually, kafka, mongodb};
+use nix::sys::signal::Signal;
+use rdkafka::Message;
+use servers::Simulator;
+
+use super::{RECOVERY, lasts};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g1_a_producer_that_is_killed_under_load_and_started_again_keeps_what_it_answered() {
+    if !Stack::is_apache_kafka() {
+        return;
+    }
+    let mut trial = Trial::begin(Setup::default()).await;
+    trial.breaks();
+    trial.producer.take().unwrap().kill().await;
+    lasts(5).await;
+    trial.start_producer(&[]);
+    trial.recovers_within(RECOVERY).await;
+    trial.judged(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g1_a_producer_that_stands_still_for_40_s_answers_truthfully_when_it_goes_on() {
+    if !Stack::is_apache_kafka() {
+        return;
+    }
+    let mut trial = Trial::begin(Setup::default()).await;
+    trial.breaks();
+    trial.producer().signal(Signal::SIGSTOP);
+    lasts(40).await;
+    trial.producer().signal(Signal::SIGCONT);
+    trial.recovers_within(RECOVERY).await;
+    trial.judged(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g3_the_only_consumer_stands_still_for_40_s_and_goes_on_where_it_was() {
+    if !Stack::is_apache_kafka() {
+        return;
+    }
+    let mut trial = Trial::begin(Setup::default()).await;
+    // Meanwhile the producer notices nothing: no outcome may be unknown.
+    trial.consumers[0].signal(Signal::SIGSTOP);
+    lasts(40).await;
+    trial.consumers[0].signal(Signal::SIGCONT);
+    trial.works_within(RECOVERY).await;
+    trial.never_said("producer", "kafka");
+    trial.judged(0).await;
+}
+
+/// The poller's interval, in seconds and as text.
+const INTERVAL: (f64, &str) = (0.2, "0.2");
+
+fn poller(producer: &Process) -> Process {
+    let base = producer.url("");
+    let environment =
+        [("PRODUCER_BASE_URL", base.as_str()), ("INTERVAL_SEC", INTERVAL.1), ("DURATION_SEC", "0")];
+    Process::start("poller", &environment)
+}
+
+async fn calls(simulator: &Simulator, more: u64) -> Duration {
+    let (start, before) = (Instant::now(), simulator.requests());
+    let called = || async { (simulator.requests() >= before + more).then_some(()) };
+    eventually("aircraft are asked for", Duration::from_secs(60), called).await;
+    start.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poller_that_stands_still_for_40_s_catches_nothing_up_and_a_killed_one_loses_nothing() {
+    let stack = Stack::shared_quick().await;
+    let names = stack.names();
+    let simulator = Simulator::start(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let producer = stack.producer(&names, &[("ADSBDB_BASE_URL", &simulator.base_url())]);
+    let consumer = stack.consumer(&names, &[]);
+    producer.ready().await;
+    let first = poller(&producer);
+    calls(&simulator, 10).await;
+    first.signal(Signal::SIGSTOP);
+    lasts(40).await;
+    let missed = simulator.requests();
+    first.signal(Signal::SIGCONT);
+    let took = calls(&simulator, 10).await;
+    // The call that was due comes at once, the nine after it on schedule.
+    assert!(took.as_secs_f64() > 8.0 * INTERVAL.0, "10 calls in {took:?}: it catches up");
+    assert!(simulator.requests() < missed + 40, "it made up for the 200 calls that it missed");
+    first.kill().await;
+    let second = poller(&producer);
+    calls(&simulator, 10).await;
+    assert!(second.terminate().await.success());
+    assert!(producer.terminate().await.success());
+
+    let topic = kafka::read_all(&names, &names.topic).await;
+    let sent: HashSet<&[u8]> = topic.iter().filter_map(Message::key).collect();
+    let aircraft = mongodb::collection(&names, "adsbdb").await;
+    let stored = eventually("every event is a document", Duration::from_secs(60), || async {
+        let stored = mongodb::all(&aircraft, doc! {}).await;
+        (stored.len() >= sent.len()).then_some(stored)
+    })
+    .await;
+    let ids: HashSet<&[u8]> =
+        stored.iter().map(|document| document.get_str("event_id").unwrap().as_bytes()).collect();
+    assert_eq!((ids, stored.len()), (sent.clone(), sent.len()), "none lost, none twice, none of others");
+    assert!(consumer.terminate().await.success());
+}

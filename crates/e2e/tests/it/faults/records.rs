@@ -1,0 +1,64 @@
+//! Records that cannot be stored, events that come in the worst order, and a topic whose limits change.
+
+use std::time::Duration;
+
+use e2e::proxy::Fault;
+use e2e::trial::Setup;
+use e2e::{Stack, Trial, eventually, http, kafka, mongodb};
+use serde_json::json;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g5_a_flood_of_20_000_poison_records_delays_the_others_and_harms_none() {
+    if !Stack::is_apache_kafka() {
+        return;
+    }
+    let trial = Trial::begin(Setup::default()).await;
+    let poison = (0..20_000).map(|n| (format!("poison-{n}"), format!("{{\"n\": {n}, no json")));
+    kafka::flood(&trial.names, poison).await;
+    trial.finishes(20_000, Duration::from_secs(120)).await;
+    trial.judged(20_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g3_of_a_thousand_events_of_one_key_in_any_order_the_newest_is_stored() {
+    if !Stack::is_apache_kafka() {
+        return;
+    }
+    let trial = Trial::start(Setup::default()).await;
+    // The first write takes so long that everything else is the next batch.
+    trial.mongodb().set(Fault::Late(Duration::from_millis(500)));
+    let mut timestamps: Vec<i64> = (1..=1_000).map(|n| 1_700_000_000_000 + n).collect();
+    fastrand::shuffle(&mut timestamps);
+    let event = |at: &i64| json!({"id": "one", "source": "manual", "timestamp": at, "payload": {"at": at}});
+    let batch: Vec<_> = timestamps.iter().map(event).collect();
+    let answer = http::post(&trial.producer().url("/ingest/batch"), &json!(batch)).await.unwrap();
+    assert_eq!((answer.status, &answer.body["accepted"]), (202, &json!(1_000)), "{answer:?}");
+    trial.mongodb().set(Fault::None);
+    // One more record than these was finished at the start.
+    let all = || async { (trial.finished().await > 1_000).then_some(()) };
+    eventually("all are finished", Duration::from_secs(60), all).await;
+    let manual = mongodb::collection(&trial.names, "manual").await;
+    let stored = mongodb::find(&manual, "one").await.expect("a document");
+    let newest = 1_700_000_001_000_i64;
+    let told = ["event_timestamp", "at"].map(|field| stored.get_i64(field).unwrap());
+    assert_eq!(told, [newest; 2]);
+    assert!(kafka::read_all(&trial.names, &trial.names.dead_letter_topic()).await.is_empty());
+    trial.ends_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g4_a_topic_whose_message_size_is_lowered_refuses_what_is_too_large_and_nothing_else() {
+    if !Stack::is_apache_kafka() {
+        return;
+    }
+    let load =
+        ["--rate", "200", "--for", "600s", "--connections", "16", "--keys", "1000", "--hostile", "10%"];
+    let mut trial = Trial::begin(Setup { load: &load, ..Setup::default() }).await;
+    kafka::set_topic(&trial.names, "max.message.bytes", "5000").await;
+    trial.finishes(2_000, Duration::from_secs(60)).await;
+    let refused = trial.producer_counter("rejected").await;
+    kafka::set_topic(&trial.names, "max.message.bytes", "1048588").await;
+    assert!(refused > 0, "none was too large");
+    trial.works_within(super::RECOVERY).await;
+    trial.judged(0).await;
+}

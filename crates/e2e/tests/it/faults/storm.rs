@@ -1,0 +1,155 @@
+//! All faults, in a random sequence, for three minutes.
+
+use std::time::{Duration, Instant};
+
+use e2e::proxy::Fault;
+use e2e::trial::Setup;
+use e2e::trial_servers::{Kept, Wanted};
+use e2e::{Process, Stack, Trial};
+use fastrand::Rng;
+use nix::sys::signal::Signal;
+
+use super::RECOVERY;
+
+/// How long the storm lasts.
+const LENGTH: Duration = Duration::from_secs(180);
+/// The broker gives away the partitions of a member that died without a word after its session of 10 s.
+const SESSION: Duration = Duration::from_secs(10);
+
+/// What is harmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    Producer,
+    Member,
+    Broker,
+    Database,
+}
+
+/// How.
+#[derive(Debug, Clone, Copy)]
+enum Harm {
+    Killed,
+    StandsStill,
+    Network(Fault),
+    HalfOpen,
+}
+
+fn any(random: &mut Rng, target: Target) -> Harm {
+    let process = matches!(target, Target::Producer | Target::Member);
+    let late = Fault::Late(Duration::from_millis(random.u64(50..500)));
+    let network = [
+        Fault::Cut,
+        Fault::Silent,
+        late,
+        Fault::Slow(random.u32(50_000..500_000)),
+        Fault::ResetAfter(random.usize(100..50_000)),
+        Fault::LosesReplyTo(super::database::WRITE),
+    ];
+    match random.u8(0..10) {
+        0 | 1 => Harm::Killed,
+        2 => Harm::StandsStill,
+        3 if !process => Harm::HalfOpen,
+        _ if process => {
+            if random.bool() {
+                Harm::Killed
+            } else {
+                Harm::StandsStill
+            }
+        }
+        _ => Harm::Network(network[random.usize(0..network.len())]),
+    }
+}
+
+async fn begins(trial: &mut Trial, target: Target, harm: Harm) {
+    let servers = &trial.servers;
+    match (target, harm) {
+        (Target::Producer, Harm::Killed) => trial.producer.take().unwrap().kill().await,
+        (Target::Producer, _) => trial.producer().signal(Signal::SIGSTOP),
+        (Target::Member, Harm::Killed) => trial.consumers.pop().unwrap().kill().await,
+        (Target::Member, _) => trial.consumers[0].signal(Signal::SIGSTOP),
+        (Target::Broker, Harm::Killed) => servers.broker().kill(),
+        (Target::Broker, Harm::StandsStill) => servers.broker().pause(),
+        (Target::Broker, Harm::HalfOpen) => trial.kafka().forget_connections(),
+        (Target::Broker, Harm::Network(fault)) => trial.kafka().set(fault),
+        (Target::Database, Harm::Killed) => servers.database().kill(),
+        (Target::Database, Harm::StandsStill) => servers.database().pause(),
+        (Target::Database, Harm::HalfOpen) => trial.mongodb().forget_connections(),
+        (Target::Database, Harm::Network(fault)) => trial.mongodb().set(fault),
+    }
+}
+
+async fn ends(trial: &mut Trial, target: Target, harm: Harm) {
+    let servers = &trial.servers;
+    match (target, harm) {
+        (Target::Producer, Harm::Killed) => trial.start_producer(&[]),
+        (Target::Producer, _) => trial.producer().signal(Signal::SIGCONT),
+        (Target::Member, Harm::Killed) => trial.start_consumer(&[]),
+        (Target::Member, _) => trial.consumers.iter().for_each(Process::goes_on),
+        (Target::Broker, Harm::Killed) => servers.broker().restart().await.unwrap(),
+        (Target::Broker, Harm::StandsStill) => servers.broker().resume(),
+        (Target::Database, Harm::Killed) => servers.database().restart().await.unwrap(),
+        (Target::Database, Harm::StandsStill) => servers.database().resume(),
+        (Target::Broker, _) => trial.kafka().set(Fault::None),
+        (Target::Database, _) => trial.mongodb().set(Fault::None),
+    }
+}
+
+/// The seed of the environment, or a new one.
+fn seed() -> u64 {
+    let given = std::env::var("SLIPSTREAM_SEED").ok();
+    let seed =
+        given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().expect("SLIPSTREAM_SEED is a number"));
+    println!("SLIPSTREAM_SEED={seed}");
+    seed
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "three minutes: run with --release -- --ignored storm"]
+async fn storm() {
+    if !Stack::is_apache_kafka() {
+        return;
+    }
+    let mut random = Rng::with_seed(seed());
+    let database = Some(Kept { sync_on_commit: true, ..Kept::default() });
+    let servers = Wanted { broker: true, database };
+    let load = [
+        "--rate",
+        "300",
+        "--for",
+        "900s",
+        "--connections",
+        "16",
+        "--keys",
+        "3000",
+        "--stale",
+        "10%",
+        "--hostile",
+        "1%",
+    ];
+    let mut trial = Trial::begin(Setup { servers, members: 2, load: &load, ..Setup::default() }).await;
+    let start = Instant::now();
+    while start.elapsed() < LENGTH {
+        let mut targets = [Target::Producer, Target::Member, Target::Broker, Target::Database];
+        random.shuffle(&mut targets);
+        // One at a time, or two.
+        let harms: Vec<_> = targets
+            .into_iter()
+            .take(random.usize(1..3))
+            .map(|target| (target, any(&mut random, target)))
+            .collect();
+        let lasts = Duration::from_millis(random.u64(500..15_000));
+        println!("{:?}: {harms:?} for {lasts:?}", start.elapsed());
+        trial.breaks();
+        for (target, harm) in &harms {
+            begins(&mut trial, *target, *harm).await;
+        }
+        tokio::time::sleep(lasts).await;
+        for (target, harm) in &harms {
+            ends(&mut trial, *target, *harm).await;
+        }
+        trial.recovers_within(RECOVERY + SESSION).await;
+        let pause = Duration::from_millis(random.u64(0..5_000));
+        tokio::time::sleep(pause).await;
+    }
+    trial.judged(0).await;
+}
