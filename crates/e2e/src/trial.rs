@@ -147,27 +147,31 @@ impl Trial {
         self.faults.push((Instant::now(), None));
     }
 
+    /// Says that the fault is over.
+    pub fn mends(&mut self) {
+        self.faults.last_mut().expect("a fault").1 = Some(Instant::now());
+    }
+
     /// Says that the fault is over; work must resume within `limit`, at both ends.
     pub async fn recovers_within(&mut self, limit: Duration) {
-        self.faults.last_mut().expect("a fault").1 = Some(Instant::now());
+        self.mends();
         self.works_within(limit).await;
     }
 
-    /// Work must resume within `limit`: an event is accepted, and records are finished.
+    /// Work must resume within `limit`: events are accepted, and records are finished.
     pub async fn works_within(&mut self, limit: Duration) {
         let start = Instant::now();
         self.mended = start;
-        let before = self.finished().await;
-        let event = json!({"id": "probe", "source": "probe", "payload": {}});
-        let url = self.producer().url("/ingest");
-        let accepted = || async {
-            let answer = http::post(&url, &event).await.ok()?;
-            (answer.status == 202).then_some(())
-        };
-        eventually("an event is accepted", limit, accepted).await;
-        let finished = || async { (self.finished().await > before).then_some(()) };
-        eventually("records are finished", limit.saturating_sub(start.elapsed()), finished).await;
-        println!("work resumed within {:?}", start.elapsed());
+        let (accepted, finished) = (self.producer_counter("accepted").await, self.finished().await);
+        // Whatever the load does; one that finds no answer holds up no other.
+        let probes = tokio::spawn(probe(self.producer().url("/ingest")));
+        let accepts = || async { (self.producer_counter("accepted").await > accepted).then_some(()) };
+        eventually("events are accepted", limit, accepts).await;
+        let accepted = start.elapsed();
+        let finishes = || async { (self.finished().await > finished).then_some(()) };
+        eventually("records are finished", limit.saturating_sub(accepted), finishes).await;
+        println!("events are accepted after {accepted:?}, records finished after {:?}", start.elapsed());
+        probes.abort();
     }
 
     /// Waits until `more` records are finished.
@@ -189,7 +193,9 @@ impl Trial {
 
     /// One of the producer's counters; 0 if it does not answer.
     pub async fn producer_counter(&self, name: &str) -> u64 {
-        let health = http::get(&self.producer().url("/health")).await.map(|answer| answer.body);
+        let url = self.producer().url("/health");
+        let health = tokio::time::timeout(Duration::from_secs(1), http::get(&url)).await;
+        let health = health.ok().and_then(Result::ok).map(|answer| answer.body);
         health.unwrap_or_default()["counters"][name].as_u64().unwrap_or_default()
     }
 
@@ -256,5 +262,17 @@ impl Trial {
             let ended = process.terminate().await;
             assert!(ended.success(), "{ended}");
         }
+    }
+}
+
+/// Sends an event twice a second.
+async fn probe(url: String) {
+    let event = json!({"id": "probe", "source": "probe", "payload": {}});
+    let mut tick = tokio::time::interval(Duration::from_millis(500));
+    let mut probes = tokio::task::JoinSet::new();
+    loop {
+        tick.tick().await;
+        let (url, event) = (url.clone(), event.clone());
+        probes.spawn(async move { http::post(&url, &event).await });
     }
 }

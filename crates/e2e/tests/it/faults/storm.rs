@@ -9,12 +9,10 @@ use e2e::{Process, Stack, Trial};
 use fastrand::Rng;
 use nix::sys::signal::Signal;
 
-use super::RECOVERY;
+use super::{RECOVERY, SESSION};
 
 /// How long the storm lasts.
 const LENGTH: Duration = Duration::from_secs(180);
-/// The broker gives away the partitions of a member that died without a word after its session of 10 s.
-const SESSION: Duration = Duration::from_secs(10);
 
 /// What is harmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
