@@ -56,6 +56,7 @@ pub async fn verify(names: &Names, ledger: &Path, dead_letters: usize) -> Value 
         ("KAFKA_GROUP_ID", names.group.as_str()),
         ("MONGODB_URI", names.mongodb.as_str()),
         ("MONGODB_DB", names.database.as_str()),
+        ("EXPECTED_SOURCE", "*"),
     ];
     let mut verify = command("slipstream", &environment);
     verify.args(["verify", "--json", "--wait", "120s", "--ledger"]).arg(ledger);

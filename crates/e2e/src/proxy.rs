@@ -3,17 +3,19 @@
 //! A fault holds for the connections that are there and for new ones, until the next [`Proxy::set`].
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{mpsc, watch};
 
 /// What is passed on at a time.
-const CHUNK_BYTES: usize = 128 * 1024;
+const CHUNK_BYTES: usize = 64 * 1024;
+/// As much is on the road at most; then it is full, and the sender waits.
+const CHUNKS: usize = 64;
 
 /// What is wrong with the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,12 +63,11 @@ impl Proxy {
     pub fn on(listener: TcpListener, server: SocketAddr) -> Self {
         let address = listener.local_addr().expect("its address");
         let network = Arc::new(watch::Sender::new(Network { fault: Fault::None, epoch: 0 }));
-        let (lost, road) = (Arc::default(), Arc::default());
+        let (lost, free_at) = (Arc::default(), FreeAt::default());
         let proxy = Self { address, network: Arc::clone(&network), lost: Arc::clone(&lost) };
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let (network, lost, road) = (network.subscribe(), Arc::clone(&lost), Arc::clone(&road));
-                let link = Link::new(network, lost, road);
+                let link = Link::new(network.subscribe(), Arc::clone(&lost), Arc::clone(&free_at));
                 tokio::spawn(async move { link.serve(client, server).await });
             }
         });
@@ -89,15 +90,15 @@ impl Proxy {
     }
 }
 
-/// When the road is free again: all connections share it.
-type Road = Arc<Mutex<Option<Instant>>>;
+/// When a slow network is free again: all connections share it.
+type FreeAt = Arc<Mutex<Option<Instant>>>;
 
 /// One connection.
 struct Link {
     network: watch::Receiver<Network>,
     born: u64,
     lost: Arc<AtomicUsize>,
-    road: Road,
+    free_at: FreeAt,
     /// Whether bytes of it were lost.
     torn: AtomicBool,
     /// Whether the reply to its last request is to be lost.
@@ -107,10 +108,10 @@ struct Link {
 }
 
 impl Link {
-    fn new(network: watch::Receiver<Network>, lost: Arc<AtomicUsize>, road: Road) -> Self {
+    fn new(network: watch::Receiver<Network>, lost: Arc<AtomicUsize>, free_at: FreeAt) -> Self {
         let born = network.borrow().epoch;
         let (torn, condemned, replied) = Default::default();
-        Self { network, born, lost, road, torn, condemned, replied }
+        Self { network, born, lost, free_at, torn, condemned, replied }
     }
 
     async fn serve(&self, mut client: TcpStream, server: SocketAddr) {
@@ -156,67 +157,84 @@ impl Link {
         self.born < network.epoch
     }
 
-    async fn requests(&self, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) {
-        let (mut buffer, mut tail) = (vec![0; CHUNK_BYTES], Vec::new());
-        while let Ok(length @ 1..) = from.read(&mut buffer).await {
-            if let Fault::LosesReplyTo(bytes) = self.network.borrow().fault {
-                // What is looked for may come in two parts.
-                tail.extend_from_slice(&buffer[..length]);
-                if tail.windows(bytes.len()).any(|part| part == bytes) {
-                    self.condemned.store(true, Ordering::Relaxed);
+    async fn requests(&self, mut from: ReadHalf<'_>, to: WriteHalf<'_>) {
+        let (road, arriving) = mpsc::channel(CHUNKS);
+        let read = async move {
+            let (mut buffer, mut tail) = (vec![0; CHUNK_BYTES], Vec::new());
+            while let Ok(length @ 1..) = from.read(&mut buffer).await {
+                if let Fault::LosesReplyTo(bytes) = self.network.borrow().fault {
+                    // What is looked for may come in two parts.
+                    tail.extend_from_slice(&buffer[..length]);
+                    if tail.windows(bytes.len()).any(|part| part == bytes) {
+                        self.condemned.store(true, Ordering::Relaxed);
+                    }
+                    tail.drain(..tail.len().saturating_sub(bytes.len() - 1));
                 }
-                tail.drain(..tail.len().saturating_sub(bytes.len() - 1));
+                self.carry(&road, &buffer[..length]).await;
             }
-            if self.carries(length).await && to.write_all(&buffer[..length]).await.is_err() {
-                return;
-            }
-        }
+        };
+        tokio::join!(read, write(to, arriving));
     }
 
     /// Whether it is to end in a reset.
-    async fn replies(&self, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> bool {
-        let mut buffer = vec![0; CHUNK_BYTES];
-        while let Ok(length @ 1..) = from.read(&mut buffer).await {
-            let mut passed = length;
-            let fault = self.network.borrow().fault;
-            if let Fault::ResetAfter(limit) = fault {
-                let before = self.replied.fetch_add(length, Ordering::Relaxed);
-                passed = length.min(limit.saturating_sub(before));
+    async fn replies(&self, mut from: ReadHalf<'_>, to: WriteHalf<'_>) -> bool {
+        let (road, arriving) = mpsc::channel(CHUNKS);
+        let read = async move {
+            let mut buffer = vec![0; CHUNK_BYTES];
+            while let Ok(length @ 1..) = from.read(&mut buffer).await {
+                let mut passed = length;
+                let fault = self.network.borrow().fault;
+                if let Fault::ResetAfter(limit) = fault {
+                    let before = self.replied.fetch_add(length, Ordering::Relaxed);
+                    passed = length.min(limit.saturating_sub(before));
+                }
+                if self.condemned.load(Ordering::Relaxed) {
+                    passed = 0;
+                }
+                self.carry(&road, &buffer[..passed]).await;
+                if passed < length {
+                    self.lost.fetch_add(1, Ordering::Relaxed);
+                    return true;
+                }
             }
-            if self.condemned.load(Ordering::Relaxed) {
-                passed = 0;
-            }
-            let whole = passed == length;
-            if self.carries(passed).await && to.write_all(&buffer[..passed]).await.is_err() {
-                return false;
-            }
-            if !whole {
-                self.lost.fetch_add(1, Ordering::Relaxed);
-                return true;
-            }
-        }
-        false
+            false
+        };
+        tokio::join!(read, write(to, arriving)).0
     }
 
-    /// Takes as long as the network takes for so many bytes; whether they arrive.
-    async fn carries(&self, length: usize) -> bool {
+    /// Puts bytes on the road, on which they take as long as the network takes; those that it loses are lost.
+    async fn carry(&self, road: &mpsc::Sender<Arriving>, bytes: &[u8]) {
         let network = *self.network.borrow();
         if network.fault == Fault::Silent || self.is_forgotten(network) {
-            self.torn.store(true, Ordering::Relaxed);
-            return false;
+            return self.torn.store(true, Ordering::Relaxed);
         }
+        let mut at = Instant::now();
         match network.fault {
-            Fault::Late(delay) => tokio::time::sleep(delay).await,
+            Fault::Late(delay) => at += delay,
             Fault::Slow(bytes_a_second) => {
-                let takes = Duration::from_secs(1) * u32::try_from(length).expect("a chunk") / bytes_a_second;
-                let mut free = self.road.lock().await;
-                let arrives = free.unwrap_or_else(Instant::now).max(Instant::now()) + takes;
-                *free = Some(arrives);
-                drop(free);
-                tokio::time::sleep_until(arrives.into()).await;
+                let bytes = u32::try_from(bytes.len()).expect("a chunk");
+                let mut free = self.free_at.lock().expect("no panic");
+                at = free.unwrap_or(at).max(at) + Duration::from_secs(1) * bytes / bytes_a_second;
+                *free = Some(at);
             }
             _ => {}
         }
-        true
+        // Who does not take it any more is gone, which the other direction notices.
+        drop(road.send(Arriving { at, bytes: bytes.to_vec() }).await);
+    }
+}
+
+/// What is on the road.
+struct Arriving {
+    at: Instant,
+    bytes: Vec<u8>,
+}
+
+async fn write(mut to: WriteHalf<'_>, mut arriving: mpsc::Receiver<Arriving>) {
+    while let Some(Arriving { at, bytes }) = arriving.recv().await {
+        tokio::time::sleep_until(at.into()).await;
+        if to.write_all(&bytes).await.is_err() {
+            return;
+        }
     }
 }

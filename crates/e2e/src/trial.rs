@@ -39,7 +39,7 @@ pub struct Setup<'a> {
 impl Default for Setup<'_> {
     fn default() -> Self {
         let load =
-            &["--rate", "200", "--for", "600s", "--connections", "16", "--keys", "1000", "--stale", "10%"];
+            &["--rate", "200", "--for", "600s", "--connections", "16", "--keys", "1000"];
         Self { servers: Wanted::default(), members: 1, load, environment: &[] }
     }
 }
