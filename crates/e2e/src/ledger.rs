@@ -10,8 +10,8 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tokio::process::Child;
 
-use crate::Names;
 use crate::process::command;
+use crate::{Names, eventually};
 
 /// How long a load may go on until each of its events is answered for good.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(60);
@@ -32,6 +32,16 @@ impl Sending {
         load.args(["load", "--json", "--ledger"]).arg(&ledger).args(options);
         let child = load.stdout(Stdio::piped()).stderr(said).spawn().expect("the binary starts");
         Self { child, ledger }
+    }
+
+    /// The prefix of its events' ids.
+    pub async fn run(&self) -> String {
+        let begun = || async {
+            let ledger = std::fs::read_to_string(&self.ledger).ok()?;
+            let header: Value = serde_json::from_str(ledger.lines().next()?).ok()?;
+            header["run"].as_str().map(str::to_owned)
+        };
+        eventually("the ledger begins", ANSWERED_WITHIN, begun).await
     }
 
     /// Ends it; its summary and its ledger, in which each event was answered for good.

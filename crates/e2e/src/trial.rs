@@ -38,8 +38,7 @@ pub struct Setup<'a> {
 
 impl Default for Setup<'_> {
     fn default() -> Self {
-        let load =
-            &["--rate", "200", "--for", "600s", "--connections", "16", "--keys", "1000"];
+        let load = &["--rate", "200", "--for", "600s", "--connections", "16", "--keys", "1000"];
         Self { servers: Wanted::default(), members: 1, load, environment: &[] }
     }
 }
@@ -222,6 +221,11 @@ impl Trial {
     /// Keeps up the load for as long as outcomes may be unknown after the last fault, and a little longer.
     pub async fn waits_for_aftermath(&self) {
         tokio::time::sleep_until((self.mended + AFTERMATH + Duration::from_secs(2)).into()).await;
+    }
+
+    /// The prefix of the load's ids.
+    pub async fn run(&self) -> String {
+        self.load.as_ref().expect("a load").run().await
     }
 
     /// Ends the load; its ledger.

@@ -13,7 +13,8 @@ async fn g5_a_flood_of_20_000_poison_records_delays_the_others_and_harms_none() 
         return;
     }
     let trial = Trial::begin(Setup::default()).await;
-    let poison = (0..20_000).map(|n| (format!("poison-{n}"), format!("{{\"n\": {n}, no json")));
+    let run = trial.run().await;
+    let poison = (0..20_000).map(|n| (format!("{run}-poison-{n}"), format!("{{\"n\": {n}, no json")));
     kafka::flood(&trial.names, poison).await;
     trial.finishes(20_000, Duration::from_secs(120)).await;
     trial.judged(20_000).await;
