@@ -60,6 +60,13 @@ pub async fn set_topic(names: &Names, setting: &str, value: &str) {
     assert!(changed.iter().all(Result::is_ok), "{changed:?}");
 }
 
+/// Deletes the topic; whoever needs it makes it again.
+pub async fn delete_topic(names: &Names) {
+    let admin: AdminClient<DefaultClientContext> = config(names).create().expect("an admin client");
+    let deleted = admin.delete_topics(&[&names.topic], &AdminOptions::new()).await.expect("an answer");
+    assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+}
+
 /// Sends the group, which has no member, back to the beginning.
 pub async fn rewind(names: &Names) {
     let partitions = committed(names).await;

@@ -24,10 +24,9 @@ pub struct Sending {
 }
 
 impl Sending {
-    /// Sends to the producer at `base_url` until it is ended.
-    pub fn start(folder: &Path, base_url: &str, options: &[&str]) -> Self {
-        let ledger = folder.join("ledger.jsonl");
-        let said = std::fs::File::create(folder.join("load.log")).expect("a log file");
+    /// Sends to the producer at `base_url` until it is ended, and keeps the ledger.
+    pub fn start(ledger: PathBuf, base_url: &str, options: &[&str]) -> Self {
+        let said = std::fs::File::create(ledger.with_extension("log")).expect("a log file");
         let mut load = command("slipstream", &[("PRODUCER_BASE_URL", base_url)]);
         load.args(["load", "--json", "--ledger"]).arg(&ledger).args(options);
         let child = load.stdout(Stdio::piped()).stderr(said).spawn().expect("the binary starts");

@@ -17,6 +17,8 @@ use crate::{Names, Process, Proxy, eventually, http};
 
 /// The most memory that a process may have.
 pub const MEMORY_LIMIT_BYTES: u64 = 256 << 20;
+/// The options of a load that leaves the machine room for the fault; it goes on until it is ended.
+pub const USUAL_LOAD: [&str; 6] = ["--rate", "200", "--connections", "16", "--keys", "1000"];
 /// How long after a fault an outcome may still turn out to be unknown: as long as an event may wait for its
 /// acknowledgement.
 const AFTERMATH: Duration = Duration::from_secs(10);
@@ -38,8 +40,7 @@ pub struct Setup<'a> {
 
 impl Default for Setup<'_> {
     fn default() -> Self {
-        let load = &["--rate", "200", "--for", "600s", "--connections", "16", "--keys", "1000"];
-        Self { servers: Wanted::default(), members: 1, load, environment: &[] }
+        Self { servers: Wanted::default(), members: 1, load: &USUAL_LOAD, environment: &[] }
     }
 }
 
@@ -55,6 +56,7 @@ pub struct Trial {
     /// The names, with the servers' own addresses.
     pub names: Names,
     load: Option<Sending>,
+    loads: u32,
     watch: Watch,
     /// Each fault in which outcomes may be unknown, from its beginning to its end.
     faults: Vec<(Instant, Option<Instant>)>,
@@ -83,6 +85,7 @@ impl Trial {
             consumers: Vec::new(),
             names,
             load: None,
+            loads: 0,
             watch,
             faults: Vec::new(),
             mended: Instant::now(),
@@ -105,7 +108,9 @@ impl Trial {
     /// Begins a load with these options of `slipstream load`.
     pub fn send(&mut self, options: &[&str]) {
         let options = [&["--source", "manual"], options].concat();
-        self.load = Some(Sending::start(self.folder.path(), &self.producer().url(""), &options));
+        self.loads += 1;
+        let ledger = self.folder.path().join(format!("ledger-{}.jsonl", self.loads));
+        self.load = Some(Sending::start(ledger, &self.producer().url(""), &options));
     }
 
     /// The producer, which must not be down.

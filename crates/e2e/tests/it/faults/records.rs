@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use e2e::proxy::Fault;
-use e2e::trial::Setup;
-use e2e::{Stack, Trial, eventually, http, kafka, mongodb};
+use e2e::trial::{Setup, USUAL_LOAD};
+use e2e::{Stack, Trial, eventually, http, kafka, ledger, mongodb};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,8 +52,7 @@ async fn g4_a_topic_whose_message_size_is_lowered_refuses_what_is_too_large_and_
     if !Stack::is_apache_kafka() {
         return;
     }
-    let load =
-        ["--rate", "200", "--for", "600s", "--connections", "16", "--keys", "1000", "--hostile", "10%"];
+    let load = [&USUAL_LOAD[..], &["--hostile", "10%"]].concat();
     let mut trial = Trial::begin(Setup { load: &load, ..Setup::default() }).await;
     kafka::set_topic(&trial.names, "max.message.bytes", "5000").await;
     trial.finishes(2_000, Duration::from_secs(60)).await;
@@ -61,5 +60,22 @@ async fn g4_a_topic_whose_message_size_is_lowered_refuses_what_is_too_large_and_
     kafka::set_topic(&trial.names, "max.message.bytes", "1048588").await;
     assert!(refused > 0, "none was too large");
     trial.works_within(super::RECOVERY).await;
+    trial.judged(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g1_a_topic_that_is_deleted_is_made_again_and_what_is_accepted_from_then_on_is_stored() {
+    if !Stack::is_apache_kafka() {
+        return;
+    }
+    let mut trial = Trial::begin(Setup::default()).await;
+    trial.finishes(2_000, Duration::from_secs(60)).await;
+    let before = trial.sent().await;
+    ledger::verify(&trial.names, &before, 0).await;
+    trial.breaks();
+    kafka::delete_topic(&trial.names).await;
+    trial.send(&USUAL_LOAD);
+    trial.recovers_within(super::RECOVERY * 6).await;
+    trial.finishes(1_000, Duration::from_secs(60)).await;
     trial.judged(0).await;
 }

@@ -110,20 +110,7 @@ async fn storm() {
     let mut random = Rng::with_seed(seed());
     let database = Some(Kept { sync_on_commit: true, ..Kept::default() });
     let servers = Wanted { broker: true, database };
-    let load = [
-        "--rate",
-        "300",
-        "--for",
-        "900s",
-        "--connections",
-        "16",
-        "--keys",
-        "3000",
-        "--stale",
-        "10%",
-        "--hostile",
-        "1%",
-    ];
+    let load = ["--rate", "300", "--connections", "16", "--keys", "3000"];
     let mut trial = Trial::begin(Setup { servers, members: 2, load: &load, ..Setup::default() }).await;
     let start = Instant::now();
     while start.elapsed() < LENGTH {
