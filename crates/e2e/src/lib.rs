@@ -15,7 +15,6 @@ pub mod process;
 pub mod proxy;
 pub mod stack;
 pub mod trial;
-pub mod trial_servers;
 pub mod wait;
 pub mod watch;
 

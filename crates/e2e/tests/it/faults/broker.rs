@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use e2e::proxy::Fault;
 use e2e::trial::Setup;
-use e2e::trial_servers::Wanted;
+use e2e::trial::servers::Wanted;
 use e2e::{Stack, Trial};
 
 use super::{RECOVERY, SESSION, SILENCE_NOTICED, lasts};

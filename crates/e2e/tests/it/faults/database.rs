@@ -6,7 +6,7 @@ use std::time::Duration;
 use bson::{Document, doc};
 use e2e::proxy::Fault;
 use e2e::trial::Setup;
-use e2e::trial_servers::{Kept, Wanted, user};
+use e2e::trial::servers::{Kept, Wanted, user};
 use e2e::{Names, Stack, Trial, eventually, mongodb};
 
 use super::{RECOVERY, SILENCE_NOTICED, lasts};

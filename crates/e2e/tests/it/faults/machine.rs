@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use e2e::trial::Setup;
-use e2e::trial_servers::{Kept, Wanted};
+use e2e::trial::servers::{Kept, Wanted};
 use e2e::{Stack, Trial, eventually, kafka};
 use rdkafka::Message;
 use tokio::io::{AsyncBufReadExt, BufReader};

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use e2e::proxy::Fault;
 use e2e::trial::Setup;
-use e2e::trial_servers::{Kept, Wanted};
+use e2e::trial::servers::{Kept, Wanted};
 use e2e::{Process, Stack, Trial};
 use fastrand::Rng;
 use nix::sys::signal::Signal;
@@ -33,28 +33,19 @@ enum Harm {
 }
 
 fn any(random: &mut Rng, target: Target) -> Harm {
-    let process = matches!(target, Target::Producer | Target::Member);
-    let late = Fault::Late(Duration::from_millis(random.u64(50..500)));
-    let network = [
-        Fault::Cut,
-        Fault::Silent,
-        late,
-        Fault::Slow(random.u32(50_000..500_000)),
-        Fault::ResetAfter(random.usize(100..50_000)),
-        Fault::LosesReplyTo(super::database::WRITE),
-    ];
+    if matches!(target, Target::Producer | Target::Member) {
+        return if random.bool() { Harm::Killed } else { Harm::StandsStill };
+    }
     match random.u8(0..10) {
         0 | 1 => Harm::Killed,
         2 => Harm::StandsStill,
-        3 if !process => Harm::HalfOpen,
-        _ if process => {
-            if random.bool() {
-                Harm::Killed
-            } else {
-                Harm::StandsStill
-            }
-        }
-        _ => Harm::Network(network[random.usize(0..network.len())]),
+        3 => Harm::HalfOpen,
+        4 => Harm::Network(Fault::Cut),
+        5 => Harm::Network(Fault::Silent),
+        6 => Harm::Network(Fault::Late(Duration::from_millis(random.u64(50..500)))),
+        7 => Harm::Network(Fault::Slow(random.u32(50_000..500_000))),
+        8 if target == Target::Database => Harm::Network(Fault::LosesReplyTo(super::database::WRITE)),
+        _ => Harm::Network(Fault::ResetAfter(random.usize(100..50_000))),
     }
 }
 
@@ -94,9 +85,11 @@ async fn ends(trial: &mut Trial, target: Target, harm: Harm) {
 
 /// The seed of the environment, or a new one.
 fn seed() -> u64 {
-    let given = std::env::var("SLIPSTREAM_SEED").ok();
-    let seed =
-        given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().expect("SLIPSTREAM_SEED is a number"));
+    let given = std::env::var_os("SLIPSTREAM_SEED");
+    let seed = given.map_or_else(
+        || fastrand::u64(..),
+        |seed| seed.to_string_lossy().parse().expect("SLIPSTREAM_SEED is a number"),
+    );
     println!("SLIPSTREAM_SEED={seed}");
     seed
 }
@@ -107,10 +100,12 @@ async fn storm() {
     if !Stack::is_apache_kafka() {
         return;
     }
-    let mut random = Rng::with_seed(seed());
+    let seed = seed();
+    let mut random = Rng::with_seed(seed);
     let database = Some(Kept { sync_on_commit: true, ..Kept::default() });
     let servers = Wanted { broker: true, database };
-    let load = ["--rate", "300", "--connections", "16", "--keys", "3000"];
+    let seed = seed.to_string();
+    let load = ["--rate", "300", "--connections", "16", "--keys", "3000", "--seed", &seed];
     let mut trial = Trial::begin(Setup { servers, members: 2, load: &load, ..Setup::default() }).await;
     let start = Instant::now();
     while start.elapsed() < LENGTH {

@@ -4,14 +4,16 @@
 //! [`Trial::judged`] fails unless everything that was accepted is stored and nothing else, no process ended or grew
 //! beyond [`MEMORY_LIMIT_BYTES`], and no event was answered with 504 but during a fault and [`AFTERMATH`] later.
 
+pub mod servers;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
+use self::servers::{Servers, Wanted};
 use crate::ledger::{self, Sending};
-use crate::trial_servers::{Servers, Wanted};
 use crate::watch::Watch;
 use crate::{Names, Process, Proxy, eventually, http};
 
