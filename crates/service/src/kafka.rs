@@ -97,8 +97,9 @@ pub fn client_config(
     config
         .set("bootstrap.servers", bootstrap)
         .set("client.id", client_id)
-        // A half-open connection is given up after this long, not after the default minute.
-        .set("socket.timeout.ms", "10000")
+        // A half-open connection is given up after this long, not after the default minute; the client library looks
+        // once a second, and work must resume within 10 s.
+        .set("socket.timeout.ms", "8000")
         .set("socket.connection.setup.timeout.ms", "2000")
         .set("socket.keepalive.enable", "true")
         // Small requests must not wait for more to send: answers wait for the acknowledgement.

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 /// Within this time work resumes once a server is back (G6).
 const RECOVERY: Duration = Duration::from_secs(5);
-/// Within this time it resumes after a connection fell silent for good: 10 s until it is given up, and a new one.
-const SILENCE_NOTICED: Duration = Duration::from_secs(12);
+/// Within this time it resumes after a connection fell silent for good.
+const SILENCE_NOTICED: Duration = Duration::from_secs(10);
 /// So long the broker keeps the place of a member that died without a word.
 const SESSION: Duration = Duration::from_secs(10);
 
