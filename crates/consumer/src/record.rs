@@ -1,8 +1,8 @@
 //! One record, copied out of librdkafka's buffers so that these can be given back: everything that a dead letter
 //! must repeat byte for byte. One allocation holds it all: it is freed by another thread than the one that made it.
 
-use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Header, Message, OwnedHeaders};
-use service::headers::{RawHeader, raw_headers};
+use rdkafka::message::{BorrowedMessage, Message, OwnedHeaders};
+use service::headers::{RawHeader, RawHeaders, with};
 
 /// What a record costs in memory beside its bytes.
 const OVERHEAD_BYTES: usize = 256;
@@ -22,19 +22,14 @@ pub struct Record {
     bytes: Box<[u8]>,
     key: Option<usize>,
     value: Option<usize>,
-    /// All headers once more, if the name of one is not UTF-8: rdkafka makes headers of no such name.
-    strange: Option<OwnedHeaders>,
 }
 
 impl Record {
     /// Copies `message`.
     pub fn copy_of(message: &BorrowedMessage<'_>) -> Self {
-        let is_strange = |header: RawHeader<'_>| std::str::from_utf8(header.name).is_err();
-        let strange = message.headers().filter(|_| raw_headers(message).any(is_strange));
+        let headers = || message.headers().into_iter().flat_map(RawHeaders::raw);
         let (key, value) = (message.key(), message.payload());
-        let headers = || raw_headers(message).map(|header| (header.name, header.value));
-        let record = Self::new(message.offset(), message.timestamp().to_millis(), key, value, headers);
-        Self { strange: strange.map(BorrowedHeaders::detach), ..record }
+        Self::new(message.offset(), message.timestamp().to_millis(), key, value, headers)
     }
 
     /// A record of these parts. An empty key is not an absent one, an empty value not a null one.
@@ -46,16 +41,15 @@ impl Record {
         headers: impl Fn() -> H,
     ) -> Self
     where
-        H: Iterator<Item = (&'h [u8], Option<&'h [u8]>)>,
+        H: Iterator<Item = RawHeader<'h>>,
     {
-        let of_headers =
-            |(name, value): (&[u8], Option<&[u8]>)| LENGTHS_BYTES + name.len() + value.map_or(0, <[u8]>::len);
         let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
-        let mut bytes =
-            Vec::with_capacity(length(key) + length(value) + headers().map(of_headers).sum::<usize>());
+        let of_header = |header: RawHeader<'_>| LENGTHS_BYTES + header.name.len() + length(header.value);
+        let of_headers: usize = headers().map(of_header).sum();
+        let mut bytes = Vec::with_capacity(length(key) + length(value) + of_headers);
         bytes.extend_from_slice(key.unwrap_or_default());
         bytes.extend_from_slice(value.unwrap_or_default());
-        for (name, value) in headers() {
+        for RawHeader { name, value } in headers() {
             // Kafka has no longer ones.
             let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(NULL);
             bytes.extend_from_slice(&length(name).to_le_bytes());
@@ -64,7 +58,7 @@ impl Record {
             bytes.extend_from_slice(value.unwrap_or_default());
         }
         let (key, value) = (key.map(<[u8]>::len), value.map(<[u8]>::len));
-        Self { offset, timestamp, bytes: bytes.into(), key, value, strange: None }
+        Self { offset, timestamp, bytes: bytes.into(), key, value }
     }
 
     /// The key.
@@ -80,14 +74,11 @@ impl Record {
 
     /// The headers, in order.
     pub fn headers(&self) -> OwnedHeaders {
-        if let Some(headers) = &self.strange {
-            return headers.clone();
-        }
         let mut headers = OwnedHeaders::new();
         let start = self.key.unwrap_or(0) + self.value.unwrap_or(0);
         let mut rest = self.bytes.get(start..).unwrap_or_default();
         while let Some((header, behind)) = unpack(rest) {
-            headers = headers.insert(header);
+            headers = with(headers, header);
             rest = behind;
         }
         headers
@@ -95,13 +86,12 @@ impl Record {
 
     /// What it occupies in memory, about.
     pub fn cost_bytes(&self) -> usize {
-        let copies = if self.strange.is_some() { 2 } else { 1 };
-        OVERHEAD_BYTES + copies * self.bytes.len()
+        OVERHEAD_BYTES + self.bytes.len()
     }
 }
 
 /// The first header of `bytes`, and what is behind it.
-fn unpack(bytes: &[u8]) -> Option<(Header<'_, &[u8]>, &[u8])> {
+fn unpack(bytes: &[u8]) -> Option<(RawHeader<'_>, &[u8])> {
     let (name_length, rest) = bytes.split_first_chunk()?;
     let (value_length, rest) = rest.split_first_chunk()?;
     let (name, rest) = rest.split_at_checked(u32::from_le_bytes(*name_length) as usize)?;
@@ -109,28 +99,23 @@ fn unpack(bytes: &[u8]) -> Option<(Header<'_, &[u8]>, &[u8])> {
         NULL => (None, rest),
         length => rest.split_at_checked(length as usize).map(|(value, rest)| (Some(value), rest))?,
     };
-    Some((Header { key: std::str::from_utf8(name).ok()?, value }, rest))
+    Some((RawHeader { name, value }, rest))
 }
 
 #[cfg(test)]
 mod tests {
-    use rdkafka::message::Headers as _;
-
     use super::*;
 
     #[test]
     fn what_is_empty_absent_or_null_comes_out_as_it_went_in() {
-        let headers: [(&[u8], Option<&[u8]>); 3] =
-            [(b"a", Some(b"1")), ("é".as_bytes(), None), (b"", Some(b""))];
+        let header = |name, value| RawHeader { name, value };
+        let headers = [header(&b"a"[..], Some(&b"1"[..])), header(b"\xff", None), header(b"", Some(b""))];
         for key in [None, Some(&b""[..]), Some(b"key")] {
             for value in [None, Some(&b""[..]), Some(b"value")] {
                 for count in 0..=headers.len() {
                     let record = Record::new(7, Some(5), key, value, || headers[..count].iter().copied());
                     assert_eq!((record.key(), record.value()), (key, value));
-                    let read = record.headers();
-                    let read: Vec<_> =
-                        read.iter().map(|header| (header.key.as_bytes(), header.value)).collect();
-                    assert_eq!(read, headers[..count]);
+                    assert_eq!(record.headers().raw().collect::<Vec<_>>(), headers[..count]);
                 }
             }
         }

@@ -4,7 +4,8 @@
 
 use events::{Decoded, RecordView, decode};
 use rdkafka::Message;
-use rdkafka::message::{Header, Headers, OwnedHeaders};
+use rdkafka::message::OwnedHeaders;
+use service::headers::{RawHeader, RawHeaders, with};
 
 use crate::scan::Place;
 
@@ -41,7 +42,7 @@ pub struct Letter {
 
 impl Letter {
     /// What `message` tells.
-    pub fn of(message: &impl Message) -> Self {
+    pub fn of(message: &impl Message<Headers: RawHeaders>) -> Self {
         Self {
             place: Place::of(message),
             record_ms: message.timestamp().to_millis(),
@@ -67,16 +68,16 @@ impl Letter {
 }
 
 /// The text of a header that dead-lettering added.
-pub fn added(message: &impl Message, name: &str) -> Option<String> {
+pub fn added(message: &impl Message<Headers: RawHeaders>, name: &str) -> Option<String> {
     let headers = message.headers()?;
     let name = format!("{ADDED}{name}");
     // A record that was a dead letter elsewhere has two of each; ours come last.
-    let value = headers.iter().filter(|header| header.key == name).last()?.value?;
+    let value = headers.raw().filter(|header| header.name == name.as_bytes()).last()?.value?;
     Some(String::from_utf8_lossy(value).into_owned())
 }
 
 /// Where the record of a dead letter was.
-pub fn origin(message: &impl Message) -> Option<Place> {
+pub fn origin(message: &impl Message<Headers: RawHeaders>) -> Option<Place> {
     Some(Place {
         topic: added(message, "topic")?,
         partition: added(message, "partition")?.parse().ok()?,
@@ -85,29 +86,33 @@ pub fn origin(message: &impl Message) -> Option<Place> {
 }
 
 /// The headers of the record that a dead letter was, and one that says how often it has been replayed with this time.
-pub fn headers_of_replay(message: &impl Message) -> OwnedHeaders {
+pub fn headers_of_replay(message: &impl Message<Headers: RawHeaders>) -> OwnedHeaders {
     let mut kept = OwnedHeaders::new();
     if let Some(headers) = message.headers() {
         let first_added = first_added(headers);
-        let of_the_record = |(n, header): &(usize, Header<'_, &[u8]>)| {
-            (*n < first_added || !header.key.starts_with(ADDED)) && header.key != REPLAYS
+        let of_the_record = |(n, header): &(usize, RawHeader<'_>)| {
+            (*n < first_added || !header.name.starts_with(ADDED.as_bytes()))
+                && header.name != REPLAYS.as_bytes()
         };
-        for (_, header) in headers.iter().enumerate().filter(of_the_record) {
-            kept = kept.insert(header);
+        for (_, header) in headers.raw().enumerate().filter(of_the_record) {
+            kept = with(kept, header);
         }
     }
-    kept.insert(Header { key: REPLAYS, value: Some(&(replays(message) + 1).to_string()) })
+    let count = (replays(message) + 1).to_string();
+    with(kept, RawHeader { name: REPLAYS.as_bytes(), value: Some(count.as_bytes()) })
 }
 
 /// Where the headers begin that the last dead-lettering added: it adds the topic first.
-fn first_added(headers: &impl Headers) -> usize {
+fn first_added(headers: &impl RawHeaders) -> usize {
     let topic = format!("{ADDED}topic");
-    headers.iter().enumerate().filter(|(_, header)| header.key == topic).last().map_or(usize::MAX, |(n, _)| n)
+    let is_topic = |(_, header): &(usize, RawHeader<'_>)| header.name == topic.as_bytes();
+    headers.raw().enumerate().filter(is_topic).last().map_or(usize::MAX, |(n, _)| n)
 }
 
-fn replays(message: &impl Message) -> u32 {
+fn replays(message: &impl Message<Headers: RawHeaders>) -> u32 {
     let count = || {
-        let value = message.headers()?.iter().filter(|header| header.key == REPLAYS).last()?.value?;
+        let value =
+            message.headers()?.raw().filter(|header| header.name == REPLAYS.as_bytes()).last()?.value?;
         std::str::from_utf8(value).ok()?.parse::<u32>().ok()
     };
     // A record may bring anything under that name: what is no count counts for nothing.
@@ -136,7 +141,7 @@ pub fn time(epoch_ms: i64) -> String {
 mod tests {
     use super::*;
     use rdkafka::Timestamp;
-    use rdkafka::message::OwnedMessage;
+    use rdkafka::message::{Header, Headers, OwnedMessage};
 
     fn letter(headers: &[(&str, &str)], value: Option<&[u8]>) -> OwnedMessage {
         let headers = headers.iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
@@ -201,6 +206,19 @@ mod tests {
             first.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         assert_eq!(replayed(&of(&again)).last().unwrap(), &owned((REPLAYS, "2")));
         assert_eq!(Letter::of(&of(&again)).replays, 1);
+    }
+
+    #[test]
+    fn a_header_whose_name_is_not_utf_8_is_replayed_as_it_came() {
+        let strange = RawHeader { name: b"\xff", value: None };
+        let headers = with(OwnedHeaders::new(), strange)
+            .insert(Header { key: "__connect.errors.topic", value: Some("t") });
+        let message =
+            OwnedMessage::new(None, None, "t.dlq".into(), Timestamp::NotAvailable, 0, 0, Some(headers));
+        assert_eq!(Letter::of(&message).replays, 0);
+        let replay = headers_of_replay(&message);
+        assert_eq!(replay.raw().next(), Some(strange));
+        assert_eq!(replay.raw().count(), 2);
     }
 
     #[test]

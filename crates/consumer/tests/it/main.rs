@@ -21,7 +21,6 @@ mod store_replies;
 mod store_sizes;
 mod store_stage;
 mod store_values;
-mod strange_header;
 mod suspects;
 mod trial;
 mod world;

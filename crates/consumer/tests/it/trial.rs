@@ -13,7 +13,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Headers, Message, OwnedHeaders, OwnedMessage};
+use rdkafka::message::{Headers, Message, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -228,17 +228,8 @@ impl Trial {
 
     /// Everything in `topic` now.
     pub async fn records_of(&self, topic: String) -> Vec<OwnedMessage> {
-        self.read(topic, |message: &BorrowedMessage<'_>| message.detach()).await
-    }
-
-    /// What `read` takes from everything in `topic` now.
-    pub async fn read<T: Send + 'static>(
-        &self,
-        topic: String,
-        read: impl Fn(&BorrowedMessage<'_>) -> T + Send + 'static,
-    ) -> Vec<T> {
         let consumer = self.reader("none");
-        tokio::task::spawn_blocking(move || read_to_end(&consumer, &topic, read)).await.unwrap()
+        tokio::task::spawn_blocking(move || read_to_end(&consumer, &topic)).await.unwrap()
     }
 
     pub fn reader(&self, group: &str) -> BaseConsumer {
@@ -259,7 +250,7 @@ pub fn told(letter: &OwnedMessage, name: &str) -> String {
     String::from_utf8(header.unwrap_or_else(|| panic!("no {name}")).value.unwrap().to_vec()).unwrap()
 }
 
-fn read_to_end<T>(consumer: &BaseConsumer, topic: &str, read: impl Fn(&BorrowedMessage<'_>) -> T) -> Vec<T> {
+fn read_to_end(consumer: &BaseConsumer, topic: &str) -> Vec<OwnedMessage> {
     let metadata = consumer.fetch_metadata(Some(topic), SOON).unwrap();
     let partitions: Vec<i32> = metadata.topics()[0].partitions().iter().map(|p| p.id()).collect();
     let mut list = TopicPartitionList::new();
@@ -272,7 +263,7 @@ fn read_to_end<T>(consumer: &BaseConsumer, topic: &str, read: impl Fn(&BorrowedM
     while open > 0 {
         assert!(Instant::now() < deadline, "the dead-letter topic does not end");
         match consumer.poll(Duration::from_millis(100)) {
-            Some(Ok(message)) => messages.push(read(&message)),
+            Some(Ok(message)) => messages.push(message.detach()),
             Some(Err(KafkaError::PartitionEOF(_))) => open -= 1,
             Some(Err(error)) => panic!("{error}"),
             None => {}

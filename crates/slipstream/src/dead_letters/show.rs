@@ -5,8 +5,9 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use rdkafka::Message;
-use rdkafka::message::{Headers, OwnedMessage};
+use rdkafka::message::OwnedMessage;
 use serde_json::{Map, Value};
+use service::headers::RawHeaders;
 
 use super::Deployment;
 use super::list::object;
@@ -39,8 +40,9 @@ pub async fn show(options: ShowOptions, deployment: Deployment) -> Result<ExitCo
 }
 
 fn whole(message: &OwnedMessage) -> Value {
-    let headers = message.headers().into_iter().flat_map(Headers::iter).map(|header| {
-        let mut entry = Map::from_iter([("name".to_owned(), header.key.into())]);
+    let headers = message.headers().into_iter().flat_map(RawHeaders::raw).map(|header| {
+        let mut entry = Map::new();
+        member(&mut entry, "name", Some(header.name));
         member(&mut entry, "value", header.value);
         Value::Object(entry)
     });
@@ -63,9 +65,9 @@ fn text(message: &OwnedMessage) -> String {
         escaped(&letter.why()),
         letter.replays
     );
-    for header in message.headers().into_iter().flat_map(Headers::iter) {
+    for header in message.headers().into_iter().flat_map(RawHeaders::raw) {
         let value = header.value.map_or_else(|| "null".to_owned(), line);
-        _ = write!(text, "\n  {}: {value}", escaped(header.key));
+        _ = write!(text, "\n  {}: {value}", line(header.name));
     }
     match message.payload() {
         None => text.push_str("\nvalue    null"),
