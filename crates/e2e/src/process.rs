@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use tokio::process::{Child, Command};
+use nix::sys::signal::Signal;
+use servers::Child;
+use tokio::process::Command;
 
 use crate::{binaries, eventually, http};
 
-/// A running process. It is killed when dropped.
+/// A running process. It is killed when dropped, and when the test is killed.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -31,13 +31,9 @@ impl Process {
     pub fn start_at(name: &str, address: SocketAddr, environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let log = folder.path().join("log");
-        let file = std::fs::File::create(&log).expect("a log file");
-        let child = command(name, environment)
-            .env("LISTEN_ADDR", address.to_string())
-            .stdout(file.try_clone().expect("a second handle"))
-            .stderr(file)
-            .spawn()
-            .expect("the binary starts");
+        let mut command = command(name, environment);
+        command.env("LISTEN_ADDR", address.to_string());
+        let child = Child::start(command.into_std(), &log).expect("the binary starts");
         Self { child, address, log, _folder: folder }
     }
 
@@ -57,7 +53,7 @@ impl Process {
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.pid().cast_signed()), signal).expect("the signal is sent");
+        self.child.signal(signal);
     }
 
     /// SIGCONT.
@@ -66,25 +62,23 @@ impl Process {
     }
 
     /// SIGKILL, and waits for the end.
-    pub async fn kill(mut self) {
-        self.child.kill().await.expect("the process is killed");
+    pub async fn kill(self) {
+        self.child.kill().await;
     }
 
     /// SIGTERM; the exit status, which must come within 10 s.
-    pub async fn terminate(mut self) -> ExitStatus {
+    pub async fn terminate(self) -> ExitStatus {
         self.end().await
     }
 
-    async fn end(&mut self) -> ExitStatus {
+    async fn end(&self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
-        let ended = tokio::time::timeout(Duration::from_secs(10), self.child.wait()).await;
-        ended
-            .unwrap_or_else(|_| panic!("still running 10 s after SIGTERM: {}", self.log()))
-            .expect("an exit status")
+        let ended = tokio::time::timeout(Duration::from_secs(10), self.child.ended()).await;
+        ended.unwrap_or_else(|_| panic!("still running 10 s after SIGTERM: {}", self.log()))
     }
 
     /// SIGTERM to a consumer; what it counted in its whole life, from the last line of its log. It must end with 0.
-    pub async fn terminate_counted(mut self) -> Counted {
+    pub async fn terminate_counted(self) -> Counted {
         let ended = self.end().await;
         assert!(ended.success(), "{ended}: {}", self.log());
         let log = self.log();
@@ -106,7 +100,7 @@ impl Process {
 
     /// Its number.
     pub fn pid(&self) -> u32 {
-        self.child.id().expect("the process has not been waited for")
+        self.child.id()
     }
 
     /// Its memory in RAM, as the kernel tells it.
@@ -115,8 +109,8 @@ impl Process {
     }
 
     /// Whether it still runs.
-    pub fn is_running(&mut self) -> bool {
-        self.child.try_wait().expect("it can be waited for").is_none()
+    pub fn is_running(&self) -> bool {
+        self.child.status().is_none()
     }
 
     /// What it wrote.

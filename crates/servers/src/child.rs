@@ -135,7 +135,8 @@ impl Child {
         self.signal(Signal::SIGCONT);
     }
 
-    fn signal(&self, signal: Signal) {
+    /// Sends a signal, unless it has ended.
+    pub fn signal(&self, signal: Signal) {
         let status = self.end.lock();
         if status.is_none()
             && let Err(error) = kill(self.pid, signal)
