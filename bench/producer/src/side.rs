@@ -20,8 +20,13 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 pub enum Side {
     /// The producer.
     Slipstream,
-    /// The minimal server with this `linger.ms`.
-    Minimal(u32),
+    /// The minimal server.
+    Minimal {
+        /// Its `linger.ms`.
+        linger_ms: u32,
+        /// Whether each record has a key of its own.
+        keyed: bool,
+    },
     /// The original's design.
     Original,
 }
@@ -31,7 +36,12 @@ impl Side {
     pub fn all(options: &Options) -> Vec<Side> {
         let sides = options.only.iter().flat_map(|name| match name {
             Name::Slipstream => vec![Side::Slipstream],
-            Name::Minimal => options.linger_ms.iter().map(|linger_ms| Side::Minimal(*linger_ms)).collect(),
+            Name::Minimal => [true, false]
+                .into_iter()
+                .flat_map(|keyed| {
+                    options.linger_ms.iter().map(move |&linger_ms| Side::Minimal { linger_ms, keyed })
+                })
+                .collect(),
             Name::Original => vec![Side::Original],
         });
         sides.filter(|side| options.batch.is_none() || *side == Side::Slipstream).collect()
@@ -41,7 +51,10 @@ impl Side {
     pub fn title(self) -> String {
         match self {
             Side::Slipstream => "slipstream".into(),
-            Side::Minimal(linger_ms) => format!("minimal server, linger {linger_ms} ms"),
+            Side::Minimal { linger_ms, keyed: true } => format!("minimal server, linger {linger_ms} ms"),
+            Side::Minimal { linger_ms, keyed: false } => {
+                format!("minimal server without keys, linger {linger_ms} ms")
+            }
             Side::Original => "original's design".into(),
         }
     }
@@ -54,9 +67,10 @@ impl Side {
                 command.env("LISTEN_ADDR", address).env("LOG_FORMAT", "json");
                 command
             }
-            Side::Minimal(linger_ms) => {
+            Side::Minimal { linger_ms, keyed } => {
                 let mut command = Command::new(programs.binary("minimal-server"));
-                command.args([broker, topic, &address, &linger_ms.to_string()]);
+                let keys = if keyed { "keyed" } else { "keyless" };
+                command.args([broker, topic, &address, &linger_ms.to_string(), keys]);
                 command
             }
             Side::Original => {
