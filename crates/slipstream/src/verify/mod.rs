@@ -27,7 +27,7 @@ pub use options::VerifyOptions;
 pub use report::{Finding, Ledgered, Report};
 
 /// How long MongoDB may take for one reply.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// Judges, and tells. The exit code is 0 only if all is as it must be.
 ///

@@ -138,3 +138,18 @@ async fn a_schedule_that_was_held_up_is_made_up_for() {
     // The one that waited held up those behind it, and each is counted from when it was due.
     assert!(said.json["latency_ms"]["p50"].as_f64().unwrap() > 400.0, "{said:?}");
 }
+
+#[tokio::test]
+async fn a_ledger_that_cannot_be_written_ends_the_run() {
+    let script = Script::start([Say::Accepted]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = folder.path().join("ledger");
+    // No file may become larger than some kilobytes, and the signal that tells is ignored.
+    let line = "trap '' XFSZ; ulimit -f 8; exec \"$0\" load --source manual --ledger \"$1\"";
+    let mut command = tokio::process::Command::new("sh");
+    command.args(["-c", line]).arg(e2e::binaries::path("slipstream")).arg(&ledger);
+    command.env_clear().env("PRODUCER_BASE_URL", script.url()).kill_on_drop(true);
+    let ended = tokio::time::timeout(Duration::from_secs(30), command.output()).await.unwrap().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(ended.status.code() == Some(1) && said.contains("File too large"), "{:?} {said}", ended.status);
+}

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use e2e::process::{command, free_address};
-use e2e::{Process, Stack, eventually};
+use e2e::{Gate, Process, Stack, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -195,6 +195,21 @@ async fn what_cannot_be_judged_is_refused() {
         Some(0),
         "nothing was sent, nothing is there"
     );
+    let away = free_address().to_string();
+    let no_database = format!("mongodb://{away}");
+    for (more, part) in
+        [(("KAFKA_BROKER", away.as_str()), "refused"), (("MONGODB_URI", &no_database), "refused")]
+    {
+        let (code, said) = text(&consumer(&names, &[more]), &verify).await;
+        assert!(code == Some(1) && said.contains(part), "{code:?} {said}");
+    }
+    let server = names.mongodb.strip_prefix("mongodb://").unwrap().parse().unwrap();
+    let gate = Gate::before(server, b"\x02find\0").await;
+    let silent = format!("mongodb://{}", gate.address);
+    let (code, said) = text(&consumer(&names, &[("MONGODB_URI", &silent)]), &verify).await;
+    assert!(code == Some(1) && said.contains("mongodb does not answer"), "{code:?} {said}");
+    let (code, said) = text(&consumer(&names, &[]), &["verify", "--ledger", "/no/such"]).await;
+    assert!(code == Some(1) && said.contains("/no/such: "), "{code:?} {said}");
     for (old, new, part) in [("\"n\":0", "\"n\":1", "cannot be judged"), ("\"n\":0", "\"n\":", "line 2")] {
         let text_before = std::fs::read_to_string(&ledger).unwrap();
         std::fs::write(&ledger, text_before.replace(old, new)).unwrap();

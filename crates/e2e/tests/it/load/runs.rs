@@ -102,3 +102,21 @@ async fn with_a_rate_events_come_on_a_schedule_and_the_same_seed_gives_the_same(
     assert_eq!(manual.count_documents(doc! {}).await.unwrap(), 20, "each run has ids of its own");
     site.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_events_alone_survive_inserts_and_updates_and_a_batch_too_large_for_a_request_goes_in_parts()
+{
+    let site = Site::start(Stack::shared_quick().await).await;
+    // About 14 MiB, and the producer takes 16 of one request.
+    let all = ["--events", "1600", "--keys", "800", "--batch", "1600", "--hostile", "100%", "--stale", "0%"];
+    let sent = site.load(&all).await;
+    assert_eq!(sent.json["answers"], serde_json::json!({"202": 1_600}), "{sent:?}");
+    assert_eq!((sent.code, sent.count("/hostile"), sent.count("/stale")), (Some(0), 1_600, 0), "{sent:?}");
+    let requests = e2e::http::text(&site.producer.url("/metrics")).await.unwrap();
+    let counted = r#"slipstream_http_requests_total{route="/ingest/batch",status="202"} "#;
+    let counted = requests.lines().find_map(|line| line.strip_prefix(counted)).unwrap();
+    assert!(counted.parse::<u64>().unwrap() > 1, "{counted}");
+    let verdict = site.verify(&[]).await;
+    assert_eq!((verdict.code, verdict.count("/documents")), (Some(0), 800), "{verdict:#?}");
+    site.end().await;
+}
