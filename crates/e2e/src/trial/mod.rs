@@ -267,7 +267,7 @@ impl Trial {
         println!("{events} events answered with 504");
         let without_fault: Vec<_> = unknown.iter().filter(|unknown| !in_fault(unknown)).collect();
         assert!(without_fault.is_empty(), "504 without a fault: {without_fault:?}");
-        for mut process in self.producer.take().into_iter().chain(self.consumers.drain(..)) {
+        for process in self.producer.take().into_iter().chain(self.consumers.drain(..)) {
             assert!(process.is_running(), "it ended by itself: {}", process.log());
             process.signal(Signal::SIGCONT);
             let ended = process.terminate().await;

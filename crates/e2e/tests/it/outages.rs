@@ -13,7 +13,7 @@ const OUTAGE: Duration = Duration::from_secs(20);
 async fn g6_a_database_that_is_away_for_20_s_costs_nothing() {
     let stack = Stack::start().await;
     let names = stack.names();
-    let (mut producer, mut consumer) = (stack.producer(&names, &[]), stack.consumer(&names, &[]));
+    let (producer, consumer) = (stack.producer(&names, &[]), stack.consumer(&names, &[]));
     producer.ready().await;
     consumer.ready().await;
     let manual = mongodb::collection(&names, "manual").await;
@@ -57,7 +57,7 @@ async fn g6_a_database_that_is_away_for_20_s_costs_nothing() {
 async fn g6_a_broker_that_is_away_is_told_at_once_and_its_return_is_noticed() {
     let stack = Stack::start().await;
     let names = stack.names();
-    let (mut producer, mut consumer) = (stack.producer(&names, &[]), stack.consumer(&names, &[]));
+    let (producer, consumer) = (stack.producer(&names, &[]), stack.consumer(&names, &[]));
     producer.ready().await;
     consumer.ready().await;
     stack.broker.kill();
