@@ -8,6 +8,7 @@ use e2e::{Stack, Trial, eventually, http, kafka, ledger, mongodb};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "a fault of up to a minute: run with -- --ignored faults --skip storm"]
 async fn g5_a_flood_of_20_000_poison_records_delays_the_others_and_harms_none() {
     if !Stack::is_apache_kafka() {
         return;
@@ -21,6 +22,7 @@ async fn g5_a_flood_of_20_000_poison_records_delays_the_others_and_harms_none() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "a fault of up to a minute: run with -- --ignored faults --skip storm"]
 async fn g3_of_a_thousand_events_of_one_key_in_any_order_the_newest_is_stored() {
     if !Stack::is_apache_kafka() {
         return;
@@ -48,6 +50,7 @@ async fn g3_of_a_thousand_events_of_one_key_in_any_order_the_newest_is_stored() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "a fault of up to a minute: run with -- --ignored faults --skip storm"]
 async fn g4_a_topic_whose_message_size_is_lowered_refuses_what_is_too_large_and_nothing_else() {
     if !Stack::is_apache_kafka() {
         return;
@@ -64,6 +67,7 @@ async fn g4_a_topic_whose_message_size_is_lowered_refuses_what_is_too_large_and_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "a fault of up to a minute: run with -- --ignored faults --skip storm"]
 async fn g1_a_topic_that_is_deleted_is_made_again_and_what_is_accepted_from_then_on_is_stored() {
     if !Stack::is_apache_kafka() {
         return;
