@@ -4,28 +4,40 @@
 //!
 //! A [`Committer`] is the only one that commits, and one commit at a time: an older watermark can never overtake a
 //! newer one, nor arrive after its partition was given away.
+//!
+//! Kafka forgets a group's offsets of a topic that is deleted. A topic that is made anew has the same name and starts
+//! again at offset 0, but a client that did not see it happen goes on at its old position, past records that nobody
+//! has read. So before each commit, which would hide that for good, the [`Gate`] looks whether Kafka still knows what
+//! was committed; if not, the client is to be replaced by one that starts at the beginning.
 
+use std::collections::HashSet;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::error::KafkaError;
-use rdkafka::topic_partition_list::TopicPartitionList;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::lanes::Lanes;
-use crate::rebalance::Member;
+use crate::lanes::{Lanes, Place};
+use crate::rebalance::{Member, places};
 use service::lock::lock;
 
 const INTERVAL: Duration = Duration::from_millis(500);
+/// How long the broker may take to tell what is committed.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 /// Offsets that are not committed, and why.
 pub type Failed = (TopicPartitionList, KafkaError);
 
 /// Lets one commit pass at a time.
 #[derive(Debug, Default)]
-pub struct Gate(Mutex<()>);
+pub struct Gate {
+    /// Where this client has committed.
+    committed: Mutex<HashSet<Place>>,
+    forgotten: OnceLock<Arc<str>>,
+}
 
 impl Gate {
     /// Commits the offsets that `offsets` finds once no other commit is under way. Waits for the answer: at the worst
@@ -38,12 +50,42 @@ impl Gate {
         consumer: &BaseConsumer<Member>,
         offsets: impl FnOnce() -> TopicPartitionList,
     ) -> Result<(), Failed> {
-        let _alone = lock(&self.0);
+        let mut committed = lock(&self.committed);
         let offsets = offsets();
+        if let Err(error) = self.look(consumer, &committed) {
+            return Err((offsets, error));
+        }
         if offsets.count() == 0 {
             return Ok(());
         }
-        consumer.commit(&offsets, CommitMode::Sync).map_err(|error| (offsets, error))
+        consumer.commit(&offsets, CommitMode::Sync).map_err(|error| (offsets.clone(), error))?;
+        committed.extend(places(&offsets));
+        Ok(())
+    }
+
+    /// The topic whose committed offsets Kafka has forgotten, once that was seen: no commit passes any more.
+    pub fn forgotten(&self) -> Option<&Arc<str>> {
+        self.forgotten.get()
+    }
+
+    fn look(&self, consumer: &BaseConsumer<Member>, committed: &HashSet<Place>) -> KafkaResult<()> {
+        if committed.is_empty() {
+            return Ok(());
+        }
+        let mut asked = TopicPartitionList::with_capacity(committed.len());
+        for (topic, partition) in committed {
+            asked.add_partition(topic, *partition);
+        }
+        let known = consumer.committed_offsets(asked, ANSWER_LIMIT)?;
+        let forgotten =
+            known.elements().into_iter().find(|at| at.offset() == Offset::Invalid && at.error().is_ok());
+        match forgotten.map(|at| Arc::from(at.topic())) {
+            None => Ok(()),
+            Some(topic) => {
+                _ = self.forgotten.set(topic);
+                Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::UnknownTopicOrPartition))
+            }
+        }
     }
 }
 

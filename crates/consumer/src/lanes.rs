@@ -1,6 +1,8 @@
 //! The lanes of this member's partitions. The reader gives them records and takes their watermarks; a rebalance
 //! starts and ends them. All of it happens in the reader's thread; health and metrics look on.
 
+mod view;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -13,11 +15,13 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::inbox::{Bound, Inbox};
+use crate::inbox::Bound;
 use crate::lane::{Lane, Work};
 use crate::offset::Finished;
 use crate::progress::Progress;
 use crate::record::Record;
+pub use view::View;
+
 use service::lock::lock;
 
 /// Memory for records that wait, over all lanes.
@@ -40,22 +44,6 @@ pub enum Given {
     NotOurs,
     /// The lane's task ended by itself, which is a fault of this program.
     LaneEnded(Place),
-}
-
-/// A lane, as one sees it from outside.
-#[derive(Debug, Clone)]
-pub struct View {
-    /// How far it has come.
-    pub progress: Arc<Progress>,
-    /// What it has yet to take in hand.
-    pub inbox: Arc<Inbox>,
-}
-
-impl View {
-    /// For how long, at `now`, nothing was finished while records wait; `None` if none does.
-    pub fn still_for(&self, now: std::time::Instant) -> Option<Duration> {
-        (self.progress.in_hand() > 0 || self.inbox.len() > 0).then(|| self.progress.still_for(now))
-    }
 }
 
 struct Running {
@@ -295,6 +283,11 @@ impl Lanes {
             }
         });
         self.remember(&lost);
+    }
+
+    /// Forgets what was finished of a topic whose offsets start again.
+    pub fn forget(&self, topic: &str) {
+        lock(&self.table).past.retain(|place, _| *place.0 != *topic);
     }
 
     /// Whether this process has finished the record, committed or not.

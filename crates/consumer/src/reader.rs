@@ -47,6 +47,8 @@ const LASTING: Duration = Duration::from_secs(60);
 enum End {
     Stopped,
     Failed(String),
+    /// Kafka no longer knows what the group committed for this topic.
+    Forgotten(Arc<str>),
 }
 
 /// The reader.
@@ -66,13 +68,20 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Reads until told to stop. A client that fails for good is replaced.
+    /// Reads until told to stop. A client that fails for good is replaced, and one whose topic was deleted.
     pub fn run(mut self) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
         while self.wait_for_kafka() {
             let started = Instant::now();
             match self.session() {
                 End::Stopped => return,
+                End::Forgotten(topic) => {
+                    tracing::warn!(
+                        topic = &*topic,
+                        "Kafka no longer knows the offsets that the group committed, the topic was deleted: it is \
+                         read from its beginning"
+                    );
+                }
                 End::Failed(reason) => {
                     tracing::error!(reason, "consumer client failed, making a new one");
                     self.lanes.failed(reason);
@@ -110,9 +119,13 @@ impl Reader {
             Err(reason) => return End::Failed(reason),
         };
         let end = self.read(&client.consumer);
-        match end {
+        match &end {
             End::Stopped => self.finish(&client),
             End::Failed(_) => self.lanes.lose(&self.lanes.places()),
+            End::Forgotten(topic) => {
+                self.lanes.lose(&self.lanes.places());
+                self.lanes.forget(topic);
+            }
         }
         self.leave(client);
         end
@@ -143,6 +156,9 @@ impl Reader {
                 looked_at = Instant::now();
                 if let Some(place) = self.lanes.ended() {
                     return End::Failed(format!("lane {place:?} ended by itself"));
+                }
+                if let Some(topic) = consumer.context().gate().forgotten() {
+                    return End::Forgotten(Arc::clone(topic));
                 }
             }
         }
@@ -179,7 +195,9 @@ impl Reader {
         };
         let deadline = Instant::now() + limit;
         let mut answer = client.committer.order_last();
-        while Instant::now() < deadline {
+        // What Kafka has forgotten cannot be committed.
+        let forgotten = || client.consumer.context().gate().forgotten().is_some();
+        while Instant::now() < deadline && !forgotten() {
             match answer.try_recv() {
                 Ok(true) => return,
                 // A group in the middle of a rebalance refuses commits for a moment.

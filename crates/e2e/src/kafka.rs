@@ -106,6 +106,19 @@ pub async fn committed(names: &Names) -> BTreeMap<i32, i64> {
     answer.elements().iter().filter_map(|at| Some((at.partition(), offset(at.offset())?))).collect()
 }
 
+/// The end of each partition of the topic; none while there is no such topic.
+pub async fn ends(names: &Names) -> BTreeMap<i32, i64> {
+    let names = names.clone();
+    let ask = move || -> Result<BTreeMap<i32, i64>, KafkaError> {
+        let consumer: BaseConsumer = config(&names).create()?;
+        let metadata = consumer.fetch_metadata(Some(&names.topic), LIMIT)?;
+        let partitions = metadata.topics()[0].partitions().iter().map(|partition| partition.id());
+        let end = |partition| consumer.fetch_watermarks(&names.topic, partition, LIMIT).map(|(_, end)| end);
+        partitions.map(|partition| Ok((partition, end(partition)?))).collect()
+    };
+    tokio::task::spawn_blocking(ask).await.expect("an answer").unwrap_or_default()
+}
+
 /// Every record of `topic`, read to the end.
 pub async fn read_all(names: &Names, topic: &str) -> Vec<OwnedMessage> {
     let (names, topic) = (names.clone(), topic.to_owned());

@@ -5,6 +5,7 @@ use std::time::Duration;
 use e2e::proxy::Fault;
 use e2e::trial::{Setup, USUAL_LOAD};
 use e2e::{Stack, Trial, eventually, http, kafka, ledger, mongodb};
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,5 +82,32 @@ async fn g1_a_topic_that_is_deleted_is_made_again_and_what_is_accepted_from_then
     trial.send(&USUAL_LOAD);
     trial.recovers_within(super::RECOVERY * 6).await;
     trial.finishes(1_000, Duration::from_secs(60)).await;
+    trial.judged(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a fault of up to a minute: run with -- --ignored faults --skip storm"]
+async fn g2_a_topic_that_is_made_anew_behind_the_consumer_s_back_is_read_from_its_beginning() {
+    if !Stack::is_apache_kafka() {
+        return;
+    }
+    let mut trial = Trial::begin(Setup::default()).await;
+    trial.finishes(500, Duration::from_secs(60)).await;
+    let before = trial.sent().await;
+    ledger::verify(&trial.names, &before, 0).await;
+    let last = kafka::committed(&trial.names).await.into_values().max().expect("an offset is committed");
+    trial.breaks();
+    // For less than the session: the group still counts on it, and it never sees the topic missing.
+    trial.consumers[0].signal(Signal::SIGSTOP);
+    kafka::delete_topic(&trial.names).await;
+    // Each event has an id of its own: a later one does not hide that an earlier one is missing.
+    trial.send(&["--rate", "1000", "--connections", "16", "--keys", "1000000"]);
+    let past_the_old_offsets = || async {
+        let ends = kafka::ends(&trial.names).await;
+        (ends.values().min().is_some_and(|end| *end > last + 100)).then_some(())
+    };
+    eventually("there is more than was read before", Duration::from_secs(8), past_the_old_offsets).await;
+    trial.consumers[0].signal(Signal::SIGCONT);
+    trial.recovers_within(super::RECOVERY * 6).await;
     trial.judged(0).await;
 }

@@ -1,0 +1,23 @@
+//! What health, metrics and the lag's follower see of a lane.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::inbox::Inbox;
+use crate::progress::Progress;
+
+/// A lane, as one sees it from outside.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// How far it has come.
+    pub progress: Arc<Progress>,
+    /// What it has yet to take in hand.
+    pub inbox: Arc<Inbox>,
+}
+
+impl View {
+    /// For how long, at `now`, nothing was finished while records wait; `None` if none does.
+    pub fn still_for(&self, now: std::time::Instant) -> Option<Duration> {
+        (self.progress.in_hand() > 0 || self.inbox.len() > 0).then(|| self.progress.still_for(now))
+    }
+}
