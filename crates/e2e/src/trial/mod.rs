@@ -2,7 +2,7 @@
 //! end the judge.
 //!
 //! [`Trial::judged`] fails unless everything that was accepted is stored and nothing else, no process ended or grew
-//! beyond [`MEMORY_LIMIT_BYTES`], and no event was answered with 504 but during a fault and [`AFTERMATH`] later.
+//! beyond [`MEMORY_LIMIT_BYTES`], and no event was answered with 504 but during a fault and shortly later.
 
 pub mod servers;
 
