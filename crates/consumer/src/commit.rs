@@ -16,12 +16,14 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::lanes::{Lanes, Place};
 use crate::rebalance::{Member, places};
+use service::kafka::QuietContext;
 use service::lock::lock;
 
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -32,14 +34,25 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 pub type Failed = (TopicPartitionList, KafkaError);
 
 /// Lets one commit pass at a time.
-#[derive(Debug, Default)]
 pub struct Gate {
+    /// Looks on: a client that joins no group. The member's own connection to the coordinator answers nothing else while
+    /// the group is being joined.
+    witness: BaseConsumer<QuietContext>,
     /// Where this client has committed.
     committed: Mutex<HashSet<Place>>,
     forgotten: OnceLock<Arc<str>>,
 }
 
 impl Gate {
+    /// A gate that looks through a client of `config`.
+    ///
+    /// # Errors
+    /// librdkafka refuses the configuration.
+    pub fn new(config: &ClientConfig) -> KafkaResult<Self> {
+        let witness = config.create_with_context(QuietContext)?;
+        Ok(Self { witness, committed: Mutex::default(), forgotten: OnceLock::new() })
+    }
+
     /// Commits the offsets that `offsets` finds once no other commit is under way. Waits for the answer: at the worst
     /// the session's 10 s, while the group's coordinator is away.
     ///
@@ -52,7 +65,7 @@ impl Gate {
     ) -> Result<(), Failed> {
         let mut committed = lock(&self.committed);
         let offsets = offsets();
-        if let Err(error) = self.look(consumer, &committed) {
+        if let Err(error) = self.look(&committed) {
             return Err((offsets, error));
         }
         if offsets.count() == 0 {
@@ -68,7 +81,7 @@ impl Gate {
         self.forgotten.get()
     }
 
-    fn look(&self, consumer: &BaseConsumer<Member>, committed: &HashSet<Place>) -> KafkaResult<()> {
+    fn look(&self, committed: &HashSet<Place>) -> KafkaResult<()> {
         if committed.is_empty() {
             return Ok(());
         }
@@ -76,7 +89,7 @@ impl Gate {
         for (topic, partition) in committed {
             asked.add_partition(topic, *partition);
         }
-        let known = consumer.committed_offsets(asked, ANSWER_LIMIT)?;
+        let known = self.witness.committed_offsets(asked, ANSWER_LIMIT)?;
         let forgotten =
             known.elements().into_iter().find(|at| at.offset() == Offset::Invalid && at.error().is_ok());
         match forgotten.map(|at| Arc::from(at.topic())) {

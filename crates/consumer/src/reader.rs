@@ -19,7 +19,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::commit::Committer;
+use crate::commit::{Committer, Gate};
 use crate::lag::Follower;
 use crate::lanes::{Given, Lanes, Place};
 use crate::rebalance::{Member, places};
@@ -238,11 +238,11 @@ struct Client {
 
 impl Client {
     fn start(reader: &Reader) -> Result<Self, String> {
-        let member = Member::new(Arc::clone(&reader.lanes));
-        let consumer: BaseConsumer<Member> =
-            reader.client.create_with_context(member).map_err(|error| error.to_string())?;
+        let said = |error: KafkaError| error.to_string();
+        let member = Member::new(Arc::clone(&reader.lanes), Gate::new(&reader.client).map_err(said)?);
+        let consumer: BaseConsumer<Member> = reader.client.create_with_context(member).map_err(said)?;
         let topics: Vec<&str> = reader.topics.iter().map(String::as_str).collect();
-        consumer.subscribe(&topics).map_err(|error| error.to_string())?;
+        consumer.subscribe(&topics).map_err(said)?;
         let consumer = Arc::new(consumer);
         let thread = |error: std::io::Error| format!("no thread: {error}");
         let committer = Committer::start(Arc::clone(&consumer), Arc::clone(&reader.lanes)).map_err(thread)?;

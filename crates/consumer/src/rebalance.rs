@@ -25,9 +25,9 @@ pub struct Member {
 }
 
 impl Member {
-    /// A member whose partitions have `lanes`.
-    pub fn new(lanes: Arc<Lanes>) -> Self {
-        Self { lanes, gate: Gate::default() }
+    /// A member whose partitions have `lanes` and whose commits pass `gate`.
+    pub fn new(lanes: Arc<Lanes>, gate: Gate) -> Self {
+        Self { lanes, gate }
     }
 
     /// What every commit passes.
