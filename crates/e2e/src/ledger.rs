@@ -59,6 +59,14 @@ impl Sending {
 
 /// Fails unless the judge finds everything as it must be; what it says.
 pub async fn verify(names: &Names, ledger: &Path, dead_letters: usize) -> Value {
+    let dead_letters = dead_letters.to_string();
+    let judgement = judge(names, ledger, &["--wait", "120s", "--expect-dead-letters", &dead_letters]).await;
+    assert_eq!(judgement["well"], true, "{judgement}");
+    judgement
+}
+
+/// What the judge says with these options.
+pub async fn judge(names: &Names, ledger: &Path, options: &[&str]) -> Value {
     let environment = [
         ("KAFKA_BROKER", names.kafka.as_str()),
         ("KAFKA_TOPIC", names.topic.as_str()),
@@ -68,9 +76,10 @@ pub async fn verify(names: &Names, ledger: &Path, dead_letters: usize) -> Value 
         ("EXPECTED_SOURCE", "*"),
     ];
     let mut verify = command("slipstream", &environment);
-    verify.args(["verify", "--json", "--wait", "120s", "--ledger"]).arg(ledger);
-    let output = verify.args(["--expect-dead-letters", &dead_letters.to_string()]).output().await;
-    let output = output.expect("the binary starts");
-    assert!(output.status.success(), "{output:?}");
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("no judgement: {output:?}"))
+    verify.args(["verify", "--json", "--ledger"]).arg(ledger).args(options);
+    let output = verify.output().await.expect("the binary starts");
+    let judgement: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("no judgement: {output:?}"));
+    assert_eq!(judgement["well"], output.status.success(), "{output:?}");
+    judgement
 }

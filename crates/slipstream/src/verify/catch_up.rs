@@ -14,8 +14,9 @@ const PERIOD: Duration = Duration::from_millis(200);
 /// Offsets by topic and partition.
 pub type Ends = BTreeMap<(String, i32), i64>;
 
-/// Waits, at most for `limit`; how many records are not finished then. `known` are ends that must be reached although the
-/// broker may not name them: not every broker's are right.
+/// Waits, at most for `limit`; how many records are not finished then. `known` are ends that are waited for although the
+/// broker may not name them: not every broker's are right. A topic that was made anew does not reach them; what the
+/// broker does not have when the time is over is not waited for any longer.
 ///
 /// # Errors
 /// Kafka does not answer, or has no such topic.
@@ -27,8 +28,8 @@ pub async fn catch_up(config: &consumer::Config, known: &Ends, limit: Duration) 
     loop {
         let waiting = waiting(&cluster, &config.topics, &mut ends, first_time).await;
         match waiting {
-            Ok(0) => return Ok(0),
-            Ok(waiting) if begun.elapsed() >= limit => return Ok(waiting),
+            Ok(Waiting { known: 0, .. }) => return Ok(0),
+            Ok(waiting) if begun.elapsed() >= limit => return Ok(waiting.there),
             Err(error) if begun.elapsed() >= limit => return Err(error),
             waiting => first_time &= waiting.is_err(),
         }
@@ -36,10 +37,23 @@ pub async fn catch_up(config: &consumer::Config, known: &Ends, limit: Duration) 
     }
 }
 
+/// Records that are not finished.
+struct Waiting {
+    /// Up to the ends that are known.
+    known: u64,
+    /// And up to those that the broker names.
+    there: u64,
+}
+
 /// How many records are not finished. With `learn` the ends are those of now.
-async fn waiting(cluster: &Cluster, topics: &[String], ends: &mut Ends, learn: bool) -> Result<u64, Failure> {
+async fn waiting(
+    cluster: &Cluster,
+    topics: &[String],
+    ends: &mut Ends,
+    learn: bool,
+) -> Result<Waiting, Failure> {
     let existing = cluster.topics().await?;
-    let mut waiting = 0;
+    let mut waiting = Waiting { known: 0, there: 0 };
     for topic in topics {
         let ids = existing.get(topic).ok_or_else(|| format!("topic {topic} does not exist"))?.ids();
         for position in cluster.positions(topic, ids).await? {
@@ -48,7 +62,8 @@ async fn waiting(cluster: &Cluster, topics: &[String], ends: &mut Ends, learn: b
                 *end = position.end.max(*end);
             }
             let finished = position.committed.unwrap_or(position.first).max(position.first);
-            waiting += u64::try_from(*end - finished).unwrap_or(0);
+            waiting.known += u64::try_from(*end - finished).unwrap_or(0);
+            waiting.there += u64::try_from(position.end.min(*end) - finished).unwrap_or(0);
         }
     }
     Ok(waiting)

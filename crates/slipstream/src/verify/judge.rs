@@ -1,6 +1,6 @@
 //! Holds what was sent against what is stored. Memory grows with the ids of the run, not with its events.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bson::Document;
 
@@ -13,6 +13,7 @@ use super::sent::{Held, Sent, Version};
 use crate::Failure;
 use crate::load::ledger::{Answer, Header, Line};
 use crate::load::{hex, id_of};
+use crate::scan::Place;
 
 /// What was sent, by key.
 #[derive(Debug)]
@@ -22,26 +23,26 @@ pub struct Judge {
     report: Report,
 }
 
-/// The place after each partition's last accepted event, as far as the ledger tells it. `topic` is the one where the
-/// answer did not say.
+/// The place after each partition's last accepted event, as far as the ledger tells it.
 ///
 /// # Errors
 /// A line that cannot be read.
-pub fn ends(
-    lines: impl Iterator<Item = Result<Line, Failure>>,
-    topic: Option<&String>,
-) -> Result<Ends, Failure> {
+pub fn ends(lines: impl Iterator<Item = Result<Line, Failure>>, topics: &[String]) -> Result<Ends, Failure> {
     let mut ends = Ends::new();
     for line in lines {
-        let line = line?;
-        if let (Some(topic), Some(partition), Some(offset)) =
-            (line.topic.as_ref().or(topic), line.partition, line.offset)
-        {
-            let end = ends.entry((topic.clone(), partition)).or_insert(0);
+        if let Some(Place { topic, partition, offset }) = place_of(&line?, topics) {
+            let end = ends.entry((topic, partition)).or_insert(0);
             *end = (*end).max(offset + 1);
         }
     }
     Ok(ends)
+}
+
+/// Where the record of an event is, if the answer said so; that to a batch does not name the topic.
+pub fn place_of(line: &Line, topics: &[String]) -> Option<Place> {
+    let only = if let [topic] = topics { Some(topic) } else { None };
+    let topic = line.topic.as_ref().or(only)?.clone();
+    Some(Place { topic, partition: line.partition?, offset: line.offset? })
 }
 
 impl Judge {
@@ -124,17 +125,25 @@ impl Judge {
         }
     }
 
-    /// Nothing more is stored.
-    pub fn finish(mut self) -> Report {
-        let mut missing: Vec<u64> = self
-            .sent
-            .iter()
-            .filter(|(_, sent)| sent.is_owed() && sent.documents == 0)
-            .map(|(key, _)| *key)
-            .collect();
+    /// The ids that must have a document and have none, nothing more being stored.
+    pub fn missing(&self) -> HashSet<u64> {
+        let missing = self.sent.iter().filter(|(_, sent)| sent.is_owed() && sent.documents == 0);
+        missing.map(|(key, _)| *key).collect()
+    }
+
+    /// The verdict; of the [`Judge::missing`], those in `gone` can have none any more.
+    pub fn finish(mut self, gone: &HashSet<u64>) -> Report {
+        let mut missing: Vec<u64> = self.missing().into_iter().collect();
         missing.sort_unstable();
         for key in missing {
-            self.report.missing.add(|| format!("{}: has no document", id_of(&self.header.run, key)));
+            let id = id_of(&self.header.run, key);
+            if gone.contains(&key) {
+                self.report
+                    .gone
+                    .add(|| format!("{id}: was not stored, and its records are not on the topic any more"));
+            } else {
+                self.report.missing.add(|| format!("{id}: has no document"));
+            }
         }
         self.report
     }

@@ -4,6 +4,7 @@
 
 mod catch_up;
 mod document;
+mod gone;
 mod judge;
 mod letters;
 mod options;
@@ -54,16 +55,17 @@ pub async fn verify(
 pub async fn judge(config: &consumer::Config, ledger: &Path, wait: Duration) -> Result<Report, Failure> {
     let (header, lines) = Lines::open(ledger)?;
     refuse(config, &header)?;
-    let only = if let [topic] = &*config.topics { Some(topic) } else { None };
-    let ends = judge::ends(lines, only)?;
+    let ends = judge::ends(lines, &config.topics)?;
     let waiting = catch_up(config, &ends, wait).await?;
     let (of, run) = (config.clone(), header.run.clone());
     let letters = tokio::task::spawn_blocking(move || Letters::read(&of, &run)).await??;
     let (_, lines) = Lines::open(ledger)?;
     let mut judge = Judge::new(header.clone(), lines, letters)?;
     documents(config, &header, |document| judge.document(document)).await?;
+    let (of, missing, (header, lines)) = (config.clone(), judge.missing(), Lines::open(ledger)?);
     let collection = format!("{}.{}", config.store.database, header.source);
-    Ok(Report { waiting, collection, ..judge.finish() })
+    let gone = tokio::task::spawn_blocking(move || gone::gone(&of, &header, lines, &missing)).await??;
+    Ok(Report { waiting, collection, ..judge.finish(&gone) })
 }
 
 /// Where the pipeline is told to do something else with the events, there is nothing to judge.

@@ -59,6 +59,8 @@ pub struct Report {
     pub waiting: u64,
     /// Ids with an accepted event and no document.
     pub missing: Finding,
+    /// The same, where no record is left of which one could be made.
+    pub gone: Finding,
     /// Ids with several documents.
     pub duplicated: Finding,
     /// Documents that hold an event that a newer one should have replaced.
@@ -74,9 +76,10 @@ pub struct Report {
 }
 
 impl Report {
-    fn findings(&self) -> [(&'static str, &Finding); 5] {
+    fn findings(&self) -> [(&'static str, &Finding); 6] {
         [
             ("missing", &self.missing),
+            ("gone", &self.gone),
             ("duplicated", &self.duplicated),
             ("stale", &self.stale),
             ("altered", &self.altered),

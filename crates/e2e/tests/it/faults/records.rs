@@ -111,3 +111,45 @@ async fn g2_a_topic_that_is_made_anew_behind_the_consumer_s_back_is_read_from_it
     trial.recovers_within(super::RECOVERY * 6).await;
     trial.judged(0).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a fault of up to a minute: run with -- --ignored faults --skip storm"]
+async fn g1_what_was_not_consumed_when_its_topic_was_deleted_is_named_as_gone() {
+    if !Stack::is_apache_kafka() {
+        return;
+    }
+    let load = ["--rate", "200", "--connections", "16", "--keys", "1000000"];
+    let mut trial = Trial::begin(Setup { load: &load, ..Setup::default() }).await;
+    trial.consumers[0].signal(Signal::SIGSTOP);
+    let accepted = trial.producer_counter("accepted").await;
+    let more = || async { (trial.producer_counter("accepted").await >= accepted + 300).then_some(()) };
+    eventually("more is accepted", Duration::from_secs(5), more).await;
+    let before = trial.sent().await;
+    trial.breaks();
+    kafka::delete_topic(&trial.names).await;
+    trial.send(&USUAL_LOAD);
+    trial.consumers[0].signal(Signal::SIGCONT);
+    trial.recovers_within(super::RECOVERY * 6).await;
+    trial.finishes(500, Duration::from_secs(60)).await;
+
+    let judgement = ledger::judge(&trial.names, &before, &["--wait", "2s"]).await;
+    println!("judgement of what was sent before: {judgement}");
+    let count = |name: &str| judgement[name]["count"].as_u64().expect("a count");
+    let others = ["missing", "duplicated", "stale", "altered", "foreign"].map(count);
+    assert_eq!(others, [0; 5], "{judgement}");
+    let ids = accepted_ids(&before);
+    assert!(count("gone") > 0, "{judgement}");
+    assert_eq!(count("gone") + judgement["documents"].as_u64().expect("a count"), ids, "{judgement}");
+    let named = judgement["gone"]["examples"][0].as_str().expect("an id");
+    assert!(named.starts_with("load-") && named.contains("not on the topic any more"), "{named}");
+    trial.judged(0).await;
+}
+
+/// How many ids the ledger's accepted events have.
+fn accepted_ids(ledger: &std::path::Path) -> u64 {
+    let text = std::fs::read_to_string(ledger).expect("a ledger");
+    let lines =
+        text.lines().skip(1).map(|line| serde_json::from_str::<serde_json::Value>(line).expect("a line"));
+    let accepted = lines.filter(|line| line["answer"] == "accepted");
+    accepted.map(|line| line["id"].to_string()).collect::<std::collections::HashSet<_>>().len() as u64
+}

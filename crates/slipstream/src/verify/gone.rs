@@ -1,0 +1,57 @@
+//! Which of the ids that have no document cannot have one any more: the records of their events are no longer on the
+//! topic, because it was deleted, or kept them for less time than the consumer was away.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use rdkafka::Message;
+
+use super::judge::place_of;
+use crate::Failure;
+use crate::load::id_of;
+use crate::load::ledger::{Answer, Header, Lines};
+use crate::scan::{NEXT, Place, Scan};
+
+/// How far the clock of the load and that of the producer, which stamps records, may be apart.
+const SKEW: Duration = Duration::from_secs(3600);
+
+/// Those of `missing` of which no accepted record is left; an id of which the ledger cannot tell a record's place is
+/// not one of them.
+///
+/// # Errors
+/// Kafka does not answer, or the ledger cannot be read.
+pub fn gone(
+    config: &consumer::Config,
+    header: &Header,
+    lines: Lines,
+    missing: &HashSet<u64>,
+) -> Result<HashSet<u64>, Failure> {
+    if missing.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let (mut places, mut gone) = (HashMap::<Place, u64>::new(), missing.clone());
+    for line in lines {
+        let line = line?;
+        let key = header.mix.key(line.n);
+        if line.answer != Answer::Accepted || !missing.contains(&key) {
+            continue;
+        }
+        match place_of(&line, &config.topics) {
+            Some(place) => _ = places.insert(place, key),
+            None => _ = gone.remove(&key),
+        }
+    }
+    let since_ms = header.started_at - SKEW.as_millis() as i64;
+    let scan = Scan::new(config, "slipstream-verify");
+    for topic in &config.topics {
+        scan.read(topic, Some(since_ms), |message| {
+            if let Some(key) = places.get(&Place::of(message))
+                && message.key() == Some(id_of(&header.run, *key).as_bytes())
+            {
+                gone.remove(key);
+            }
+            NEXT
+        })?;
+    }
+    Ok(gone)
+}
