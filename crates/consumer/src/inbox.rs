@@ -90,6 +90,9 @@ impl Inbox {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Waker};
+
     use super::*;
 
     fn record(offset: i64, bytes: usize) -> Record {
@@ -118,5 +121,50 @@ mod tests {
         assert_eq!(inbox.take(10, 1000).len(), 1);
         assert_eq!(inbox.take(10, 1000).len(), 1);
         assert!(inbox.is_half_empty(bound));
+    }
+
+    /// The lane's side, a step at a time: take what is there, or wait.
+    enum Lane<'a> {
+        Works,
+        Waits(Pin<Box<dyn Future<Output = ()> + 'a>>),
+    }
+
+    impl<'a> Lane<'a> {
+        fn step(self, inbox: &'a Inbox, taken: &mut Vec<i64>) -> Self {
+            match self {
+                Lane::Works => {
+                    let records = inbox.take(2, usize::MAX);
+                    taken.extend(records.iter().map(|record| record.offset));
+                    // It looks, and only then waits: what comes in between must not be missed.
+                    if records.is_empty() { Lane::Waits(Box::pin(inbox.arrival())) } else { Lane::Works }
+                }
+                Lane::Waits(mut arrival) => {
+                    let poll = arrival.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+                    if poll.is_ready() { Lane::Works } else { Lane::Waits(arrival) }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn in_every_order_of_pushing_and_taking_no_record_is_left_behind_or_turned_round() {
+        let unbounded = Bound { records: usize::MAX, bytes: usize::MAX };
+        for order in servers::interleavings(&[5, 7]) {
+            let inbox = Inbox::default();
+            let (mut lane, mut pushed, mut taken) = (Lane::Works, 0, Vec::new());
+            for thread in &order {
+                if *thread == 0 {
+                    inbox.push(record(pushed, 1), unbounded);
+                    pushed += 1;
+                } else {
+                    lane = lane.step(&inbox, &mut taken);
+                }
+            }
+            // Nothing more is pushed: a lane that is not woken now never is.
+            for _ in 0..20 {
+                lane = lane.step(&inbox, &mut taken);
+            }
+            assert!(taken.iter().copied().eq(0..5), "{taken:?} after {order:?}");
+        }
     }
 }

@@ -200,7 +200,7 @@ impl Sender {
 }
 
 /// The moment before a record was sent.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Sent {
     at: Duration,
     replacements: u64,

@@ -232,6 +232,8 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Waker};
+
     use super::*;
 
     #[test]
@@ -245,5 +247,56 @@ mod tests {
         let slots: Vec<Slot> = closed.pages.into_iter().flatten().collect();
         assert_eq!(slots.len(), 10_000);
         assert_eq!((slots[9_000], slots[8_999]), (Slot::Failed(7), Slot::Failed(3)));
+    }
+
+    fn ticket(tally: &Arc<Tally>, slot: u32, sent: Sent) -> Ticket {
+        let room = Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap();
+        let (tally, sent_at) = (Arc::clone(tally), Instant::now());
+        Ticket { tally, slot, label: slot, timestamp_ms: 0, alone: false, sent, sent_at, _room: room }
+    }
+
+    /// What the request does when it has sent all: it waits until all is settled, and judges what failed meanwhile.
+    async fn judges(tally: &Tally) {
+        while tally.settled().await {
+            tally.take_failed().into_iter().for_each(|failed| tally.fail(failed.ticket.slot, 7, false));
+        }
+    }
+
+    #[test]
+    fn in_every_order_of_outcomes_the_request_learns_each_of_them() {
+        // Two threads of the client tell outcomes: slots 0 to 2 and 3 to 5; each second one failed. The request looks
+        // between them as often.
+        for order in servers::interleavings(&[3, 3, 4]) {
+            let tally = Arc::new(Tally::new(Histogram::new([1.0])));
+            let mut tickets: [Vec<Ticket>; 2] = [0..3, 3..6].map(|slots| {
+                slots
+                    .map(|slot| {
+                        tally.open();
+                        ticket(&tally, slot, Sent::default())
+                    })
+                    .collect()
+            });
+            let mut request = Box::pin(judges(&tally));
+            let mut looks = || request.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
+            let mut done = false;
+            for thread in &order {
+                match tickets.get_mut(*thread) {
+                    None => done = done || looks(),
+                    Some(tickets) => {
+                        let ticket = tickets.pop().unwrap();
+                        let stored = Stored { partition: 0, offset: Some(i64::from(ticket.slot)) };
+                        let failed = (Code::MessageTimedOut, true);
+                        let outcome = if ticket.slot % 2 == 0 { Ok(stored) } else { Err(failed) };
+                        Tally::delivered(ticket, outcome, || None);
+                    }
+                }
+            }
+            assert!(done || looks(), "the request waits for ever after {order:?}");
+            let closed = tally.close(9);
+            let stored = |offset| Slot::Stored { partition: 0, offset };
+            let told = [stored(0), Slot::Failed(7), stored(2), Slot::Failed(7), stored(4), Slot::Failed(7)];
+            assert_eq!(closed.pages.concat(), told, "{order:?}");
+            assert_eq!(closed.stored_by_label, [1, 0, 1, 0, 1], "{order:?}");
+        }
     }
 }
