@@ -33,7 +33,7 @@ async fn killed(size: Size) {
             (counted.finished >= target.min(left)).then_some(())
         })
         .await;
-        tokio::time::sleep(Duration::from_millis(random.u64(0..400))).await;
+        tokio::time::sleep(Duration::from_millis(random.u64(0..150))).await;
         let seen = consumer.counted().await.unwrap_or_default();
         consumer.kill().await;
         let after = committed(&names).await;
@@ -45,6 +45,7 @@ async fn killed(size: Size) {
     }
     let left = records as u64 - committed(&names).await;
     let consumer = stack.consumer(&names, &[("KAFKA_PROPERTIES", properties)]);
+    consumer.ready().await;
     all_committed(&names, records).await;
     let last = consumer.terminate_counted().await;
     assert_eq!((last.read, last.finished), (left, left), "exactly what was not committed is worked again");
@@ -58,7 +59,7 @@ async fn killed(size: Size) {
 async fn g2_killed_at_random_moments_the_collection_equals_the_model() {
     if Stack::is_apache_kafka() {
         let properties = "group.instance.id=the-one";
-        killed(Size { records: 12_000, keys: 2_000, kills: 4, properties }).await;
+        killed(Size { records: 20_000, keys: 3_000, kills: 4, properties }).await;
     }
 }
 

@@ -1,6 +1,6 @@
 //! Scaling under load: partitions move between members that come and go cleanly.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use e2e::process::Counted;
 use e2e::{Load, Process, Stack, eventually, kafka};
@@ -23,22 +23,28 @@ async fn scaled(records: usize, keys: usize, per_second: u32) {
     let (stack, seed) = (Stack::shared_quick().await, seed());
     let (names, load) = (stack.names(), std::sync::Arc::new(Load::new(seed, records, keys)));
     kafka::make_topic(&names, PARTITIONS).await;
+    let first = stack.consumer(&names, &[]);
+    first.ready().await;
     let (all, to) = (std::sync::Arc::clone(&load), names.clone());
     let producing = tokio::spawn(async move { all.produce(&to, 0..records, Some(per_second)).await });
-    let some = (records / 50) as u64;
-    let first = stack.consumer(&names, &[]);
+    let (some, began) = ((records / 50) as u64, Instant::now());
+    let tell = |what: &str| println!("{what} after {:?}", began.elapsed());
     works(&first, some).await;
+    tell("the first works");
     let (second, third) = (stack.consumer(&names, &[]), stack.consumer(&names, &[]));
     for member in [&first, &second, &third] {
         has(member, 2).await;
         works(member, some).await;
+        tell("one of three works");
     }
     assert!(!producing.is_finished(), "the load must last for the moves");
     let mut counted = vec![second.terminate_counted().await];
     has(&first, 3).await;
     works(&first, some).await;
+    tell("the first works beside the third");
     counted.push(third.terminate_counted().await);
     has(&first, 6).await;
+    tell("the first has all");
     assert!(!producing.is_finished(), "the load must last for the moves");
     producing.await.unwrap();
     all_committed(&names, records).await;
