@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::kafka::Kafka;
 use crate::metrics::{Counters, Metrics};
 use crate::poll::Jobs;
-use crate::routes;
+use crate::routes::Front;
 use crate::serving::{self, Limits, Places, Shared};
 use crate::stopping::Stopping;
 use crate::traces::Traces;
@@ -162,8 +162,8 @@ impl App {
 
     /// What it serves.
     #[cfg(test)]
-    pub(crate) fn router(&self) -> axum::Router {
-        routes::router(self.producer.clone())
+    pub(crate) fn front(&self) -> Front {
+        Front::new(self.producer.clone())
     }
 
     /// What was counted; stays readable after the end.
@@ -205,7 +205,7 @@ fn serve(
 ) -> impl Future<Output = ()> + use<> {
     let config = &producer.config;
     let shared = Shared {
-        router: routes::router(producer.clone()),
+        front: Front::new(producer.clone()),
         limits: Limits { request: config.request_timeout, idle: config.entrance.idle_timeout },
         tls: config.entrance.tls.clone(),
         stopping: producer.stopping.clone(),

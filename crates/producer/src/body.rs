@@ -62,7 +62,9 @@ pub async fn json(
         let body = if read.is_empty() { first } else { read.freeze() };
         if body.iter().all(u8::is_ascii_whitespace) { Err(ApiError::Empty) } else { Ok(body) }
     };
+    // Most bodies have come with their head: then nothing is waited for.
     tokio::select! {
+        biased;
         read = read => read,
         () = stopping.given_up() => Err(ApiError::stopping(None)),
     }

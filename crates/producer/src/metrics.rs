@@ -1,7 +1,7 @@
 //! What the producer counts: for `/metrics`, and the few numbers that `/health` shows. One application has one
 //! [`Metrics`], so that several can run in one process.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -19,6 +19,8 @@ use service::lock::lock;
 
 /// Clients choose sources, so only so many get a label of their own.
 const MOST_SOURCES: usize = 50;
+/// The label of the others.
+const OTHER: &str = "other";
 
 /// Labels of one value.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -35,7 +37,7 @@ struct ByOutcome {
 }
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByRoute {
-    route: String,
+    route: &'static str,
 }
 /// Of a key: the operator chooses the names, not the client.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -45,7 +47,7 @@ struct ByKeyAndStatus {
 }
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByRouteAndStatus {
-    route: String,
+    route: &'static str,
     status: u16,
 }
 
@@ -97,7 +99,8 @@ pub struct Metrics {
     pub serving: serving::Counts,
     api_key_requests: Family<ByKeyAndStatus, Counter>,
     started: Instant,
-    sources: Mutex<BTreeSet<Source>>,
+    /// Those that have a label of their own.
+    sources: Mutex<HashMap<Source, Counter>>,
     events_accepted: Family<BySource, Counter>,
     events_rejected: Family<ByReason, Counter>,
     upstream_requests: Family<ByOutcome, Counter>,
@@ -167,14 +170,22 @@ impl Metrics {
     /// An event was acknowledged.
     pub fn accepted(&self, source: &Source, sent_at: Instant) {
         self.kafka_delivery.observe(sent_at.elapsed().as_secs_f64());
-        self.accepted_many(&self.label(source), 1);
+        self.count_accepted(&self.of(source), 1);
     }
 
     /// So many events of one label were acknowledged, whose deliveries were measured already.
     pub fn accepted_many(&self, label: &str, count: u64) {
+        self.count_accepted(&self.labelled(label), count);
+    }
+
+    fn count_accepted(&self, counter: &Counter, count: u64) {
         self.counters.0.accepted.fetch_add(count, Ordering::Relaxed);
         lock(&self.counters.0.last_minute).count(self.uptime().as_secs(), count);
-        self.events_accepted.get_or_create(&BySource { source: label.to_owned() }).inc_by(count);
+        counter.inc_by(count);
+    }
+
+    fn labelled(&self, label: &str) -> Counter {
+        self.events_accepted.get_or_create(&BySource { source: label.to_owned() }).clone()
     }
 
     /// Sent to acknowledged.
@@ -185,13 +196,21 @@ impl Metrics {
     /// What a source is counted by.
     pub fn label(&self, source: &Source) -> String {
         let mut known = lock(&self.sources);
-        if !known.contains(source) {
-            if known.len() >= MOST_SOURCES {
-                return "other".into();
-            }
-            known.insert(source.clone());
+        if known.contains_key(source) {
+            return source.to_string();
         }
+        if known.len() >= MOST_SOURCES {
+            return OTHER.into();
+        }
+        known.insert(source.clone(), self.labelled(source.as_str()));
         source.to_string()
+    }
+
+    fn of(&self, source: &Source) -> Counter {
+        if let Some(counter) = lock(&self.sources).get(source) {
+            return counter.clone();
+        }
+        self.labelled(&self.label(source))
     }
 
     /// So many events were not accepted.
@@ -213,11 +232,9 @@ impl Metrics {
     }
 
     /// A request was answered.
-    pub fn answered(&self, route: &str, status: u16, took: Duration) {
-        let by = ByRouteAndStatus { route: route.to_owned(), status };
-        self.http_requests.get_or_create(&by).inc();
-        let by = ByRoute { route: route.to_owned() };
-        self.http_duration.get_or_create(&by).observe(took.as_secs_f64());
+    pub fn answered(&self, route: &'static str, status: u16, took: Duration) {
+        self.http_requests.get_or_create(&ByRouteAndStatus { route, status }).inc();
+        self.http_duration.get_or_create(&ByRoute { route }).observe(took.as_secs_f64());
     }
 
     /// Events accepted within the last minute.

@@ -1,35 +1,120 @@
-//! The route table.
+//! The route table, and what is known of a route before its handler is called.
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::extract::Request;
+use axum::http::Method;
+use axum::middleware::from_fn;
+use axum::response::Response;
 use axum::routing::{get, post};
+use tower_service::Service;
 
 use crate::app::Producer;
 use crate::error::ApiError;
-use crate::{access, adsbdb, batch, ingest, openapi, poll, traffic};
+use crate::{adsbdb, batch, ingest, openapi, poll, traffic};
 
-/// Routes whose refusals are events that were not accepted.
-pub const TAKES_EVENTS: &[&str] = &["/ingest", "/ingest/batch", "/ingest/adsbdb"];
+/// Every path, as metrics and traces name its route.
+pub const ROUTES: &[&str] = &[
+    "/ingest",
+    "/ingest/batch",
+    "/ingest/adsbdb",
+    "/ingest/adsbdb/poll",
+    "/ingest/adsbdb/poll/{job_id}",
+    "/livez",
+    "/readyz",
+    "/health",
+    "/metrics",
+    "/openapi.json",
+    "/docs",
+    "/docs/{file}",
+];
 
-/// Every path of the producer.
-pub fn router(producer: Producer) -> Router {
-    let limit = from_fn_with_state(producer.clone(), access::limit);
-    let upstream = Router::new()
-        .route("/ingest/adsbdb", post(adsbdb::ingest_aircraft).route_layer(limit.clone()))
-        .route("/ingest/adsbdb/poll", get(poll::list).merge(post(poll::start).route_layer(limit.clone())))
-        .route("/ingest/adsbdb/poll/{job_id}", get(poll::show).delete(poll::cancel))
-        .route_layer(from_fn(traffic::no_idempotency_key));
-    Router::new()
-        .route("/ingest", post(ingest::ingest).route_layer(limit.clone()))
-        .route("/ingest/batch", post(batch::ingest_batch).route_layer(limit))
-        .merge(upstream)
-        .route_layer(from_fn_with_state(producer.clone(), access::admit))
-        .with_state(producer.clone())
-        .merge(service::health::routes(Arc::new(producer.clone())))
-        .merge(openapi::routes(&producer.config))
-        .fallback(|| async { ApiError::NoSuchPath })
-        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
-        .layer(from_fn_with_state(producer, traffic::watch))
+/// The name of all that is no route: paths are the client's choice, a metric's labels are not.
+const OTHER: &str = "other";
+
+/// The name of the route that `path` leads to.
+pub fn named(path: &str) -> &'static str {
+    let leads = |route: &&str| match route.split_once('{') {
+        None => **route == *path,
+        Some((before, _)) => {
+            path.strip_prefix(before).is_some_and(|rest| !rest.is_empty() && !rest.contains('/'))
+        }
+    };
+    ROUTES.iter().copied().find(leads).unwrap_or(OTHER)
+}
+
+/// Whether refusals at this route are events that were not accepted.
+pub fn takes_events(route: &str) -> bool {
+    matches!(route, "/ingest" | "/ingest/batch" | "/ingest/adsbdb")
+}
+
+/// Whether whoever asks must have a key, if keys are asked for.
+pub fn needs_key(route: &str) -> bool {
+    route.starts_with("/ingest")
+}
+
+/// Whether a request makes records, or starts what makes them.
+pub fn makes_records(route: &str, method: &Method) -> bool {
+    *method == Method::POST && (takes_events(route) || route == "/ingest/adsbdb/poll")
+}
+
+/// Answers requests. What happens to every request, whatever its route, is in [`traffic`]: each layer of a router costs
+/// a request several allocations.
+#[derive(Debug, Clone)]
+pub struct Front {
+    producer: Producer,
+    router: Router,
+}
+
+impl Front {
+    /// Every path of the producer.
+    pub fn new(producer: Producer) -> Self {
+        let upstream = Router::new()
+            .route("/ingest/adsbdb", post(adsbdb::ingest_aircraft))
+            .route("/ingest/adsbdb/poll", get(poll::list).post(poll::start))
+            .route("/ingest/adsbdb/poll/{job_id}", get(poll::show).delete(poll::cancel))
+            .route_layer(from_fn(traffic::no_idempotency_key));
+        let router = Router::new()
+            .route("/ingest", post(ingest::ingest))
+            .route("/ingest/batch", post(batch::ingest_batch))
+            .merge(upstream)
+            .with_state(producer.clone())
+            .merge(service::health::routes(Arc::new(producer.clone())))
+            .merge(openapi::routes(&producer.config))
+            .fallback(|| async { ApiError::NoSuchPath })
+            .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed });
+        Self { producer, router }
+    }
+
+    /// The router within.
+    #[cfg(test)]
+    pub fn router(&self) -> &Router {
+        &self.router
+    }
+
+    /// The answer.
+    pub async fn answer(mut self, request: Request) -> Response {
+        let Self { producer, router } = &mut self;
+        traffic::watch(producer, request, |request| async {
+            let Ok(response) = router.call(request).await;
+            response
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_has_the_name_of_its_route_and_a_stranger_none() {
+        for route in ROUTES {
+            assert_eq!(named(&route.replace("{job_id}", "x-1").replace("{file}", "a.js")), *route);
+        }
+        for stranger in ["/", "/ingest/", "/ingest/x", "/ingest/adsbdb/poll/", "/docs/a/b", "/livez/x", ""] {
+            assert_eq!(named(stranger), OTHER, "{stranger}");
+        }
+    }
 }

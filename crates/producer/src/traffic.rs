@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -10,29 +10,32 @@ use crate::app::Producer;
 use crate::error::{ApiError, Refused};
 use crate::follow::Followed;
 use crate::ingest::IDEMPOTENCY_KEY;
-use crate::routes;
+use crate::{access, routes};
 
 /// Around every route and fallback.
-pub async fn watch(State(producer): State<Producer>, mut request: Request, next: Next) -> Response {
+pub async fn watch<F: Future<Output = Response>>(
+    producer: &Producer,
+    mut request: Request,
+    next: impl FnOnce(Request) -> F,
+) -> Response {
     let started = Instant::now();
-    let path = request.extensions().get::<MatchedPath>().cloned();
-    // Paths are the client's choice; a metric's labels are not.
-    let route = path.as_ref().map_or("other", MatchedPath::as_str);
+    let route = routes::named(request.uri().path());
     let admission = producer.stopping.admit();
     request.extensions_mut().insert(admission.clone());
     let followed = Followed::begin(&producer.traces, &mut request, route);
-    let mut response = next.run(request).await;
+    let mut response = access::admit(producer, route, request, next).await;
     drop(admission);
-    producer.metrics.answered(route, response.status().as_u16(), started.elapsed());
+    let took = started.elapsed();
+    producer.metrics.answered(route, response.status().as_u16(), took);
     if let Some(refused) = response.extensions().get::<Refused>() {
-        if routes::TAKES_EVENTS.contains(&route) {
+        if routes::takes_events(route) {
             producer.metrics.rejected(refused.reason, 1);
         }
         if let Some(failure) = &refused.failure {
             producer.note_failure(failure);
         }
     }
-    followed.end(&mut response, route, started.elapsed());
+    followed.end(&mut response, route, took);
     response
 }
 

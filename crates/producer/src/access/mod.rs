@@ -9,9 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use service::problem::Problem;
@@ -20,6 +19,7 @@ pub use keys::ApiKeys;
 
 use crate::app::Producer;
 use crate::error::{ApiError, Refused};
+use crate::routes;
 
 /// A refused client that is still sending does not look for an answer: so much is read and thrown away, for so long.
 const DRAIN: (usize, Duration) = (1024 * 1024, Duration::from_secs(1));
@@ -33,32 +33,41 @@ pub const UNKNOWN_KEY: &str = "the key is not one of this producer's";
 #[derive(Debug, Clone)]
 pub struct Holder(pub Arc<str>);
 
-/// Around every route of `/ingest` and below.
-pub async fn admit(State(producer): State<Producer>, request: Request, next: Next) -> Response {
-    let holder = match &producer.config.entrance.api_keys {
-        None => None,
-        Some(keys) => match holder(keys, request.headers()) {
-            Ok(holder) => Some(holder),
-            Err(detail) => return refuse(unauthorized(detail), request).await,
-        },
+/// Lets a request in to what `next` does with it, or refuses it.
+pub async fn admit<F: Future<Output = Response>>(
+    producer: &Producer,
+    route: &str,
+    request: Request,
+    next: impl FnOnce(Request) -> F,
+) -> Response {
+    let keys = producer.config.entrance.api_keys.as_ref().filter(|_| routes::needs_key(route));
+    let Some(keys) = keys else { return limit(producer, route, request, next).await };
+    let holder = match holder(keys, request.headers()) {
+        Ok(holder) => holder,
+        Err(detail) => return refuse(unauthorized(detail), request).await,
     };
-    let mut response = next.run(request).await;
-    if let Some(holder) = holder {
-        producer.metrics.answered_to(&holder, response.status().as_u16());
-        response.extensions_mut().insert(Holder(holder));
-    }
+    let mut response = limit(producer, route, request, next).await;
+    producer.metrics.answered_to(&holder, response.status().as_u16());
+    response.extensions_mut().insert(Holder(holder));
     response
 }
 
-/// Around every route that makes records, or starts what makes them.
-pub async fn limit(State(producer): State<Producer>, mut request: Request, next: Next) -> Response {
+async fn limit<F: Future<Output = Response>>(
+    producer: &Producer,
+    route: &str,
+    mut request: Request,
+    next: impl FnOnce(Request) -> F,
+) -> Response {
+    if !routes::makes_records(route, request.method()) {
+        return next(request).await;
+    }
     let Some(place) = producer.in_flight.take() else {
         return refuse(overloaded().into_response(), request).await;
     };
     // An answer that is written while it is sent keeps it for longer.
     let place = Arc::new(place);
     request.extensions_mut().insert(Arc::clone(&place));
-    next.run(request).await
+    next(request).await
 }
 
 /// There is no place for a further request.

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use axum::body::{Body, to_bytes};
 use axum::http::Request;
 use serde_json::Value;
-use tower_service::Service;
 
 use crate::app::App;
 use crate::config::Config;
 
 async fn post(app: &App) -> (u16, Value) {
     let request = Request::post("/ingest/batch").header("content-type", "application/x-ndjson");
-    let response = app.router().call(request.body(Body::from("{}\n".repeat(1000))).unwrap()).await.unwrap();
+    let response = app.front().answer(request.body(Body::from("{}\n".repeat(1000))).unwrap()).await;
     let status = response.status().as_u16();
     (status, serde_json::from_slice(&to_bytes(response.into_body(), usize::MAX).await.unwrap()).unwrap())
 }

@@ -25,9 +25,10 @@ async fn the_document_has_every_path_of_the_router_and_no_other() {
     let document = document(&config);
     let documented: BTreeSet<String> = document["paths"].as_object().unwrap().keys().cloned().collect();
     let app = App::build(config).await.unwrap();
-    let routed = paths_of(&app.router());
+    let routed = paths_of(app.front().router());
     assert!(routed.contains("/ingest") && routed.len() > 5, "{routed:?}");
     assert_eq!(documented, routed);
+    assert_eq!(routed, crate::routes::ROUTES.iter().map(|route| (*route).to_owned()).collect());
 }
 
 #[test]

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
@@ -35,12 +34,13 @@ pub async fn run(stream: TcpStream, shared: Arc<Shared>, reserve: bool) {
     let idle = if reserve { request } else { shared.limits.idle };
     let Some(stream) = secured(stream, &shared, request).await else { return };
     let watch = Arc::new(Watch::new(Limits { request, idle }));
-    let service = Answers { router: shared.router.clone(), shared: Arc::clone(&shared), watch, reserve };
+    let service = Answers { shared: Arc::clone(&shared), watch, reserve };
     let watch = Arc::clone(&service.watch);
     let io = TokioIo::new(Watched::new(stream, Arc::clone(&watch)));
     let served = http1::Builder::new().max_buf_size(HEAD_BYTES).serve_connection(io, service);
     let mut connection = pin!(served);
-    let mut close = pin!(shared.close.cancelled());
+    // One of its own: it is looked at at every step, and connections do not wait for each other there.
+    let mut close = pin!(shared.close.child_token().cancelled_owned());
     let mut timer = pin!(sleep_until(watch.deadline()));
     let mut closing = false;
     let late = poll_fn(|cx| {
@@ -95,7 +95,6 @@ fn poll_deadline(watch: &Watch, mut timer: Pin<&mut Sleep>, cx: &mut Context<'_>
 
 /// Answers a connection's requests.
 struct Answers {
-    router: Router,
     shared: Arc<Shared>,
     watch: Arc<Watch>,
     reserve: bool,
@@ -110,17 +109,12 @@ impl Service<Request<Incoming>> for Answers {
         self.watch.request_began();
         let (shared, watch, reserve) = (Arc::clone(&self.shared), Arc::clone(&self.watch), self.reserve);
         let refused = reserve && !refusal::is_exempt(request.uri().path());
-        let answer = (!refused).then(|| {
-            let mut router = self.router.clone();
-            tower_service::Service::call(&mut router, request.map(Body::new))
-        });
         Box::pin(async move {
-            let mut response = match answer {
-                Some(answer) => answer.await?,
-                None => {
-                    shared.counts.refused();
-                    refusal::too_many_connections()
-                }
+            let mut response = if refused {
+                shared.counts.refused();
+                refusal::too_many_connections()
+            } else {
+                shared.front.clone().answer(request.map(Body::new)).await
             };
             if reserve || shared.stopping.has_begun() {
                 let close = HeaderValue::from_static("close");

@@ -12,7 +12,6 @@ mod watch;
 
 use std::sync::Arc;
 
-use axum::Router;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +20,7 @@ pub use counts::Counts;
 pub use places::{Place, Places};
 pub use watch::Limits;
 
+use crate::routes::Front;
 use crate::stopping::Stopping;
 use crate::tls::Tls;
 use accept::Door;
@@ -30,7 +30,7 @@ use places::Seat;
 #[derive(Debug)]
 pub struct Shared {
     /// Answers requests.
-    pub router: Router,
+    pub front: Front,
     /// How long clients may take.
     pub limits: Limits,
     /// The certificate, if connections are secure.
