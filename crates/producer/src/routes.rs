@@ -74,7 +74,7 @@ impl Front {
             .route("/ingest/adsbdb", post(adsbdb::ingest_aircraft))
             .route("/ingest/adsbdb/poll", get(poll::list).post(poll::start))
             .route("/ingest/adsbdb/poll/{job_id}", get(poll::show).delete(poll::cancel))
-            .route_layer(from_fn(traffic::no_idempotency_key));
+            .route_layer(from_fn(traffic::takes_nothing));
         let router = Router::new()
             .route("/ingest", post(ingest::ingest))
             .route("/ingest/batch", post(batch::ingest_batch))

@@ -2,9 +2,13 @@
 
 use std::time::Instant;
 
+use axum::body::Body;
 use axum::extract::Request;
+use axum::http::{HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+
+use http_body::Body as _;
 
 use crate::app::Producer;
 use crate::error::{ApiError, Refused};
@@ -39,10 +43,20 @@ pub async fn watch<F: Future<Output = Response>>(
     response
 }
 
-/// Around the routes where an id means nothing: whoever sends one there expects what will not happen.
-pub async fn no_idempotency_key(request: Request, next: Next) -> Response {
+/// Around the routes that take neither an id nor a body: whoever sends an id there expects what will not happen, and a
+/// body is read and thrown away first, or its client might never see the answer.
+pub async fn takes_nothing(request: Request, next: Next) -> Response {
     if request.headers().contains_key(IDEMPOTENCY_KEY) {
         return ApiError::KeyNotTaken.into_response();
     }
-    next.run(request).await
+    let (parts, body) = request.into_parts();
+    if body.is_end_stream() {
+        return next.run(Request::from_parts(parts, body)).await;
+    }
+    let spent = access::spent(&parts.headers, body).await;
+    let mut response = next.run(Request::from_parts(parts, Body::empty())).await;
+    if !spent {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }

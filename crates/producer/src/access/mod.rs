@@ -21,7 +21,7 @@ use crate::app::Producer;
 use crate::error::{ApiError, Refused};
 use crate::routes;
 
-/// A refused client that is still sending does not look for an answer: so much is read and thrown away, for so long.
+/// So much of an unwanted body is read, for so long.
 const DRAIN: (usize, Duration) = (1024 * 1024, Duration::from_secs(1));
 
 /// A request without a key.
@@ -106,14 +106,20 @@ fn unauthorized(detail: &str) -> Response {
     response
 }
 
-/// The answer, once the client has sent what it was about to; if that is too much, the connection ends with it.
+/// The answer, once the client has sent what it was about to.
 async fn refuse(mut response: Response, request: Request) -> Response {
-    // With `Expect: 100-continue` the client has not sent anything, and will not.
-    let waits = request.headers().contains_key(header::EXPECT);
-    if waits || !drained(request.into_body()).await {
+    let (parts, body) = request.into_parts();
+    if !spent(&parts.headers, body).await {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// Reads and throws away a body that nobody wants: a client that is still sending does not look for an answer. False: it
+/// is more than that, or was never sent, and the connection has to end with the answer.
+pub async fn spent(headers: &HeaderMap, body: Body) -> bool {
+    // With `Expect: 100-continue` the client has not sent anything, and will not.
+    !headers.contains_key(header::EXPECT) && drained(body).await
 }
 
 /// Whether the body came to its end.

@@ -53,6 +53,20 @@ async fn an_aircraft_becomes_an_event_and_is_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_nobody_asked_for_costs_no_answer() {
+    let world = World::start(&[]).await;
+    let body = "x".repeat(900 * 1024);
+    for path in ["/ingest/adsbdb", "/ingest/adsbdb/poll?duration_sec=1"] {
+        let answer = world.app.request("POST", path, &[], &body).await;
+        assert_eq!(answer.status, 202, "{answer:?}");
+    }
+    let head =
+        b"POST /ingest/adsbdb HTTP/1.1\r\nHost: t\r\nExpect: 100-continue\r\nContent-Length: 32\r\n\r\n";
+    let answer = world.app.raw(&[head]).await;
+    assert_eq!((answer.status, answer.header("connection")), (202, Some("close")), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_fault_of_adsbdb_is_a_502_that_names_it() {
     let world = World::start(&[]).await;
     let mut details = BTreeSet::new();
