@@ -18,7 +18,7 @@ use super::{
 
 /// One record after the other: so a run over some thousand takes seconds, and a test can act within it.
 const SLOWLY: [(&str, &str); 1] = [("KAFKA_PROPERTIES", "max.in.flight.requests.per.connection=1")];
-pub const MANY: usize = 6_000;
+pub const MANY: usize = 12_000;
 
 fn start(names: &Names) -> Child {
     let mut command = command("slipstream", &environment(names, &SLOWLY));
@@ -143,7 +143,7 @@ async fn a_run_that_slept_until_another_took_over_commits_nothing() {
     let (child, _) = under_way(&names).await;
     let pid = Pid::from_raw(child.id().unwrap().cast_signed());
     kill(pid, Signal::SIGSTOP).unwrap();
-    let other = replay(&names, &["--limit", "3000"]).await;
+    let other = replay(&names, &["--limit", "500"]).await;
     let at = kafka::committed(&letters(&names)).await;
     kill(pid, Signal::SIGCONT).unwrap();
     let sleeper = ended(child).await;
