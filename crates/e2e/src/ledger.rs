@@ -67,15 +67,7 @@ pub async fn verify(names: &Names, ledger: &Path, dead_letters: usize) -> Value 
 
 /// What the judge says with these options.
 pub async fn judge(names: &Names, ledger: &Path, options: &[&str]) -> Value {
-    let environment = [
-        ("KAFKA_BROKER", names.kafka.as_str()),
-        ("KAFKA_TOPIC", names.topic.as_str()),
-        ("KAFKA_GROUP_ID", names.group.as_str()),
-        ("MONGODB_URI", names.mongodb.as_str()),
-        ("MONGODB_DB", names.database.as_str()),
-        ("EXPECTED_SOURCE", "*"),
-    ];
-    let mut verify = command("slipstream", &environment);
+    let mut verify = command("slipstream", &names.for_every_source(&[]));
     verify.args(["verify", "--json", "--ledger"]).arg(ledger).args(options);
     let output = verify.output().await.expect("the binary starts");
     let judgement: Value =

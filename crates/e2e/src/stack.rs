@@ -63,25 +63,12 @@ impl Stack {
 
     /// A producer for `names`, with more variables.
     pub fn producer(&self, names: &Names, more: &[(&str, &str)]) -> Process {
-        Process::start("producer", &self.with(names, more))
+        Process::start("producer", &names.for_every_source(more))
     }
 
     /// A consumer for `names`, with more variables.
     pub fn consumer(&self, names: &Names, more: &[(&str, &str)]) -> Process {
-        Process::start("consumer", &self.with(names, more))
-    }
-
-    fn with<'a>(&'a self, names: &'a Names, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
-        let mut all = vec![
-            ("KAFKA_BROKER", names.kafka.as_str()),
-            ("KAFKA_TOPIC", names.topic.as_str()),
-            ("KAFKA_GROUP_ID", names.group.as_str()),
-            ("MONGODB_URI", names.mongodb.as_str()),
-            ("MONGODB_DB", names.database.as_str()),
-            ("EXPECTED_SOURCE", "*"),
-        ];
-        all.extend_from_slice(more);
-        all
+        Process::start("consumer", &names.for_every_source(more))
     }
 
     /// Names that no other test has.
@@ -106,6 +93,23 @@ pub struct Names {
 }
 
 impl Names {
+    /// The variables of a process that works with these names; of two that are the same the later one wins.
+    pub fn environment<'k, 'v>(&'v self, more: &[(&'k str, &'v str)]) -> Vec<(&'k str, &'v str)> {
+        let own = [
+            ("KAFKA_BROKER", self.kafka.as_str()),
+            ("KAFKA_TOPIC", self.topic.as_str()),
+            ("KAFKA_GROUP_ID", self.group.as_str()),
+            ("MONGODB_URI", self.mongodb.as_str()),
+            ("MONGODB_DB", self.database.as_str()),
+        ];
+        [&own, more].concat()
+    }
+
+    /// The same of a process to which every source is its own.
+    pub fn for_every_source<'k, 'v>(&'v self, more: &[(&'k str, &'v str)]) -> Vec<(&'k str, &'v str)> {
+        self.environment(&[&[("EXPECTED_SOURCE", "*")], more].concat())
+    }
+
     /// Names on these servers that no other test has.
     pub fn new(kafka: String, mongodb: String) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);

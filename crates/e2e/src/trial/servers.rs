@@ -96,20 +96,13 @@ impl Servers {
 
     /// The variables of a process that comes to the servers through the relays.
     pub fn environment<'a>(&self, names: &Names, more: &[(&'a str, &str)]) -> Vec<(&'a str, String)> {
-        let kafka =
-            self.kafka.as_ref().map_or_else(|| names.kafka.clone(), |kafka| kafka.address.to_string());
-        let uri =
+        let kafka = self.kafka.as_ref().map(|kafka| kafka.address.to_string());
+        let mongodb =
             names.mongodb.replace(&address(&names.mongodb).to_string(), &self.mongodb.address.to_string());
-        let mut all = vec![
-            ("KAFKA_BROKER", kafka),
-            ("KAFKA_TOPIC", names.topic.clone()),
-            ("KAFKA_GROUP_ID", names.group.clone()),
-            ("MONGODB_URI", uri),
-            ("MONGODB_DB", names.database.clone()),
-            ("EXPECTED_SOURCE", "*".to_owned()),
-        ];
-        all.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
-        all
+        let names = names.clone();
+        let relayed = Names { kafka: kafka.unwrap_or(names.kafka), mongodb, ..names };
+        let all = relayed.for_every_source(more);
+        all.into_iter().map(|(name, value)| (name, value.to_owned())).collect()
     }
 }
 

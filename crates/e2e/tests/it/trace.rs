@@ -40,15 +40,8 @@ async fn send(names: &Names, key: Option<&str>, value: Option<&str>, record_ms: 
 }
 
 async fn trace(names: &Names, more: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String) {
-    let mut environment = vec![
-        ("KAFKA_BROKER", names.kafka.as_str()),
-        ("KAFKA_TOPIC", &names.topic),
-        ("KAFKA_GROUP_ID", &names.group),
-        ("MONGODB_URI", &names.mongodb),
-        ("MONGODB_DB", &names.database),
-    ];
-    environment.extend_from_slice(more);
-    let output = command("slipstream", &environment).arg("trace").args(arguments).output().await.unwrap();
+    let output =
+        command("slipstream", &names.environment(more)).arg("trace").args(arguments).output().await.unwrap();
     let said = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8(said).unwrap())
 }

@@ -34,17 +34,8 @@ impl Findings {
 
 /// The variables of a deployment with these names; later ones win.
 pub fn environment<'a>(names: &'a Names, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
-    let mut all = vec![
-        ("KAFKA_BROKER", names.kafka.as_str()),
-        ("KAFKA_TOPIC", &names.topic),
-        ("KAFKA_GROUP_ID", &names.group),
-        ("MONGODB_URI", &names.mongodb),
-        ("MONGODB_DB", &names.database),
-        // Not the public one: tests ask nobody outside.
-        ("ADSBDB_BASE_URL", "http://127.0.0.1:9"),
-    ];
-    all.extend_from_slice(more);
-    all
+    // Not the public one: tests ask nobody outside.
+    names.environment(&[&[("ADSBDB_BASE_URL", "http://127.0.0.1:9")], more].concat())
 }
 
 /// Checks the deployment with these names.

@@ -7,8 +7,7 @@ use e2e::{Stack, kafka};
 use serde_json::json;
 
 use super::{
-    Ended, START_MS, Sent, consumer, dead, environment, letters, make_topics, run, run_with, send,
-    write_letters,
+    Ended, START_MS, Sent, consumer, dead, letters, make_topics, run, run_with, send, write_letters,
 };
 
 /// No text, and would clear the screen.
@@ -180,7 +179,7 @@ async fn a_reader_that_has_seen_enough_ends_the_list_quietly() {
     let names = Stack::shared().await.names();
     make_topics(&names, 1).await;
     write_letters(&names, 50, 1, &["why"]).await;
-    let mut command = command("slipstream", &environment(&names, &[]));
+    let mut command = command("slipstream", &names.environment(&[]));
     let list = command.args(["dead-letters", "list"]).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = list.spawn().unwrap();
     drop(child.stdout.take());

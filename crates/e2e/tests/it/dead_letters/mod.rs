@@ -70,20 +70,8 @@ impl Ended {
     }
 }
 
-fn environment<'a>(names: &'a Names, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
-    let mut all = vec![
-        ("KAFKA_BROKER", names.kafka.as_str()),
-        ("KAFKA_TOPIC", &names.topic),
-        ("KAFKA_GROUP_ID", &names.group),
-        ("MONGODB_URI", &names.mongodb),
-        ("MONGODB_DB", &names.database),
-    ];
-    all.extend_from_slice(more);
-    all
-}
-
 async fn run_with(names: &Names, more: &[(&str, &str)], arguments: &[&str]) -> Ended {
-    let mut command = command("slipstream", &environment(names, more));
+    let mut command = command("slipstream", &names.environment(more));
     Ended::of(command.arg("dead-letters").args(arguments).output().await.unwrap())
 }
 

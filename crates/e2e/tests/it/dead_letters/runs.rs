@@ -12,8 +12,8 @@ use serde_json::json;
 use tokio::process::Child;
 
 use super::{
-    Ended, LIMIT, Sent, assert_each_once, command, consumer, dead, environment, keys, letters, make_topics,
-    replay, run, send, stack, write_letters,
+    Ended, LIMIT, Sent, assert_each_once, command, consumer, dead, keys, letters, make_topics, replay, run,
+    send, stack, write_letters,
 };
 
 /// One record after the other: so a run over some thousand takes seconds, and a test can act within it.
@@ -21,7 +21,7 @@ const SLOWLY: [(&str, &str); 1] = [("KAFKA_PROPERTIES", "max.in.flight.requests.
 pub const MANY: usize = 12_000;
 
 fn start(names: &Names) -> Child {
-    let mut command = command("slipstream", &environment(names, &SLOWLY));
+    let mut command = command("slipstream", &names.environment(&SLOWLY));
     command
         .args(["dead-letters", "replay", "--json"])
         .stdout(Stdio::piped())

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tokio::net::TcpListener;
 
-use super::{Site, consumer, lines, load, run, text, verify};
+use super::{Site, lines, load, run, text, verify};
 
 /// `printf %s secret | sha256sum`
 const KEYS: &str = "load:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
@@ -112,12 +112,12 @@ async fn records_that_wait_are_not_taken_for_lost_but_the_verdict_is_not_well() 
     let said = load(&producer.url(""), &[], &ledger, &["--events", "30", "--keys", "10"]).await;
     assert_eq!(said.code, Some(0), "{said:?}");
     let path = ledger.to_str().unwrap();
-    let verdict = run(&consumer(&names, &[]), &["verify", "--ledger", path, "--wait", "500ms"]).await;
+    let verdict = run(&names.for_every_source(&[]), &["verify", "--ledger", path, "--wait", "500ms"]).await;
     assert_eq!((verdict.code, verdict.count("/waiting")), (Some(1), 30), "{verdict:#?}");
     assert_eq!(verdict.count("/missing/count"), 10);
     // A verify that waits sees the consumer come.
     let arguments = ["verify", "--ledger", path, "--wait", "60s"];
-    let environment = consumer(&names, &[]);
+    let environment = names.for_every_source(&[]);
     let (waited, started) = tokio::join!(text(&environment, &arguments), async {
         let consumer = stack.consumer(&names, &[]);
         consumer.ready().await;
@@ -184,14 +184,14 @@ async fn what_cannot_be_judged_is_refused() {
     for (more, part) in
         [(("UPSERT_KEYS", "mode_s"), "UPSERT_KEYS"), (("EXPECTED_SOURCE", "adsbdb"), "source manual")]
     {
-        let (code, said) = text(&consumer(&names, &[more]), &verify).await;
+        let (code, said) = text(&names.for_every_source(&[more]), &verify).await;
         assert!(code == Some(2) && said.contains(part), "{code:?} {said}");
     }
-    let (code, said) = text(&consumer(&names, &[]), &verify).await;
+    let (code, said) = text(&names.for_every_source(&[]), &verify).await;
     assert!(code == Some(1) && said.contains("does not exist"), "the topic was never made: {code:?} {said}");
     e2e::kafka::make_topic(&names, 1).await;
     assert_eq!(
-        run(&consumer(&names, &[]), &verify).await.code,
+        run(&names.for_every_source(&[]), &verify).await.code,
         Some(0),
         "nothing was sent, nothing is there"
     );
@@ -200,20 +200,20 @@ async fn what_cannot_be_judged_is_refused() {
     for (more, part) in
         [(("KAFKA_BROKER", away.as_str()), "refused"), (("MONGODB_URI", &no_database), "refused")]
     {
-        let (code, said) = text(&consumer(&names, &[more]), &verify).await;
+        let (code, said) = text(&names.for_every_source(&[more]), &verify).await;
         assert!(code == Some(1) && said.contains(part), "{code:?} {said}");
     }
     let server = names.mongodb.strip_prefix("mongodb://").unwrap().parse().unwrap();
     let gate = Gate::before(server, b"\x02find\0").await;
     let silent = format!("mongodb://{}", gate.address);
-    let (code, said) = text(&consumer(&names, &[("MONGODB_URI", &silent)]), &verify).await;
+    let (code, said) = text(&names.for_every_source(&[("MONGODB_URI", &silent)]), &verify).await;
     assert!(code == Some(1) && said.contains("mongodb does not answer"), "{code:?} {said}");
-    let (code, said) = text(&consumer(&names, &[]), &["verify", "--ledger", "/no/such"]).await;
+    let (code, said) = text(&names.for_every_source(&[]), &["verify", "--ledger", "/no/such"]).await;
     assert!(code == Some(1) && said.contains("/no/such: "), "{code:?} {said}");
     for (old, new, part) in [("\"n\":0", "\"n\":1", "cannot be judged"), ("\"n\":0", "\"n\":", "line 2")] {
         let text_before = std::fs::read_to_string(&ledger).unwrap();
         std::fs::write(&ledger, text_before.replace(old, new)).unwrap();
-        let (code, said) = text(&consumer(&names, &[]), &verify).await;
+        let (code, said) = text(&names.for_every_source(&[]), &verify).await;
         assert!(code == Some(1) && said.contains(part), "{code:?} {said}");
         std::fs::write(&ledger, text_before).unwrap();
     }

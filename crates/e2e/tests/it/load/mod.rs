@@ -39,20 +39,6 @@ async fn text(environment: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>,
     (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
 }
 
-/// The variables of a consumer that stores everything.
-fn consumer<'a>(names: &'a Names, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
-    let mut all = vec![
-        ("KAFKA_BROKER", names.kafka.as_str()),
-        ("KAFKA_TOPIC", &names.topic),
-        ("KAFKA_GROUP_ID", &names.group),
-        ("MONGODB_URI", &names.mongodb),
-        ("MONGODB_DB", &names.database),
-        ("EXPECTED_SOURCE", "*"),
-    ];
-    all.extend_from_slice(more);
-    all
-}
-
 /// A producer, a consumer, and a place for ledgers.
 struct Site {
     names: Names,
@@ -98,7 +84,7 @@ async fn load(producer: &str, more: &[(&str, &str)], ledger: &Path, arguments: &
 
 async fn verify(names: &Names, ledger: &Path, arguments: &[&str]) -> Said {
     let ours = ["verify", "--wait", "60s", "--ledger", ledger.to_str().unwrap()];
-    run(&consumer(names, &[]), &[&ours, arguments].concat()).await
+    run(&names.for_every_source(&[]), &[&ours, arguments].concat()).await
 }
 
 /// The ledger's lines; the first is the run.
