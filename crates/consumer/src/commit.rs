@@ -65,6 +65,7 @@ impl Gate {
     ) -> Result<(), Failed> {
         let mut committed = lock(&self.committed);
         let offsets = offsets();
+        // Also where there is nothing to commit: a topic that was made anew may be shorter than our position.
         if let Err(error) = self.look(&committed) {
             return Err((offsets, error));
         }

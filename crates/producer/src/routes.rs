@@ -14,7 +14,7 @@ use crate::app::Producer;
 use crate::error::ApiError;
 use crate::{adsbdb, batch, ingest, openapi, poll, traffic};
 
-/// Every path, as metrics and traces name its route.
+/// Every path, as metrics and traces name its route. What asks for a key goes by it: a test holds it against the router.
 pub const ROUTES: &[&str] = &[
     "/ingest",
     "/ingest/batch",
