@@ -1,6 +1,6 @@
 //! The event as the topic holds it.
 
-use serde_json::json;
+use serde::Serialize;
 
 use crate::{id::EventId, millis::Millis, payload::Payload, request::Draft, source::Source};
 
@@ -37,23 +37,23 @@ impl Event {
     pub fn to_json(&self) -> Vec<u8> {
         let payload = self.payload.as_str();
         let mut value = Vec::with_capacity(payload.len() + ENVELOPE_BYTES);
-        let mut put = |text: &str| value.extend_from_slice(text.as_bytes());
-        put("{\"id\":");
-        put(&json!(self.id.as_str()).to_string());
-        put(",\"timestamp\":");
-        put(&self.timestamp.get().to_string());
-        put(",\"source\":");
-        put(&json!(self.source.as_str()).to_string());
-        put(",\"payload\":");
+        put(&mut value, "{\"id\":", self.id.as_str());
+        put(&mut value, ",\"timestamp\":", &self.timestamp.get());
+        put(&mut value, ",\"source\":", self.source.as_str());
+        value.extend_from_slice(b",\"payload\":");
         // Known to be JSON, and read once more by nobody.
-        put(payload);
-        put(",\"ingested_at\":");
-        put(&self.ingested_at.get().to_string());
-        put(",\"api_version\":");
-        put(&json!(self.api_version).to_string());
-        put("}");
+        value.extend_from_slice(payload.as_bytes());
+        put(&mut value, ",\"ingested_at\":", &self.ingested_at.get());
+        put(&mut value, ",\"api_version\":", self.api_version.as_str());
+        value.push(b'}');
         value
     }
+}
+
+fn put(json: &mut Vec<u8>, name: &str, value: &(impl Serialize + ?Sized)) {
+    json.extend_from_slice(name.as_bytes());
+    // Texts and integers have a JSON form, and memory does not refuse it.
+    _ = serde_json::to_writer(json, value);
 }
 
 #[cfg(test)]

@@ -72,7 +72,7 @@ fn mark_replaced(members: &mut [Member], bytes: &[u8]) {
     if members.len() <= FEW {
         let mut left = members;
         while let [member, later @ ..] = left {
-            member.kept = !later.iter().any(|other| key(bytes, other) == key(bytes, member));
+            member.kept = !later.iter().any(|other| is_same_key(bytes, other, member));
             left = later;
         }
         return;
@@ -84,6 +84,11 @@ fn mark_replaced(members: &mut [Member], bytes: &[u8]) {
         member.kept = later.first().is_none_or(|next| key(bytes, next) != key(bytes, member));
         left = later;
     }
+}
+
+fn is_same_key(bytes: &[u8], one: &Member, other: &Member) -> bool {
+    // Most keys differ in length, which is known without looking at them.
+    one.value - one.start == other.value - other.start && key(bytes, one) == key(bytes, other)
 }
 
 fn key<'b>(bytes: &'b [u8], member: &Member) -> &'b [u8] {

@@ -58,8 +58,10 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
 }
 
 fn new_id() -> HeaderValue {
+    let mut text = Uuid::encode_buffer();
     #[expect(clippy::expect_used, reason = "36 visible characters are a header's value")]
-    HeaderValue::try_from(Uuid::now_v7().to_string()).expect("a UUID is a header's value")
+    HeaderValue::from_str(Uuid::now_v7().hyphenated().encode_lower(&mut text))
+        .expect("a UUID is a header's value")
 }
 
 #[cfg(test)]

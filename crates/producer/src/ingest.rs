@@ -3,7 +3,7 @@
 
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use events::{Draft, Event, EventId, Fault, Loc, Payload, Refusal};
 use serde::Serialize;
@@ -52,7 +52,10 @@ impl IntoResponse for Accepted {
         let mut body = Vec::with_capacity(ANSWER_BYTES + payload);
         // It only fails where a map has keys that are no texts.
         _ = serde_json::to_writer(&mut body, &self);
-        (StatusCode::ACCEPTED, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = StatusCode::ACCEPTED;
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
     }
 }
 
@@ -116,7 +119,8 @@ pub fn new_id() -> EventId {
 /// The id that a UUID is.
 #[expect(clippy::expect_used, reason = "36 printable characters are an id")]
 pub fn id_of(uuid: Uuid) -> EventId {
-    EventId::new(uuid.to_string()).expect("a UUID is an id")
+    let text = &mut Uuid::encode_buffer();
+    EventId::new(&*uuid.hyphenated().encode_lower(text)).expect("a UUID is an id")
 }
 
 /// The trace context that goes into a header of the record: judged and, with an exporter, carried on by `traces`.

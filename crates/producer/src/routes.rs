@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{Extension, Request, State};
 use axum::http::Method;
 use axum::middleware::from_fn;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tower_service::Service;
 
 use crate::app::Producer;
 use crate::error::ApiError;
+use crate::serving::Place;
+use crate::stopping::Admission;
 use crate::{adsbdb, batch, ingest, openapi, poll, traffic};
 
 /// Every path, as metrics and traces name its route. What asks for a key goes by it: a test holds it against the router.
@@ -60,8 +62,8 @@ pub fn makes_records(route: &str, method: &Method) -> bool {
 }
 
 /// Answers requests. What happens to every request, whatever its route, is in [`traffic`]: each layer of a router costs
-/// a request several allocations.
-#[derive(Debug, Clone)]
+/// a request several allocations, and so does the router, which single events go past.
+#[derive(Debug)]
 pub struct Front {
     producer: Producer,
     router: Router,
@@ -94,13 +96,28 @@ impl Front {
     }
 
     /// The answer.
-    pub async fn answer(mut self, request: Request) -> Response {
-        let Self { producer, router } = &mut self;
-        traffic::watch(producer, request, |request| async {
-            let Ok(response) = router.call(request).await;
-            response
+    pub async fn answer(&self, request: Request) -> Response {
+        traffic::watch(&self.producer, request, |request, admission, place| async {
+            if request.uri().path() == "/ingest" && *request.method() == Method::POST {
+                let _place = place;
+                return ingest::ingest(State(self.producer.clone()), Extension(admission), request)
+                    .await
+                    .into_response();
+            }
+            // Apart, so that single events need no room for it.
+            Box::pin(self.route(request, admission, place)).await
         })
         .await
+    }
+
+    /// The router's answer. The admission and the place are kept until then, and by an answer that is written while it
+    /// is sent for longer.
+    async fn route(&self, mut request: Request, admission: Admission, place: Option<Place>) -> Response {
+        let place = place.map(Arc::new);
+        request.extensions_mut().insert(admission.clone());
+        place.iter().for_each(|place| _ = request.extensions_mut().insert(Arc::clone(place)));
+        let Ok(response) = self.router.clone().call(request).await;
+        response
     }
 }
 

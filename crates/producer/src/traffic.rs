@@ -14,21 +14,22 @@ use crate::app::Producer;
 use crate::error::{ApiError, Refused};
 use crate::follow::Followed;
 use crate::ingest::IDEMPOTENCY_KEY;
+use crate::serving::Place;
+use crate::stopping::Admission;
 use crate::{access, routes};
 
 /// Around every route and fallback.
 pub async fn watch<F: Future<Output = Response>>(
     producer: &Producer,
     mut request: Request,
-    next: impl FnOnce(Request) -> F,
+    next: impl FnOnce(Request, Admission, Option<Place>) -> F,
 ) -> Response {
     let started = Instant::now();
     let route = routes::named(request.uri().path());
     let admission = producer.stopping.admit();
-    request.extensions_mut().insert(admission.clone());
     let followed = Followed::begin(&producer.traces, &mut request, route);
-    let mut response = access::admit(producer, route, request, next).await;
-    drop(admission);
+    let admitted = |request, place| next(request, admission, place);
+    let mut response = access::admit(producer, route, request, admitted).await;
     let took = started.elapsed();
     producer.metrics.answered(route, response.status().as_u16(), took);
     if let Some(refused) = response.extensions().get::<Refused>() {

@@ -20,6 +20,7 @@ pub use keys::ApiKeys;
 use crate::app::Producer;
 use crate::error::{ApiError, Refused};
 use crate::routes;
+use crate::serving::Place;
 
 /// So much of an unwanted body is read, for so long.
 const DRAIN: (usize, Duration) = (1024 * 1024, Duration::from_secs(1));
@@ -33,12 +34,12 @@ pub const UNKNOWN_KEY: &str = "the key is not one of this producer's";
 #[derive(Debug, Clone)]
 pub struct Holder(pub Arc<str>);
 
-/// Lets a request in to what `next` does with it, or refuses it.
+/// Lets a request in to what `next` does with it and with its place, or refuses it.
 pub async fn admit<F: Future<Output = Response>>(
     producer: &Producer,
     route: &str,
     request: Request,
-    next: impl FnOnce(Request) -> F,
+    next: impl FnOnce(Request, Option<Place>) -> F,
 ) -> Response {
     let keys = producer.config.entrance.api_keys.as_ref().filter(|_| routes::needs_key(route));
     let Some(keys) = keys else { return limit(producer, route, request, next).await };
@@ -55,19 +56,16 @@ pub async fn admit<F: Future<Output = Response>>(
 async fn limit<F: Future<Output = Response>>(
     producer: &Producer,
     route: &str,
-    mut request: Request,
-    next: impl FnOnce(Request) -> F,
+    request: Request,
+    next: impl FnOnce(Request, Option<Place>) -> F,
 ) -> Response {
     if !routes::makes_records(route, request.method()) {
-        return next(request).await;
+        return next(request, None).await;
     }
-    let Some(place) = producer.in_flight.take() else {
-        return refuse(overloaded().into_response(), request).await;
-    };
-    // An answer that is written while it is sent keeps it for longer.
-    let place = Arc::new(place);
-    request.extensions_mut().insert(Arc::clone(&place));
-    next(request).await
+    match producer.in_flight.take() {
+        Some(place) => next(request, Some(place)).await,
+        None => refuse(overloaded().into_response(), request).await,
+    }
 }
 
 /// There is no place for a further request.

@@ -2,7 +2,7 @@
 //! a deadline ends it, or the process does. A stop lets the request in hand end.
 
 use std::convert::Infallible;
-use std::future::{Future, poll_fn};
+use std::future::{Future as _, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,7 +12,7 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::Service;
+use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep_until};
@@ -34,8 +34,10 @@ pub async fn run(stream: TcpStream, shared: Arc<Shared>, reserve: bool) {
     let idle = if reserve { request } else { shared.limits.idle };
     let Some(stream) = secured(stream, &shared, request).await else { return };
     let watch = Arc::new(Watch::new(Limits { request, idle }));
-    let service = Answers { shared: Arc::clone(&shared), watch, reserve };
-    let watch = Arc::clone(&service.watch);
+    let service = service_fn(|request| {
+        watch.request_began();
+        answer(Arc::clone(&shared), Arc::clone(&watch), reserve, request)
+    });
     let io = TokioIo::new(Watched::new(stream, Arc::clone(&watch)));
     let served = http1::Builder::new().max_buf_size(HEAD_BYTES).serve_connection(io, service);
     let mut connection = pin!(served);
@@ -93,34 +95,21 @@ fn poll_deadline(watch: &Watch, mut timer: Pin<&mut Sleep>, cx: &mut Context<'_>
     Poll::Pending
 }
 
-/// Answers a connection's requests.
-struct Answers {
+/// Answers one request.
+async fn answer(
     shared: Arc<Shared>,
     watch: Arc<Watch>,
     reserve: bool,
-}
-
-impl Service<Request<Incoming>> for Answers {
-    type Response = Response<WatchedBody>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
-
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        self.watch.request_began();
-        let (shared, watch, reserve) = (Arc::clone(&self.shared), Arc::clone(&self.watch), self.reserve);
-        let refused = reserve && !refusal::is_exempt(request.uri().path());
-        Box::pin(async move {
-            let mut response = if refused {
-                shared.counts.refused();
-                refusal::too_many_connections()
-            } else {
-                shared.front.clone().answer(request.map(Body::new)).await
-            };
-            if reserve || shared.stopping.has_begun() {
-                let close = HeaderValue::from_static("close");
-                response.headers_mut().insert(header::CONNECTION, close);
-            }
-            Ok(response.map(|body| WatchedBody::new(body, watch)))
-        })
+    request: Request<Incoming>,
+) -> Result<Response<WatchedBody>, Infallible> {
+    let mut response = if reserve && !refusal::is_exempt(request.uri().path()) {
+        shared.counts.refused();
+        refusal::too_many_connections()
+    } else {
+        shared.front.answer(request.map(Body::new)).await
+    };
+    if reserve || shared.stopping.has_begun() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+    Ok(response.map(|body| WatchedBody::new(body, watch)))
 }
