@@ -50,8 +50,8 @@ impl Event {
     }
 }
 
-fn put(json: &mut Vec<u8>, name: &str, value: &(impl Serialize + ?Sized)) {
-    json.extend_from_slice(name.as_bytes());
+fn put(json: &mut Vec<u8>, before: &str, value: &(impl Serialize + ?Sized)) {
+    json.extend_from_slice(before.as_bytes());
     // Texts and integers have a JSON form, and memory does not refuse it.
     _ = serde_json::to_writer(json, value);
 }

@@ -87,7 +87,7 @@ fn mark_replaced(members: &mut [Member], bytes: &[u8]) {
 }
 
 fn is_same_key(bytes: &[u8], one: &Member, other: &Member) -> bool {
-    // Most keys differ in length, which is known without looking at them.
+    // The lengths are known without finding the keys.
     one.value - one.start == other.value - other.start && key(bytes, one) == key(bytes, other)
 }
 

@@ -168,7 +168,7 @@ fn judge_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
     if media_type(headers).is_none_or(|given| given == "application/json" || is_json(given)) {
         Ok(())
     } else {
-        Err(ApiError::MediaType("the body must be JSON: send Content-Type: application/json"))
+        Err(ApiError::JSON_WANTED)
     }
 }
 

@@ -88,6 +88,14 @@ pub enum ApiError {
 }
 
 impl ApiError {
+    /// The body of one event has another media type than JSON's.
+    pub const JSON_WANTED: Self =
+        Self::MediaType("the body must be JSON: send Content-Type: application/json");
+    /// The body of a batch has a media type that none of its forms has.
+    pub const BATCH_WANTED: Self = Self::MediaType(
+        "send a JSON array with Content-Type: application/json, or one event a line with application/x-ndjson",
+    );
+
     /// The producer is stopping, and nothing was stored.
     pub fn stopping(id: Option<EventId>) -> Self {
         Self::NotStored { reason: "stopping", why: "the producer is stopping".into(), id }

@@ -18,7 +18,7 @@ use crate::{adsbdb, batch, ingest, openapi, poll, traffic};
 
 /// Every path, as metrics and traces name its route. What asks for a key goes by it: a test holds it against the router.
 pub const ROUTES: &[&str] = &[
-    "/ingest",
+    SINGLE,
     "/ingest/batch",
     "/ingest/adsbdb",
     "/ingest/adsbdb/poll",
@@ -31,6 +31,9 @@ pub const ROUTES: &[&str] = &[
     "/docs",
     "/docs/{file}",
 ];
+
+/// Where single events go.
+const SINGLE: &str = "/ingest";
 
 /// The name of all that is no route: paths are the client's choice, a metric's labels are not.
 const OTHER: &str = "other";
@@ -78,7 +81,8 @@ impl Front {
             .route("/ingest/adsbdb/poll/{job_id}", get(poll::show).delete(poll::cancel))
             .route_layer(from_fn(traffic::takes_nothing));
         let router = Router::new()
-            .route("/ingest", post(ingest::ingest))
+            // For its 405: `answer` does not bring a POST here.
+            .route(SINGLE, post(ingest::ingest))
             .route("/ingest/batch", post(batch::ingest_batch))
             .merge(upstream)
             .with_state(producer.clone())
@@ -98,7 +102,7 @@ impl Front {
     /// The answer.
     pub async fn answer(&self, request: Request) -> Response {
         traffic::watch(&self.producer, request, |request, admission, place| async {
-            if request.uri().path() == "/ingest" && *request.method() == Method::POST {
+            if request.uri().path() == SINGLE && *request.method() == Method::POST {
                 let _place = place;
                 return ingest::ingest(State(self.producer.clone()), Extension(admission), request)
                     .await
@@ -110,8 +114,8 @@ impl Front {
         .await
     }
 
-    /// The router's answer. The admission and the place are kept until then, and by an answer that is written while it
-    /// is sent for longer.
+    /// The router's answer. Admission and place are kept until it is there; a streamed answer keeps both until its last
+    /// byte, a poll job keeps the admission until it ends.
     async fn route(&self, mut request: Request, admission: Admission, place: Option<Place>) -> Response {
         let place = place.map(Arc::new);
         request.extensions_mut().insert(admission.clone());
@@ -124,6 +128,18 @@ impl Front {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::app::App;
+    use crate::config::Config;
+
+    /// A connection keeps room for the future of a request for as long as it is open.
+    #[tokio::test]
+    async fn the_future_of_a_request_stays_small() {
+        let environment = [("KAFKA_BROKER", "127.0.0.1:9"), ("LISTEN_ADDR", "127.0.0.1:0")];
+        let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let app = App::build(Config::from_environment(environment).unwrap()).await.unwrap();
+        let bytes = size_of_val(&app.front().answer(Request::default()));
+        assert!(bytes <= 5 * 1024, "{bytes}");
+    }
 
     #[test]
     fn a_path_has_the_name_of_its_route_and_a_stranger_none() {

@@ -87,9 +87,7 @@ fn format(headers: &HeaderMap) -> Result<Format, ApiError> {
         None => Ok(Format::Array),
         Some(media_type) if body::is_json(media_type) => Ok(Format::Array),
         Some(media_type) if body::is_utf8_of(media_type, lines) => Ok(Format::Lines),
-        Some(_) => Err(ApiError::MediaType(
-            "send a JSON array with Content-Type: application/json, or one event a line with application/x-ndjson",
-        )),
+        Some(_) => Err(ApiError::BATCH_WANTED),
     }
 }
 

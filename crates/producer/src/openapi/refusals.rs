@@ -141,7 +141,7 @@ pub fn of_bodies(config: &Config) -> Vec<ApiError> {
         ApiError::BodyBroken("invalid chunk size".into()),
         ApiError::BodySlow(config.request_timeout),
         ApiError::BodyTooLarge(config.max_payload_bytes, "MAX_PAYLOAD_BYTES"),
-        ApiError::MediaType("the body must be JSON: send Content-Type: application/json"),
+        ApiError::JSON_WANTED,
         ApiError::Coding,
         ApiError::Invalid(faults()),
     ];
@@ -151,15 +151,8 @@ pub fn of_bodies(config: &Config) -> Vec<ApiError> {
 /// What a batch may be refused for before an event of it is taken, and what all its results may be.
 pub fn of_batches(config: &Config) -> Vec<Refusal> {
     let too_long = || ApiError::BodyTooLarge(config.max_batch_bytes, "MAX_BATCH_BYTES");
-    let whole = [
-        ApiError::NoEvents,
-        too_long(),
-        ApiError::MediaType(
-            "send a JSON array with Content-Type: application/json, or one event a line with application/x-ndjson",
-        ),
-        ApiError::Coding,
-        ApiError::stopping(None),
-    ];
+    let whole =
+        [ApiError::NoEvents, too_long(), ApiError::BATCH_WANTED, ApiError::Coding, ApiError::stopping(None)];
     let first = [
         ApiError::BatchBroken("there is no array".into()),
         ApiError::BodyBroken("invalid chunk size".into()),
