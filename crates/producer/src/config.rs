@@ -118,6 +118,14 @@ pub struct Config {
 }
 
 impl Config {
+    /// That of a producer whose Kafka is away, with more variables.
+    #[cfg(test)]
+    pub fn without_kafka(more: &[(&str, &str)]) -> Self {
+        let own = [("KAFKA_BROKER", "127.0.0.1:9"), ("LISTEN_ADDR", "127.0.0.1:0")];
+        let all = own.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Self::from_environment(all).unwrap()
+    }
+
     /// Reads the environment.
     ///
     /// # Errors

@@ -3,12 +3,6 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::app::App;
 
-fn config(settings: &[(&str, &str)]) -> Config {
-    let all = [("KAFKA_BROKER", "127.0.0.1:9"), ("LISTEN_ADDR", "127.0.0.1:0")];
-    let pairs = all.iter().chain(settings).map(|(name, value)| ((*name).into(), (*value).into()));
-    Config::from_environment(pairs).unwrap()
-}
-
 /// The paths of a router, which shows them in its `Debug` only.
 fn paths_of(router: &Router) -> BTreeSet<String> {
     let shown = format!("{router:?}");
@@ -21,7 +15,7 @@ fn paths_of(router: &Router) -> BTreeSet<String> {
 
 #[tokio::test]
 async fn the_document_has_every_path_of_the_router_and_no_other() {
-    let config = config(&[]);
+    let config = Config::without_kafka(&[]);
     let document = document(&config);
     let documented: BTreeSet<String> = document["paths"].as_object().unwrap().keys().cloned().collect();
     let app = App::build(config).await.unwrap();
@@ -33,7 +27,7 @@ async fn the_document_has_every_path_of_the_router_and_no_other() {
 
 #[test]
 fn every_reference_leads_somewhere_and_every_name_is_used_once() {
-    let document = document(&config(&[("ACCEPT_SOURCES", "manual"), ("REQUIRE_ID", "true")]));
+    let document = document(&Config::without_kafka(&[("ACCEPT_SOURCES", "manual"), ("REQUIRE_ID", "true")]));
     let text = document.to_string();
     for reference in text.split("\"$ref\":\"#").skip(1) {
         let pointer = reference.split('"').next().unwrap();
@@ -41,7 +35,7 @@ fn every_reference_leads_somewhere_and_every_name_is_used_once() {
     }
     let ids: Vec<&str> =
         text.split("\"operationId\":\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
-    for operation in operations(&config(&[])) {
+    for operation in operations(&Config::without_kafka(&[])) {
         let id = operation.clone().into_json()["operationId"].as_str().unwrap().to_owned();
         let links = ids.iter().filter(|known| **known == id).count();
         assert!(links >= 1, "{id}");
@@ -50,7 +44,7 @@ fn every_reference_leads_somewhere_and_every_name_is_used_once() {
 
 #[test]
 fn each_status_of_an_operation_has_an_example() {
-    for operation in operations(&config(&[])) {
+    for operation in operations(&Config::without_kafka(&[])) {
         let (method, path) = (operation.method, operation.path);
         let described = operation.into_json();
         for (status, answer) in described["responses"].as_object().unwrap() {
@@ -73,7 +67,7 @@ fn each_status_of_an_operation_has_an_example() {
 
 #[test]
 fn the_statuses_of_ingest_are_those_of_the_contract() {
-    let document = document(&config(&[("REQUIRE_ID", "true")]));
+    let document = document(&Config::without_kafka(&[("REQUIRE_ID", "true")]));
     let statuses = |path: &str, method: &str| -> Vec<String> {
         document["paths"][path][method]["responses"].as_object().unwrap().keys().cloned().collect()
     };
@@ -90,7 +84,10 @@ fn the_statuses_of_ingest_are_those_of_the_contract() {
 
 #[test]
 fn what_the_configuration_limits_is_in_the_document() {
-    let document = document(&config(&[("ACCEPT_SOURCES", "manual,adsbdb"), ("MAX_PAYLOAD_BYTES", "12345")]));
+    let document = document(&Config::without_kafka(&[
+        ("ACCEPT_SOURCES", "manual,adsbdb"),
+        ("MAX_PAYLOAD_BYTES", "12345"),
+    ]));
     let source = &document["components"]["schemas"]["Event"]["properties"]["source"];
     assert_eq!(source["enum"], json!(["adsbdb", "manual"]));
     assert!(document["paths"]["/ingest"]["post"]["description"].as_str().unwrap().contains("12345 bytes"));
@@ -98,7 +95,7 @@ fn what_the_configuration_limits_is_in_the_document() {
 
 #[test]
 fn a_batch_answers_its_results_or_a_problem_and_never_a_status_without_an_example() {
-    let described = batch::batch(&config(&[("REQUIRE_ID", "true")])).into_json();
+    let described = batch::batch(&Config::without_kafka(&[("REQUIRE_ID", "true")])).into_json();
     let responses = described["responses"].as_object().unwrap();
     let statuses: Vec<&String> = responses.keys().collect();
     assert_eq!(statuses, ["202", "207", "400", "401", "405", "408", "413", "415", "422", "503", "504"]);
@@ -139,7 +136,7 @@ fn a_batch_answers_its_results_or_a_problem_and_never_a_status_without_an_exampl
 fn a_key_is_a_choice_only_where_the_producer_has_none() {
     let security = |settings: &[(&str, &str)]| {
         let of = |operation: Operation| operation.into_json()["security"].clone();
-        let mut all: Vec<Value> = operations(&config(settings)).into_iter().map(of).collect();
+        let mut all: Vec<Value> = operations(&Config::without_kafka(settings)).into_iter().map(of).collect();
         all.retain(|security| !security.is_null());
         all
     };
