@@ -19,7 +19,6 @@ async fn trial() -> Option<Trial> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a fault of up to a minute: run with -- --ignored faults --skip storm"]
 async fn g6_a_broker_that_is_killed_and_started_again_costs_nothing() {
     let Some(mut trial) = trial().await else { return };
     trial.breaks();
@@ -33,7 +32,6 @@ async fn g6_a_broker_that_is_killed_and_started_again_costs_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a fault of up to a minute: run with -- --ignored faults --skip storm"]
 async fn g6_a_broker_that_is_cut_off_for_30_s_costs_nothing() {
     let Some(mut trial) = trial().await else { return };
     trial.breaks();
@@ -46,7 +44,6 @@ async fn g6_a_broker_that_is_cut_off_for_30_s_costs_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a fault of up to a minute: run with -- --ignored faults --skip storm"]
 async fn g6_a_broker_whose_network_loses_everything_for_15_s_costs_nothing() {
     let Some(mut trial) = trial().await else { return };
     trial.breaks();
@@ -59,7 +56,6 @@ async fn g6_a_broker_whose_network_loses_everything_for_15_s_costs_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a fault of up to a minute: run with -- --ignored faults --skip storm"]
 async fn g6_half_open_connections_to_the_broker_are_given_up_in_time() {
     let Some(mut trial) = trial().await else { return };
     trial.breaks();
@@ -71,7 +67,6 @@ async fn g6_half_open_connections_to_the_broker_are_given_up_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a fault of up to a minute: run with -- --ignored faults --skip storm"]
 async fn g1_a_broker_that_answers_late_is_no_outage() {
     let Some(trial) = trial().await else { return };
     trial.kafka().set(Fault::Late(Duration::from_millis(100)));
@@ -84,7 +79,6 @@ async fn g1_a_broker_that_answers_late_is_no_outage() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a fault of up to a minute: run with -- --ignored faults --skip storm"]
 async fn g6_a_broker_that_breaks_off_in_the_middle_of_replies_costs_nothing() {
     let Some(mut trial) = trial().await else { return };
     trial.breaks();

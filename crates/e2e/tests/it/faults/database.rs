@@ -22,7 +22,6 @@ async fn trial() -> Option<Trial> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a fault of up to a minute: run with -- --ignored faults --skip storm"]
 async fn g6_a_database_that_is_cut_off_for_30_s_costs_nothing() {
     let Some(mut trial) = trial().await else { return };
     trial.mongodb().set(Fault::Cut);
@@ -34,7 +33,6 @@ async fn g6_a_database_that_is_cut_off_for_30_s_costs_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a fault of up to a minute: run with -- --ignored faults --skip storm"]
 async fn g6_a_database_whose_network_loses_everything_for_15_s_costs_nothing() {
     let Some(mut trial) = trial().await else { return };
     trial.mongodb().set(Fault::Silent);
@@ -46,7 +44,6 @@ async fn g6_a_database_whose_network_loses_everything_for_15_s_costs_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a fault of up to a minute: run with -- --ignored faults --skip storm"]
 async fn g6_half_open_connections_to_the_database_are_given_up_in_time() {
     let Some(mut trial) = trial().await else { return };
     trial.mongodb().forget_connections();
@@ -56,7 +53,6 @@ async fn g6_half_open_connections_to_the_database_are_given_up_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a fault of up to a minute: run with -- --ignored faults --skip storm"]
 async fn g3_writes_whose_replies_are_lost_change_nothing_when_they_are_repeated() {
     let Some(mut trial) = trial().await else { return };
     trial.mongodb().set(Fault::LosesReplyTo(WRITE));
@@ -69,7 +65,6 @@ async fn g3_writes_whose_replies_are_lost_change_nothing_when_they_are_repeated(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a fault of up to a minute: run with -- --ignored faults --skip storm"]
 async fn g6_a_database_behind_100_kb_a_second_is_waited_for() {
     let Some(mut trial) = trial().await else { return };
     trial.mongodb().set(Fault::Slow(100_000));
@@ -86,7 +81,6 @@ async fn command(trial: &Trial, command: Document) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a fault of up to a minute: run with -- --ignored faults --skip storm"]
 async fn g6_credentials_that_are_revoked_and_given_back_cost_nothing() {
     if !Stack::is_apache_kafka() {
         return;

@@ -7,7 +7,6 @@ use e2e::trial::Setup;
 use e2e::{Names, Stack, Trial, eventually, kafka, ledger};
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a fault of up to a minute: run with -- --ignored faults --skip storm"]
 async fn g2_two_groups_store_the_same_and_one_does_not_notice_the_end_of_the_other() {
     if !Stack::is_apache_kafka() {
         return;
@@ -34,7 +33,6 @@ async fn g2_two_groups_store_the_same_and_one_does_not_notice_the_end_of_the_oth
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a fault of up to a minute: run with -- --ignored faults --skip storm"]
 async fn g3_a_group_that_is_sent_back_to_the_beginning_under_load_changes_nothing() {
     if !Stack::is_apache_kafka() {
         return;

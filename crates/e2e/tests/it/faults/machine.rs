@@ -28,7 +28,6 @@ fn wall_ms() -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a fault of up to a minute: run with -- --ignored faults --skip storm"]
 async fn g3_a_clock_that_is_set_back_by_an_hour_turns_nothing_back() {
     if !Stack::is_apache_kafka() {
         return;
@@ -99,7 +98,6 @@ impl Disk {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a fault of up to a minute: run with -- --ignored faults --skip storm"]
 async fn g6_a_database_whose_disk_is_full_is_waited_for() {
     let disk = Disk::make().await;
     let Some(disk) = disk.filter(|_| Stack::is_apache_kafka()) else {

@@ -14,7 +14,6 @@ use servers::Simulator;
 use super::{RECOVERY, lasts};
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a fault of up to a minute: run with -- --ignored faults --skip storm"]
 async fn g1_a_producer_that_is_killed_under_load_and_started_again_keeps_what_it_answered() {
     if !Stack::is_apache_kafka() {
         return;
@@ -29,7 +28,6 @@ async fn g1_a_producer_that_is_killed_under_load_and_started_again_keeps_what_it
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a fault of up to a minute: run with -- --ignored faults --skip storm"]
 async fn g1_a_producer_that_stands_still_for_40_s_answers_truthfully_when_it_goes_on() {
     if !Stack::is_apache_kafka() {
         return;
@@ -44,7 +42,6 @@ async fn g1_a_producer_that_stands_still_for_40_s_answers_truthfully_when_it_goe
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a fault of up to a minute: run with -- --ignored faults --skip storm"]
 async fn g3_the_only_consumer_stands_still_for_40_s_and_goes_on_where_it_was() {
     if !Stack::is_apache_kafka() {
         return;
@@ -77,7 +74,6 @@ async fn calls(simulator: &Simulator, more: u64) -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a fault of up to a minute: run with -- --ignored faults --skip storm"]
 async fn a_poller_that_stands_still_for_40_s_catches_nothing_up_and_a_killed_one_loses_nothing() {
     let stack = Stack::shared_quick().await;
     let names = stack.names();

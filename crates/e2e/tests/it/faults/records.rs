@@ -10,7 +10,6 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a fault of up to a minute: run with -- --ignored faults --skip storm"]
 async fn g5_a_flood_of_20_000_poison_records_delays_the_others_and_harms_none() {
     if !Stack::is_apache_kafka() {
         return;
@@ -24,7 +23,6 @@ async fn g5_a_flood_of_20_000_poison_records_delays_the_others_and_harms_none() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a fault of up to a minute: run with -- --ignored faults --skip storm"]
 async fn g3_of_a_thousand_events_of_one_key_in_any_order_the_newest_is_stored() {
     if !Stack::is_apache_kafka() {
         return;
@@ -52,7 +50,6 @@ async fn g3_of_a_thousand_events_of_one_key_in_any_order_the_newest_is_stored() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a fault of up to a minute: run with -- --ignored faults --skip storm"]
 async fn g4_a_topic_whose_message_size_is_lowered_below_what_is_queued_refuses_that_and_nothing_else() {
     if !Stack::is_apache_kafka() {
         return;
@@ -75,7 +72,6 @@ async fn g4_a_topic_whose_message_size_is_lowered_below_what_is_queued_refuses_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a fault of up to a minute: run with -- --ignored faults --skip storm"]
 async fn g1_a_topic_that_is_deleted_is_made_again_and_what_is_accepted_from_then_on_is_stored() {
     if !Stack::is_apache_kafka() {
         return;
@@ -93,7 +89,6 @@ async fn g1_a_topic_that_is_deleted_is_made_again_and_what_is_accepted_from_then
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a fault of up to a minute: run with -- --ignored faults --skip storm"]
 async fn g2_a_topic_that_is_made_anew_behind_the_consumer_s_back_is_read_from_its_beginning() {
     if !Stack::is_apache_kafka() {
         return;
@@ -120,7 +115,6 @@ async fn g2_a_topic_that_is_made_anew_behind_the_consumer_s_back_is_read_from_it
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a fault of up to a minute: run with -- --ignored faults --skip storm"]
 async fn g1_what_was_not_consumed_when_its_topic_was_deleted_is_named_as_gone() {
     if !Stack::is_apache_kafka() {
         return;
