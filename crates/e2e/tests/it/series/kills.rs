@@ -52,7 +52,7 @@ async fn killed(size: Size) {
     println!(
         "{kills} kills in {records} records; uncommitted then, and so worked again: {finished} finished, {in_hand} with those in hand"
     );
-    assert_model(&load, &names).await;
+    assert_model(&load, &names, records).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

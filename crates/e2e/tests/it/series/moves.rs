@@ -1,5 +1,7 @@
 //! Scaling under load: partitions move between members that come and go cleanly.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use e2e::process::Counted;
@@ -18,15 +20,24 @@ async fn works(member: &Process, more: u64) {
     eventually("it works", LIMIT, working).await;
 }
 
-/// 1 → 3 → 1 members while `records` arrive at `per_second`.
+/// 1 → 3 → 1 members while records arrive at `per_second`: until all moves are made, and `records` at least.
 async fn scaled(records: usize, keys: usize, per_second: u32) {
     let (stack, seed) = (Stack::shared_quick().await, seed());
-    let (names, load) = (stack.names(), std::sync::Arc::new(Load::new(seed, records, keys)));
+    let (names, load) = (stack.names(), Arc::new(Load::new(seed, 10 * records, keys)));
     kafka::make_topic(&names, PARTITIONS).await;
     let first = stack.consumer(&names, &[]);
     first.ready().await;
-    let (all, to) = (std::sync::Arc::clone(&load), names.clone());
-    let producing = tokio::spawn(async move { all.produce(&to, 0..records, Some(per_second)).await });
+    let moved = Arc::new(AtomicBool::new(false));
+    let (all, to, enough) = (Arc::clone(&load), names.clone(), Arc::clone(&moved));
+    let producing = tokio::spawn(async move {
+        let mut sent = 0;
+        while sent < records || !enough.load(Ordering::Relaxed) {
+            let next = sent + per_second as usize;
+            all.produce(&to, sent..next, Some(per_second)).await;
+            sent = next;
+        }
+        sent
+    });
     let (some, began) = ((records / 50) as u64, Instant::now());
     let tell = |what: &str| println!("{what} after {:?}", began.elapsed());
     works(&first, some).await;
@@ -37,7 +48,6 @@ async fn scaled(records: usize, keys: usize, per_second: u32) {
         works(member, some).await;
         tell("one of three works");
     }
-    assert!(!producing.is_finished(), "the load must last for the moves");
     let mut counted = vec![second.terminate_counted().await];
     has(&first, 3).await;
     works(&first, some).await;
@@ -45,19 +55,16 @@ async fn scaled(records: usize, keys: usize, per_second: u32) {
     counted.push(third.terminate_counted().await);
     has(&first, 6).await;
     tell("the first has all");
-    assert!(!producing.is_finished(), "the load must last for the moves");
-    producing.await.unwrap();
+    moved.store(true, Ordering::Relaxed);
+    let records = producing.await.unwrap();
     all_committed(&names, records).await;
     counted.push(first.terminate_counted().await);
     println!("{counted:?}");
     let sum = |of: fn(&Counted) -> u64| counted.iter().map(of).sum::<u64>();
-    let records = records as u64;
-    assert_eq!(
-        (sum(|one| one.read), sum(|one| one.finished), sum(|one| one.repeated)),
-        (records, records, 0),
-        "nothing twice"
-    );
-    assert_model(&load, &names).await;
+    let each_once = (records as u64, records as u64, 0);
+    let worked = (sum(|one| one.read), sum(|one| one.finished), sum(|one| one.repeated));
+    assert_eq!(worked, each_once, "nothing twice");
+    assert_model(&load, &names, records).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

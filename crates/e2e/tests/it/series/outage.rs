@@ -57,7 +57,7 @@ async fn away(records: usize, keys: usize, outage: Duration) {
     let consumer = Arc::into_inner(consumer).expect("nobody else holds it");
     let counted = consumer.terminate_counted().await;
     assert_eq!((counted.finished, counted.repeated), (records as u64, 0), "{counted:?}");
-    assert_model(&load, &names).await;
+    assert_model(&load, &names, records).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

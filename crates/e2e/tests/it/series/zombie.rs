@@ -60,7 +60,7 @@ async fn stands_still(records: usize, keys: usize) {
     println!("zombie {zombie:?}, heir {heir:?}; {held} records were not committed when it was stopped");
     let twice = zombie.finished + heir.finished - records as u64;
     assert!(twice <= held, "{twice} records worked twice, {held} were uncommitted");
-    assert_model(&load, &names).await;
+    assert_model(&load, &names, records).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
