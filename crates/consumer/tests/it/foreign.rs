@@ -6,7 +6,7 @@ use rdkafka::Message;
 use rdkafka::admin::{AdminOptions, ResourceSpecifier};
 use rdkafka::message::{Header, Headers, OwnedHeaders};
 
-use crate::trial::{SOON, Sent, Trial, event, eventually, told};
+use crate::trial::{Sent, Trial, event, told};
 use crate::world::is_apache_kafka;
 
 /// Values that can never be stored, and what the reason must name.
@@ -155,7 +155,7 @@ async fn g5_the_dead_letter_topic_keeps_for_ever_and_takes_the_largest_record_wi
     let trial = Trial::on(&crate::world::bootstrap().await, &crate::shared_database::uri().await, 1);
     trial.make_topic(&trial.topic, 1, &[("max.message.bytes", "200000")]).await;
     let member = trial.start(&[]).await;
-    eventually("ready", SOON, async || member.ready().await).await;
+    member.becomes_ready().await;
     let letters = format!("{}.dlq", trial.topic);
     assert_eq!(setting(&trial, &letters, "retention.ms").await, -1);
     assert_eq!(setting(&trial, &letters, "max.message.bytes").await, 200_000 + 64 * 1024);

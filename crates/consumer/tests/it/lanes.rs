@@ -87,7 +87,7 @@ async fn a_collection_whose_index_cannot_be_built_holds_up_neither_its_batch_nor
 
     blocked.delete_one(doc! {"n": 2}).await.unwrap();
     member.finishes(6).await;
-    eventually("ready again", SOON, async || member.ready().await).await;
+    member.becomes_ready().await;
     member.stop().await;
     assert_eq!(trial.committed().await, [(0, 3), (1, 3)].into());
 }
@@ -104,7 +104,7 @@ async fn a_lane_that_stands_still_too_long_makes_readyz_503_and_says_why() {
     let trial = Trial::with_database(&server.uri, 2).await;
     let limit = Duration::from_secs(4);
     let member = trial.start_with(&[], |config| config.stuck_after = limit).await;
-    eventually("ready", SOON, async || member.ready().await).await;
+    member.becomes_ready().await;
     trial.send(Sent { partition: 1, ..Sent::new("a", &event("a", 1, "{}")) }).await;
     eventually("the record is in hand", SOON, async || member.seen().read == 1).await;
     assert!(member.ready().await, "a lane may wait for a while");
@@ -118,7 +118,7 @@ async fn a_lane_that_stands_still_too_long_makes_readyz_503_and_says_why() {
     assert_eq!(member.get("/livez").await.0, 200);
     healed.send_replace(true);
     member.finishes(1).await;
-    eventually("ready again", SOON, async || member.ready().await).await;
+    member.becomes_ready().await;
     member.stop().await;
 }
 

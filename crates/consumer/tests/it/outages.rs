@@ -39,7 +39,7 @@ async fn g6_a_database_that_is_killed_and_comes_back_gets_every_record_and_no_de
     let goes_on = async || member.seen().finished() > before;
     eventually("work resumes", Duration::from_secs(5), goes_on).await;
     member.finishes(4_000).await;
-    eventually("ready again", SOON, async || member.ready().await).await;
+    member.becomes_ready().await;
     assert_eq!(trial.ids().await.len(), 4_000);
     let counted = member.stop().await;
     assert_eq!((counted.dead_lettered, counted.stale), (0, 0), "{counted:?}");
@@ -62,7 +62,7 @@ async fn g6_without_servers_it_waits_and_then_works_and_goes_on_after_the_broker
 
     broker.restart().await.unwrap();
     database.restart().await.unwrap();
-    eventually("ready", SOON, async || member.ready().await).await;
+    member.becomes_ready().await;
     trial.send_many("a", 500).await;
     member.finishes(500).await;
     let committed = async || trial.committed().await.values().sum::<i64>() == 500;
@@ -85,7 +85,7 @@ async fn g6_without_servers_it_waits_and_then_works_and_goes_on_after_the_broker
     is_told(&member, "kafka").await;
     eventually("the session is over", SOON, async || member.seen().lag.is_none()).await;
     broker.restart().await.unwrap();
-    eventually("ready again", SOON, async || member.ready().await).await;
+    member.becomes_ready().await;
     let back = Instant::now();
     trial.send_many("c", 500).await;
     member.finishes(1_500).await;

@@ -43,7 +43,7 @@ async fn g2_nothing_is_committed_past_a_record_that_is_not_finished() {
     let larger = AlterConfig::new(ResourceSpecifier::Topic(&letters)).set("max.message.bytes", "1000000");
     trial.admin().alter_configs([&larger], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
     member.finishes(5).await;
-    eventually("ready again", SOON, async || member.ready().await).await;
+    member.becomes_ready().await;
     assert_eq!(trial.dead_letters().await.len(), 1);
     member.stop().await;
     assert_eq!(trial.committed().await, [(0, 3), (1, 2)].into());
@@ -117,7 +117,7 @@ async fn several_topics_are_read_each_with_its_own_dead_letters() {
     let both = format!("{},{other}", trial.topic);
     let member = trial.start(&[("KAFKA_TOPIC", &both)]).await;
     member.finishes(1).await;
-    eventually("ready", SOON, async || member.ready().await).await;
+    member.becomes_ready().await;
     let there = Trial { topic: other, ..Trial::on(&trial.bootstrap, &trial.uri, 1) };
     there.send(Sent::new("x", "not json")).await;
     member.finishes(2).await;
@@ -133,7 +133,7 @@ async fn health_metrics_and_lag_tell_what_is_done() {
     trial.send_many("k", 10).await;
     member.finishes(10).await;
     eventually("lag is known and none", SOON, async || member.seen().lag == Some(0)).await;
-    eventually("ready", SOON, async || member.ready().await).await;
+    member.becomes_ready().await;
     let (status, body) = member.get("/health").await;
     let health: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!((status, health["status"].as_str()), (200, Some("ok")), "{health}");

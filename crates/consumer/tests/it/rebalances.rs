@@ -32,7 +32,7 @@ async fn a_member_without_a_partition_is_ready_and_says_what_it_waits_for() {
     let first = trial.start(&[]).await;
     eventually("the first has the partition", SOON, async || first.assigned().await == 1).await;
     let second = trial.start(&[]).await;
-    eventually("the second is ready", SOON, async || second.ready().await).await;
+    second.becomes_ready().await;
     let health = second.health().await;
     assert_eq!((second.assigned().await, health["status"].as_str()), (0, Some("ok")), "{health}");
     assert!(health["waiting_for"][0].as_str().unwrap().contains("not assigned a partition"), "{health}");

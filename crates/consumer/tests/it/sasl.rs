@@ -52,7 +52,7 @@ async fn with_the_password_records_are_stored_and_dead_lettered_and_a_wrong_one_
 
         let right = properties(mechanism, PASSWORD);
         let member = trial.start(&[("KAFKA_BROKER", &secure), ("KAFKA_PROPERTIES", &right)]).await;
-        eventually("ready", SOON, async || member.ready().await).await;
+        member.becomes_ready().await;
         trial.send(Sent::new(mechanism, &event(mechanism, 1, "{}"))).await;
         trial.send(Sent::new(mechanism, "no event")).await;
         member.finishes(2).await;

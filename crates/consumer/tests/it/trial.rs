@@ -310,6 +310,15 @@ impl Member {
         self.get("/readyz").await.0 == 200
     }
 
+    /// Waits until it is ready; fails with what it says of itself.
+    pub async fn becomes_ready(&self) {
+        let deadline = Instant::now() + SOON;
+        while !self.ready().await {
+            assert!(Instant::now() < deadline, "not ready within {SOON:?}: {}", self.health().await);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     pub async fn health(&self) -> serde_json::Value {
         serde_json::from_str(&self.get("/health").await.1).unwrap()
     }
