@@ -8,6 +8,9 @@ use tokio::net::TcpStream;
 use crate::application::assert_says;
 use crate::mock::Cluster;
 
+/// A record a request, a request at a time: whichever record is not in flight is in the queue.
+const ONE_AT_A_TIME: &str =
+    "batch.num.messages=1;max.in.flight.requests.per.connection=1;topic.metadata.refresh.interval.ms=-1";
 const EVENT: &str = r#"{"id":"a-1","source":"manual","payload":{}}"#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -37,12 +40,12 @@ async fn g7_a_request_in_flight_is_finished_and_a_later_one_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g7_what_cannot_be_finished_is_given_up_truthfully_within_10_seconds() {
     let cluster = Cluster::start();
-    let one_at_a_time = [
-        ("KAFKA_PROPERTIES", "max.in.flight.requests.per.connection=1;topic.metadata.refresh.interval.ms=-1"),
+    let settings = [
+        ("KAFKA_PROPERTIES", ONE_AT_A_TIME),
         ("DELIVERY_TIMEOUT_MS", "60000"),
         ("REQUEST_TIMEOUT_MS", "60000"),
     ];
-    let app = cluster.application(&one_at_a_time).await;
+    let app = cluster.application(&settings).await;
     assert_eq!(app.ingest(EVENT).await.status, 202);
     cluster.mock.broker_round_trip_time(-1, Duration::from_secs(60)).unwrap();
     let queued = async |records: u64| {
