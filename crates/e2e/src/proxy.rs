@@ -42,6 +42,8 @@ struct Network {
     fault: Fault,
     /// Connections that are older than this are forgotten.
     epoch: u64,
+    /// How often all connections were reset at once: those of before the last time are.
+    resets: u64,
 }
 
 /// The relay. It ends with the test's runtime.
@@ -62,7 +64,7 @@ impl Proxy {
     /// A relay before `server` that listens on `listener`.
     pub fn on(listener: TcpListener, server: SocketAddr) -> Self {
         let address = listener.local_addr().expect("its address");
-        let network = Arc::new(watch::Sender::new(Network { fault: Fault::None, epoch: 0 }));
+        let network = Arc::new(watch::Sender::new(Network { fault: Fault::None, epoch: 0, resets: 0 }));
         let (lost, free_at) = (Arc::default(), FreeAt::default());
         let proxy = Self { address, network: Arc::clone(&network), lost: Arc::clone(&lost) };
         tokio::spawn(async move {
@@ -84,6 +86,12 @@ impl Proxy {
         self.network.send_modify(|network| network.epoch += 1);
     }
 
+    /// Resets the connections of this moment; new ones are well. A [`Fault::Cut`] that is mended at once could pass
+    /// unnoticed: only the last of several changes is sure to be seen.
+    pub fn reset_connections(&self) {
+        self.network.send_modify(|network| network.resets += 1);
+    }
+
     /// How many replies were lost to [`Fault::LosesReplyTo`] and [`Fault::ResetAfter`].
     pub fn lost_replies(&self) -> usize {
         self.lost.load(Ordering::Relaxed)
@@ -96,7 +104,8 @@ type FreeAt = Arc<Mutex<Option<Instant>>>;
 /// One connection.
 struct Link {
     network: watch::Receiver<Network>,
-    born: u64,
+    /// What the network was when it was made.
+    born: Network,
     lost: Arc<AtomicUsize>,
     free_at: FreeAt,
     /// Whether bytes of it were lost.
@@ -109,7 +118,7 @@ struct Link {
 
 impl Link {
     fn new(network: watch::Receiver<Network>, lost: Arc<AtomicUsize>, free_at: FreeAt) -> Self {
-        let born = network.borrow().epoch;
+        let born = *network.borrow();
         let (torn, condemned, replied) = Default::default();
         Self { network, born, lost, free_at, torn, condemned, replied }
     }
@@ -146,6 +155,7 @@ impl Link {
     async fn severed(&self) {
         let mut network = self.network.clone();
         let severed = network.wait_for(|network| match network.fault {
+            _ if self.born.resets < network.resets => true,
             Fault::Cut => true,
             Fault::Silent => false,
             _ => self.torn.load(Ordering::Relaxed) && !self.is_forgotten(*network),
@@ -154,7 +164,7 @@ impl Link {
     }
 
     fn is_forgotten(&self, network: Network) -> bool {
-        self.born < network.epoch
+        self.born.epoch < network.epoch
     }
 
     async fn requests(&self, mut from: ReadHalf<'_>, to: WriteHalf<'_>) {

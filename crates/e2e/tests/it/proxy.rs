@@ -64,6 +64,16 @@ async fn a_cut_resets_what_is_open_and_what_comes_until_it_is_mended() {
 }
 
 #[tokio::test]
+async fn a_reset_ends_what_is_open_and_nothing_else() {
+    let proxy = relay().await;
+    let mut open = connect(&proxy).await;
+    assert_eq!(echo(&mut open, b"one").await.unwrap(), b"one");
+    proxy.reset_connections();
+    assert_eq!(echo(&mut connect(&proxy).await, b"two").await.unwrap(), b"two");
+    is_reset(&mut open).await;
+}
+
+#[tokio::test]
 async fn silence_loses_bytes_and_its_end_resets_those_that_lost_some() {
     let proxy = relay().await;
     let (mut talking, mut idle) = (connect(&proxy).await, connect(&proxy).await);

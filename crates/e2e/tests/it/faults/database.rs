@@ -92,8 +92,7 @@ async fn g6_credentials_that_are_revoked_and_given_back_cost_nothing() {
     let change = |password: &str| doc! { "updateUser": &user.user, "pwd": password };
     command(&trial, change("another")).await;
     // Who is logged in stays so: a new connection needs the password again.
-    trial.mongodb().set(Fault::Cut);
-    trial.mongodb().set(Fault::None);
+    trial.mongodb().reset_connections();
     eventually("it says that it is refused", Duration::from_secs(15), || async {
         trial.has_said("consumer", "mongodb refuses").then_some(())
     })
