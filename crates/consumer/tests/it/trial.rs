@@ -61,12 +61,20 @@ pub fn event(id: &str, at: i64, payload: &str) -> String {
 }
 
 /// Waits until `reached` says so.
-pub async fn eventually(what: &str, limit: Duration, mut reached: impl AsyncFnMut() -> bool) {
+pub async fn eventually(what: &str, limit: Duration, reached: impl AsyncFnMut() -> bool) {
+    assert!(in_time(limit, reached).await, "not within {limit:?}: {what}");
+}
+
+/// Whether `reached` says so within the limit.
+async fn in_time(limit: Duration, mut reached: impl AsyncFnMut() -> bool) -> bool {
     let deadline = Instant::now() + limit;
     while !reached().await {
-        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
+        if Instant::now() >= deadline {
+            return false;
+        }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    true
 }
 
 impl Trial {
@@ -312,10 +320,8 @@ impl Member {
 
     /// Waits until it is ready; fails with what it says of itself.
     pub async fn becomes_ready(&self) {
-        let deadline = Instant::now() + SOON;
-        while !self.ready().await {
-            assert!(Instant::now() < deadline, "not ready within {SOON:?}: {}", self.health().await);
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        if !in_time(SOON, async || self.ready().await).await {
+            panic!("not ready within {SOON:?}: {}", self.health().await);
         }
     }
 
