@@ -8,6 +8,18 @@ use service::Secret;
 
 use crate::Failure;
 
+/// How long MongoDB may take for one reply.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// What a reply brings.
+///
+/// # Errors
+/// MongoDB refuses, or does not answer in time.
+pub async fn in_time<T>(reply: impl IntoFuture<Output = mongodb::error::Result<T>>) -> Result<T, Failure> {
+    let late = |_| Failure::from("mongodb does not answer");
+    Ok(tokio::time::timeout(LIMIT, reply.into_future()).await.map_err(late)??)
+}
+
 /// The database `name`; nothing is asked yet, but the look-up of a `mongodb+srv` name.
 ///
 /// # Errors

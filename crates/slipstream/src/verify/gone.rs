@@ -1,5 +1,5 @@
-//! Which of the ids that have no document cannot have one any more: the records of their events are no longer on the
-//! topic, because it was deleted, or kept them for less time than the consumer was away.
+//! Which of the ids that lack an event cannot get it any more: its record is no longer on the topic, because that was
+//! deleted, or kept it for less time than the consumer was away.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -15,8 +15,8 @@ use crate::scan::{NEXT, Place, Scan};
 /// How far the clock of the load and that of the producer, which stamps records, may be apart.
 const SKEW: Duration = Duration::from_secs(3600);
 
-/// Those of `missing` of which no accepted record is left; an id of which the ledger cannot tell a record's place is
-/// not one of them.
+/// Those of `owed` of which no accepted record is left that is as new as it must be; an id of which the ledger cannot
+/// tell such a record's place is not one of them.
 ///
 /// # Errors
 /// Kafka does not answer, or the ledger cannot be read.
@@ -24,16 +24,17 @@ pub fn gone(
     config: &consumer::Config,
     header: &Header,
     lines: Lines,
-    missing: &HashSet<u64>,
+    owed: &HashMap<u64, i64>,
 ) -> Result<HashSet<u64>, Failure> {
-    if missing.is_empty() {
+    if owed.is_empty() {
         return Ok(HashSet::new());
     }
-    let (mut places, mut gone) = (HashMap::<Place, u64>::new(), missing.clone());
+    let (mut places, mut gone) = (HashMap::<Place, u64>::new(), owed.keys().copied().collect::<HashSet<_>>());
     for line in lines {
         let line = line?;
         let key = header.mix.key(line.n);
-        if line.answer != Answer::Accepted || !missing.contains(&key) {
+        let counts = owed.get(&key).is_some_and(|since| line.timestamp >= *since);
+        if line.answer != Answer::Accepted || !counts {
             continue;
         }
         match place_of(&line, &config.topics) {

@@ -20,7 +20,18 @@ use crate::scan::Place;
 pub struct Judge {
     header: Header,
     sent: HashMap<u64, Sent>,
+    /// Documents that a newer event should have replaced.
+    stale: Vec<Stale>,
     report: Report,
+}
+
+/// A document that a newer event should have replaced.
+#[derive(Debug)]
+struct Stale {
+    key: u64,
+    timestamp: i64,
+    /// Its id and its times, in words.
+    told: String,
 }
 
 /// The place after each partition's last accepted event, as far as the ledger tells it.
@@ -89,15 +100,15 @@ impl Judge {
         }
         let run = header.run.clone();
         let report = Report { run, ledger, dead_lettered: letters.finding, ..Report::default() };
-        Ok(Self { header, sent, report })
+        Ok(Self { header, sent, stale: Vec::new(), report })
     }
 
     /// A document of the collection whose id begins as the run's.
     pub fn document(&mut self, stored: &Document) {
         self.report.documents += 1;
         let id = stored.get_str("event_id").unwrap_or_default();
-        let sent = key_of(&self.header.run, id).and_then(|key| self.sent.get_mut(&key));
-        let Some(sent) = sent else {
+        let sent = key_of(&self.header.run, id).and_then(|key| Some((key, self.sent.get_mut(&key)?)));
+        let Some((key, sent)) = sent else {
             return self.report.foreign.add(|| format!("{id}: was never sent, or was refused"));
         };
         sent.documents += 1;
@@ -110,7 +121,7 @@ impl Judge {
         };
         let told = format!("{id}: event_timestamp {timestamp}, ingested_at {ingested_at}");
         match sent.holds(timestamp, ingested_at) {
-            Held::Older => self.report.stale.add(|| format!("{told}: a newer event was accepted")),
+            Held::Older => self.stale.push(Stale { key, timestamp, told }),
             Held::Nothing => self.report.altered.add(|| format!("{told}: no accepted event has these times")),
             Held::Event(n) => {
                 // Where the producer did not tell its version, any text is right.
@@ -125,15 +136,25 @@ impl Judge {
         }
     }
 
-    /// The ids that must have a document and have none, nothing more being stored.
-    pub fn missing(&self) -> HashSet<u64> {
+    /// The keys that lack an accepted event, nothing more being stored: each with the time from which on one of its events
+    /// must have been stored.
+    pub fn owed(&self) -> HashMap<u64, i64> {
         let missing = self.sent.iter().filter(|(_, sent)| sent.is_owed() && sent.documents == 0);
-        missing.map(|(key, _)| *key).collect()
+        let missing = missing.map(|(key, _)| (*key, i64::MIN));
+        missing.chain(self.stale.iter().map(|stale| (stale.key, stale.timestamp))).collect()
     }
 
-    /// The verdict; of the [`Judge::missing`], those in `gone` can have none any more.
+    /// The verdict; of the [`Judge::owed`], those in `gone` can get nothing any more.
     pub fn finish(mut self, gone: &HashSet<u64>) -> Report {
-        let mut missing: Vec<u64> = self.missing().into_iter().collect();
+        for Stale { key, told, .. } in std::mem::take(&mut self.stale) {
+            if gone.contains(&key) {
+                let why = "newer events were accepted, and their records are not on the topic any more";
+                self.report.gone.add(|| format!("{told}: {why}"));
+            } else {
+                self.report.stale.add(|| format!("{told}: a newer event was accepted"));
+            }
+        }
+        let mut missing: Vec<u64> = self.owed().into_keys().collect();
         missing.sort_unstable();
         for key in missing {
             let id = id_of(&self.header.run, key);

@@ -27,9 +27,6 @@ use letters::Letters;
 pub use options::VerifyOptions;
 pub use report::{Finding, Ledgered, Report};
 
-/// How long MongoDB may take for one reply.
-const LIMIT: Duration = Duration::from_secs(10);
-
 /// Judges, and tells. The exit code is 0 only if all is as it must be.
 ///
 /// # Errors
@@ -62,9 +59,9 @@ pub async fn judge(config: &consumer::Config, ledger: &Path, wait: Duration) -> 
     let (_, lines) = Lines::open(ledger)?;
     let mut judge = Judge::new(header.clone(), lines, letters)?;
     documents(config, &header, |document| judge.document(document)).await?;
-    let (of, missing, (header, lines)) = (config.clone(), judge.missing(), Lines::open(ledger)?);
+    let (of, owed, (header, lines)) = (config.clone(), judge.owed(), Lines::open(ledger)?);
     let collection = format!("{}.{}", config.store.database, header.source);
-    let gone = tokio::task::spawn_blocking(move || gone::gone(&of, &header, lines, &missing)).await??;
+    let gone = tokio::task::spawn_blocking(move || gone::gone(&of, &header, lines, &owed)).await??;
     Ok(Report { waiting, collection, ..judge.finish(&gone) })
 }
 
@@ -95,9 +92,8 @@ async fn documents(
     // The range of texts that begin with the run and a `-`: a `.` comes next. An index can be used for it.
     let of_the_run =
         doc! { "event_id": { "$gte": format!("{}-", header.run), "$lt": format!("{}.", header.run) } };
-    let late = |_| Failure::from("mongodb does not answer");
-    let mut cursor = tokio::time::timeout(LIMIT, collection.find(of_the_run)).await.map_err(late)??;
-    while tokio::time::timeout(LIMIT, cursor.advance()).await.map_err(late)?? {
+    let mut cursor = mongo::in_time(collection.find(of_the_run)).await?;
+    while mongo::in_time(cursor.advance()).await? {
         // Not through serde, which takes a field of the form of Extended JSON for a value of that type.
         each(&Document::try_from(cursor.current())?);
     }
