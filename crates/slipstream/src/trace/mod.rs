@@ -8,11 +8,13 @@ mod state;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bson::{Document, doc};
 use events::Source;
 use mongodb::Database;
+use service::topics::TopicSpec;
 
 use crate::check::{Cluster, collections};
 use crate::cli::TraceOptions;
@@ -31,20 +33,13 @@ pub async fn trace(
     let config = consumer::Config::from_environment(environment)?;
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
     let since_ms = options.since.map(|since| now_ms.saturating_sub(since.as_millis()) as i64);
-    let search = Search::new(&config, &options.id, since_ms);
-    let specs = config.topic_specs();
-    let read = tokio::task::spawn_blocking(move || {
-        let (mut found, mut letters) = (Vec::new(), Vec::new());
-        for spec in &specs {
-            match spec.dead_letters_of {
-                None => found.extend(search.records(&spec.name)?),
-                Some(_) => letters.extend(search.letters(&spec.name)?),
-            }
-        }
-        Ok::<_, Failure>((found, letters))
-    });
-    let (found, letters) = read.await??;
+    let search = Arc::new(Search::new(&config, &options.id, since_ms));
+    let (letter_topics, topics): (Vec<TopicSpec>, _) =
+        config.topic_specs().into_iter().partition(|spec| spec.dead_letters_of.is_some());
+    // In this order, as what the group has committed has left its document or its dead letter before.
+    let found = read(Arc::clone(&search), topics, Search::records).await?;
     let committed = committed(&config, &found).await?;
+    let letters = read(search, letter_topics, Search::letters).await?;
     let database = mongo::database(&config.store.uri, &config.store.database).await?;
     let documents = documents(&config, &database, &options.id, &found).await?;
     let report = Report {
@@ -61,6 +56,22 @@ pub async fn trace(
     let text = if options.json { report.json().to_string() } else { report.to_string() };
     writeln!(std::io::stdout(), "{text}")?;
     Ok(if report.is_anywhere() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What is found on these topics.
+async fn read<T: Send + 'static>(
+    search: Arc<Search>,
+    topics: Vec<TopicSpec>,
+    find: fn(&Search, &str) -> Result<Vec<T>, Failure>,
+) -> Result<Vec<T>, Failure> {
+    let read = tokio::task::spawn_blocking(move || {
+        let mut found = Vec::new();
+        for topic in &topics {
+            found.extend(find(&search, &topic.name)?);
+        }
+        Ok(found)
+    });
+    read.await?
 }
 
 /// Where the group goes on, in the partitions of what was found.
@@ -105,9 +116,9 @@ async fn documents(
         if stored.iter().any(|stored| stored.source == source && stored.filter == filter) {
             continue;
         }
-        let mut cursor =
-            database.collection::<Document>(source.as_str()).find(filter.clone()).limit(10).await?;
-        while cursor.advance().await? {
+        let collection = database.collection::<Document>(source.as_str());
+        let mut cursor = mongo::in_time(collection.find(filter.clone()).limit(10)).await?;
+        while mongo::in_time(cursor.advance()).await? {
             let document = Document::try_from(cursor.current())?;
             stored.push(Stored { source: source.clone(), filter: filter.clone(), document });
         }
