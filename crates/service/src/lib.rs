@@ -1,6 +1,7 @@
 //! What each Slipstream process does alike, written once: configuration from the environment ([`settings`](mod@settings)), the
 //! command line ([`program`]), logs ([`logs`]), the stop signal ([`stop`]), the health and metrics listener
-//! ([`health`]), error bodies ([`problem`]), waiting between attempts ([`backoff`]) and, for those that talk to
+//! ([`health`]), error bodies ([`problem`]), waiting between attempts ([`backoff`]), what standing still means
+//! ([`standstill`]) and, for those that talk to
 //! a broker, the shared Kafka settings and the upkeep of topics ([`kafka`]).
 
 pub mod backoff;
@@ -18,6 +19,7 @@ mod process;
 pub mod program;
 pub mod secret;
 pub mod settings;
+pub mod standstill;
 pub mod stop;
 #[cfg(feature = "kafka")]
 pub mod topics;

@@ -96,6 +96,7 @@ impl Connection {
         let greetings = async {
             loop {
                 tick.tick().await;
+                self.state.standstill.look();
                 // What it found is in the state.
                 _ = self.greet(WATCH_DEADLINE).await;
             }

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use bson::Document;
 use service::lock::lock;
+use service::standstill::Standstill;
 use tokio::sync::watch;
 
 /// The first wire version that stores every document of ours: MongoDB 5.0.
@@ -27,6 +28,8 @@ pub enum StoreState {
 #[derive(Debug)]
 pub(super) struct State {
     seen: Mutex<Seen>,
+    /// Looked at by the watch.
+    pub(super) standstill: Standstill,
     told: watch::Sender<StoreState>,
 }
 
@@ -40,7 +43,8 @@ struct Seen {
 impl State {
     pub(super) fn new() -> Self {
         let seen = Seen { server: StoreState::Unknown, write_refused: None };
-        Self { seen: Mutex::new(seen), told: watch::Sender::new(StoreState::Unknown) }
+        let standstill = Standstill::default();
+        Self { seen: Mutex::new(seen), standstill, told: watch::Sender::new(StoreState::Unknown) }
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<StoreState> {
@@ -54,6 +58,10 @@ impl State {
 
     /// The server was asked, or a call could not reach it.
     pub(super) fn server_is(&self, server: StoreState) {
+        if matches!(server, StoreState::Away(_)) && self.standstill.is_just_over() {
+            // It is not the server that was away. The next greeting tells.
+            return;
+        }
         self.with(|seen| seen.server = server);
         self.publish();
     }
