@@ -4,8 +4,11 @@ use std::process::Command;
 
 /// The build of the binaries of `packages`, by the cargo and in the profile that built the caller.
 pub fn build(packages: &[&str]) -> Command {
+    // Where two checkouts share a target directory, this may have been compiled in the other one.
+    let checkout =
+        std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--locked", "--bins"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    cargo.args(["build", "--quiet", "--locked", "--bins"]).current_dir(checkout);
     for package in packages {
         cargo.args(["--package", package]);
     }
