@@ -24,6 +24,8 @@ pub const USUAL_LOAD: [&str; 6] = ["--rate", "200", "--connections", "16", "--ke
 /// How long after a fault an outcome may still turn out to be unknown: as long as an event may wait for its
 /// acknowledgement.
 const AFTERMATH: Duration = Duration::from_secs(10);
+/// How long a process may take to tell its counters.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// A machine of two cores that runs two trials is slower to start than to recover.
 const START: Duration = Duration::from_secs(60);
 
@@ -168,41 +170,41 @@ impl Trial {
     pub async fn works_within(&mut self, limit: Duration) {
         let start = Instant::now();
         self.mended = start;
-        let (accepted, finished) = (self.producer_counter("accepted").await, self.finished().await);
+        let tell = || async { Some((self.producer_counter("accepted").await?, self.finished().await?)) };
+        let (accepted, finished) = eventually("producer and consumers answer", limit, tell).await;
         // Whatever the load does; one that finds no answer holds up no other.
         let probes = tokio::spawn(probe(self.producer().url("/ingest")));
-        let accepts = || async { (self.producer_counter("accepted").await > accepted).then_some(()) };
-        eventually("events are accepted", limit, accepts).await;
+        let left = || limit.saturating_sub(start.elapsed());
+        let accepts = || async { (self.producer_counter("accepted").await? > accepted).then_some(()) };
+        eventually("events are accepted", left(), accepts).await;
         let accepted = start.elapsed();
-        let finishes = || async { (self.finished().await > finished).then_some(()) };
-        eventually("records are finished", limit.saturating_sub(accepted), finishes).await;
+        let finishes = || async { (self.finished().await? > finished).then_some(()) };
+        eventually("records are finished", left(), finishes).await;
         println!("events are accepted after {accepted:?}, records finished after {:?}", start.elapsed());
         probes.abort();
     }
 
     /// Waits until `more` records are finished.
     pub async fn finishes(&self, more: u64, limit: Duration) {
-        let before = self.finished().await;
-        let finished = || async { (self.finished().await >= before + more).then_some(()) };
+        let before = eventually("the members answer", limit, || self.finished()).await;
+        let finished = || async { (self.finished().await? >= before + more).then_some(()) };
         eventually("records are finished", limit, finished).await;
     }
 
-    /// What the members have finished, as far as they answer.
-    pub async fn finished(&self) -> u64 {
+    /// What the members have finished; `None` if one does not answer.
+    pub async fn finished(&self) -> Option<u64> {
         let mut sum = 0;
         for consumer in &self.consumers {
-            let counted = tokio::time::timeout(Duration::from_secs(1), consumer.counted()).await;
-            sum += counted.ok().flatten().unwrap_or_default().finished;
+            sum += tokio::time::timeout(PATIENCE, consumer.counted()).await.ok()??.finished;
         }
-        sum
+        Some(sum)
     }
 
-    /// One of the producer's counters; 0 if it does not answer.
-    pub async fn producer_counter(&self, name: &str) -> u64 {
+    /// One of the producer's counters; `None` if it does not answer.
+    pub async fn producer_counter(&self, name: &str) -> Option<u64> {
         let url = self.producer().url("/health");
-        let health = tokio::time::timeout(Duration::from_secs(1), http::get(&url)).await;
-        let health = health.ok().and_then(Result::ok).map(|answer| answer.body);
-        health.unwrap_or_default()["counters"][name].as_u64().unwrap_or_default()
+        let health = tokio::time::timeout(PATIENCE, http::get(&url)).await.ok()?.ok()?;
+        health.body["counters"][name].as_u64()
     }
 
     /// Whether a process of this kind named a trouble in which these words are.
@@ -213,6 +215,14 @@ impl Trial {
     /// Fails if a process of this kind ever named a trouble in which these words are.
     pub fn never_said(&self, kind: &str, words: &str) {
         assert!(!self.has_said(kind, words), "{kind} said {words:?}: {:?}", self.watch.troubles());
+    }
+
+    /// Fails if a process ever said of a server that it is away, or that it lets nobody in.
+    pub fn blames_no_server(&self) {
+        for (kind, trouble) in self.watch.troubles() {
+            let blames = ["does not answer", "refuses"].iter().any(|words| trouble.contains(words));
+            assert!(!blames, "{kind} said {trouble:?}");
+        }
     }
 
     /// Fails unless this server was named as the trouble by who needs it, and the other by nobody.
@@ -244,9 +254,15 @@ impl Trial {
 
     /// Ends the load once the last fault's aftermath is over, has the judge look, and ends the processes; what the
     /// judge says.
-    pub async fn judged(mut self, dead_letters: usize) -> Value {
+    pub async fn judged(self, dead_letters: usize) -> Value {
+        self.judged_by(async |_, _| dead_letters).await
+    }
+
+    /// The same, where the number of dead letters follows from the ledger.
+    pub async fn judged_by(mut self, dead_letters: impl AsyncFnOnce(&Names, &[Value]) -> usize) -> Value {
         self.waits_for_aftermath().await;
         let ledger = self.sent().await;
+        let dead_letters = dead_letters(&self.names, &ledger::events(&ledger)).await;
         let judgement = ledger::verify(&self.names, &ledger, dead_letters).await;
         println!("judgement: {judgement}");
         self.ends_well().await;
@@ -272,6 +288,20 @@ impl Trial {
             process.signal(Signal::SIGCONT);
             let ended = process.terminate().await;
             assert!(ended.success(), "{ended}");
+        }
+    }
+}
+
+impl Drop for Trial {
+    /// What its processes said last, if it ends by a failure.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        for process in self.producer.iter().chain(&self.consumers) {
+            let log = process.log();
+            let lines: Vec<&str> = log.lines().collect();
+            println!("process {}:\n{}", process.pid(), lines[lines.len().saturating_sub(40)..].join("\n"));
         }
     }
 }

@@ -1,5 +1,4 @@
-//! A database that is cut off, silent, slow, loses replies, or lets nobody in any more. Killed and started again it is in
-//! `outages`; a collection that refuses documents is in `series::refused`.
+//! A database that is killed, cut off, silent, slow, loses replies, lets nobody in any more, or refuses documents.
 
 use std::time::Duration;
 
@@ -7,7 +6,8 @@ use bson::{Document, doc};
 use e2e::proxy::Fault;
 use e2e::trial::Setup;
 use e2e::trial::servers::{Kept, Wanted, user};
-use e2e::{Names, Stack, Trial, eventually, mongodb};
+use e2e::{Names, Stack, Trial, eventually, kafka, mongodb};
+use serde_json::Value;
 
 use super::{RECOVERY, SILENCE_NOTICED, lasts};
 
@@ -19,6 +19,22 @@ async fn trial() -> Option<Trial> {
         return None;
     }
     Some(Trial::begin(Setup::default()).await)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g6_a_database_that_is_killed_and_started_again_costs_nothing() {
+    if !Stack::is_apache_kafka() {
+        return;
+    }
+    let database = Some(Kept { sync_on_commit: true, ..Kept::default() });
+    let servers = Wanted { database, ..Wanted::default() };
+    let mut trial = Trial::begin(Setup { servers, ..Setup::default() }).await;
+    trial.servers.database().kill();
+    lasts(5).await;
+    trial.servers.database().restart().await.unwrap();
+    trial.works_within(RECOVERY).await;
+    trial.is_only("mongodb");
+    trial.judged(0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -107,4 +123,52 @@ async fn g6_credentials_that_are_revoked_and_given_back_cost_nothing() {
     trial.never_said("producer", "mongodb");
     trial.never_said("consumer", "kafka");
     trial.judged(0).await;
+}
+
+/// A load whose events each have an id of their own, so that each is a document or a dead letter.
+const IDS_OF_THEIR_OWN: [&str; 6] = ["--rate", "200", "--connections", "16", "--keys", "1000000"];
+
+fn accepted(events: &[Value]) -> impl Iterator<Item = &Value> {
+    events.iter().filter(|event| event["answer"] == "accepted")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g5_a_collection_that_refuses_every_third_document_refuses_that_and_nothing_else() {
+    if !Stack::is_apache_kafka() {
+        return;
+    }
+    let mut trial = Trial::start(Setup::default()).await;
+    let validator = doc! { "n": { "$not": { "$mod": [3, 0] } } };
+    let create = doc! { "create": "manual", "validator": validator };
+    mongodb::database(&trial.names).await.run_command(create).await.unwrap();
+    trial.send(&IDS_OF_THEIR_OWN);
+    trial.finishes(2_000, Duration::from_secs(60)).await;
+    trial.blames_no_server();
+    let refused = |event: &&Value| event["n"].as_u64().unwrap().is_multiple_of(3);
+    trial.judged_by(async |_, events| accepted(events).filter(refused).count()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g5_a_unique_index_of_the_user_s_own_refuses_what_it_holds_already_and_nothing_else() {
+    if !Stack::is_apache_kafka() {
+        return;
+    }
+    let mut trial = Trial::start(Setup::default()).await;
+    let index = doc! { "key": { "type": 1, "registered_owner": 1 }, "name": "own", "unique": true };
+    let create = doc! { "createIndexes": "manual", "indexes": [index] };
+    mongodb::database(&trial.names).await.run_command(create).await.unwrap();
+    trial.send(&IDS_OF_THEIR_OWN);
+    trial.finishes(1_000, Duration::from_secs(60)).await;
+    trial.blames_no_server();
+    let judgement = trial.judged_by(async |names, events| {
+        let (manual, dead) = (mongodb::collection(names, "manual").await, names.dead_letter_topic());
+        let refused = async || {
+            let stored = manual.count_documents(doc! {}).await.ok()? as usize;
+            let letters = kafka::read_all(names, &dead).await.len();
+            (stored + letters == accepted(events).count()).then_some(letters)
+        };
+        eventually("each event is a document or a dead letter", Duration::from_secs(60), refused).await
+    });
+    // Five types of five owners, and the hostile ones, which have neither.
+    assert_eq!(judgement.await["documents"], 26);
 }

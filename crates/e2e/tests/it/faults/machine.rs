@@ -1,4 +1,4 @@
-//! A clock that is set back, and a disk that is full. A producer that is out of files is in the producer's own tests.
+//! A clock that is set back, a disk that is full, and a producer that may open no more files.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -6,9 +6,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use e2e::trial::Setup;
 use e2e::trial::servers::{Kept, Wanted};
-use e2e::{Stack, Trial, eventually, kafka};
+use e2e::{Process, Stack, Trial, eventually, kafka};
 use rdkafka::Message;
 use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 use super::{RECOVERY, lasts};
@@ -119,5 +120,42 @@ async fn g6_a_database_whose_disk_is_full_is_waited_for() {
     trial.works_within(RECOVERY).await;
     trial.never_said("consumer", "kafka");
     trial.never_said("producer", "kafka");
+    trial.judged(0).await;
+}
+
+/// How many files a process has open.
+fn open_files(process: &Process) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", process.pid())).unwrap().count()
+}
+
+/// How many files it may open from now on.
+async fn may_open(process: &Process, files: usize) {
+    let mut prlimit = Command::new("prlimit");
+    prlimit.args(["--pid", &process.pid().to_string(), &format!("--nofile={files}:")]);
+    assert!(prlimit.status().await.expect("prlimit of util-linux").success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g4_a_producer_that_is_out_of_files_serves_the_connections_that_it_has() {
+    if !Stack::is_apache_kafka() {
+        return;
+    }
+    let mut trial = Trial::begin(Setup::default()).await;
+    let files = open_files(trial.producer());
+    may_open(trial.producer(), files + 10).await;
+    let mut crowd = Vec::new();
+    for _ in 0..50 {
+        crowd.push(TcpStream::connect(trial.producer().address).await.unwrap());
+    }
+    eventually("it is out of files", Duration::from_secs(10), || async {
+        (open_files(trial.producer()) >= files + 10).then_some(())
+    })
+    .await;
+    lasts(5).await;
+    trial.finishes(500, Duration::from_secs(10)).await;
+    drop(crowd);
+    may_open(trial.producer(), 4_096).await;
+    trial.works_within(RECOVERY).await;
+    trial.blames_no_server();
     trial.judged(0).await;
 }

@@ -1,5 +1,5 @@
-//! Processes that are killed, or that stand still for longer than anybody waits for them. The consumer's kills and its
-//! awakening beside an heir are in `kills`, `series::kills` and `series::zombie`.
+//! Processes that are killed, or that stand still for longer than anybody waits for them. The consumer killed at many
+//! moments, and an awakening in the middle of a batch, are in `series::kills` and `series::zombie`.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use rdkafka::Message;
 use servers::Simulator;
 
-use super::{RECOVERY, lasts};
+use super::{RECOVERY, SESSION, lasts};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn g1_a_producer_that_is_killed_under_load_and_started_again_keeps_what_it_answered() {
@@ -24,6 +24,7 @@ async fn g1_a_producer_that_is_killed_under_load_and_started_again_keeps_what_it
     lasts(5).await;
     trial.start_producer(&[]);
     trial.recovers_within(RECOVERY).await;
+    trial.blames_no_server();
     trial.judged(0).await;
 }
 
@@ -38,6 +39,7 @@ async fn g1_a_producer_that_stands_still_for_40_s_answers_truthfully_when_it_goe
     lasts(40).await;
     trial.producer().signal(Signal::SIGCONT);
     trial.recovers_within(RECOVERY).await;
+    trial.blames_no_server();
     trial.judged(0).await;
 }
 
@@ -52,7 +54,48 @@ async fn g3_the_only_consumer_stands_still_for_40_s_and_goes_on_where_it_was() {
     lasts(40).await;
     trial.consumers[0].signal(Signal::SIGCONT);
     trial.works_within(RECOVERY).await;
-    trial.never_said("producer", "kafka");
+    trial.blames_no_server();
+    trial.judged(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g1_a_consumer_that_is_killed_under_load_and_started_again_loses_nothing() {
+    if !Stack::is_apache_kafka() {
+        return;
+    }
+    let mut trial = Trial::begin(Setup::default()).await;
+    trial.consumers.pop().unwrap().kill().await;
+    lasts(5).await;
+    trial.start_consumer(&[]);
+    // Until then the broker keeps the partitions for the one that died.
+    trial.works_within(RECOVERY + SESSION).await;
+    trial.blames_no_server();
+    trial.judged(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g3_a_member_that_stands_still_for_40_s_beside_another_turns_nothing_back() {
+    if !Stack::is_apache_kafka() {
+        return;
+    }
+    let mut trial = Trial::begin(Setup { members: 2, ..Setup::default() }).await;
+    let shared = async |trial: &Trial, partitions: [usize; 2]| {
+        let reached = || async {
+            let [one, other] = [0, 1].map(|member| trial.consumers[member].assigned());
+            ([one.await, other.await] == partitions).then_some(())
+        };
+        eventually(&format!("{partitions:?} partitions"), Duration::from_secs(60), reached).await;
+    };
+    shared(&trial, [3, 3]).await;
+    trial.consumers[0].signal(Signal::SIGSTOP);
+    let stopped = Instant::now();
+    let heir = || async { (trial.consumers[1].assigned().await == 6).then_some(()) };
+    eventually("the other has all partitions", RECOVERY + SESSION, heir).await;
+    tokio::time::sleep_until((stopped + Duration::from_secs(40)).into()).await;
+    trial.consumers[0].signal(Signal::SIGCONT);
+    trial.works_within(RECOVERY).await;
+    shared(&trial, [3, 3]).await;
+    trial.blames_no_server();
     trial.judged(0).await;
 }
 

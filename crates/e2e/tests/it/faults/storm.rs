@@ -1,11 +1,12 @@
-//! All faults, in a random sequence, for three minutes.
+//! Processes, servers and networks harmed in a random sequence for three minutes, one at a time or two, while members come
+//! and go and poison arrives.
 
 use std::time::{Duration, Instant};
 
 use e2e::proxy::Fault;
 use e2e::trial::Setup;
 use e2e::trial::servers::{Kept, Wanted};
-use e2e::{Process, Stack, Trial};
+use e2e::{Process, Stack, Trial, kafka};
 use fastrand::Rng;
 use nix::sys::signal::Signal;
 
@@ -107,7 +108,8 @@ async fn storm() {
     let seed = seed.to_string();
     let load = ["--rate", "300", "--connections", "16", "--keys", "3000", "--seed", &seed];
     let mut trial = Trial::begin(Setup { servers, members: 2, load: &load, ..Setup::default() }).await;
-    let start = Instant::now();
+    let (start, mut poison) = (Instant::now(), 0);
+    let run = trial.run().await;
     while start.elapsed() < LENGTH {
         let mut targets = [Target::Producer, Target::Member, Target::Broker, Target::Database];
         random.shuffle(&mut targets);
@@ -128,8 +130,18 @@ async fn storm() {
             ends(&mut trial, *target, *harm).await;
         }
         trial.recovers_within(RECOVERY + SESSION).await;
-        let pause = Duration::from_millis(random.u64(0..5_000));
-        tokio::time::sleep(pause).await;
+        if random.bool() {
+            let records =
+                (poison..poison + 100).map(|n| (format!("{run}-poison-{n}"), format!("no json {n}")));
+            kafka::flood(&trial.names, records).await;
+            poison += 100;
+        }
+        if random.bool() {
+            trial.start_consumer(&[]);
+            tokio::time::sleep(Duration::from_millis(random.u64(0..5_000))).await;
+            trial.consumers.remove(0).terminate_counted().await;
+        }
+        tokio::time::sleep(Duration::from_millis(random.u64(0..5_000))).await;
     }
-    trial.judged(0).await;
+    trial.judged(poison).await;
 }
