@@ -39,9 +39,9 @@ pub enum Command {
     Dedupe(DedupeOptions),
     /// Tell what is wrong with a deployment: Kafka, topics, group, MongoDB, indexes, producer, consumer, ADSBDB.
     ///
-    /// Changes nothing. Reads the consumer's variables, PRODUCER_BASE_URL, CONSUMER_BASE_URL and ADSBDB_BASE_URL. A line for
-    /// each finding: ok, warn or FAIL, the cause, and what to do. Exit code 0: nothing failed; 1: something did; 2: a wrong
-    /// configuration.
+    /// Changes nothing. Reads the consumer's variables, PRODUCER_BASE_URL, PRODUCER_API_KEY, PRODUCER_CA_FILE, CONSUMER_BASE_URL
+    /// and ADSBDB_BASE_URL. A line for each finding: ok, warn or FAIL, the cause, and what to do. Exit code 0: nothing failed;
+    /// 1: something did; 2: a wrong configuration.
     Check(CheckOptions),
     /// Tell where an event is: on the topic, waiting, stored, superseded, dead-lettered or skipped.
     ///

@@ -1,4 +1,5 @@
-//! What `check` reads from the environment: all of the consumer's variables, and where the others are.
+//! What `check` reads from the environment: all of the consumer's variables, the poller's PRODUCER_* ones, which say how
+//! to reach the producer, and where the others are.
 
 use service::{Check, ConfigFaults, Kind, parse};
 
@@ -19,8 +20,8 @@ service::settings! {
 pub struct Config {
     /// Kafka, MongoDB, group, topics and keys.
     pub consumer: consumer::Config,
-    /// The producer's base URL.
-    pub producer_url: Option<String>,
+    /// How to reach the producer.
+    pub producer: Option<poller::Config>,
     /// The consumer's base URL.
     pub consumer_url: Option<String>,
     /// ADSBDB's base URL.
@@ -35,7 +36,11 @@ impl Config {
     pub fn from_environment(environment: &[(String, String)]) -> Result<Self, ConfigFaults> {
         let (s, mut check) = Check::read::<Settings>(Settings::VARIABLES, environment.iter().cloned());
         let url = |text: &str| parse::base_url(text).map(|url| url.as_str().trim_end_matches('/').to_owned());
-        let producer_url = check.optional("producer_base_url", s.producer_base_url.as_ref(), url);
+        let of_producer = environment.iter().filter(|(name, _)| name.starts_with("PRODUCER_")).cloned();
+        let producer =
+            s.producer_base_url.map(|_| poller::Config::from_environment(of_producer)).transpose().map_err(
+                |faults| faults.0.into_iter().for_each(|(name, problem)| check.fault(&name, problem)),
+            );
         let consumer_url = check.optional("consumer_base_url", s.consumer_base_url.as_ref(), url);
         let adsbdb_url = check.value("adsbdb_base_url", s.adsbdb_base_url.as_ref(), url);
         let consumer = consumer::Config::from_environment(environment.iter().cloned()).map_err(|faults| {
@@ -44,7 +49,7 @@ impl Config {
         let config = (|| {
             Some(Self {
                 consumer: consumer.ok()?,
-                producer_url: producer_url?,
+                producer: producer.ok()?,
                 consumer_url: consumer_url?,
                 adsbdb_url: adsbdb_url?,
             })
@@ -59,11 +64,15 @@ mod tests {
 
     #[test]
     fn every_wrong_variable_is_named_at_once() {
-        let environment =
-            [("PRODUCER_BASE_URL", "p:8080"), ("KAFKA_BROKER", "k:9092"), ("MONGODB_DB", "a.b")];
+        let environment = [
+            ("PRODUCER_BASE_URL", "p:8080"),
+            ("PRODUCER_CA_FILE", "/no/such.pem"),
+            ("KAFKA_BROKER", "k:9092"),
+            ("MONGODB_DB", "a.b"),
+        ];
         let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let faults = Config::from_environment(&environment).unwrap_err().0;
         let names: Vec<&str> = faults.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, ["PRODUCER_BASE_URL", "MONGODB_URI", "MONGODB_DB"]);
+        assert_eq!(names, ["PRODUCER_BASE_URL", "PRODUCER_CA_FILE", "MONGODB_URI", "MONGODB_DB"]);
     }
 }

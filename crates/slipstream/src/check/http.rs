@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use reqwest::header;
+use reqwest::{Client, header};
 use serde_json::Value;
 
 use super::finding::Finding;
@@ -20,13 +20,27 @@ struct Answer {
     date: Option<i64>,
 }
 
-/// Whether the process at `base_url`, which `variable` names, can do its work.
-pub async fn process(name: &str, variable: &str, base_url: Option<&str>) -> Vec<Finding> {
-    let Some(base_url) = base_url else {
+/// Whether the producer can do its work; it is reached as its clients reach it.
+pub async fn producer(config: Option<&poller::Config>) -> Vec<Finding> {
+    let agent = concat!("slipstream-check/", env!("CARGO_PKG_VERSION"));
+    let place = config.map(|config| (poller::client::http(config, agent), config.producer.as_str()));
+    let place = place.map(|(client, url)| (client.map_err(Failure::from), url.trim_end_matches('/')));
+    process("producer", "PRODUCER_BASE_URL", place).await
+}
+
+/// Whether the consumer can do its work.
+pub async fn consumer(base_url: Option<&str>) -> Vec<Finding> {
+    let place = base_url.map(|url| (crate::http::client(url, LIMIT), url));
+    process("consumer", "CONSUMER_BASE_URL", place).await
+}
+
+/// Whether the process at the base URL, which `variable` names, can do its work.
+async fn process(name: &str, variable: &str, place: Option<(Result<Client, Failure>, &str)>) -> Vec<Finding> {
+    let Some((client, base_url)) = place else {
         let remedy = format!("set {variable} to its address, as seen from here");
         return vec![Finding::warn(name, format!("was not asked: {variable} is not set"), remedy)];
     };
-    match ask(&format!("{base_url}/readyz")).await {
+    match ask(client, &format!("{base_url}/readyz")).await {
         Ok(answer) if answer.status.is_success() => {
             let skew = answer.date.and_then(|date| skew(name, date, now()));
             std::iter::once(Finding::ok(name, "is ready")).chain(skew).collect()
@@ -37,7 +51,11 @@ pub async fn process(name: &str, variable: &str, base_url: Option<&str>) -> Vec<
             vec![Finding::fail(name, format!("is not ready ({}): {said}", answer.status.as_u16()), remedy)]
         }
         Err(error) => {
-            let remedy = format!("start it, or correct {variable}");
+            let authority = match base_url.starts_with("https:") {
+                true => ", or name its authority in PRODUCER_CA_FILE",
+                false => "",
+            };
+            let remedy = format!("start it, or correct {variable}{authority}");
             vec![Finding::fail(name, format!("does not answer at {base_url}: {}", root(&*error)), remedy)]
         }
     }
@@ -47,7 +65,7 @@ pub async fn process(name: &str, variable: &str, base_url: Option<&str>) -> Vec<
 pub async fn adsbdb(base_url: &str) -> Finding {
     let remedy =
         "nothing, if it comes back; without internet, ADSBDB_BASE_URL can name `slipstream simulate`";
-    match ask(&format!("{base_url}/v0/aircraft/random")).await {
+    match ask(crate::http::client(base_url, LIMIT), &format!("{base_url}/v0/aircraft/random")).await {
         Ok(answer) if answer.body["response"]["aircraft"].is_object() => {
             Finding::ok("adsbdb", format!("{base_url} answers"))
         }
@@ -63,8 +81,8 @@ pub async fn adsbdb(base_url: &str) -> Finding {
     }
 }
 
-async fn ask(url: &str) -> Result<Answer, Failure> {
-    let answer = crate::http::client(url, LIMIT)?.get(url).send().await?;
+async fn ask(client: Result<Client, Failure>, url: &str) -> Result<Answer, Failure> {
+    let answer = client?.get(url).timeout(LIMIT).send().await?;
     let date = answer.headers().get(header::DATE).and_then(|date| date.to_str().ok());
     let date =
         date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()).map(|date| date.timestamp().as_second());

@@ -28,12 +28,11 @@ pub use store::collections;
 /// A wrong configuration.
 pub async fn check(options: CheckOptions, environment: Vec<(String, String)>) -> Result<ExitCode, Failure> {
     let config = Config::from_environment(&environment)?;
-    let consumer_url = config.consumer_url.as_deref();
     let (kafka, store, producer, consumer, adsbdb) = tokio::join!(
         kafka(&config.consumer),
         store(&config.consumer),
-        http::process("producer", "PRODUCER_BASE_URL", config.producer_url.as_deref()),
-        http::process("consumer", "CONSUMER_BASE_URL", consumer_url),
+        http::producer(config.producer.as_ref()),
+        http::consumer(config.consumer_url.as_deref()),
         http::adsbdb(&config.adsbdb_url),
     );
     let findings: Vec<Finding> =

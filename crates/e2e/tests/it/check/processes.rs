@@ -65,3 +65,26 @@ async fn adsbdb_that_does_not_answer_or_answers_with_an_error_is_a_warning() {
         "no aircraft",
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_whose_certificate_has_an_authority_of_its_own_is_asked_through_it() {
+    let stack = Stack::shared().await;
+    let names = stack.names();
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (certificate, private) =
+        (write("cert.pem", &made.cert.pem()), write("key.pem", &made.signing_key.serialize_pem()));
+    let producer = stack.producer(&names, &[("TLS_CERT_FILE", &certificate), ("TLS_KEY_FILE", &private)]);
+    let url = format!("https://{}", producer.address);
+    let trusting = [("PRODUCER_BASE_URL", url.as_str()), ("PRODUCER_CA_FILE", &certificate)];
+    eventually("the producer is ready", std::time::Duration::from_secs(60), || async {
+        check(&names, &trusting).await.has("ok", "producer", "is ready").then_some(())
+    })
+    .await;
+    check(&names, &trusting[..1]).await.assert("fail", "producer", "does not answer");
+}
