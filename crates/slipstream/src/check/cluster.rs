@@ -9,7 +9,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::KafkaResult;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 use service::kafka::{QuietContext, client_config, log_line};
 use service::lock::lock;
@@ -153,10 +153,51 @@ impl Cluster {
             question(&client).map_err(|error| {
                 // What it has to say comes out while it is polled.
                 while client.poll(Duration::ZERO).is_some() {}
-                let heard = lock(&client.context().heard).take();
-                heard.unwrap_or_else(|| error.to_string())
+                cause(&error, lock(&client.context().heard).take())
             })
         });
         asked.await.map_err(|error| error.to_string())?
+    }
+}
+
+/// What to say of an error: some codes stand for many causes, of which the last line that was heard names one. Any other
+/// speaks for itself, whatever connection failed before it.
+fn cause(error: &KafkaError, heard: Option<String>) -> String {
+    use RDKafkaErrorCode as Code;
+    let vague = matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::BrokerTransportFailure
+                | Code::AllBrokersDown
+                | Code::Resolve
+                | Code::OperationTimedOut
+                | Code::RequestTimedOut
+                | Code::SSL
+                | Code::Authentication
+                | Code::SaslAuthenticationFailed
+        )
+    );
+    heard.filter(|_| vague).unwrap_or_else(|| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_heard_names_the_cause_of_a_failed_connection_only() {
+        let said = |code| cause(&KafkaError::MetadataFetch(code), Some("127.0.0.1:9: refused".into()));
+        for vague in [
+            RDKafkaErrorCode::BrokerTransportFailure,
+            RDKafkaErrorCode::AllBrokersDown,
+            RDKafkaErrorCode::OperationTimedOut,
+            RDKafkaErrorCode::Authentication,
+        ] {
+            assert_eq!(said(vague), "127.0.0.1:9: refused");
+        }
+        let clear = said(RDKafkaErrorCode::GroupAuthorizationFailed);
+        assert!(clear.contains("GroupAuthorizationFailed") && !clear.contains("refused"), "{clear}");
+        let silent = cause(&KafkaError::MetadataFetch(RDKafkaErrorCode::AllBrokersDown), None);
+        assert!(silent.contains("AllBrokersDown"), "{silent}");
     }
 }
