@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use mongodb::error::Error;
 use mongodb::options::ClientOptions;
 use mongodb::{Client, Database};
 use service::Secret;
@@ -15,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// MongoDB refuses, or does not answer in time.
-pub async fn in_time<T>(reply: impl IntoFuture<Output = mongodb::error::Result<T>>) -> Result<T, Failure> {
+pub async fn in_time<T>(reply: impl IntoFuture<Output = Result<T, Error>>) -> Result<T, Failure> {
     let late = |_| Failure::from("mongodb does not answer");
     Ok(tokio::time::timeout(LIMIT, reply.into_future()).await.map_err(late)??)
 }
@@ -24,7 +25,7 @@ pub async fn in_time<T>(reply: impl IntoFuture<Output = mongodb::error::Result<T
 ///
 /// # Errors
 /// The driver refuses the connection string, or its name cannot be looked up.
-pub async fn database(uri: &Secret, name: &str) -> Result<Database, Failure> {
+pub async fn database(uri: &Secret, name: &str) -> Result<Database, Error> {
     let mut options = ClientOptions::parse(uri.expose()).await?;
     // The operator waits at the terminal: an absent server is told within seconds, not within the driver's 30.
     options.connect_timeout.get_or_insert(Duration::from_secs(2));

@@ -14,8 +14,8 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
+use crate::Failure;
 use crate::cli::CheckOptions;
-use crate::{Failure, mongo};
 pub use cluster::Cluster;
 use config::Config;
 use finding::{Finding, Level};
@@ -36,7 +36,7 @@ pub async fn check(options: CheckOptions, environment: Vec<(String, String)>) ->
         http::adsbdb(&config.adsbdb_url),
     );
     let findings: Vec<Finding> =
-        [kafka?, store?, producer, consumer, vec![adsbdb]].into_iter().flatten().collect();
+        [kafka, store, producer, consumer, vec![adsbdb]].into_iter().flatten().collect();
     let count = |level: Level| findings.iter().filter(|finding| finding.level == level).count();
     let (failures, warnings) = (count(Level::Fail), count(Level::Warn));
     let mut out = std::io::stdout();
@@ -49,13 +49,19 @@ pub async fn check(options: CheckOptions, environment: Vec<(String, String)>) ->
     Ok(if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn kafka(config: &consumer::Config) -> Result<Vec<Finding>, Failure> {
-    let cluster = Cluster::new(config)?;
+async fn kafka(config: &consumer::Config) -> Vec<Finding> {
+    let cluster = match Cluster::new(config) {
+        Ok(cluster) => cluster,
+        Err(why) => {
+            let cause = format!("cannot be asked: {why}");
+            return vec![Finding::fail("kafka", cause, "correct KAFKA_BROKER and KAFKA_PROPERTIES")];
+        }
+    };
     let mut topics = match cluster.topics().await {
         Ok(topics) => topics,
         Err(why) => {
             let remedy = "start it, or correct KAFKA_BROKER and, where it wants a login, KAFKA_PROPERTIES";
-            return Ok(vec![Finding::fail("kafka", format!("does not answer: {why}"), remedy)]);
+            return vec![Finding::fail("kafka", format!("does not answer: {why}"), remedy)];
         }
     };
     let mut findings = vec![Finding::ok("kafka", format!("answers, {} topics", topics.len()))];
@@ -88,7 +94,7 @@ async fn kafka(config: &consumer::Config) -> Result<Vec<Finding>, Failure> {
         Ok(group) => findings.extend(group::judge(&config.group_id, &group, &positions)),
         Err(why) => findings.push(untold(format!("group {}", config.group_id), &why)),
     }
-    Ok(findings)
+    findings
 }
 
 /// Kafka answers, but not this question.
@@ -98,20 +104,27 @@ fn untold(subject: impl Into<String>, why: &str) -> Finding {
     Finding::fail(subject, format!("kafka does not tell: {why}"), remedy)
 }
 
-async fn store(config: &consumer::Config) -> Result<Vec<Finding>, Failure> {
-    let database = mongo::database(&config.store.uri, &config.store.database).await?;
+async fn store(config: &consumer::Config) -> Vec<Finding> {
+    let mut findings = vec![store::safety(&config.store.uri)];
+    findings.extend(store::password(&config.store.uri));
+    let database = match store::open(config).await {
+        Ok(database) => database,
+        Err(finding) => {
+            findings.insert(0, finding);
+            return findings;
+        }
+    };
     let answers = store::answers(&database).await;
     let goes_on = answers.level == Level::Ok;
-    let mut findings = vec![answers, store::safety(&config.store.uri)];
-    findings.extend(store::password(&config.store.uri));
+    findings.insert(0, answers);
     if !goes_on {
-        return Ok(findings);
+        return findings;
     }
     let collections = match collections(&database, &config.expected).await {
         Ok(collections) => collections,
         Err(finding) => {
             findings.push(finding);
-            return Ok(findings);
+            return findings;
         }
     };
     for collection in collections {
@@ -122,5 +135,5 @@ async fn store(config: &consumer::Config) -> Result<Vec<Finding>, Failure> {
             findings.push(store::indexes(config, collection).await);
         }
     }
-    Ok(findings)
+    findings
 }

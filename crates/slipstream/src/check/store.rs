@@ -14,8 +14,8 @@ use mongodb::options::ConnectionString;
 use service::Secret;
 
 use super::finding::Finding;
-use crate::Failure;
 use crate::dedupe::{self, Target};
+use crate::{Failure, mongo};
 
 const SUBJECT: &str = "mongodb";
 const RIGHTS: &str = "mongodb rights";
@@ -53,6 +53,17 @@ fn fault(error: &Error) -> Fault {
     let why = error.kind.to_string();
     let why = why.split(" to execute command").next().unwrap_or_default().to_owned();
     Fault { login, why }
+}
+
+/// The database; nothing is asked of it yet.
+///
+/// # Errors
+/// The driver refuses the connection string, or its name cannot be looked up.
+pub async fn open(config: &consumer::Config) -> Result<Database, Finding> {
+    mongo::database(&config.store.uri, &config.store.database).await.map_err(|error| {
+        let remedy = "correct the host and the options of MONGODB_URI; the files that it names must be there";
+        Finding::fail(SUBJECT, format!("cannot be asked: {}", fault(&error).why), remedy)
+    })
 }
 
 /// Whether the server answers, and is one that we can use.

@@ -54,6 +54,17 @@ async fn a_database_that_is_away_is_a_failure_and_a_weak_write_concern_a_warning
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_cannot_even_be_asked_is_a_failure_and_the_rest_is_checked() {
+    let names = Stack::shared().await.names();
+    let missing = format!("{}/?tls=true&tlsCAFile=/no/such.pem", names.mongodb);
+    let found = check(&names, &[("MONGODB_URI", &missing)]).await;
+    found.assert("fail", "mongodb", "cannot be asked: ");
+    found.assert("ok", "mongodb write concern", "majority");
+    found.assert("ok", "kafka", "answers");
+    found.assert("warn", "producer", "was not asked");
+}
+
 async fn index(names: &Names, index: Document) {
     let client = Client::with_uri_str(&names.mongodb).await.unwrap();
     let command = doc! { "createIndexes": "adsbdb", "indexes": [index] };
