@@ -2,6 +2,7 @@
 //! that returns findings; what it needs another server for is not asked once that one is known to be away.
 
 mod cluster;
+mod collections;
 mod config;
 mod finding;
 mod group;
@@ -17,10 +18,10 @@ use serde_json::json;
 use crate::Failure;
 use crate::cli::CheckOptions;
 pub use cluster::Cluster;
+pub use collections::collections;
 use config::Config;
 use finding::{Finding, Level};
 pub use group::Position;
-pub use store::collections;
 
 /// Probes everything. The exit code is 0 if nothing failed; warnings do not count.
 ///
@@ -120,20 +121,6 @@ async fn store(config: &consumer::Config) -> Vec<Finding> {
     if !goes_on {
         return findings;
     }
-    let collections = match collections(&database, &config.expected).await {
-        Ok(collections) => collections,
-        Err(finding) => {
-            findings.push(finding);
-            return findings;
-        }
-    };
-    for collection in collections {
-        let rights = store::rights(&database, &collection).await;
-        let allowed = rights.level == Level::Ok;
-        findings.push(rights);
-        if allowed {
-            findings.push(store::indexes(config, collection).await);
-        }
-    }
+    findings.extend(collections::judge(config, &database).await);
     findings
 }

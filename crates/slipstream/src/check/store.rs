@@ -1,12 +1,10 @@
-//! Probes MongoDB: whether it answers and lets us in, what we may do there, how safe a finished write is, and the indexes
-//! of each collection.
+//! Probes MongoDB: whether it answers and lets us in, what we may do there, and how safe a finished write is.
 
 use std::time::Duration;
 
 use bson::oid::ObjectId;
 use bson::{Document, doc};
-use consumer::Expected;
-use consumer::store::{IndexState, StoreState, UpsertKeys, index_state, read_hello, write_concern};
+use consumer::store::{StoreState, read_hello, write_concern};
 use events::Source;
 use mongodb::Database;
 use mongodb::error::{Error, ErrorKind};
@@ -14,36 +12,35 @@ use mongodb::options::ConnectionString;
 use service::Secret;
 
 use super::finding::Finding;
-use crate::dedupe::{self, Target};
-use crate::{Failure, mongo};
+use crate::mongo;
 
 const SUBJECT: &str = "mongodb";
-const RIGHTS: &str = "mongodb rights";
+pub(super) const RIGHTS: &str = "mongodb rights";
 /// How long one call may take; looking for duplicates reads the whole collection and may take longer.
-const LIMIT: Duration = Duration::from_secs(10);
+pub(super) const LIMIT: Duration = Duration::from_secs(10);
 const UNAUTHORIZED: i32 = 13;
 const AUTHENTICATION_FAILED: i32 = 18;
 /// The password of docker-compose.yml.
 const DEFAULT_PASSWORD: &str = "mongopass";
 
 /// A call that brought no reply.
-struct Fault {
+pub(super) struct Fault {
     /// It is about user or rights.
-    login: bool,
-    why: String,
+    pub login: bool,
+    pub why: String,
 }
 
-async fn run(database: &Database, command: Document) -> Result<Document, Fault> {
+pub(super) async fn run(database: &Database, command: Document) -> Result<Document, Fault> {
     within(async { database.run_command(command).await.map_err(|error| fault(&error)) }).await
 }
 
 /// The driver has no time limit of its own for an answer.
-async fn within<T>(call: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+pub(super) async fn within<T>(call: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
     let late = Fault { login: false, why: format!("no answer within {} s", LIMIT.as_secs()) };
     tokio::time::timeout(LIMIT, call).await.unwrap_or(Err(late))
 }
 
-fn fault(error: &Error) -> Fault {
+pub(super) fn fault(error: &Error) -> Fault {
     let login = match &*error.kind {
         ErrorKind::Authentication { .. } => true,
         ErrorKind::Command(error) => [UNAUTHORIZED, AUTHENTICATION_FAILED].contains(&error.code),
@@ -145,88 +142,6 @@ pub fn password(uri: &Secret) -> Option<Finding> {
             "is the one of docker-compose.yml, which everybody can read",
             remedy,
         )
-    })
-}
-
-/// The collections that the consumer writes to; with `*`, those that are there.
-///
-/// # Errors
-/// They cannot be listed.
-pub async fn collections(database: &Database, expected: &Expected) -> Result<Vec<Source>, Finding> {
-    if let Expected::Of(sources) = expected {
-        return Ok(sources.iter().cloned().collect());
-    }
-    let listed =
-        within(async { database.list_collection_names().await.map_err(|error| fault(&error)) }).await;
-    match listed {
-        Ok(names) => Ok(names.into_iter().filter_map(|name| Source::new(name).ok()).collect()),
-        Err(Fault { why, .. }) => {
-            let cause = format!("the collections of {} cannot be listed: {why}", database.name());
-            let remedy = format!("grant the user of MONGODB_URI the role readWrite on {}", database.name());
-            Err(Finding::fail(RIGHTS, cause, remedy))
-        }
-    }
-}
-
-/// The indexes of one collection, and what is in the way of the unique one.
-pub async fn indexes(config: &consumer::Config, collection: Source) -> Finding {
-    let subject = format!("collection {}.{collection}", config.store.database);
-    let keys = config.store.upsert_keys.clone();
-    let looked = async {
-        let place = dedupe::Config {
-            uri: config.store.uri.clone(),
-            database: config.store.database.clone(),
-            collection,
-            upsert_keys: keys.clone(),
-        };
-        let target = Target::new(place).await?;
-        judge_indexes(&subject, &keys, &target).await
-    };
-    looked.await.unwrap_or_else(|error: Failure| {
-        Finding::fail(&subject, format!("its indexes cannot be read: {error}"), "see the findings above")
-    })
-}
-
-async fn judge_indexes(subject: &str, keys: &UpsertKeys, target: &Target) -> Result<Finding, Failure> {
-    let Some(existing) = tokio::time::timeout(LIMIT, target.indexes()).await?? else {
-        return Ok(Finding::ok(subject, "is not there yet: it is made with the first event"));
-    };
-    let (database, collection) = target.names();
-    let dedupe = format!("slipstream dedupe --collection {collection}");
-    Ok(match index_state(keys, &existing) {
-        IndexState::Complete => {
-            Finding::ok(subject, format!("unique index on {keys}, and the look-up indexes"))
-        }
-        IndexState::WithoutLookups(names) => {
-            let cause = format!("look-up indexes are missing: {}", names.join(", "));
-            Finding::warn(
-                subject,
-                cause,
-                "the consumer makes them with the next event; see its log if it does not",
-            )
-        }
-        IndexState::InTheWay(name) => {
-            let cause = format!("index {name} is not the unique one on {keys}, so nothing is written");
-            let remedy = format!(
-                "{dedupe} --apply --out FILE, or \
-                 db.getSiblingDB({database:?}).getCollection({collection:?}).dropIndex({name:?})"
-            );
-            Finding::fail(subject, cause, remedy)
-        }
-        IndexState::NotUnique => match dedupe::in_the_way(target).await? {
-            0 => Finding::warn(
-                subject,
-                format!("no unique index on {keys} yet"),
-                "the consumer makes it with the next event",
-            ),
-            documents => Finding::fail(
-                subject,
-                format!(
-                    "{documents} documents are in the way of the unique index on {keys}, so nothing is written"
-                ),
-                dedupe,
-            ),
-        },
     })
 }
 

@@ -96,6 +96,33 @@ async fn each_state_of_a_collections_indexes_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_every_source_is_ours_a_collection_of_another_and_a_view_are_left_alone() {
+    let names = Stack::shared().await.names();
+    let any = [("EXPECTED_SOURCE", "*")];
+    let rights = "find and update on";
+    check(&names, &any).await.assert("ok", "mongodb rights", rights);
+
+    let others = e2e::mongodb::collection(&names, "orders").await;
+    // Three documents without an event_id would be in the way of its unique index.
+    others.insert_many([doc! { "order": 1 }, doc! { "order": 2 }, doc! { "order": 3 }]).await.unwrap();
+    let client = Client::with_uri_str(&names.mongodb).await.unwrap();
+    let view = doc! { "create": "latest", "viewOn": "orders", "pipeline": [] };
+    client.database(&names.database).run_command(view).await.unwrap();
+    let found = check(&names, &any).await;
+    found.assert("ok", "mongodb rights", rights);
+    assert!(
+        !format!("{found:?}").contains("orders") && !format!("{found:?}").contains("latest"),
+        "{found:?}"
+    );
+
+    let ours = e2e::mongodb::collection(&names, "adsbdb").await;
+    ours.insert_many([doc! { "old": true }, doc! { "event_id": "a" }]).await.unwrap();
+    let found = check(&names, &any).await;
+    found.assert("warn", &format!("collection {}.adsbdb", names.database), "no unique index");
+    assert!(!format!("{found:?}").contains("orders"), "{found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_stops_answering_is_a_failure_within_seconds() {
     let names = Stack::shared().await.names();
     let server = names.mongodb.strip_prefix("mongodb://").unwrap().parse().unwrap();
