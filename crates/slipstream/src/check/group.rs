@@ -42,20 +42,22 @@ impl Position {
     }
 }
 
-/// Everything that there is to say of the group `name`.
-pub fn judge(name: &str, group: &Group, positions: &[Position]) -> Vec<Finding> {
+/// Everything that there is to say of the group `name`; `all` is whether these are all of its positions.
+pub fn judge(name: &str, group: &Group, positions: &[Position], all: bool) -> Vec<Finding> {
     let subject = format!("group {name}");
-    let mut findings = vec![members(&subject, group, positions)];
+    let mut findings = vec![members(&subject, group, positions, all)];
     findings.extend(gone(&subject, positions));
     findings.extend(past_the_end(&subject, positions));
     findings
 }
 
-fn members(subject: &str, group: &Group, positions: &[Position]) -> Finding {
-    let lag = lag(positions);
+fn members(subject: &str, group: &Group, positions: &[Position], all: bool) -> Finding {
+    let lag = if all { lag(positions) } else { "lag unknown".into() };
     if group.members == 0 {
         let remedy = "start the consumer, and see its log if it does not stay";
         return match positions.iter().map(Position::lag).sum::<i64>() {
+            // Why it is not known is a failure of its own.
+            0 if !all => Finding::warn(subject, format!("no consumer runs; {lag}"), remedy),
             0 => Finding::warn(subject, "no consumer runs; nothing waits", remedy),
             _ => Finding::fail(subject, format!("no consumer runs; {lag}"), remedy),
         };
@@ -120,10 +122,19 @@ mod tests {
     #[test]
     fn a_group_that_is_moving_partitions_is_a_warning() {
         let moving = Group { state: "PreparingRebalance".into(), protocol: String::new(), members: 2 };
-        let found = judge("g", &moving, &[]);
+        let found = judge("g", &moving, &[], true);
         assert!(matches!(&found[..], [Finding { level: Level::Warn, .. }]), "{found:?}");
         let stable = Group { state: "Stable".into(), protocol: OURS.into(), members: 2 };
-        assert_eq!(judge("g", &stable, &[])[0].level, Level::Ok);
+        assert_eq!(judge("g", &stable, &[], true)[0].level, Level::Ok);
+    }
+
+    #[test]
+    fn a_lag_that_kafka_does_not_tell_is_not_0() {
+        let stable = Group { state: "Stable".into(), protocol: OURS.into(), members: 2 };
+        assert_eq!(judge("g", &stable, &[], true)[0].cause, "2 members, stable; lag 0");
+        assert_eq!(judge("g", &stable, &[], false)[0].cause, "2 members, stable; lag unknown");
+        let empty = &judge("g", &Group::default(), &[], false)[0];
+        assert!(empty.level == Level::Warn && empty.cause == "no consumer runs; lag unknown", "{empty:?}");
     }
 
     #[test]

@@ -75,10 +75,11 @@ async fn kafka(config: &consumer::Config) -> Vec<Finding> {
             }
         }
     }
-    let mut positions = Vec::new();
+    let (mut positions, mut all) = (Vec::new(), true);
     for spec in &specs {
         let Some(topic) = topics.get(&spec.name) else {
             findings.push(topic::missing(&spec.name));
+            all &= spec.dead_letters_of.is_some();
             continue;
         };
         findings.extend(topic::judge(&spec.name, topic));
@@ -88,11 +89,14 @@ async fn kafka(config: &consumer::Config) -> Vec<Finding> {
         }
         match cluster.positions(&spec.name, topic.ids()).await {
             Ok(found) => positions.extend(found),
-            Err(why) => findings.push(untold(format!("offsets of {}", spec.name), &why)),
+            Err(why) => {
+                findings.push(untold(format!("offsets of {}", spec.name), &why));
+                all = false;
+            }
         }
     }
     match cluster.group().await {
-        Ok(group) => findings.extend(group::judge(&config.group_id, &group, &positions)),
+        Ok(group) => findings.extend(group::judge(&config.group_id, &group, &positions, all)),
         Err(why) => findings.push(untold(format!("group {}", config.group_id), &why)),
     }
     findings
