@@ -5,6 +5,7 @@ use consumer::Expected;
 use consumer::store::{IndexState, UpsertKeys, index_state};
 use events::Source;
 use mongodb::Database;
+use tokio::time::error::Elapsed;
 
 use super::finding::{Finding, Level};
 use super::store::{Fault, LIMIT, RIGHTS, fault, rights, run, within};
@@ -122,19 +123,29 @@ async fn judge_indexes(subject: &str, keys: &UpsertKeys, target: &Target) -> Res
             );
             Finding::fail(subject, cause, remedy)
         }
-        IndexState::NotUnique => match dedupe::in_the_way(target).await? {
-            0 => Finding::warn(
+        IndexState::NotUnique => match dedupe::in_the_way(target, LIMIT).await {
+            Ok(0) => Finding::warn(
                 subject,
                 format!("no unique index on {keys} yet"),
                 "the consumer makes it with the next event",
             ),
-            documents => Finding::fail(
+            Ok(documents) => Finding::fail(
                 subject,
                 format!(
                     "{documents} documents are in the way of the unique index on {keys}, so nothing is written"
                 ),
                 dedupe,
             ),
+            // The server may be silent, or have more to sort than it can in that time.
+            Err(error) if error.is::<Elapsed>() => Finding::fail(
+                subject,
+                format!(
+                    "no unique index on {keys} yet, and no answer within {} s on what is in its way",
+                    LIMIT.as_secs()
+                ),
+                dedupe,
+            ),
+            Err(error) => return Err(error),
         },
     })
 }

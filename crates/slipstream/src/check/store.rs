@@ -16,7 +16,7 @@ use crate::mongo;
 
 const SUBJECT: &str = "mongodb";
 pub(super) const RIGHTS: &str = "mongodb rights";
-/// How long one call may take; looking for duplicates reads the whole collection and may take longer.
+/// How long one reply may take.
 pub(super) const LIMIT: Duration = Duration::from_secs(10);
 const UNAUTHORIZED: i32 = 13;
 const AUTHENTICATION_FAILED: i32 = 18;

@@ -12,6 +12,9 @@ mod target;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use crate::Failure;
 use crate::cli::DedupeOptions;
@@ -63,12 +66,17 @@ pub async fn dedupe(
     Ok(if report.is_clear() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// How many documents are in the way of the unique index.
+/// How many documents are in the way of the unique index. Each reply of the server may take `limit`.
 ///
 /// # Errors
-/// The server does not answer, or refuses.
-pub async fn in_the_way(target: &Target) -> Result<u64, Failure> {
-    Ok(pass(target, None, 0).await?.0.in_the_way)
+/// The server does not answer in time (the error is then [`Elapsed`](tokio::time::error::Elapsed)), or refuses.
+pub async fn in_the_way(target: &Target, limit: Duration) -> Result<u64, Failure> {
+    let (mut runs, mut in_the_way) = (Runs::default(), 0);
+    let mut rows = timeout(limit, target.sorted()).await??;
+    while let Some(row) = timeout(limit, rows.next()).await?? {
+        in_the_way += u64::from(matches!(runs.place(row), Place::InTheWay { .. }));
+    }
+    Ok(in_the_way)
 }
 
 /// Reads the collection once; with a file, removes what is in the way.

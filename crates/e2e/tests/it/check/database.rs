@@ -125,9 +125,13 @@ async fn where_every_source_is_ours_a_collection_of_another_and_a_view_are_left_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_stops_answering_is_a_failure_within_seconds() {
     let names = Stack::shared().await.names();
+    let adsbdb = e2e::mongodb::collection(&names, "adsbdb").await;
+    adsbdb.insert_one(doc! { "event_id": "a" }).await.unwrap();
     let server = names.mongodb.strip_prefix("mongodb://").unwrap().parse().unwrap();
+    let collection = format!("collection {}.adsbdb", names.database);
     for (command, subject, part) in [
-        (&b"\x02listIndexes\0"[..], format!("collection {}.adsbdb", names.database), "cannot be read"),
+        (&b"\x02listIndexes\0"[..], collection.clone(), "cannot be read"),
+        (b"\x02aggregate\0", collection, "no answer within 10 s on what is in its way"),
         (b"\x02find\0", "mongodb rights".to_owned(), "no answer within"),
     ] {
         let gate = Gate::before(server, command).await;
