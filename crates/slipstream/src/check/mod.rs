@@ -110,21 +110,22 @@ fn untold(subject: impl Into<String>, why: &str) -> Finding {
 }
 
 async fn store(config: &consumer::Config) -> Vec<Finding> {
-    let mut findings = vec![store::safety(&config.store.uri)];
-    findings.extend(store::password(&config.store.uri));
-    let database = match store::open(config).await {
-        Ok(database) => database,
-        Err(finding) => {
-            findings.insert(0, finding);
-            return findings;
-        }
+    let uri = &config.store.uri;
+    let asked = async {
+        let database = store::open(config).await?;
+        store::hello(&database).await.map(|hello| (database, hello))
     };
-    let answers = store::answers(&database).await;
-    let goes_on = answers.level == Level::Ok;
-    findings.insert(0, answers);
-    if !goes_on {
-        return findings;
+    match asked.await {
+        Ok((database, hello)) => {
+            let answers = store::judge_hello(&hello);
+            let goes_on = answers.level == Level::Ok;
+            let mut findings = vec![answers, store::safety(uri, Some(&hello))];
+            findings.extend(store::password(uri));
+            if goes_on {
+                findings.extend(collections::judge(config, &database).await);
+            }
+            findings
+        }
+        Err(away) => [away, store::safety(uri, None)].into_iter().chain(store::password(uri)).collect(),
     }
-    findings.extend(collections::judge(config, &database).await);
-    findings
 }

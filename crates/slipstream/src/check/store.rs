@@ -63,22 +63,24 @@ pub async fn open(config: &consumer::Config) -> Result<Database, Finding> {
     })
 }
 
-/// Whether the server answers, and is one that we can use.
-pub async fn answers(database: &Database) -> Finding {
-    match run(database, doc! { "hello": 1 }).await {
-        Ok(hello) => judge_hello(&hello),
-        Err(Fault { login: true, why }) => {
+/// What the server says of itself.
+///
+/// # Errors
+/// It does not answer, or does not let us in.
+pub async fn hello(database: &Database) -> Result<Document, Finding> {
+    run(database, doc! { "hello": 1 }).await.map_err(|Fault { login, why }| {
+        if login {
             let remedy = "correct user, password and authSource in MONGODB_URI";
-            Finding::fail(SUBJECT, format!("refuses the credentials: {why}"), remedy)
+            return Finding::fail(SUBJECT, format!("refuses the credentials: {why}"), remedy);
         }
-        Err(Fault { why, .. }) => {
-            let remedy = "start it, or correct the host in MONGODB_URI; inside a container, localhost is the container";
-            Finding::fail(SUBJECT, format!("does not answer: {why}"), remedy)
-        }
-    }
+        let remedy =
+            "start it, or correct the host in MONGODB_URI; inside a container, localhost is the container";
+        Finding::fail(SUBJECT, format!("does not answer: {why}"), remedy)
+    })
 }
 
-fn judge_hello(hello: &Document) -> Finding {
+/// Whether it is a server that we can use.
+pub fn judge_hello(hello: &Document) -> Finding {
     match read_hello(hello) {
         StoreState::Refused(reason) => Finding::fail(SUBJECT, reason, "upgrade it"),
         StoreState::Away(reason) => Finding::fail(
@@ -109,13 +111,29 @@ pub async fn rights(database: &Database, collection: &Source) -> Finding {
     Finding::ok(RIGHTS, format!("find and update on {place}"))
 }
 
-/// How safe a write is that counts as finished.
-pub fn safety(uri: &Secret) -> Finding {
+/// How many servers hold the data, as far as they can be seen; a router does not say.
+fn holders(hello: &Document) -> Option<usize> {
+    let count = |list: &str| hello.get_array(list).map_or(0, |hosts| hosts.len());
+    match hello.get_str("msg") {
+        Ok("isdbgrid") => None,
+        _ => Some((count("hosts") + count("passives")).max(1)),
+    }
+}
+
+/// How safe a write is that counts as finished, and whether one can be; the server's `hello` may be missing.
+pub fn safety(uri: &Secret, hello: Option<&Document>) -> Finding {
     let concern = write_concern(uri).unwrap_or_default();
-    let weak = concern.get("w").ok().flatten().and_then(|w| w.as_i32()).is_some_and(|w| w == 1);
+    let w = concern.get("w").ok().flatten().and_then(|w| w.as_i32());
+    let weak = w == Some(1);
     let unsynced = matches!(concern.get_bool("j"), Ok(false));
     let subject = "mongodb write concern";
     let remedy = "leave w and journal out of MONGODB_URI: majority is the default";
+    if let (Some(w), Some(holders)) = (w.and_then(|w| usize::try_from(w).ok()), hello.and_then(holders))
+        && w > holders
+    {
+        let cause = format!("w={w}, but servers with the data: {holders}; no write is ever finished");
+        return Finding::fail(subject, cause, remedy);
+    }
     if weak {
         return Finding::warn(subject, "w=1: an election can undo a write that counts as finished", remedy);
     }
@@ -151,6 +169,19 @@ mod tests {
     use crate::check::finding::Level;
 
     // The servers of the tests are new enough, and each is a primary.
+    #[test]
+    fn more_acknowledgements_than_there_are_servers_fail() {
+        let three = doc! { "hosts": ["a:1", "b:1"], "passives": ["c:1"], "arbiters": ["d:1"] };
+        let (router, alone) = (doc! { "msg": "isdbgrid" }, doc! {});
+        let level = |w: &str, hello| safety(&Secret::new(format!("mongodb://h/?w={w}")), hello).level;
+        assert_eq!(level("3", Some(&three)), Level::Ok);
+        assert_eq!(level("4", Some(&three)), Level::Fail);
+        assert_eq!(level("2", Some(&alone)), Level::Fail);
+        assert_eq!(level("majority", Some(&alone)), Level::Ok);
+        assert_eq!(level("4", Some(&router)), Level::Ok);
+        assert_eq!(level("4", None), Level::Ok);
+    }
+
     #[test]
     fn a_server_that_is_too_old_or_takes_no_writes_fails() {
         let old = judge_hello(&doc! { "maxWireVersion": 9, "isWritablePrimary": true });

@@ -48,9 +48,9 @@ async fn a_database_that_is_away_is_a_failure_and_a_weak_write_concern_a_warning
     let names = Stack::shared().await.names();
     let nobody = format!("mongodb://{}", e2e::process::free_address());
     check(&names, &[("MONGODB_URI", &nobody)]).await.assert("fail", "mongodb", "does not answer");
-    for (option, part) in [("w=1", "w=1"), ("journal=false", "journal=false")] {
-        let weak = format!("{}/?{option}", names.mongodb);
-        check(&names, &[("MONGODB_URI", &weak)]).await.assert("warn", "mongodb write concern", part);
+    for (option, level) in [("w=1", "warn"), ("journal=false", "warn"), ("w=3", "fail")] {
+        let uri = format!("{}/?{option}", names.mongodb);
+        check(&names, &[("MONGODB_URI", &uri)]).await.assert(level, "mongodb write concern", option);
     }
 }
 
