@@ -117,19 +117,23 @@ fn acknowledged(name: &str, topic: &Topic) -> Option<Finding> {
 
 /// Whether the dead-letter topic `name` holds every record of `source` for as long as it takes.
 pub fn judge_dead_letters(name: &str, topic: &Topic, source: Option<&Topic>) -> Vec<Finding> {
-    [kept_for_ever(name, topic), not_compacted(name, topic), holds(name, topic, source)]
-        .into_iter()
-        .flatten()
-        .collect()
+    let judged = [not_compacted(name, topic), holds(name, topic, source)];
+    kept_for_ever(name, topic).into_iter().chain(judged.into_iter().flatten()).collect()
 }
 
-fn kept_for_ever(name: &str, topic: &Topic) -> Option<Finding> {
-    let kept_ms = topic.number("retention.ms")?;
-    let cause = format!("dead letters are deleted after {} h (retention.ms)", kept_ms / 3_600_000);
-    let remedy = format!(
-        "kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config retention.ms=-1"
-    );
-    (kept_ms >= 0).then(|| Finding::warn(subject(name), cause, remedy))
+fn kept_for_ever(name: &str, topic: &Topic) -> Vec<Finding> {
+    let limit = |setting| Some((setting, topic.number(setting).filter(|limit| *limit >= 0)?));
+    let by_age = limit("retention.ms").map(|(name, ms)| (name, format!("after {} h", ms / 3_600_000)));
+    let by_size =
+        limit("retention.bytes").map(|(name, most)| (name, format!("once a partition has {most} bytes")));
+    let warning = |(setting, when): (&str, String)| {
+        let cause = format!("dead letters are deleted {when} ({setting})");
+        let remedy = format!(
+            "kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config {setting}=-1"
+        );
+        Finding::warn(subject(name), cause, remedy)
+    };
+    by_age.into_iter().chain(by_size).map(warning).collect()
 }
 
 fn not_compacted(name: &str, topic: &Topic) -> Option<Finding> {

@@ -50,12 +50,17 @@ async fn a_dead_letter_topic_that_forgets_or_is_too_small_is_told() {
     let names = Stack::shared().await.names();
     make_topic(&names, &names.topic, &[("max.message.bytes", "2000000")]).await;
     let letters = names.dead_letter_topic();
-    let settings =
-        [("retention.ms", "3600000"), ("max.message.bytes", "1000000"), ("cleanup.policy", "compact,delete")];
+    let settings = [
+        ("retention.ms", "3600000"),
+        ("retention.bytes", "5000000"),
+        ("max.message.bytes", "1000000"),
+        ("cleanup.policy", "compact,delete"),
+    ];
     make_topic(&names, &letters, &settings).await;
     let found = check(&names, &[]).await;
     let subject = format!("topic {letters}");
     found.assert("warn", &subject, "after 1 h");
+    found.assert("warn", &subject, "5000000 bytes");
     found.assert("warn", &subject, "compact");
     found.assert("fail", &subject, "below the source's 2000000");
 }
