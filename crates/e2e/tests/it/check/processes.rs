@@ -9,14 +9,16 @@ use tokio::net::TcpListener;
 
 use super::findings::check;
 
-/// Answers every request as if it were 1994.
-async fn of_another_time() -> SocketAddr {
+/// Answers every request with this date.
+async fn of_another_time(date: &'static str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             _ = stream.read(&mut [0; 4096]).await;
-            let answer = "HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}";
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nDate: {date}\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{{}}"
+            );
             _ = stream.write_all(answer.as_bytes()).await;
         }
     });
@@ -27,18 +29,23 @@ async fn of_another_time() -> SocketAddr {
 async fn a_process_that_is_not_known_away_or_not_ready_is_told() {
     let stack = Stack::shared().await;
     let names = stack.names();
-    check(&names, &[]).await.assert("warn", "producer", "PRODUCER_BASE_URL is not set");
+    let unknown = check(&names, &[]).await;
+    unknown.assert("warn", "producer", "PRODUCER_BASE_URL is not set");
+    unknown.assert("warn", "consumer", "CONSUMER_BASE_URL is not set");
     let nobody = format!("http://{}", e2e::process::free_address());
-    check(&names, &[("CONSUMER_BASE_URL", &nobody)]).await.assert("fail", "consumer", "refused");
+    let away = check(&names, &[("PRODUCER_BASE_URL", &nobody), ("CONSUMER_BASE_URL", &nobody)]).await;
+    away.assert("fail", "producer", "refused");
+    away.assert("fail", "consumer", "refused");
 
-    let away = e2e::process::free_address().to_string();
-    let producer = stack.producer(&names, &[("KAFKA_BROKER", &away)]);
-    let url = producer.url("");
-    eventually("the producer answers", std::time::Duration::from_secs(60), || async {
-        check(&names, &[("PRODUCER_BASE_URL", &url)])
-            .await
-            .has("fail", "producer", "is not ready (503): kafka")
-            .then_some(())
+    let nobody = e2e::process::free_address();
+    let producer = stack.producer(&names, &[("KAFKA_BROKER", &nobody.to_string())]);
+    let consumer = stack.consumer(&names, &[("MONGODB_URI", &format!("mongodb://{nobody}"))]);
+    let (producer_url, consumer_url) = (producer.url(""), consumer.url(""));
+    eventually("both answer", std::time::Duration::from_secs(60), || async {
+        let urls = [("PRODUCER_BASE_URL", producer_url.as_str()), ("CONSUMER_BASE_URL", &consumer_url)];
+        let found = check(&names, &urls).await;
+        let (kafka, mongodb) = ("is not ready (503): kafka", "is not ready (503): mongodb");
+        (found.has("fail", "producer", kafka) && found.has("fail", "consumer", mongodb)).then_some(())
     })
     .await;
 }
@@ -46,8 +53,11 @@ async fn a_process_that_is_not_known_away_or_not_ready_is_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_is_far_from_ours_is_a_warning() {
     let names = Stack::shared().await.names();
-    let url = format!("http://{}", of_another_time().await);
-    check(&names, &[("PRODUCER_BASE_URL", &url)]).await.assert("warn", "producer clock", "behind ours");
+    let past = format!("http://{}", of_another_time("Sun, 06 Nov 1994 08:49:37 GMT").await);
+    let future = format!("http://{}", of_another_time("Sat, 06 Nov 2094 08:49:37 GMT").await);
+    let found = check(&names, &[("PRODUCER_BASE_URL", &past), ("CONSUMER_BASE_URL", &future)]).await;
+    found.assert("warn", "producer clock", "behind ours");
+    found.assert("warn", "consumer clock", "ahead of ours");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::mocking::MockCluster;
+use servers::{Broker, BrokerKind, BrokerOptions, Progress, Sasl};
 
 use super::findings::check;
 
@@ -29,6 +30,39 @@ async fn a_broker_that_is_away_or_wants_another_login_is_a_failure() {
     let refused = check(&names, &[("KAFKA_PROPERTIES", login)]).await;
     refused.assert("fail", "kafka", "does not answer");
     assert!(!format!("{refused:?}").contains("hunter2"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_is_told_but_not_shown() {
+    if !Stack::is_apache_kafka() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let authority = folder.path().join("ca.pem");
+    std::fs::write(&authority, made.cert.pem()).unwrap();
+    let mut options = BrokerOptions::new(BrokerKind::ApacheKafka, folder.path().join("broker"));
+    options.sasl = Some(Sasl {
+        certificate: made.cert.pem(),
+        key: made.signing_key.serialize_pem(),
+        user: "alice".into(),
+        password: "correcthorse".into(),
+    });
+    let broker = Broker::start(options, Progress::silent()).await.unwrap();
+    let names = Names { kafka: broker.sasl_bootstrap().unwrap(), ..Stack::shared().await.names() };
+    for mechanism in ["PLAIN", "SCRAM-SHA-256"] {
+        let login = |password: &str| {
+            format!(
+                "security.protocol=SASL_SSL;ssl.ca.location={};sasl.mechanism={mechanism};sasl.username=alice;\
+                 sasl.password={password}",
+                authority.display()
+            )
+        };
+        check(&names, &[("KAFKA_PROPERTIES", &login("correcthorse"))]).await.assert("ok", "kafka", "answers");
+        let wrong = check(&names, &[("KAFKA_PROPERTIES", &login("wrongbattery"))]).await;
+        wrong.assert("fail", "kafka", "uthentication");
+        assert!(!format!("{wrong:?}").contains("wrongbattery"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
