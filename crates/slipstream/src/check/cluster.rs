@@ -10,6 +10,8 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::metadata::MetadataTopic;
+use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
 use service::kafka::{QuietContext, client_config, log_line};
 use service::lock::lock;
@@ -63,14 +65,14 @@ impl Cluster {
         })
     }
 
-    /// Every topic, without its settings.
+    /// Every topic that the user may describe, without its settings.
     ///
     /// # Errors
     /// Why Kafka does not answer.
     pub async fn topics(&self) -> Result<BTreeMap<String, Topic>, String> {
         self.ask(|client| {
             let metadata = client.fetch_metadata(None, LIMIT)?;
-            let topics = metadata.topics().iter().map(|topic| {
+            let topics = metadata.topics().iter().filter(|topic| !is_hidden(topic)).map(|topic| {
                 let partitions = topic.partitions().iter().map(|partition| Partition {
                     id: partition.id(),
                     has_leader: partition.leader() >= 0,
@@ -83,6 +85,17 @@ impl Cluster {
             Ok(topics.collect())
         })
         .await
+    }
+
+    /// Whether a topic is none of [`Cluster::topics`] for want of a right: Kafka lists it as little as one that is missing,
+    /// and tells them apart only when asked for it by name.
+    ///
+    /// # Errors
+    /// Why Kafka does not say.
+    pub async fn hides(&self, topic: &str) -> Result<bool, String> {
+        let topic = topic.to_owned();
+        self.ask(move |client| Ok(client.fetch_metadata(Some(&topic), LIMIT)?.topics().iter().any(is_hidden)))
+            .await
     }
 
     /// The settings of a topic.
@@ -158,6 +171,10 @@ impl Cluster {
         });
         asked.await.map_err(|error| error.to_string())?
     }
+}
+
+fn is_hidden(topic: &MetadataTopic) -> bool {
+    topic.error() == Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED)
 }
 
 /// What to say of an error: some codes stand for many causes, of which the last line that was heard names one. Any other

@@ -78,7 +78,11 @@ async fn kafka(config: &consumer::Config) -> Vec<Finding> {
     let (mut positions, mut all) = (Vec::new(), true);
     for spec in &specs {
         let Some(topic) = topics.get(&spec.name) else {
-            findings.push(topic::missing(&spec.name));
+            findings.push(match cluster.hides(&spec.name).await {
+                Ok(false) => topic::missing(&spec.name),
+                Ok(true) => topic::hidden(&spec.name),
+                Err(why) => untold(topic::subject(&spec.name), &why),
+            });
             all &= spec.dead_letters_of.is_some();
             continue;
         };

@@ -50,6 +50,15 @@ pub fn missing(name: &str) -> Finding {
     Finding::fail(subject(name), "does not exist", remedy)
 }
 
+/// A topic of which Kafka does not even say whether it is there.
+pub fn hidden(name: &str) -> Finding {
+    let remedy = format!(
+        "grant the user of KAFKA_PROPERTIES the rights of a consumer: kafka-acls.sh --add --allow-principal User:NAME \
+         --operation Describe --operation DescribeConfigs --operation Read --topic {name}"
+    );
+    Finding::fail(subject(name), "is kept from this user: no right to describe it", remedy)
+}
+
 /// Whether records go in, and how safe they are.
 pub fn judge(name: &str, topic: &Topic) -> Vec<Finding> {
     let shape = Finding::ok(subject(name), shape(topic));

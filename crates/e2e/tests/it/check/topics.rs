@@ -5,6 +5,7 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::mocking::MockCluster;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use servers::{Broker, BrokerKind, BrokerOptions, Progress, Sasl};
 
 use super::findings::check;
@@ -108,8 +109,8 @@ async fn what_kafka_does_not_tell_is_a_failure() {
     cluster.create_topic(&names.topic, 2, 3).unwrap();
     cluster.create_topic(&names.dead_letter_topic(), 1, 3).unwrap();
     cluster.request_errors(
-        rdkafka::types::RDKafkaApiKey::OffsetFetch,
-        &[rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED; 20],
+        RDKafkaApiKey::OffsetFetch,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED; 20],
     );
     let found = check(&names, &[]).await;
     for subject in [
@@ -119,4 +120,15 @@ async fn what_kafka_does_not_tell_is_a_failure() {
     ] {
         found.assert("fail", &subject, "kafka does not tell");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_the_user_may_not_describe_is_not_told_as_missing() {
+    let stack = Stack::shared().await;
+    let cluster = MockCluster::new(1).unwrap();
+    let names = Names { kafka: cluster.bootstrap_servers(), ..stack.names() };
+    cluster.create_topic(&names.topic, 1, 1).unwrap();
+    let refused = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+    cluster.topic_error(&names.topic, refused).unwrap();
+    check(&names, &[]).await.assert("fail", &format!("topic {}", names.topic), "no right to describe it");
 }
