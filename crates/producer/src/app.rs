@@ -14,6 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::adsbdb::Adsbdb;
 use crate::batch;
+use crate::body;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::kafka::Kafka;
@@ -85,6 +86,8 @@ pub struct Parts {
     pub in_flight: Places,
     /// What the results of batches may take.
     pub journals: Arc<Semaphore>,
+    /// What decompressing zstd bodies may take.
+    pub zstd_room: Arc<Semaphore>,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// A span for each request.
@@ -140,6 +143,7 @@ impl App {
             jobs: Jobs::new(config.max_poll_jobs),
             in_flight: Places::new(config.entrance.max_in_flight, metrics.serving.in_flight.clone()),
             journals: batch::journal_room(),
+            zstd_room: body::zstd_room(),
             metrics,
             traces: Traces::new(config.traces.as_ref()).map_err(BuildError::Traces)?,
             stopping: Stopping::default(),

@@ -1,17 +1,20 @@
-//! Reading a body within limits of size and time, decompressed. Memory stays within the size limit whatever the
-//! client sends; a client that sends too much still sees its answer, if it is not more than [`DRAIN_BYTES`] over.
+//! Reading a body within limits of size and time, decompressed. Memory stays within the size limit, and that of zstd's
+//! decoders within [`zstd_room`], whatever clients send; a client that sends too much still sees its answer, if it is not
+//! more than [`DRAIN_BYTES`] over.
 
 mod coding;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-pub use coding::CODINGS;
+pub use coding::{CODINGS, zstd_room};
 use coding::{Coding, Reader};
 
 use crate::error::ApiError;
@@ -34,15 +37,18 @@ pub struct Limits {
 /// The body of a JSON request.
 ///
 /// # Errors
-/// 400 empty or broken, 408 slow, 413 too large, 415 not JSON by its header, 503 stopping meanwhile.
+/// 400 empty or broken, 408 slow, 413 too large, 415 not JSON by its header, 503 no room to decompress it, or stopping
+/// meanwhile.
 pub async fn json(
     headers: &HeaderMap,
     body: Body,
     limits: Limits,
     stopping: &Stopping,
+    zstd_room: &Arc<Semaphore>,
 ) -> Result<Bytes, ApiError> {
     let read = async {
-        let mut incoming = Incoming::open(headers, body, limits, judge_media_type(headers)).await?;
+        let media = judge_media_type(headers);
+        let mut incoming = Incoming::open(headers, body, limits, media, zstd_room).await?;
         // Most bodies come in one chunk, which is not copied.
         let (mut first, mut read) = (Bytes::new(), BytesMut::new());
         loop {
@@ -83,25 +89,32 @@ impl Incoming {
     /// Judges what can be judged before a byte of the body is read; `media` is the judgement of its type.
     ///
     /// # Errors
-    /// 413, 415.
+    /// 413, 415, 503.
     pub async fn open(
         headers: &HeaderMap,
         body: Body,
         limits: Limits,
         media: Result<(), ApiError>,
+        zstd_room: &Arc<Semaphore>,
     ) -> Result<Self, ApiError> {
-        let coding = judge_length(headers, limits).and_then(|()| Coding::of(headers));
-        let reader =
-            Reader::new(*coding.as_ref().unwrap_or(&Coding::Identity), body.into_data_stream(), limits.bytes);
-        let mut incoming = Self { reader, limits, read: 0, left: limits.time };
-        if let Err(error) = coding.map(|_| ()).and(media) {
-            // With `Expect: 100-continue` the client has not sent anything, and will not.
-            if !headers.contains_key(header::EXPECT) {
-                incoming.drain().await;
+        let judge = || {
+            judge_length(headers, limits)?;
+            let coding = Coding::of(headers)?;
+            media?;
+            Ok((coding, coding.room(limits.bytes, zstd_room)?))
+        };
+        let stream = body.into_data_stream();
+        let opened = |reader| Self { reader, limits, read: 0, left: limits.time };
+        match judge() {
+            Ok((coding, room)) => Ok(opened(Reader::new(coding, stream, limits.bytes, room))),
+            Err(error) => {
+                // With `Expect: 100-continue` the client has not sent anything, and will not.
+                if !headers.contains_key(header::EXPECT) {
+                    opened(Reader::Plain(stream)).drain().await;
+                }
+                Err(error)
             }
-            return Err(error);
         }
-        Ok(incoming)
     }
 
     /// The next chunk, decompressed, or the end. Of a body that is too long, what is within the limit comes first.

@@ -101,6 +101,11 @@ impl ApiError {
         Self::NotStored { reason: "stopping", why: "the producer is stopping".into(), id }
     }
 
+    /// There is no room, and nothing was stored.
+    pub fn overloaded(why: &str) -> Self {
+        Self::NotStored { reason: "overloaded", why: why.into(), id: None }
+    }
+
     /// An event of a batch is not JSON.
     pub fn not_json_event(message: impl Into<String>, line: usize, column: usize) -> Self {
         Self::NotJson { subject: "event", message: message.into(), line, column }

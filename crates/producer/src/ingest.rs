@@ -80,7 +80,7 @@ async fn read(producer: &Producer, headers: &HeaderMap, body: Body) -> Result<(D
         variable: "MAX_PAYLOAD_BYTES",
         time: config.request_timeout,
     };
-    let body = body::json(headers, body, limits, &producer.stopping).await?;
+    let body = body::json(headers, body, limits, &producer.stopping, &producer.zstd_room).await?;
     let (draft, key) = match (events::parse_request(&body, &producer.rules), idempotency_key(headers)) {
         (Ok(draft), Ok(key)) => (draft, key),
         (Ok(_), Err(fault)) => return Err(ApiError::Invalid(vec![fault])),

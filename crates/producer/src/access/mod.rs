@@ -70,8 +70,7 @@ async fn limit<F: Future<Output = Response>>(
 
 /// There is no place for a further request.
 pub fn overloaded() -> ApiError {
-    let why = "too many requests are in flight (MAX_IN_FLIGHT)".to_owned();
-    ApiError::NotStored { reason: "overloaded", why, id: None }
+    ApiError::overloaded("too many requests are in flight (MAX_IN_FLIGHT)")
 }
 
 /// Whose key a request brings. A proxy's own credentials in one header do not hide the key in the other.

@@ -149,8 +149,7 @@ impl<'p> Intake<'p> {
 
 /// It and what follows is not stored.
 fn no_room(NoRoom: NoRoom) -> ApiError {
-    let why = "too many results of batches are being sent: send the rest in another batch".to_owned();
-    ApiError::NotStored { reason: "overloaded", why, id: None }
+    ApiError::overloaded("too many results of batches are being sent: send the rest in another batch")
 }
 
 /// Stands for every id where only the kind of a failure counts.

@@ -50,7 +50,8 @@ pub async fn ingest_batch(
         format(&parts.headers)
     };
     let splitter = Splitter::new(*format.as_ref().unwrap_or(&Format::Array), config.max_payload_bytes);
-    let mut incoming = Incoming::open(&parts.headers, body, limits, format.map(|_| ())).await?;
+    let format = format.map(|_| ());
+    let mut incoming = Incoming::open(&parts.headers, body, limits, format, &producer.zstd_room).await?;
     if !admission.granted() {
         incoming.drain().await;
         return Err(ApiError::stopping(None));
@@ -66,6 +67,8 @@ pub async fn ingest_batch(
     } else if intake.events() == 0 {
         return Err(ApiError::NoEvents);
     }
+    // Its decoder need not wait for Kafka.
+    drop(incoming);
     let (summary, journal, outcomes) = intake.finish().await;
     let mut response = answer::answer(producer.clone(), &summary, (journal, outcomes), (admission, place));
     if broken.is_some() {

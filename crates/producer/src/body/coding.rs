@@ -1,8 +1,10 @@
 //! Content codings: gzip and zstd, decompressed as the body arrives. Memory is bounded by one chunk and the window,
-//! whatever the body claims to become; how much may come out in all is judged by whoever reads.
+//! whatever the body claims to become, and for all zstd bodies together by [`zstd_room`]; how much may come out in all is
+//! judged by whoever reads.
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
@@ -13,6 +15,7 @@ use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::io::StreamReader;
 
 use crate::error::ApiError;
@@ -23,6 +26,17 @@ pub const CODINGS: &str = "gzip, zstd";
 const CHUNK_BYTES: usize = 32 * 1024;
 /// 8 MiB, as RFC 9659 says: without a limit one small body could ask for 128 MiB of memory.
 const ZSTD_WINDOW_LOG: u32 = 23;
+/// What a decoder of zstd takes beside its window: its tables, and the blocks on their way in and out. gzip's window is
+/// 32 KiB, less than the body's own buffers.
+const ZSTD_OWN_BYTES: usize = 640 * 1024;
+/// What the decoders of all zstd bodies may take: a body of a kilobyte can make its decoder fill the window and then stall,
+/// and as many as MAX_IN_FLIGHT allows would take 16 GiB. It is room for 29 batches, or for 372 events of at most 64 KiB.
+const ZSTD_ROOM_BYTES: usize = 256 * 1024 * 1024;
+
+/// What the decoders of all zstd bodies of a process may take.
+pub fn zstd_room() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(ZSTD_ROOM_BYTES))
+}
 
 /// How a body is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +72,23 @@ impl Coding {
         }
         Ok(found)
     }
+
+    /// The room in `zstd_room` that a body needs which becomes at most `most_bytes`: of the window no more is ever filled.
+    ///
+    /// # Errors
+    /// 503: there is none.
+    pub fn room(
+        self,
+        most_bytes: usize,
+        zstd_room: &Arc<Semaphore>,
+    ) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
+        if self != Self::Zstd {
+            return Ok(None);
+        }
+        let bytes = most_bytes.min(1 << ZSTD_WINDOW_LOG) + ZSTD_OWN_BYTES;
+        let room = Arc::clone(zstd_room).try_acquire_many_owned(u32::try_from(bytes).unwrap_or(u32::MAX));
+        room.map(Some).map_err(|_| ApiError::overloaded("too many zstd bodies are being decompressed"))
+    }
 }
 
 /// A body, read in chunks of what it was before it was compressed.
@@ -67,14 +98,19 @@ pub enum Reader {
     /// By gzip.
     Gzip(Box<GzipDecoder<Compressed>>),
     /// By zstd.
-    Zstd(Box<ZstdDecoder<Compressed>>),
+    Zstd { decoder: Box<ZstdDecoder<Compressed>>, _room: Option<OwnedSemaphorePermit> },
 }
 
 type Compressed = StreamReader<Counted, Bytes>;
 
 impl Reader {
-    /// Reads `stream` of which no more than `most_bytes` are taken, compressed as they are.
-    pub fn new(coding: Coding, stream: BodyDataStream, most_bytes: usize) -> Self {
+    /// Reads `stream` of which no more than `most_bytes` are taken, compressed as they are; keeps its `room`.
+    pub fn new(
+        coding: Coding,
+        stream: BodyDataStream,
+        most_bytes: usize,
+        room: Option<OwnedSemaphorePermit>,
+    ) -> Self {
         let compressed = |stream| StreamReader::new(Counted { stream, left: most_bytes });
         match coding {
             Coding::Identity => Self::Plain(stream),
@@ -87,7 +123,7 @@ impl Reader {
                 let window = [DParameter::window_log_max(ZSTD_WINDOW_LOG)];
                 let mut decoder = ZstdDecoder::with_params(compressed(stream), &window);
                 decoder.multiple_members(true);
-                Self::Zstd(Box::new(decoder))
+                Self::Zstd { decoder: Box::new(decoder), _room: room }
             }
         }
     }
@@ -103,7 +139,7 @@ impl Reader {
                 return chunk.map_err(|error| ApiError::BodyBroken(error.to_string()));
             }
             Self::Gzip(decoder) => (read(decoder).await, "gzip"),
-            Self::Zstd(decoder) => (read(decoder).await, "zstd"),
+            Self::Zstd { decoder, .. } => (read(decoder).await, "zstd"),
         };
         outcome.map_err(|error| match error.get_ref() {
             Some(cause) if cause.is::<TooMuch>() => ApiError::BodyTooLarge(limit.0, limit.1),
@@ -117,7 +153,7 @@ impl Reader {
         match self {
             Self::Plain(stream) => stream,
             Self::Gzip(decoder) => &mut decoder.get_mut().get_mut().stream,
-            Self::Zstd(decoder) => &mut decoder.get_mut().get_mut().stream,
+            Self::Zstd { decoder, .. } => &mut decoder.get_mut().get_mut().stream,
         }
     }
 }

@@ -7,10 +7,11 @@ use async_compression::Level;
 use async_compression::tokio::bufread::{GzipEncoder, ZstdEncoder};
 use async_compression::zstd::CParameter;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
-use crate::application::{Application, assert_says};
+use crate::application::{Answer, Application, PATIENCE, assert_says};
 use crate::mock::Cluster;
 
 const EVENT: &str = r#"{"id":"a-1","source":"manual","payload":{}}"#;
@@ -180,4 +181,66 @@ async fn a_decompression_bomb_is_a_413_in_bounded_memory() {
     }
     let more = peak(&child).await - before;
     assert!(more < 32 * MIB, "{} MiB more", more / MIB);
+}
+
+/// Sends a body that makes its decoder fill a window of 8 MiB, all but its end, and nothing more; what is answered.
+async fn stalled(app: &Application, to: (&str, &str), wide: &[u8]) -> Answer {
+    let mut connection = TcpStream::connect(app.address).await.unwrap();
+    let head =
+        format!("POST {} HTTP/1.1\r\nHost: t\r\nContent-Type: {}\r\nConnection: close\r\n", to.0, to.1);
+    let head = format!("{head}Content-Encoding: zstd\r\nContent-Length: {}\r\n\r\n", wide.len());
+    connection.write_all(&[head.as_bytes(), &wide[..wide.len() - 8]].concat()).await.unwrap();
+    let mut answer = Vec::new();
+    let read = connection.read_to_end(&mut answer);
+    tokio::time::timeout(PATIENCE, read).await.expect("an answer in time").unwrap();
+    Answer::parse(&answer)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stalled_zstd_bodies_take_bounded_memory_and_those_beyond_it_are_a_503() {
+    let cluster = Cluster::start();
+    let broker = cluster.mock.bootstrap_servers();
+    let settings =
+        [("KAFKA_BROKER", &*broker), ("KAFKA_TOPIC", &cluster.topic), ("REQUEST_TIMEOUT_MS", "5000")];
+    let (child, app) = process(&settings).await;
+    app.readyz(200).await;
+    let wide = zstd(&vec![b'x'; 12 * MIB], &[CParameter::window_log(23)]).await;
+    assert!(wide.len() < 4096, "{}", wide.len());
+    let (single, batch) = (("/ingest", "application/json"), ("/ingest/batch", "application/x-ndjson"));
+    let small = zstd(EVENT.as_bytes(), &[]).await;
+    let crowd = futures::future::join_all((0..100).map(|_| stalled(&app, batch, &wide)));
+    let others = async {
+        let began = Instant::now();
+        let refused = loop {
+            let answer = app.post_bytes(batch.0, &headers("zstd", batch.1), &small).await;
+            if answer.status != 202 {
+                break answer;
+            }
+            assert!(began.elapsed() < PATIENCE, "no batch is refused");
+        };
+        assert_says(&refused.retry_after(503).1, &["nothing was stored", "zstd"]);
+        let packed = gzip(EVENT.as_bytes()).await;
+        let answer = app.post_bytes(single.0, &headers("gzip", single.1), &packed).await;
+        assert_eq!(answer.status, 202, "gzip takes no such memory");
+    };
+    let (answers, ()) = tokio::join!(crowd, others);
+    // Of a single event no more than 64 KiB is decompressed, so there is room for more of them.
+    let singles = (0..450).map(|_| stalled(&app, single, &wide));
+    let singles = futures::future::join_all(singles).await;
+    for (answers, status, most) in [(answers, 408, 29), (singles, 413, 372)] {
+        let (refused, taken): (Vec<Answer>, Vec<Answer>) =
+            answers.into_iter().partition(|answer| answer.status == 503);
+        assert!(taken.len() <= most && taken.len() > most / 2, "{} of {most} were taken", taken.len());
+        for answer in taken {
+            answer.problem(status, status == 408);
+        }
+        for answer in refused {
+            assert_says(&answer.retry_after(503).1, &["nothing was stored", "zstd"]);
+        }
+    }
+    let peak = peak(&child).await;
+    println!("at most {} MiB", peak / MIB);
+    assert!(peak < 350 * MIB, "{} MiB", peak / MIB);
+    let answer = app.post_bytes(single.0, &headers("zstd", single.1), &small).await;
+    assert_eq!(answer.status, 202, "there is room again");
 }
