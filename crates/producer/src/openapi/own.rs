@@ -91,7 +91,7 @@ fn file() -> Operation {
         "name": "file",
         "in": "path",
         "required": true,
-        "schema": {"type": "string", "enum": page::FILES.map(|file| file.name)},
+        "schema": {"type": "string", "enum": page::FILES.each_ref().map(|file| file.name)},
     });
     let content = || json!({"schema": {"type": "string"}});
     get("/docs/{file}", "documentation", "docsFile")

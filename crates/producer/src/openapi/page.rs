@@ -2,6 +2,7 @@
 //! see to that, whatever Swagger UI itself would do.
 
 use std::io::Read;
+use std::sync::OnceLock;
 
 use axum::Router;
 use axum::extract::Path;
@@ -9,6 +10,7 @@ use axum::extract::rejection::PathRejection;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use bytes::Bytes;
 use flate2::read::GzDecoder;
 
 use crate::error::ApiError;
@@ -19,42 +21,49 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'u
 /// The files belong to the binary: another may be another's.
 const CACHE: &str = "max-age=3600";
 
-/// A file of the page, packed by gzip if `packed`.
-#[derive(Debug, Clone, Copy)]
+/// A file of the page.
+#[derive(Debug)]
 pub struct File {
     /// Below `/docs/`.
     pub name: &'static str,
     /// Its type.
     pub media_type: &'static str,
-    content: &'static [u8],
-    packed: bool,
+    content: Content,
+}
+
+/// What is in a file.
+#[derive(Debug)]
+enum Content {
+    Plain(&'static [u8]),
+    /// Packed by gzip; unpacked once, when first asked for, and shared by all readers: anybody may be one, and a slow one.
+    Packed(&'static [u8], OnceLock<Bytes>),
+}
+
+const fn packed(bytes: &'static [u8]) -> Content {
+    Content::Packed(bytes, OnceLock::new())
 }
 
 /// All of them.
-pub const FILES: [File; 4] = [
+pub static FILES: [File; 4] = [
     File {
         name: "swagger-ui-bundle.js",
         media_type: "text/javascript",
-        content: include_bytes!(concat!(env!("OUT_DIR"), "/swagger-ui-bundle.js.gz")),
-        packed: true,
+        content: packed(include_bytes!(concat!(env!("OUT_DIR"), "/swagger-ui-bundle.js.gz"))),
     },
     File {
         name: "swagger-ui.css",
         media_type: "text/css",
-        content: include_bytes!(concat!(env!("OUT_DIR"), "/swagger-ui.css.gz")),
-        packed: true,
+        content: packed(include_bytes!(concat!(env!("OUT_DIR"), "/swagger-ui.css.gz"))),
     },
     File {
         name: "favicon-32x32.png",
         media_type: "image/png",
-        content: include_bytes!(concat!(env!("OUT_DIR"), "/favicon-32x32.png.gz")),
-        packed: true,
+        content: packed(include_bytes!(concat!(env!("OUT_DIR"), "/favicon-32x32.png.gz"))),
     },
     File {
         name: "start.js",
         media_type: "text/javascript",
-        content: include_bytes!("start.js"),
-        packed: false,
+        content: Content::Plain(include_bytes!("start.js")),
     },
 ];
 
@@ -75,23 +84,29 @@ async fn page() -> impl IntoResponse {
 
 async fn file(name: Result<Path<String>, PathRejection>, headers: HeaderMap) -> Result<Response, ApiError> {
     let Path(name) = name.map_err(|_| ApiError::NoSuchPath)?;
-    let file = FILES.into_iter().find(|file| file.name == name).ok_or(ApiError::NoSuchPath)?;
+    let file = FILES.iter().find(|file| file.name == name).ok_or(ApiError::NoSuchPath)?;
     let about = [
         (header::CONTENT_TYPE, file.media_type),
         (header::CACHE_CONTROL, CACHE),
         (header::VARY, "accept-encoding"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
-    if !file.packed {
-        return Ok((about, file.content).into_response());
-    }
-    if takes_gzip(&headers) {
-        return Ok((about, [(header::CONTENT_ENCODING, "gzip")], file.content).into_response());
-    }
+    Ok(match &file.content {
+        Content::Plain(content) => (about, *content).into_response(),
+        Content::Packed(packed, _) if takes_gzip(&headers) => {
+            (about, [(header::CONTENT_ENCODING, "gzip")], *packed).into_response()
+        }
+        Content::Packed(packed, unpacked) => {
+            (about, unpacked.get_or_init(|| unpack(packed)).clone()).into_response()
+        }
+    })
+}
+
+fn unpack(packed: &[u8]) -> Bytes {
     let mut content = Vec::new();
     // Reading from memory does not fail, and the build packed it.
-    _ = GzDecoder::new(file.content).read_to_end(&mut content);
-    Ok((about, content).into_response())
+    _ = GzDecoder::new(packed).read_to_end(&mut content);
+    content.into()
 }
 
 fn takes_gzip(headers: &HeaderMap) -> bool {
@@ -122,5 +137,16 @@ mod tests {
             assert!(!takes_gzip(&with(not)), "{not}");
         }
         assert!(!takes_gzip(&HeaderMap::new()));
+    }
+
+    #[tokio::test]
+    async fn readers_of_an_unpacked_file_share_it() {
+        let read = async || {
+            let answer = file(Ok(Path("swagger-ui-bundle.js".to_owned())), HeaderMap::new()).await.unwrap();
+            axum::body::to_bytes(answer.into_body(), usize::MAX).await.unwrap()
+        };
+        let (one, other) = (read().await, read().await);
+        assert!(one.len() > 1024 * 1024, "{}", one.len());
+        assert_eq!(one.as_ptr(), other.as_ptr());
     }
 }
