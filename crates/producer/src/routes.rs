@@ -12,9 +12,9 @@ use tower_service::Service;
 
 use crate::app::Producer;
 use crate::error::ApiError;
-use crate::serving::Place;
+use crate::serving::{self, Place};
 use crate::stopping::Admission;
-use crate::{adsbdb, batch, ingest, openapi, poll, traffic};
+use crate::{access, adsbdb, batch, ingest, openapi, poll, traffic};
 
 /// Every path, as metrics and traces name its route. What asks for a key goes by it: a test holds it against the router.
 pub const ROUTES: &[&str] = &[
@@ -112,6 +112,16 @@ impl Front {
             Box::pin(self.route(request, admission, place)).await
         })
         .await
+    }
+
+    /// The refusal of a request whose connection is one too many.
+    pub async fn turn_away(&self, request: Request) -> Response {
+        let refused = traffic::watch(&self.producer, request, |request, _, place| async {
+            drop(place);
+            access::refuse(ApiError::overloaded(serving::TOO_MANY_CONNECTIONS), request).await
+        });
+        // Apart, so that other requests need no room for it.
+        Box::pin(refused).await
     }
 
     /// The router's answer. Admission and place are kept until it is there; a streamed answer keeps both until its last

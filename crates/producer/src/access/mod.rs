@@ -64,7 +64,7 @@ async fn limit<F: Future<Output = Response>>(
     }
     match producer.in_flight.take() {
         Some(place) => next(request, Some(place)).await,
-        None => refuse(overloaded().into_response(), request).await,
+        None => refuse(overloaded(), request).await,
     }
 }
 
@@ -103,9 +103,10 @@ fn unauthorized(detail: &str) -> Response {
     response
 }
 
-/// The answer, once the client has sent what it was about to.
-async fn refuse(mut response: Response, request: Request) -> Response {
+/// The refusal of a request whose body was not read, once the client has sent what it was about to.
+pub async fn refuse(refusal: impl IntoResponse, request: Request) -> Response {
     let (parts, body) = request.into_parts();
+    let mut response = refusal.into_response();
     if !spent(&parts.headers, body).await {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }

@@ -102,11 +102,12 @@ async fn answer(
     reserve: bool,
     request: Request<Incoming>,
 ) -> Result<Response<WatchedBody>, Infallible> {
+    let request = request.map(Body::new);
     let mut response = if reserve && !refusal::is_exempt(request.uri().path()) {
         shared.counts.refused();
-        refusal::too_many_connections()
+        shared.front.turn_away(request).await
     } else {
-        shared.front.answer(request.map(Body::new)).await
+        shared.front.answer(request).await
     };
     if reserve || shared.stopping.has_begun() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use counts::Counts;
 pub use places::{Place, Places};
+pub use refusal::TOO_MANY_CONNECTIONS;
 pub use watch::Limits;
 
 use crate::routes::Front;

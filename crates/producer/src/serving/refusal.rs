@@ -2,14 +2,11 @@
 
 use std::io::Write;
 use std::net::Shutdown;
-use std::time::Duration;
 
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
-use service::problem::Problem;
 use tokio::net::TcpStream;
 
-const DETAIL: &str = "nothing was stored: too many connections are open (MAX_CONNECTIONS)";
+/// Why a request is refused beyond the limit of connections.
+pub const TOO_MANY_CONNECTIONS: &str = "too many connections are open (MAX_CONNECTIONS)";
 
 /// The same for a client whose request is not even read.
 const UNREAD: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
@@ -20,11 +17,6 @@ const UNREAD: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: applicat
 /// Whether a path is answered however much there is to do: health and metrics.
 pub fn is_exempt(path: &str) -> bool {
     matches!(path, "/livez" | "/readyz" | "/health" | "/metrics")
-}
-
-/// The answer beyond the limit of connections.
-pub fn too_many_connections() -> Response {
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, DETAIL).retryable(Duration::from_secs(1)).into_response()
 }
 
 /// Refuses a connection without waiting for anything: as much as its socket takes at once is sent. Through TLS nothing
@@ -39,11 +31,15 @@ pub fn turn_away(stream: TcpStream, tls: bool) {
 
 #[cfg(test)]
 mod tests {
+    use axum::response::IntoResponse;
+
     use super::*;
+    use crate::error::ApiError;
 
     #[tokio::test]
     async fn a_request_that_is_not_read_is_answered_as_one_that_is() {
-        let body = axum::body::to_bytes(too_many_connections().into_body(), 4096).await.unwrap();
+        let read = ApiError::overloaded(TOO_MANY_CONNECTIONS).into_response();
+        let body = axum::body::to_bytes(read.into_body(), 4096).await.unwrap();
         let (head, unread) = UNREAD.split_once("\r\n\r\n").unwrap();
         assert_eq!(unread, std::str::from_utf8(&body).unwrap());
         assert!(head.contains(&format!("content-length: {}", body.len())), "{}", body.len());

@@ -33,10 +33,21 @@ async fn beyond_the_limit_of_connections_events_are_refused_and_health_is_answer
         let answer = app.request("GET", path, &[("Connection", "keep-alive")], "").await;
         assert_eq!((answer.status, answer.header("connection")), (200, Some("close")), "{path}");
     }
-    let (seconds, body) = app.ingest(EVENT).await.retry_after(503);
+    let refused = app.request("POST", "/ingest", &[("X-Request-Id", "r-1")], EVENT).await;
+    assert_eq!((refused.header("x-request-id"), refused.header("connection")), (Some("r-1"), Some("close")));
+    let (seconds, body) = refused.retry_after(503);
     assert_eq!(seconds, 1);
     assert_says(&body, &["nothing was stored", "MAX_CONNECTIONS"]);
-    assert_eq!(app.metric("slipstream_connections_refused_total").await, Some(1.0));
+    let long = app.ingest(&"x".repeat(900 * 1024)).await;
+    assert_says(&long.retry_after(503).1, &["MAX_CONNECTIONS"]);
+    for (line, value) in [
+        ("slipstream_connections_refused_total", 2.0),
+        (r#"slipstream_http_requests_total{route="/ingest",status="503"}"#, 2.0),
+        (r#"slipstream_events_rejected_total{reason="overloaded"}"#, 2.0),
+        ("slipstream_requests_in_flight", 0.0),
+    ] {
+        assert_eq!(app.metric(line).await, Some(value), "{line}");
+    }
     drop(idle);
     counted(&app, 1).await;
     assert_eq!(app.ingest(EVENT).await.status, 202);
