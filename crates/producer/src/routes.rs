@@ -88,8 +88,8 @@ impl Front {
             .with_state(producer.clone())
             .merge(service::health::routes(Arc::new(producer.clone())))
             .merge(openapi::routes(&producer.config))
-            .fallback(|| async { ApiError::NoSuchPath })
-            .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed });
+            .fallback(|request| access::refuse(ApiError::NoSuchPath, request))
+            .method_not_allowed_fallback(|request| access::refuse(ApiError::MethodNotAllowed, request));
         Self { producer, router }
     }
 

@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderValue, header};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 
 use http_body::Body as _;
 
@@ -48,7 +48,7 @@ pub async fn watch<F: Future<Output = Response>>(
 /// body is read and thrown away first, or its client might never see the answer.
 pub async fn takes_nothing(request: Request, next: Next) -> Response {
     if request.headers().contains_key(IDEMPOTENCY_KEY) {
-        return ApiError::KeyNotTaken.into_response();
+        return access::refuse(ApiError::KeyNotTaken, request).await;
     }
     let (parts, body) = request.into_parts();
     if body.is_end_stream() {

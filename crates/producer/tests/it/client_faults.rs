@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
-use crate::application::{Application, assert_says};
+use crate::application::{Answer, Application, PATIENCE, assert_says};
 use crate::mock::Cluster;
 
 const GOOD: &str = r#"{"source":"manual","payload":{"value":42}}"#;
@@ -118,6 +120,30 @@ async fn unknown_paths_and_methods_have_problem_bodies_too() {
     }
     let counted = r#"slipstream_http_requests_total{route="other",status="404"}"#;
     assert_eq!(app.metric(counted).await, Some(1.0), "a path is no label");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_is_read_to_its_end_wherever_it_is_refused() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[]).await;
+    let body = "x".repeat(900 * 1024);
+    // One connection: had a body not been read, it would end with the answer, or by a reset before it.
+    let mut connection = TcpStream::connect(app.address).await.unwrap();
+    for (to, status) in [
+        ("/no/such/path HTTP/1.1", 404),
+        ("/health HTTP/1.1", 405),
+        ("/ingest/adsbdb/poll/none HTTP/1.1", 405),
+        ("/ingest/adsbdb HTTP/1.1\r\nIdempotency-Key: k", 400),
+        ("/ingest/adsbdb/poll HTTP/1.1\r\nIdempotency-Key: k", 400),
+    ] {
+        let head = format!("POST {to}\r\nHost: t\r\nContent-Length: {}\r\n\r\n", body.len());
+        connection.write_all(&[head.as_bytes(), body.as_bytes()].concat()).await.unwrap();
+        let mut answer = vec![0; 4096];
+        let length = tokio::time::timeout(PATIENCE, connection.read(&mut answer)).await.unwrap().unwrap();
+        let answer = Answer::parse(&answer[..length]);
+        answer.problem(status, false);
+        assert_eq!(answer.header("connection"), None, "{to}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
