@@ -106,6 +106,15 @@ impl ApiError {
         Self::NotStored { reason: "overloaded", why: why.into(), id: None }
     }
 
+    /// The same, with the id that the request named, if it named one and nothing was stored.
+    #[must_use]
+    pub fn naming(mut self, named: Option<EventId>) -> Self {
+        if let Self::NotStored { id: id @ None, .. } = &mut self {
+            *id = named;
+        }
+        self
+    }
+
     /// An event of a batch is not JSON.
     pub fn not_json_event(message: impl Into<String>, line: usize, column: usize) -> Self {
         Self::NotJson { subject: "event", message: message.into(), line, column }

@@ -14,6 +14,7 @@ use crate::app::Producer;
 use crate::body::{self, Limits};
 use crate::error::ApiError;
 use crate::kafka::Record;
+use crate::routes;
 use crate::stopping::Admission;
 use crate::traces::TRACEPARENT;
 
@@ -80,7 +81,8 @@ async fn read(producer: &Producer, headers: &HeaderMap, body: Body) -> Result<(D
         variable: "MAX_PAYLOAD_BYTES",
         time: config.request_timeout,
     };
-    let body = body::json(headers, body, limits, &producer.stopping, &producer.zstd_room).await?;
+    let body = body::json(headers, body, limits, &producer.stopping, &producer.zstd_room).await;
+    let body = body.map_err(|error| error.naming(id_in_head(routes::SINGLE, headers)))?;
     let (draft, key) = match (events::parse_request(&body, &producer.rules), idempotency_key(headers)) {
         (Ok(draft), Ok(key)) => (draft, key),
         (Ok(_), Err(fault)) => return Err(ApiError::Invalid(vec![fault])),
@@ -104,6 +106,11 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<EventId>, Fault> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
     let text = std::str::from_utf8(value.as_bytes()).map_err(|_| "Id should be UTF-8".to_owned());
     text.and_then(EventId::new).map(Some).map_err(key_fault)
+}
+
+/// The id that a request names before its body is read: a refusal that says to try again says with which id.
+pub fn id_in_head(route: &str, headers: &HeaderMap) -> Option<EventId> {
+    if route == routes::SINGLE { idempotency_key(headers).ok()? } else { None }
 }
 
 fn key_fault(msg: impl Into<String>) -> Fault {

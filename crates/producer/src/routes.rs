@@ -33,7 +33,7 @@ pub const ROUTES: &[&str] = &[
 ];
 
 /// Where single events go.
-const SINGLE: &str = "/ingest";
+pub const SINGLE: &str = "/ingest";
 
 /// The name of all that is no route: paths are the client's choice, a metric's labels are not.
 const OTHER: &str = "other";
@@ -118,7 +118,8 @@ impl Front {
     pub async fn turn_away(&self, request: Request) -> Response {
         let refused = traffic::watch(&self.producer, request, |request, _, place| async {
             drop(place);
-            access::refuse(ApiError::overloaded(serving::TOO_MANY_CONNECTIONS), request).await
+            let id = ingest::id_in_head(named(request.uri().path()), request.headers());
+            access::refuse(ApiError::overloaded(serving::TOO_MANY_CONNECTIONS).naming(id), request).await
         });
         // Apart, so that other requests need no room for it.
         Box::pin(refused).await

@@ -19,6 +19,7 @@ pub use keys::ApiKeys;
 
 use crate::app::Producer;
 use crate::error::{ApiError, Refused};
+use crate::ingest;
 use crate::routes;
 use crate::serving::Place;
 
@@ -64,7 +65,10 @@ async fn limit<F: Future<Output = Response>>(
     }
     match producer.in_flight.take() {
         Some(place) => next(request, Some(place)).await,
-        None => refuse(overloaded(), request).await,
+        None => {
+            let error = overloaded().naming(ingest::id_in_head(route, request.headers()));
+            refuse(error, request).await
+        }
     }
 }
 

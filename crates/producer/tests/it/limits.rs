@@ -33,10 +33,11 @@ async fn beyond_the_limit_of_connections_events_are_refused_and_health_is_answer
         let answer = app.request("GET", path, &[("Connection", "keep-alive")], "").await;
         assert_eq!((answer.status, answer.header("connection")), (200, Some("close")), "{path}");
     }
-    let refused = app.request("POST", "/ingest", &[("X-Request-Id", "r-1")], EVENT).await;
+    let named = [("X-Request-Id", "r-1"), ("Idempotency-Key", "a-1")];
+    let refused = app.request("POST", "/ingest", &named, EVENT).await;
     assert_eq!((refused.header("x-request-id"), refused.header("connection")), (Some("r-1"), Some("close")));
     let (seconds, body) = refused.retry_after(503);
-    assert_eq!(seconds, 1);
+    assert_eq!((seconds, &body["id"]), (1, &"a-1".into()));
     assert_says(&body, &["nothing was stored", "MAX_CONNECTIONS"]);
     let long = app.ingest(&"x".repeat(900 * 1024)).await;
     assert_says(&long.retry_after(503).1, &["MAX_CONNECTIONS"]);
@@ -98,8 +99,12 @@ async fn beyond_the_limit_in_flight_events_are_refused_and_health_is_answered() 
         assert!(began.elapsed() < PATIENCE);
     }
     let (seconds, body) = app.ingest(EVENT).await.retry_after(503);
-    assert_eq!(seconds, 1);
+    assert_eq!((seconds, body.get("id")), (1, None), "its body was not read");
     assert_says(&body, &["nothing was stored", "MAX_IN_FLIGHT"]);
+    let named = app.request("POST", "/ingest", &[("Idempotency-Key", "a-1")], EVENT).await;
+    assert_eq!(named.retry_after(503).1["id"], "a-1");
+    let named = app.request("POST", "/ingest/batch", &[("Idempotency-Key", "a-1")], EVENT).await;
+    assert_eq!(named.retry_after(503).1.get("id"), None, "there it names nothing");
     app.post("/ingest/adsbdb").await.retry_after(503);
     for path in ["/livez", "/readyz", "/health", "/metrics"] {
         assert_eq!(app.get(path).await.status, 200, "{path}");
@@ -107,7 +112,7 @@ async fn beyond_the_limit_in_flight_events_are_refused_and_health_is_answered() 
     app.post("/ingest/adsbdb/poll").await.retry_after(503);
     app.request("POST", "/ingest/batch", &[], "[]").await.retry_after(503);
     let rejected = app.metric(r#"slipstream_events_rejected_total{reason="overloaded"}"#).await;
-    assert_eq!(rejected, Some(3.0));
+    assert_eq!(rejected, Some(5.0));
 
     for connection in &mut reading {
         connection.write_all(EVENT.as_bytes()).await.unwrap();
