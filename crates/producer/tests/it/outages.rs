@@ -56,7 +56,9 @@ async fn a_broker_that_was_never_there_is_waited_for() {
     assert!(began.elapsed() < Duration::from_secs(1));
     assert_says(&body, &["nothing was stored", "kafka"]);
     app.get("/readyz").await.retry_after(503);
-    assert_eq!(app.get("/livez").await.status, 200);
+    let alive = app.get("/livez").await;
+    assert_eq!((alive.status, alive.header("content-type")), (200, Some("application/json")));
+    assert_eq!(alive.json(), json!({"status": "alive"}));
     assert!(app.stop().await < Duration::from_secs(3));
 }
 

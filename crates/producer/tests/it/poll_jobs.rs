@@ -8,6 +8,8 @@ use servers::Fault;
 use crate::application::{Application, PATIENCE, assert_says};
 use crate::upstream::World;
 
+const JSON: &str = "application/json";
+
 async fn job(app: &Application, location: &str, until: impl Fn(&Value) -> bool) -> Value {
     let began = Instant::now();
     loop {
@@ -25,7 +27,7 @@ async fn a_poll_job_calls_on_schedule_and_ends() {
     let world = World::start(&[]).await;
     let app = &world.app;
     let answer = app.post("/ingest/adsbdb/poll?interval_sec=0.2&duration_sec=1").await;
-    assert_eq!(answer.status, 202, "{answer:?}");
+    assert_eq!((answer.status, answer.header("content-type")), (202, Some(JSON)), "{answer:?}");
     let said = answer.json();
     let id = said["job_id"].as_str().unwrap();
     let expected = json!({"status": "started", "job_id": id, "interval_sec": 0.2, "duration_sec": 1});
@@ -56,7 +58,9 @@ async fn a_poll_job_calls_on_schedule_and_ends() {
         "state",
     ];
     assert_eq!(fields, expected);
-    assert_eq!(app.get("/ingest/adsbdb/poll").await.json()["jobs"][0], ended);
+    let jobs = app.get("/ingest/adsbdb/poll").await;
+    assert_eq!((jobs.status, jobs.header("content-type")), (200, Some(JSON)));
+    assert_eq!(jobs.json()["jobs"][0], ended);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -119,10 +123,14 @@ async fn a_running_job_tells_its_next_tick_and_a_cancelled_one_has_none() {
     assert!((29..=31).contains(&ahead), "{running}");
     assert_eq!((&running["state"], &running["ended_at"]), (&json!("running"), &Value::Null));
     for _ in 0..2 {
-        let cancelled = app.request("DELETE", location, &[], "").await.json();
+        let cancelled = app.request("DELETE", location, &[], "").await;
+        assert_eq!((cancelled.status, cancelled.header("content-type")), (200, Some(JSON)));
+        let cancelled = cancelled.json();
         assert_eq!((&cancelled["state"], &cancelled["next_tick_at"]), (&json!("cancelled"), &Value::Null));
     }
-    assert_eq!(app.get(location).await.json()["sent"], 1);
+    let shown = app.get(location).await;
+    assert_eq!((shown.status, shown.header("content-type")), (200, Some(JSON)));
+    assert_eq!(shown.json()["sent"], 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -82,7 +82,8 @@ async fn g1_a_202_names_the_record_that_is_on_the_topic() {
     let event = r#"{"source":"manual","id":"é-1","timestamp":1730000000.5,"payload":{"b" : 1.50, "a":[ ]}}"#;
     let headers = [("Content-Type", "application/json"), ("traceparent", trace)];
     let answer = app.request("POST", "/ingest", &headers, event).await;
-    assert_eq!(answer.status, 202, "{answer:?}");
+    let media_type = answer.header("content-type");
+    assert_eq!((answer.status, media_type), (202, Some("application/json")), "{answer:?}");
     let said = answer.json();
     let ingested_at = said["ingested_at"].as_i64().unwrap();
     let fields: Vec<&String> = said.as_object().unwrap().keys().collect();
