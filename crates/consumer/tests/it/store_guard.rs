@@ -6,6 +6,9 @@ use bson::{Document, doc};
 use consumer::store::Counts;
 use events::StorableEvent;
 use fastrand::Rng;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 use serde_json::json;
 
 use crate::store_stage::{Setting, Stage, body, counts, event, expected, open, sum};
@@ -42,47 +45,84 @@ impl Model {
 /// A value that the collection's validator refuses.
 const REFUSED: i32 = 7;
 
-fn any_event(random: &mut Rng, ids: u32, values: i32) -> StorableEvent {
-    let id = format!("id{}", random.u32(0..ids));
-    event(&id, random.i64(1..6), random.i64(1..4), &json!({ "v": random.i32(0..values) }))
+/// An event of few keys and versions, so that they meet.
+#[derive(Debug, Clone)]
+struct Draw {
+    id: u32,
+    timestamp: i64,
+    ingested_at: i64,
+    v: i32,
 }
 
-#[tokio::test]
-async fn g3_any_order_of_events_ends_as_if_applied_one_after_another() {
-    let seed = fastrand::u64(..);
-    println!("seed {seed}");
-    let mut random = Rng::with_seed(seed);
-    for round in 0..16 {
-        // Without a rule of the collection's, one statement may stand for several events of a key.
-        let has_rule = round % 2 == 0;
-        let setting = Setting { batch_max_bytes: random.usize(600..40_000), ..Setting::default() };
-        let stage = Stage::on_shared(setting).await;
-        if has_rule {
-            let create = doc! { "create": stage.source.as_str(), "validator": { "v": { "$ne": REFUSED } } };
-            stage.database.run_command(create).await.expect("a collection");
-        }
-        let values = if has_rule { REFUSED + 1 } else { 3 };
-        let mut model = Model::default();
-        let mut ids: BTreeMap<String, bson::oid::ObjectId> = BTreeMap::new();
-        for _ in 0..random.usize(2..8) {
-            let batch: Vec<StorableEvent> =
-                (0..random.usize(1..120)).map(|_| any_event(&mut random, 1 + round * 4, values)).collect();
-            let applied = stage.apply(&batch).await;
-            let rejected = |index| applied.rejected.iter().any(|rejected| rejected.index == index);
-            let outcomes: Vec<Option<Counts>> =
-                batch.iter().enumerate().map(|(index, event)| model.apply(event, rejected(index))).collect();
-            let refused: Vec<usize> = (0..batch.len()).filter(|index| outcomes[*index].is_none()).collect();
-            assert_eq!(applied.rejected.iter().map(|rejected| rejected.index).collect::<Vec<_>>(), refused);
-            assert_eq!(applied.unfinished, Vec::<usize>::new());
-            assert_eq!(applied.counts, outcomes.into_iter().flatten().fold(Counts::default(), sum));
+/// A life of one collection.
+#[derive(Debug, Clone)]
+struct Case {
+    batch_max_bytes: usize,
+    batches: Vec<Vec<Draw>>,
+}
 
-            let documents = stage.documents().await;
-            assert_eq!(documents.len(), model.newest.len());
-            for (document, wanted) in documents.into_iter().zip(model.newest.values()) {
-                let id = document.get_object_id("_id").expect("an _id");
-                assert_eq!(*ids.entry(wanted.id.to_string()).or_insert(id), id, "the _id changed");
-                assert_eq!(body(document), expected(wanted));
-            }
+fn cases(values: i32) -> impl Strategy<Value = Case> {
+    (1_u32..64).prop_flat_map(move |ids| {
+        let draw = (0..ids, 1_i64..6, 1_i64..4, 0..values).prop_map(|(id, timestamp, ingested_at, v)| Draw {
+            id,
+            timestamp,
+            ingested_at,
+            v,
+        });
+        (600_usize..40_000, vec(vec(draw, 1..120), 2..8))
+            .prop_map(|(batch_max_bytes, batches)| Case { batch_max_bytes, batches })
+    })
+}
+
+#[test]
+fn g3_any_order_of_events_ends_as_if_applied_one_after_another() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    // Without a rule of the collection's, one statement may stand for several events of a key.
+    for (has_rule, values) in [(true, REFUSED + 1), (false, 3)] {
+        // Each case has a database of its own; a failure takes minutes to shrink to a few events.
+        let config = ProptestConfig {
+            cases: 8,
+            max_shrink_iters: 2000,
+            failure_persistence: None,
+            ..Default::default()
+        };
+        let ended = TestRunner::new(config).run(&cases(values), |case| {
+            runtime.block_on(ends_as_the_model(has_rule, &case));
+            Ok(())
+        });
+        ended.unwrap_or_else(|error| panic!("with a rule: {has_rule}: {error}"));
+    }
+}
+
+async fn ends_as_the_model(has_rule: bool, case: &Case) {
+    let stage =
+        Stage::on_shared(Setting { batch_max_bytes: case.batch_max_bytes, ..Setting::default() }).await;
+    if has_rule {
+        let create = doc! { "create": stage.source.as_str(), "validator": { "v": { "$ne": REFUSED } } };
+        stage.database.run_command(create).await.expect("a collection");
+    }
+    let mut model = Model::default();
+    let mut ids: BTreeMap<String, bson::oid::ObjectId> = BTreeMap::new();
+    for draws in &case.batches {
+        let batch: Vec<StorableEvent> = draws
+            .iter()
+            .map(|d| event(&format!("id{}", d.id), d.timestamp, d.ingested_at, &json!({ "v": d.v })))
+            .collect();
+        let applied = stage.apply(&batch).await;
+        let rejected = |index| applied.rejected.iter().any(|rejected| rejected.index == index);
+        let outcomes: Vec<Option<Counts>> =
+            batch.iter().enumerate().map(|(index, event)| model.apply(event, rejected(index))).collect();
+        let refused: Vec<usize> = (0..batch.len()).filter(|index| outcomes[*index].is_none()).collect();
+        assert_eq!(applied.rejected.iter().map(|rejected| rejected.index).collect::<Vec<_>>(), refused);
+        assert_eq!(applied.unfinished, Vec::<usize>::new());
+        assert_eq!(applied.counts, outcomes.into_iter().flatten().fold(Counts::default(), sum));
+
+        let documents = stage.documents().await;
+        assert_eq!(documents.len(), model.newest.len());
+        for (document, wanted) in documents.into_iter().zip(model.newest.values()) {
+            let id = document.get_object_id("_id").expect("an _id");
+            assert_eq!(*ids.entry(wanted.id.to_string()).or_insert(id), id, "the _id changed");
+            assert_eq!(body(document), expected(wanted));
         }
     }
 }
