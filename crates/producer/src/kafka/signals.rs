@@ -71,9 +71,10 @@ impl Signals {
         self.started.elapsed()
     }
 
-    fn mark(&self, at: &AtomicU64) {
-        let ms = u64::try_from(self.now().as_millis()).unwrap_or(u64::MAX - 1);
-        at.store(ms + 1, Ordering::Release);
+    /// Several threads tell of what happened; one that was held up since it looked at the clock hides nothing later.
+    fn mark(at: &AtomicU64, now: Duration) {
+        let ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX - 1);
+        at.fetch_max(ms + 1, Ordering::AcqRel);
     }
 
     fn marked(at: &AtomicU64) -> Option<Duration> {
@@ -84,9 +85,8 @@ impl Signals {
     pub fn broke(&self, what: Break, reason: &str) {
         // What the client itself is at fault for sends no record twice.
         if matches!(what, Break::Connection | Break::AllBrokers) {
-            self.mark(&self.broke_at);
+            Self::mark(&self.broke_at, self.now());
         }
-        self.errors.fetch_add(1, Ordering::AcqRel);
         let next = match what {
             Break::Fatal => Trouble::Fatal(reason.to_owned()),
             Break::AllBrokers => Trouble::Away(lock(&self.reason).clone()),
@@ -96,6 +96,8 @@ impl Signals {
             }
         };
         self.trouble.send_if_modified(|trouble| {
+            // Under the lock, so that an answer to an older question finds the error and its trouble, or neither.
+            self.errors.fetch_add(1, Ordering::AcqRel);
             let graver = rank(&next) > rank(trouble);
             if graver {
                 *trouble = next;
@@ -107,13 +109,13 @@ impl Signals {
     /// A line that librdkafka logs: some tell of a broken connection that no error tells of.
     pub fn log(&self, facility: &str) {
         if matches!(facility, "FAIL" | "REQTMOUT") {
-            self.mark(&self.broke_at);
+            Self::mark(&self.broke_at, self.now());
         }
     }
 
     /// A record was acknowledged.
     pub fn confirmed(&self) {
-        self.mark(&self.confirmed_at);
+        Self::mark(&self.confirmed_at, self.now());
     }
 
     /// Whether a record was acknowledged within the last second.
@@ -234,5 +236,58 @@ mod tests {
         assert!(signals.broke_since(Duration::ZERO));
         assert!(signals.broke_since(signals.now() + SILENCE / 2));
         assert!(!signals.broke_since(signals.now() + SILENCE * 2));
+    }
+
+    #[test]
+    fn in_every_order_of_threads_a_break_is_not_hidden_by_an_earlier_one_that_is_told_late() {
+        // Two threads of clients look at the clock and tell of a break; a request sends a record and judges it. From
+        // one look at the clock to the next it takes longer than librdkafka is silent.
+        for order in servers::interleavings(&[2, 2, 2]) {
+            let signals = Signals::default();
+            let (mut clock, mut looked, mut told) = (Duration::ZERO, [None; 3], Duration::ZERO);
+            for thread in &order {
+                match (thread, looked[*thread]) {
+                    (_, None) => {
+                        clock += SILENCE * 2;
+                        looked[*thread] = Some(clock);
+                    }
+                    (2, Some(sent)) => {
+                        assert_eq!(signals.broke_since(sent), told > sent, "{order:?}");
+                    }
+                    (_, Some(broke)) => {
+                        Signals::mark(&signals.broke_at, broke);
+                        told = told.max(broke);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn in_every_order_of_breaks_and_answers_an_answer_clears_only_what_broke_before_its_question() {
+        // Two threads of clients tell of breaks; the caretaker asks three times, and the second time nobody answers.
+        for order in servers::interleavings(&[2, 2, 6]) {
+            let signals = Signals::default();
+            let breaks = [[Break::Connection, Break::AllBrokers], [Break::Client, Break::Connection]];
+            let (mut taken, mut asked) = ([0; 3], (0, 0));
+            let (mut last_break, mut last_answered) = (None, None);
+            for (now, thread) in order.iter().enumerate() {
+                match (breaks.get(*thread), taken[2]) {
+                    (Some(breaks), _) => {
+                        signals.broke(breaks[taken[*thread]], "k:9092: connection refused");
+                        last_break = Some(now);
+                    }
+                    (None, 0 | 2 | 4) => asked = (signals.errors(), now),
+                    (None, 3) => signals.away(),
+                    (None, _) => {
+                        signals.well_unless_new(asked.0);
+                        last_answered = Some(asked.1);
+                    }
+                }
+                taken[*thread] += 1;
+                let broken = last_break > last_answered;
+                assert_eq!(signals.trouble() != Trouble::None, broken, "step {now} of {order:?}");
+            }
+        }
     }
 }
