@@ -18,15 +18,6 @@ pub struct Bound {
     pub bytes: usize,
 }
 
-/// What a push found and left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pushed {
-    /// Nothing waited before it.
-    pub first: bool,
-    /// The bound is reached: pause the partition.
-    pub full: bool,
-}
-
 #[derive(Debug, Default)]
 struct Queue {
     records: VecDeque<Record>,
@@ -41,18 +32,20 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    /// Adds a record.
-    pub fn push(&self, record: Record, bound: Bound) -> Pushed {
-        let pushed = {
+    /// Adds a record; before anyone sees that it waits, and if none did, calls `first`. The answer is whether the
+    /// bound is reached, so that the partition must be paused.
+    pub fn push(&self, record: Record, bound: Bound, first: impl FnOnce()) -> bool {
+        let full = {
             let mut queue = lock(&self.queue);
-            let first = queue.records.is_empty();
+            if queue.records.is_empty() {
+                first();
+            }
             queue.bytes += record.cost_bytes();
             queue.records.push_back(record);
-            let full = queue.records.len() >= bound.records || queue.bytes >= bound.bytes;
-            Pushed { first, full }
+            queue.records.len() >= bound.records || queue.bytes >= bound.bytes
         };
         self.arrived.notify_one();
-        pushed
+        full
     }
 
     /// Takes the oldest records: at most `records`, and at most `bytes` unless the first alone is larger.
@@ -90,6 +83,7 @@ impl Inbox {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::pin::Pin;
     use std::task::{Context, Waker};
 
@@ -103,9 +97,9 @@ mod tests {
     fn a_full_inbox_says_so_and_still_keeps_every_record() {
         let inbox = Inbox::default();
         let bound = Bound { records: 2, bytes: usize::MAX };
-        assert_eq!(inbox.push(record(0, 1), bound), Pushed { first: true, full: false });
-        assert_eq!(inbox.push(record(1, 1), bound), Pushed { first: false, full: true });
-        assert!(inbox.push(record(2, 1), bound).full);
+        assert!(!inbox.push(record(0, 1), bound, || ()));
+        assert!(inbox.push(record(1, 1), bound, || ()));
+        assert!(inbox.push(record(2, 1), bound, || ()));
         assert!(!inbox.is_half_empty(bound));
         let offsets: Vec<i64> = inbox.take(10, usize::MAX).iter().map(|record| record.offset).collect();
         assert_eq!(offsets, [0, 1, 2]);
@@ -116,11 +110,29 @@ mod tests {
     fn bytes_bound_it_too_and_a_record_above_them_still_comes_out() {
         let inbox = Inbox::default();
         let bound = Bound { records: 100, bytes: 1000 };
-        assert!(inbox.push(record(0, 2000), bound).full);
-        inbox.push(record(1, 2000), bound);
+        assert!(inbox.push(record(0, 2000), bound, || ()));
+        inbox.push(record(1, 2000), bound, || ());
         assert_eq!(inbox.take(10, 1000).len(), 1);
         assert_eq!(inbox.take(10, 1000).len(), 1);
         assert!(inbox.is_half_empty(bound));
+    }
+
+    #[test]
+    fn nobody_sees_that_a_record_waits_before_the_first_is_told() {
+        let inbox = Inbox::default();
+        let bound = Bound { records: 100, bytes: 1000 };
+        let told = Cell::new(0);
+        let tell = || {
+            assert!(inbox.queue.try_lock().is_err());
+            told.set(told.get() + 1);
+        };
+        for offset in 0..3 {
+            inbox.push(record(offset, 1), bound, tell);
+        }
+        assert_eq!(told.get(), 1);
+        inbox.take(10, usize::MAX);
+        inbox.push(record(3, 1), bound, tell);
+        assert_eq!(told.get(), 2);
     }
 
     /// The lane's side, a step at a time: take what is there, or wait.
@@ -154,7 +166,7 @@ mod tests {
             let (mut lane, mut pushed, mut taken) = (Lane::Works, 0, Vec::new());
             for thread in &order {
                 if *thread == 0 {
-                    inbox.push(record(pushed, 1), unbounded);
+                    inbox.push(record(pushed, 1), unbounded, || ());
                     pushed += 1;
                 } else {
                     lane = lane.step(&inbox, &mut taken);

@@ -161,11 +161,8 @@ impl Lanes {
         if running.task.is_finished() {
             return Given::LaneEnded(place(running));
         }
-        let pushed = running.view.inbox.push(record, self.bound());
-        if pushed.first {
-            running.view.progress.wakes();
-        }
-        if pushed.full && !running.paused { Given::Full(place(running)) } else { Given::Taken }
+        let full = running.view.push(record, self.bound());
+        if full && !running.paused { Given::Full(place(running)) } else { Given::Taken }
     }
 
     /// The partition was paused.

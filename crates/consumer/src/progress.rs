@@ -128,7 +128,7 @@ impl Progress {
         self.in_hand.load(Ordering::Relaxed)
     }
 
-    /// A record came while none waited: the time before does not count as standing still.
+    /// A record comes while none waits: the time before does not count as standing still.
     pub fn wakes(&self) {
         if self.in_hand() == 0 {
             *lock(&self.moved) = Instant::now();
@@ -158,6 +158,9 @@ fn known(offset: &AtomicI64) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inbox::Bound;
+    use crate::lanes::View;
+    use crate::record::Record;
 
     #[test]
     fn lag_counts_from_the_committed_offset_until_something_is_finished() {
@@ -170,5 +173,69 @@ mod tests {
         progress.finish([first].into_iter());
         progress.starts_at(0);
         assert_eq!((progress.lag(), progress.watermark(), progress.in_hand()), (Some(5), Some(5), 1));
+    }
+    #[test]
+    fn in_every_order_of_finishing_and_asking_the_position_is_the_watermark_as_soon_as_there_is_one() {
+        // The lane begins 10 to 12 and finishes them in another order. The lag's follower tells the partition's end
+        // and what is committed, and then, as it does not look in between, where the partition begins.
+        for order in servers::interleavings(&[4, 3]) {
+            let progress = Progress::new("t".into(), 0, Finished::default(), Counter::default());
+            let mut taken = [0; 2];
+            for thread in &order {
+                match (thread, taken[*thread]) {
+                    (0, 0) => assert_eq!(progress.begin(10..13), 0),
+                    (0, finished) => progress.finish([[1, 0, 2][finished - 1]].into_iter()),
+                    (_, 0) => progress.ends_at(20),
+                    (_, 1) => progress.starts_at(4),
+                    (_, _) => progress.starts_at(0),
+                }
+                taken[*thread] += 1;
+                let [worked, asked] = taken;
+                let watermark = [None, None, None, Some(12), Some(13)][worked];
+                let position = watermark.or([None, None, Some(4), Some(4)][asked]);
+                let lag = position.filter(|_| asked > 0).map(|position| 20_u64.abs_diff(position as u64));
+                let told = (progress.watermark(), progress.position(), progress.lag());
+                assert_eq!(told, (watermark, position, lag), "{taken:?} of {order:?}");
+                assert_eq!(progress.in_hand(), [0, 3, 2, 1, 0][worked]);
+            }
+        }
+    }
+
+    #[test]
+    fn in_every_order_of_arriving_and_working_only_the_time_in_which_records_wait_is_standing_still() {
+        const STEP: Duration = Duration::from_secs(600);
+        // The reader pushes three records; the lane takes two at most, begins and finishes them, twice.
+        for order in servers::interleavings(&[3, 6]) {
+            let progress = Progress::new("t".into(), 0, Finished::default(), Counter::default());
+            let lane = View { progress: Arc::new(progress), inbox: Arc::default() };
+            let bound = Bound { records: usize::MAX, bytes: usize::MAX };
+            let (mut pushed, mut worked, mut hand) = (0, 0, Vec::new());
+            let (mut waiting, mut waits_since, mut moved) = (false, 0, 0);
+            for (now, thread) in (1..).zip(&order) {
+                *lock(&lane.progress.moved) -= STEP;
+                if *thread == 0 {
+                    lane.push(Record::new(pushed, None, None, None, std::iter::empty), bound);
+                    pushed += 1;
+                } else {
+                    match worked % 3 {
+                        0 => hand = lane.inbox.take(2, usize::MAX),
+                        _ if hand.is_empty() => {}
+                        1 => _ = lane.progress.begin(hand.iter().map(|record| record.offset)),
+                        _ => lane.progress.finish(hand.iter().map(|record| record.offset.unsigned_abs())),
+                    }
+                    if worked % 3 > 0 && !hand.is_empty() {
+                        moved = now;
+                    }
+                    worked += 1;
+                }
+                let waits = lane.inbox.len() > 0 || lane.progress.in_hand() > 0;
+                if waits && !waiting {
+                    waits_since = now;
+                }
+                waiting = waits;
+                let still = lane.still_for(Instant::now()).map(|still| still.as_secs() / STEP.as_secs());
+                assert_eq!(still, waits.then(|| now - moved.max(waits_since)), "step {now} of {order:?}");
+            }
+        }
     }
 }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::inbox::Inbox;
+use crate::inbox::{Bound, Inbox};
 use crate::progress::Progress;
+use crate::record::Record;
 
 /// A lane, as one sees it from outside.
 #[derive(Debug, Clone)]
@@ -16,6 +17,11 @@ pub struct View {
 }
 
 impl View {
+    /// A record comes; whether the inbox's bound is reached.
+    pub fn push(&self, record: Record, bound: Bound) -> bool {
+        self.inbox.push(record, bound, || self.progress.wakes())
+    }
+
     /// For how long, at `now`, nothing was finished while records wait; `None` if none does.
     pub fn still_for(&self, now: std::time::Instant) -> Option<Duration> {
         (self.progress.in_hand() > 0 || self.inbox.len() > 0).then(|| self.progress.still_for(now))
