@@ -83,6 +83,11 @@ impl Gate {
     }
 
     fn look(&self, committed: &HashSet<Place>) -> KafkaResult<()> {
+        const FORGOTTEN: KafkaError = KafkaError::ConsumerCommit(RDKafkaErrorCode::UnknownTopicOrPartition);
+        // Another member may have committed there since.
+        if self.forgotten.get().is_some() {
+            return Err(FORGOTTEN);
+        }
         if committed.is_empty() {
             return Ok(());
         }
@@ -97,7 +102,7 @@ impl Gate {
             None => Ok(()),
             Some(topic) => {
                 _ = self.forgotten.set(topic);
-                Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::UnknownTopicOrPartition))
+                Err(FORGOTTEN)
             }
         }
     }
@@ -162,3 +167,6 @@ fn run(consumer: &BaseConsumer<Member>, lanes: &Lanes, orders: &Receiver<Order>)
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

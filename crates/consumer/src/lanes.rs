@@ -336,4 +336,4 @@ fn add(list: &mut TopicPartitionList, progress: &Progress) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -10,7 +10,8 @@ use crate::metrics::Metrics;
 use crate::step::Expected;
 use crate::store::{CALL_DEADLINE, Store, StoreConfig, UpsertKeys, check_uri};
 
-async fn work() -> Arc<Work> {
+/// Work that reaches no server.
+pub(crate) async fn work() -> Arc<Work> {
     let store = StoreConfig {
         uri: check_uri("mongodb://127.0.0.1:1").unwrap(),
         database: "d".into(),
