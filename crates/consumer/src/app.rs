@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use prometheus_client::registry::Registry;
 use serde_json::json;
 use service::health::{Listener, routes};
-use service::topics::keep_topics;
+use service::topics::{keep_topics, tell_changes};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -85,6 +85,7 @@ impl App {
         let _ends_with_us = background.clone().drop_guard();
         let specs = self.config.topic_specs();
         let kafka = keep_topics(&kafka::upkeep(&self.config), specs, background.clone())?;
+        tokio::spawn(tell_changes(kafka.clone()));
         let (store, watched) = (self.work.store.clone(), background.clone());
         tokio::spawn(async move { store.watch(watched).await });
         let reading = stop.child_token();

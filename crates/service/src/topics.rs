@@ -1,5 +1,5 @@
 //! The upkeep of topics, in the background until stopped: asks Kafka whether it answers and whether the topics
-//! exist, makes those that do not, and tells the result to whoever wants to know. It never gives up, and it never
+//! exist, makes those that do not, and hands the result to whoever wants to know. It never gives up, and it never
 //! relies on the broker's auto-creation.
 
 use std::sync::Arc;
@@ -47,6 +47,21 @@ impl KafkaState {
             Self::TopicMissing(why) => Err(why.clone()),
         }
     }
+
+    /// One line if this is another state than `last`. The words may differ from one question to the next; the state is
+    /// the same.
+    pub fn tell_after(&self, last: &Self) {
+        if std::mem::discriminant(self) == std::mem::discriminant(last) {
+            return;
+        }
+        match self {
+            Self::Ready if *last == Self::Unknown => tracing::info!("kafka answers"),
+            Self::Ready => tracing::info!("kafka is back"),
+            Self::Away(why) => tracing::warn!(reason = why, "kafka is away"),
+            Self::TopicMissing(why) => tracing::warn!(reason = why, "topic is missing"),
+            Self::Unknown => {}
+        }
+    }
 }
 
 /// A topic that must exist.
@@ -84,7 +99,11 @@ pub fn keep_topics(
         while !stop.is_cancelled() {
             let state = upkeep.look_and_make().await;
             let pause = if state == KafkaState::Ready { PAUSE_WHEN_WELL } else { PAUSE_WHEN_NOT };
-            tell(&sender, state);
+            sender.send_if_modified(|last| {
+                let changed = *last != state;
+                *last = state;
+                changed
+            });
             tokio::select! { () = stop.cancelled() => {}, () = tokio::time::sleep(pause) => {} }
         }
     });
@@ -101,25 +120,17 @@ struct Upkeep {
     topics: Vec<TopicSpec>,
 }
 
-/// One line a change of state.
-fn tell(sender: &watch::Sender<KafkaState>, state: KafkaState) {
-    sender.send_if_modified(|last| {
-        if std::mem::discriminant(last) == std::mem::discriminant(&state) {
-            // The words may differ from one question to the next; the state is the same.
-            let changed = *last != state;
-            *last = state;
-            return changed;
+/// Tells of each change of state, for a process that knows Kafka's state from here alone. Ends with the upkeep.
+pub async fn tell_changes(mut states: watch::Receiver<KafkaState>) {
+    let mut last = KafkaState::Unknown;
+    loop {
+        let state = states.borrow_and_update().clone();
+        state.tell_after(&last);
+        last = state;
+        if states.changed().await.is_err() {
+            return;
         }
-        match &state {
-            KafkaState::Ready if *last == KafkaState::Unknown => tracing::info!("kafka answers"),
-            KafkaState::Ready => tracing::info!("kafka is back"),
-            KafkaState::Away(why) => tracing::warn!(reason = why, "kafka is away"),
-            KafkaState::TopicMissing(why) => tracing::warn!(reason = why, "topic is missing"),
-            KafkaState::Unknown => {}
-        }
-        *last = state;
-        true
-    });
+    }
 }
 
 impl Upkeep {

@@ -6,6 +6,7 @@ mod batch;
 mod caretaker;
 mod delivery;
 mod properties;
+mod readiness;
 mod sender;
 mod signals;
 mod tally;
@@ -64,6 +65,7 @@ impl Kafka {
             topics,
         };
         tokio::spawn(caretaker::take_care(Arc::clone(&kafka.sender), Arc::clone(&kafka.topic), stop.clone()));
+        tokio::spawn(readiness::tell_changes(Arc::clone(&kafka.sender), kafka.topics.clone()));
         Ok(kafka)
     }
 
@@ -73,14 +75,12 @@ impl Kafka {
     /// The reason, in words.
     pub fn ready(&self) -> Result<(), String> {
         match self.sender.signals.trouble() {
-            Trouble::Away(why) => return Err(format!("kafka does not answer: {why}")),
-            Trouble::Fatal(why) => return Err(format!("the kafka client is being replaced: {why}")),
-            Trouble::None | Trouble::Suspected => {}
-        }
-        match &*self.topics.borrow() {
-            // The question was slow, but records are being acknowledged.
-            KafkaState::Away(_) if self.sender.signals.confirmed_lately() => Ok(()),
-            state => state.ready(),
+            Trouble::Fatal(why) | Trouble::Replaced(why) => {
+                Err(format!("the kafka client is being replaced after a fatal error: {why}"))
+            }
+            Trouble::None | Trouble::Suspected | Trouble::Away(_) => {
+                readiness::state(&self.sender.signals, &self.topics.borrow()).ready()
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use service::lock::lock;
 /// librdkafka keeps a connection's error to itself if it had the same within this time.
 const SILENCE: Duration = Duration::from_secs(30);
 /// An acknowledgement is proof that a broker answers for so long.
-const PROOF: Duration = Duration::from_secs(1);
+pub const PROOF: Duration = Duration::from_secs(1);
 
 /// What librdkafka reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub enum Trouble {
     Away(String),
     /// The client cannot be used any more; why.
     Fatal(String),
+    /// A new client stands in for one that could not be used any more; why. No broker has answered it yet.
+    Replaced(String),
 }
 
 /// The state, written by librdkafka's callbacks.
@@ -173,8 +175,7 @@ impl Signals {
 
     /// A new client stands in for one that had a fatal error.
     pub fn replaced(&self, why: &str) {
-        self.trouble
-            .send_replace(Trouble::Away(format!("the client was replaced after a fatal error: {why}")));
+        self.trouble.send_replace(Trouble::Replaced(why.to_owned()));
     }
 }
 
@@ -182,7 +183,7 @@ fn rank(trouble: &Trouble) -> u8 {
     match trouble {
         Trouble::None => 0,
         Trouble::Suspected => 1,
-        Trouble::Away(_) => 2,
+        Trouble::Away(_) | Trouble::Replaced(_) => 2,
         Trouble::Fatal(_) => 3,
     }
 }
@@ -222,6 +223,8 @@ mod tests {
         signals.well_unless_new(signals.errors());
         assert_eq!(signals.trouble(), Trouble::Fatal("fenced".into()));
         signals.replaced("fenced");
+        signals.broke(Break::AllBrokers, "down");
+        assert_eq!(signals.trouble(), Trouble::Replaced("fenced".into()));
         signals.well_unless_new(signals.errors());
         assert_eq!(signals.trouble(), Trouble::None);
     }

@@ -1,6 +1,7 @@
 //! The binary's log: a line for each request at debug, and one for each change of state.
 
 use std::process::Stdio;
+use std::time::Instant;
 
 use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Wire};
 use serde_json::Value;
@@ -97,6 +98,23 @@ async fn kafka_lost_and_kafka_back_are_a_line_each() {
     cluster.mock.broker_up(-1).unwrap();
     assert_eq!(binary.line("kafka is back").await["level"], "INFO");
     assert_eq!((binary.count("kafka is away"), binary.count("request answered")), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_that_ends_as_soon_as_it_is_known_is_a_line_each_too() {
+    let cluster = Cluster::start();
+    let mut binary = Binary::start(&cluster, &[]).await;
+    for outages in 1..=2 {
+        let began = Instant::now();
+        cluster.mock.broker_down(-1).unwrap();
+        while binary.get("/readyz", &[]).await.status != 503 {
+            assert!(began.elapsed() < PATIENCE, "nobody knows of it");
+        }
+        cluster.mock.broker_up(-1).unwrap();
+        binary.line("kafka is back").await;
+        let told = (binary.count("kafka is away"), binary.count("kafka is back"));
+        assert_eq!(told, (outages, outages), "{:?}", binary.said);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
