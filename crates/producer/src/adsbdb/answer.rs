@@ -24,6 +24,9 @@ pub enum UpstreamFault {
     /// No answer in time.
     #[error("ADSBDB did not answer within {} ms", .0.as_millis())]
     Slow(Duration),
+    /// It was not asked: within this time no place came free among the questions that may be asked together.
+    #[error("within {} ms no place came free to ask ADSBDB (ADSBDB_MAX_CONCURRENCY)", .0.as_millis())]
+    NoPlace(Duration),
     /// Its rate limit holds for so long.
     #[error("ADSBDB limits the rate of requests, for another {} s", .0.as_secs().max(1))]
     Limited(Duration),
@@ -67,11 +70,11 @@ impl UpstreamFault {
         matches!(self, Self::Unreachable(_) | Self::Slow(_) | Self::Status { status: 500.., .. })
     }
 
-    /// For metrics.
+    /// Of a question that was sent, for metrics.
     pub fn outcome(&self) -> &'static str {
         match self {
             Self::Unreachable(_) => "unreachable",
-            Self::Slow(_) => "slow",
+            Self::Slow(_) | Self::NoPlace(_) => "slow",
             Self::Limited(_) => "limited",
             Self::Status { .. } => "status",
             Self::TooLong(_) | Self::Nonsense(_) | Self::Unstorable(_) => "nonsense",

@@ -2,13 +2,14 @@
 //! the allowed questions at a time; none while a rate limit is known to hold; a bounded body.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use events::Payload;
 use reqwest::header::RETRY_AFTER;
 use service::backoff::Backoff;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use url::Url;
 
 use super::answer::{Answer, UpstreamFault};
@@ -71,35 +72,41 @@ impl Adsbdb {
     /// # Errors
     /// There is none; why.
     pub async fn random_aircraft(&self) -> Result<Payload, UpstreamFault> {
-        match tokio::time::timeout(self.limit, self.ask_patiently()).await {
-            Ok(outcome) => outcome,
-            Err(_) => {
-                self.metrics.upstream("slow");
-                Err(UpstreamFault::Slow(self.limit))
-            }
-        }
-    }
-
-    async fn ask_patiently(&self) -> Result<Payload, UpstreamFault> {
+        let deadline = Instant::now() + self.limit;
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(1));
         loop {
-            let outcome = self.ask().await;
-            self.metrics.upstream(outcome.as_ref().map_or_else(UpstreamFault::outcome, |_| "ok"));
-            match outcome {
-                Err(fault) if fault.is_passing() && backoff.attempts() + 1 < ATTEMPTS => {
-                    tracing::debug!(reason = %fault, "adsbdb gave no aircraft, asking again");
-                    tokio::time::sleep(backoff.next_delay()).await;
-                }
-                outcome => return outcome,
+            let fault = match self.ask(deadline).await {
+                Ok(payload) => return Ok(payload),
+                Err(fault) => fault,
+            };
+            let again = Instant::now() + backoff.next_delay();
+            if !fault.is_passing() || backoff.attempts() >= ATTEMPTS || again >= deadline {
+                return Err(fault);
             }
+            tracing::debug!(reason = %fault, "adsbdb gave no aircraft, asking again");
+            tokio::time::sleep_until(again).await;
         }
     }
 
-    async fn ask(&self) -> Result<Payload, UpstreamFault> {
+    /// One question, once there is a place for it. Only what is sent is counted.
+    async fn ask(&self, deadline: Instant) -> Result<Payload, UpstreamFault> {
         self.pass()?;
         // It is never closed, so there is always a permit in the end.
-        let _permit = self.at_a_time.acquire().await;
+        let _permit = tokio::time::timeout_at(deadline, self.at_a_time.acquire())
+            .await
+            .map_err(|_| UpstreamFault::NoPlace(self.limit))?;
         self.pass()?;
+        let outcome = tokio::time::timeout_at(deadline, self.exchange()).await;
+        let outcome = outcome.unwrap_or(Err(UpstreamFault::Slow(self.limit)));
+        self.metrics.upstream(outcome.as_ref().map_or_else(UpstreamFault::outcome, |_| "ok"));
+        if let Err(UpstreamFault::Limited(time)) = &outcome {
+            tracing::warn!(seconds = time.as_secs(), "adsbdb limits the rate");
+            self.gate.shut(Instant::now().into_std(), *time);
+        }
+        outcome
+    }
+
+    async fn exchange(&self) -> Result<Payload, UpstreamFault> {
         let mut response =
             self.http.get(self.url.clone()).send().await.map_err(|error| self.fault(&error))?;
         let retry_after =
@@ -112,17 +119,11 @@ impl Adsbdb {
             body.extend_from_slice(&chunk);
         }
         let status = response.status().as_u16();
-        let outcome =
-            Answer { status, retry_after: retry_after.map(Duration::from_secs), body: &body }.aircraft();
-        if let Err(UpstreamFault::Limited(time)) = &outcome {
-            tracing::warn!(seconds = time.as_secs(), "adsbdb limits the rate");
-            self.gate.shut(Instant::now(), *time);
-        }
-        outcome
+        Answer { status, retry_after: retry_after.map(Duration::from_secs), body: &body }.aircraft()
     }
 
     fn pass(&self) -> Result<(), UpstreamFault> {
-        self.gate.shut_for(Instant::now()).map_or(Ok(()), |left| Err(UpstreamFault::Limited(left)))
+        self.gate.shut_for(Instant::now().into_std()).map_or(Ok(()), |left| Err(UpstreamFault::Limited(left)))
     }
 
     fn fault(&self, error: &reqwest::Error) -> UpstreamFault {

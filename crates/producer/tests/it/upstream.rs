@@ -142,6 +142,8 @@ async fn while_a_rate_limit_holds_nobody_asks() {
     assert_says(&answer.problem(502, true), &["limits the rate"]);
     assert_eq!(answer.retry_after(502).0, 2);
     let asked = world.simulator.requests();
+    let line = r#"slipstream_upstream_requests_total{outcome="limited"}"#;
+    assert_eq!(world.app.metric(line).await, Some(1.0));
     let limited = Instant::now();
     let answer = world.ingest().await;
     assert!(limited.elapsed() < Duration::from_millis(500));
@@ -151,6 +153,7 @@ async fn while_a_rate_limit_holds_nobody_asks() {
         assert!(limited.elapsed() < Duration::from_secs(5), "the limit is over");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    assert_eq!(world.app.metric(line).await, Some(1.0), "questions that nobody asked are not counted");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -161,6 +164,24 @@ async fn only_so_many_ask_at_a_time() {
     let answers = futures::future::join_all((0..3).map(|_| world.ingest())).await;
     assert!(answers.iter().all(|answer| answer.status == 202));
     assert!(began.elapsed() >= Duration::from_millis(600), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_a_place_in_vain_is_told_so_and_is_no_question_to_adsbdb() {
+    let settings = [("ADSBDB_MAX_CONCURRENCY", "1"), ("ADSBDB_TIMEOUT_MS", "2000")];
+    let world = World::start(&settings).await;
+    world.simulator.set_latency(Duration::from_millis(300));
+    let answers = futures::future::join_all((0..12).map(|_| world.ingest())).await;
+    let in_vain = "within 2000 ms no place came free to ask ADSBDB";
+    let in_vain =
+        answers.iter().filter(|answer| answer.status == 502 && answer.text.contains(in_vain)).count();
+    assert!(in_vain > 0, "{answers:?}");
+    let mut asked = 0.0;
+    for outcome in ["ok", "slow"] {
+        let line = format!("slipstream_upstream_requests_total{{outcome=\"{outcome}\"}}");
+        asked += world.app.metric(&line).await.unwrap_or_default();
+    }
+    assert_eq!(asked as usize, answers.len() - in_vain, "{answers:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
