@@ -13,6 +13,7 @@ use crate::application::PATIENCE;
 use crate::binary::{Lines, producer, said};
 use crate::mock::Cluster;
 
+const CONNECTIONS: usize = 10_000;
 /// Files that this process, its other tests and their brokers need besides.
 const OTHER_FILES: u64 = 2_500;
 
@@ -73,8 +74,12 @@ async fn idle(address: SocketAddr, count: usize) -> Vec<TcpStream> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_idle_connections_cost_little_memory_and_fail_no_busy_one() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let needed = CONNECTIONS as u64 + OTHER_FILES;
+    assert!(
+        hard >= needed,
+        "{CONNECTIONS} connections need a hard limit of {needed} open files, and it is {hard}: raise it (ulimit -Hn)"
+    );
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
-    let count = usize::try_from(hard.saturating_sub(OTHER_FILES)).unwrap().min(10_000);
     let cluster = Cluster::start();
     let broker = cluster.mock.bootstrap_servers();
     let process = Process::start(producer(&[
@@ -83,7 +88,7 @@ async fn ten_thousand_idle_connections_cost_little_memory_and_fail_no_busy_one()
         ("LISTEN_ADDR", "127.0.0.1:0"),
     ]));
     let process = process.await;
-    let mut idle = idle(process.address, count).await;
+    let mut idle = idle(process.address, CONNECTIONS).await;
 
     let event = format!(r#"{{"source":"manual","payload":{{"text":"{}"}}}}"#, "x".repeat(1000));
     let request =
@@ -97,8 +102,8 @@ async fn ten_thousand_idle_connections_cost_little_memory_and_fail_no_busy_one()
     futures::future::join_all(busy).await;
 
     let memory_kib = process.status_kib("VmHWM");
-    assert!(memory_kib < 300 * 1024, "{memory_kib} KiB for {count} connections");
-    for connection in idle.iter_mut().step_by(count / 100) {
+    assert!(memory_kib < 300 * 1024, "{memory_kib} KiB for {CONNECTIONS} connections");
+    for connection in idle.iter_mut().step_by(CONNECTIONS / 100) {
         assert_eq!(ask(connection, LIVEZ).await, 200, "an idle one is still served");
     }
 }
