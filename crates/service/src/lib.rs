@@ -1,10 +1,11 @@
-//! What each Slipstream process does alike, written once: configuration from the environment ([`settings`](mod@settings)), the
+//! What each Slipstream process does alike, written once: configuration from the [`environment`] ([`settings`](mod@settings)), the
 //! command line ([`program`]), logs ([`logs`]), the stop signal ([`stop`]), the health and metrics listener
 //! ([`health`]), error bodies ([`problem`]), waiting between attempts ([`backoff`]), what standing still means
 //! ([`standstill`]) and, for those that talk to
 //! a broker, the shared Kafka settings and the upkeep of topics ([`kafka`]).
 
 pub mod backoff;
+pub mod environment;
 #[cfg(feature = "kafka")]
 pub mod headers;
 pub mod health;

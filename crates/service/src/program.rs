@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::environment::{self, Environment};
 use crate::healthcheck::Probe;
 use crate::logs::{self, LogFormat};
 use crate::settings::{COMMON, Check, ConfigFaults, Kind, Variable};
@@ -29,9 +30,6 @@ pub struct Program {
     /// Its environment variables.
     pub variables: &'static [Variable],
 }
-
-/// The environment, as pairs.
-pub type Environment = Vec<(String, String)>;
 
 crate::settings! {
     /// What every process reads besides its own variables; see `COMMON`.
@@ -56,7 +54,8 @@ impl Program {
     where
         F: Future<Output = Outcome>,
     {
-        let arguments: Vec<String> = std::env::args().skip(1).collect();
+        let arguments = std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
+        let arguments: Vec<String> = arguments.collect();
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         match arguments.as_slice() {
             ["--help" | "-h"] => return say(&self.help()),
@@ -69,13 +68,12 @@ impl Program {
                 );
             }
         }
-        let environment: Environment = std::env::vars().collect();
+        let (environment, mut faults) = environment::read(&[self.variables, COMMON]);
         let (config, (format, filter)) = match (read(environment.clone()), read_common(environment)) {
-            (Ok(config), Ok(common)) => (config, common),
+            (Ok(config), Ok(common)) if faults.0.is_empty() => (config, common),
             (config, common) => {
-                let faults =
-                    config.err().into_iter().chain(common.err()).flat_map(|faults| faults.0).collect();
-                return complain(&format!("{}: {}", self.name, ConfigFaults(faults)), 2);
+                config.err().into_iter().chain(common.err()).for_each(|more| faults.join(more));
+                return complain(&format!("{}: {faults}", self.name), 2);
             }
         };
         match arguments.first() {

@@ -53,6 +53,12 @@ impl Variable {
     pub fn name(&self) -> String {
         self.field.to_uppercase()
     }
+
+    /// Whether `name` is this variable's, or that of the file that a secret is read from.
+    pub fn is_named(&self, name: &str) -> bool {
+        let own = self.name();
+        name == own || (self.kind.is_secret() && name.strip_suffix("_FILE") == Some(own.as_str()))
+    }
 }
 
 /// What every process reads besides its own variables.
@@ -105,6 +111,15 @@ macro_rules! settings {
 /// Every fault of a configuration. `Display` is a line for each, with the variable's name.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ConfigFaults(pub Vec<(String, String)>);
+
+impl ConfigFaults {
+    /// Adds those of variables that are not named yet: one whose value could not be read seems to be missing later.
+    pub fn join(&mut self, more: Self) {
+        let new = more.0.into_iter().filter(|(name, _)| self.0.iter().all(|(named, _)| named != name));
+        let new: Vec<_> = new.collect();
+        self.0.extend(new);
+    }
+}
 
 impl fmt::Display for ConfigFaults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -8,6 +8,9 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use service::environment::Environment;
+use service::settings::COMMON;
+use service::{ConfigFaults, Kind, Variable};
 
 pub mod check;
 pub mod cli;
@@ -33,13 +36,13 @@ pub fn main() -> ExitCode {
     };
     let outcome = runtime.block_on(async {
         match cli.command {
-            cli::Command::Up(options) => up::up(options, std::env::vars().collect()).await,
-            cli::Command::Check(options) => check::check(options, std::env::vars().collect()).await,
-            cli::Command::Trace(options) => trace::trace(options, std::env::vars()).await,
-            cli::Command::Load(options) => load::load(options, std::env::vars().collect()).await,
-            cli::Command::Verify(options) => verify::verify(options, std::env::vars()).await,
-            cli::Command::DeadLetters(options) => dead_letters::run(options.command, std::env::vars()).await,
-            cli::Command::Dedupe(options) => dedupe::dedupe(options, std::env::vars()).await,
+            cli::Command::Up(options) => up::up(options, environment()?).await,
+            cli::Command::Check(options) => check::check(options, environment()?).await,
+            cli::Command::Trace(options) => trace::trace(options, environment()?).await,
+            cli::Command::Load(options) => load::load(options, environment()?).await,
+            cli::Command::Verify(options) => verify::verify(options, environment()?).await,
+            cli::Command::DeadLetters(options) => dead_letters::run(options.command, environment()?).await,
+            cli::Command::Dedupe(options) => dedupe::dedupe(options, environment()?).await,
             cli::Command::Simulate(options) => simulate::simulate(options).await,
         }
     });
@@ -47,9 +50,32 @@ pub fn main() -> ExitCode {
     outcome.unwrap_or_else(|error| complain(&error))
 }
 
+/// What `up` reads besides the variables of the processes.
+const OWN: &[Variable] = &[Variable {
+    field: "slipstream_broker",
+    doc: "The broker that is started: `apache-kafka` or `tansu`.",
+    kind: Kind::Optional("Apache Kafka where there is Java, else tansu"),
+}];
+
+/// The environment; or which of the variables that a command reads are not UTF-8.
+fn environment() -> Result<Environment, ConfigFaults> {
+    let ours = [
+        producer::Settings::VARIABLES,
+        consumer::Settings::VARIABLES,
+        poller::Settings::VARIABLES,
+        check::Settings::VARIABLES,
+        COMMON,
+        OWN,
+    ];
+    match service::environment::read(&ours) {
+        (environment, faults) if faults.0.is_empty() => Ok(environment),
+        (_, faults) => Err(faults),
+    }
+}
+
 fn complain(error: &Failure) -> ExitCode {
     _ = writeln!(std::io::stderr(), "slipstream: {error}");
-    let wrong_configuration = error.downcast_ref::<service::ConfigFaults>().is_some()
+    let wrong_configuration = error.downcast_ref::<ConfigFaults>().is_some()
         || matches!(error.downcast_ref(), Some(servers::ServerError::Setting(_)));
     ExitCode::from(if wrong_configuration { 2 } else { 1 })
 }

@@ -1,5 +1,7 @@
 //! The binary: its exit codes and what it says.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -48,6 +50,27 @@ async fn a_wrong_configuration_ends_with_code_2_and_every_wrong_variable() {
         assert!(said.contains(part), "{part} in {said}");
     }
     assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[tokio::test]
+async fn what_is_not_utf_8_is_a_fault_in_its_own_variables_and_nothing_in_those_of_others() {
+    let not_text = OsStr::from_bytes(b"caf\xe9");
+    let check = |name: &str, argument: &OsStr| {
+        let mut command = producer(&[("KAFKA_BROKER", "k:9092")]);
+        command.env(name, not_text).arg(argument);
+        command
+    };
+    let others = check("LESSOPEN", "--check-config".as_ref()).output().await.unwrap();
+    assert_eq!(others.status.code(), Some(0), "{others:?}");
+    for name in ["KAFKA_BROKER", "API_KEYS_FILE", "RUST_LOG"] {
+        let output = check(name, "--check-config".as_ref()).output().await.unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(said.matches(name).count(), 1, "{said}");
+        assert!(said.contains(&format!("{name}: is not UTF-8")), "{said}");
+    }
+    let argument = check("LESSOPEN", not_text).output().await.unwrap();
+    assert_eq!(argument.status.code(), Some(2), "{argument:?}");
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ use crate::cli::CheckOptions;
 pub use cluster::Cluster;
 pub use collections::collections;
 use config::Config;
+pub use config::Settings;
 use finding::{Finding, Level};
 pub use group::Position;
 

@@ -4,15 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use service::ConfigFaults;
-
-/// The user's environment.
-pub type Environment = Vec<(String, String)>;
-
-/// The value of a variable; an empty one counts as not set.
-pub fn value<'a>(environment: &'a [(String, String)], name: &str) -> Option<&'a str> {
-    let found = environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.trim());
-    found.filter(|value| !value.is_empty())
-}
+use service::environment::{Environment, value};
 
 /// Where the servers and the processes are.
 #[derive(Debug, Clone)]

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use servers::{Broker, BrokerKind, BrokerOptions, Database, DatabaseOptions, Machine, Simulator};
+use service::environment::value;
 
-use super::environment::value;
 use crate::Failure;
 use crate::cli::UpOptions;
 use crate::http;

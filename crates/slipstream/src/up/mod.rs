@@ -6,10 +6,12 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use service::environment::{Environment, value};
+
 use crate::Failure;
 use crate::cli::UpOptions;
 use count::{Positions, Reading};
-use environment::{Environment, Places, configs, value};
+use environment::{Places, configs};
 use house::House;
 use processes::{Counts, Processes};
 use status::{Numbers, StatusLine};
