@@ -5,7 +5,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     consumer::PROGRAM.main(
         consumer::Config::from_environment,
-        |config| config.listen_addr,
+        |_| None,
         |config, stop| async move {
             let app = consumer::App::build(config).await?;
             app.run_until(stop).await?;

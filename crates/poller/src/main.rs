@@ -5,7 +5,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     poller::PROGRAM.main(
         poller::Config::from_environment,
-        |config| config.listen_addr,
+        |_| None,
         |config, stop| async move {
             let app = poller::App::build(config).await?;
             Ok(app.run_until(stop).await?)

@@ -29,17 +29,18 @@ mod tls;
 mod traces;
 mod traffic;
 
+use service::environment::value;
+use service::healthcheck::Secure;
+
 pub use app::{App, BuildError, RunError};
 pub use config::{Config, Settings};
 pub use metrics::Counters;
 
-/// How a process of this configuration is reached for its own health check.
-pub fn probe(config: &Config) -> service::healthcheck::Probe {
-    let probe = service::healthcheck::Probe::from(config.listen_addr);
-    match &config.entrance.tls {
-        Some(tls) => probe.over(tls.probe()),
-        None => probe,
-    }
+/// How its own health check speaks to a producer of this environment, if that is not in the clear.
+pub fn secure(environment: &[(String, String)]) -> Option<Secure> {
+    let certificate = value(environment, "TLS_CERT_FILE")?;
+    let key = value(environment, "TLS_KEY_FILE")?;
+    Some(tls::secure(certificate, key))
 }
 
 /// The producer as its binary runs it.

@@ -24,22 +24,14 @@ pub struct Probe {
     secure: Option<Secure>,
 }
 
-impl From<SocketAddr> for Probe {
-    fn from(listen: SocketAddr) -> Self {
+impl Probe {
+    /// Asks the process that listens there.
+    pub fn new(listen: SocketAddr, secure: Option<Secure>) -> Self {
         let ip = match listen.ip() {
             ip if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
             ip => ip,
         };
-        Self { address: SocketAddr::new(ip, listen.port()), secure: None }
-    }
-}
-
-impl Probe {
-    /// Over TLS.
-    #[must_use]
-    pub fn over(mut self, secure: Secure) -> Self {
-        self.secure = Some(secure);
-        self
+        Self { address: SocketAddr::new(ip, listen.port()), secure }
     }
 
     /// Asks.
@@ -86,7 +78,7 @@ mod tests {
             assert_ne!(stream.read(&mut [0; 256]).unwrap(), 0);
             stream.write_all(answer.as_bytes()).unwrap();
         });
-        let outcome = Probe::from(address).ask();
+        let outcome = Probe::new(address, None).ask();
         server.join().unwrap();
         outcome
     }
@@ -101,6 +93,6 @@ mod tests {
     #[test]
     fn nobody_there_is_an_error_in_words() {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        assert!(Probe::from(address).ask().unwrap_err().starts_with("/livez does not answer"));
+        assert!(Probe::new(address, None).ask().unwrap_err().starts_with("/livez does not answer"));
     }
 }

@@ -5,15 +5,16 @@
 use std::error::Error;
 use std::future::Future;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::environment::{self, Environment};
-use crate::healthcheck::Probe;
+use crate::healthcheck::{Probe, Secure};
 use crate::logs::{self, LogFormat};
-use crate::settings::{COMMON, Check, ConfigFaults, Kind, Variable};
+use crate::settings::{COMMON, Check, ConfigFaults, Kind, Variable, parse};
 
 /// How a run ended: its exit code, or why it could not go on.
 pub type Outcome = Result<ExitCode, Box<dyn Error + Send + Sync>>;
@@ -44,11 +45,11 @@ crate::settings! {
 impl Program {
     /// Does what the command line says; without arguments, runs.
     ///
-    /// `probe` tells how the running process is reached, for `healthcheck`.
-    pub fn main<C, F, P: Into<Probe>>(
+    /// `secure` is the client's side of TLS for `healthcheck`, where the process speaks that.
+    pub fn main<C, F>(
         &self,
         read: impl FnOnce(Environment) -> Result<C, ConfigFaults>,
-        probe: impl FnOnce(&C) -> P,
+        secure: impl FnOnce(&[(String, String)]) -> Option<Secure>,
         run: impl FnOnce(C, CancellationToken) -> F,
     ) -> ExitCode
     where
@@ -69,6 +70,13 @@ impl Program {
             }
         }
         let (environment, mut faults) = environment::read(&[self.variables, COMMON]);
+        if arguments == ["healthcheck"] {
+            let asked = self.listen_addr(&environment);
+            return match asked.and_then(|address| Probe::new(address, secure(&environment)).ask()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(why) => complain(&why, 1),
+            };
+        }
         let (config, (format, filter)) = match (read(environment.clone()), read_common(environment)) {
             (Ok(config), Ok(common)) if faults.0.is_empty() => (config, common),
             (config, common) => {
@@ -76,17 +84,23 @@ impl Program {
                 return complain(&format!("{}: {faults}", self.name), 2);
             }
         };
-        match arguments.first() {
-            Some(&"--check-config") => say("the configuration is right"),
-            Some(_) => match probe(&config).into().ask() {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(why) => complain(&why, 1),
-            },
-            None => {
-                logs::start(format, &filter);
-                self.run(config, run)
-            }
+        if arguments == ["--check-config"] {
+            return say("the configuration is right");
         }
+        logs::start(format, &filter);
+        self.run(config, run)
+    }
+
+    /// Where the process listens. Nothing else is read for `healthcheck`: it may run well although one of its other
+    /// variables, or a file that one names, would not do any more.
+    fn listen_addr(&self, environment: &[(String, String)]) -> Result<SocketAddr, String> {
+        let own = self.variables.iter().find(|variable| variable.field == "listen_addr");
+        let default = own.and_then(|variable| match variable.kind {
+            Kind::Default(address) => Some(address),
+            _ => None,
+        });
+        let text = environment::value(environment, "LISTEN_ADDR").or(default).unwrap_or_default();
+        parse::address(text).map_err(|problem| format!("LISTEN_ADDR: {text:?} {problem}"))
     }
 
     fn run<C, F: Future<Output = Outcome>>(

@@ -13,6 +13,7 @@ use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use service::healthcheck::Secure;
 use tokio_rustls::TlsAcceptor;
 
 use pair::Pair;
@@ -62,11 +63,6 @@ impl Tls {
         &self.acceptor
     }
 
-    /// The client's side, which takes this very certificate and no other: for the process' own health check.
-    pub fn probe(&self) -> service::healthcheck::Secure {
-        probe::secure(self.current.get())
-    }
-
     /// Takes the files again whenever they change, for ever.
     pub async fn follow_files(self) {
         let mut refused = None;
@@ -89,6 +85,13 @@ impl Tls {
             }
         }
     }
+}
+
+/// The client's side, for the process' own health check: takes the certificate in the file and no other. While the files
+/// cannot be used it takes any, since the process then goes on with those that they held before.
+pub fn secure(certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Secure {
+    let files = Files { certificate: certificate.into(), key: key.into() };
+    probe::secure(files.read().ok().map(|pair| pair.certified))
 }
 
 impl Files {

@@ -155,7 +155,7 @@ fn the_configuration_wants_both_files_and_a_pair_that_belongs_together() {
 }
 
 #[tokio::test]
-async fn the_health_check_works_with_tls_and_takes_no_other_certificate() {
+async fn the_health_check_works_with_tls_takes_no_other_certificate_and_fails_for_nothing_else() {
     let (certificate, other) = (Certificate::new(), Certificate::new());
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = free.local_addr().unwrap().to_string();
@@ -185,4 +185,15 @@ async fn the_health_check_works_with_tls_and_takes_no_other_certificate() {
     let stranger = command(&other, Some("healthcheck")).output().await.unwrap();
     assert_eq!(stranger.status.code(), Some(1), "{stranger:?}");
     assert!(String::from_utf8_lossy(&stranger.stderr).contains("certificate"), "{stranger:?}");
+
+    // A renewal that went wrong, and a variable that was changed: the process is well as before.
+    std::fs::write(certificate.path("cert.pem"), "half of a file").unwrap();
+    let well =
+        command(&certificate, Some("healthcheck")).env("MAX_PAYLOAD_BYTES", "abc").output().await.unwrap();
+    assert_eq!(well.status.code(), Some(0), "{well:?}");
+    for wrong in ["nowhere", "127.0.0.1:1"] {
+        let output =
+            command(&certificate, Some("healthcheck")).env("LISTEN_ADDR", wrong).output().await.unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+    }
 }
