@@ -1,11 +1,15 @@
 //! Poll jobs: their schedule, their state and counts, and their end.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use rdkafka::Message;
+use rdkafka::message::OwnedMessage;
 use serde_json::{Value, json};
-use servers::Fault;
+use servers::{Fault, Simulator};
 
 use crate::application::{Application, PATIENCE, assert_says};
+use crate::real_broker::{records, shared};
 use crate::upstream::World;
 
 const JSON: &str = "application/json";
@@ -61,6 +65,25 @@ async fn a_poll_job_calls_on_schedule_and_ends() {
     let jobs = app.get("/ingest/adsbdb/poll").await;
     assert_eq!((jobs.status, jobs.header("content-type")), (200, Some(JSON)));
     assert_eq!(jobs.json()["jobs"][0], ended);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g1_each_aircraft_that_a_poll_job_counts_as_sent_is_on_the_topic() {
+    let (bootstrap, simulator) =
+        (shared().await, Simulator::start(([127, 0, 0, 1], 0).into()).await.unwrap());
+    let url = simulator.base_url();
+    let app = Application::start(bootstrap, &[("ADSBDB_BASE_URL", &url)]).await.ready().await;
+    let answer = app.post("/ingest/adsbdb/poll?interval_sec=0.2&duration_sec=1").await;
+    let ended = job(&app, answer.header("location").unwrap(), |job| job["state"] == "done").await;
+    let sent = ended["sent"].as_i64().unwrap();
+    assert_eq!((sent > 0, &ended["failed"]), (true, &json!(0)), "{ended}");
+    // An aircraft may come twice, but the last record of each partition is there.
+    let count = |found: &BTreeMap<String, OwnedMessage>| -> i64 {
+        let of = |partition| found.values().filter(move |record| record.partition() == partition);
+        (0..3).filter_map(|partition| of(partition).map(|record| record.offset() + 1).max()).sum()
+    };
+    let found = records(bootstrap, &app.topic, 3, move |found| count(found) >= sent).await;
+    assert_eq!(count(&found), sent, "{ended}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -120,6 +120,36 @@ async fn an_adsbdb_that_is_down_is_told_apart_from_one_that_is_slow() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_aircraft_that_kafka_does_not_confirm_is_told_by_its_id() {
+    // Slower than it takes to know that the broker is away.
+    let settings = [("ADSBDB_TIMEOUT_MS", "20000"), ("DELIVERY_TIMEOUT_MS", "1000")];
+    let world = World::start(&settings).await;
+    assert_eq!(world.ingest().await.status, 202);
+    world.simulator.set_latency(Duration::from_secs(4));
+    let (asked, mock) = (world.simulator.requests(), &world.cluster.mock);
+    let lose_kafka = async {
+        while world.simulator.requests() == asked {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        mock.broker_down(-1).unwrap();
+        world.app.readyz(503).await;
+    };
+    let (answer, ()) = tokio::join!(world.ingest(), lose_kafka);
+    let (_, body) = answer.retry_after(503);
+    assert_says(&body, &["nothing was stored", "kafka does not answer"]);
+    let is_mode_s = |id: &str| id.len() == 6 && id.chars().all(|c| c.is_ascii_hexdigit());
+    assert!(body["id"].as_str().is_some_and(is_mode_s), "{body}");
+
+    mock.broker_up(-1).unwrap();
+    world.app.readyz(200).await;
+    world.simulator.set_latency(Duration::ZERO);
+    mock.broker_round_trip_time(-1, Duration::from_secs(60)).unwrap();
+    let body = world.ingest().await.problem(504, true);
+    assert_says(&body, &["may or may not be stored"]);
+    assert!(body["id"].as_str().is_some_and(is_mode_s), "{body}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn passing_faults_are_retried_twice() {
     let world = World::start(&[]).await;
     for fault in [Fault::ServerError, Fault::Reset] {
