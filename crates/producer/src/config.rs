@@ -29,9 +29,9 @@ service::settings! {
         max_batch_events: Kind::Default("10000"),
         /// Largest body of a batch, in bytes, decompressed.
         max_batch_bytes: Kind::Default("16777216"),
-        /// Whether `POST /ingest` refuses an event that brings no id.
+        /// Whether `/ingest` and `/ingest/batch` refuse an event that brings no id.
         require_id: Kind::Default("false"),
-        /// Sources that `POST /ingest` accepts, separated by commas.
+        /// Sources that `/ingest` and `/ingest/batch` accept, separated by commas; `/ingest/adsbdb` brings `adsbdb` all the same.
         accept_sources: Kind::Optional("all"),
         /// Base URL of ADSBDB.
         adsbdb_base_url: Kind::Default("https://api.adsbdb.com"),

@@ -44,7 +44,8 @@ impl Counts {
         let step = match what {
             Late::Head => "head",
             Late::Write => "answer",
-            Late::Idle => "idle",
+            // It had nothing to ask.
+            Late::Idle => return,
         };
         self.cut.get_or_create(&ByStep { step }).inc();
     }

@@ -1,5 +1,5 @@
 //! The README's tables of variables and `.env.example` say what the settings structs say, `docs/TESTS.md` names tests that
-//! exist, and the operations manual lists every metric.
+//! exist, and the operations manual lists every metric and every reason.
 
 use std::path::Path;
 
@@ -117,5 +117,19 @@ fn the_operations_manual_lists_every_metric() {
                 .any(|end| OPERATIONS.contains(&format!("`{name}{end}")));
             assert!(found, "docs/OPERATIONS.md lacks {name}");
         }
+    }
+}
+
+#[test]
+fn the_operations_manual_lists_every_reason_for_which_events_are_not_accepted() {
+    let source = include_str!("../../../producer/src/error.rs");
+    let (_, body) = source.split_once("fn reason(").unwrap();
+    let (body, _) = body.split_once("fn status(").unwrap();
+    let reasons: Vec<&str> = body.split('"').skip(1).step_by(2).collect();
+    assert!(reasons.len() > 15, "{reasons:?}");
+    // What is refused there is no event.
+    let others = ["not_positive", "not_found", "jobs_full"];
+    for reason in reasons.into_iter().filter(|reason| !others.contains(reason)) {
+        assert!(OPERATIONS.contains(&format!("`{reason}`")), "docs/OPERATIONS.md lacks {reason}");
     }
 }
