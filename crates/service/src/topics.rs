@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::kafka::{Listening, QuietContext};
+use crate::standstill::Standstill;
 
 /// How long one question to the broker may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
@@ -96,12 +97,18 @@ pub fn keep_topics(
     let mut upkeep = Upkeep { asker: Arc::new(asker), config: config.clone(), maker: None, topics };
     let (sender, receiver) = watch::channel(KafkaState::Unknown);
     tokio::spawn(async move {
+        let standstill = Standstill::default();
         while !stop.is_cancelled() {
+            standstill.look();
             let state = upkeep.look_and_make().await;
             let pause = if state == KafkaState::Ready { PAUSE_WHEN_WELL } else { PAUSE_WHEN_NOT };
+            let ours = matches!(state, KafkaState::Away(_)) && standstill.is_just_over();
             sender.send_if_modified(|last| {
-                let changed = *last != state;
-                *last = state;
+                // It is not Kafka that was away then. The next question tells.
+                let changed = !ours && *last != state;
+                if changed {
+                    *last = state;
+                }
                 changed
             });
             tokio::select! { () = stop.cancelled() => {}, () = tokio::time::sleep(pause) => {} }
