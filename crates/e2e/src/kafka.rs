@@ -106,6 +106,17 @@ pub async fn committed(names: &Names) -> BTreeMap<i32, i64> {
     answer.elements().iter().filter_map(|at| Some((at.partition(), offset(at.offset())?))).collect()
 }
 
+/// How many members the group has.
+pub async fn members(names: &Names) -> usize {
+    let names = names.clone();
+    let ask = move || {
+        let consumer: BaseConsumer = config(&names).create().expect("a consumer");
+        let groups = consumer.fetch_group_list(Some(&names.group), LIMIT).expect("an answer");
+        groups.groups().iter().map(|group| group.members().len()).sum()
+    };
+    tokio::task::spawn_blocking(ask).await.expect("an answer")
+}
+
 /// The end of each partition of the topic; none while there is no such topic.
 pub async fn ends(names: &Names) -> BTreeMap<i32, i64> {
     let names = names.clone();
