@@ -7,6 +7,8 @@ use e2e::process::command;
 use e2e::{Process, Stack, eventually};
 use servers::Simulator;
 
+use crate::certificate::certificate;
+
 /// `printf %s secret | sha256sum`
 const KEYS: &str = "poller:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
 
@@ -34,14 +36,12 @@ async fn a_poller_with_the_key_and_the_authority_is_let_in_and_one_without_the_k
     let names = stack.names();
     let simulator = Simulator::start(([127, 0, 0, 1], 0).into()).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let (certificate, private) = certificate(folder.path());
     let write = |name: &str, text: &str| {
         let path = folder.path().join(name);
         std::fs::write(&path, text).unwrap();
         path.to_str().unwrap().to_owned()
     };
-    let (certificate, private) =
-        (write("cert.pem", &made.cert.pem()), write("key.pem", &made.signing_key.serialize_pem()));
     let (right, wrong) = (write("right", "secret\n"), write("wrong", "guess\n"));
     let producer = stack.producer(
         &names,

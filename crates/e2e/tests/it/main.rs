@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod access;
+mod certificate;
 mod check;
 mod configuration;
 mod dead_letters;

@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::findings::check;
+use crate::certificate::certificate;
 
 /// Answers every request with this date.
 async fn of_another_time(date: &'static str) -> SocketAddr {
@@ -81,14 +82,7 @@ async fn a_producer_whose_certificate_has_an_authority_of_its_own_is_asked_throu
     let stack = Stack::shared().await;
     let names = stack.names();
     let folder = tempfile::tempdir().unwrap();
-    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    let write = |name: &str, text: &str| {
-        let path = folder.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path.to_str().unwrap().to_owned()
-    };
-    let (certificate, private) =
-        (write("cert.pem", &made.cert.pem()), write("key.pem", &made.signing_key.serialize_pem()));
+    let (certificate, private) = certificate(folder.path());
     let producer = stack.producer(&names, &[("TLS_CERT_FILE", &certificate), ("TLS_KEY_FILE", &private)]);
     let url = format!("https://{}", producer.address);
     let trusting = [("PRODUCER_BASE_URL", url.as_str()), ("PRODUCER_CA_FILE", &certificate)];

@@ -7,14 +7,7 @@ use e2e::proxy::Fault;
 use e2e::trial::Setup;
 use e2e::{Names, Stack, Trial, eventually, kafka, ledger};
 
-/// Each of the members has as many of the six partitions as the others.
-async fn share(trial: &Trial) {
-    let each = 6 / trial.consumers.len();
-    for member in &trial.consumers {
-        let assigned = || async { (member.assigned().await == each).then_some(()) };
-        eventually(&format!("{each} partitions"), Duration::from_secs(60), assigned).await;
-    }
-}
+use super::share;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn g7_members_that_come_and_go_with_batches_in_flight_lose_nothing() {

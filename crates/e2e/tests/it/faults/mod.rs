@@ -11,12 +11,28 @@ mod storm;
 
 use std::time::Duration;
 
+use e2e::{Trial, eventually};
+
 /// Within this time work resumes once a server is back (G6).
 const RECOVERY: Duration = Duration::from_secs(5);
 /// Within this time it resumes after a connection fell silent for good.
 const SILENCE_NOTICED: Duration = Duration::from_secs(10);
 /// So long the broker keeps the place of a member that died without a word.
 const SESSION: Duration = Duration::from_secs(10);
+
+/// The members have the six partitions in equal shares.
+async fn share(trial: &Trial) {
+    let each = 6 / trial.consumers.len();
+    let shared = || async {
+        for member in &trial.consumers {
+            if member.assigned().await != each {
+                return None;
+            }
+        }
+        Some(())
+    };
+    eventually(&format!("{each} partitions each"), Duration::from_secs(60), shared).await;
+}
 
 /// How long a fault lasts.
 async fn lasts(seconds: u64) {

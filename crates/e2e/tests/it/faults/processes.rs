@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use rdkafka::Message;
 use servers::Simulator;
 
-use super::{RECOVERY, SESSION, lasts};
+use super::{RECOVERY, SESSION, lasts, share};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn g1_a_producer_that_is_killed_under_load_and_started_again_keeps_what_it_answered() {
@@ -79,14 +79,7 @@ async fn g3_a_member_that_stands_still_for_40_s_beside_another_turns_nothing_bac
         return;
     }
     let mut trial = Trial::begin(Setup { members: 2, ..Setup::default() }).await;
-    let shared = async |trial: &Trial, partitions: [usize; 2]| {
-        let reached = || async {
-            let [one, other] = [0, 1].map(|member| trial.consumers[member].assigned());
-            ([one.await, other.await] == partitions).then_some(())
-        };
-        eventually(&format!("{partitions:?} partitions"), Duration::from_secs(60), reached).await;
-    };
-    shared(&trial, [3, 3]).await;
+    share(&trial).await;
     trial.consumers[0].signal(Signal::SIGSTOP);
     let stopped = Instant::now();
     let heir = || async { (trial.consumers[1].assigned().await == 6).then_some(()) };
@@ -94,7 +87,7 @@ async fn g3_a_member_that_stands_still_for_40_s_beside_another_turns_nothing_bac
     tokio::time::sleep_until((stopped + Duration::from_secs(40)).into()).await;
     trial.consumers[0].signal(Signal::SIGCONT);
     trial.works_within(RECOVERY).await;
-    shared(&trial, [3, 3]).await;
+    share(&trial).await;
     trial.blames_no_server();
     trial.judged(0).await;
 }
