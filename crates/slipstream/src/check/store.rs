@@ -168,7 +168,6 @@ mod tests {
     use super::*;
     use crate::check::finding::Level;
 
-    // The servers of the tests are new enough, and each is a primary.
     #[test]
     fn more_acknowledgements_than_there_are_servers_fail() {
         let three = doc! { "hosts": ["a:1", "b:1"], "passives": ["c:1"], "arbiters": ["d:1"] };
@@ -182,6 +181,7 @@ mod tests {
         assert_eq!(level("4", None), Level::Ok);
     }
 
+    // The servers of the tests are new enough, and each is a primary.
     #[test]
     fn a_server_that_is_too_old_or_takes_no_writes_fails() {
         let old = judge_hello(&doc! { "maxWireVersion": 9, "isWritablePrimary": true });
