@@ -174,6 +174,7 @@ mod tests {
         progress.starts_at(0);
         assert_eq!((progress.lag(), progress.watermark(), progress.in_hand()), (Some(5), Some(5), 1));
     }
+
     #[test]
     fn in_every_order_of_finishing_and_asking_the_position_is_the_watermark_as_soon_as_there_is_one() {
         // The lane begins 10 to 12 and finishes them in another order. The lag's follower tells the partition's end
