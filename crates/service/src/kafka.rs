@@ -107,6 +107,9 @@ pub fn client_config(
         // The default grows to 10 s, and work must resume within 5 s of a server's return.
         .set("reconnect.backoff.ms", "50")
         .set("reconnect.backoff.max.ms", "200")
+        // A lone broker that stood still fences itself when it goes on, and for that moment its metadata names no broker:
+        // the client then forgets the only one it has, and by default looks among the bootstrap servers after 5 minutes.
+        .set("metadata.recovery.rebootstrap.trigger.ms", "2000")
         // A topic is made by this program, with the partitions it was told, never by chance.
         .set("allow.auto.create.topics", "false");
     for (key, value) in defaults {

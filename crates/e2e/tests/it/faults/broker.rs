@@ -6,6 +6,7 @@ use e2e::proxy::Fault;
 use e2e::trial::Setup;
 use e2e::trial::servers::Wanted;
 use e2e::{Stack, Trial};
+use nix::sys::signal::Signal;
 
 use super::{RECOVERY, SESSION, SILENCE_NOTICED, lasts};
 
@@ -87,6 +88,29 @@ async fn g6_a_broker_that_breaks_off_in_the_middle_of_replies_costs_nothing() {
     trial.kafka().set(Fault::None);
     assert!(trial.kafka().lost_replies() > 10, "{} replies lost", trial.kafka().lost_replies());
     trial.recovers_within(RECOVERY).await;
+    trial.never_said("consumer", "mongodb");
+    trial.judged(0).await;
+}
+
+/// A matter of milliseconds, so it takes rounds: without `metadata.recovery.rebootstrap.trigger.ms` one end or the other
+/// had lost the only broker by the eighth.
+#[tokio::test(flavor = "multi_thread")]
+async fn g6_a_broker_that_stands_still_again_and_again_is_found_again() {
+    let Some(mut trial) = trial().await else { return };
+    for _ in 0..8 {
+        trial.breaks();
+        trial.servers.broker().pause();
+        tokio::time::sleep(Duration::from_millis(4_188)).await;
+        trial.servers.broker().resume();
+        trial.recovers_within(RECOVERY + SESSION).await;
+        trial.breaks();
+        trial.servers.broker().pause();
+        trial.producer().signal(Signal::SIGSTOP);
+        tokio::time::sleep(Duration::from_millis(1_780)).await;
+        trial.servers.broker().resume();
+        trial.producer().signal(Signal::SIGCONT);
+        trial.recovers_within(RECOVERY).await;
+    }
     trial.never_said("consumer", "mongodb");
     trial.judged(0).await;
 }
