@@ -11,7 +11,7 @@ use rdkafka::message::{Headers, Message, OwnedMessage};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
-use crate::Names;
+use crate::{Names, eventually};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -60,11 +60,27 @@ pub async fn set_topic(names: &Names, setting: &str, value: &str) {
     assert!(changed.iter().all(Result::is_ok), "{changed:?}");
 }
 
-/// Deletes the topic; whoever needs it makes it again.
+/// Deletes the topic, on which there are records; whoever needs it makes it again. It takes some milliseconds from the
+/// answer until the broker accepts no more records for it: what is sent afterwards is sent to the new one.
 pub async fn delete_topic(names: &Names) {
+    let before = ends(names).await;
     let admin: AdminClient<DefaultClientContext> = config(names).create().expect("an admin client");
     let deleted = admin.delete_topics(&[&names.topic], &AdminOptions::new()).await.expect("an answer");
     assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+    let is_gone = || async {
+        let now = ends(names).await;
+        before.iter().all(|(id, end)| *end == 0 || now.get(id).is_none_or(|now| now < end)).then_some(())
+    };
+    eventually("the topic is gone", LIMIT, is_gone).await;
+}
+
+/// Deletes the records of a partition before an offset, as retention does.
+pub async fn delete_records(names: &Names, partition: i32, before: i64) {
+    let admin: AdminClient<DefaultClientContext> = config(names).create().expect("an admin client");
+    let mut offsets = TopicPartitionList::new();
+    offsets.add_partition_offset(&names.topic, partition, Offset::Offset(before)).expect("an offset");
+    let deleted = admin.delete_records(&offsets, &AdminOptions::new()).await.expect("an answer");
+    assert!(deleted.elements().iter().all(|one| one.error().is_ok()), "{deleted:?}");
 }
 
 /// Sends the group, which has no member, back to the beginning.

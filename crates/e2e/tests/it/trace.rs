@@ -4,11 +4,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bson::doc;
 use e2e::process::command;
-use e2e::{Names, Process, Stack, eventually, http, mongodb};
-use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::DefaultClientContext;
+use e2e::{Names, Process, Stack, eventually, http, kafka, mongodb};
+use rdkafka::ClientConfig;
 use rdkafka::producer::{FutureProducer, FutureRecord};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -118,10 +116,7 @@ async fn an_event_whose_records_are_gone_is_found_by_its_dead_letter_and_its_doc
     send(&names, Some("one"), Some("{"), None).await;
     send(&names, Some("one"), Some(&event("one", "adsbdb", 5, "M")), None).await;
     finish(consumer, 2).await;
-    let admin: AdminClient<DefaultClientContext> = client(&names).create().unwrap();
-    let mut before = TopicPartitionList::new();
-    before.add_partition_offset(&names.topic, 0, Offset::Offset(2)).unwrap();
-    admin.delete_records(&before, &AdminOptions::new()).await.unwrap();
+    kafka::delete_records(&names, 0, 2).await;
     for source in ["adsbdb", "*"] {
         let (code, text) = trace(&names, &[("EXPECTED_SOURCE", source)], &["one"]).await;
         let letter = format!("dead letter of {}/0@0: ", names.topic);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rdkafka::Message;
 
 use super::judge::place_of;
+use super::sent::Times;
 use crate::Failure;
 use crate::load::id_of;
 use crate::load::ledger::{Answer, Header, Lines};
@@ -15,8 +16,8 @@ use crate::scan::{NEXT, Place, Scan};
 /// How far the clock of the load and that of the producer, which stamps records, may be apart.
 const SKEW: Duration = Duration::from_secs(3600);
 
-/// Those of `owed` of which no accepted record is left that is as new as it must be; an id of which the ledger cannot
-/// tell such a record's place is not one of them.
+/// Those of `owed` of which no accepted record is left that is newer than what is stored; an id of which the ledger
+/// cannot tell such a record's place is not one of them.
 ///
 /// # Errors
 /// Kafka does not answer, or the ledger cannot be read.
@@ -24,7 +25,7 @@ pub fn gone(
     config: &consumer::Config,
     header: &Header,
     lines: Lines,
-    owed: &HashMap<u64, i64>,
+    owed: &HashMap<u64, Times>,
 ) -> Result<HashSet<u64>, Failure> {
     if owed.is_empty() {
         return Ok(HashSet::new());
@@ -33,7 +34,8 @@ pub fn gone(
     for line in lines {
         let line = line?;
         let key = header.mix.key(line.n);
-        let counts = owed.get(&key).is_some_and(|since| line.timestamp >= *since);
+        let times = Times { timestamp: line.timestamp, ingested_at: line.ingested_at.unwrap_or(i64::MAX) };
+        let counts = owed.get(&key).is_some_and(|stored| times > *stored);
         if line.answer != Answer::Accepted || !counts {
             continue;
         }

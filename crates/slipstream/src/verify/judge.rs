@@ -9,7 +9,7 @@ use super::document::{Metadata, differences, expected};
 use super::key_of;
 use super::letters::Letters;
 use super::report::{Ledgered, Report};
-use super::sent::{Held, Sent, Version};
+use super::sent::{Held, Sent, Times, Version};
 use crate::Failure;
 use crate::load::ledger::{Answer, Header, Line};
 use crate::load::{hex, id_of};
@@ -29,7 +29,7 @@ pub struct Judge {
 #[derive(Debug)]
 struct Stale {
     key: u64,
-    timestamp: i64,
+    stored: Times,
     /// Its id and its times, in words.
     told: String,
 }
@@ -121,7 +121,7 @@ impl Judge {
         };
         let told = format!("{id}: event_timestamp {timestamp}, ingested_at {ingested_at}");
         match sent.holds(timestamp, ingested_at) {
-            Held::Older => self.stale.push(Stale { key, timestamp, told }),
+            Held::Older => self.stale.push(Stale { key, stored: Times { timestamp, ingested_at }, told }),
             Held::Nothing => self.report.altered.add(|| format!("{told}: no accepted event has these times")),
             Held::Event(n) => {
                 // Where the producer did not tell its version, any text is right.
@@ -136,12 +136,12 @@ impl Judge {
         }
     }
 
-    /// The keys that lack an accepted event, nothing more being stored: each with the time from which on one of its events
-    /// must have been stored.
-    pub fn owed(&self) -> HashMap<u64, i64> {
+    /// The keys that lack an accepted event, nothing more being stored: each with the times of what is stored, which an
+    /// event must exceed to replace it.
+    pub fn owed(&self) -> HashMap<u64, Times> {
         let missing = self.sent.iter().filter(|(_, sent)| sent.is_owed() && sent.documents == 0);
-        let missing = missing.map(|(key, _)| (*key, i64::MIN));
-        missing.chain(self.stale.iter().map(|stale| (stale.key, stale.timestamp))).collect()
+        let missing = missing.map(|(key, _)| (*key, Times::NOTHING));
+        missing.chain(self.stale.iter().map(|stale| (stale.key, stale.stored))).collect()
     }
 
     /// The verdict; of the [`Judge::owed`], those in `gone` can get nothing any more.

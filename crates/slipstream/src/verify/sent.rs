@@ -14,6 +14,20 @@ pub struct Version {
     pub repeated: bool,
 }
 
+/// By which the consumer's guard orders the events of one id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Times {
+    /// When it happened.
+    pub timestamp: i64,
+    /// When the producer took it.
+    pub ingested_at: i64,
+}
+
+impl Times {
+    /// Of an id that has no document: any event exceeds them.
+    pub const NOTHING: Self = Self { timestamp: i64::MIN, ingested_at: i64::MIN };
+}
+
 /// The events of one id that can still matter.
 #[derive(Debug, Clone, Default)]
 pub struct Sent {

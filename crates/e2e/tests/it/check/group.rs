@@ -5,8 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use e2e::{Names, Stack, eventually, kafka};
-use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use servers::BrokerKind;
@@ -62,10 +60,7 @@ async fn records_that_were_deleted_unread_and_offsets_past_the_end_are_failures(
     make_topic(&names, &names.topic, &[]).await;
     kafka::produce(&names, &[(None, b"one"), (None, b"two"), (None, b"three")]).await;
     commit(&names, 1);
-    let admin: AdminClient<DefaultClientContext> = client(&names).create().unwrap();
-    let mut before = TopicPartitionList::new();
-    before.add_partition_offset(&names.topic, 0, Offset::Offset(3)).unwrap();
-    admin.delete_records(&before, &AdminOptions::new()).await.unwrap();
+    kafka::delete_records(&names, 0, 3).await;
     check(&names, &[]).await.assert("fail", &subject, "2 records were deleted");
     commit(&names, 100);
     check(&names, &[]).await.assert("fail", &subject, &format!("past the end of {}/0", names.topic));

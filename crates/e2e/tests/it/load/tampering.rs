@@ -16,8 +16,12 @@ struct Stored {
 
 impl Stored {
     async fn new() -> Self {
+        Self::sent(&["--events", "60", "--keys", "10", "--stale", "30%"]).await
+    }
+
+    async fn sent(options: &[&str]) -> Self {
         let site = Site::start(Stack::shared_quick().await).await;
-        let sent = site.load(&["--events", "60", "--keys", "10", "--stale", "30%"]).await;
+        let sent = site.load(options).await;
         assert_eq!(sent.code, Some(0), "{sent:?}");
         let verdict = site.verify(&[]).await;
         assert_eq!(verdict.code, Some(0), "{verdict:#?}");
@@ -38,7 +42,7 @@ impl Stored {
     async fn assert_only(&self, kind: &str, key: u64, part: &str) -> Said {
         let verdict = self.site.verify(&[]).await;
         assert_eq!(verdict.code, Some(1), "{verdict:#?}");
-        for other in ["missing", "duplicated", "stale", "altered", "foreign", "dead_lettered"] {
+        for other in ["missing", "gone", "duplicated", "stale", "altered", "foreign", "dead_lettered"] {
             let count = u64::from(other == kind);
             assert_eq!(verdict.count(&format!("/{other}/count")), count, "{other}: {verdict:#?}");
         }
@@ -88,6 +92,22 @@ async fn an_older_event_in_the_place_of_a_newer_one_is_stale() {
     let earlier = doc! { "event_timestamp": timestamp, "ingested_at": ingested_at.map(|at| at - 1) };
     stored.update(5, doc! { "$set": earlier }).await;
     stored.assert_only("stale", 5, "a newer event was accepted").await;
+    stored.site.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_event_is_gone_not_stale_where_of_the_records_of_the_id_only_its_own_is_left() {
+    // The first is the newest.
+    let stored =
+        Stored::sent(&["--events", "10", "--keys", "1", "--stale", "100%", "--connections", "1"]).await;
+    let older = stored.of_key(0).into_iter().rev().nth(1).unwrap();
+    let times =
+        doc! { "event_timestamp": older["timestamp"].as_i64(), "ingested_at": older["ingested_at"].as_i64() };
+    stored.update(0, doc! { "$set": times }).await;
+    stored.assert_only("stale", 0, "a newer event was accepted").await;
+    let partition = i32::try_from(older["partition"].as_i64().unwrap()).unwrap();
+    kafka::delete_records(&stored.site.names, partition, older["offset"].as_i64().unwrap()).await;
+    stored.assert_only("gone", 0, "their records are not on the topic any more").await;
     stored.site.end().await;
 }
 
