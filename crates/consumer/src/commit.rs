@@ -56,6 +56,10 @@ impl Gate {
     /// Commits the offsets that `offsets` finds once no other commit is under way. Waits for the answer: at the worst
     /// the session's 10 s, while the group's coordinator is away.
     ///
+    /// They are found last of all, so that nothing of a partition is sent that was lost meanwhile: Kafka refuses that, and
+    /// librdkafka then leaves the group that it is joining again. The member that it was about to be stays behind in the
+    /// group, which waits for it until its session is over.
+    ///
     /// # Errors
     /// They are not committed, all or some of them; which, and why.
     pub fn commit(
@@ -64,13 +68,17 @@ impl Gate {
         offsets: impl FnOnce() -> TopicPartitionList,
     ) -> Result<(), Failed> {
         let mut committed = lock(&self.committed);
-        let offsets = offsets();
         // Also where there is nothing to commit: a topic that was made anew may be shorter than our position.
-        if let Err(error) = self.look(&committed) {
+        let looked = self.look(&committed);
+        let offsets = offsets();
+        if let Err(error) = looked {
             return Err((offsets, error));
         }
         if offsets.count() == 0 {
             return Ok(());
+        }
+        if consumer.assignment_lost() {
+            return Err((offsets, KafkaError::ConsumerCommit(RDKafkaErrorCode::AssignmentLost)));
         }
         consumer.commit(&offsets, CommitMode::Sync).map_err(|error| (offsets.clone(), error))?;
         committed.extend(places(&offsets));

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 
+use rdkafka::mocking::MockCluster;
 use tokio::runtime::Runtime;
 
 use super::*;
@@ -9,9 +10,10 @@ use crate::lanes::tests::work;
 
 const GRACE: Duration = Duration::from_secs(10);
 
-fn member(lanes: Arc<Lanes>) -> BaseConsumer<Member> {
+/// A member whose broker is at `bootstrap`; nowhere if that is empty.
+fn member(bootstrap: &str, lanes: Arc<Lanes>) -> BaseConsumer<Member> {
     let mut config = ClientConfig::new();
-    config.set("group.id", "g");
+    config.set("group.id", "g").set("bootstrap.servers", bootstrap);
     let member = Member::new(lanes, Gate::new(&config).unwrap());
     config.create_with_context(member).unwrap()
 }
@@ -104,7 +106,7 @@ fn play(commits: usize, finishes: usize, offsets: fn(&Lanes) -> TopicPartitionLi
     let runtime = Runtime::new().unwrap();
     let work = runtime.block_on(work());
     let lanes = || Lanes::new(Arc::clone(&work), runtime.handle().clone());
-    let consumer = member(Arc::new(lanes()));
+    let consumer = member("", Arc::new(lanes()));
     for order in servers::interleavings(&[commits * 2, 2, finishes]) {
         let (lanes, place): (Lanes, Place) = (lanes(), (Arc::from("t"), 3));
         lanes.start(vec![place.clone()]);
@@ -147,9 +149,43 @@ fn in_every_order_of_last_commits_none_comes_after_the_partition_was_given_away(
 fn once_offsets_are_forgotten_no_commit_passes() {
     let runtime = Runtime::new().unwrap();
     let lanes = Lanes::new(runtime.block_on(work()), runtime.handle().clone());
-    let consumer = member(Arc::new(lanes));
+    let consumer = member("", Arc::new(lanes));
     let gate = consumer.context().gate();
     assert!(gate.commit(&consumer, TopicPartitionList::new).is_ok());
     gate.forgotten.set(Arc::from("t")).unwrap();
     assert!(gate.commit(&consumer, TopicPartitionList::new).is_err());
+}
+
+#[test]
+fn what_is_lost_while_the_gate_looks_is_not_committed() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let runtime = Runtime::new().unwrap();
+    let lanes = || Lanes::new(runtime.block_on(work()), runtime.handle().clone());
+    let consumer = member(&cluster.bootstrap_servers(), Arc::new(lanes()));
+    let (lanes, place): (Lanes, Place) = (lanes(), (Arc::from("t"), 0));
+    lanes.start(vec![place.clone()]);
+    let progress = Arc::clone(&lanes.list()[0].progress);
+    progress.begin(0..3);
+    let gate = consumer.context().gate();
+    let committed = || {
+        let mut asked = TopicPartitionList::new();
+        asked.add_partition("t", 0);
+        gate.witness.committed_offsets(asked, ANSWER_LIMIT).unwrap().elements()[0].offset()
+    };
+    progress.finish(0..1);
+    gate.commit(&consumer, || lanes.unsent()).unwrap();
+    assert_eq!(committed(), Offset::Offset(1));
+
+    progress.finish(1..2);
+    cluster.broker_round_trip_time(1, Duration::from_millis(500)).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // In the middle of the look.
+            runtime.block_on(async { tokio::time::sleep(Duration::from_millis(100)).await });
+            lanes.lose(&[place]);
+        });
+        gate.commit(&consumer, || lanes.unsent()).unwrap();
+    });
+    assert_eq!(committed(), Offset::Offset(1));
 }
