@@ -30,7 +30,7 @@ pub struct Accepted {
     id: EventId,
     topic: String,
     partition: i32,
-    offset: Option<i64>,
+    offset: i64,
     status: &'static str,
     timestamp: i64,
     ingested_at: i64,

@@ -64,7 +64,7 @@ struct Stored<'a> {
     status: u16,
     id: &'a str,
     partition: i32,
-    offset: Option<i64>,
+    offset: i64,
 }
 
 #[derive(Serialize)]
@@ -196,7 +196,7 @@ impl Results {
     fn write_sent(&mut self, id: &str, chunk: &mut Vec<u8>) {
         let index = self.index;
         let (partition, offset) = match self.slots.next() {
-            Some(Slot::Stored { partition, offset }) => (partition, (offset >= 0).then_some(offset)),
+            Some(Slot::Stored { partition, offset }) => (partition, offset),
             slot => {
                 let failure = match slot {
                     Some(Slot::Failed(failure)) => self.failures.get(failure as usize).cloned(),

@@ -18,8 +18,8 @@ pub struct Record<'a> {
 pub struct Stored {
     /// Its partition.
     pub partition: i32,
-    /// Its offset; unknown where the broker confirmed a repeated attempt without telling it.
-    pub offset: Option<i64>,
+    /// Its offset.
+    pub offset: i64,
 }
 
 /// Why a record is not known to be stored.

@@ -264,8 +264,12 @@ impl ProducerContext for Context {
         let delivery = match result {
             Ok(message) => {
                 self.signals.confirmed();
-                let offset = message.offset();
-                Ok(Stored { partition: message.partition(), offset: (offset >= 0).then_some(offset) })
+                match message.offset() {
+                    offset @ 0.. => Ok(Stored { partition: message.partition(), offset }),
+                    // What librdkafka makes of a broker that knows a later record of this client. On a topic that was
+                    // made anew that proves nothing.
+                    _ => Err((Code::DuplicateSequenceNumber, false)),
+                }
             }
             Err((error, message)) => {
                 Err((error.rdkafka_error_code().unwrap_or(Code::Unknown), never_stored(message)))

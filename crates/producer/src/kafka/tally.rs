@@ -21,7 +21,7 @@ const PAGE: usize = 4096;
 pub enum Slot {
     /// Nothing yet.
     Pending,
-    /// Where it is. The offset is negative where it is not known.
+    /// Where it is.
     Stored {
         /// The partition.
         partition: i32,
@@ -148,7 +148,7 @@ impl Tally {
         let troubled = delivery.is_err();
         match delivery {
             Ok(Stored { partition, offset }) => {
-                state.set(ticket.slot, Slot::Stored { partition, offset: offset.unwrap_or(-1) });
+                state.set(ticket.slot, Slot::Stored { partition, offset });
                 state.count(ticket.label);
             }
             Err((code, never_stored)) => {
@@ -284,7 +284,7 @@ mod tests {
                     None => done = done || looks(),
                     Some(tickets) => {
                         let ticket = tickets.pop().unwrap();
-                        let stored = Stored { partition: 0, offset: Some(i64::from(ticket.slot)) };
+                        let stored = Stored { partition: 0, offset: i64::from(ticket.slot) };
                         let failed = (Code::MessageTimedOut, true);
                         let outcome = if ticket.slot % 2 == 0 { Ok(stored) } else { Err(failed) };
                         Tally::delivered(ticket, outcome, || None);

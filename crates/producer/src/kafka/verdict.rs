@@ -26,6 +26,10 @@ pub fn judge(code: Code, never_stored: bool, broke: bool) -> Refusal {
     let why = format!("kafka did not take the event: {code}");
     match code {
         Code::MessageSizeTooLarge => Refusal::Batch,
+        Code::DuplicateSequenceNumber => {
+            let why = "kafka took the event for one that it has, and did not say where: it may not be stored";
+            SendError::Unknown(why.into()).into()
+        }
         // It was in the queue. If it ever left that, librdkafka remembers it, whatever broke since.
         Code::PurgeQueue if never_stored => not_stored("kafka_refused", why).into(),
         // Refused before anything was stored; a batch is stored whole or not at all.

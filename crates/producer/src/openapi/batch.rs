@@ -78,7 +78,7 @@ pub fn results() -> Value {
         "status": {"const": 202},
         "id": id("The event's own, or the one that it was given."),
         "partition": count("Where it is in the topic."),
-        "offset": {"type": ["integer", "null"], "minimum": 0},
+        "offset": count("Its offset there."),
     });
     let refused = json!({
         "index": index,

@@ -110,11 +110,7 @@ fn accepted(more: Value) -> Value {
         "id": id("The event's own, or the one that it was given."),
         "topic": {"type": "string"},
         "partition": count("Where it is in the topic."),
-        "offset": {
-            "type": ["integer", "null"],
-            "minimum": 0,
-            "description": "Null where the broker confirmed a repeated attempt without telling it.",
-        },
+        "offset": count("Its offset there."),
         "status": {"const": "enqueued"},
         "timestamp": count("Epoch milliseconds."),
         "ingested_at": count("Epoch milliseconds; never the same twice for one id."),

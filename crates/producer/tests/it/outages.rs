@@ -165,6 +165,21 @@ async fn a_fatal_error_of_the_client_is_an_unknown_outcome_and_the_client_is_rep
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_kafka_takes_for_a_repetition_without_saying_where_it_is_is_an_unknown_outcome() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[]).await;
+    let repetition = Wire::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER;
+    cluster.mock.request_errors(Api::Produce, &[repetition]);
+    let body = app.ingest(NAMED).await.problem(504, true);
+    assert_says(&body, &["may not be stored"]);
+    assert_eq!(body["id"], "a-1");
+    cluster.mock.request_errors(Api::Produce, &[repetition]);
+    let answer = app.batch(&[NAMED]).await;
+    assert_eq!(answer.statuses(), [504], "{answer:?}");
+    assert_eq!(app.ingest(NAMED).await.status, 202);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_the_broker_disowns_is_replaced() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
