@@ -60,8 +60,8 @@ pub async fn set_topic(names: &Names, setting: &str, value: &str) {
     assert!(changed.iter().all(Result::is_ok), "{changed:?}");
 }
 
-/// Deletes the topic, on which there are records; whoever needs it makes it again. It takes some milliseconds from the
-/// answer until the broker accepts no more records for it: what is sent afterwards is sent to the new one.
+/// Deletes the topic, on which there are records, and waits until whoever needs it has made it again. From the answer on
+/// it takes a moment until the broker accepts no more records for the old one, also while its metadata know none.
 pub async fn delete_topic(names: &Names) {
     let before = ends(names).await;
     let admin: AdminClient<DefaultClientContext> = config(names).create().expect("an admin client");
@@ -69,9 +69,9 @@ pub async fn delete_topic(names: &Names) {
     assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
     let is_gone = || async {
         let now = ends(names).await;
-        before.iter().all(|(id, end)| *end == 0 || now.get(id).is_none_or(|now| now < end)).then_some(())
+        before.iter().all(|(id, end)| *end == 0 || now.get(id).is_some_and(|now| now < end)).then_some(())
     };
-    eventually("the topic is gone", LIMIT, is_gone).await;
+    eventually("the topic is made anew", LIMIT, is_gone).await;
 }
 
 /// Deletes the records of a partition before an offset, as retention does.

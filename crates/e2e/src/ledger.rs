@@ -28,7 +28,8 @@ impl Sending {
     pub fn start(ledger: PathBuf, base_url: &str, options: &[&str]) -> Self {
         let said = std::fs::File::create(ledger.with_extension("log")).expect("a log file");
         let mut load = command("slipstream", &[("PRODUCER_BASE_URL", base_url)]);
-        load.args(["load", "--json", "--ledger"]).arg(&ledger).args(options);
+        // A test that is killed leaves it behind: it ends by itself, long after any test is over.
+        load.args(["load", "--json", "--for", "15m", "--ledger"]).arg(&ledger).args(options);
         let child = load.stdout(Stdio::piped()).stderr(said).spawn().expect("the binary starts");
         Self { child, ledger }
     }
