@@ -30,7 +30,7 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// How long the broker may take to tell what is committed.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
-/// Offsets that are not committed, and why.
+/// Offsets that were found and are not committed, and why.
 pub type Failed = (TopicPartitionList, KafkaError);
 
 /// Lets one commit pass at a time.
@@ -61,7 +61,7 @@ impl Gate {
     /// group, which waits for it until its session is over.
     ///
     /// # Errors
-    /// They are not committed, all or some of them; which, and why.
+    /// They are not committed, all or some of them; which were found, and why.
     pub fn commit(
         &self,
         consumer: &BaseConsumer<Member>,
@@ -69,11 +69,8 @@ impl Gate {
     ) -> Result<(), Failed> {
         let mut committed = lock(&self.committed);
         // Also where there is nothing to commit: a topic that was made anew may be shorter than our position.
-        let looked = self.look(&committed);
+        self.look(&committed).map_err(|error| (TopicPartitionList::new(), error))?;
         let offsets = offsets();
-        if let Err(error) = looked {
-            return Err((offsets, error));
-        }
         if offsets.count() == 0 {
             return Ok(());
         }
