@@ -9,7 +9,7 @@ use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
-use service::kafka::QuietContext;
+use service::kafka::{QuietContext, stored};
 
 use crate::record::Record;
 use service::lock::lock;
@@ -78,13 +78,10 @@ impl DeadLetters {
             timestamp: record.timestamp,
             headers: Some(self.headers(origin, record, cause)),
         };
-        match producer.send(letter, QUEUE_LIMIT).await {
-            Ok(_) => Ok(()),
-            Err((error, _)) => {
-                self.replace_if_fatal(&producer);
-                Err(explained(&error))
-            }
-        }
+        stored(producer.send(letter, QUEUE_LIMIT).await).map_err(|error| {
+            self.replace_if_fatal(&producer);
+            explained(&error)
+        })
     }
 
     fn headers(&self, origin: Origin<'_>, record: &Record, cause: &Cause) -> OwnedHeaders {
@@ -149,7 +146,27 @@ fn remedy(error: &KafkaError, topic: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::bindings::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER;
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::RDKafkaApiKey;
+
     use super::*;
+
+    #[tokio::test]
+    async fn g5_what_kafka_takes_for_a_repetition_without_saying_where_it_is_is_not_finished() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("a.dlq", 1, 1).unwrap();
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", cluster.bootstrap_servers()).set("enable.idempotence", "true");
+        let letters = DeadLetters::new(config, "g".into(), None);
+        let record = Record::new(7, None, None, Some(b"{"), std::iter::empty);
+        let cause = Cause { stage: "decode", class: "InvalidJson".into(), reason: "no JSON".into() };
+        let produce = || letters.produce(Origin { topic: "a", partition: 0 }, &record, &cause);
+        cluster.request_errors(RDKafkaApiKey::Produce, &[RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER]);
+        let why = produce().await.unwrap_err();
+        assert!(why.contains("a/0 offset 7") && why.contains("DuplicateSequenceNumber"), "{why}");
+        assert_eq!(produce().await, Ok(()));
+    }
 
     #[test]
     fn a_text_is_cut_at_a_whole_character() {

@@ -9,6 +9,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::future_producer::OwnedDeliveryResult;
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 
 use crate::Secret;
@@ -208,6 +209,19 @@ impl ProducerContext for Listening {
     type DeliveryOpaque = ();
 
     fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
+}
+
+/// What a `FutureProducer` tells of a record, taken for stored only if it says where.
+///
+/// # Errors
+/// It failed; or it was delivered without an offset, which librdkafka makes of a broker that knows a later record of
+/// this client. On a topic that was made anew that proves nothing.
+pub fn stored(delivery: OwnedDeliveryResult) -> Result<(), KafkaError> {
+    match delivery {
+        Ok(delivery) if delivery.offset >= 0 => Ok(()),
+        Ok(_) => Err(KafkaError::MessageProduction(RDKafkaErrorCode::DuplicateSequenceNumber)),
+        Err((error, _)) => Err(error),
+    }
 }
 
 /// Passes on a line of librdkafka, at debug and under its own target.

@@ -4,8 +4,9 @@ use rdkafka::ClientConfig;
 use rdkafka::Message;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
+use rdkafka::producer::future_producer::DeliveryFuture;
 use rdkafka::producer::{FutureProducer, FutureRecord};
-use service::kafka::{QuietContext, client_config};
+use service::kafka::{QuietContext, client_config, stored};
 
 use super::judge::Target;
 use crate::Failure;
@@ -52,17 +53,17 @@ impl Sender {
         };
         let sent = self.producer.send_result(record).map_err(|(error, _)| error);
         async move {
-            let error = match sent {
-                Ok(delivery) => match delivery.await {
-                    Ok(Ok(_)) => return Fate::Acknowledged,
-                    Ok(Err((error, _))) => error,
-                    Err(_) => KafkaError::Canceled,
-                },
-                Err(error) => error,
-            };
-            fate(error, &target.topic)
+            match outcome(sent).await {
+                Ok(()) => Fate::Acknowledged,
+                Err(error) => fate(error, &target.topic),
+            }
         }
     }
+}
+
+/// Waits for what Kafka says.
+async fn outcome(sent: Result<DeliveryFuture, KafkaError>) -> Result<(), KafkaError> {
+    stored(sent?.await.map_err(|_| KafkaError::Canceled)?)
 }
 
 fn client(config: &consumer::Config) -> ClientConfig {
@@ -117,7 +118,28 @@ fn remedy(code: RDKafkaErrorCode, topic: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::bindings::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER;
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::RDKafkaApiKey;
+
     use super::*;
+
+    #[tokio::test]
+    async fn what_kafka_takes_for_a_repetition_without_saying_where_it_is_is_not_acknowledged() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("a", 1, 1).unwrap();
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", cluster.bootstrap_servers()).set("enable.idempotence", "true");
+        let producer: FutureProducer = config.create().unwrap();
+        let send = || {
+            let record = FutureRecord::<(), _>::to("a").payload("{");
+            outcome(producer.send_result(record).map_err(|(error, _)| error))
+        };
+        cluster.request_errors(RDKafkaApiKey::Produce, &[RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER]);
+        let error = send().await.unwrap_err();
+        assert!(matches!(fate(error, "a"), Fate::Unknown(_)));
+        assert_eq!(send().await, Ok(()));
+    }
 
     #[test]
     fn a_refusal_of_one_record_is_told_apart_from_an_outage() {
