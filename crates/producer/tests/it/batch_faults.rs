@@ -89,7 +89,9 @@ async fn a_refusal_of_the_broker_is_a_503_for_each_event() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_passing_error_of_the_broker_is_not_seen_by_the_client() {
     let cluster = Cluster::start();
-    let app = cluster.application(&[]).await;
+    // The mock cluster takes a later request though an earlier one failed, which a broker refuses.
+    let one_by_one = [("KAFKA_PROPERTIES", "max.in.flight.requests.per.connection=1")];
+    let app = cluster.application(&one_by_one).await;
     let passing = [
         Wire::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
         Wire::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
