@@ -1,18 +1,20 @@
 //! Whether this process itself stood still: stopped by a signal, its container paused, its machine suspended. What timed out
 //! meanwhile, or finds its connections dead afterwards, says nothing of the server at the other end.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::lock::lock;
 
-/// Two looks are never this far apart in a process that runs, however busy its machine is.
-const GAP: Duration = Duration::from_secs(4);
+const INTERVAL: Duration = Duration::from_millis(250);
+/// Looks that are this far apart are a standstill: half of the shortest time that an answer may take, so that a shorter
+/// one alone lets nothing time out.
+const GAP: Duration = Duration::from_secs(1);
 /// For so long afterwards a client library may still be finding out that it slept.
 const AFTERMATH: Duration = Duration::from_secs(3);
 
-/// Notices standstills, while somebody [looks](Standstill::look) every second or so.
-#[derive(Debug, Default)]
+/// Notices standstills.
+#[derive(Debug)]
 pub struct Standstill(Mutex<Looks>);
 
 #[derive(Debug, Default)]
@@ -22,9 +24,19 @@ struct Looks {
 }
 
 impl Standstill {
-    /// Says that the process runs.
-    pub fn look(&self) {
-        lock(&self.0).look(Instant::now());
+    /// Looks on in the background of the tokio runtime until this is dropped.
+    pub fn watch() -> Arc<Self> {
+        let looks = Looks { last: Some(Instant::now()), woke: None };
+        let watched = Arc::new(Self(Mutex::new(looks)));
+        let watcher = Arc::downgrade(&watched);
+        tokio::spawn(async move {
+            while let Some(watched) = watcher.upgrade() {
+                lock(&watched.0).look(Instant::now());
+                drop(watched);
+                tokio::time::sleep(INTERVAL).await;
+            }
+        });
+        watched
     }
 
     /// Whether it has just stood still.
@@ -61,14 +73,15 @@ mod tests {
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         let mut looks = Looks::default();
         assert!(!looks.is_just_over(at(100)), "nobody looks");
-        for second in [0, 1, 3, 7] {
+        for second in [0, 1, 2] {
             looks.look(at(second));
-            assert!(!looks.is_just_over(at(second)), "a look every few seconds");
+            assert!(!looks.is_just_over(at(second)), "a look every second");
         }
-        assert!(looks.is_just_over(at(47)), "after 40 s without one");
-        looks.look(at(47));
-        assert!(looks.is_just_over(at(49)));
-        looks.look(at(49));
-        assert!(!looks.is_just_over(at(50)), "it is over");
+        assert!(looks.is_just_over(at(42)), "after 40 s without one");
+        looks.look(at(42));
+        (43..45).for_each(|second| looks.look(at(second)));
+        assert!(looks.is_just_over(at(44)));
+        looks.look(at(45));
+        assert!(!looks.is_just_over(at(45)), "it is over");
     }
 }

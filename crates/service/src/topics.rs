@@ -97,9 +97,8 @@ pub fn keep_topics(
     let mut upkeep = Upkeep { asker: Arc::new(asker), config: config.clone(), maker: None, topics };
     let (sender, receiver) = watch::channel(KafkaState::Unknown);
     tokio::spawn(async move {
-        let standstill = Standstill::default();
+        let standstill = Standstill::watch();
         while !stop.is_cancelled() {
-            standstill.look();
             let state = upkeep.look_and_make().await;
             let pause = if state == KafkaState::Ready { PAUSE_WHEN_WELL } else { PAUSE_WHEN_NOT };
             let ours = matches!(state, KafkaState::Away(_)) && standstill.is_just_over();

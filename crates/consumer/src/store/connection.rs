@@ -91,12 +91,12 @@ impl Connection {
 
     /// Greets the server every second until `stop`.
     pub(super) async fn watch(&self, stop: CancellationToken) {
+        self.state.watch_standstills();
         let mut tick = tokio::time::interval(WATCH_INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let greetings = async {
             loop {
                 tick.tick().await;
-                self.state.standstill.look();
                 // What it found is in the state.
                 _ = self.greet(WATCH_DEADLINE).await;
             }

@@ -1,7 +1,7 @@
 //! Whether the server can be used, as others see it: a server that answers but takes no write of ours is not ready.
 //! Each change is one log line.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use bson::Document;
 use service::lock::lock;
@@ -28,8 +28,8 @@ pub enum StoreState {
 #[derive(Debug)]
 pub(super) struct State {
     seen: Mutex<Seen>,
-    /// Looked at by the watch.
-    pub(super) standstill: Standstill,
+    /// There while the server is watched.
+    standstill: OnceLock<Arc<Standstill>>,
     told: watch::Sender<StoreState>,
 }
 
@@ -43,12 +43,20 @@ struct Seen {
 impl State {
     pub(super) fn new() -> Self {
         let seen = Seen { server: StoreState::Unknown, write_refused: None };
-        let standstill = Standstill::default();
-        Self { seen: Mutex::new(seen), standstill, told: watch::Sender::new(StoreState::Unknown) }
+        Self {
+            seen: Mutex::new(seen),
+            standstill: OnceLock::new(),
+            told: watch::Sender::new(StoreState::Unknown),
+        }
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<StoreState> {
         self.told.subscribe()
+    }
+
+    /// From now on the server is not blamed for a standstill of ours.
+    pub(super) fn watch_standstills(&self) {
+        self.standstill.get_or_init(Standstill::watch);
     }
 
     /// Whether the server answered when it was last asked.
@@ -58,7 +66,8 @@ impl State {
 
     /// The server was asked, or a call could not reach it.
     pub(super) fn server_is(&self, server: StoreState) {
-        if matches!(server, StoreState::Away(_)) && self.standstill.is_just_over() {
+        let stood_still = || self.standstill.get().is_some_and(|standstill| standstill.is_just_over());
+        if matches!(server, StoreState::Away(_)) && stood_still() {
             // It is not the server that was away. The next greeting tells.
             return;
         }

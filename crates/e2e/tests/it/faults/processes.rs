@@ -58,6 +58,26 @@ async fn g3_the_only_consumer_stands_still_for_40_s_and_goes_on_where_it_was() {
     trial.judged(0).await;
 }
 
+/// For about as long as a question to a server may take: it times out while nobody is there to hear the answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn g6_processes_that_stand_still_for_seconds_blame_no_server_for_it() {
+    if !Stack::is_apache_kafka() {
+        return;
+    }
+    let mut trial = Trial::begin(Setup::default()).await;
+    for millis in [1_200, 2_100, 2_600, 3_200, 3_900, 5_000] {
+        trial.breaks();
+        trial.consumers[0].signal(Signal::SIGSTOP);
+        trial.producer().signal(Signal::SIGSTOP);
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        trial.consumers[0].signal(Signal::SIGCONT);
+        trial.producer().signal(Signal::SIGCONT);
+        trial.recovers_within(RECOVERY).await;
+    }
+    trial.blames_no_server();
+    trial.judged(0).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn g1_a_consumer_that_is_killed_under_load_and_started_again_loses_nothing() {
     if !Stack::is_apache_kafka() {
