@@ -23,7 +23,8 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::lanes::{Lanes, Place};
 use crate::rebalance::{Member, places};
-use service::kafka::QuietContext;
+use service::bootstrap::Bootstrap;
+use service::kafka::Listening;
 use service::lock::lock;
 
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -37,7 +38,8 @@ pub type Failed = (TopicPartitionList, KafkaError);
 pub struct Gate {
     /// Looks on: a client that joins no group. The member's own connection to the coordinator answers nothing else while
     /// the group is being joined.
-    witness: BaseConsumer<QuietContext>,
+    witness: BaseConsumer<Listening>,
+    bootstrap: Arc<Bootstrap>,
     /// Where this client has committed.
     committed: Mutex<HashSet<Place>>,
     forgotten: OnceLock<Arc<str>>,
@@ -49,8 +51,10 @@ impl Gate {
     /// # Errors
     /// librdkafka refuses the configuration.
     pub fn new(config: &ClientConfig) -> KafkaResult<Self> {
-        let witness = config.create_with_context(QuietContext)?;
-        Ok(Self { witness, committed: Mutex::default(), forgotten: OnceLock::new() })
+        let mut config = config.clone();
+        let bootstrap = Bootstrap::of(&mut config);
+        let witness = config.create_with_context(Listening::new(Arc::clone(&bootstrap)))?;
+        Ok(Self { witness, bootstrap, committed: Mutex::default(), forgotten: OnceLock::new() })
     }
 
     /// Commits the offsets that `offsets` finds once no other commit is under way. Waits for the answer: at the worst
@@ -80,6 +84,12 @@ impl Gate {
         consumer.commit(&offsets, CommitMode::Sync).map_err(|error| (offsets.clone(), error))?;
         committed.extend(places(&offsets));
         Ok(())
+    }
+
+    /// To be called once a second or so: hears what the client through which it looks has to tell, and keeps it alive.
+    pub fn keep(&self) {
+        _ = self.witness.poll(Duration::ZERO);
+        self.bootstrap.again(self.witness.client());
     }
 
     /// The topic whose committed offsets Kafka has forgotten, once that was seen: no commit passes any more.

@@ -2,14 +2,15 @@
 //! the headers that Kafka Connect uses: where it came from, and why it can never be stored. It counts as finished
 //! only after the broker acknowledged it.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
-use service::kafka::{QuietContext, stored};
+use service::bootstrap::Bootstrap;
+use service::kafka::{Listening, stored};
 
 use crate::record::Record;
 use service::lock::lock;
@@ -42,16 +43,18 @@ pub struct Origin<'a> {
 /// Makes dead letters.
 pub struct DeadLetters {
     config: ClientConfig,
+    bootstrap: Arc<Bootstrap>,
     connector: String,
     named: Option<String>,
     /// Made for the first dead letter: most consumers never need it.
-    producer: Mutex<Option<FutureProducer<QuietContext>>>,
+    producer: Mutex<Option<FutureProducer<Listening>>>,
 }
 
 impl DeadLetters {
     /// Goes to `named`, or to the record's topic with `.dlq` added.
-    pub fn new(config: ClientConfig, connector: String, named: Option<String>) -> Self {
-        Self { config, connector, named, producer: Mutex::default() }
+    pub fn new(mut config: ClientConfig, connector: String, named: Option<String>) -> Self {
+        let bootstrap = Bootstrap::of(&mut config);
+        Self { config, bootstrap, connector, named, producer: Mutex::default() }
     }
 
     /// One attempt to produce `record`'s dead letter.
@@ -70,6 +73,7 @@ impl DeadLetters {
             )
         };
         let producer = self.client().map_err(|error| explained(&error))?;
+        self.bootstrap.again(producer.client());
         let letter: FutureRecord<'_, [u8], [u8]> = FutureRecord {
             topic: &topic,
             partition: None,
@@ -104,16 +108,19 @@ impl DeadLetters {
         headers
     }
 
-    fn client(&self) -> Result<FutureProducer<QuietContext>, KafkaError> {
+    fn client(&self) -> Result<FutureProducer<Listening>, KafkaError> {
         let mut producer = lock(&self.producer);
         match &*producer {
             Some(producer) => Ok(producer.clone()),
-            None => Ok(producer.insert(self.config.create_with_context(QuietContext)?).clone()),
+            None => {
+                let context = Listening::new(Arc::clone(&self.bootstrap));
+                Ok(producer.insert(self.config.create_with_context(context)?).clone())
+            }
         }
     }
 
     /// An idempotent producer that met a fatal error never works again: the next attempt makes a new one.
-    fn replace_if_fatal(&self, failed: &FutureProducer<QuietContext>) {
+    fn replace_if_fatal(&self, failed: &FutureProducer<Listening>) {
         if let Some((code, reason)) = failed.client().fatal_error() {
             let mut producer = lock(&self.producer);
             if producer.as_ref().is_some_and(|now| now.client().native_ptr() == failed.client().native_ptr())

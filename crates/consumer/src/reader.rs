@@ -14,6 +14,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use service::backoff::Backoff;
+use service::bootstrap::Bootstrap;
 use service::topics::KafkaState;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -29,7 +30,7 @@ use crate::record::Record;
 const POLL_LIMIT: Duration = Duration::from_millis(100);
 /// The same while a partition is paused and may be resumed any moment.
 const POLL_LIMIT_PAUSED: Duration = Duration::from_millis(5);
-/// How often the reader looks whether each lane still runs.
+/// How often the reader looks whether each lane still runs, and keeps its clients.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a batch in hand may take after the stop.
 pub const GRACE: Duration = Duration::from_secs(8);
@@ -154,6 +155,7 @@ impl Reader {
             }
             if looked_at.elapsed() >= LOOK_INTERVAL {
                 looked_at = Instant::now();
+                consumer.context().keep(consumer);
                 if let Some(place) = self.lanes.ended() {
                     return End::Failed(format!("lane {place:?} ended by itself"));
                 }
@@ -239,8 +241,10 @@ struct Client {
 impl Client {
     fn start(reader: &Reader) -> Result<Self, String> {
         let said = |error: KafkaError| error.to_string();
-        let member = Member::new(Arc::clone(&reader.lanes), Gate::new(&reader.client).map_err(said)?);
-        let consumer: BaseConsumer<Member> = reader.client.create_with_context(member).map_err(said)?;
+        let gate = Gate::new(&reader.client).map_err(said)?;
+        let mut config = reader.client.clone();
+        let member = Member::new(Arc::clone(&reader.lanes), gate, Bootstrap::of(&mut config));
+        let consumer: BaseConsumer<Member> = config.create_with_context(member).map_err(said)?;
         let topics: Vec<&str> = reader.topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics).map_err(said)?;
         let consumer = Arc::new(consumer);

@@ -10,6 +10,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::TopicPartitionList;
+use service::bootstrap::Bootstrap;
 
 use crate::commit::Gate;
 use crate::lanes::{Lanes, Place};
@@ -22,12 +23,19 @@ const GRACE: Duration = Duration::from_secs(8);
 pub struct Member {
     lanes: Arc<Lanes>,
     gate: Gate,
+    bootstrap: Arc<Bootstrap>,
 }
 
 impl Member {
     /// A member whose partitions have `lanes` and whose commits pass `gate`.
-    pub fn new(lanes: Arc<Lanes>, gate: Gate) -> Self {
-        Self { lanes, gate }
+    pub fn new(lanes: Arc<Lanes>, gate: Gate, bootstrap: Arc<Bootstrap>) -> Self {
+        Self { lanes, gate, bootstrap }
+    }
+
+    /// To be called once a second or so: no client of `consumer` stays without a broker.
+    pub fn keep(&self, consumer: &BaseConsumer<Self>) {
+        self.bootstrap.again(consumer.client());
+        self.gate.keep();
     }
 
     /// What every commit passes.
@@ -55,6 +63,10 @@ impl ClientContext for Member {
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(target: "librdkafka", error = %error, reason, "client error");
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        self.bootstrap.told(statistics);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The settings that every Kafka client of Slipstream shares. Each librdkafka property is set in one place, with
 //! its reason beside it; what is specific to a producer or a consumer stands in that crate's `kafka` module.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use rdkafka::ClientConfig;
 use rdkafka::admin::AdminClient;
@@ -13,6 +13,7 @@ use rdkafka::producer::future_producer::OwnedDeliveryResult;
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 
 use crate::Secret;
+use crate::bootstrap::Bootstrap;
 use crate::lock::lock;
 
 /// Properties that a promise rests on: naming one in KAFKA_PROPERTIES is a wrong configuration.
@@ -38,6 +39,8 @@ const RESERVED: &[&str] = &[
     "delivery.report.only.error",
     // A broker that is away is known by its connections that close.
     "log.connection.close",
+    // A client that has forgotten every broker is known by what it tells of itself.
+    "statistics.interval.ms",
 ];
 
 /// KAFKA_PROPERTIES: `key=value` pairs separated by semicolons, passed on to librdkafka. Values are not shown.
@@ -108,8 +111,8 @@ pub fn client_config(
         // The default grows to 10 s, and work must resume within 5 s of a server's return.
         .set("reconnect.backoff.ms", "50")
         .set("reconnect.backoff.max.ms", "200")
-        // A lone broker that stood still fences itself when it goes on, and for that moment its metadata names no broker:
-        // the client then forgets the only one it has, and by default looks among the bootstrap servers after 5 minutes.
+        // Where all the brokers that a client knows are gone, it may never look among its bootstrap servers again but for
+        // this (see `bootstrap`); by default after 5 minutes.
         .set("metadata.recovery.rebootstrap.trigger.ms", "2000")
         // A topic is made by this program, with the partitions it was told, never by chance.
         .set("allow.auto.create.topics", "false");
@@ -172,20 +175,28 @@ impl ClientContext for QuietContext {
 
 impl ConsumerContext for QuietContext {}
 
-/// As [`QuietContext`], and keeps why the last connection failed: a question that fails says only that, and not that
-/// the broker refuses the password, say. It is the context of a client that is polled, or it hears nothing.
-#[derive(Debug, Default)]
-pub struct Listening(Mutex<Option<String>>);
+/// As [`QuietContext`], of a client that lasts and is polled, or it hears nothing. Keeps why the last connection failed:
+/// a question that fails says only that, and not that the broker refuses the password, say.
+#[derive(Debug)]
+pub struct Listening {
+    last_failure: Mutex<Option<String>>,
+    bootstrap: Arc<Bootstrap>,
+}
 
 impl Listening {
+    /// Has heard nothing yet.
+    pub fn new(bootstrap: Arc<Bootstrap>) -> Self {
+        Self { last_failure: Mutex::default(), bootstrap }
+    }
+
     /// Why the last connection failed, if one has since [`Listening::forget`].
     pub fn last_failure(&self) -> Option<String> {
-        lock(&self.0).clone()
+        lock(&self.last_failure).clone()
     }
 
     /// To be called when a connection works.
     pub fn forget(&self) {
-        *lock(&self.0) = None;
+        *lock(&self.last_failure) = None;
     }
 }
 
@@ -199,11 +210,17 @@ impl ClientContext for Listening {
         if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
             // How long the connection lasted is not a part of the reason.
             let why = reason.split_once(" (after ").map_or(reason, |(why, _)| why);
-            *lock(&self.0) = Some(why.to_owned());
+            *lock(&self.last_failure) = Some(why.to_owned());
         }
         QuietContext.error(error, reason);
     }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        self.bootstrap.told(statistics);
+    }
 }
+
+impl ConsumerContext for Listening {}
 
 impl ProducerContext for Listening {
     type DeliveryOpaque = ();
@@ -242,6 +259,7 @@ mod tests {
             "partition.assignment.strategy",
             "delivery.report.only.error",
             "log.connection.close",
+            "statistics.interval.ms",
         ] {
             let error = KafkaProperties::parse(&format!("client.rack=a;{key}=1")).unwrap_err();
             assert!(error.contains(key), "{error}");
@@ -271,7 +289,7 @@ mod tests {
 
     #[test]
     fn the_reason_of_a_failure_is_kept_until_a_connection_works() {
-        let context = Listening::default();
+        let context = Listening::new(Bootstrap::of(&mut ClientConfig::new()));
         let why = "sasl_ssl://k:9092/bootstrap: SASL authentication error: Authentication failed";
         let error = |code| KafkaError::Global(code);
         context.error(

@@ -1,10 +1,12 @@
 //! What each Slipstream process does alike, written once: configuration from the [`environment`] ([`settings`](mod@settings)), the
 //! command line ([`program`]), logs ([`logs`]), the stop signal ([`stop`]), the health and metrics listener
 //! ([`health`]), error bodies ([`problem`]), waiting between attempts ([`backoff`]), what standing still means
-//! ([`standstill`]) and, for those that talk to
-//! a broker, the shared Kafka settings and the upkeep of topics ([`kafka`]).
+//! ([`standstill`]) and, for those that talk to a broker, the shared Kafka settings ([`kafka`]), the upkeep of topics
+//! ([`topics`]), and clients that have lost sight of every broker ([`bootstrap`]).
 
 pub mod backoff;
+#[cfg(feature = "kafka")]
+pub mod bootstrap;
 pub mod environment;
 #[cfg(feature = "kafka")]
 pub mod headers;

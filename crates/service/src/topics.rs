@@ -14,6 +14,7 @@ use rdkafka::producer::{Producer, ThreadedProducer};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::bootstrap::Bootstrap;
 use crate::kafka::{Listening, QuietContext};
 use crate::standstill::Standstill;
 
@@ -93,8 +94,11 @@ pub fn keep_topics(
     topics: Vec<TopicSpec>,
     stop: CancellationToken,
 ) -> Result<watch::Receiver<KafkaState>, KafkaError> {
-    let asker = config.create_with_context(Listening::default())?;
-    let mut upkeep = Upkeep { asker: Arc::new(asker), config: config.clone(), maker: None, topics };
+    let mut lasting = config.clone();
+    let bootstrap = Bootstrap::of(&mut lasting);
+    let asker = lasting.create_with_context(Listening::new(Arc::clone(&bootstrap)))?;
+    let mut upkeep =
+        Upkeep { asker: Arc::new(asker), bootstrap, config: config.clone(), maker: None, topics };
     let (sender, receiver) = watch::channel(KafkaState::Unknown);
     tokio::spawn(async move {
         let standstill = Standstill::watch();
@@ -120,6 +124,7 @@ pub fn keep_topics(
 struct Upkeep {
     /// Has a thread that hands over what librdkafka tells; an administrator's client keeps that to itself.
     asker: Arc<ThreadedProducer<Listening>>,
+    bootstrap: Arc<Bootstrap>,
     config: ClientConfig,
     /// There while a topic is missing.
     maker: Option<AdminClient<QuietContext>>,
@@ -141,6 +146,7 @@ pub async fn tell_changes(mut states: watch::Receiver<KafkaState>) {
 
 impl Upkeep {
     async fn look_and_make(&mut self) -> KafkaState {
+        self.bootstrap.again(self.asker.client());
         for topic in &self.topics {
             match exists(&self.asker, &topic.name).await {
                 Ok(true) => {}

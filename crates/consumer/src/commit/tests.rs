@@ -14,7 +14,8 @@ const GRACE: Duration = Duration::from_secs(10);
 fn member(bootstrap: &str, lanes: Arc<Lanes>) -> BaseConsumer<Member> {
     let mut config = ClientConfig::new();
     config.set("group.id", "g").set("bootstrap.servers", bootstrap);
-    let member = Member::new(lanes, Gate::new(&config).unwrap());
+    let gate = Gate::new(&config).unwrap();
+    let member = Member::new(lanes, gate, Bootstrap::of(&mut config));
     config.create_with_context(member).unwrap()
 }
 

@@ -11,6 +11,7 @@ use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
+use service::bootstrap::Bootstrap;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
@@ -34,6 +35,7 @@ pub type Client = ThreadedProducer<Context>;
 pub struct Sender {
     /// Its clients' configuration.
     pub config: ClientConfig,
+    bootstrap: Arc<Bootstrap>,
     client: RwLock<Option<Arc<Client>>>,
     replacements: AtomicU64,
     /// Whether clients are being replaced, one after another maybe, and none has worked yet.
@@ -53,11 +55,12 @@ impl Sender {
     ///
     /// # Errors
     /// librdkafka refuses the configuration.
-    pub fn new(config: ClientConfig) -> Result<Self, KafkaError> {
-        let signals = Arc::new(Signals::default());
-        let client = make(&config, &signals)?;
+    pub fn new(mut config: ClientConfig) -> Result<Self, KafkaError> {
+        let (signals, bootstrap) = (Arc::new(Signals::default()), Bootstrap::of(&mut config));
+        let client = make(&config, &signals, &bootstrap)?;
         Ok(Self {
             config,
+            bootstrap,
             client: RwLock::new(Some(Arc::new(client))),
             replacements: AtomicU64::new(0),
             failing: AtomicBool::new(false),
@@ -94,7 +97,7 @@ impl Sender {
         } else {
             tracing::debug!(reason = why, "kafka client had a fatal error again, replacing it");
         }
-        match make(&self.config, &self.signals) {
+        match make(&self.config, &self.signals, &self.bootstrap) {
             Ok(client) => {
                 let old = self.put(Some(client));
                 self.signals.replaced(why);
@@ -115,6 +118,7 @@ impl Sender {
     /// Asks whether a broker answers.
     pub async fn answers(&self, topic: &Arc<str>) -> bool {
         let Some(client) = self.client() else { return false };
+        self.bootstrap.again(client.client());
         let topic = Arc::clone(topic);
         let ask = move || client.client().fetch_metadata(Some(&topic), PROBE_LIMIT).is_ok();
         // fetch_metadata blocks its thread for up to PROBE_LIMIT.
@@ -224,8 +228,13 @@ fn never_stored(message: &BorrowedMessage<'_>) -> bool {
     status == rdkafka::bindings::rd_kafka_msg_status_t::RD_KAFKA_MSG_STATUS_NOT_PERSISTED
 }
 
-fn make(config: &ClientConfig, signals: &Arc<Signals>) -> Result<Client, KafkaError> {
-    let context = Context { signals: Arc::clone(signals), room: Arc::new(Semaphore::new(ROOM_BYTES)) };
+fn make(
+    config: &ClientConfig,
+    signals: &Arc<Signals>,
+    bootstrap: &Arc<Bootstrap>,
+) -> Result<Client, KafkaError> {
+    let (signals, bootstrap) = (Arc::clone(signals), Arc::clone(bootstrap));
+    let context = Context { signals, bootstrap, room: Arc::new(Semaphore::new(ROOM_BYTES)) };
     Client::from_config_and_context(config, context)
 }
 
@@ -235,6 +244,7 @@ pub type Delivery = Result<Stored, (Code, bool)>;
 /// What librdkafka tells, on its own threads.
 pub struct Context {
     signals: Arc<Signals>,
+    bootstrap: Arc<Bootstrap>,
     room: Arc<Semaphore>,
 }
 
@@ -254,6 +264,10 @@ impl ClientContext for Context {
         };
         tracing::debug!(target: "librdkafka", error = %error, reason, "client error");
         self.signals.broke(what, reason);
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        self.bootstrap.told(statistics);
     }
 }
 
