@@ -2,8 +2,9 @@
 //!
 //! librdkafka keeps those brokers only that the last metadata named. A lone broker that stood still fences itself when it
 //! goes on, and for that moment its metadata names none. When the last connection ends, librdkafka orders that it begins
-//! again with its bootstrap servers; but that the same metadata is read to its end calls off whatever was ordered, and
-//! once it did, such an order is never carried out again (<https://github.com/confluentinc/librdkafka/issues/5301>).
+//! again with its bootstrap servers; but that the same metadata is read to its end calls off whatever was ordered. From
+//! then on such orders are taken for under way, and a client without a broker has nobody to ask, which is what would begin
+//! it otherwise (<https://github.com/confluentinc/librdkafka/issues/5301>).
 
 use std::collections::HashMap;
 use std::ffi::CString;

@@ -111,8 +111,8 @@ pub fn client_config(
         // The default grows to 10 s, and work must resume within 5 s of a server's return.
         .set("reconnect.backoff.ms", "50")
         .set("reconnect.backoff.max.ms", "200")
-        // Where all the brokers that a client knows are gone, it may never look among its bootstrap servers again but for
-        // this (see `bootstrap`); by default after 5 minutes.
+        // A client whose known brokers do not answer looks among its bootstrap servers again after this long, not after the
+        // default of 5 minutes. One that knows none does not (see `bootstrap`).
         .set("metadata.recovery.rebootstrap.trigger.ms", "2000")
         // A topic is made by this program, with the partitions it was told, never by chance.
         .set("allow.auto.create.topics", "false");

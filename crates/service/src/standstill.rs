@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use crate::lock::lock;
 
 const INTERVAL: Duration = Duration::from_millis(250);
-/// Looks that are this far apart are a standstill: half of the shortest time that an answer may take, so that a shorter
-/// one alone lets nothing time out.
+/// Looks that are this far apart are a standstill: half of what a server's answer may take, so that a shorter one alone
+/// lets no answer come too late.
 const GAP: Duration = Duration::from_secs(1);
 /// For so long afterwards a client library may still be finding out that it slept.
 const AFTERMATH: Duration = Duration::from_secs(3);

@@ -126,7 +126,7 @@ struct Upkeep {
     asker: Arc<ThreadedProducer<Listening>>,
     bootstrap: Arc<Bootstrap>,
     config: ClientConfig,
-    /// There while a topic is missing.
+    /// There while missing topics are made.
     maker: Option<AdminClient<QuietContext>>,
     topics: Vec<TopicSpec>,
 }
@@ -153,6 +153,8 @@ impl Upkeep {
                 Ok(false) => match make(&mut self.maker, &self.config, topic).await {
                     Ok(()) => tracing::info!(topic = topic.name, "topic created"),
                     Err(why) => {
+                        // It may have lost sight of every broker.
+                        self.maker = None;
                         return KafkaState::TopicMissing(format!(
                             "topic {} cannot be made: {why}",
                             topic.name

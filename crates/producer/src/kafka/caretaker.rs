@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use service::backoff::Backoff;
+use service::standstill::Standstill;
 use tokio_util::sync::CancellationToken;
 
 use super::sender::Sender;
@@ -17,7 +18,7 @@ const PROBE_PAUSE: Duration = Duration::from_millis(50);
 /// Takes care of a sender's client until `stop`.
 pub async fn take_care(sender: Arc<Sender>, topic: Arc<str>, stop: CancellationToken) {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(1));
-    let mut troubles = sender.signals.troubles();
+    let (mut troubles, standstill) = (sender.signals.troubles(), Standstill::watch());
     while stop.run_until_cancelled(troubles.wait_for(|trouble| *trouble != Trouble::None)).await.is_some() {
         let mut pause = PROBE_PAUSE;
         if let Some(why) = sender.fatal() {
@@ -35,7 +36,7 @@ pub async fn take_care(sender: Arc<Sender>, topic: Arc<str>, stop: CancellationT
                 if sender.signals.trouble() == Trouble::None {
                     sender.works();
                 }
-            } else {
+            } else if !standstill.is_just_over() {
                 sender.signals.away();
             }
         }

@@ -113,6 +113,7 @@ impl Kafka {
             if let Some(why) = alone.fatal() {
                 alone.replace(&why);
             }
+            alone.keep();
             return Ok(alone);
         }
         let mut config = self.sender.config.clone();

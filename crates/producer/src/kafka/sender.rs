@@ -115,10 +115,17 @@ impl Sender {
         }
     }
 
+    /// To be called now and then: the client does not stay without a broker.
+    pub fn keep(&self) {
+        if let Some(client) = self.client() {
+            self.bootstrap.again(client.client());
+        }
+    }
+
     /// Asks whether a broker answers.
     pub async fn answers(&self, topic: &Arc<str>) -> bool {
         let Some(client) = self.client() else { return false };
-        self.bootstrap.again(client.client());
+        self.keep();
         let topic = Arc::clone(topic);
         let ask = move || client.client().fetch_metadata(Some(&topic), PROBE_LIMIT).is_ok();
         // fetch_metadata blocks its thread for up to PROBE_LIMIT.

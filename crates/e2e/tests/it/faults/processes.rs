@@ -1,5 +1,5 @@
-//! Processes that are killed, or that stand still for longer than anybody waits for them. The consumer killed at many
-//! moments, and an awakening in the middle of a batch, are in `series::kills` and `series::zombie`.
+//! Processes that are killed, or that stand still, for seconds or for longer than anybody waits for them. The consumer
+//! killed at many moments, and an awakening in the middle of a batch, are in `series::kills` and `series::zombie`.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
