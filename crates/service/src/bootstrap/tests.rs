@@ -13,7 +13,7 @@ use crate::kafka::{KafkaProperties, Listening, client_config};
 
 const TOPIC: &str = "t";
 const PARTITIONS: u32 = 6;
-/// Without help the client was lost in the fifteenth at the latest.
+/// Without help the client was lost in the fifteenth.
 const ROUNDS: u32 = 40;
 
 /// Answers questions for metadata, version 0 of the protocol's, until the client hangs up.
