@@ -155,11 +155,12 @@ impl Config {
             replication_factor: self.replication_factor,
             dead_letters_of,
         };
-        let mut specs: Vec<TopicSpec> = self.topics.iter().map(|topic| spec(topic.clone(), None)).collect();
+        let mut specs: Vec<TopicSpec> = self.topics.iter().map(|topic| spec(topic.clone(), vec![])).collect();
         for topic in &self.topics {
             let name = self.dead_letters_of(topic);
-            if specs.iter().all(|spec| spec.name != name) {
-                specs.push(spec(name, Some(topic.clone())));
+            match specs.iter_mut().find(|spec| spec.name == name) {
+                Some(shared) => shared.dead_letters_of.push(topic.clone()),
+                None => specs.push(spec(name, vec![topic.clone()])),
             }
         }
         specs

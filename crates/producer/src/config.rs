@@ -208,7 +208,7 @@ fn topic(s: &Settings, check: &mut Check) -> Option<TopicSpec> {
         name: name?,
         partitions: partitions?,
         replication_factor: replicas?,
-        dead_letters_of: None,
+        dead_letters_of: Vec::new(),
     })
 }
 

@@ -75,9 +75,9 @@ pub struct TopicSpec {
     pub partitions: i32,
     /// Replication factor, when it is made.
     pub replication_factor: i32,
-    /// For a dead-letter topic: the topic whose records it must be able to hold with their extra headers. It is
+    /// For a dead-letter topic: the topics whose records it must be able to hold with their extra headers. It is
     /// then made to keep its records for ever.
-    pub dead_letters_of: Option<String>,
+    pub dead_letters_of: Vec<String>,
 }
 
 /// The default of `max.message.bytes`, for brokers that do not tell theirs.
@@ -196,8 +196,8 @@ async fn make(
     let bytes;
     let mut new =
         NewTopic::new(&topic.name, topic.partitions, TopicReplication::Fixed(topic.replication_factor));
-    if let Some(source) = &topic.dead_letters_of {
-        bytes = (max_message_bytes(admin, source).await + HEADER_BYTES).to_string();
+    if !topic.dead_letters_of.is_empty() {
+        bytes = (max_message_bytes(admin, &topic.dead_letters_of).await + HEADER_BYTES).to_string();
         new = new.set("retention.ms", "-1").set("max.message.bytes", &bytes);
     }
     let options =
@@ -210,10 +210,12 @@ async fn make(
     }
 }
 
-async fn max_message_bytes(admin: &AdminClient<QuietContext>, topic: &str) -> u64 {
+/// The largest record that any of these topics takes.
+async fn max_message_bytes(admin: &AdminClient<QuietContext>, topics: &[String]) -> u64 {
     let options = AdminOptions::new().request_timeout(Some(ANSWER_LIMIT));
-    let answer = admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await;
+    let topics: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
+    let answer = admin.describe_configs(&topics, &options).await.unwrap_or_default();
     let told = |resource: &ConfigResource| resource.get("max.message.bytes")?.value.as_ref()?.parse().ok();
-    let resource = answer.ok().and_then(|resources| resources.into_iter().next()?.ok());
-    resource.as_ref().and_then(told).unwrap_or(USUAL_MESSAGE_BYTES)
+    let limit = |resource| Result::ok(resource).as_ref().and_then(told).unwrap_or(USUAL_MESSAGE_BYTES);
+    answer.into_iter().map(limit).max().unwrap_or(USUAL_MESSAGE_BYTES)
 }

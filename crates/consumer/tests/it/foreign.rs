@@ -171,7 +171,7 @@ async fn g5_the_dead_letter_topic_keeps_for_ever_and_takes_the_largest_record_wi
 async fn one_named_topic_takes_the_dead_letters_of_all_topics() {
     let trial = Trial::new(1).await;
     let (other, named) = (format!("{}-2", trial.topic), format!("{}-dead", trial.topic));
-    trial.make_topic(&other, 1, &[]).await;
+    trial.make_topic(&other, 1, &[("max.message.bytes", "2000000")]).await;
     let there = Trial { topic: other.clone(), ..Trial::on(&trial.bootstrap, &trial.uri, 1) };
     trial.send(Sent::new("one", "not json")).await;
     there.send(Sent::new("two", "not json")).await;
@@ -179,8 +179,11 @@ async fn one_named_topic_takes_the_dead_letters_of_all_topics() {
     let member = trial.start(&[("KAFKA_TOPIC", &both), ("DEAD_LETTER_TOPIC", &named)]).await;
     member.finishes(2).await;
     let mut origins: Vec<String> =
-        trial.records_of(named).await.iter().map(|letter| told(letter, "topic")).collect();
+        trial.records_of(named.clone()).await.iter().map(|letter| told(letter, "topic")).collect();
     origins.sort();
     assert_eq!(origins, [trial.topic.clone(), other]);
+    if is_apache_kafka() {
+        assert_eq!(setting(&trial, &named, "max.message.bytes").await, 2_000_000 + 64 * 1024);
+    }
     member.stop().await;
 }

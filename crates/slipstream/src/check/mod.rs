@@ -84,12 +84,13 @@ async fn kafka(config: &consumer::Config) -> Vec<Finding> {
                 Ok(true) => topic::hidden(&spec.name),
                 Err(why) => untold(topic::subject(&spec.name), &why),
             });
-            all &= spec.dead_letters_of.is_some();
+            all &= !spec.dead_letters_of.is_empty();
             continue;
         };
         findings.extend(topic::judge(&spec.name, topic));
-        if let Some(source) = &spec.dead_letters_of {
-            findings.extend(topic::judge_dead_letters(&spec.name, topic, topics.get(source)));
+        if !spec.dead_letters_of.is_empty() {
+            let sources = spec.dead_letters_of.iter().filter_map(|source| topics.get(source));
+            findings.extend(topic::judge_dead_letters(&spec.name, topic, sources));
             continue;
         }
         match cluster.positions(&spec.name, topic.ids()).await {

@@ -124,9 +124,13 @@ fn acknowledged(name: &str, topic: &Topic) -> Option<Finding> {
     None
 }
 
-/// Whether the dead-letter topic `name` holds every record of `source` for as long as it takes.
-pub fn judge_dead_letters(name: &str, topic: &Topic, source: Option<&Topic>) -> Vec<Finding> {
-    let judged = [not_compacted(name, topic), holds(name, topic, source)];
+/// Whether the dead-letter topic `name` holds every record of `sources` for as long as it takes.
+pub fn judge_dead_letters<'a>(
+    name: &str,
+    topic: &Topic,
+    sources: impl Iterator<Item = &'a Topic>,
+) -> Vec<Finding> {
+    let judged = [not_compacted(name, topic), holds(name, topic, sources)];
     kept_for_ever(name, topic).into_iter().chain(judged.into_iter().flatten()).collect()
 }
 
@@ -154,8 +158,9 @@ fn not_compacted(name: &str, topic: &Topic) -> Option<Finding> {
     policy.contains("compact").then(|| Finding::warn(subject(name), cause, remedy))
 }
 
-fn holds(name: &str, topic: &Topic, source: Option<&Topic>) -> Option<Finding> {
-    let (most, needed) = (topic.number("max.message.bytes")?, source?.number("max.message.bytes")?);
+fn holds<'a>(name: &str, topic: &Topic, sources: impl Iterator<Item = &'a Topic>) -> Option<Finding> {
+    let limit = |topic: &Topic| topic.number("max.message.bytes");
+    let (most, needed) = (limit(topic)?, sources.filter_map(limit).max()?);
     let cause = format!(
         "max.message.bytes {most} is below the source's {needed}: a large record's lane would wait for ever"
     );

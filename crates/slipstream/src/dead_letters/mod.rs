@@ -29,7 +29,7 @@ pub struct Deployment {
     pub topics: BTreeMap<String, usize>,
 }
 
-/// Does what `command` says. The exit code is 0 if all of it is done.
+/// Does what `command` says. The exit code is 0 if it is done as far as filters and limits allow.
 ///
 /// # Errors
 /// A wrong configuration, no such topic, or Kafka does not answer.
@@ -57,7 +57,7 @@ impl Deployment {
         let cluster = Cluster::new(&config)?;
         let found = cluster.topics().await.map_err(|why| format!("kafka does not answer: {why}"))?;
         let mut letters = BTreeMap::new();
-        for spec in config.topic_specs().into_iter().filter(|spec| spec.dead_letters_of.is_some()) {
+        for spec in config.topic_specs().into_iter().filter(|spec| !spec.dead_letters_of.is_empty()) {
             let topic = found.get(&spec.name).ok_or_else(|| {
                 format!(
                     "topic {} does not exist: the consumer makes it, or KAFKA_TOPIC and DEAD_LETTER_TOPIC are not the \

@@ -100,6 +100,26 @@ async fn a_dead_letter_topic_that_forgets_or_is_too_small_is_told() {
     found.assert("fail", &subject, "below the source's 2000000");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_topic_of_several_must_take_the_largest_record_of_each() {
+    let names = Stack::shared().await.names();
+    let (larger, letters) = (format!("{}-larger", names.topic), format!("{}-letters", names.topic));
+    for (topic, limit) in [(&names.topic, "1000000"), (&larger, "2000000"), (&letters, "1100000")] {
+        make_topic(&names, topic, &[("max.message.bytes", limit), ("retention.ms", "-1")]).await;
+    }
+    let of = |topics: &str| [("KAFKA_TOPIC", topics.to_owned()), ("DEAD_LETTER_TOPIC", letters.clone())];
+    let check = async |topics: &str| {
+        let settings = of(topics);
+        check(&names, &settings.each_ref().map(|(name, value)| (*name, value.as_str()))).await
+    };
+    let subject = format!("topic {letters}");
+    let both = check(&format!("{},{larger}", names.topic)).await;
+    both.assert("fail", &subject, "below the source's 2000000");
+    let one = check(&names.topic).await;
+    one.assert("ok", &subject, "1 partitions");
+    assert!(!format!("{one:?}").contains("below the source's"), "{one:?}");
+}
+
 // The client library's cluster tells neither settings nor groups.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_kafka_does_not_tell_is_a_failure() {
