@@ -8,7 +8,7 @@ use mongodb::Database;
 use tokio::time::error::Elapsed;
 
 use super::finding::{Finding, Level};
-use super::store::{Fault, LIMIT, RIGHTS, fault, rights, run, within};
+use super::store::{Fault, LIMIT, RIGHTS, fault, index_right, rights, run, within};
 use crate::Failure;
 use crate::dedupe::{self, Target};
 
@@ -50,7 +50,11 @@ pub async fn judge(config: &consumer::Config, database: &Database) -> Vec<Findin
         let allowed = rights.level == Level::Ok;
         findings.push(rights);
         if allowed {
-            findings.push(indexes(config, collection).await);
+            let indexes = indexes(config, collection.clone()).await;
+            if indexes.level != Level::Ok {
+                findings.extend(index_right(database, &collection).await);
+            }
+            findings.push(indexes);
         }
     }
     if findings.is_empty()

@@ -92,23 +92,37 @@ pub fn judge_hello(hello: &Document) -> Finding {
     }
 }
 
-/// Whether we may read, and write. The update finds nothing and changes nothing; an insert is not tried, as it would leave
-/// a document behind.
+/// Whether we may read, and write. No document is changed: the update finds none, and MongoDB stores none whose `_id` has a
+/// name with `$`. A server judges the right first.
 pub async fn rights(database: &Database, collection: &Source) -> Finding {
     let name = collection.as_str();
     let nobody = doc! { "_id": ObjectId::new() };
+    let refused = doc! { "_id": { "$slipstream": ObjectId::new() } };
     let tries = [
         ("find", doc! { "find": name, "limit": 1, "singleBatch": true, "projection": { "_id": 1 } }),
         ("update", doc! { "findAndModify": name, "query": nobody, "update": { "$set": { "x": 1 } } }),
+        ("insert", doc! { "insert": name, "documents": [refused] }),
     ];
-    let place = format!("{}.{name}", database.name());
     for (right, command) in tries {
-        if let Err(Fault { why, .. }) = run(database, command).await {
-            let remedy = format!("grant the user of MONGODB_URI the role readWrite on {}", database.name());
-            return Finding::fail(RIGHTS, format!("no {right} on {place}: {why}"), remedy);
+        if let Err(fault) = run(database, command).await {
+            return not_allowed(database, collection, right, &fault);
         }
     }
-    Finding::ok(RIGHTS, format!("find and update on {place}"))
+    Finding::ok(RIGHTS, format!("find, update and insert on {}.{name}", database.name()))
+}
+
+/// The failure if we may not make the indexes that `collection`, which exists, lacks. It asks for none, which is refused for
+/// another reason to those who may.
+pub async fn index_right(database: &Database, collection: &Source) -> Option<Finding> {
+    let none = doc! { "createIndexes": collection.as_str(), "indexes": [] };
+    let fault = run(database, none).await.err()?;
+    fault.login.then(|| not_allowed(database, collection, "createIndex", &fault))
+}
+
+fn not_allowed(database: &Database, collection: &Source, right: &str, fault: &Fault) -> Finding {
+    let remedy = format!("grant the user of MONGODB_URI the role readWrite on {}", database.name());
+    let cause = format!("no {right} on {}.{collection}: {}", database.name(), fault.why);
+    Finding::fail(RIGHTS, cause, remedy)
 }
 
 /// How many servers hold the data, as far as they can be seen; a router does not say.

@@ -9,7 +9,7 @@ use super::findings::check;
 
 const ROOT: &str = "mongopass";
 
-/// A database that asks for a login, with a user that may only read.
+/// A database that asks for a login, with a user that may only read, and two that lack one right each.
 async fn guarded() -> (Database, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let auth = Some(Credentials { user: "admin".into(), password: ROOT.into() });
@@ -17,7 +17,18 @@ async fn guarded() -> (Database, tempfile::TempDir) {
     let database = Database::start(options, Progress::silent()).await.unwrap();
     let reader = doc! { "createUser": "reader", "pwd": "secret", "roles": [{ "role": "read", "db": "kafka_events_db" }] };
     let client = Client::with_uri_str(database.uri()).await.unwrap();
-    client.database("admin").run_command(reader).await.unwrap();
+    let admin = client.database("admin");
+    admin.run_command(reader).await.unwrap();
+    let lacking =
+        [("updater", vec!["find", "update"]), ("inserter", vec!["find", "update", "insert", "listIndexes"])];
+    for (user, actions) in lacking {
+        let privilege =
+            doc! { "resource": { "db": "kafka_events_db", "collection": "" }, "actions": actions };
+        let role = doc! { "createRole": format!("{user}s"), "privileges": [privilege], "roles": [] };
+        admin.run_command(role).await.unwrap();
+        let user = doc! { "createUser": user, "pwd": "secret", "roles": [format!("{user}s")] };
+        admin.run_command(user).await.unwrap();
+    }
     (database, folder)
 }
 
@@ -39,6 +50,15 @@ async fn a_login_is_told_from_rights_and_from_a_known_password() {
     assert!(!format!("{wrong:?}").contains("hunter2"));
     let reader = check(&names, &[("MONGODB_URI", &with("reader:secret@"))]).await;
     reader.assert("fail", "mongodb rights", "no update on kafka_events_db.adsbdb");
+    let updater = check(&names, &[("MONGODB_URI", &with("updater:secret@"))]).await;
+    updater.assert("fail", "mongodb rights", "no insert on kafka_events_db.adsbdb");
+    let root = Client::with_uri_str(&names.mongodb).await.unwrap();
+    let adsbdb = root.database(&names.database).collection("adsbdb");
+    adsbdb.insert_one(doc! { "event_id": "a" }).await.unwrap();
+    let inserter = check(&names, &[("MONGODB_URI", &with("inserter:secret@"))]).await;
+    inserter.assert("ok", "mongodb rights", "find, update and insert on kafka_events_db.adsbdb");
+    inserter.assert("fail", "mongodb rights", "no createIndex on kafka_events_db.adsbdb");
+    assert_eq!(adsbdb.count_documents(doc! {}).await.unwrap(), 1, "check changes nothing");
     let nobody = check(&names, &[("MONGODB_URI", &with("")), ("EXPECTED_SOURCE", "*")]).await;
     nobody.assert("fail", "mongodb rights", "cannot be listed");
 }
@@ -99,7 +119,7 @@ async fn each_state_of_a_collections_indexes_is_told() {
 async fn where_every_source_is_ours_a_collection_of_another_and_a_view_are_left_alone() {
     let names = Stack::shared().await.names();
     let any = [("EXPECTED_SOURCE", "*")];
-    let rights = "find and update on";
+    let rights = "find, update and insert on";
     check(&names, &any).await.assert("ok", "mongodb rights", rights);
 
     let others = e2e::mongodb::collection(&names, "orders").await;
