@@ -43,7 +43,7 @@ pub enum Command {
     /// and ADSBDB_BASE_URL. A line for each finding: ok, warn or FAIL, the cause, and what to do. Exit code 0: nothing failed;
     /// 1: something did; 2: a wrong configuration.
     Check(CheckOptions),
-    /// Tell where an event is: on the topic, waiting, stored, superseded, dead-lettered or skipped.
+    /// Tell where an event is: waiting, stored, superseded, dead-lettered, skipped, or finished and missing.
     ///
     /// Reads the topics to their end, the group's offsets and the documents, and changes nothing. Reads the consumer's
     /// variables. Exit code 0: it is somewhere; 1: it is nowhere, or a server does not answer; 2: a wrong configuration.
@@ -62,7 +62,8 @@ pub enum Command {
     /// List, show and replay what could not be stored.
     ///
     /// Reads the consumer's variables: the dead-letter topics follow from KAFKA_TOPIC and DEAD_LETTER_TOPIC. Exit code 0: it
-    /// is done; 1: something of it is not, or a server does not answer; 2: a wrong configuration.
+    /// is done, as far as filters and limits allow; 1: a record was refused or cannot be found, or a server does not answer;
+    /// 2: a wrong configuration.
     DeadLetters(dead_letters::Options),
 }
 

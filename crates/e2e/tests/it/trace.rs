@@ -163,6 +163,8 @@ async fn what_is_nowhere_too_old_or_cannot_be_looked_for_is_told_by_the_exit_cod
         assert!(ended == code && said.contains(part), "{ended:?} {said}");
     }
     let nobody = e2e::process::free_address().to_string();
+    let (code, said) = trace(&names, &[("MONGODB_URI", &format!("mongodb://{nobody}"))], &["old"]).await;
+    assert!(code == Some(1) && said.contains(&nobody) && !said.contains("nowhere"), "{said}");
     let (code, said) = trace(&names, &[("KAFKA_BROKER", &nobody)], &["old"]).await;
     assert!(code == Some(1) && !said.contains("nowhere"), "{said}");
     let (code, said) = trace(&names, &[("UPSERT_KEYS", "_id")], &["old"]).await;

@@ -32,7 +32,7 @@ fn children(pid: u32) -> Vec<String> {
 async fn up_brings_aircraft_and_events_into_the_database_and_accounts_for_them() {
     let folder = tempfile::tempdir().unwrap();
     let mut up = command("slipstream", &[])
-        .args(["up", "--for", "6s", "--port", "0", "--simulate", "--poll-interval", "200ms"])
+        .args(["up", "--for", "20s", "--port", "0", "--simulate", "--poll-interval", "200ms"])
         .envs(shell())
         .current_dir(folder.path())
         .stdout(Stdio::piped())
@@ -41,15 +41,23 @@ async fn up_brings_aircraft_and_events_into_the_database_and_accounts_for_them()
     let pid = up.id().unwrap();
     let mut lines = BufReader::new(up.stdout.take().unwrap()).lines();
     let (mut said, mut mongodb, mut ingest, mut servers) = (Vec::new(), None, None, Vec::new());
+    let mut variables = Vec::new();
     let reading = async {
         while let Some(line) = lines.next_line().await.unwrap() {
             let words: Vec<&str> = line.split_whitespace().collect();
             match words.as_slice() {
                 ["mongodb", uri, ..] => mongodb = Some((*uri).to_owned()),
                 ["try", "curl", "-X", "POST", url, ..] => ingest = Some((*url).to_owned()),
+                ["tools", "export", exported @ ..] => variables = read_exports(exported),
                 ["stop", ..] => {
                     servers = children(pid);
                     post_and_find(ingest.as_ref().unwrap(), mongodb.as_ref().unwrap()).await;
+                    let checked = operate(&variables, &["check"]).await;
+                    assert!(
+                        checked.contains("ok    producer: is ready") && checked.contains("0 failures"),
+                        "{checked}"
+                    );
+                    assert!(operate(&variables, &["trace", "from-up"]).await.contains("  stored"));
                 }
                 _ => {}
             }
@@ -68,6 +76,21 @@ async fn up_brings_aircraft_and_events_into_the_database_and_accounts_for_them()
     for server in servers {
         assert!(!std::path::Path::new("/proc").join(&server).exists(), "child {server} is left");
     }
+}
+
+/// As a shell reads `NAME=value` words.
+fn read_exports(words: &[&str]) -> Vec<(String, String)> {
+    let pairs = words.iter().map(|word| word.split_once('=').expect("NAME=value"));
+    pairs.map(|(name, value)| (name.to_owned(), value.trim_matches('\'').to_owned())).collect()
+}
+
+/// What the operator's command says, which must end well.
+async fn operate(variables: &[(String, String)], arguments: &[&str]) -> String {
+    let variables: Vec<_> = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let output = command("slipstream", &variables).args(arguments).output().await.unwrap();
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(output.status.success(), "{said}");
+    said
 }
 
 async fn post_and_find(ingest: &str, mongodb: &str) {

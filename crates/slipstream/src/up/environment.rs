@@ -72,6 +72,28 @@ pub fn poller_config(
     poller::Config::from_environment(with(environment, &overrides))
 }
 
+/// What the operator's command has to know beyond the user's own variables, as a shell takes it.
+pub fn for_tools(
+    environment: &[(String, String)],
+    places: &Places,
+    producer: SocketAddr,
+    consumer: SocketAddr,
+) -> String {
+    let ours = [
+        ("KAFKA_BROKER", places.kafka.clone()),
+        ("MONGODB_URI", places.mongodb.clone()),
+        ("EXPECTED_SOURCE", "'*'".into()),
+    ];
+    let unnamed = ours.into_iter().filter(|(name, _)| value(environment, name).is_none());
+    let processes = [
+        ("PRODUCER_BASE_URL", format!("http://{producer}")),
+        ("CONSUMER_BASE_URL", format!("http://{consumer}")),
+    ];
+    let adsbdb = places.adsbdb.clone().map(|url| ("ADSBDB_BASE_URL", url));
+    let all = unnamed.chain(processes).chain(adsbdb).map(|(name, value)| format!("{name}={value}"));
+    all.collect::<Vec<_>>().join(" ")
+}
+
 fn producer_overrides(places: &Places) -> Vec<(&'static str, String)> {
     let mut overrides =
         vec![("KAFKA_BROKER", places.kafka.clone()), ("LISTEN_ADDR", places.producer.to_string())];

@@ -11,7 +11,7 @@ use service::environment::{Environment, value};
 use crate::Failure;
 use crate::cli::UpOptions;
 use count::{Positions, Reading};
-use environment::{Places, configs};
+use environment::{Places, configs, for_tools};
 use house::House;
 use processes::{Counts, Processes};
 use status::{Numbers, StatusLine};
@@ -58,7 +58,10 @@ pub async fn up(options: UpOptions, environment: Environment) -> Result<ExitCode
         run = start(&options, &environment, folder, &mut places) => run?,
         () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
     };
-    announce(&run);
+    announce(
+        &run,
+        &for_tools(&environment, &places, run.processes.producer_address, run.processes.consumer_address),
+    );
     let outcome = tokio::select! {
         () = watch(run.processes.counts(), run.left_over) => Ok(()),
         () = stop.cancelled() => Ok(()),
@@ -117,7 +120,7 @@ async fn start(
     Ok(Run { house, processes, reading, start, left_over })
 }
 
-fn announce(run: &Run) {
+fn announce(run: &Run, variables: &str) {
     let (producer, consumer) = (run.processes.producer_address, run.processes.consumer_address);
     say("slipstream is up");
     run.house.lines.iter().for_each(|line| say(&format!("  {line}")));
@@ -127,6 +130,7 @@ fn announce(run: &Run) {
         "  try       curl -X POST http://{producer}/ingest -H 'Content-Type: application/json' \
          -d '{{\"source\":\"adsbdb\",\"payload\":{{\"message\":\"Hello\",\"value\":42}}}}'"
     ));
+    say(&format!("  tools     export {variables}"));
     say(&format!("  stop      Ctrl-C; logs in {FOLDER}/slipstream.log"));
 }
 
