@@ -89,6 +89,14 @@ impl Watch {
         lock(&self.seen).troubles.clear();
     }
 
+    /// Fails if a process ever said of a server that it is away, or that it lets nobody in.
+    pub fn blames_no_server(&self) {
+        for (kind, trouble) in self.troubles() {
+            let blames = ["does not answer", "refuses"].iter().any(|words| trouble.contains(words));
+            assert!(!blames, "{kind} said {trouble:?}");
+        }
+    }
+
     /// Each time that events were answered with 504.
     pub fn unknown(&self) -> Vec<Unknown> {
         lock(&self.seen).unknown.clone()

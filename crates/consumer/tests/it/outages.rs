@@ -184,3 +184,26 @@ async fn a_member_whose_client_is_fenced_for_good_makes_a_new_one_and_goes_on() 
     first.stop().await;
     assert_eq!(trial.ids().await.len(), 20);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_that_cannot_be_made_are_named_and_work_begins_once_they_are_there() {
+    if !is_apache_kafka() {
+        return;
+    }
+    let trial = Trial::on(&crate::world::bootstrap().await, &crate::shared_database::uri().await, 1);
+    let member = trial.start(&[("KAFKA_REPLICATION_FACTOR", "3")]).await;
+    for topic in [trial.topic.clone(), format!("{}.dlq", trial.topic)] {
+        let named = format!("topic {topic} cannot be made: ");
+        let told = async || {
+            let (ready, why) = member.get("/readyz").await;
+            ready == 503 && why.contains(&named)
+        };
+        eventually(&named, SOON, told).await;
+        assert_eq!(member.metric("slipstream_kafka_up").await, Some(0.0));
+        trial.make_topic(&topic, 1, &[]).await;
+    }
+    member.becomes_ready().await;
+    trial.send(Sent::new("a", &event("a", 1, "{}"))).await;
+    member.finishes(1).await;
+    assert_eq!(member.stop().await.inserted, 1);
+}

@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use bson::doc;
-use e2e::trial::Setup;
+use e2e::trial::{MEMORY_LIMIT_BYTES, Setup};
+use e2e::watch::Watch;
 use e2e::{Process, Stack, Trial, eventually, kafka, mongodb};
 use nix::sys::signal::Signal;
 use rdkafka::Message;
@@ -137,7 +138,11 @@ async fn a_poller_that_stands_still_for_40_s_catches_nothing_up_and_a_killed_one
     let producer = stack.producer(&names, &[("ADSBDB_BASE_URL", &simulator.base_url())]);
     let consumer = stack.consumer(&names, &[]);
     producer.ready().await;
-    let first = poller(&producer);
+    consumer.ready().await;
+    let (first, watch) = (poller(&producer), Watch::start());
+    for (kind, process) in [("producer", &producer), ("consumer", &consumer), ("poller", &first)] {
+        watch.add(kind, process);
+    }
     calls(&simulator, 10).await;
     first.signal(Signal::SIGSTOP);
     lasts(40).await;
@@ -147,9 +152,13 @@ async fn a_poller_that_stands_still_for_40_s_catches_nothing_up_and_a_killed_one
     // The call that was due comes at once, the nine after it on schedule.
     assert!(took.as_secs_f64() > 8.0 * INTERVAL.0, "10 calls in {took:?}: it catches up");
     assert!(simulator.requests() < missed + 40, "it made up for the 200 calls that it missed");
+    assert!(first.is_running(), "it ended by itself: {}", first.log());
     first.kill().await;
     let second = poller(&producer);
+    watch.add("poller", &second);
     calls(&simulator, 10).await;
+    watch.blames_no_server();
+    assert!(watch.most_bytes() < MEMORY_LIMIT_BYTES && watch.unknown().is_empty(), "{watch:?}");
     assert!(second.terminate().await.success());
     assert!(producer.terminate().await.success());
 

@@ -132,7 +132,7 @@ async fn records_that_wait_are_not_taken_for_lost_but_the_verdict_is_not_well() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_whose_outcome_nobody_knows_may_be_there_or_not_but_not_altered() {
+async fn events_whose_outcome_nobody_knows_may_be_there_or_not_but_not_altered_or_twice() {
     let stack = Stack::start().await;
     let names = stack.names();
     let producer = stack.producer(&names, &[("DELIVERY_TIMEOUT_MS", "1000")]);
@@ -164,6 +164,13 @@ async fn events_whose_outcome_nobody_knows_may_be_there_or_not_but_not_altered()
     manual.update_one(id, bson::doc! { "$set": { "n": -1 } }).await.unwrap();
     let verdict = verify(&names, &ledger, &[]).await;
     assert_eq!((verdict.code, verdict.count("/altered/count")), (Some(1), 1), "{verdict:#?}");
+
+    manual.drop_index("event_id_1").await.unwrap();
+    let mut again = one.clone();
+    again.remove("_id");
+    manual.insert_one(again).await.unwrap();
+    let verdict = verify(&names, &ledger, &[]).await;
+    assert_eq!((verdict.code, verdict.count("/duplicated/count")), (Some(1), 1), "{verdict:#?}");
     assert!(producer.terminate().await.success() && consumer.terminate().await.success());
 }
 
