@@ -120,6 +120,7 @@ async fn g6_credentials_that_are_revoked_and_given_back_cost_nothing() {
     let admin = mongodb::database(&owner).await.client().database("admin");
     admin.run_command(change(&user.password)).await.unwrap();
     trial.works_within(RECOVERY).await;
+    trial.never_said("producer", "mongodb");
     trial.nobody_said("kafka");
     trial.judged(0).await;
 }
