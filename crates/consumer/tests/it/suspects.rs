@@ -37,6 +37,11 @@ async fn refusing_while(refuses: Arc<AtomicBool>, all: bool, code: i32) -> Scrip
     ScriptedServer::start(WIRE_VERSION_7_0, script).await
 }
 
+/// How often events were written.
+fn inserts(server: &ScriptedServer) -> usize {
+    server.commands().iter().filter(|name| *name == "insert").count()
+}
+
 async fn trial(server: &ScriptedServer) -> Trial {
     let trial = Trial::on(&world::bootstrap().await, &server.uri, 1);
     trial.make_topic(&trial.topic, 1, &[]).await;
@@ -54,7 +59,7 @@ async fn g5_a_refusal_that_nobody_knows_is_a_dead_letter_after_five_times_alone_
     member.finishes(4).await;
     let counted = member.stop().await;
     assert_eq!((counted.inserted, counted.dead_lettered), (2, 2));
-    let inserts = server.commands().into_iter().filter(|name| name == "insert").count();
+    let inserts = inserts(&server);
     assert!(inserts >= 11, "one batch and five attempts for each of two, not {inserts}");
     let letters = trial.dead_letters().await;
     assert_eq!(letters.len(), 2);
@@ -74,10 +79,7 @@ async fn g5_a_refusal_of_everything_is_an_outage_whatever_its_code() {
     let server = refusing(true, CODE_NOBODY_KNOWS).await;
     let trial = trial(&server).await;
     let member = trial.start(&[]).await;
-    eventually("many attempts", SOON, async || {
-        server.commands().iter().filter(|name| *name == "insert").count() > 9
-    })
-    .await;
+    eventually("many attempts", SOON, async || inserts(&server) > 9).await;
     assert_eq!(member.seen().finished(), 0);
     assert!(member.get("/health").await.1.contains("refused for now"));
     assert_eq!(member.stop().await.dead_lettered, 0);
@@ -90,10 +92,7 @@ async fn g5_what_a_router_says_of_a_shard_that_is_away_is_an_outage_although_oth
     let server = refusing_while(Arc::clone(&away), false, NO_PRIMARY_OF_THE_SHARD).await;
     let trial = trial(&server).await;
     let member = trial.start(&[]).await;
-    eventually("more attempts than a suspect has", SOON, async || {
-        server.commands().iter().filter(|name| *name == "insert").count() > 9
-    })
-    .await;
+    eventually("more attempts than a suspect has", SOON, async || inserts(&server) > 9).await;
     let seen = member.seen();
     assert!(seen.inserted > 0 && seen.dead_lettered == 0, "{seen:?}");
     away.store(false, Ordering::Relaxed);
