@@ -80,6 +80,13 @@ pub struct TopicSpec {
     pub dead_letters_of: Vec<String>,
 }
 
+impl TopicSpec {
+    /// Whether it is a dead-letter topic.
+    pub fn is_for_dead_letters(&self) -> bool {
+        !self.dead_letters_of.is_empty()
+    }
+}
+
 /// The default of `max.message.bytes`, for brokers that do not tell theirs.
 const USUAL_MESSAGE_BYTES: u64 = 1_048_588;
 /// Room for the headers that say why a record is a dead letter.
@@ -196,7 +203,7 @@ async fn make(
     let bytes;
     let mut new =
         NewTopic::new(&topic.name, topic.partitions, TopicReplication::Fixed(topic.replication_factor));
-    if !topic.dead_letters_of.is_empty() {
+    if topic.is_for_dead_letters() {
         bytes = (max_message_bytes(admin, &topic.dead_letters_of).await + HEADER_BYTES).to_string();
         new = new.set("retention.ms", "-1").set("max.message.bytes", &bytes);
     }

@@ -8,7 +8,7 @@ use mongodb::Database;
 use tokio::time::error::Elapsed;
 
 use super::finding::{Finding, Level};
-use super::store::{Fault, LIMIT, RIGHTS, fault, index_right, rights, run, within};
+use super::store::{Fault, LIMIT, fault, index_right, not_allowed, rights, run, within};
 use crate::Failure;
 use crate::dedupe::{self, Target};
 
@@ -28,8 +28,7 @@ pub async fn collections(database: &Database, expected: &Expected) -> Result<Vec
         Ok(names) => Ok(names.into_iter().filter_map(|name| Source::new(name).ok()).collect()),
         Err(Fault { why, .. }) => {
             let cause = format!("the collections of {} cannot be listed: {why}", database.name());
-            let remedy = format!("grant the user of MONGODB_URI the role readWrite on {}", database.name());
-            Err(Finding::fail(RIGHTS, cause, remedy))
+            Err(not_allowed(database, cause))
         }
     }
 }

@@ -84,11 +84,11 @@ async fn kafka(config: &consumer::Config) -> Vec<Finding> {
                 Ok(true) => topic::hidden(&spec.name),
                 Err(why) => untold(topic::subject(&spec.name), &why),
             });
-            all &= !spec.dead_letters_of.is_empty();
+            all &= spec.is_for_dead_letters();
             continue;
         };
         findings.extend(topic::judge(&spec.name, topic));
-        if !spec.dead_letters_of.is_empty() {
+        if spec.is_for_dead_letters() {
             let sources = spec.dead_letters_of.iter().filter_map(|source| topics.get(source));
             findings.extend(topic::judge_dead_letters(&spec.name, topic, sources));
             continue;

@@ -15,7 +15,7 @@ use super::finding::Finding;
 use crate::mongo;
 
 const SUBJECT: &str = "mongodb";
-pub(super) const RIGHTS: &str = "mongodb rights";
+const RIGHTS: &str = "mongodb rights";
 /// How long one reply may take.
 pub(super) const LIMIT: Duration = Duration::from_secs(10);
 const UNAUTHORIZED: i32 = 13;
@@ -105,7 +105,7 @@ pub async fn rights(database: &Database, collection: &Source) -> Finding {
     ];
     for (right, command) in tries {
         if let Err(fault) = run(database, command).await {
-            return not_allowed(database, collection, right, &fault);
+            return lacks(database, collection, right, &fault);
         }
     }
     Finding::ok(RIGHTS, format!("find, update and insert on {}.{name}", database.name()))
@@ -116,12 +116,16 @@ pub async fn rights(database: &Database, collection: &Source) -> Finding {
 pub async fn index_right(database: &Database, collection: &Source) -> Option<Finding> {
     let none = doc! { "createIndexes": collection.as_str(), "indexes": [] };
     let fault = run(database, none).await.err()?;
-    fault.login.then(|| not_allowed(database, collection, "createIndex", &fault))
+    fault.login.then(|| lacks(database, collection, "createIndex", &fault))
 }
 
-fn not_allowed(database: &Database, collection: &Source, right: &str, fault: &Fault) -> Finding {
+fn lacks(database: &Database, collection: &Source, right: &str, fault: &Fault) -> Finding {
+    not_allowed(database, format!("no {right} on {}.{collection}: {}", database.name(), fault.why))
+}
+
+/// The failure for want of a right.
+pub(super) fn not_allowed(database: &Database, cause: String) -> Finding {
     let remedy = format!("grant the user of MONGODB_URI the role readWrite on {}", database.name());
-    let cause = format!("no {right} on {}.{collection}: {}", database.name(), fault.why);
     Finding::fail(RIGHTS, cause, remedy)
 }
 

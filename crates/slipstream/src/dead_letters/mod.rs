@@ -57,7 +57,7 @@ impl Deployment {
         let cluster = Cluster::new(&config)?;
         let found = cluster.topics().await.map_err(|why| format!("kafka does not answer: {why}"))?;
         let mut letters = BTreeMap::new();
-        for spec in config.topic_specs().into_iter().filter(|spec| !spec.dead_letters_of.is_empty()) {
+        for spec in config.topic_specs().into_iter().filter(|spec| spec.is_for_dead_letters()) {
             let topic = found.get(&spec.name).ok_or_else(|| {
                 format!(
                     "topic {} does not exist: the consumer makes it, or KAFKA_TOPIC and DEAD_LETTER_TOPIC are not the \

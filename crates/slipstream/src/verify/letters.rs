@@ -38,7 +38,7 @@ impl Letters {
     pub fn read(config: &consumer::Config, run: &str) -> Result<Self, Failure> {
         let scan = Scan::new(config, "slipstream-verify");
         let mut letters = Self::default();
-        for spec in config.topic_specs().iter().filter(|spec| !spec.dead_letters_of.is_empty()) {
+        for spec in config.topic_specs().iter().filter(|spec| spec.is_for_dead_letters()) {
             scan.read(&spec.name, None, |message| {
                 letters.add(run, message);
                 NEXT
