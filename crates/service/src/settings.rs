@@ -140,14 +140,17 @@ pub struct Check {
 impl Check {
     /// Reads `environment` into the settings struct `T`, the files behind `NAME_FILE` included.
     ///
-    /// Nothing fails here: faults are kept for [`Check::finish`].
+    /// Only the documented spelling of a name counts: envy alone would take `kafka_topic` for
+    /// `KAFKA_TOPIC`, and fail where both are set. Nothing fails here: faults are kept for
+    /// [`Check::finish`].
     pub fn read<T: DeserializeOwned + Default>(
         variables: &'static [Variable],
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> (T, Self) {
         let mut check = Self { variables, faults: ConfigFaults::default() };
+        let ours = |name: &str| variables.iter().any(|variable| variable.is_named(name));
         let mut values: BTreeMap<String, String> =
-            environment.into_iter().filter(|(_, value)| !value.trim().is_empty()).collect();
+            environment.into_iter().filter(|(name, value)| ours(name) && !value.trim().is_empty()).collect();
         for name in variables.iter().filter(|v| v.kind.is_secret()).map(Variable::name) {
             check.read_secret_file(&name, &mut values);
         }
@@ -164,10 +167,11 @@ impl Check {
         if values.contains_key(name) {
             return self.fault(&file_name, format!("set together with {name}; set one of them"));
         }
+        // The path is not shown: it may be the secret itself, set by mistake.
         match std::fs::read_to_string(path) {
-            Ok(text) if text.trim().is_empty() => self.fault(&file_name, format!("{path} is empty")),
+            Ok(text) if text.trim().is_empty() => self.fault(&file_name, "names a file that is empty"),
             Ok(text) => _ = values.insert(name.to_owned(), text.trim_end_matches(['\r', '\n']).to_owned()),
-            Err(error) => self.fault(&file_name, format!("cannot read {path}: {error}")),
+            Err(error) => self.fault(&file_name, format!("names a file that cannot be read: {error}")),
         }
     }
 
@@ -233,9 +237,14 @@ impl Check {
     }
 }
 
-/// A wrong value as a message may show it: what stands before an `@`, as in a URL, may hold a password.
+/// A wrong value as a message may show it: in a URL, the part before an `@` and the query may hold
+/// a password.
 fn shown(text: &str) -> String {
-    text.rsplit_once('@').map_or_else(|| text.to_owned(), |(_, host)| format!("***@{host}"))
+    let text = text.rsplit_once('@').map_or_else(|| text.to_owned(), |(_, host)| format!("***@{host}"));
+    match text.split_once('?') {
+        Some((url, _)) if url.contains("://") || url.starts_with("***") => format!("{url}?***"),
+        _ => text,
+    }
 }
 
 /// Parsers for [`Check::value`]; the error completes the sentence `NAME: "value" …`.

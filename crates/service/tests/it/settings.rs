@@ -77,6 +77,38 @@ fn a_secret_is_read_from_the_file_that_name_file_names() {
 }
 
 #[test]
+fn only_the_documented_spelling_of_a_variable_counts() {
+    let right = [("KAFKA_BROKER", "k:1"), ("MONGODB_URI", "mongodb://m")];
+    let other = [
+        ("kafka_broker", "x:1"),
+        ("Kafka_Broker", "x:1"),
+        ("max_payload_bytes", "7"),
+        ("mongodb_uri_file", "/no/such/file"),
+        ("accept_sources", "x"),
+    ];
+    let config = read(&[&other[..], &right, &other].concat()).unwrap();
+    let expected = Config { broker: "k:1".into(), bytes: 65536, uri: "mongodb://m".into(), sources: None };
+    assert_eq!(config, expected);
+    let faults = read(&other).unwrap_err();
+    let names: Vec<&str> = faults.0.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["KAFKA_BROKER", "MONGODB_URI"]);
+}
+
+#[test]
+fn no_fault_shows_a_secret_that_is_set_in_the_wrong_place() {
+    let secret = "mongodb://u:hunter2@m";
+    for wrong in [
+        [("KAFKA_BROKER", "k:1"), ("MONGODB_URI_FILE", secret)],
+        [("MAX_PAYLOAD_BYTES", "http://u:hunter2@h"), ("MONGODB_URI", "mongodb://m")],
+        [("MAX_PAYLOAD_BYTES", "http://h/?key=hunter2"), ("MONGODB_URI", "mongodb://m")],
+    ] {
+        let faults = read(&wrong).unwrap_err().to_string();
+        assert!(faults.contains(wrong[0].0) || faults.contains(wrong[1].0), "{faults}");
+        assert!(!faults.contains("hunter2"), "{faults}");
+    }
+}
+
+#[test]
 fn parsers_say_what_is_right() {
     assert!(parse::bootstrap("a:1,SASL_SSL://b:2").is_ok());
     for wrong in ["a", "a:", ":1", "a:1,", "a:0", "a:99999"] {
