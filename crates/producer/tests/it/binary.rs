@@ -1,6 +1,7 @@
 //! The binary: its exit codes and what it says.
 
 use std::ffi::OsStr;
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -8,8 +9,11 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+
+use crate::mock::Cluster;
 
 /// The binary, with nothing but this in its environment.
 pub fn producer(environment: &[(&str, &str)]) -> Command {
@@ -24,16 +28,17 @@ pub type Lines = tokio::io::Lines<BufReader<tokio::process::ChildStdout>>;
 
 /// Reads on to the line with this message.
 pub async fn said(lines: &mut Lines, message: &str) -> Value {
-    let find = async {
-        loop {
-            let line = lines.next_line().await.unwrap().expect(message);
-            let line: Value = serde_json::from_str(&line).unwrap();
-            if line["message"] == message {
-                return line;
-            }
+    loop {
+        let line = next(lines).await;
+        if line["message"] == message {
+            return line;
         }
-    };
-    tokio::time::timeout(Duration::from_secs(20), find).await.expect(message)
+    }
+}
+
+async fn next(lines: &mut Lines) -> Value {
+    let line = tokio::time::timeout(Duration::from_secs(20), lines.next_line()).await;
+    serde_json::from_str(&line.expect("a line in time").unwrap().expect("a line")).unwrap()
 }
 
 #[tokio::test]
@@ -95,5 +100,65 @@ async fn sigterm_and_sigint_end_it_with_code_0_although_the_broker_is_away() {
         let status = tokio::time::timeout(Duration::from_secs(10), child.wait()).await.unwrap().unwrap();
         assert_eq!(status.code(), Some(0), "{signal}");
         assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    }
+}
+
+/// A producer whose stop takes as long as the request whose body it waits for.
+async fn busy_producer(cluster: &Cluster) -> (Child, Lines, TcpStream) {
+    let broker = cluster.mock.bootstrap_servers();
+    let settings =
+        [("KAFKA_BROKER", &*broker), ("KAFKA_TOPIC", &cluster.topic), ("LISTEN_ADDR", "127.0.0.1:0")];
+    let mut child = producer(&settings).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let (mut address, mut kafka_answers) = (None, false);
+    // In either order.
+    while address.is_none() || !kafka_answers {
+        let line = next(&mut lines).await;
+        kafka_answers |= line["message"] == "kafka answers";
+        address = address.or_else(|| line["address"].as_str()?.parse::<SocketAddr>().ok());
+    }
+    let address = address.unwrap();
+    let mut request = TcpStream::connect(address).await.unwrap();
+    let head = "POST /ingest HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n";
+    request.write_all(head.as_bytes()).await.unwrap();
+    // Sent once the body is read.
+    let mut interim = [0; 25];
+    request.read_exact(&mut interim).await.unwrap();
+    assert!(interim.starts_with(b"HTTP/1.1 100"), "{interim:?}");
+    (child, lines, request)
+}
+
+fn send(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()), signal).unwrap();
+}
+
+#[tokio::test]
+async fn g7_signals_within_500_ms_of_the_first_are_ignored() {
+    for second in [Signal::SIGINT, Signal::SIGTERM] {
+        let cluster = Cluster::start();
+        let (mut child, mut lines, mut request) = busy_producer(&cluster).await;
+        send(&child, Signal::SIGTERM);
+        said(&mut lines, "stopping").await;
+        send(&child, second);
+        request.write_all(b"{}").await.unwrap();
+        let status = tokio::time::timeout(Duration::from_secs(10), child.wait()).await.unwrap().unwrap();
+        assert_eq!(status.code(), Some(0), "{second}");
+    }
+}
+
+#[tokio::test]
+async fn g7_a_second_signal_later_than_500_ms_ends_it_with_code_130() {
+    for second in [Signal::SIGINT, Signal::SIGTERM] {
+        let cluster = Cluster::start();
+        let (mut child, mut lines, _request) = busy_producer(&cluster).await;
+        send(&child, Signal::SIGTERM);
+        said(&mut lines, "stopping").await;
+        tokio::time::sleep(Duration::from_millis(550)).await;
+        let began = Instant::now();
+        send(&child, second);
+        said(&mut lines, "second signal, ending at once").await;
+        let status = tokio::time::timeout(Duration::from_secs(5), child.wait()).await.unwrap().unwrap();
+        assert_eq!(status.code(), Some(130), "{second}");
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     }
 }
