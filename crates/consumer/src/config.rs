@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use events::Source;
-use service::kafka::{KafkaProperties, check_consumer, check_producer};
+use service::kafka::{KafkaProperties, check_consumer, check_producer, connection};
 use service::topics::TopicSpec;
 use service::{Check, ConfigFaults, Kind, parse};
 
@@ -20,7 +20,8 @@ const STUCK_AFTER: Duration = Duration::from_secs(300);
 service::settings! {
     /// What the consumer reads from its environment.
     pub struct Settings {
-        /// Kafka bootstrap servers, `host:port`, separated by commas.
+        /// Kafka bootstrap servers, `host:port`, separated by commas. A scheme, as in
+        /// `SASL_SSL://host:port`, sets `security.protocol`.
         kafka_broker: Kind::Required,
         /// Topic to read, or several separated by commas.
         kafka_topic: Kind::Default("events.raw"),
@@ -44,7 +45,8 @@ service::settings! {
         kafka_partitions: Kind::Default("6"),
         /// Replication factor of topics that have to be made.
         kafka_replication_factor: Kind::Default("1"),
-        /// Further librdkafka properties, `key=value` separated by semicolons, as for SASL_SSL.
+        /// Further librdkafka properties, `key=value` separated by semicolons, as for SASL_SSL;
+        /// in a value, `\;` is a semicolon and `\\` a backslash. The file has one property a line.
         kafka_properties: Kind::OptionalSecret("none"),
         /// Address for health and metrics.
         listen_addr: Kind::Default("0.0.0.0:8081"),
@@ -91,7 +93,7 @@ impl Config {
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigFaults> {
         let (s, mut check) = Check::read::<Settings>(Settings::VARIABLES, environment);
-        let kafka_broker = check.value("kafka_broker", s.kafka_broker.as_ref(), parse::bootstrap);
+        let connection = connection(&mut check, s.kafka_broker.as_ref(), s.kafka_properties.as_ref());
         let topics = check.value("kafka_topic", s.kafka_topic.as_ref(), topics);
         let group_id = check.value("kafka_group_id", s.kafka_group_id.as_ref(), parse::text);
         let uri = check.value("mongodb_uri", s.mongodb_uri.as_ref(), check_uri);
@@ -110,15 +112,14 @@ impl Config {
             s.kafka_replication_factor.as_ref(),
             parse::number(1..=100),
         );
-        let properties =
-            check.optional("kafka_properties", s.kafka_properties.as_ref(), KafkaProperties::parse);
         let listen_addr = check.value("listen_addr", s.listen_addr.as_ref(), parse::address);
         if let (Some(topics), Some(named)) = (&topics, &named) {
             refuse_a_circle(topics, named.as_deref(), &mut check);
         }
         let config = (|| {
+            let (kafka_broker, properties) = connection?;
             Some(Self {
-                kafka_broker: kafka_broker?,
+                kafka_broker,
                 topics: topics?,
                 group_id: group_id?,
                 store: StoreConfig {
@@ -132,7 +133,7 @@ impl Config {
                 dead_letter_topic: named?,
                 partitions: partitions?,
                 replication_factor: replication_factor?,
-                properties: properties?.unwrap_or_default(),
+                properties,
                 listen_addr: listen_addr?,
                 stuck_after: STUCK_AFTER,
                 call_deadline: CALL_DEADLINE,
@@ -170,8 +171,9 @@ impl Config {
 /// Properties that are right by themselves may not fit those that the clients have besides.
 fn check_properties(config: Option<&Config>, check: &mut Check) {
     let Some(config) = config.filter(|config| !config.properties.is_empty()) else { return };
-    let checked = check_consumer(&kafka::reader(config));
-    if let Err(why) = checked.and_then(|()| check_producer(&kafka::dead_letters(config))) {
+    let properties = &config.properties;
+    let checked = check_consumer(&kafka::reader(config), properties);
+    if let Err(why) = checked.and_then(|()| check_producer(&kafka::dead_letters(config), properties)) {
         check.fault("KAFKA_PROPERTIES", why);
     }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use events::Source;
-use service::kafka::{KafkaProperties, check_producer};
+use service::kafka::{KafkaProperties, check_producer, connection};
 use service::topics::TopicSpec;
 use service::{Check, ConfigFaults, Kind, parse};
 use url::Url;
@@ -17,7 +17,8 @@ use crate::traces::Export;
 service::settings! {
     /// What the producer reads from its environment.
     pub struct Settings {
-        /// Kafka bootstrap servers, `host:port`, separated by commas.
+        /// Kafka bootstrap servers, `host:port`, separated by commas. A scheme, as in
+        /// `SASL_SSL://host:port`, sets `security.protocol`.
         kafka_broker: Kind::Required,
         /// Topic that events go to.
         kafka_topic: Kind::Default("events.raw"),
@@ -61,7 +62,8 @@ service::settings! {
         kafka_partitions: Kind::Default("6"),
         /// Replication factor of the topic, if it has to be made.
         kafka_replication_factor: Kind::Default("1"),
-        /// Further librdkafka properties, `key=value` separated by semicolons, as for SASL_SSL.
+        /// Further librdkafka properties, `key=value` separated by semicolons, as for SASL_SSL;
+        /// in a value, `\;` is a semicolon and `\\` a backslash. The file has one property a line.
         kafka_properties: Kind::OptionalSecret("none"),
         /// OpenTelemetry collector that traces go to, OTLP over HTTP, as in `http://collector:4318`.
         otel_exporter_otlp_endpoint: Kind::Optional("no traces are exported"),
@@ -134,9 +136,7 @@ impl Config {
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigFaults> {
         let (s, mut check) = Check::read::<Settings>(Settings::VARIABLES, environment);
-        let kafka_broker = check.value("kafka_broker", s.kafka_broker.as_ref(), parse::bootstrap);
-        let properties =
-            check.optional("kafka_properties", s.kafka_properties.as_ref(), KafkaProperties::parse);
+        let connection = connection(&mut check, s.kafka_broker.as_ref(), s.kafka_properties.as_ref());
         let topic = topic(&s, &mut check);
         let api_version = check.value("api_version", s.api_version.as_ref(), version);
         // A document holds 16 MiB.
@@ -163,10 +163,11 @@ impl Config {
         let listen_addr = check.value("listen_addr", s.listen_addr.as_ref(), parse::address);
         let entrance = Entrance::read(&s, &mut check);
         let config = (|| {
+            let (kafka_broker, kafka_properties) = connection?;
             Some(Self {
-                kafka_broker: kafka_broker?,
+                kafka_broker,
                 topic: topic?,
-                kafka_properties: properties?.unwrap_or_default(),
+                kafka_properties,
                 api_version: api_version?,
                 max_payload_bytes: max_payload_bytes?,
                 max_batch_events: max_batch_events?,
@@ -192,7 +193,7 @@ impl Config {
 /// Properties that are right by themselves may not fit those that the client has besides.
 fn check_properties(config: Option<&Config>, check: &mut Check) {
     if let Some(config) = config.filter(|config| !config.kafka_properties.is_empty())
-        && let Err(why) = check_producer(&client_config(config))
+        && let Err(why) = check_producer(&client_config(config), &config.kafka_properties)
     {
         check.fault("KAFKA_PROPERTIES", why);
     }

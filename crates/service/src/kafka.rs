@@ -12,82 +12,11 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::future_producer::OwnedDeliveryResult;
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 
-use crate::Secret;
 use crate::bootstrap::Bootstrap;
 use crate::lock::lock;
+pub use properties::{Connection, KafkaProperties, connection};
 
-/// Properties that a promise rests on: naming one in KAFKA_PROPERTIES is a wrong configuration.
-const RESERVED: &[&str] = &[
-    "acks",
-    "request.required.acks",
-    "enable.idempotence",
-    "enable.auto.commit",
-    "auto.commit.enable",
-    "enable.auto.offset.store",
-    "partition.assignment.strategy",
-    "partitioner",
-    "auto.offset.reset",
-    "allow.auto.create.topics",
-    "message.timeout.ms",
-    "delivery.timeout.ms",
-    "transactional.id",
-    "group.protocol",
-    "bootstrap.servers",
-    "metadata.broker.list",
-    "group.id",
-    // A record that was stored would never be known to be.
-    "delivery.report.only.error",
-    // A broker that is away is known by its connections that close.
-    "log.connection.close",
-    // A client that has forgotten every broker is known by what it tells of itself.
-    "statistics.interval.ms",
-];
-
-/// KAFKA_PROPERTIES: `key=value` pairs separated by semicolons, passed on to librdkafka. Values are not shown.
-#[derive(Debug, Clone, Default)]
-pub struct KafkaProperties(Vec<(String, Secret)>);
-
-impl KafkaProperties {
-    /// The parser of the variable.
-    ///
-    /// # Errors
-    /// A pair without `=`, a property that librdkafka does not know or whose value it refuses, or one that a
-    /// promise rests on.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let mut pairs = Vec::new();
-        for pair in text.split(';').filter(|pair| !pair.trim().is_empty()) {
-            let Some((key, value)) = pair.split_once('=') else {
-                return Err("has an entry that is not key=value (entries are separated by semicolons)".into());
-            };
-            // librdkafka's second names: set beside the first, either could win.
-            let key = match key.trim() {
-                "compression.codec" => "compression.type",
-                "queue.buffering.max.ms" => "linger.ms",
-                key => key,
-            };
-            if RESERVED.contains(&key) {
-                return Err(format!("names {key}, which Slipstream sets itself: its promises rest on it"));
-            }
-            pairs.push((key.to_owned(), Secret::new(value.trim())));
-        }
-        let properties = Self(pairs);
-        let mut config = ClientConfig::new();
-        properties.apply(&mut config);
-        config.set("enable.idempotence", "true");
-        check_producer(&config).map(|()| properties)
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn apply(&self, config: &mut ClientConfig) {
-        for (key, value) in &self.0 {
-            config.set(key, value.expose());
-        }
-    }
-}
+mod properties;
 
 /// What every client starts from; `defaults` are the properties of the particular client, which
 /// KAFKA_PROPERTIES may override unless a promise rests on them.
@@ -128,19 +57,19 @@ pub fn client_config(
 /// show only when a client is made. It connects to nothing.
 ///
 /// # Errors
-/// Why not, to go on after the name of the variable.
-pub fn check_producer(config: &ClientConfig) -> Result<(), String> {
+/// Why not, to go on after the name of the variable, without the values of `properties`.
+pub fn check_producer(config: &ClientConfig, properties: &KafkaProperties) -> Result<(), String> {
     let made = unconnected(config).create_with_context::<_, AdminClient<QuietContext>>(QuietContext);
-    made.map(drop).map_err(refusal)
+    made.map(drop).map_err(|error| refusal(error, properties))
 }
 
 /// As [`check_producer`], for a consumer.
 ///
 /// # Errors
-/// Why not, to go on after the name of the variable.
-pub fn check_consumer(config: &ClientConfig) -> Result<(), String> {
+/// Why not, to go on after the name of the variable, without the values of `properties`.
+pub fn check_consumer(config: &ClientConfig, properties: &KafkaProperties) -> Result<(), String> {
     let made = unconnected(config).create_with_context::<_, BaseConsumer<QuietContext>>(QuietContext);
-    made.map(drop).map_err(refusal)
+    made.map(drop).map_err(|error| refusal(error, properties))
 }
 
 fn unconnected(config: &ClientConfig) -> ClientConfig {
@@ -149,12 +78,16 @@ fn unconnected(config: &ClientConfig) -> ClientConfig {
     config
 }
 
-fn refusal(error: KafkaError) -> String {
+/// How librdkafka begins its error text for a mechanism that is not built in.
+const NO_SASL_PROVIDER: &str = "No provider for SASL mechanism";
+const NEEDS_MECHANISM: &str = "needs sasl.mechanism=PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER for its \
+                               security.protocol: librdkafka's default, GSSAPI, is not built in";
+
+fn refusal(error: KafkaError, properties: &KafkaProperties) -> String {
     match error {
-        KafkaError::ClientCreation(why) => format!("is refused by librdkafka: {why}"),
-        KafkaError::ClientConfig(_, description, key, _) => {
-            format!("names {key}, which librdkafka refuses: {}", description.replace('\n', " "))
-        }
+        KafkaError::ClientCreation(why) if why.starts_with(NO_SASL_PROVIDER) => NEEDS_MECHANISM.into(),
+        KafkaError::ClientCreation(why) => format!("is refused by librdkafka: {}", properties.hide(&why)),
+        KafkaError::ClientConfig(_, why, key, _) => properties::refused_value(&key, &why),
         _ => "is refused by librdkafka".into(),
     }
 }
@@ -251,43 +184,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_property_that_a_promise_rests_on_is_refused_by_name() {
-        for key in [
-            "acks",
-            "enable.idempotence",
-            "enable.auto.commit",
-            "partition.assignment.strategy",
-            "delivery.report.only.error",
-            "log.connection.close",
-            "statistics.interval.ms",
-        ] {
-            let error = KafkaProperties::parse(&format!("client.rack=a;{key}=1")).unwrap_err();
-            assert!(error.contains(key), "{error}");
-        }
-    }
-
-    #[test]
-    fn an_unknown_property_is_refused_by_name_and_its_value_is_not_shown() {
-        let error = KafkaProperties::parse("no.such.property=hunter2").unwrap_err();
-        assert!(error.contains("no.such.property") && !error.contains("hunter2"), "{error}");
-    }
-
-    #[test]
-    fn properties_reach_the_client_and_stay_out_of_debug() {
-        let properties = KafkaProperties::parse("sasl.username=u; sasl.password=a=b ;").unwrap();
-        let config = client_config("h:1", "c", &[], &properties);
-        assert_eq!(config.get("sasl.password"), Some("a=b"));
-        assert!(!format!("{properties:?}").contains("a=b"));
-    }
-
-    #[test]
-    fn properties_that_do_not_fit_together_are_refused() {
-        for wrong in ["retries=0", "security.protocol=SSL;ssl.ca.location=/no/such/file"] {
-            assert!(KafkaProperties::parse(wrong).unwrap_err().contains("refused by librdkafka"), "{wrong}");
-        }
-    }
-
-    #[test]
     fn the_reason_of_a_failure_is_kept_until_a_connection_works() {
         let context = Listening::new(Bootstrap::of(&mut ClientConfig::new()));
         let why = "sasl_ssl://k:9092/bootstrap: SASL authentication error: Authentication failed";
@@ -300,10 +196,5 @@ mod tests {
         assert_eq!(context.last_failure().as_deref(), Some(why));
         context.forget();
         assert_eq!(context.last_failure(), None);
-    }
-
-    #[test]
-    fn a_pair_without_a_value_is_refused() {
-        assert!(KafkaProperties::parse("sasl.username").unwrap_err().contains("key=value"));
     }
 }

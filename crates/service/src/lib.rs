@@ -7,6 +7,7 @@
 pub mod backoff;
 #[cfg(feature = "kafka")]
 pub mod bootstrap;
+pub mod brokers;
 pub mod environment;
 #[cfg(feature = "kafka")]
 pub mod headers;

@@ -134,6 +134,8 @@ impl std::error::Error for ConfigFaults {}
 #[derive(Debug)]
 pub struct Check {
     variables: &'static [Variable],
+    /// Names of the variables that were read from a file.
+    from_files: Vec<String>,
     faults: ConfigFaults,
 }
 
@@ -147,7 +149,7 @@ impl Check {
         variables: &'static [Variable],
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> (T, Self) {
-        let mut check = Self { variables, faults: ConfigFaults::default() };
+        let mut check = Self { variables, from_files: Vec::new(), faults: ConfigFaults::default() };
         let ours = |name: &str| variables.iter().any(|variable| variable.is_named(name));
         let mut values: BTreeMap<String, String> =
             environment.into_iter().filter(|(name, value)| ours(name) && !value.trim().is_empty()).collect();
@@ -170,9 +172,17 @@ impl Check {
         // The path is not shown: it may be the secret itself, set by mistake.
         match std::fs::read_to_string(path) {
             Ok(text) if text.trim().is_empty() => self.fault(&file_name, "names a file that is empty"),
-            Ok(text) => _ = values.insert(name.to_owned(), text.trim_end_matches(['\r', '\n']).to_owned()),
+            Ok(text) => {
+                values.insert(name.to_owned(), text.trim_end_matches(['\r', '\n']).to_owned());
+                self.from_files.push(name.to_owned());
+            }
             Err(error) => self.fault(&file_name, format!("names a file that cannot be read: {error}")),
         }
+    }
+
+    /// Whether the value of the variable `name` was read from the file that `NAME_FILE` names.
+    pub fn is_from_file(&self, name: &str) -> bool {
+        self.from_files.iter().any(|read| read == name)
     }
 
     /// Records that the variable `name` is wrong.
@@ -239,7 +249,7 @@ impl Check {
 
 /// A wrong value as a message may show it: in a URL, the part before an `@` and the query may hold
 /// a password.
-fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     let text = text.rsplit_once('@').map_or_else(|| text.to_owned(), |(_, host)| format!("***@{host}"));
     match text.split_once('?') {
         Some((url, _)) if url.contains("://") || url.starts_with("***") => format!("{url}?***"),
@@ -331,24 +341,6 @@ pub mod parse {
             Ok(text.to_owned())
         } else {
             Err("is not a topic name: 1 to 249 letters, digits, '.', '_' or '-'".into())
-        }
-    }
-
-    /// Bootstrap servers, `host:port` separated by commas.
-    ///
-    /// # Errors
-    /// An entry without host or port.
-    pub fn bootstrap(text: &str) -> Result<String, String> {
-        let right = |entry: &str| {
-            let address = entry.trim().rsplit_once("://").map_or(entry.trim(), |(_, rest)| rest);
-            address
-                .rsplit_once(':')
-                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0))
-        };
-        if text.split(',').all(right) {
-            Ok(text.to_owned())
-        } else {
-            Err("is not host:port, or several separated by commas".into())
         }
     }
 }

@@ -162,3 +162,50 @@ async fn g7_a_second_signal_later_than_500_ms_ends_it_with_code_130() {
         assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     }
 }
+
+#[tokio::test]
+async fn tls_without_a_named_authority_looks_for_those_of_the_system() {
+    let looked = "CACERTS";
+    for (properties, expected) in [
+        ("security.protocol=ssl;debug=security", true),
+        ("security.protocol=ssl;ssl.ca.location=/etc;debug=security", false),
+    ] {
+        let settings = [
+            ("KAFKA_BROKER", "127.0.0.1:9"),
+            ("LISTEN_ADDR", "127.0.0.1:0"),
+            ("KAFKA_PROPERTIES", properties),
+            ("RUST_LOG", "info,librdkafka=debug"),
+        ];
+        let mut child = producer(&settings).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut details = String::new();
+        loop {
+            let line = next(&mut lines).await;
+            details.push_str(line["facility"].as_str().unwrap_or_default());
+            if line["message"] == "listening" {
+                break;
+            }
+        }
+        assert_eq!(details.contains(looked), expected, "{properties}: {details}");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_broker_list_ends_with_code_2_and_names_the_entry() {
+    for (broker, properties, words) in [
+        ("a:1,b", "", "\"b\""),
+        ("a:1;b:2", "", "comma"),
+        ("SASL_SSL://a:1", "security.protocol=plaintext", "security.protocol"),
+        ("SASL_SSL://a:1", "", "sasl.mechanism"),
+    ] {
+        let settings = [("KAFKA_BROKER", broker), ("KAFKA_PROPERTIES", properties)];
+        let output = producer(&settings).arg("--check-config").output().await.unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{broker}: {said}");
+        assert!(said.contains(words), "{broker}: {said}");
+    }
+    let login = "sasl.mechanism=PLAIN;sasl.username=u;sasl.password=p";
+    let right = [("KAFKA_BROKER", "SASL_SSL://a:1"), ("KAFKA_PROPERTIES", login)];
+    let output = producer(&right).arg("--check-config").output().await.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
