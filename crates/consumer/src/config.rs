@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use events::Source;
 use service::kafka::{KafkaProperties, check_consumer, check_producer, connection};
-use service::topics::TopicSpec;
+use service::topics::{BROKER_DEFAULT, TopicSpec, partitions, replication_factor};
 use service::{Check, ConfigFaults, Kind, parse};
 
 use crate::batch::Limits;
@@ -44,7 +44,7 @@ service::settings! {
         /// Partitions of topics that have to be made.
         kafka_partitions: Kind::Default("6"),
         /// Replication factor of topics that have to be made.
-        kafka_replication_factor: Kind::Default("1"),
+        kafka_replication_factor: Kind::Optional("the broker's default"),
         /// Further librdkafka properties, `key=value` separated by semicolons, as for SASL_SSL;
         /// in a value, `\;` is a semicolon and `\\` a backslash. The file has one property a line.
         kafka_properties: Kind::OptionalSecret("none"),
@@ -72,7 +72,7 @@ pub struct Config {
     pub dead_letter_topic: Option<String>,
     /// Partitions of topics that have to be made.
     pub partitions: i32,
-    /// Replication factor of topics that have to be made.
+    /// Replication factor of topics that have to be made, or [`BROKER_DEFAULT`].
     pub replication_factor: i32,
     /// Further librdkafka properties.
     pub properties: KafkaProperties,
@@ -105,13 +105,9 @@ impl Config {
         let bytes =
             check.value("batch_max_bytes", s.batch_max_bytes.as_ref(), parse::number(1024..=12 << 20));
         let named = check.optional("dead_letter_topic", s.dead_letter_topic.as_ref(), parse::topic);
-        let partitions =
-            check.value("kafka_partitions", s.kafka_partitions.as_ref(), parse::number(1..=10_000));
-        let replication_factor = check.value(
-            "kafka_replication_factor",
-            s.kafka_replication_factor.as_ref(),
-            parse::number(1..=100),
-        );
+        let partitions = check.value("kafka_partitions", s.kafka_partitions.as_ref(), partitions);
+        let replicas = s.kafka_replication_factor.as_ref();
+        let replicas = check.optional("kafka_replication_factor", replicas, replication_factor);
         let listen_addr = check.value("listen_addr", s.listen_addr.as_ref(), parse::address);
         if let (Some(topics), Some(named)) = (&topics, &named) {
             refuse_a_circle(topics, named.as_deref(), &mut check);
@@ -132,7 +128,7 @@ impl Config {
                 limits: Limits { records: records?, bytes: bytes? },
                 dead_letter_topic: named?,
                 partitions: partitions?,
-                replication_factor: replication_factor?,
+                replication_factor: replicas?.unwrap_or(BROKER_DEFAULT),
                 properties,
                 listen_addr: listen_addr?,
                 stuck_after: STUCK_AFTER,
@@ -244,8 +240,9 @@ mod tests {
         assert_eq!(config.group_id, "adsbdb-mongo-writer");
         assert_eq!(config.store.database, "kafka_events_db");
         assert!(config.expected.takes("adsbdb") && !config.expected.takes("manual"));
-        let names: Vec<String> = config.topic_specs().into_iter().map(|spec| spec.name).collect();
-        assert_eq!(names, ["events.raw", "events.raw.dlq"]);
+        let specs = config.topic_specs();
+        let made: Vec<_> = specs.iter().map(|spec| (spec.name.as_str(), spec.replication_factor)).collect();
+        assert_eq!(made, [("events.raw", -1), ("events.raw.dlq", -1)]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use events::Source;
 use service::kafka::{KafkaProperties, check_producer, connection};
-use service::topics::TopicSpec;
+use service::topics::{BROKER_DEFAULT, TopicSpec, partitions, replication_factor};
 use service::{Check, ConfigFaults, Kind, parse};
 use url::Url;
 
@@ -61,7 +61,7 @@ service::settings! {
         /// Partitions of the topic, if it has to be made.
         kafka_partitions: Kind::Default("6"),
         /// Replication factor of the topic, if it has to be made.
-        kafka_replication_factor: Kind::Default("1"),
+        kafka_replication_factor: Kind::Optional("the broker's default"),
         /// Further librdkafka properties, `key=value` separated by semicolons, as for SASL_SSL;
         /// in a value, `\;` is a semicolon and `\\` a backslash. The file has one property a line.
         kafka_properties: Kind::OptionalSecret("none"),
@@ -201,14 +201,13 @@ fn check_properties(config: Option<&Config>, check: &mut Check) {
 
 fn topic(s: &Settings, check: &mut Check) -> Option<TopicSpec> {
     let name = check.value("kafka_topic", s.kafka_topic.as_ref(), parse::topic);
-    let partitions =
-        check.value("kafka_partitions", s.kafka_partitions.as_ref(), parse::number(1..=100_000_i32));
-    let replicas = parse::number(1..=1000_i32);
-    let replicas = check.value("kafka_replication_factor", s.kafka_replication_factor.as_ref(), replicas);
+    let partitions = check.value("kafka_partitions", s.kafka_partitions.as_ref(), partitions);
+    let replicas = s.kafka_replication_factor.as_ref();
+    let replicas = check.optional("kafka_replication_factor", replicas, replication_factor);
     Some(TopicSpec {
         name: name?,
         partitions: partitions?,
-        replication_factor: replicas?,
+        replication_factor: replicas?.unwrap_or(BROKER_DEFAULT),
         dead_letters_of: Vec::new(),
     })
 }
@@ -248,6 +247,7 @@ mod tests {
     fn the_broker_is_all_that_must_be_set() {
         let config = read(&[("KAFKA_BROKER", "k:9092")]).unwrap();
         assert_eq!((config.topic.name.as_str(), config.topic.partitions), ("events.raw", 6));
+        assert_eq!(config.topic.replication_factor, -1, "the broker's default");
         assert_eq!((config.max_payload_bytes, config.max_poll_jobs), (65_536, 10));
         assert_eq!((config.api_version.as_str(), config.require_id), ("1.0.0", false));
         assert!(config.accept_sources.is_none());

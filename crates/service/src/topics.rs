@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bootstrap::Bootstrap;
 use crate::kafka::{Listening, QuietContext};
+use crate::settings::parse;
 use crate::standstill::Standstill;
 
 /// How long one question to the broker may take.
@@ -66,6 +67,25 @@ impl KafkaState {
     }
 }
 
+/// The replication factor of a topic is left to the broker (`default.replication.factor`).
+pub const BROKER_DEFAULT: i32 = -1;
+
+/// The parser of KAFKA_PARTITIONS: as many as librdkafka takes.
+///
+/// # Errors
+/// Not such a number.
+pub fn partitions(text: &str) -> Result<i32, String> {
+    parse::number(1..=100_000)(text)
+}
+
+/// The parser of KAFKA_REPLICATION_FACTOR.
+///
+/// # Errors
+/// Not such a number.
+pub fn replication_factor(text: &str) -> Result<i32, String> {
+    parse::number(1..=1000)(text)
+}
+
 /// A topic that must exist.
 #[derive(Debug, Clone)]
 pub struct TopicSpec {
@@ -73,7 +93,7 @@ pub struct TopicSpec {
     pub name: String,
     /// Partitions, when it is made.
     pub partitions: i32,
-    /// Replication factor, when it is made.
+    /// Replication factor, when it is made; [`BROKER_DEFAULT`] leaves it to the broker.
     pub replication_factor: i32,
     /// For a dead-letter topic: the topics whose records it must be able to hold with their extra headers. It is
     /// then made to keep its records for ever.

@@ -21,6 +21,8 @@ pub mod letter;
 pub mod load;
 pub mod mongo;
 pub mod scan;
+#[cfg(test)]
+mod shared_variables;
 pub mod simulate;
 pub mod trace;
 pub mod up;

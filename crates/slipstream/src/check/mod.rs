@@ -19,8 +19,7 @@ use crate::Failure;
 use crate::cli::CheckOptions;
 pub use cluster::Cluster;
 pub use collections::collections;
-use config::Config;
-pub use config::Settings;
+pub use config::{Config, Settings};
 use finding::{Finding, Level};
 pub use group::Position;
 

@@ -55,14 +55,15 @@ impl Config {
     }
 }
 
-/// The first of the sources; `option` names another.
+/// The first of the sources, each of which the consumer would take; `option` names another.
 pub fn first_source(option: &'static str) -> impl FnOnce(&str) -> Result<Source, String> {
     move |text| {
         if text == "*" {
             return Err(format!("names no source; name one with {option}"));
         }
-        let first = text.split(',').next().unwrap_or_default();
-        Source::new(first.trim()).map_err(|why| format!("is not a list of sources: {why}"))
+        let sources: Result<Vec<_>, _> = text.split(',').map(|name| Source::new(name.trim())).collect();
+        let sources = sources.map_err(|why| format!("is not a list of sources: {why}"))?;
+        sources.into_iter().next().ok_or_else(|| "names no source".into())
     }
 }
 

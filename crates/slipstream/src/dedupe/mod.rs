@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use crate::Failure;
 use crate::cli::DedupeOptions;
-pub use config::{Config, first_source};
+pub use config::{Config, Settings, first_source};
 use file::Kept;
 use removal::{Done, Removal};
 use report::{Example, Found, Report};

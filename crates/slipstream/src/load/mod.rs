@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
 use client::Client;
-pub use config::Config;
+pub use config::{Config, Settings};
 use ending::Ending;
 pub use event::Mix;
 use ledger::{Header, Ledger};

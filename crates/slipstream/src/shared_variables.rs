@@ -1,0 +1,153 @@
+//! A variable that several processes and commands read has the same rules in each of them.
+
+use std::collections::BTreeSet;
+
+use service::environment::Environment;
+use service::{ConfigFaults, Kind, Variable};
+
+use crate::{check, dedupe, load};
+
+/// A process or command: what it reads, what it cannot do without, and its reader.
+struct Reader {
+    name: &'static str,
+    variables: Vec<Variable>,
+    required: &'static [(&'static str, &'static str)],
+    read: fn(Environment) -> Result<(), ConfigFaults>,
+}
+
+const BROKER: (&str, &str) = ("KAFKA_BROKER", "k:1");
+const URI: (&str, &str) = ("MONGODB_URI", "mongodb://m");
+const PRODUCER: (&str, &str) = ("PRODUCER_BASE_URL", "http://p:8080");
+
+fn readers() -> [Reader; 6] {
+    let (of_consumer, of_poller) = (consumer::Settings::VARIABLES, poller::Settings::VARIABLES);
+    let of_check = [check::Settings::VARIABLES, of_consumer].concat();
+    let of_load = [load::Settings::VARIABLES, of_poller].concat();
+    let reader = |name, variables, required, read| Reader { name, variables, required, read };
+    [
+        reader("producer", producer::Settings::VARIABLES.to_vec(), &[BROKER], |all| {
+            producer::Config::from_environment(all).map(drop)
+        }),
+        reader("consumer", of_consumer.to_vec(), &[BROKER, URI], |all| {
+            consumer::Config::from_environment(all).map(drop)
+        }),
+        reader("poller", of_poller.to_vec(), &[PRODUCER], |all| {
+            poller::Config::from_environment(all).map(drop)
+        }),
+        reader("check", of_check, &[BROKER, URI], |all| check::Config::from_environment(&all).map(drop)),
+        reader("dedupe", dedupe::Settings::VARIABLES.to_vec(), &[URI], |all| {
+            dedupe::Config::new(None, all).map(drop)
+        }),
+        reader("load", of_load, &[PRODUCER], |all| load::Config::new(None, &all).map(drop)),
+    ]
+}
+
+/// Every reader of the variable, if there are several.
+fn sharing<'r>(readers: &'r [Reader], name: &str) -> Vec<(&'r Reader, Kind)> {
+    let kind = |reader: &'r Reader| {
+        let variable = reader.variables.iter().find(|variable| variable.name() == name)?;
+        Some((reader, variable.kind))
+    };
+    let sharing: Vec<_> = readers.iter().filter_map(kind).collect();
+    if sharing.len() > 1 { sharing } else { Vec::new() }
+}
+
+fn is_taken(reader: &Reader, name: &str, value: &str) -> bool {
+    let others = reader.required.iter().filter(|(required, _)| *required != name);
+    let all = others.copied().chain([(name, value)]);
+    let all = all.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    (reader.read)(all).err().is_none_or(|faults| faults.0.iter().all(|(wrong, _)| wrong != name))
+}
+
+/// Where readers differ on purpose.
+fn may_differ(reader: &Reader, name: &str, value: &str) -> bool {
+    match (reader.name, name) {
+        // It reads several topics; the producer writes to one.
+        ("consumer" | "check", "KAFKA_TOPIC") => value.contains(','),
+        // They need the name of one source.
+        ("dedupe" | "load", "EXPECTED_SOURCE") => value == "*",
+        _ => false,
+    }
+}
+
+#[test]
+fn every_reader_of_a_variable_takes_and_refuses_the_same_values() {
+    let readers = readers();
+    let names: BTreeSet<String> =
+        readers.iter().flat_map(|reader| reader.variables.iter().map(Variable::name)).collect();
+    let bounds = (0..=6).flat_map(|power| [10_i64.pow(power) - 1, 10_i64.pow(power), 10_i64.pow(power) + 1]);
+    let mut values: Vec<String> = bounds.map(|number| number.to_string()).collect();
+    values.extend(
+        [
+            "-1",
+            "1.5",
+            "x",
+            "X",
+            "a,b",
+            "a,",
+            "a,$",
+            "*",
+            "a b",
+            "k",
+            "k:1",
+            "k:0",
+            "k:1;l:2",
+            "SSL://k:1",
+            "SASL_SSL://k:1",
+            "http://h",
+            "https://h:1/p",
+            "http://h/?x=1",
+            "ftp://h",
+            "mongodb://m",
+            "mongodb://m/?w=0",
+            "client.rack=a",
+            "client.rack",
+            "acks=1",
+            "group.instance.id=a",
+            "no.such=1",
+            r"client.rack=a\;b",
+            "event_id",
+            "_id",
+            "a.b",
+            "127.0.0.1:0",
+            "true",
+            "system.x",
+        ]
+        .map(str::to_owned),
+    );
+    for name in &names {
+        for value in &values {
+            let sharing = sharing(&readers, name);
+            let judging = sharing.iter().filter(|(reader, _)| !may_differ(reader, name, value));
+            let verdicts: Vec<_> =
+                judging.map(|(reader, _)| (reader.name, is_taken(reader, name, value))).collect();
+            let same = verdicts.windows(2).all(|pair| pair[0].1 == pair[1].1);
+            assert!(same, "{name}={value}: {verdicts:?}");
+        }
+    }
+}
+
+#[test]
+fn every_reader_of_a_variable_has_the_same_default_and_secrecy() {
+    let readers = readers();
+    let mut shared = BTreeSet::new();
+    for name in readers.iter().flat_map(|reader| reader.variables.iter().map(Variable::name)) {
+        for pair in sharing(&readers, &name).windows(2) {
+            shared.insert(name.clone());
+            let ((one, of_one), (other, of_other)) = (&pair[0], &pair[1]);
+            let where_ = format!("{name}: {} and {}", one.name, other.name);
+            assert_eq!(of_one.is_secret(), of_other.is_secret(), "{where_}");
+            let defaults = [of_one, of_other].map(|kind| match kind {
+                // Each process has a port of its own.
+                Kind::Default(text) if name != "LISTEN_ADDR" => *text,
+                _ => "",
+            });
+            assert_eq!(defaults[0], defaults[1], "{where_}");
+        }
+    }
+    for name in
+        ["KAFKA_BROKER", "KAFKA_PARTITIONS", "KAFKA_REPLICATION_FACTOR", "MONGODB_DB", "ADSBDB_BASE_URL"]
+    {
+        assert!(shared.contains(name), "{name} is not compared: {shared:?}");
+    }
+}
