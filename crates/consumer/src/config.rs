@@ -216,6 +216,10 @@ pub fn database_name(text: &str) -> Result<String, String> {
     if text.len() > 63 || text.contains(wrong) {
         return Err("is not a database name: up to 63 bytes without /\\. \"$*<>:|?".into());
     }
+    // Names that differ in case only cannot exist side by side.
+    if ["admin", "config", "local"].iter().any(|own| own.eq_ignore_ascii_case(text)) {
+        return Err("is one of MongoDB's own databases (admin, config, local): name another".into());
+    }
     Ok(text.to_owned())
 }
 
@@ -278,6 +282,46 @@ mod tests {
             assert!(error.contains("KAFKA_PROPERTIES: ") && error.contains(words), "{error}");
         }
         read(&[("KAFKA_PROPERTIES", "linger.ms=20;max.poll.interval.ms=400000")]).unwrap();
+    }
+
+    #[test]
+    fn a_database_that_mongodb_refuses_or_keeps_for_itself_is_a_fault() {
+        let long = "d".repeat(63);
+        for right in ["kafka_events_db", "a-b", "9", "événements", "administration", "local2", &long] {
+            assert_eq!(read(&[("MONGODB_DB", right)]).unwrap().store.database, right);
+        }
+        let too_long = "é".repeat(32);
+        for wrong in [
+            "a.b",
+            "a b",
+            "a/b",
+            "a\\b",
+            "a\"b",
+            "$external",
+            "a*",
+            "a<",
+            "a>",
+            "a:b",
+            "a|b",
+            "a?",
+            "a\0b",
+            "a\tb",
+            &too_long,
+            "admin",
+            "Admin",
+            "config",
+            "local",
+            "LOCAL",
+        ] {
+            assert_eq!(faulty(&[("MONGODB_DB", wrong)]), ["MONGODB_DB"], "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_source_that_cannot_be_a_collection_is_a_fault() {
+        for wrong in ["system.a", "a.system.b", "adsbdb,a.system.b", "a.", "a..b"] {
+            assert_eq!(faulty(&[("EXPECTED_SOURCE", wrong)]), ["EXPECTED_SOURCE"], "{wrong}");
+        }
     }
 
     #[test]

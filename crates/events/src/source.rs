@@ -8,7 +8,7 @@ use crate::fault::Breach;
 
 const MAX_BYTES: usize = 64;
 
-/// A source: `^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`, and not starting with `system.`.
+/// A source: `^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`, where MongoDB and its drivers open a collection of that name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Source(String);
 
@@ -21,15 +21,16 @@ impl Source {
     pub(crate) fn judge(text: String) -> Result<Self, Breach> {
         let starts_well = text.starts_with(|first: char| first.is_ascii_alphanumeric());
         let goes_on_well = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
-        if !starts_well || !goes_on_well || text.len() > MAX_BYTES {
-            let msg = "Source should match ^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$";
-            return Err(Breach::new("string_pattern_mismatch", msg));
-        }
-        if text.starts_with("system.") {
-            let msg = "Source should not start with system. (it names a collection)";
-            return Err(Breach::new("string_pattern_mismatch", msg));
-        }
-        Ok(Self(text))
+        let fault = if !starts_well || !goes_on_well || text.len() > MAX_BYTES {
+            "Source should match ^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+        } else if text.starts_with("system.") || text.contains(".system.") {
+            "Source should not start with system. or contain .system. (MongoDB reserves such collections)"
+        } else if text.ends_with('.') || text.contains("..") {
+            "Source should not end with a dot or contain two in a row (drivers cannot open such collections)"
+        } else {
+            return Ok(Self(text));
+        };
+        Err(Breach::new("string_pattern_mismatch", fault))
     }
 
     /// The source as text.
@@ -46,19 +47,98 @@ impl fmt::Display for Source {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{prelude::*, sample::select};
+
     use super::Source;
+
+    /// What the server checks when it creates a collection in any database of a client.
+    fn server_refuses(name: &str) -> bool {
+        name.is_empty()
+            || name.starts_with('.')
+            || name.contains(['$', '\0'])
+            || name.starts_with("system.")
+            || name.contains(".system.")
+            // The longest name of a database, a dot, and what a sharded collection's namespace may have.
+            || 63 + 1 + name.len() > 235
+    }
+
+    /// What the drivers of Python and Node.js check before they send anything.
+    fn driver_refuses(name: &str) -> bool {
+        name.is_empty()
+            || name.starts_with('.')
+            || name.ends_with('.')
+            || name.contains("..")
+            || name.contains(['$', '\0'])
+    }
+
+    fn matches_pattern(name: &str) -> bool {
+        let (first, rest) = name.as_bytes().split_first().unwrap_or((&b'.', &[]));
+        first.is_ascii_alphanumeric()
+            && rest.len() < 64
+            && rest.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+    }
+
+    proptest! {
+        #[test]
+        fn a_source_is_accepted_exactly_if_its_collection_can_be_opened(
+            parts in prop::collection::vec(
+                select(vec![".", "..", "system", "System", "system.", "buckets", "a", "9", "_", "-", "$", "\0", "é", "abcdefghij"]),
+                0..9,
+            ),
+        ) {
+            let name = parts.concat();
+            let right = matches_pattern(&name) && !server_refuses(&name) && !driver_refuses(&name);
+            prop_assert_eq!(Source::new(name.clone()).is_ok(), right, "{:?}", name);
+        }
+    }
 
     #[test]
     fn names_of_collections_are_sources() {
-        for text in ["adsbdb", "a", "9", "A.b_c-d", "system", "systems.x", &"a".repeat(64)] {
+        for text in [
+            "adsbdb",
+            "a",
+            "9",
+            "A.b_c-d",
+            "system",
+            "systems.x",
+            "a.system",
+            "a.systems.b",
+            "a.System.b",
+            "a_system.b",
+            "admin",
+            "local",
+            &"a".repeat(64),
+        ] {
             assert_eq!(Source::new(text).unwrap().as_str(), text);
         }
     }
 
     #[test]
-    fn other_names_are_refused() {
-        for text in ["", ".a", "-a", "_a", "a b", "a/b", "a$", "é", "a\n", "system.x", &"a".repeat(65)] {
-            assert!(Source::new(text).is_err(), "{text:?}");
+    fn names_that_cannot_be_a_collection_are_refused_with_the_reason() {
+        for (text, reason) in [
+            ("", "match ^"),
+            (".a", "match ^"),
+            ("-a", "match ^"),
+            ("_a", "match ^"),
+            ("a b", "match ^"),
+            ("a/b", "match ^"),
+            ("a$", "match ^"),
+            ("a\0", "match ^"),
+            ("é", "match ^"),
+            ("a\n", "match ^"),
+            (&"a".repeat(65), "match ^"),
+            ("system.x", "contain .system."),
+            ("system.buckets.a", "contain .system."),
+            ("system.", "contain .system."),
+            ("a.system.b", "contain .system."),
+            ("a.system.", "contain .system."),
+            ("a.system.buckets.b", "contain .system."),
+            ("a.", "end with a dot"),
+            ("a..b", "two in a row"),
+            ("a..", "two in a row"),
+        ] {
+            let why = Source::new(text).unwrap_err();
+            assert!(why.contains(reason), "{text:?}: {why}");
         }
     }
 }

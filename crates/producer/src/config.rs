@@ -295,5 +295,9 @@ mod tests {
         let config = read(&[("KAFKA_BROKER", "k:1"), ("ACCEPT_SOURCES", " manual, adsbdb,")]).unwrap();
         let names: Vec<String> = config.accept_sources.unwrap().iter().map(ToString::to_string).collect();
         assert_eq!(names, ["adsbdb", "manual"]);
+        for wrong in ["system.a", "a.system.b", "manual,a.system.b", "a.", "a..b"] {
+            let faults = read(&[("KAFKA_BROKER", "k:1"), ("ACCEPT_SOURCES", wrong)]).unwrap_err();
+            assert!(faults.to_string().contains("ACCEPT_SOURCES: "), "{wrong}: {faults}");
+        }
     }
 }

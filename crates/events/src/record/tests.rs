@@ -92,6 +92,10 @@ fn a_record_whose_source_cannot_be_read_is_poison() {
         r#"{"source":5,"payload":{}}"#,
         r#"{"source":null,"payload":{}}"#,
         r#"{"source":"\ud800","payload":{}}"#,
+        r#"{"source":"system.a","payload":{}}"#,
+        r#"{"source":"a.system.b","payload":{}}"#,
+        r#"{"source":"a.","payload":{}}"#,
+        r#"{"source":"a..b","payload":{}}"#,
     ] {
         let poison = decode(&record(value), |_| true).expect_err("poison expected");
         assert_eq!((poison.stage, poison.class), ("decode", "InvalidEnvelope"), "{value}");
