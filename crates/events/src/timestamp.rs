@@ -12,6 +12,9 @@ use crate::{
 const MILLISECOND_DIGITS: i64 = 13;
 /// More integer digits than this are past the year 9999 in either unit.
 const MAX_DIGITS: i64 = 16;
+const SECOND_MS: i64 = 1000;
+const MINUTE_MS: i64 = 60 * SECOND_MS;
+const DAY_MS: i64 = 24 * 60 * MINUTE_MS;
 
 /// A JSON number: epoch milliseconds from 10^12 on, epoch seconds below.
 pub(crate) fn of_number(text: &str) -> Result<Millis, Breach> {
@@ -31,6 +34,12 @@ pub(crate) fn of_number(text: &str) -> Result<Millis, Breach> {
     }
     let zeros = signed(padded.len() - digits.len());
     let integer_digits = signed(whole.len()).saturating_sub(zeros).saturating_add(exponent);
+    // A client that means another unit learns from this which one was assumed.
+    let too_late = || {
+        let unit = if integer_digits >= MILLISECOND_DIGITS { "milliseconds" } else { "seconds" };
+        let msg = format!("Time should not be past the year 9999: the number was taken as {unit}");
+        Breach::new("less_than_equal", msg)
+    };
     if integer_digits > MAX_DIGITS {
         return Err(too_late());
     }
@@ -56,15 +65,30 @@ pub(crate) fn of_record_number(text: &str) -> Result<Millis, Breach> {
 
 /// RFC 3339 text with an offset.
 pub(crate) fn of_text(text: &str) -> Result<Millis, Breach> {
-    let ms = rfc3339(text).ok_or_else(|| {
-        let msg = "Input should be an RFC 3339 time with an offset, such as 2025-10-26T20:16:03.123Z";
-        Breach::new("datetime_parsing", msg)
-    })?;
+    let ms = rfc3339(text).map_err(|msg| Breach::new("datetime_parsing", msg))?;
     if ms < 0 { Err(too_early()) } else { Millis::new(ms).ok_or_else(too_late) }
 }
 
 /// The grammar is checked here, since the library's is wider; the calendar is the library's.
-fn rfc3339(text: &str) -> Option<i64> {
+fn rfc3339(text: &str) -> Result<i64, &'static str> {
+    const GRAMMAR: &str = "Input should be an RFC 3339 time with an offset, such as 2025-10-26T20:16:03.123Z";
+    const CALENDAR: &str = "Input should be a date and time that exist";
+    const LEAP_SECOND: &str = "Second 60 should be 23:59:60 in UTC, where leap seconds are";
+    let (moment, rest) = split_moment(text).ok_or(GRAMMAR)?;
+    let (fraction_ms, offset) = split_fraction(rest).ok_or(GRAMMAR)?;
+    let offset_ms = offset_minutes(offset).ok_or(GRAMMAR)? * MINUTE_MS;
+    // The library takes second 60 as second 59.
+    let leap_second = moment.ends_with(":60");
+    let moment: civil::DateTime = moment.parse().map_err(|_| CALENDAR)?;
+    let ms = i64::try_from(moment.duration_since(EPOCH).as_millis()).map_err(|_| CALENDAR)? - offset_ms;
+    if leap_second && ms.rem_euclid(DAY_MS) != DAY_MS - SECOND_MS {
+        return Err(LEAP_SECOND);
+    }
+    Ok(ms + fraction_ms)
+}
+
+/// `2025-10-26T20:16:03`, and what follows it.
+fn split_moment(text: &str) -> Option<(&str, &str)> {
     const SHAPE: &[u8; 19] = b"dddd-dd-ddTdd:dd:dd";
     let (moment, rest) = text.split_at_checked(SHAPE.len())?;
     let shaped = moment.bytes().zip(SHAPE).all(|(byte, shape)| match shape {
@@ -72,13 +96,7 @@ fn rfc3339(text: &str) -> Option<i64> {
         b'T' => matches!(byte, b'T' | b't' | b' '),
         _ => byte == *shape,
     });
-    if !shaped {
-        return None;
-    }
-    let moment: civil::DateTime = moment.parse().ok()?;
-    let (fraction_ms, offset) = split_fraction(rest)?;
-    let ms = i64::try_from(moment.duration_since(EPOCH).as_millis()).ok()?;
-    Some(ms + fraction_ms - offset_minutes(offset)? * 60_000)
+    shaped.then_some((moment, rest))
 }
 
 /// `.123456Z` → 123 and `Z`.
@@ -200,8 +218,55 @@ mod tests {
         assert_eq!(text("2024-10-27t03:33:20.1z"), Ok(1_730_000_000_100));
         assert_eq!(text("2024-10-27 05:33:20.123999999999+02:00"), Ok(1_730_000_000_123));
         assert_eq!(text("2024-10-26T22:03:20-05:30"), Ok(1_730_000_000_000));
-        assert_eq!(text("2016-12-31T23:59:60Z"), text("2016-12-31T23:59:59Z"));
         assert_eq!(text("9999-12-31T23:59:59.999Z"), Ok(253_402_300_799_999));
+    }
+
+    #[test]
+    fn second_60_is_read_only_at_23_59_60_in_utc() {
+        for (right, same) in [
+            ("2016-12-31T23:59:60Z", "2016-12-31T23:59:59Z"),
+            ("2016-12-31T23:59:60.5Z", "2016-12-31T23:59:59.5Z"),
+            ("2017-01-01T01:59:60+02:00", "2016-12-31T23:59:59Z"),
+            ("1990-12-31T15:59:60-08:00", "1990-12-31T23:59:59Z"),
+            ("2017-01-01T05:29:60.999+05:30", "2016-12-31T23:59:59.999Z"),
+            ("1972-06-30 23:59:60-00:00", "1972-06-30T23:59:59Z"),
+        ] {
+            assert_eq!(text(right), text(same), "{right}");
+            assert!(text(right).is_ok(), "{right}");
+        }
+        for wrong in [
+            "2016-12-31T23:58:60Z",
+            "2016-12-31T00:00:60Z",
+            "2024-10-27T03:33:60Z",
+            "2016-12-31T23:59:60+02:00",
+            "2016-12-31T23:59:60-00:01",
+            "2017-01-01T05:30:60+05:30",
+        ] {
+            assert_eq!(text(wrong), Err("datetime_parsing"), "{wrong}");
+            assert!(of_text(wrong).unwrap_err().msg.contains("Second 60"), "{wrong}");
+        }
+        for wrong in ["2016-12-31T23:59:61Z", "2016-12-31T23:60:60Z", "2016-12-31T24:59:60Z"] {
+            assert_eq!(text(wrong), Err("datetime_parsing"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_fault_names_the_rule_that_the_text_breaks() {
+        for (wrong, rule) in [
+            ("27.10.2024", "RFC 3339"),
+            ("2024-10-27T03:33:20", "with an offset"),
+            ("2024-02-30T00:00:00Z", "that exist"),
+            ("2024-10-27T24:00:00Z", "that exist"),
+        ] {
+            let msg = of_text(wrong).unwrap_err().msg;
+            assert!(msg.contains(rule), "{wrong}: {msg}");
+        }
+        for (wrong, unit) in
+            [("999999999999", "taken as seconds"), ("1730000000000000", "taken as milliseconds")]
+        {
+            let msg = of_number(wrong).unwrap_err().msg;
+            assert!(msg.contains(unit), "{wrong}: {msg}");
+        }
     }
 
     #[test]

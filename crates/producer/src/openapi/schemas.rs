@@ -7,14 +7,14 @@ use crate::config::Config;
 
 /// No control characters, as an id has none.
 const PRINTABLE: &str = r"^[^\u0000-\u001f\u007f-\u009f]+$";
-const SOURCE: &str = r"^(?!system\.)[A-Za-z0-9][A-Za-z0-9._-]{0,63}$";
-/// RFC 3339 with an offset, from 1970 on, without days that are not in the calendar.
+const SOURCE: &str = r"^(?!system\.)(?!.*\.(?:system\.|\.|$))[A-Za-z0-9][A-Za-z0-9._-]{0,63}$";
+/// RFC 3339 with an offset, from 1970 on, without days that are not in the calendar; a leap second in UTC only.
 const MOMENT: &str = concat!(
     r"^(?:(?:19[7-9][0-9]|[2-9][0-9]{3})-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])",
     r"|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|1[0-9]|2[0-8]))",
     r"|(?:19(?:7[26]|8[048]|9[26])|[2-9][0-9](?:0[48]|[2468][048]|[13579][26])|(?:[2468][048]|[3579][26])00)-02-29)",
-    r"[Tt ](?:[01][0-9]|2[0-3]):[0-5][0-9]:(?:[0-5][0-9]|60)(?:\.[0-9]+)?",
-    r"(?:[Zz]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])$",
+    r"[Tt ](?:(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]+)?",
+    r"(?:[Zz]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])|23:59:60(?:\.[0-9]+)?(?:[Zz]|[+-]00:00))$",
 );
 
 /// All of them, by name.
@@ -63,7 +63,8 @@ fn event(config: &Config) -> Value {
     let mut source = json!({
         "type": "string",
         "pattern": SOURCE,
-        "description": "Where it comes from; it names the collection. Not starting with `system.`.",
+        "description": "Where it comes from; it names the collection. It does not start with `system.` or contain \
+            `.system.`, does not end with a dot, and has no two dots in a row.",
     });
     if let Some(sources) = &config.accept_sources {
         source["enum"] = sources.iter().map(ToString::to_string).collect();
@@ -80,7 +81,8 @@ fn event(config: &Config) -> Value {
         },
         "timestamp": {
             "description": "When it happened: epoch milliseconds, epoch seconds (below 10^12, fractions allowed), or RFC \
-                3339 text with an offset; 1970 to 9999. Finer than a millisecond is cut. Absent: now.",
+                3339 text with an offset; 1970 to 9999. Finer than a millisecond is cut. Second 60 is accepted \
+                where it is 23:59:60 in UTC. Absent: now.",
             "anyOf": [
                 {"type": "number", "minimum": 0, "exclusiveMaximum": 253_402_300_800_i64},
                 {"type": "number", "minimum": 1_000_000_000_000_i64, "exclusiveMaximum": 253_402_300_800_000_i64},
