@@ -1,6 +1,6 @@
 //! What each Slipstream process does alike, written once: configuration from the [`environment`] ([`settings`](mod@settings)), the
 //! command line ([`program`]), logs ([`logs`]), the stop signal ([`stop`]), the health and metrics listener
-//! ([`health`]), error bodies ([`problem`]), waiting between attempts ([`backoff`]), what standing still means
+//! ([`health`]), error bodies ([`problem`]), what others answer ([`json`], [`retry_after`](mod@retry_after)), waiting between attempts ([`backoff`]), what standing still means
 //! ([`standstill`]) and, for those that talk to a broker, the shared Kafka settings ([`kafka`]), the upkeep of topics
 //! ([`topics`]), and clients that have lost sight of every broker ([`bootstrap`]).
 
@@ -13,6 +13,7 @@ pub mod environment;
 pub mod headers;
 pub mod health;
 pub mod healthcheck;
+pub mod json;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 pub mod lock;
@@ -21,6 +22,7 @@ pub mod open_files;
 pub mod problem;
 mod process;
 pub mod program;
+pub mod retry_after;
 pub mod secret;
 pub mod settings;
 pub mod standstill;
@@ -29,5 +31,6 @@ pub mod stop;
 pub mod topics;
 
 pub use program::{Outcome, Program};
+pub use retry_after::retry_after;
 pub use secret::Secret;
 pub use settings::{Check, ConfigFaults, Kind, Variable, parse};

@@ -6,6 +6,7 @@ use events::Payload;
 use serde::Deserialize;
 use serde_json::error::Category;
 use serde_json::value::RawValue;
+use service::json::object;
 use thiserror::Error;
 
 /// For a 429 whose text names no time.
@@ -87,7 +88,7 @@ impl UpstreamFault {
 pub struct Answer<'a> {
     /// Its status.
     pub status: u16,
-    /// Its Retry-After, if that is a number of seconds.
+    /// Its Retry-After.
     pub retry_after: Option<Duration>,
     /// Its body.
     pub body: &'a [u8],
@@ -126,7 +127,7 @@ impl Answer<'_> {
 
     /// The text of an error body, `{"response": "<text>"}`.
     fn words(&self) -> Option<String> {
-        let envelope: Envelope<'_> = serde_json::from_slice(self.body).ok()?;
+        let envelope: Envelope<'_> = object(self.body).ok()?;
         let words: String = serde_json::from_str(envelope.response.get()).ok()?;
         Some(words.chars().filter(|c| !c.is_control()).take(MOST_CHARS).collect())
     }
@@ -134,7 +135,7 @@ impl Answer<'_> {
 
 fn found(body: &[u8]) -> Result<Payload, UpstreamFault> {
     let nonsense = |what: &str| UpstreamFault::Nonsense(what.into());
-    let envelope: Envelope<'_> = serde_json::from_slice(body).map_err(|error| {
+    let envelope: Envelope<'_> = object(body).map_err(|error| {
         let page = body.trim_ascii_start().starts_with(b"<");
         nonsense(match error.classify() {
             _ if page => "it is a web page, as from a proxy in between",
@@ -145,15 +146,18 @@ fn found(body: &[u8]) -> Result<Payload, UpstreamFault> {
         })
     })?;
     let response = envelope.response.get();
-    let found: Found<'_> = serde_json::from_str(response).map_err(|_| {
+    let found: Found<'_> = object(response.as_bytes()).map_err(|_| {
         nonsense(if response.starts_with('"') {
             "its `response` is a text and not an object with `aircraft`"
         } else {
             "there is no `aircraft` in its `response`"
         })
     })?;
-    if !found.aircraft.get().starts_with('{') {
+    let Some(members) = found.aircraft.get().strip_prefix('{') else {
         return Err(nonsense("its `aircraft` is not an object"));
+    };
+    if members.trim_start().starts_with('}') {
+        return Err(nonsense("its `aircraft` has no fields"));
     }
     Payload::parse(found.aircraft.get()).map_err(|faults| {
         let faults: Vec<String> = faults.iter().take(5).map(ToString::to_string).collect();
@@ -197,6 +201,15 @@ mod tests {
             (r#"{"response":{"aircraft":{"mode_s":"#, "ends in the middle"),
             (r#"{"answer":1}"#, "not an object with `response`"),
             ("[]", "not an object with `response`"),
+            // A reader that takes an array's items for fields would find an aircraft in these.
+            (r#"[{"aircraft":{"mode_s":"A1"}}]"#, "not an object with `response`"),
+            (r#"[[{"mode_s":"A1"}]]"#, "not an object with `response`"),
+            (r#"{"response":[{"mode_s":"A1"}]}"#, "no `aircraft`"),
+            (r#"{"response":[{"aircraft":{"mode_s":"A1"}}]}"#, "no `aircraft`"),
+            (r#"{"response":{"aircraft":[{"mode_s":"A1"}]}}"#, "`aircraft` is not an object"),
+            (r#"{"response":{"aircraft":{}}}"#, "`aircraft` has no fields"),
+            (r#"{"response":{"aircraft": { } }}"#, "`aircraft` has no fields"),
+            (r#"{"response":{"aircraft":null}}"#, "`aircraft` is not an object"),
             (r#"{"response":"text"}"#, "is a text"),
             (r#"{"response":{}}"#, "no `aircraft`"),
             (r#"{"response":{"aircraft":[]}}"#, "not an object"),
@@ -214,6 +227,7 @@ mod tests {
         assert_eq!(limited(r#"{"response":"rate limited for 1 second."}"#), 1);
         assert_eq!(limited(r#"{"response":"too many"}"#), 60);
         assert_eq!(limited("nonsense"), 60);
+        assert_eq!(limited(r#"["rate limited for 17 seconds"]"#), 60);
         assert_eq!(limited(r#"{"response":"rate limited for 999999999 seconds"}"#), 3600);
     }
 

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use events::Payload;
-use reqwest::header::RETRY_AFTER;
 use service::backoff::Backoff;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -109,8 +108,7 @@ impl Adsbdb {
     async fn exchange(&self) -> Result<Payload, UpstreamFault> {
         let mut response =
             self.http.get(self.url.clone()).send().await.map_err(|error| self.fault(&error))?;
-        let retry_after =
-            response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        let retry_after = service::retry_after(response.headers());
         let mut body = BytesMut::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| self.fault(&error))? {
             if body.len() + chunk.len() > MOST_BYTES {
@@ -119,7 +117,7 @@ impl Adsbdb {
             body.extend_from_slice(&chunk);
         }
         let status = response.status().as_u16();
-        Answer { status, retry_after: retry_after.map(Duration::from_secs), body: &body }.aircraft()
+        Answer { status, retry_after, body: &body }.aircraft()
     }
 
     fn pass(&self) -> Result<(), UpstreamFault> {

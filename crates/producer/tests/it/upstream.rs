@@ -56,10 +56,8 @@ async fn an_aircraft_becomes_an_event_and_is_shown() {
 async fn a_body_that_nobody_asked_for_costs_no_answer() {
     let world = World::start(&[]).await;
     let body = "x".repeat(900 * 1024);
-    for path in ["/ingest/adsbdb", "/ingest/adsbdb/poll?duration_sec=1"] {
-        let answer = world.app.request("POST", path, &[], &body).await;
-        assert_eq!(answer.status, 202, "{answer:?}");
-    }
+    let answer = world.app.request("POST", "/ingest/adsbdb", &[], &body).await;
+    assert_eq!(answer.status, 202, "{answer:?}");
     let head =
         b"POST /ingest/adsbdb HTTP/1.1\r\nHost: t\r\nExpect: 100-continue\r\nContent-Length: 32\r\n\r\n";
     let answer = world.app.raw(&[head]).await;
@@ -212,6 +210,59 @@ async fn who_waits_for_a_place_in_vain_is_told_so_and_is_no_question_to_adsbdb()
         asked += world.app.metric(&line).await.unwrap_or_default();
     }
     assert_eq!(asked as usize, answers.len() - in_vain, "{answers:?}");
+}
+
+/// Answers every question with this; its URL.
+async fn always(answer: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        loop {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            assert_ne!(connection.read(&mut [0; 4096]).await.unwrap(), 0);
+            connection.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    url
+}
+
+fn http(status: &str, headers: &str, body: &str) -> String {
+    let length = body.len();
+    format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_without_an_aircraft_is_a_502() {
+    let cluster = Cluster::start();
+    for (body, words) in [
+        (r#"{"response":[{"mode_s":"A1"}]}"#, "no `aircraft`"),
+        (r#"[{"aircraft":{"mode_s":"A1"}}]"#, "not an object with `response`"),
+        (r#"{"response":{"aircraft":[{"mode_s":"A1"}]}}"#, "not an object"),
+        (r#"{"response":{"aircraft":{}}}"#, "no fields"),
+    ] {
+        let url = always(http("200 OK", "", body)).await;
+        let app = cluster.application(&[("ADSBDB_BASE_URL", &url)]).await;
+        assert_says(&app.post("/ingest/adsbdb").await.problem(502, true), &[words]);
+        assert_eq!(app.counters.accepted(), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_after_that_is_a_date_is_passed_on_and_limits_the_rate() {
+    let cluster = Cluster::start();
+    let headers = "Date: Tue, 24 Nov 2026 06:30:00 GMT\r\nRetry-After: Tue, 24 Nov 2026 06:30:39 GMT\r\n";
+    let url = always(http("404 Not Found", headers, "")).await;
+    let app = cluster.application(&[("ADSBDB_BASE_URL", &url)]).await;
+    let (seconds, body) = app.post("/ingest/adsbdb").await.retry_after(502);
+    assert_eq!(seconds, 39, "{body}");
+    let url = always(http("429 Too Many Requests", headers, "")).await;
+    let app = cluster.application(&[("ADSBDB_BASE_URL", &url)]).await;
+    for _ in 0..2 {
+        let (seconds, body) = app.post("/ingest/adsbdb").await.retry_after(502);
+        assert!((37..=39).contains(&seconds), "{seconds}");
+        assert_says(&body, &["limits the rate"]);
+    }
+    assert_eq!(app.metric(r#"slipstream_upstream_requests_total{outcome="limited"}"#).await, Some(1.0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

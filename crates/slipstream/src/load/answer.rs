@@ -2,6 +2,7 @@
 //! never as refused.
 
 use serde::Deserialize;
+use service::json::{Object, object};
 
 /// What an attempt did to an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,9 +50,9 @@ struct Problem {
 /// The answer to `POST /ingest` with the event `id`.
 pub fn to_one(id: &str, status: u16, body: &[u8]) -> Told {
     let outcome = if status == 202 {
-        accepted(id, serde_json::from_slice(body).ok())
+        accepted(id, object(body).ok())
     } else {
-        refusal(status, serde_json::from_slice::<Problem>(body).unwrap_or_default().retryable)
+        refusal(status, object::<Problem>(body).unwrap_or_default().retryable)
     };
     Told { status, outcome }
 }
@@ -70,21 +71,21 @@ struct Entry {
 pub fn to_batch(ids: &[&str], status: u16, body: &[u8]) -> Vec<Told> {
     #[derive(Default, Deserialize)]
     struct Body {
-        results: Option<Vec<Entry>>,
+        results: Option<Vec<Object<Entry>>>,
         retryable: Option<bool>,
     }
-    let body: Body = serde_json::from_slice(body).unwrap_or_default();
+    let body: Body = object(body).unwrap_or_default();
     let Some(entries) = body.results.filter(|entries| !entries.is_empty()) else {
         let outcome = refusal(status, body.retryable);
         return ids.iter().map(|_| Told { status, outcome: outcome.clone() }).collect();
     };
     // With fewer results than events the last one is about the body: from there on nothing was taken.
     let taken = if entries.len() < ids.len() { entries.len() - 1 } else { ids.len() };
-    let rest = entries.get(taken).map(|broken| {
+    let rest = entries.get(taken).map(|Object(broken)| {
         let outcome = if taken > 0 { Outcome::Later } else { refusal(broken.status, broken.retryable) };
         Told { status: broken.status, outcome }
     });
-    let own = entries.into_iter().zip(ids).take(taken).map(|(entry, id)| told(entry, id));
+    let own = entries.into_iter().zip(ids).take(taken).map(|(Object(entry), id)| told(entry, id));
     own.chain(rest.into_iter().cycle()).take(ids.len()).collect()
 }
 
@@ -128,8 +129,13 @@ mod tests {
         let Outcome::Accepted(place) = one(202, body) else { panic!("accepted") };
         let right = (Some(2), Some("t".to_owned()), 3, Some(7));
         assert_eq!((place.ingested_at, place.topic, place.partition, place.offset), right);
-        for (status, body) in [(202, r#"{"id":"b","partition":3}"#), (202, "<html>"), (202, ""), (200, body)]
-        {
+        for (status, body) in [
+            (202, r#"{"id":"b","partition":3}"#),
+            (202, "<html>"),
+            (202, ""),
+            (200, body),
+            (202, r#"["a",2,"t",3,7]"#),
+        ] {
             assert_eq!(one(status, body), Outcome::Unknown, "{status} {body}");
         }
     }
@@ -150,6 +156,7 @@ mod tests {
             (429, "", Outcome::Later),
             (404, "", Outcome::Refused),
             (301, "", Outcome::Refused),
+            (503, "[false]", Outcome::Unknown),
         ] {
             assert_eq!(one(status, body), outcome, "{status} {body}");
         }
@@ -187,5 +194,10 @@ mod tests {
         assert_eq!(refused, [(503, Outcome::Later), (503, Outcome::Later)]);
         assert_eq!(batch(2, 202, "{}"), [(202, Outcome::Unknown), (202, Outcome::Unknown)]);
         assert_eq!(batch(1, 401, r#"{"retryable":false}"#), [(401, Outcome::Refused)]);
+        for array in
+            [r#"{"results":[[202,"a",1,5,null]]}"#, r#"[[{"status":202,"id":"a","partition":1}],null]"#]
+        {
+            assert_eq!(batch(1, 202, array), [(202, Outcome::Unknown)], "{array}");
+        }
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 use service::ConfigFaults;
+use service::json::object;
 use service::lock::lock;
 
 use super::event::Mix;
@@ -135,7 +136,7 @@ impl Lines {
         let file = File::open(path).map_err(|error| named(&error))?;
         let mut lines = BufReader::new(file).lines();
         let first = lines.next().ok_or_else(|| named(&"it is empty"))??;
-        let header = serde_json::from_str(&first).map_err(|error| named(&error))?;
+        let header = object(first.as_bytes()).map_err(|error| named(&error))?;
         Ok((header, Self { lines, number: 1 }))
     }
 }
@@ -146,7 +147,7 @@ impl Iterator for Lines {
     fn next(&mut self) -> Option<Self::Item> {
         self.number += 1;
         let line = self.lines.next()?;
-        let read = line.map_err(Failure::from).and_then(|text| Ok(serde_json::from_str(&text)?));
+        let read = line.map_err(Failure::from).and_then(|text| Ok(object(text.as_bytes())?));
         Some(read.map_err(|error| format!("line {} of the ledger: {error}", self.number).into()))
     }
 }
@@ -203,5 +204,12 @@ mod tests {
         std::fs::write(&path, format!("{text}\n{{\"n\":1")).unwrap();
         let (_, mut lines) = Lines::open(&path).unwrap();
         assert!(lines.next().unwrap().unwrap_err().to_string().contains("line 2"));
+        // The fields of an event, in their order.
+        let array = r#"[3,"r-3",8,null,"00","unknown",504,null,null,null,2,[],[]]"#;
+        std::fs::write(&path, format!("{text}\n{array}\n")).unwrap();
+        let (_, mut lines) = Lines::open(&path).unwrap();
+        assert!(lines.next().unwrap().unwrap_err().to_string().contains("line 2"));
+        std::fs::write(&path, r#"["r","s",5,1,7,1,2,null]"#).unwrap();
+        assert!(Lines::open(&path).is_err());
     }
 }

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use rdkafka::Message;
 use rdkafka::message::BorrowedMessage;
 use serde::Deserialize;
+use service::json::object;
 
 use super::key_of;
 use super::report::Finding;
@@ -57,8 +58,7 @@ impl Letters {
         if !key.strip_prefix(run).is_some_and(|rest| rest.starts_with('-')) {
             return;
         }
-        let value: Option<Value> = message.payload().and_then(|value| serde_json::from_slice(value).ok());
-        let event = value.and_then(|value| Some((key_of(run, &value.id)?, value.timestamp)));
+        let event = message.payload().and_then(|value| event(run, value));
         let new = match event {
             Some(event) => self.events.insert(event),
             None => self.others.insert(origin(message).unwrap_or_else(|| Place::of(message))),
@@ -68,5 +68,22 @@ impl Letters {
             let reason = reason.as_deref().unwrap_or("the dead letter does not say why");
             self.finding.add(|| format!("{key}: {reason}"));
         }
+    }
+}
+
+/// Key and time of the event that a record's value is.
+fn event(run: &str, value: &[u8]) -> Option<(u64, i64)> {
+    let value: Value = object(value).ok()?;
+    Some((key_of(run, &value.id)?, value.timestamp))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::event;
+
+    #[test]
+    fn an_event_is_read_from_an_object_only() {
+        assert_eq!(event("r", br#"{"id":"r-3","timestamp":8}"#), Some((3, 8)));
+        assert_eq!(event("r", br#"["r-3",8]"#), None);
     }
 }
