@@ -2,23 +2,22 @@
 //! way. Every call has a deadline, looks at the whole
 //! reply before it calls it a success, and never follows a redirect.
 
-use std::error::Error as _;
 use std::time::Duration;
 
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{Certificate, Client, Response, StatusCode, redirect};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use reqwest::{Client, Response, StatusCode, redirect};
 use serde::Deserialize;
+use service::json::object;
 use url::Url;
 
 use crate::Config;
+use crate::trust::{self, Peer, root_cause};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// How long the producer may take to say whether it is ready.
 const READY_LIMIT: Duration = Duration::from_secs(3);
 /// More than any reply of the producer has.
 const BODY_BYTES: usize = 1 << 20;
-/// No answer can silence the poller for longer.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// An event that the producer took.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -49,8 +48,14 @@ impl Refusal {
 
 /// The client cannot be made, as when the system has no certificates at all and the URL is https.
 #[derive(Debug, thiserror::Error)]
-#[error("no HTTP client: {}", root_cause(.0))]
-pub struct NoClient(#[from] reqwest::Error);
+pub enum NoClient {
+    /// Of the client as a whole.
+    #[error("no HTTP client: {}", root_cause(.0))]
+    Client(#[from] reqwest::Error),
+    /// Of the certificates of PRODUCER_CA_FILE.
+    #[error("no HTTP client: {0}")]
+    Certificates(#[from] rustls::Error),
+}
 
 /// The producer.
 #[derive(Debug, Clone)]
@@ -59,6 +64,7 @@ pub struct Producer {
     ready: Url,
     ingest: Url,
     call_timeout: Duration,
+    peer: Peer,
 }
 
 impl Producer {
@@ -72,6 +78,7 @@ impl Producer {
             ready: endpoint(&config.producer, "readyz"),
             ingest: endpoint(&config.producer, "ingest/adsbdb"),
             call_timeout: config.call_timeout,
+            peer: Peer::of(config),
         })
     }
 
@@ -81,7 +88,7 @@ impl Producer {
     /// Why not, or why it could not be asked.
     pub async fn ready(&self) -> Result<(), Refusal> {
         let sent = self.http.get(self.ready.clone()).timeout(READY_LIMIT).send().await;
-        let response = sent.map_err(|error| failure(&error, READY_LIMIT))?;
+        let response = sent.map_err(|error| self.failure(&error, READY_LIMIT))?;
         if response.status().is_success() {
             return Ok(());
         }
@@ -94,13 +101,24 @@ impl Producer {
     /// Any answer but the producer's own that says that an event was stored.
     pub async fn ingest_adsbdb(&self) -> Result<Accepted, Refusal> {
         let sent = self.http.post(self.ingest.clone()).timeout(self.call_timeout).send().await;
-        let response = sent.map_err(|error| failure(&error, self.call_timeout))?;
+        let response = sent.map_err(|error| self.failure(&error, self.call_timeout))?;
         if response.status() != StatusCode::ACCEPTED {
             return Err(refused(response).await);
         }
-        let body = body(response).await.map_err(|error| failure(&error, self.call_timeout))?;
-        serde_json::from_slice(&body)
+        let body = body(response).await.map_err(|error| self.failure(&error, self.call_timeout))?;
+        object(&body)
             .map_err(|_| Refusal::without_answer("answered 202 with a body that is not the producer's"))
+    }
+
+    fn failure(&self, error: &reqwest::Error, limit: Duration) -> Refusal {
+        let reason = if error.is_connect() {
+            format!("cannot be reached: {}", self.peer.reason(error))
+        } else if error.is_timeout() {
+            format!("did not answer within {limit:?}")
+        } else {
+            format!("did not answer: {}", self.peer.reason(error))
+        };
+        Refusal::without_answer(reason)
     }
 }
 
@@ -130,9 +148,8 @@ pub fn http(config: &Config, agent: &str) -> Result<Client, NoClient> {
     if config.producer.scheme() == "http" {
         // No certificate is needed, so none is loaded and none has to be there.
         builder = builder.tls_certs_only([]);
-    } else if let Some(authorities) = &config.authorities {
-        let taken = authorities.iter().map(|authority| Certificate::from_der(authority));
-        builder = builder.tls_certs_only(taken.collect::<Result<Vec<_>, _>>()?);
+    } else if let Some(certificates) = &config.authorities {
+        builder = builder.tls_backend_preconfigured(trust::tls(certificates)?);
     }
     Ok(builder.build()?)
 }
@@ -164,46 +181,15 @@ async fn refused(response: Response) -> Refusal {
         detail: String,
     }
     let status = response.status();
-    let retry_after = retry_after(response.headers());
+    let retry_after = service::retry_after(response.headers());
     let body = body(response).await.unwrap_or_default();
-    let reason = match serde_json::from_slice(&body) {
+    let reason = match object(&body) {
         Ok(Problem { detail }) => {
             format!("answered {status}: {}", detail.chars().take(300).collect::<String>())
         }
         Err(_) => format!("answered {status}"),
     };
     Refusal { reason, retry_after }
-}
-
-/// How long an answer asks its client to wait.
-pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    headers.get(RETRY_AFTER).and_then(seconds)
-}
-
-/// `Retry-After` in seconds; its other form, a date, is not one of the producer's.
-fn seconds(value: &HeaderValue) -> Option<Duration> {
-    let seconds = value.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER))
-}
-
-fn failure(error: &reqwest::Error, limit: Duration) -> Refusal {
-    let reason = if error.is_connect() {
-        format!("cannot be reached: {}", root_cause(error))
-    } else if error.is_timeout() {
-        format!("did not answer within {limit:?}")
-    } else {
-        format!("did not answer: {}", root_cause(error))
-    };
-    Refusal::without_answer(reason)
-}
-
-/// The innermost cause: the outer ones repeat the URL and say that something went wrong.
-fn root_cause(error: &reqwest::Error) -> String {
-    let mut cause = error.source();
-    while let Some(inner) = cause.and_then(std::error::Error::source) {
-        cause = Some(inner);
-    }
-    cause.map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 #[cfg(test)]
@@ -215,15 +201,5 @@ mod tests {
         let url = |base: &str| endpoint(&Url::parse(base).unwrap(), "ingest/adsbdb").to_string();
         assert_eq!(url("http://api-producer:8080"), "http://api-producer:8080/ingest/adsbdb");
         assert_eq!(url("https://host/slipstream/#x"), "https://host/slipstream/ingest/adsbdb");
-    }
-
-    #[test]
-    fn retry_after_is_seconds_and_has_a_limit() {
-        let parsed = |text: &str| seconds(&HeaderValue::from_str(text).unwrap());
-        assert_eq!(parsed("17"), Some(Duration::from_secs(17)));
-        assert_eq!(parsed("18446744073709551615"), Some(LONGEST_RETRY_AFTER));
-        for other in ["", "-1", "soon", "Tue, 24 Nov 2026 06:30:39 GMT"] {
-            assert_eq!(parsed(other), None, "{other}");
-        }
     }
 }

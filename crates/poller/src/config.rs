@@ -8,6 +8,8 @@ use rustls::pki_types::pem::PemObject;
 use service::{Check, ConfigFaults, Kind, Secret, parse};
 use url::Url;
 
+use crate::trust::authorities;
+
 service::settings! {
     /// What the poller reads from its environment.
     pub struct Settings {
@@ -21,7 +23,7 @@ service::settings! {
         call_timeout_sec: Kind::Default("30"),
         /// Sent to the producer as `Authorization: Bearer …`.
         producer_api_key: Kind::OptionalSecret("no key is sent"),
-        /// Certificates that an https producer's must descend from, a PEM file.
+        /// PEM file with the certificate of an https producer, or with those that it descends from.
         producer_ca_file: Kind::Optional("those of the system"),
         /// Where `/health`, `/livez`, `/readyz` and `/metrics` listen.
         listen_addr: Kind::Default("0.0.0.0:8082"),
@@ -44,7 +46,7 @@ pub struct Config {
     pub call_timeout: Duration,
     /// The producer's key.
     pub api_key: Option<Secret>,
-    /// Certificates, in DER, that the producer's must descend from; `None` is those of the system.
+    /// Certificates, in DER, that the producer's must be one of or descend from; `None` is those of the system.
     pub authorities: Option<Vec<CertificateDer<'static>>>,
     /// Where the poller listens.
     pub listen_addr: SocketAddr,
@@ -99,7 +101,10 @@ fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     match found {
         Ok(found) if found.is_empty() => Err("has no certificate in PEM".into()),
-        Ok(found) => Ok(found),
+        Ok(found) => match authorities(&found) {
+            Ok(_) => Ok(found),
+            Err(error) => Err(format!("has a certificate that cannot be read: {error}")),
+        },
         Err(error) => Err(format!("is not PEM: {error}")),
     }
 }

@@ -13,6 +13,7 @@ pub mod config;
 pub mod polling;
 pub mod progress;
 pub mod schedule;
+pub mod trust;
 
 pub use app::{App, Error};
 pub use config::{Config, Settings};

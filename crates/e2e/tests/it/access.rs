@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use e2e::process::command;
 use e2e::{Process, Stack, eventually};
+use serde_json::{Value, json};
 use servers::Simulator;
 
 use crate::certificate::certificate;
@@ -28,6 +29,14 @@ async fn poll(producer: &Process, authority: &str, key: Option<&str>) -> (Option
     poller.envs(key.map(|path| ("PRODUCER_API_KEY_FILE", path)));
     let output = tokio::time::timeout(Duration::from_secs(60), poller.output()).await.unwrap().unwrap();
     (output.status.code(), String::from_utf8(output.stdout).unwrap())
+}
+
+/// One event of `slipstream load`: its exit code, and its summary.
+async fn load(environment: &[(&str, &str)]) -> (Option<i32>, Value) {
+    let arguments = ["load", "--events", "1", "--source", "manual", "--grace", "1s", "--json"];
+    let output = command("slipstream", environment).args(arguments).output().await.unwrap();
+    let said = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+    (output.status.code(), said)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -55,6 +64,17 @@ async fn a_poller_with_the_key_and_the_authority_is_let_in_and_one_without_the_k
     );
     let (code, said) = poll(&producer, &certificate, Some(&right)).await;
     assert_eq!(code, Some(0), "{said}");
+    let url = format!("https://{}", producer.address);
+    let trusting = [
+        ("PRODUCER_BASE_URL", url.as_str()),
+        ("PRODUCER_API_KEY_FILE", &right),
+        ("PRODUCER_CA_FILE", &certificate),
+    ];
+    let (code, said) = load(&trusting).await;
+    assert_eq!((code, &said["accepted"]), (Some(0), &json!(1)), "{said}");
+    let (code, said) = load(&trusting[..2]).await;
+    let why = said["unreachable_reason"].as_str().unwrap_or_default();
+    assert!(code == Some(1) && why.contains("name this very certificate in PRODUCER_CA_FILE"), "{said}");
     for key in [None, Some(wrong.as_str())] {
         let (code, said) = poll(&producer, &certificate, key).await;
         assert!(code == Some(1) && said.contains("401"), "{code:?} {said}");

@@ -8,3 +8,4 @@ mod run;
 mod schedule;
 mod stop;
 mod trouble;
+mod trust;

@@ -1,6 +1,6 @@
 //! A producer that is away, slow, or refuses.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::far_side::{Answer, FarSide};
 use crate::run::{Poller, until};
@@ -60,6 +60,29 @@ async fn retry_after_is_waited_out_and_the_ticks_within_it_are_skipped() {
 }
 
 #[tokio::test]
+async fn a_retry_after_that_is_a_date_is_waited_out() {
+    let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(3));
+    let producer =
+        FarSide::start([Answer::refused(503).with_header("retry-after", &date), Answer::accepted()]).await;
+    let poller = Poller::start(producer.address, &[("INTERVAL_SEC", "0.1"), ("DURATION_SEC", "6")]).await;
+    until("a second call", || producer.calls().len() >= 2).await;
+    let waited = producer.calls()[1].at;
+    // A date has whole seconds.
+    assert!((1900..4500).contains(&waited.as_millis()), "{waited:?}");
+    poller.stop().await;
+}
+
+#[tokio::test]
+async fn a_refusal_in_an_array_is_no_problem_body() {
+    let producer = FarSide::start([Answer::refused(503).with_body(r#"["words of a stranger"]"#)]).await;
+    let poller = Poller::start(producer.address, &[("INTERVAL_SEC", "0.1"), ("DURATION_SEC", "0")]).await;
+    until("a failure", || poller.tally().failed >= 1).await;
+    let health = poller.get("/health").await;
+    assert!(health.contains("answered 503") && !health.contains("stranger"), "{health}");
+    poller.stop().await;
+}
+
+#[tokio::test]
 async fn pauses_between_failures_grow_and_a_success_ends_them() {
     let refused = Answer::refused(502);
     let script = [refused.clone(), refused.clone(), refused, Answer::accepted()];
@@ -89,6 +112,8 @@ async fn not_one_success_is_exit_code_1() {
         Answer::refused(401),
         Answer::refused(503).retry_after(3600),
         Answer::accepted().with_body(not_ours),
+        // The fields of the right answer, in their order.
+        Answer::accepted().with_body(r#"["3F28BC",4,17]"#),
         Answer::refused(200).with_body(not_ours),
         Answer::refused(307).with_header("location", "/readyz"),
     ] {

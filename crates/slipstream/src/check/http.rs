@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use poller::trust::Peer;
 use reqwest::{Client, header};
 use serde_json::Value;
 
@@ -25,17 +26,22 @@ pub async fn producer(config: Option<&poller::Config>) -> Vec<Finding> {
     let agent = concat!("slipstream-check/", env!("CARGO_PKG_VERSION"));
     let place = config.map(|config| (poller::client::http(config, agent), config.producer.as_str()));
     let place = place.map(|(client, url)| (client.map_err(Failure::from), url.trim_end_matches('/')));
-    process("producer", "PRODUCER_BASE_URL", place).await
+    process("producer", "PRODUCER_BASE_URL", place, config.map(Peer::of).as_ref()).await
 }
 
 /// Whether the consumer can do its work.
 pub async fn consumer(base_url: Option<&str>) -> Vec<Finding> {
     let place = base_url.map(|url| (crate::http::client(url, LIMIT), url));
-    process("consumer", "CONSUMER_BASE_URL", place).await
+    process("consumer", "CONSUMER_BASE_URL", place, None).await
 }
 
 /// Whether the process at the base URL, which `variable` names, can do its work.
-async fn process(name: &str, variable: &str, place: Option<(Result<Client, Failure>, &str)>) -> Vec<Finding> {
+async fn process(
+    name: &str,
+    variable: &str,
+    place: Option<(Result<Client, Failure>, &str)>,
+    peer: Option<&Peer>,
+) -> Vec<Finding> {
     let Some((client, base_url)) = place else {
         let remedy = format!("set {variable} to its address, as seen from here");
         return vec![Finding::warn(name, format!("was not asked: {variable} is not set"), remedy)];
@@ -51,11 +57,8 @@ async fn process(name: &str, variable: &str, place: Option<(Result<Client, Failu
             vec![Finding::fail(name, format!("is not ready ({}): {said}", answer.status.as_u16()), remedy)]
         }
         Err(error) => {
-            let authority = match base_url.starts_with("https:") {
-                true => ", or name its authority in PRODUCER_CA_FILE",
-                false => "",
-            };
-            let remedy = format!("start it, or correct {variable}{authority}");
+            let advice = peer.and_then(|peer| peer.advice(&*error));
+            let remedy = advice.unwrap_or_else(|| format!("start it, or correct {variable}"));
             vec![Finding::fail(name, format!("does not answer at {base_url}: {}", root(&*error)), remedy)]
         }
     }
@@ -66,7 +69,9 @@ pub async fn adsbdb(base_url: &str) -> Finding {
     let remedy =
         "nothing, if it comes back; without internet, ADSBDB_BASE_URL can name `slipstream simulate`";
     match ask(crate::http::client(base_url, LIMIT), &format!("{base_url}/v0/aircraft/random")).await {
-        Ok(answer) if answer.body["response"]["aircraft"].is_object() => {
+        Ok(answer)
+            if answer.body["response"]["aircraft"].as_object().is_some_and(|fields| !fields.is_empty()) =>
+        {
             Finding::ok("adsbdb", format!("{base_url} answers"))
         }
         Ok(answer) if answer.status.is_success() => {

@@ -1,7 +1,9 @@
 //! The producer, as the load sees it: one request, and what it did to each event in it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use poller::trust::Peer;
 use reqwest::Url;
 use reqwest::header::CONTENT_TYPE;
 use serde_json::Value;
@@ -21,6 +23,7 @@ pub struct Client {
     health: Url,
     batched: bool,
     limit: Duration,
+    peer: Peer,
 }
 
 /// How an attempt ended for one event.
@@ -28,8 +31,8 @@ pub struct Client {
 pub enum Ended {
     /// With an answer.
     Told(Told),
-    /// Before anything was sent.
-    Unreachable,
+    /// Before anything was sent; why.
+    Unreachable(Arc<str>),
     /// Without an answer that can be read.
     Cut,
 }
@@ -39,7 +42,7 @@ impl Ended {
     pub fn split(self) -> (Option<u16>, Outcome) {
         match self {
             Self::Told(Told { status, outcome }) => (Some(status), outcome),
-            Self::Unreachable => (None, Outcome::Later),
+            Self::Unreachable(_) => (None, Outcome::Later),
             Self::Cut => (None, Outcome::Unknown),
         }
     }
@@ -66,6 +69,7 @@ impl Client {
             health: poller::client::endpoint(&config.producer, "health"),
             batched,
             limit: config.call_timeout,
+            peer: Peer::of(config),
         })
     }
 
@@ -82,7 +86,8 @@ impl Client {
         let answer = match self.post(lines.join("\n")).await {
             Ok(answer) => answer,
             Err(error) => {
-                let ended = if error.is_connect() { Ended::Unreachable } else { Ended::Cut };
+                let unreachable = || Ended::Unreachable(self.peer.reason(&error).into());
+                let ended = if error.is_connect() { unreachable() } else { Ended::Cut };
                 return (vec![ended; events.len()], None);
             }
         };
@@ -100,8 +105,7 @@ impl Client {
         let media_type = if self.batched { "application/x-ndjson" } else { "application/json" };
         let request = self.http.post(self.ingest.clone()).header(CONTENT_TYPE, media_type).body(body);
         let response = request.timeout(self.limit).send().await?;
-        let (status, retry_after) =
-            (response.status().as_u16(), poller::client::retry_after(response.headers()));
+        let (status, retry_after) = (response.status().as_u16(), service::retry_after(response.headers()));
         Ok(Answer { status, retry_after, body: response.bytes().await?.to_vec() })
     }
 }

@@ -127,7 +127,10 @@ impl Run {
             let mut tally = lock(&self.tally);
             match &ended {
                 Ended::Told(told) => *tally.answers.entry(told.status).or_default() += 1,
-                Ended::Unreachable => tally.unreachable += 1,
+                Ended::Unreachable(why) => {
+                    tally.unreachable += 1;
+                    tally.unreachable_reason = Some(Arc::clone(why));
+                }
                 Ended::Cut => tally.cut += 1,
             }
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -32,6 +33,8 @@ pub struct Tally {
     pub cut: u64,
     /// Attempts that reached nobody.
     pub unreachable: u64,
+    /// Why the last of them did not.
+    pub unreachable_reason: Option<Arc<str>>,
     /// Of the accepted events.
     pub latencies: Latencies,
 }
@@ -94,6 +97,7 @@ impl Summary {
             "answers": answers,
             "cut": self.tally.cut,
             "unreachable": self.tally.unreachable,
+            "unreachable_reason": self.tally.unreachable_reason.as_deref(),
             "latency_ms": {
                 "p50": ms(latencies.quantile(0.5)),
                 "p90": ms(latencies.quantile(0.9)),
@@ -125,7 +129,9 @@ impl fmt::Display for Summary {
         )?;
         write!(f, "  attempts ")?;
         tally.answers.iter().try_for_each(|(status, count)| write!(f, "{status}: {count}, "))?;
-        writeln!(f, "cut: {}, unreachable: {}", tally.cut, tally.unreachable)?;
+        write!(f, "cut: {}, unreachable: {}", tally.cut, tally.unreachable)?;
+        let why = tally.unreachable_reason.as_ref().map(|why| format!(" ({why})"));
+        writeln!(f, "{}", why.unwrap_or_default())?;
         writeln!(f, "  stale {}, hostile {}", tally.stale, tally.hostile)?;
         if self.not_sent > 0 {
             writeln!(f, "  {} events of the schedule were not sent", self.not_sent)?;

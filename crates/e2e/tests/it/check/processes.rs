@@ -90,5 +90,9 @@ async fn a_producer_whose_certificate_has_an_authority_of_its_own_is_asked_throu
         check(&names, &trusting).await.has("ok", "producer", "is ready").then_some(())
     })
     .await;
-    check(&names, &trusting[..1]).await.assert("fail", "producer", "does not answer");
+    let stranger = check(&names, &trusting[..1]).await;
+    stranger.assert("fail", "producer", "does not answer");
+    let remedy =
+        stranger.all.iter().find(|finding| finding["subject"] == "producer").unwrap()["remedy"].as_str();
+    assert!(remedy.unwrap().contains("this very certificate in PRODUCER_CA_FILE"), "{stranger:?}");
 }

@@ -37,6 +37,16 @@ async fn retry_after_is_honoured_and_the_same_body_is_sent_again() {
 }
 
 #[tokio::test]
+async fn a_retry_after_that_is_a_date_is_honoured() {
+    let headers = "date: Tue, 24 Nov 2026 06:30:00 GMT\r\nretry-after: Tue, 24 Nov 2026 06:30:02 GMT\r\n";
+    let script = Script::start([refusal(503, headers, true), Say::Accepted]).await;
+    let (said, _) = sent(&script, &["--events", "1"]).await;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let requests = script.requests();
+    assert!(requests[1].at - requests[0].at >= Duration::from_secs(2), "{requests:?}");
+}
+
+#[tokio::test]
 async fn after_an_unknown_outcome_the_same_event_is_sent_again_and_that_is_not_forgotten() {
     let script = Script::start([Say::Nothing, refusal(504, "", true), Say::Accepted]).await;
     let (said, ledger) = sent(&script, &["--events", "1"]).await;
