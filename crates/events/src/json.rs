@@ -1,5 +1,7 @@
 //! Whether a text is JSON at all. Every other module of this crate reads only text that passed here.
 
+use std::fmt;
+
 use serde_json::value::RawValue;
 
 /// Not JSON, and where.
@@ -8,6 +10,15 @@ pub(crate) struct NotJson {
     pub(crate) message: String,
     pub(crate) line: usize,
     pub(crate) column: usize,
+    /// What was probably meant, and how JSON says it.
+    pub(crate) hint: Option<&'static str>,
+}
+
+impl fmt::Display for NotJson {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at line {} column {}", self.message, self.line, self.column)?;
+        self.hint.map_or(Ok(()), |hint| write!(f, "; {hint}"))
+    }
 }
 
 /// The JSON value that `bytes` hold, without the white space around it.
@@ -18,7 +29,7 @@ pub(crate) fn check_bytes(bytes: &[u8]) -> Result<&RawValue, NotJson> {
             let valid = bytes.get(..error.valid_up_to()).unwrap_or_default();
             let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
             let column = valid.iter().rev().take_while(|byte| **byte != b'\n').count() + 1;
-            Err(NotJson { message: "not valid UTF-8".to_owned(), line, column })
+            Err(NotJson { message: "not valid UTF-8".to_owned(), line, column, hint: None })
         }
     }
 }
@@ -26,14 +37,33 @@ pub(crate) fn check_bytes(bytes: &[u8]) -> Result<&RawValue, NotJson> {
 /// The JSON value that `text` holds, without the white space around it.
 pub(crate) fn check(text: &str) -> Result<&RawValue, NotJson> {
     if text.starts_with('\u{feff}') {
-        return Err(NotJson { message: "a byte order mark before the JSON".to_owned(), line: 1, column: 1 });
+        let message = "a byte order mark before the JSON".to_owned();
+        return Err(NotJson { message, line: 1, column: 1, hint: Some("send it without") });
     }
     serde_json::from_str(text).map_err(|error| {
         let place = format!(" at line {} column {}", error.line(), error.column());
         let message = error.to_string();
         let message = message.strip_suffix(&place).unwrap_or(&message).to_owned();
-        NotJson { message, line: error.line(), column: error.column() }
+        let hint = hint(text, error.line(), error.column());
+        NotJson { message, line: error.line(), column: error.column(), hint }
     })
+}
+
+/// What is right in place of the word at this place, if other languages have that word.
+fn hint(text: &str, line: usize, column: usize) -> Option<&'static str> {
+    let line = text.split('\n').nth(line.checked_sub(1)?)?.as_bytes();
+    let (before, after) = line.split_at_checked(column.saturating_sub(1))?;
+    let in_word = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'+' | b'-');
+    let start = before.iter().rposition(|byte| !in_word(byte)).map_or(0, |space| space + 1);
+    let end = after.iter().position(|byte| !in_word(byte)).unwrap_or(after.len());
+    let word = line.get(start..before.len() + end)?;
+    let lower = word.to_ascii_lowercase();
+    match lower.strip_prefix(b"-").or(lower.strip_prefix(b"+")).unwrap_or(&lower) {
+        b"nan" | b"inf" | b"infinity" => Some("NaN and Infinity are not JSON: send null or a text"),
+        b"none" | b"undefined" | b"nil" => Some("JSON has null for no value"),
+        b"true" | b"false" if word != lower => Some("JSON has true and false in lower case"),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -55,7 +85,55 @@ mod tests {
 
     #[test]
     fn a_byte_order_mark_is_named() {
-        assert!(check("\u{feff}{}").unwrap_err().message.contains("byte order mark"));
+        let error = check("\u{feff}{}").unwrap_err().to_string();
+        assert_eq!(error, "a byte order mark before the JSON at line 1 column 1; send it without");
+    }
+
+    #[test]
+    fn a_word_of_another_language_is_named() {
+        for word in ["NaN", "nan", "-NaN", "Infinity", "-Infinity", "+Infinity", "Inf", "-inf"] {
+            for text in [
+                word.to_owned(),
+                format!("{{\n \"a\": {word} }}"),
+                format!("[1,{word}]"),
+                format!("[{word},1]"),
+            ] {
+                let error = check(&text).unwrap_err().to_string();
+                assert!(
+                    error.ends_with("; NaN and Infinity are not JSON: send null or a text"),
+                    "{text}: {error}"
+                );
+            }
+        }
+        for (text, hint) in [
+            ("{\"a\":None}", "JSON has null for no value"),
+            ("{\"a\":undefined}", "JSON has null for no value"),
+            ("[True]", "JSON has true and false in lower case"),
+            ("{\"é\": FALSE}", "JSON has true and false in lower case"),
+        ] {
+            let error = check(text).unwrap_err().to_string();
+            assert!(error.ends_with(hint), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn other_errors_have_no_hint() {
+        for text in [
+            "",
+            "{",
+            "[1,]",
+            "{'a':1}",
+            "[nul]",
+            "[-]",
+            "[\"NaN\" 1]",
+            "[bananas]",
+            "[1 true]",
+            "é",
+            "[1 é",
+            "\n\n",
+        ] {
+            assert_eq!(check(text).unwrap_err().hint, None, "{text}");
+        }
     }
 
     #[test]

@@ -21,10 +21,7 @@ impl Payload {
     pub fn parse(text: &str) -> Result<Self, Vec<Fault>> {
         let path = Path::Name(&BODY, "payload");
         let mut faults = Faults::default();
-        let raw = json::check(text).map_err(|error| {
-            let msg = format!("{} at line {} column {}", error.message, error.line, error.column);
-            Breach::new("json_invalid", msg)
-        });
+        let raw = json::check(text).map_err(|error| Breach::new("json_invalid", error.to_string()));
         let payload = faults.take(&path, raw).and_then(|raw| Self::judge(raw.get(), &path, &mut faults));
         payload.ok_or_else(|| faults.into_list())
     }

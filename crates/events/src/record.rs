@@ -75,10 +75,8 @@ pub fn decode(record: &RecordView<'_>, expected: impl Fn(&str) -> bool) -> Resul
     if record.value.is_empty() {
         return Err(poison("decode", "EmptyValue", "the value is empty".to_owned()));
     }
-    let raw = json::check_bytes(record.value).map_err(|error| {
-        let reason = format!("{} at line {} column {}", error.message, error.line, error.column);
-        poison("decode", "InvalidJson", reason)
-    })?;
+    let raw = json::check_bytes(record.value)
+        .map_err(|error| poison("decode", "InvalidJson", error.to_string()))?;
     let Some(envelope) = Envelope::split(raw.get()) else {
         return Err(poison("decode", "InvalidEnvelope", "the value is not a JSON object".to_owned()));
     };

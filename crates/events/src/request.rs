@@ -46,6 +46,8 @@ pub enum Refusal {
         line: usize,
         /// The column in bytes, from 1.
         column: usize,
+        /// What was probably meant, and how JSON says it.
+        hint: Option<&'static str>,
     },
     /// JSON that breaks a rule; all faults (422).
     Invalid(Vec<Fault>),
@@ -60,6 +62,7 @@ pub fn parse_request(body: &[u8], rules: &Rules) -> Result<Draft, Refusal> {
         message: error.message,
         line: error.line,
         column: error.column,
+        hint: error.hint,
     })?;
     let mut faults = Faults::default();
     let draft = match Envelope::split(raw.get()) {

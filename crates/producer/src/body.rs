@@ -14,14 +14,16 @@ use futures::StreamExt;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-pub use coding::{CODINGS, zstd_room};
-use coding::{Coding, Reader};
+use coding::Reader;
+pub use coding::{CODINGS, Coding, zstd_room};
 
 use crate::error::ApiError;
 use crate::stopping::Stopping;
 
 /// A client that is still sending does not look for an answer: beyond its limit, so much more is read and thrown away.
 const DRAIN_BYTES: usize = 1024 * 1024;
+/// So much of a header's value is repeated in a refusal.
+const MOST_CHARS: usize = 100;
 
 /// What a body may be.
 #[derive(Debug, Clone, Copy)]
@@ -175,9 +177,51 @@ fn judge_length(headers: &HeaderMap, limits: Limits) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// What is right for one event.
+pub const JSON: &str = "send JSON with Content-Type: application/json";
+
+/// The refusal of a media type. One that differs in its charset only is right otherwise.
+pub fn other_media_type(given: &str, right: &str) -> ApiError {
+    let given: String = given.chars().take(MOST_CHARS).collect();
+    ApiError::MediaType(match charset(&given).filter(|charset| !is_utf8(charset)) {
+        Some(charset) if is_known(&given) => {
+            format!(
+                "the charset {charset:?} is not supported: send the body in UTF-8, and charset=utf-8 or none"
+            )
+        }
+        _ => format!("Content-Type {given:?} is not supported: {right}"),
+    })
+}
+
+fn is_known(media_type: &str) -> bool {
+    let essence = media_type.split(';').next().unwrap_or_default();
+    is_json(essence) || is_lines(essence)
+}
+
+/// What a text that is not JSON is by its first bytes, and what to send instead. `coding` is that of its header.
+pub fn looks_like(text: &[u8], coding: Coding) -> Option<&'static str> {
+    Some(match (text, coding) {
+        ([0x1f, 0x8b, ..], Coding::Identity) => {
+            "it is compressed with gzip: send it with Content-Encoding: gzip"
+        }
+        ([0x28, 0xb5, 0x2f, 0xfd, ..], Coding::Identity) => {
+            "it is compressed with zstd: send it with Content-Encoding: zstd"
+        }
+        ([0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..], _) => "it is compressed twice: compress it once",
+        ([0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, b'{' | b'[', ..] | [b'{' | b'[', 0, ..], _) => {
+            "it is in UTF-16 or UTF-32: send it in UTF-8"
+        }
+        ([0xef, 0xbb, 0xbf, ..], _) => "it begins with a byte order mark: send it without",
+        _ => return None,
+    })
+}
+
 /// As in the original: who says nothing sends JSON.
 fn judge_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
-    if media_type(headers).is_none_or(is_json) { Ok(()) } else { Err(ApiError::JSON_WANTED) }
+    match media_type(headers) {
+        Some(given) if !is_json(given) => Err(other_media_type(given, JSON)),
+        _ => Ok(()),
+    }
 }
 
 /// The header Content-Type, if it says anything.
@@ -197,19 +241,36 @@ pub fn is_json(media_type: &str) -> bool {
         })
 }
 
+/// Whether it is NDJSON in UTF-8.
+pub fn is_lines(media_type: &str) -> bool {
+    is_utf8_of(media_type, |essence| {
+        matches!(
+            essence,
+            "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/x-jsonlines"
+        )
+    })
+}
+
 /// Whether it is one of those that `known` tells, and UTF-8.
-pub fn is_utf8_of(media_type: &str, known: impl FnOnce(&str) -> bool) -> bool {
-    let mut parts = media_type.split(';').map(|part| part.trim().to_ascii_lowercase());
-    known(&parts.next().unwrap_or_default())
-        && parts.all(|parameter| match parameter.split_once('=') {
-            Some(("charset", charset)) => matches!(charset.trim_matches('"'), "utf-8" | "utf8" | "us-ascii"),
-            _ => true,
-        })
+fn is_utf8_of(media_type: &str, known: impl FnOnce(&str) -> bool) -> bool {
+    let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    known(&essence) && charset(media_type).is_none_or(|charset| is_utf8(&charset))
+}
+
+/// The charset that a media type names, in lower case.
+fn charset(media_type: &str) -> Option<String> {
+    let mut parameters = media_type.split(';').skip(1).filter_map(|parameter| parameter.split_once('='));
+    let (_, value) = parameters.find(|(name, _)| name.trim().eq_ignore_ascii_case("charset"))?;
+    Some(value.trim().trim_matches('"').to_ascii_lowercase())
+}
+
+fn is_utf8(charset: &str) -> bool {
+    matches!(charset, "utf-8" | "utf8" | "us-ascii")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::is_json;
+    use super::{Coding, JSON, is_json, looks_like, other_media_type};
 
     #[test]
     fn json_has_several_names_and_is_utf_8() {
@@ -222,6 +283,46 @@ mod tests {
         }
         for wrong in ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=latin1"] {
             assert!(!is_json(wrong), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_refused_media_type_is_told_what_differs() {
+        for (given, words) in [
+            ("text/plain", r#"Content-Type "text/plain" is not supported: send JSON"#),
+            ("text/plain; charset=latin1", r#"Content-Type "text/plain; charset=latin1" is not supported"#),
+            (
+                "application/json; charset=latin1",
+                r#"the charset "latin1" is not supported: send the body in UTF-8"#,
+            ),
+            ("application/json;Charset = \"UTF-16\"", r#"the charset "utf-16" is not supported"#),
+            ("text/json; charset=iso-8859-1; x=y", r#"the charset "iso-8859-1" is not supported"#),
+            ("application/x-ndjson; charset=cp1252", r#"the charset "cp1252" is not supported"#),
+        ] {
+            let detail = other_media_type(given, JSON).problem().detail;
+            assert!(detail.starts_with(words), "{given}: {detail}");
+        }
+        assert!(other_media_type(&"x".repeat(9000), JSON).problem().detail.len() < 300);
+    }
+
+    #[test]
+    fn the_first_bytes_of_what_is_not_json_name_it() {
+        for (text, coding, words) in [
+            (&b"\x1f\x8b\x08\0"[..], Coding::Identity, "Content-Encoding: gzip"),
+            (b"\x28\xb5\x2f\xfd", Coding::Identity, "Content-Encoding: zstd"),
+            (b"\x1f\x8b\x08\0", Coding::Gzip, "compressed twice"),
+            (b"\x28\xb5\x2f\xfd", Coding::Gzip, "compressed twice"),
+            (b"\x1f\x8b\x08\0", Coding::Zstd, "compressed twice"),
+            (b"\xef\xbb\xbf{", Coding::Identity, "byte order mark"),
+            (b"\xff\xfe{\0", Coding::Identity, "UTF-16"),
+            (b"{\0\"\0", Coding::Gzip, "UTF-16"),
+            (b"\0{", Coding::Identity, "UTF-16"),
+        ] {
+            let hint = looks_like(text, coding).unwrap();
+            assert!(hint.contains(words), "{text:?}: {hint}");
+        }
+        for text in [&b""[..], b"{", b"{}", b"NaN", b"\x1f", b"\xef\xbb", b"\0\0\0\0"] {
+            assert_eq!(looks_like(text, Coding::Identity), None, "{text:?}");
         }
     }
 }

@@ -30,6 +30,8 @@ pub enum ApiError {
         line: usize,
         /// Where, from 1.
         column: usize,
+        /// What is probably meant, and what to send instead.
+        hint: Option<&'static str>,
     },
     /// The body ended before its end, or its framing is wrong.
     BodyBroken(String),
@@ -39,6 +41,8 @@ pub enum ApiError {
     KeyNotTaken,
     /// A number of seconds that is not above 0.
     NotPositive(&'static str),
+    /// The start of a poll job has something that no poll job takes; what.
+    JobInput(String),
     /// No such path.
     NoSuchPath,
     /// No such poll job.
@@ -59,10 +63,10 @@ pub enum ApiError {
     BatchBroken(String),
     /// The broker takes no record of this size.
     RecordTooLarge,
-    /// The body is of another type; which is right.
-    MediaType(&'static str),
-    /// The body is compressed in another way than those that are taken.
-    Coding,
+    /// The body is of another type or charset; what is wrong, and what is right.
+    MediaType(String),
+    /// The body is compressed in another way than those that are taken: what its header says.
+    Coding(String),
     /// The request breaks rules: all of them.
     Invalid(Vec<Fault>),
     /// So many poll jobs run; the first ends after the delay.
@@ -88,14 +92,6 @@ pub enum ApiError {
 }
 
 impl ApiError {
-    /// The body of one event has another media type than JSON's.
-    pub const JSON_WANTED: Self =
-        Self::MediaType("the body must be JSON: send Content-Type: application/json");
-    /// The body of a batch has a media type that none of its forms has.
-    pub const BATCH_WANTED: Self = Self::MediaType(
-        "send a JSON array with Content-Type: application/json, or one event a line with application/x-ndjson",
-    );
-
     /// The producer is stopping, and nothing was stored.
     pub fn stopping(id: Option<EventId>) -> Self {
         Self::NotStored { reason: "stopping", why: "the producer is stopping".into(), id }
@@ -115,9 +111,21 @@ impl ApiError {
         self
     }
 
-    /// An event of a batch is not JSON.
-    pub fn not_json_event(message: impl Into<String>, line: usize, column: usize) -> Self {
-        Self::NotJson { subject: "event", message: message.into(), line, column }
+    /// Of what is not JSON, `subject`; another hint than its own counts more.
+    pub fn refusal(refusal: Refusal, subject: &'static str, other: Option<&'static str>) -> Self {
+        match refusal {
+            Refusal::Empty => Self::Empty,
+            Refusal::NotJson { message, line, column, hint } => {
+                Self::NotJson { subject, message, line, column, hint: other.or(hint) }
+            }
+            Refusal::Invalid(faults) => Self::Invalid(faults),
+        }
+    }
+
+    /// Between two commas of a batch is no event.
+    pub fn nothing_for_an_event() -> Self {
+        let (message, hint) = ("there is nothing".into(), Some("a comma stands between two events only"));
+        Self::NotJson { subject: "event", message, line: 1, column: 1, hint }
     }
 
     /// The problem of a batch of which no event was accepted.
@@ -148,6 +156,7 @@ impl ApiError {
             Self::IdMissing => "id_missing",
             Self::KeyNotTaken => "idempotency_key",
             Self::NotPositive(_) => "not_positive",
+            Self::JobInput(_) => "job_input",
             Self::NoSuchPath | Self::NoSuchJob => "not_found",
             Self::MethodNotAllowed => "method",
             Self::BodySlow(_) => "body_slow",
@@ -156,7 +165,7 @@ impl ApiError {
             Self::TooManyEvents(_) => "too_many_events",
             Self::RecordTooLarge => "record_too_large",
             Self::MediaType(_) => "media_type",
-            Self::Coding => "content_coding",
+            Self::Coding(_) => "content_coding",
             Self::Invalid(_) => "invalid",
             Self::JobsFull(..) => "jobs_full",
             Self::Upstream(_) => "upstream",
@@ -175,7 +184,8 @@ impl ApiError {
             | Self::BodyBroken(_)
             | Self::IdMissing
             | Self::KeyNotTaken
-            | Self::NotPositive(_) => StatusCode::BAD_REQUEST,
+            | Self::NotPositive(_)
+            | Self::JobInput(_) => StatusCode::BAD_REQUEST,
             Self::NoSuchPath | Self::NoSuchJob => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodySlow(_) => StatusCode::REQUEST_TIMEOUT,
@@ -183,7 +193,7 @@ impl ApiError {
             | Self::EventTooLarge(_)
             | Self::TooManyEvents(_)
             | Self::RecordTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::MediaType(_) | Self::Coding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::MediaType(_) | Self::Coding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::JobsFull(..) => StatusCode::TOO_MANY_REQUESTS,
             Self::Upstream(_) => StatusCode::BAD_GATEWAY,
@@ -195,17 +205,21 @@ impl ApiError {
     fn detail(&self) -> String {
         match self {
             Self::Empty => "the body is empty: send one event as a JSON object".into(),
-            Self::NotJson { subject, message, line, column } => {
-                format!("the {subject} is not JSON: {message} at line {line} column {column}")
+            Self::NotJson { subject, message, line, column, hint } => {
+                let hint = hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+                format!("the {subject} is not JSON: {message} at line {line} column {column}{hint}")
             }
             Self::BodyBroken(why) => format!("the body cannot be read: {why}"),
             Self::IdMissing => {
-                "the event has no id, and this producer requires one: send `id`, or with POST /ingest the header \
-                 Idempotency-Key"
+                "the event has no id, and this producer requires one: send `id`, not null, or with POST /ingest the \
+                 header Idempotency-Key"
                     .into()
             }
             Self::KeyNotTaken => "the header Idempotency-Key is for POST /ingest only".into(),
             Self::NotPositive(name) => format!("{name} must be a number of seconds above 0"),
+            Self::JobInput(what) => {
+                format!("{what}; a poll job takes the query parameters interval_sec and duration_sec, and no body")
+            }
             Self::NoSuchPath => "there is nothing at this path".into(),
             Self::NoSuchJob => "there is no poll job of this id".into(),
             Self::MethodNotAllowed => "this path has other methods: see the header Allow".into(),
@@ -218,13 +232,18 @@ impl ApiError {
             Self::NoEvents => "the batch is empty: send at least one event".into(),
             Self::BatchBroken(why) => format!("the batch cannot be read: {why}"),
             Self::RecordTooLarge => "the event is larger than kafka's limit for a record".into(),
-            Self::MediaType(right) => (*right).into(),
-            Self::Coding => format!("the body may be compressed with one of {CODINGS}, and in no other way"),
+            Self::MediaType(what) => what.clone(),
+            Self::Coding(given) => {
+                format!("Content-Encoding {given:?} is not supported: compress with one of {CODINGS}, once, or not")
+            }
             Self::Invalid(faults) => match faults.as_slice() {
                 [one] => format!("the request breaks a rule: {one}"),
                 several => format!("the request breaks {} rules: see errors", several.len()),
             },
-            Self::JobsFull(most, _) => format!("{most} poll jobs are running, and no more are allowed"),
+            Self::JobsFull(0, _) => "poll jobs are not allowed (MAX_POLL_JOBS is 0)".into(),
+            Self::JobsFull(most, _) => {
+                format!("{most} poll jobs are running, and no more are allowed (MAX_POLL_JOBS)")
+            }
             Self::Upstream(fault) => fault.to_string(),
             Self::NotStored { why, .. } => format!("nothing was stored: {why}"),
             Self::Unknown { why, .. } => {
@@ -241,6 +260,7 @@ impl ApiError {
         match self {
             Self::BodySlow(_) => problem.retryable(None),
             Self::Invalid(faults) => problem.with_errors(serde_json::json!(faults)),
+            Self::JobsFull(0, _) => problem,
             Self::JobsFull(_, free_in) => problem.retryable((*free_in).max(SOON)),
             Self::Upstream(fault) => problem.retryable(fault.retry_after()),
             Self::NotStored { id, .. } => {
@@ -252,18 +272,6 @@ impl ApiError {
             }
             Self::Unknown { id, .. } => problem.retryable(None).with_id(id.as_str()),
             _ => problem,
-        }
-    }
-}
-
-impl From<Refusal> for ApiError {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::Empty => Self::Empty,
-            Refusal::NotJson { message, line, column } => {
-                Self::NotJson { subject: "body", message, line, column }
-            }
-            Refusal::Invalid(faults) => Self::Invalid(faults),
         }
     }
 }
@@ -283,7 +291,7 @@ impl IntoResponse for ApiError {
         let failure = problem.status.is_server_error().then(|| problem.detail.clone());
         let mut response = problem.into_response();
         response.extensions_mut().insert(Refused { reason: self.reason(), failure });
-        if matches!(self, Self::Coding) {
+        if matches!(self, Self::Coding(_)) {
             response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static(CODINGS));
         }
         if matches!(self, Self::BodySlow(_) | Self::BodyTooLarge(..) | Self::BodyBroken(_)) {

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::app::Producer;
-use crate::body::{self, Limits};
+use crate::body::{self, Coding, Limits};
 use crate::error::ApiError;
 use crate::kafka::Record;
 use crate::routes;
@@ -90,7 +90,10 @@ async fn read(producer: &Producer, headers: &HeaderMap, body: Body) -> Result<(D
             faults.extend(key.err());
             return Err(ApiError::Invalid(faults));
         }
-        (Err(refusal), _) => return Err(refusal.into()),
+        (Err(refusal), _) => {
+            let hint = body::looks_like(&body, Coding::of(headers)?);
+            return Err(ApiError::refusal(refusal, "body", hint));
+        }
     };
     match (draft.id.clone(), key) {
         (Some(id), Some(key)) if id != key => Err(ApiError::Invalid(vec![key_fault(

@@ -52,7 +52,7 @@ fn accepted(body: &[u8]) -> bool {
             assert!(body.trim_ascii().is_empty(), "{}", shown(body));
             return false;
         }
-        Err(Refusal::NotJson { message, line, column }) => {
+        Err(Refusal::NotJson { message, line, column, .. }) => {
             assert!(!message.is_empty() && line > 0 && column <= body.len() + 1, "{}", shown(body));
             return false;
         }

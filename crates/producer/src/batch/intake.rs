@@ -163,9 +163,8 @@ fn no_id() -> EventId {
 /// 400, 422: always the same for the same text.
 pub fn judge(producer: &Producer, text: &[u8]) -> Result<Draft, ApiError> {
     let draft = events::parse_request(text, &producer.rules).map_err(|refusal| match refusal {
-        Refusal::Empty => ApiError::not_json_event("there is nothing", 1, 1),
-        Refusal::NotJson { message, line, column } => ApiError::not_json_event(message, line, column),
-        refusal @ Refusal::Invalid(_) => refusal.into(),
+        Refusal::Empty => ApiError::nothing_for_an_event(),
+        refusal => ApiError::refusal(refusal, "event", None),
     })?;
     if draft.id.is_none() && producer.config.require_id { Err(ApiError::IdMissing) } else { Ok(draft) }
 }

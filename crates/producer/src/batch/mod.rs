@@ -14,10 +14,11 @@ use std::sync::Arc;
 use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
+use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use crate::app::Producer;
-use crate::body::{self, Incoming, Limits};
+use crate::body::{self, Coding, Incoming, Limits};
 use crate::error::ApiError;
 use crate::ingest::{IDEMPOTENCY_KEY, traceparent};
 use crate::serving::Place;
@@ -29,6 +30,13 @@ use splitter::{Format, Piece, Splitter};
 pub fn journal_room() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(journal::ROOM_BYTES))
 }
+
+/// Which media types a batch has.
+pub const RIGHT_TYPES: &str =
+    "send a JSON array with Content-Type: application/json, or one event a line with application/x-ndjson";
+
+/// So many bytes tell what a body is that is not JSON.
+const TELLING_BYTES: usize = 4;
 
 /// Other requests get their turn after so many events.
 const TURN: usize = 64;
@@ -57,7 +65,8 @@ pub async fn ingest_batch(
         return Err(ApiError::stopping(None));
     }
     let mut intake = Intake::new(&producer, traceparent(&parts.headers));
-    let broken = read(&producer, &mut incoming, splitter, &mut intake).await.err();
+    let coding = Coding::of(&parts.headers)?;
+    let broken = read(&producer, (&mut incoming, coding), splitter, &mut intake).await.err();
     if let Some(error) = &broken {
         intake.broke(error);
         tokio::select! {
@@ -80,42 +89,54 @@ pub async fn ingest_batch(
 
 /// What the header Content-Type says. As with `POST /ingest`, who says nothing sends JSON.
 fn format(headers: &HeaderMap) -> Result<Format, ApiError> {
-    let lines = |essence: &str| {
-        matches!(
-            essence,
-            "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/x-jsonlines"
-        )
-    };
     match body::media_type(headers) {
         None => Ok(Format::Array),
         Some(media_type) if body::is_json(media_type) => Ok(Format::Array),
-        Some(media_type) if body::is_utf8_of(media_type, lines) => Ok(Format::Lines),
-        Some(_) => Err(ApiError::BATCH_WANTED),
+        Some(media_type) if body::is_lines(media_type) => Ok(Format::Lines),
+        Some(media_type) => Err(body::other_media_type(media_type, RIGHT_TYPES)),
     }
 }
 
 /// Reads the body to its end, or to what breaks it: the error is then the last result.
 async fn read(
     producer: &Producer,
-    incoming: &mut Incoming,
+    (incoming, coding): (&mut Incoming, Coding),
     mut splitter: Splitter,
     intake: &mut Intake<'_>,
 ) -> Result<(), ApiError> {
-    loop {
-        let chunk = tokio::select! {
-            chunk = incoming.next() => chunk?,
-            () = producer.stopping.given_up() => return Err(ApiError::stopping(None)),
-        };
-        let Some(chunk) = chunk else { break };
+    let mut next = first(producer, incoming).await?;
+    if let Some(what) = next.as_deref().and_then(|first| splitter.misfit(first, coding)) {
+        return Err(ApiError::BatchBroken(what.into()));
+    }
+    while let Some(chunk) = next {
         splitter.feed(chunk);
         while let Some(piece) = splitter.next().map_err(ApiError::BatchBroken)? {
             take(producer, piece, intake).await?;
         }
+        next = chunk_of(producer, incoming).await?;
     }
     if let Some(piece) = splitter.last().map_err(ApiError::BatchBroken)? {
         take(producer, piece, intake).await?;
     }
     Ok(())
+}
+
+async fn chunk_of(producer: &Producer, incoming: &mut Incoming) -> Result<Option<Bytes>, ApiError> {
+    tokio::select! {
+        chunk = incoming.next() => chunk,
+        () = producer.stopping.given_up() => Err(ApiError::stopping(None)),
+    }
+}
+
+/// The first chunk, with as many of those after it as it takes to know what the body is.
+async fn first(producer: &Producer, incoming: &mut Incoming) -> Result<Option<Bytes>, ApiError> {
+    let Some(mut first) = chunk_of(producer, incoming).await? else { return Ok(None) };
+    while first.len() < TELLING_BYTES
+        && let Some(chunk) = chunk_of(producer, incoming).await?
+    {
+        first = [first, chunk].concat().into();
+    }
+    Ok(Some(first))
 }
 
 async fn take(producer: &Producer, piece: Piece, intake: &mut Intake<'_>) -> Result<(), ApiError> {

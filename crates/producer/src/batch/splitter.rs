@@ -7,6 +7,10 @@
 use bytes::{Bytes, BytesMut};
 use memchr::{memchr, memchr2};
 
+use crate::body::{Coding, looks_like};
+
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// What stands around the events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -67,6 +71,14 @@ impl Splitter {
             too_long: false,
             passed: 0,
         }
+    }
+
+    /// What the body is instead of text in this format, as its `first` bytes tell.
+    pub fn misfit(&self, first: &[u8], coding: Coding) -> Option<&'static str> {
+        let what = looks_like(first, coding)?;
+        // Before a line, a byte order mark is wrong in that line alone.
+        let of_line = self.format == Format::Lines && first.starts_with(BYTE_ORDER_MARK);
+        (!of_line).then_some(what)
     }
 
     /// Takes the next chunk; the one before must have been read to its end.
@@ -134,11 +146,12 @@ impl Splitter {
                     self.place = Place::Element { depth: 0 };
                     self.start = self.at;
                 }
-                Place::BeforeArray => {
+                Place::BeforeArray if byte == b'{' => {
                     return Err(
                         "it is not a JSON array; for lines send Content-Type: application/x-ndjson".into()
                     );
                 }
+                Place::BeforeArray => return Err("it is not a JSON array".into()),
                 Place::AfterArray => {
                     return Err(format!("something follows the array, after {} bytes", self.position()));
                 }

@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::io::StreamReader;
 
+use super::MOST_CHARS;
 use crate::error::ApiError;
 
 /// For the header of a 415.
@@ -56,16 +57,21 @@ impl Coding {
     /// 415: another coding, or several.
     pub fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
         let mut found = Self::Identity;
-        for value in headers.get_all(header::CONTENT_ENCODING) {
+        let values = headers.get_all(header::CONTENT_ENCODING);
+        let refused = || {
+            let values: Vec<&str> = values.iter().map(|value| value.to_str().unwrap_or("?")).collect();
+            ApiError::Coding(values.join(", ").chars().take(MOST_CHARS).collect())
+        };
+        for value in &values {
             for coding in value.to_str().unwrap_or("?").split(',') {
                 let coding = match coding.trim().to_ascii_lowercase().as_str() {
                     "" | "identity" => continue,
                     "gzip" | "x-gzip" => Self::Gzip,
                     "zstd" => Self::Zstd,
-                    _ => return Err(ApiError::Coding),
+                    _ => return Err(refused()),
                 };
                 if found != Self::Identity {
-                    return Err(ApiError::Coding);
+                    return Err(refused());
                 }
                 found = coding;
             }

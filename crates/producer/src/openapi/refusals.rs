@@ -11,6 +11,7 @@ use crate::access::{NO_KEY, UNKNOWN_KEY};
 use crate::adsbdb::UpstreamFault;
 use crate::config::Config;
 use crate::error::ApiError;
+use crate::{batch, body};
 
 /// One way to be refused.
 #[derive(Debug, Clone)]
@@ -34,7 +35,9 @@ impl From<ApiError> for Refusal {
             _ => "Problem",
         };
         let extra: &[_] = match error {
-            ApiError::Coding => &[("Accept-Encoding", "The codings that are taken.", "^[a-z]+(, [a-z]+)*$")],
+            ApiError::Coding(_) => {
+                &[("Accept-Encoding", "The codings that are taken.", "^[a-z]+(, [a-z]+)*$")]
+            }
             ApiError::MethodNotAllowed => &[("Allow", "The methods of this path.", "^[A-Z]+(,[A-Z]+)*$")],
             _ => &[],
         };
@@ -127,9 +130,7 @@ fn sample_id() -> Option<EventId> {
 /// What is not JSON.
 fn not_json(subject: &'static str) -> Option<ApiError> {
     match events::parse_request(b"{\n  \"source\": manual}", &Rules::default()) {
-        Err(events::Refusal::NotJson { message, line, column }) => {
-            Some(ApiError::NotJson { subject, message, line, column })
-        }
+        Err(refusal @ events::Refusal::NotJson { .. }) => Some(ApiError::refusal(refusal, subject, None)),
         _ => None,
     }
 }
@@ -141,8 +142,8 @@ pub fn of_bodies(config: &Config) -> Vec<ApiError> {
         ApiError::BodyBroken("invalid chunk size".into()),
         ApiError::BodySlow(config.request_timeout),
         ApiError::BodyTooLarge(config.max_payload_bytes, "MAX_PAYLOAD_BYTES"),
-        ApiError::JSON_WANTED,
-        ApiError::Coding,
+        body::other_media_type("text/plain", body::JSON),
+        ApiError::Coding("br".into()),
         ApiError::Invalid(faults()),
     ];
     not_json("body").into_iter().chain(rest).collect()
@@ -151,8 +152,13 @@ pub fn of_bodies(config: &Config) -> Vec<ApiError> {
 /// What a batch may be refused for before an event of it is taken, and what all its results may be.
 pub fn of_batches(config: &Config) -> Vec<Refusal> {
     let too_long = || ApiError::BodyTooLarge(config.max_batch_bytes, "MAX_BATCH_BYTES");
-    let whole =
-        [ApiError::NoEvents, too_long(), ApiError::BATCH_WANTED, ApiError::Coding, ApiError::stopping(None)];
+    let whole = [
+        ApiError::NoEvents,
+        too_long(),
+        body::other_media_type("text/plain", batch::RIGHT_TYPES),
+        ApiError::Coding("br".into()),
+        ApiError::stopping(None),
+    ];
     let first = [
         ApiError::BatchBroken("there is no array".into()),
         ApiError::BodyBroken("invalid chunk size".into()),

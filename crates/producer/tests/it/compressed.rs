@@ -62,10 +62,23 @@ async fn another_coding_is_a_415_that_names_those_that_are_taken() {
     for path in ["/ingest", "/ingest/batch"] {
         for coding in ["br", "deflate", "gzip, zstd"] {
             let answer = app.request("POST", path, &headers(coding, "application/json"), EVENT).await;
-            assert_says(&answer.problem(415, false), &["gzip, zstd"]);
+            let given = format!("Content-Encoding {coding:?} is not supported");
+            assert_says(&answer.problem(415, false), &["gzip, zstd", &given]);
             assert_eq!(answer.header("accept-encoding"), Some("gzip, zstd"));
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_is_compressed_twice_is_told_so() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[]).await;
+    let twice = gzip(&gzip(format!("[{EVENT}]").as_bytes()).await).await;
+    let body =
+        app.post_bytes("/ingest", &headers("gzip", "application/json"), &twice).await.problem(400, false);
+    assert_says(&body, &["compressed twice"]);
+    let answer = app.post_bytes("/ingest/batch", &headers("gzip", "application/json"), &twice).await;
+    assert_says(&answer.result(0), &["compressed twice"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -151,8 +151,9 @@ fn what_is_wrong_around_the_elements_is_told() {
     for (body, part) in [
         ("", "there is no array"),
         ("  ", "there is no array"),
-        ("{\"a\":1}", "not a JSON array"),
+        ("{\"a\":1}", "not a JSON array; for lines send"),
         ("\u{feff}[]", "not a JSON array"),
+        ("NaN", "not a JSON array"),
         ("[", "no end"),
         ("[1,", "no end, after 3 bytes"),
         ("[\"]", "no end"),
