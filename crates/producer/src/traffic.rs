@@ -44,19 +44,26 @@ pub async fn watch<F: Future<Output = Response>>(
     response
 }
 
+/// Marks a request whose body was read and thrown away.
+#[derive(Debug, Clone, Copy)]
+pub struct HadBody;
+
 /// Around the routes that take neither an id nor a body: whoever sends an id there expects what will not happen, and a
 /// body is read and thrown away first, or its client might never see the answer.
 pub async fn takes_nothing(request: Request, next: Next) -> Response {
     if request.headers().contains_key(IDEMPOTENCY_KEY) {
         return access::refuse(ApiError::KeyNotTaken, request).await;
     }
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     if body.is_end_stream() {
         return next.run(Request::from_parts(parts, body)).await;
     }
     let spent = access::spent(&parts.headers, body).await;
+    if spent.had_bytes {
+        parts.extensions.insert(HadBody);
+    }
     let mut response = next.run(Request::from_parts(parts, Body::empty())).await;
-    if !spent {
+    if !spent.ended {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response

@@ -13,6 +13,7 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
+use http_body::Body as _;
 use service::problem::Problem;
 
 pub use keys::ApiKeys;
@@ -111,33 +112,40 @@ fn unauthorized(detail: &str) -> Response {
 pub async fn refuse(refusal: impl IntoResponse, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let mut response = refusal.into_response();
-    if !spent(&parts.headers, body).await {
+    if !spent(&parts.headers, body).await.ended {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
 
-/// Reads and throws away a body that nobody wants: a client that is still sending does not look for an answer. False: it
-/// is more than that, or was never sent, and the connection has to end with the answer.
-pub async fn spent(headers: &HeaderMap, body: Body) -> bool {
-    // With `Expect: 100-continue` the client has not sent anything, and will not.
-    !headers.contains_key(header::EXPECT) && drained(body).await
+/// What became of a body that nobody wants.
+#[derive(Debug, Clone, Copy)]
+pub struct Spent {
+    /// It is not empty.
+    pub had_bytes: bool,
+    /// It came to its end. If not, it is too long or was never sent, and the connection has to end with the answer.
+    pub ended: bool,
 }
 
-/// Whether the body came to its end.
-async fn drained(body: Body) -> bool {
-    let mut stream = body.into_data_stream();
+/// Reads and throws away a body that nobody wants: a client that is still sending does not look for an answer.
+pub async fn spent(headers: &HeaderMap, body: Body) -> Spent {
+    // With `Expect: 100-continue` the client has not sent anything, and will not.
+    if headers.contains_key(header::EXPECT) {
+        return Spent { had_bytes: !body.is_end_stream(), ended: false };
+    }
+    let (mut stream, mut bytes) = (body.into_data_stream(), 0);
     let read = async {
-        let mut bytes = 0;
         while let Some(chunk) = stream.next().await {
-            match chunk {
-                Ok(chunk) if bytes + chunk.len() <= DRAIN.0 => bytes += chunk.len(),
-                _ => return false,
+            let Ok(chunk) = chunk else { return false };
+            bytes += chunk.len();
+            if bytes > DRAIN.0 {
+                return false;
             }
         }
         true
     };
-    tokio::time::timeout(DRAIN.1, read).await.unwrap_or(false)
+    let ended = tokio::time::timeout(DRAIN.1, read).await.unwrap_or(false);
+    Spent { had_bytes: bytes > 0, ended }
 }
 
 #[cfg(test)]

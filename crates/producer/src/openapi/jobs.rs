@@ -69,10 +69,10 @@ fn start(config: &Config) -> Operation {
     });
     let link =
         |operation| json!({"operationId": operation, "parameters": {"job_id": "$response.body#/job_id"}});
-    let wrong = ["interval_sec=0", "interval_sec=soon&duration_sec=inf"];
+    let wrong = ["interval_sec=0", "interval=5", "interval_sec=soon&duration_sec=inf"];
     guarded("post", JOBS, "startPollJob", config)
         .limited()
-        .about("Takes aircraft on a schedule", "A job in the background; calls of one job do not overlap.")
+        .about("Takes aircraft on a schedule", "A job in the background; calls of one job do not overlap. It takes no other parameters and no body.")
         .parameter(seconds("interval_sec", 3, "From one call to the next; fractions allowed."))
         .parameter(seconds("duration_sec", 120, "How long calls begin; fractions allowed."))
         .answers(202, "The job runs", "application/json", content)

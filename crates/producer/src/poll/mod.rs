@@ -21,6 +21,7 @@ pub use query::Schedule;
 use crate::app::Producer;
 use crate::error::ApiError;
 use crate::stopping::Admission;
+use crate::traffic::HadBody;
 
 /// `POST`: starts a job.
 pub async fn start(
@@ -28,6 +29,9 @@ pub async fn start(
     Extension(admission): Extension<Admission>,
     request: Request,
 ) -> Result<Response, ApiError> {
+    if request.extensions().get::<HadBody>().is_some() {
+        return Err(ApiError::JobInput("the request has a body".into()));
+    }
     let schedule = Schedule::parse(request.uri().query().unwrap_or_default())?;
     if !admission.granted() {
         return Err(ApiError::stopping(None));

@@ -10,6 +10,10 @@ use crate::error::ApiError;
 
 /// A year.
 const LONGEST_SEC: f64 = 31_536_000.0;
+const INTERVAL: &str = "interval_sec";
+const DURATION: &str = "duration_sec";
+/// So much of an unknown name is repeated in a refusal.
+const MOST_CHARS: usize = 64;
 
 /// When a job calls.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -41,12 +45,23 @@ impl serde::Serialize for Seconds {
 }
 
 impl Schedule {
-    /// Reads a query string; what is missing is as in the original, other parameters are not looked at.
+    /// Reads a query string; what is missing is as in the original.
     ///
     /// # Errors
-    /// 400 for a number that is not above 0, 422 for what is no number or above a year.
+    /// 400 for another parameter or a number that is not above 0, 422 for what is no number, above a year or given twice.
     pub fn parse(query: &str) -> Result<Self, ApiError> {
         let mut faults = Vec::new();
+        let mut known = Vec::new();
+        for (name, _) in form_urlencoded::parse(query.as_bytes()) {
+            let Some(name) = [INTERVAL, DURATION].into_iter().find(|known| *known == name) else {
+                let name: String = name.chars().take(MOST_CHARS).collect();
+                return Err(ApiError::JobInput(format!("the query has the unknown parameter {name:?}")));
+            };
+            if known.contains(&name) {
+                faults.push(fault(name, "Field should be given only once", "duplicate_field"));
+            }
+            known.push(name);
+        }
         let mut take = |name: &'static str, usual: f64| {
             let given = form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name);
             match given.map(|(_, text)| text.trim().parse::<f64>()) {
@@ -67,8 +82,7 @@ impl Schedule {
                 }
             }
         };
-        let schedule =
-            Self { interval_sec: take("interval_sec", 3.0)?, duration_sec: take("duration_sec", 120.0)? };
+        let schedule = Self { interval_sec: take(INTERVAL, 3.0)?, duration_sec: take(DURATION, 120.0)? };
         if faults.is_empty() { Ok(schedule) } else { Err(ApiError::Invalid(faults)) }
     }
 }
@@ -85,7 +99,7 @@ mod tests {
     fn missing_parameters_are_those_of_the_original() {
         let schedule = Schedule::parse("").unwrap();
         assert_eq!((schedule.interval_sec.0, schedule.duration_sec.0), (3.0, 120.0));
-        let schedule = Schedule::parse("duration_sec=0.5&x=y&interval_sec=2").unwrap();
+        let schedule = Schedule::parse("duration_sec=0.5&&interval_sec=2").unwrap();
         assert_eq!(serde_json::to_string(&schedule.interval_sec).unwrap(), "2");
         assert_eq!(serde_json::to_string(&schedule.duration_sec).unwrap(), "0.5");
     }
@@ -95,6 +109,36 @@ mod tests {
         for (query, name) in [("interval_sec=0", "interval_sec"), ("duration_sec=-1e9", "duration_sec")] {
             assert!(matches!(Schedule::parse(query), Err(ApiError::NotPositive(given)) if given == name));
         }
+    }
+
+    #[test]
+    fn unknown_parameters_are_refused_and_the_known_ones_named() {
+        for query in [
+            "x=y",
+            "interval=2",
+            "interval_sec=2&intervalSec=3",
+            "Interval_sec=2",
+            "duration_sec=5&interval_sec%20=2",
+            "_=1",
+            "=1",
+            "interval_sec=0&x",
+        ] {
+            let Err(error @ ApiError::JobInput(_)) = Schedule::parse(query) else { panic!("{query}") };
+            let problem = error.problem();
+            assert_eq!((problem.status.as_u16(), problem.retryable), (400, false));
+            assert!(problem.detail.contains("unknown parameter"), "{}", problem.detail);
+            assert!(problem.detail.contains("interval_sec and duration_sec"), "{}", problem.detail);
+        }
+        let Err(error) = Schedule::parse(&"x".repeat(5000)) else { panic!("accepted") };
+        assert!(error.problem().detail.len() < 300);
+    }
+
+    #[test]
+    fn a_parameter_given_twice_is_a_fault() {
+        let Err(ApiError::Invalid(faults)) = Schedule::parse("interval_sec=1&interval_sec=2") else {
+            panic!("accepted")
+        };
+        assert_eq!((faults.len(), faults[0].kind), (1, "duplicate_field"));
     }
 
     #[test]

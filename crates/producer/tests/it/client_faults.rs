@@ -56,6 +56,18 @@ async fn all_broken_rules_are_told_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_cannot_be_a_collection_is_a_422() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[]).await;
+    for source in ["system.a", "a.system.b", "a.system.buckets.b", "a.", "a..b"] {
+        let event = format!(r#"{{"source":"{source}","payload":{{}}}}"#);
+        let body = app.ingest(&event).await.problem(422, false);
+        assert_eq!(body["errors"][0]["loc"], json!(["body", "source"]), "{source}");
+        assert_eq!(app.batch(&[&event, GOOD]).await.statuses(), [422, 202], "{source}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_without_an_id_is_a_400_where_ids_are_required() {
     let cluster = Cluster::start();
     let app = cluster.application(&[("REQUIRE_ID", "true")]).await;
@@ -165,9 +177,21 @@ async fn what_cannot_be_read_as_http_is_answered_by_a_status_alone() {
 async fn only_json_is_taken() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
-    for wrong in ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=utf-16"] {
-        let answer = app.request("POST", "/ingest", &[("Content-Type", wrong)], GOOD).await;
-        assert_says(&answer.problem(415, false), &["application/json"]);
+    for (path, wrong, words) in [
+        ("/ingest", "text/plain", "send JSON with Content-Type: application/json"),
+        ("/ingest", "application/x-www-form-urlencoded", "send JSON with Content-Type: application/json"),
+        ("/ingest", "application/x-ndjson", "send JSON with Content-Type: application/json"),
+        (
+            "/ingest",
+            "application/json; charset=utf-16",
+            r#"charset "utf-16" is not supported: send the body in UTF-8"#,
+        ),
+        ("/ingest/batch", "text/plain", "or one event a line with application/x-ndjson"),
+        ("/ingest/batch", "application/json; charset=latin1", r#"charset "latin1" is not supported"#),
+        ("/ingest/batch", "application/x-ndjson; charset=latin1", r#"charset "latin1" is not supported"#),
+    ] {
+        let answer = app.request("POST", path, &[("Content-Type", wrong)], GOOD).await;
+        assert_says(&answer.problem(415, false), &[words]);
     }
     let packed = [("Content-Type", "application/json"), ("Content-Encoding", "br")];
     app.request("POST", "/ingest", &packed, GOOD).await.problem(415, false);
@@ -225,6 +249,81 @@ async fn poll_parameters_are_judged() {
     let body = poll("interval_sec=x&duration_sec=1e300").await.problem(422, false);
     assert_eq!(body["errors"][0]["loc"], json!(["query", "interval_sec"]));
     assert_eq!(body["errors"][1]["loc"], json!(["query", "duration_sec"]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_poll_job_takes_no_other_parameter_and_no_body() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[]).await;
+    let path = "/ingest/adsbdb/poll?duration_sec=60";
+    let both = "interval_sec and duration_sec";
+    for query in ["interval=2", "duration_sec=1&count=5"] {
+        let body = app.post(&format!("/ingest/adsbdb/poll?{query}")).await.problem(400, false);
+        assert_says(&body, &["unknown parameter", both]);
+    }
+    for body in [r#"{"interval_sec":5}"#, "interval_sec=5", " ", &"x".repeat(900 * 1024)] {
+        assert_says(&app.request("POST", path, &[], body).await.problem(400, false), &["has a body", both]);
+    }
+    let head = format!("POST {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n");
+    for rest in [
+        "Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        "Expect: 100-continue\r\nContent-Length: 2\r\n\r\n",
+    ] {
+        let request = format!("{head}{rest}");
+        assert_says(&app.raw(&[request.as_bytes()]).await.problem(400, false), &["has a body", both]);
+    }
+    assert_eq!(app.get("/ingest/adsbdb/poll").await.json()["jobs"], json!([]));
+    let empty = format!("{head}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
+    assert_eq!(app.raw(&[empty.as_bytes()]).await.status, 202, "an empty body is none");
+    assert_eq!(app.post("/ingest/adsbdb/poll?").await.status, 202);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_poll_jobs_are_off_a_retry_does_not_help() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[("MAX_POLL_JOBS", "0")]).await;
+    assert_says(&app.post("/ingest/adsbdb/poll").await.problem(429, false), &["MAX_POLL_JOBS is 0"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_is_not_json_is_told_what_it_is() {
+    let cluster = Cluster::start();
+    let app = cluster.application(&[]).await;
+    let utf_16: Vec<u8> = GOOD.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let json = [("Content-Type", "application/json")];
+    let lines = [("Content-Type", "application/x-ndjson")];
+    let event = |payload: &str| format!(r#"{{"source":"manual","payload":{{"a":{payload}}}}}"#).into_bytes();
+    for (text, words) in [
+        (b"\x1f\x8b\x08\0\0\0\0\0".to_vec(), "compressed with gzip: send it with Content-Encoding: gzip"),
+        (b"\x28\xb5\x2f\xfd\0\0\0\0".to_vec(), "compressed with zstd: send it with Content-Encoding: zstd"),
+        ([b"\xff\xfe", &utf_16[..]].concat(), "in UTF-16 or UTF-32: send it in UTF-8"),
+        (utf_16, "in UTF-16 or UTF-32: send it in UTF-8"),
+    ] {
+        assert_says(&app.post_bytes("/ingest", &json, &text).await.problem(400, false), &[words]);
+        for headers in [json, lines] {
+            let answer = app.post_bytes("/ingest/batch", &headers, &text).await;
+            answer.problem(400, false);
+            assert_eq!(answer.statuses(), [400], "the body is told of, not each of its lines");
+            assert_says(&answer.result(0), &["the batch cannot be read", words]);
+        }
+    }
+    let marked = format!("\u{feff}{GOOD}");
+    assert_says(&app.ingest(&marked).await.problem(400, false), &["byte order mark", "send it without"]);
+    let array = format!("\u{feff}[{GOOD}]");
+    let answer = app.request("POST", "/ingest/batch", &json, &array).await;
+    answer.problem(400, false);
+    assert_says(&answer.result(0), &["begins with a byte order mark: send it without"]);
+    let answer = app.batch(&[&marked, GOOD]).await;
+    assert_eq!(answer.statuses(), [400, 202], "only the first line has it");
+    assert_says(&answer.result(0), &["byte order mark", "send it without"]);
+    for number in ["NaN", "Infinity", "-Infinity"] {
+        let words = "NaN and Infinity are not JSON";
+        let body = app.post_bytes("/ingest", &json, &event(number)).await.problem(400, false);
+        assert_says(&body, &[words, "line 1"]);
+        let array = [b"[", &event(number)[..], b"]"].concat();
+        let answer = app.post_bytes("/ingest/batch", &json, &array).await;
+        assert_says(&answer.result(0), &[words]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
