@@ -61,13 +61,7 @@ impl Config {
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigFaults> {
         let (settings, mut check) = Check::read::<Settings>(Settings::VARIABLES, environment);
-        let producer = check.value("producer_base_url", settings.producer_base_url.as_ref(), parse::base_url);
-        if producer.as_ref().is_some_and(|url| !url.username().is_empty() || url.password().is_some()) {
-            check.fault(
-                "PRODUCER_BASE_URL",
-                "contains a user or password, which would be logged; a key goes into PRODUCER_API_KEY",
-            );
-        }
+        let producer = check.value("producer_base_url", settings.producer_base_url.as_ref(), base_url);
         let interval =
             check.value("interval_sec", settings.interval_sec.as_ref(), parse::seconds(LEAST_SECONDS));
         let duration = check.value("duration_sec", settings.duration_sec.as_ref(), parse::seconds(0.0));
@@ -93,6 +87,13 @@ impl Config {
         })();
         check.finish(config)
     }
+}
+
+fn base_url(text: &str) -> Result<Url, String> {
+    parse::base_url(text).map_err(|why| match text.contains('@') {
+        true => format!("{why}; a key goes into PRODUCER_API_KEY"),
+        false => why,
+    })
 }
 
 /// The certificates in a file.

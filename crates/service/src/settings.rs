@@ -316,7 +316,8 @@ pub mod parse {
         text.parse().map_err(|_| "is not an address such as 0.0.0.0:8080".into())
     }
 
-    /// A base URL, `http` or `https`, without query, kept without a slash at the end.
+    /// A base URL, `http` or `https`, without query, kept without a slash at the end. It is shown in
+    /// logs and findings, so it has no user and no password.
     ///
     /// # Errors
     /// Not such a URL.
@@ -325,7 +326,10 @@ pub mod parse {
             Ok(url)
                 if matches!(url.scheme(), "http" | "https") && url.has_host() && url.query().is_none() =>
             {
-                Ok(url)
+                match (url.username(), url.password()) {
+                    ("", None) => Ok(url),
+                    _ => Err("contains a user or a password, which would be logged".into()),
+                }
             }
             _ => Err("is not a URL such as http://api-producer:8080".into()),
         }

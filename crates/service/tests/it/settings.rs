@@ -117,7 +117,7 @@ fn parsers_say_what_is_right() {
         assert!(parse::seconds(0.0)(wrong).is_err(), "{wrong}");
     }
     assert_eq!(parse::base_url("http://h:8080/").unwrap().as_str(), "http://h:8080/");
-    for wrong in ["h:8080", "ftp://h", "http://h?x=1", ""] {
+    for wrong in ["h:8080", "ftp://h", "http://h?x=1", "", "http://u@h", "http://u:p@h", "http://:p@h"] {
         assert!(parse::base_url(wrong).is_err(), "{wrong}");
     }
     assert!(parse::topic("events.raw").is_ok());
