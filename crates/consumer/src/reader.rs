@@ -52,6 +52,10 @@ enum End {
     Forgotten(Arc<str>),
 }
 
+fn lane_ended((topic, partition): &Place) -> End {
+    End::Failed(format!("lane of {topic}/{partition} ended by itself"))
+}
+
 /// The reader.
 pub struct Reader {
     /// The client's properties.
@@ -141,9 +145,7 @@ impl Reader {
                     match self.lanes.give(message.topic(), message.partition(), Record::copy_of(&message)) {
                         Given::Taken | Given::NotOurs => {}
                         Given::Full(place) => self.pause(consumer, &place),
-                        Given::LaneEnded(place) => {
-                            return End::Failed(format!("lane {place:?} ended by itself"));
-                        }
+                        Given::LaneEnded(place) => return lane_ended(&place),
                     }
                 }
                 Some(Err(KafkaError::MessageConsumptionFatal(code))) => return End::Failed(code.to_string()),
@@ -157,7 +159,7 @@ impl Reader {
                 looked_at = Instant::now();
                 consumer.context().keep(consumer);
                 if let Some(place) = self.lanes.ended() {
-                    return End::Failed(format!("lane {place:?} ended by itself"));
+                    return lane_ended(&place);
                 }
                 if let Some(topic) = consumer.context().gate().forgotten() {
                     return End::Forgotten(Arc::clone(topic));

@@ -114,7 +114,7 @@ impl Producer {
         let reason = if error.is_connect() {
             format!("cannot be reached: {}", self.peer.reason(error))
         } else if error.is_timeout() {
-            format!("did not answer within {limit:?}")
+            format!("did not answer within {} ms", limit.as_millis())
         } else {
             format!("did not answer: {}", self.peer.reason(error))
         };

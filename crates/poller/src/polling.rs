@@ -99,7 +99,7 @@ impl Polling {
                 if self.progress.producer_is_well().is_some() {
                     tracing::info!(failures = backoff.attempts(), "calls succeed again");
                 }
-                tracing::info!(id, partition, ?offset, took_ms = took.as_secs_f64() * 1e3, "event accepted");
+                tracing::info!(id, partition, offset, took_ms = took.as_secs_f64() * 1e3, "event accepted");
                 backoff.reset();
                 Duration::ZERO
             }

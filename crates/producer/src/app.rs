@@ -187,7 +187,10 @@ impl App {
         let tls = producer.config.entrance.tls.clone();
         let _renewal = tls.map(|tls| AbortOnDropHandle::new(tokio::spawn(tls.follow_files())));
         tokio::select! {
-            ended = &mut server => return Err(RunError::Listener(format!("{ended:?}"))),
+            ended = &mut server => {
+                let why = ended.err().map_or_else(|| "without an error".into(), |error| error.to_string());
+                return Err(RunError::Listener(why));
+            }
             () = stop.cancelled() => {}
         }
         finish(&producer).await;

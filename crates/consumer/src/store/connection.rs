@@ -10,6 +10,7 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use super::fault::Fault;
+use super::outcome::Trouble;
 use super::state::{State, StoreState, read_hello};
 use super::uri;
 
@@ -83,7 +84,7 @@ impl Connection {
             Err(Fault::Unreachable(reason)) => {
                 (StoreState::Away(reason.clone()), Err(Fault::Unreachable(reason)))
             }
-            Err(fault) => (StoreState::Away(format!("{fault:?}")), Err(fault)),
+            Err(fault) => (StoreState::Away(Trouble::from(fault.clone()).reason), Err(fault)),
         };
         self.state.server_is(state);
         outcome

@@ -83,7 +83,7 @@ impl Preparation<'_> {
     async fn create(&self, wanted: &[Wanted]) -> Result<(), Fault> {
         self.call(&indexes::create(self.collection, wanted), self.build_deadline).await?;
         let names: Vec<&str> = wanted.iter().map(|index| index.name.as_str()).collect();
-        tracing::info!(collection = self.collection, ?names, "indexes made");
+        tracing::info!(collection = self.collection, names = names.join(", "), "indexes made");
         Ok(())
     }
 

@@ -10,6 +10,7 @@ mod dead_letters;
 mod faults;
 mod kills;
 mod load;
+mod log_lines;
 mod main_path;
 mod metrics;
 mod outages;

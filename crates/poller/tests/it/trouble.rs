@@ -133,7 +133,7 @@ async fn an_answer_that_does_not_come_is_given_up_and_the_next_call_succeeds() {
     let poller = Poller::start(producer.address, &variables).await;
     until("a success", || poller.tally().sent >= 1).await;
     assert_eq!(poller.tally().failed, 1);
-    assert!(poller.get("/health").await.contains("did not answer within 300ms"));
+    assert!(poller.get("/health").await.contains("did not answer within 300 ms"));
     poller.stop().await;
 }
 

@@ -34,6 +34,17 @@ pub enum State {
     Failed,
 }
 
+impl State {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Cancelled => "cancelled",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// What a job has done so far.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
@@ -193,7 +204,7 @@ pub async fn run(job: Arc<Job>, producer: Producer, _unfinished: Admission) {
     let report = job.report();
     tracing::info!(
         job_id = report.job_id,
-        state = ?report.state,
+        state = report.state.name(),
         sent = report.sent,
         failed = report.failed,
         skipped_ticks = report.skipped_ticks,
