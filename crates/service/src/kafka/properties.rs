@@ -88,6 +88,8 @@ impl KafkaProperties {
     /// one that a promise rests on. No error shows a value, or text that may belong to one.
     pub fn parse(text: &str) -> Result<Self, String> {
         let entries = (1..).zip(split(text)).map(|(number, entry)| (format!("entry {number}"), entry));
+        let entries: Vec<_> = entries.collect();
+        refuse_several(&entries, '\n', "a semicolon separates them")?;
         let hint = "entries are separated by semicolons, and a semicolon within a value is written \\;";
         Self::of(entries, hint)
     }
@@ -101,13 +103,7 @@ impl KafkaProperties {
         let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim_start().starts_with('#'));
         let entries: Vec<_> =
             lines.map(|(number, line)| (format!("line {number}"), line.to_owned())).collect();
-        let several = |line: &str| {
-            let mut more = line.split(';').skip(1).filter_map(|part| part.split_once('='));
-            more.any(|(key, _)| is_known(key.trim()))
-        };
-        if let Some((place, _)) = entries.iter().find(|(_, line)| several(line)) {
-            return Err(format!("has several properties in {place}: the file has one property a line"));
-        }
+        refuse_several(&entries, ';', "the file has one property a line")?;
         Self::of(entries, "the file has one property a line")
     }
 
@@ -179,6 +175,19 @@ impl KafkaProperties {
             |value: &str| value.len() < 3 || value.parse::<f64>().is_ok() || value.parse::<bool>().is_ok();
         let values = self.0.iter().map(|(_, value)| value.expose()).filter(|value| !plain(value));
         values.fold(text.to_owned(), |text, value| replace_words(&text, value, "***"))
+    }
+}
+
+/// Refuses an entry with a further property behind a separator that does not separate here: the
+/// whole rest would be taken for a value.
+fn refuse_several(entries: &[(String, String)], separator: char, right: &str) -> Result<(), String> {
+    let several = |entry: &str| {
+        let mut more = entry.trim().split(separator).skip(1).filter_map(|part| part.split_once('='));
+        more.any(|(key, _)| is_known(key.trim()))
+    };
+    match entries.iter().find(|(_, entry)| several(entry)) {
+        Some((place, _)) => Err(format!("has several properties in {place}: {right}")),
+        None => Ok(()),
     }
 }
 
@@ -374,6 +383,14 @@ mod tests {
         let error = KafkaProperties::parse_file("sasl.username=u\n\nhunter2").unwrap_err();
         assert!(error.contains("key=value") && error.contains("line 3"), "{error}");
         assert!(!error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn properties_that_a_line_break_separates_are_refused_in_the_variable() {
+        let error = KafkaProperties::parse("sasl.username=u\nsasl.password=hunter2").unwrap_err();
+        assert!(error.contains("entry 1") && !error.contains("hunter2"), "{error}");
+        let folded = KafkaProperties::parse("sasl.username=u;\nsasl.password=p;\n").unwrap();
+        assert_eq!(folded.get("sasl.password"), Some("p"));
     }
 
     #[test]
