@@ -4,6 +4,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use consumer::Config;
+use service::kafka::KafkaProperties;
 use tokio::process::{Child, Command};
 
 use crate::shared_database::durable;
@@ -169,11 +171,14 @@ async fn a_member_whose_client_is_fenced_for_good_makes_a_new_one_and_goes_on() 
     }
     let trial = Trial::new(2).await;
     // Two members that claim to be the same: the broker fences the one that came first, a fatal error of its client.
-    let same = [("KAFKA_PROPERTIES", "group.instance.id=the-only-one")];
-    let first = trial.start(&same).await;
+    // No environment can say so: static members are refused.
+    let same = |config: &mut Config| {
+        config.properties = KafkaProperties::default().with("group.instance.id", "the-only-one");
+    };
+    let first = trial.start_with(&[], same).await;
     trial.send_many("a", 10).await;
     first.finishes(10).await;
-    let second = trial.start(&same).await;
+    let second = trial.start_with(&[], same).await;
     eventually("the second takes over", SOON, async || second.seen().lag.is_some()).await;
     eventually("the first is fenced", SOON, async || first.seen().lag.is_none()).await;
     eventually("health says so", SOON, async || first.health().await["last_error"].is_object()).await;

@@ -147,7 +147,9 @@ impl KafkaProperties {
         self.0.iter().rfind(|(name, _)| name == key).map(|(_, value)| value.expose())
     }
 
-    fn with(mut self, key: &str, value: &str) -> Self {
+    /// The same properties and one more, which nothing checks.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: &str) -> Self {
         self.0.push((key.to_owned(), Secret::new(value)));
         self
     }
