@@ -124,6 +124,9 @@ const CODES: &[Code] = &[
     transient(391, "ReauthenticationRequired"),
     transient(8000, "AtlasError"),
     transient(166, "CommandNotSupportedOnView"),
+    // The name of the database or the collection is the cause, so every record waits.
+    transient(73, "InvalidNamespace"),
+    transient(13297, "DatabaseDifferCase"),
     // An index that is being built.
     transient(215, "DatabaseDropPending"),
     transient(276, "IndexBuildAborted"),

@@ -45,13 +45,16 @@ impl Connection {
 
     /// Runs any other command on the database.
     pub(super) async fn call(&self, command: RawDocumentBuf, deadline: Duration) -> Result<Document, Fault> {
-        let reply = self.ask(command, deadline).await;
-        match &reply {
-            Err(Fault::Unreachable(reason)) => self.state.server_is(StoreState::Away(reason.clone())),
-            Err(Fault::NotAllowed(reason)) => self.state.write_is_refused(reason),
+        self.ask(command, deadline).await.inspect_err(|fault| self.note(fault))
+    }
+
+    /// Keeps what a fault says of the server.
+    pub(super) fn note(&self, fault: &Fault) {
+        match fault {
+            Fault::Unreachable(reason) => self.state.server_is(StoreState::Away(reason.clone())),
+            Fault::NotAllowed(reason) => self.state.write_is_refused(reason),
             _ => {}
         }
-        reply
     }
 
     /// Runs a command that we can do without.
@@ -59,20 +62,20 @@ impl Connection {
         self.within(deadline, async { Ok(self.database().await?.run_raw_command(command).await?) }).await
     }
 
-    /// Asks the server who it is, and keeps the answer.
-    pub(super) async fn greet(&self, deadline: Duration) -> Result<(), Fault> {
+    /// Asks the server who it is, and keeps what that means. Returns its reply.
+    pub(super) async fn greet(&self, deadline: Duration) -> Result<Document, Fault> {
         let reply = self
             .within(deadline, async { Ok(self.database().await?.run_command(doc! { "hello": 1 }).await?) });
         let (state, outcome) = match reply.await {
             Ok(reply) => match read_hello(&reply) {
-                StoreState::Ready => (StoreState::Ready, Ok(())),
+                StoreState::Ready => (StoreState::Ready, Ok(reply)),
                 StoreState::Refused(reason) => {
                     (StoreState::Refused(reason.clone()), Err(Fault::Other(reason)))
                 }
                 StoreState::Away(reason) => {
                     (StoreState::Away(reason.clone()), Err(Fault::Unreachable(reason)))
                 }
-                StoreState::Unknown => (StoreState::Unknown, Ok(())),
+                StoreState::Unknown => (StoreState::Unknown, Ok(reply)),
             },
             Err(Fault::NotAllowed(reason)) => {
                 (StoreState::Refused(reason.clone()), Err(Fault::NotAllowed(reason)))

@@ -35,13 +35,12 @@ pub(super) struct Missing {
 pub(super) fn missing(keys: &UpsertKeys, existing: &[Document]) -> Result<Missing, String> {
     let fields: Vec<&str> = keys.fields().collect();
     let mut missing = Missing::default();
-    let on_key = existing.iter().filter(|index| has_fields(index, &fields)).collect::<Vec<_>>();
-    if !on_key.iter().any(|index| guards(keys, index, existing)) {
+    if listed_unique(keys, existing).is_none() {
         let wanted = unique(keys);
         // Another index of the same fields or name makes createIndexes fail.
-        if let Some(index) =
-            on_key.first().or(existing.iter().find(|index| name_of(index) == wanted.name).as_ref())
-        {
+        let on_key = existing.iter().find(|index| has_fields(index, &fields));
+        let same_name = || existing.iter().find(|index| name_of(index) == wanted.name);
+        if let Some(index) = on_key.or_else(same_name) {
             return Err(name_of(index).to_owned());
         }
         missing.unique = Some(wanted);
@@ -59,6 +58,22 @@ pub(super) fn missing(keys: &UpsertKeys, existing: &[Document]) -> Result<Missin
     Ok(missing)
 }
 
+/// The unique index on the key as listIndexes returned it. It may still be under construction.
+pub(super) fn listed_unique(keys: &UpsertKeys, existing: &[Document]) -> Option<Wanted> {
+    let fields: Vec<&str> = keys.fields().collect();
+    let on_key = existing.iter().filter(|index| has_fields(index, &fields));
+    on_key.filter(|index| guards(keys, index, existing)).map(as_listed).next()
+}
+
+/// The specification by which createIndexes finds a listed index. The omitted fields are not part of its identity,
+/// and old servers stored values in them that createIndexes rejects.
+fn as_listed(index: &Document) -> Wanted {
+    let omitted = ["name", "v", "ns", "background", "dropDups"];
+    let kept = index.iter().filter(|(field, _)| !omitted.contains(&field.as_str()));
+    let specification = kept.map(|(field, value)| (field.clone(), value.clone())).collect();
+    Wanted { name: name_of(index).to_owned(), specification }
+}
+
 /// Whether an index of the user's own may refuse one document and take another: a unique one, or one that not every
 /// value fits into (geographic ones, and those over several fields, which cannot hold two arrays).
 pub(super) fn others_may_refuse(keys: &UpsertKeys, existing: &[Document]) -> bool {
@@ -74,13 +89,13 @@ pub(super) fn others_may_refuse(keys: &UpsertKeys, existing: &[Document]) -> boo
 }
 
 /// The `createIndexes` command for `wanted`.
-pub(super) fn create<'a>(collection: &str, wanted: impl IntoIterator<Item = &'a Wanted>) -> Document {
+pub(super) fn create(collection: &str, wanted: &[Wanted]) -> Document {
     let named = |wanted: &Wanted| {
         let mut index = wanted.specification.clone();
         index.insert("name", wanted.name.as_str());
         Bson::Document(index)
     };
-    doc! { "createIndexes": collection, "indexes": wanted.into_iter().map(named).collect::<Vec<_>>() }
+    doc! { "createIndexes": collection, "indexes": wanted.iter().map(named).collect::<Vec<_>>() }
 }
 
 /// What the indexes of a collection mean.
@@ -145,13 +160,20 @@ pub fn partial_filter(keys: &UpsertKeys) -> Option<Document> {
 
 /// Whether `index`, which is on the key's fields, keeps two documents from having one key, and no others apart.
 fn guards(keys: &UpsertKeys, index: &Document, existing: &[Document]) -> bool {
-    let collation = |index: &Document| index.get("collation").cloned();
     // A collection's own collation shows on its _id index; queries use it too.
     let standard = existing.iter().find(|index| name_of(index) == "_id_").and_then(collation);
+    // A sparse index covers each document that has an event_id, and every document of ours has one.
+    let covers_all_events = keys.is_event_id() || !index.get_bool("sparse").unwrap_or(false);
     index.get_bool("unique").unwrap_or(false)
-        && !index.get_bool("sparse").unwrap_or(false)
+        && covers_all_events
         && index.get_document("partialFilterExpression").ok() == partial_filter(keys).as_ref()
         && collation(index) == standard
+}
+
+/// The collation of an index. The simple one is the same as none.
+fn collation(index: &Document) -> Option<&Document> {
+    let collation = index.get_document("collation").ok();
+    collation.filter(|collation| !collation.get_str("locale").is_ok_and(|locale| locale == "simple"))
 }
 
 fn name_of(index: &Document) -> &str {
@@ -258,7 +280,6 @@ mod tests {
         let french = doc! { "locale": "fr" };
         for index in [
             doc! { "key": key.clone(), "name": "event_id_1" },
-            doc! { "key": key.clone(), "name": "event_id_1", "unique": true, "sparse": true },
             doc! { "key": key.clone(), "name": "event_id_1", "unique": true, "partialFilterExpression": { "a": 1 } },
             doc! { "key": key, "name": "event_id_1", "unique": true, "collation": french.clone() },
             doc! { "key": { "other": 1 }, "name": "event_id_1" },
@@ -271,6 +292,35 @@ mod tests {
         unique.insert("unique", true);
         let french_collection = [collated(doc! { "_id": 1 }, "_id_"), unique];
         assert!(missing(&keys("event_id"), &french_collection).is_ok());
+    }
+
+    #[test]
+    fn a_unique_index_that_guards_every_event_is_accepted_as_it_is_listed() {
+        let id = doc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" };
+        let index = |more: Document| {
+            let mut index = doc! { "v": 2, "key": { "event_id": -1 }, "name": "by_hand", "unique": true };
+            index.extend(more);
+            index
+        };
+        for more in [
+            doc! {},
+            doc! { "sparse": true },
+            doc! { "hidden": true },
+            doc! { "collation": { "locale": "simple" } },
+            doc! { "sparse": true, "expireAfterSeconds": 60 },
+        ] {
+            let listed = index(more.clone());
+            let unique = listed_unique(&keys("event_id"), &[id.clone(), listed]).expect("accepted");
+            let mut sent = doc! { "key": { "event_id": -1 }, "unique": true };
+            sent.extend(more);
+            assert_eq!(unique, Wanted { name: "by_hand".into(), specification: sent });
+        }
+        let old = index(doc! { "ns": "d.c", "background": "yes", "dropDups": 1 });
+        let sent = listed_unique(&keys("event_id"), &[old]).expect("accepted").specification;
+        assert_eq!(sent, doc! { "key": { "event_id": -1 }, "unique": true });
+        // A sparse index refuses a second null, which other keys may have.
+        let sparse = doc! { "key": { "mode_s": 1 }, "name": "x", "unique": true, "sparse": true };
+        assert_eq!(missing(&keys("mode_s"), &[sparse]), Err("x".to_owned()));
     }
 
     #[test]

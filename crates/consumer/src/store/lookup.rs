@@ -7,6 +7,7 @@ use std::time::Duration;
 use bson::{Document, RawDocumentBuf};
 use futures::{StreamExt, TryStreamExt, stream};
 
+use super::collections::Collection;
 use super::commands;
 use super::connection::Connection;
 use super::fault::Fault;
@@ -25,6 +26,7 @@ pub(super) struct Lookup<'a> {
     pub(super) connection: &'a Connection,
     pub(super) keys: &'a UpsertKeys,
     pub(super) collection: &'a str,
+    pub(super) known: &'a Collection,
     pub(super) deadline: Duration,
 }
 
@@ -75,7 +77,8 @@ impl Lookup<'_> {
     }
 
     async fn ask(self, command: RawDocumentBuf) -> Result<Vec<Document>, Fault> {
-        let reply = self.connection.call(command, self.deadline).await?;
+        let reply = self.connection.call(command, self.deadline).await;
+        let reply = reply.inspect_err(|fault| self.known.heed_fault(fault))?;
         let batch = reply.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
         let batch = batch.map_err(|_| Fault::Other("the reply to find has no list".into()))?;
         Ok(batch.iter().filter_map(|document| document.as_document().cloned()).collect())

@@ -117,11 +117,20 @@ impl Store {
         if events.is_empty() {
             return Applied::default();
         }
-        let Inner { connection, keys, deadline, .. } = &*self.inner;
+        let Inner { connection, keys, deadline, write_concern, .. } = &*self.inner;
         let collection = self.inner.collections.of(source);
-        let prepared = collection.prepare(*deadline, |build_deadline| {
-            let (known, collection) = (&*collection, source.as_str());
-            Preparation { connection, keys, collection, known, deadline: *deadline, build_deadline }.run()
+        let prepared = collection.prepare(*deadline, |build_deadline, confirmed| {
+            let preparation = Preparation {
+                connection,
+                keys,
+                write_concern,
+                collection: source.as_str(),
+                known: &collection,
+                confirmed,
+                deadline: *deadline,
+                build_deadline,
+            };
+            preparation.run()
         });
         if let Err(trouble) = prepared.await {
             // Nothing was written, so neither a smaller batch nor more time for one would have helped.
@@ -130,9 +139,9 @@ impl Store {
         let way = Way {
             connection,
             keys,
-            write_concern: &self.inner.write_concern,
+            write_concern,
             collection: source.as_str(),
-            habit: &collection.habit,
+            known: &collection,
             collapses: collection.collapses(),
             command_bytes: self.inner.command_bytes,
             deadline: deadline.saturating_mul(1 << doublings.min(DOUBLINGS_MAX)),
@@ -157,7 +166,8 @@ impl Store {
         self.inner.connection.watch(stop).await;
     }
 
-    /// The collections that take no writes until an operator puts them right: why, and the query that shows it.
+    /// The collections that take no writes, each with the reason: an index is being built, or an operator has to put
+    /// something right, with the query or command for it.
     pub fn blocked(&self) -> Vec<String> {
         self.inner.collections.blocked()
     }

@@ -252,6 +252,7 @@ impl Batch<'_> {
     }
 
     fn postpone(&mut self, index: usize, error: StatementError) {
+        self.way.known.heed(error.code, &error.message);
         let class = codes::name(error.code);
         let reason = format!("a record was refused for now: {class} ({})", error.code);
         self.applied.trouble.get_or_insert(Trouble::new(reason));

@@ -11,10 +11,10 @@ use bson::{RawDocument, RawDocumentBuf};
 use events::StorableEvent;
 
 use super::codes;
+use super::collections::Collection;
 use super::commands::{self, Statement, Target};
 use super::connection::Connection;
 use super::fault::{Fault, Refusal};
-use super::habit::Habit;
 use super::keys::{Key, UpsertKeys};
 use super::lookup::Lookup;
 use super::outcome::{Applied, Trouble};
@@ -33,7 +33,7 @@ pub(super) struct Way<'a> {
     pub(super) keys: &'a UpsertKeys,
     pub(super) write_concern: &'a RawDocument,
     pub(super) collection: &'a str,
-    pub(super) habit: &'a Habit,
+    pub(super) known: &'a Collection,
     /// Whether one statement may stand for several events of a key.
     pub(super) collapses: bool,
     pub(super) command_bytes: usize,
@@ -109,7 +109,7 @@ impl<'a> Batch<'a> {
             }
         }
         let events = unknown.len();
-        let found = if self.way.habit.updates_first() {
+        let found = if self.way.known.habit.updates_first() {
             let found = self.update_unknown(unknown).await?;
             present.extend(self.insert(absent).await?);
             found
@@ -120,7 +120,7 @@ impl<'a> Batch<'a> {
             present.extend(existing);
             found
         };
-        self.way.habit.saw(found.min(events), events);
+        self.way.known.habit.saw(found.min(events), events);
         self.update(present, 0).await
     }
 
@@ -229,7 +229,10 @@ impl<'a> Batch<'a> {
         match self.way.connection.write(command, self.way.deadline).await {
             Ok(reply) => Ok(Sent::Reply(Reply::read(&reply, sent).map_err(Trouble::new)?)),
             Err(Fault::Refused(refusal)) if refusal.is_a_documents() => Ok(Sent::Refused(refusal)),
-            Err(fault) => Err(fault.into()),
+            Err(fault) => {
+                self.way.known.heed_fault(&fault);
+                Err(fault.into())
+            }
         }
     }
 
@@ -263,8 +266,8 @@ impl<'a> Batch<'a> {
     }
 
     pub(super) fn lookup(&self) -> Lookup<'a> {
-        let Way { connection, keys, collection, deadline, .. } = self.way;
-        Lookup { connection, keys, collection, deadline }
+        let Way { connection, keys, collection, known, deadline, .. } = self.way;
+        Lookup { connection, keys, collection, known, deadline }
     }
 
     fn target(&self) -> Target<'a> {

@@ -45,9 +45,15 @@ async fn a_source_seen_for_the_first_time_costs_no_other_lane_its_time() {
         trial.send(Sent::new(&id, &event(&id, 1, "{}"))).await;
         member.finishes(2 + n).await;
     }
+    let named = async || {
+        let (status, why) = member.get("/readyz").await;
+        status == 503 && why.contains("collection new: its index event_id_1 is being built")
+    };
+    eventually("readyz names the build", SOON, named).await;
     assert!(server.writes().iter().all(|write| write.collection == "adsbdb"), "the index was not waited for");
     gate.send_replace(true);
     member.finishes(12).await;
+    member.becomes_ready().await;
     member.stop().await;
 }
 

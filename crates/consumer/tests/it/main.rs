@@ -12,6 +12,8 @@ mod sasl;
 mod scripted_server;
 mod settings;
 mod shared_database;
+mod store_blocked;
+mod store_builds;
 mod store_guard;
 mod store_keys;
 mod store_outages;

@@ -60,13 +60,24 @@ impl ScriptedServer {
         wire_version: i32,
         script: impl Fn(&Document) -> Answer + Send + Sync + 'static,
     ) -> Self {
+        Self::start_as(wire_version, doc! {}, script).await
+    }
+
+    /// As [`ScriptedServer::start`]; `greeting` is added to the reply to hello.
+    pub async fn start_as(
+        wire_version: i32,
+        greeting: Document,
+        script: impl Fn(&Document) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let uri = format!("mongodb://{}/", listener.local_addr().expect("an address"));
         let commands = Arc::new(Mutex::new(Vec::new()));
         let (script, log): (Arc<Script>, _) = (Arc::new(script), Arc::clone(&commands));
+        let mut hello = usual("hello", &doc! {}, wire_version);
+        hello.extend(greeting);
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(converse(stream, wire_version, Arc::clone(&script), Arc::clone(&log)));
+                tokio::spawn(converse(stream, hello.clone(), Arc::clone(&script), Arc::clone(&log)));
             }
         });
         Self { uri, commands, task }
@@ -81,6 +92,12 @@ impl ScriptedServer {
             Some(Write { collection, records, bytes: bson::serialize_to_vec(command).ok()?.len() })
         };
         self.commands.lock().expect("no panic").iter().filter_map(write).collect()
+    }
+
+    /// The commands of this name that came.
+    pub fn commands_named(&self, name: &str) -> Vec<Document> {
+        let commands = self.commands.lock().expect("no panic");
+        commands.iter().filter(|command| command.contains_key(name)).cloned().collect()
     }
 
     /// The names of the commands that came, greetings excepted.
@@ -103,10 +120,14 @@ pub fn is_write(command: &Document) -> bool {
 
 async fn converse(
     mut stream: TcpStream,
-    wire_version: i32,
+    hello: Document,
     script: Arc<Script>,
     log: Arc<Mutex<Vec<Document>>>,
 ) {
+    let usual = |name: &str, command: &Document| match name {
+        "hello" | "ismaster" | "isMaster" => hello.clone(),
+        _ => usual(name, command, 0),
+    };
     while let Some((request, operation, command)) = receive(&mut stream).await {
         let name = command.keys().next().cloned().unwrap_or_default();
         let greeting = matches!(name.as_str(), "hello" | "ismaster" | "isMaster");
@@ -119,9 +140,9 @@ async fn converse(
             Answer::Reply(reply) => reply,
             Answer::After(condition) => {
                 condition.await;
-                usual(&name, &command, wire_version)
+                usual(&name, &command)
             }
-            Answer::Usual => usual(&name, &command, wire_version),
+            Answer::Usual => usual(&name, &command),
         };
         send(&mut stream, request, operation, &reply).await;
     }
@@ -131,6 +152,11 @@ async fn converse(
 pub fn collections(options: Document) -> Document {
     let collection = doc! { "name": "adsbdb", "type": "collection", "options": options };
     doc! { "ok": 1, "cursor": { "id": 0_i64, "ns": "d.$cmd.listCollections", "firstBatch": [collection] } }
+}
+
+/// The reply to listIndexes that has these indexes.
+pub fn indexes(list: &[Document]) -> Document {
+    doc! { "ok": 1, "cursor": { "id": 0_i64, "ns": "d.c", "firstBatch": list.to_vec() } }
 }
 
 fn usual(name: &str, command: &Document, wire_version: i32) -> Document {

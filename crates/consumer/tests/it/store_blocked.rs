@@ -1,0 +1,110 @@
+//! A collection that cannot take writes, whatever the record, is blocked: its records wait, readiness names it with the
+//! remedy, and other collections are not held up.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bson::{Document, doc};
+use consumer::store::Counts;
+use events::Source;
+use serde_json::json;
+
+use crate::scripted_server::{Answer, ScriptedServer};
+use crate::store_stage::{PATIENCE, Setting, Stage, counts, event};
+
+const WIRE_VERSION_5_0: i32 = 13;
+
+fn is(command: &Document, name: &str) -> bool {
+    command.keys().next().is_some_and(|first| first == name)
+}
+
+fn refused(code: i32) -> Document {
+    doc! { "ok": 0, "code": code, "codeName": format!("Code{code}"), "errmsg": "this is the reason" }
+}
+
+/// Whether a command belongs to the collection of the stage.
+fn is_of_adsbdb(command: &Document) -> bool {
+    let of_filter = command
+        .get_document("filter")
+        .is_ok_and(|filter| filter.get_str("name").is_ok_and(|n| n == "adsbdb"));
+    of_filter || command.values().next().is_some_and(|name| name.as_str() == Some("adsbdb"))
+}
+
+/// Has the server answer one command on `adsbdb` with `reply` until it is healed, and expects a blocked collection.
+async fn is_blocked_by(command_name: &'static str, reply: Document) {
+    let healed = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&healed);
+    let answer = reply.clone();
+    let script = move |command: &Document| {
+        let hit = is(command, command_name) && is_of_adsbdb(command) && !seen.load(Ordering::Relaxed);
+        match command.keys().next().map(String::as_str) {
+            _ if hit => Answer::Reply(answer.clone()),
+            // Without rules of its own, a repeated key is looked up.
+            Some("listCollections") => Answer::Reply(crate::scripted_server::collections(doc! {})),
+            _ => Answer::Usual,
+        }
+    };
+    let server = ScriptedServer::start(WIRE_VERSION_5_0, script).await;
+    let stage = Stage::at(&server.uri, Setting::default()).await;
+    let events = [event("a", 1, 1, &json!({})), event("a", 2, 1, &json!({}))];
+    for _ in 0..8 {
+        let applied = stage.apply(&events).await;
+        assert_eq!((applied.counts, applied.rejected), (Counts::default(), vec![]), "{command_name} {reply}");
+        assert_eq!(applied.strange, vec![], "{command_name} {reply}: no record is the cause");
+    }
+    let blocked = stage.store.blocked();
+    let names = |why: &String| why.starts_with("collection adsbdb: ") && why.contains("its records wait");
+    assert!(blocked.len() == 1 && names(&blocked[0]), "{command_name} {reply}: {blocked:?}");
+
+    let other = Source::new("other").expect("a source");
+    let applied = stage.store.apply(&other, &[&events[0]], 0).await;
+    assert_eq!(applied.counts.total(), 1, "another collection is held up by {command_name} {reply}");
+
+    healed.store(true, Ordering::Relaxed);
+    assert_eq!(stage.finish(&events, PATIENCE).await.total(), 2);
+    assert_eq!(stage.store.blocked(), Vec::<String>::new(), "{command_name} {reply}");
+}
+
+#[tokio::test]
+async fn a_unique_index_that_the_server_does_not_build_blocks_its_collection() {
+    let codes = [2, 67, 68, 72, 73, 85, 86, 166, 171, 197, 11000, 13297];
+    let all = codes.map(|code| is_blocked_by("createIndexes", refused(code)));
+    futures::future::join_all(all).await;
+}
+
+#[tokio::test]
+async fn g5_a_rejected_name_blocks_its_collection_whichever_command_meets_it() {
+    let commands = ["listIndexes", "listCollections", "createIndexes", "insert", "find"];
+    let all = commands
+        .iter()
+        .flat_map(|command| [73, 166, 13297].map(|code| is_blocked_by(command, refused(code))));
+    futures::future::join_all(all).await;
+}
+
+#[tokio::test]
+async fn g5_a_rejected_name_in_a_write_error_blocks_its_collection() {
+    let error = doc! { "index": 0, "code": 73, "errmsg": "this is the reason" };
+    is_blocked_by("insert", doc! { "ok": 1, "n": 0, "writeErrors": [error] }).await;
+}
+
+#[tokio::test]
+async fn a_view_or_time_series_collection_of_the_source_s_name_is_blocked() {
+    for kind in ["view", "timeseries"] {
+        let entry = doc! { "name": "adsbdb", "type": kind, "options": {} };
+        let cursor = doc! { "id": 0_i64, "ns": "d.$cmd.listCollections", "firstBatch": [entry] };
+        is_blocked_by("listCollections", doc! { "ok": 1, "cursor": cursor }).await;
+    }
+}
+
+#[tokio::test]
+async fn a_view_on_the_database_is_blocked_and_taken_over_once_it_is_dropped() {
+    let stage = Stage::with_keys("event_id").await;
+    let create = doc! { "create": stage.source.as_str(), "viewOn": "other", "pipeline": [] };
+    stage.database.run_command(create).await.expect("a view");
+    let events = [event("a", 1, 1, &json!({}))];
+    assert_eq!(stage.apply(&events).await.unfinished, [0]);
+    let blocked = stage.store.blocked();
+    assert!(blocked.len() == 1 && blocked[0].contains("it is a view"), "{blocked:?}");
+    stage.collection().drop().await.expect("no view");
+    assert_eq!(stage.finish(&events, PATIENCE).await, counts(1, 0, 0, 0));
+}
