@@ -169,7 +169,14 @@ impl Collection {
             return Err(why.clone().into());
         }
         let build_deadline = deadline.saturating_mul(1 << gate.doublings.min(16)).min(BUILD_DEADLINE_MAX);
-        let confirmed = self.checked().at.is_some();
+        let confirmed = {
+            let mut checked = self.checked();
+            if gate.doublings == 0 {
+                // An attempt that was aborted leaves its build behind.
+                checked.building = None;
+            }
+            checked.at.is_some()
+        };
         match attempt(build_deadline.max(deadline), confirmed).await {
             Ok(()) => {
                 if gate.doublings > 0 {
