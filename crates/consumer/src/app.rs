@@ -59,6 +59,7 @@ impl App {
             metrics: metrics.clone(),
             expected: config.expected.clone(),
             limits: config.limits,
+            unlisted_grace: config.unlisted_grace,
         });
         let lanes = Arc::new(Lanes::new(Arc::clone(&work), Handle::current()));
         let counters = Counters::new(metrics, Arc::clone(&lanes));

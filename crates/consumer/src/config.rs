@@ -13,6 +13,7 @@ use crate::batch::Limits;
 use crate::kafka;
 use crate::step::Expected;
 use crate::store::{CALL_DEADLINE, StoreConfig, UpsertKeys, check_uri};
+use crate::suspects::UNLISTED_GRACE;
 
 /// A lane that finishes nothing for this long, while records wait, needs a person.
 const STUCK_AFTER: Duration = Duration::from_secs(300);
@@ -82,6 +83,9 @@ pub struct Config {
     pub stuck_after: Duration,
     /// The most that one call to the database may take: 10 s. Not for the environment to say.
     pub call_deadline: Duration,
+    /// How long a record is refused with an unlisted code before it is dead-lettered: 60 s. Not for the environment to
+    /// say.
+    pub unlisted_grace: Duration,
 }
 
 impl Config {
@@ -133,6 +137,7 @@ impl Config {
                 listen_addr: listen_addr?,
                 stuck_after: STUCK_AFTER,
                 call_deadline: CALL_DEADLINE,
+                unlisted_grace: UNLISTED_GRACE,
             })
         })();
         check_properties(config.as_ref(), &mut check);

@@ -20,7 +20,7 @@ use crate::pace::{Pace, Went};
 use crate::progress::{Progress, Waits};
 use crate::step::Expected;
 use crate::store::{Applied, Rejected, Store, StoreState, Trouble};
-use crate::suspects::Suspects;
+use crate::suspects::{self, Judgement, Suspects};
 
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const MOST_DELAY: Duration = Duration::from_secs(1);
@@ -42,6 +42,8 @@ pub struct Work {
     pub expected: Expected,
     /// Bounds of one write.
     pub limits: Limits,
+    /// How long a record is refused with an unlisted code before it is dead-lettered.
+    pub unlisted_grace: Duration,
 }
 
 /// The lane was told to end and the servers are away: what is not finished stays uncommitted.
@@ -124,13 +126,18 @@ impl Lane {
     /// Writes the events of one source, what is unfinished again and again.
     async fn store(&self, hand: Hand<'_>, source: &Source, members: Vec<usize>) -> Result<(), GaveUp> {
         let mut todo = VecDeque::from(members);
-        let mut suspects = Suspects::default();
+        let mut suspects = Suspects::new(self.work.unlisted_grace);
         let mut backoff = Backoff::new(FIRST_DELAY, MOST_DELAY);
         while !todo.is_empty() {
             let count = suspects.share(&todo, self.pace.records());
             let chunk: Vec<usize> = todo.drain(..count).collect();
             let mut applied = self.write(hand, source, &chunk).await;
-            let mut causes: Vec<_> = suspects.judge(&chunk, &mut applied).into_iter().collect();
+            let mut causes = Vec::new();
+            if let Judgement::Due { others_stored } = suspects.judge(&chunk, &applied, Instant::now())
+                && (others_stored || self.work.store.takes_writes(source).await)
+            {
+                causes.extend(suspects::give_up(&mut applied).map(|cause| (chunk[0], cause)));
+            }
             causes.extend(applied.rejected.into_iter().map(|r| (chunk[r.index], Cause::from(r))));
             self.bury(hand, causes).await?;
             applied.unfinished.iter().rev().for_each(|&index| todo.push_front(chunk[index]));

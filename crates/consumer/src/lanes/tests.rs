@@ -9,6 +9,7 @@ use crate::dead_letters::DeadLetters;
 use crate::metrics::Metrics;
 use crate::step::Expected;
 use crate::store::{CALL_DEADLINE, Store, StoreConfig, UpsertKeys, check_uri};
+use crate::suspects::UNLISTED_GRACE;
 
 /// Work that reaches no server.
 pub(crate) async fn work() -> Arc<Work> {
@@ -24,6 +25,7 @@ pub(crate) async fn work() -> Arc<Work> {
         metrics: Metrics::new(&mut Registry::default()),
         expected: Expected::Any,
         limits: Limits { records: 10, bytes: 1 << 20 },
+        unlisted_grace: UNLISTED_GRACE,
     })
 }
 

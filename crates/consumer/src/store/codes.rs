@@ -80,7 +80,9 @@ const CODES: &[Code] = &[
     transient(164, "InitialSyncActive"),
     transient(189, "PrimarySteppedDown"),
     transient(216, "ElectionInProgress"),
+    transient(310, "PeriodicJobIsStopped"),
     transient(355, "InterruptedDueToStorageChange"),
+    transient(372, "CloseConnectionForShutdownCommand"),
     transient(10058, "LegacyNotPrimary"),
     transient(10107, "NotWritablePrimary"),
     transient(11600, "InterruptedAtShutdown"),
@@ -138,6 +140,7 @@ const CODES: &[Code] = &[
     transient(70, "ShardNotFound"),
     transient(82, "NoProgressMade"),
     transient(83, "RemoteResultsUnavailable"),
+    transient(149, "NoConfigPrimary"),
     transient(150, "StaleEpoch"),
     transient(203, "ShardingStateNotInitialized"),
     transient(239, "SnapshotTooOld"),
@@ -146,12 +149,17 @@ const CODES: &[Code] = &[
     transient(250, "StaleChunkHistory"),
     transient(272, "MigrationConflict"),
     transient(319, "MovePrimaryInProgress"),
+    transient(338, "ReshardCollectionInProgress"),
     transient(342, "ReshardingCriticalSectionTimeout"),
     transient(343, "ShardCannotRefreshDueToLocksHeld"),
+    transient(358, "InternalTransactionNotSupported"),
     transient(406, "MigrationBlockingOperationCoordinatorCleaningUp"),
     transient(412, "UpdatesStillPending"),
+    transient(414, "AddOrRemoveShardInProgress"),
     transient(453, "InterruptedDueToReshardingCriticalSection"),
     transient(13388, "StaleConfig"),
+    transient(50915, "BackupCursorOpenConflictWithCheckpoint"),
+    transient(56846, "ConfigServerUnreachable"),
     transient(91331, "RetriableRemoteCommandFailure"),
     transient(10_045_600, "InterruptedDueToFCVChange"),
 ];
@@ -168,6 +176,11 @@ pub(super) fn is_listed(code: i32) -> bool {
 /// What `code` means.
 pub(super) fn verdict(code: i32) -> Verdict {
     listed(code).map_or(Verdict::Transient, |known| known.verdict)
+}
+
+/// Whether `code` says that the server stopped the operation at its own time limit, as `maxTimeMS` is one.
+pub(super) fn is_time_limit(code: i32) -> bool {
+    matches!(code, 50 | 262)
 }
 
 /// The name of `code`.
@@ -204,7 +217,27 @@ mod tests {
         for transient in [10107, 91, 64, 13, 18, 112, 2, 9, 14, 1, 8, 987_654] {
             assert_eq!(verdict(transient), Verdict::Transient, "{transient}");
         }
+        for unlisted in [1, 2, 8, 96, 146] {
+            assert!(!is_listed(unlisted), "{unlisted}");
+        }
         assert_eq!(name(121), "DocumentValidationFailure");
         assert_eq!(name(987_654), "Location987654");
+    }
+
+    #[test]
+    fn codes_of_a_sharded_cluster_in_trouble_are_transient() {
+        for (code, wanted) in [
+            (149, "NoConfigPrimary"),
+            (310, "PeriodicJobIsStopped"),
+            (338, "ReshardCollectionInProgress"),
+            (358, "InternalTransactionNotSupported"),
+            (372, "CloseConnectionForShutdownCommand"),
+            (414, "AddOrRemoveShardInProgress"),
+            (50915, "BackupCursorOpenConflictWithCheckpoint"),
+            (56846, "ConfigServerUnreachable"),
+        ] {
+            assert!(is_listed(code), "{code}");
+            assert_eq!((verdict(code), name(code).as_str()), (Verdict::Transient, wanted));
+        }
     }
 }

@@ -92,6 +92,16 @@ pub(super) fn update(target: Target<'_>, ordered: bool, statements: &[Statement<
     writer.finish()
 }
 
+/// Finds out whether the server takes writes to the collection. It matches no document, would change none, makes no
+/// collection, and needs no right that an update does not need. A router asks every shard, as the `_id` is nobody's.
+pub(super) fn probe(target: Target<'_>) -> RawDocumentBuf {
+    rawdoc! {
+        "update": target.collection,
+        "writeConcern": target.write_concern.to_owned(),
+        "updates": [{ "q": { "_id": ObjectId::new() }, "u": [{ "$replaceWith": "$$ROOT" }] }],
+    }
+}
+
 /// Asks for the version of the document of `key`.
 pub(super) fn find(collection: &str, keys: &UpsertKeys, key: &Key<'_>) -> Command {
     let mut writer = find_in(collection);

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use bson::{Document, RawDocumentBuf, doc};
+use bson::raw::cstr;
+use bson::{Document, RawDocument, RawDocumentBuf, rawdoc};
 use mongodb::options::ClientOptions;
 use mongodb::{Client, Database};
 use service::Secret;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
+use super::extended_json;
 use super::fault::Fault;
-use super::outcome::Trouble;
 use super::state::{State, StoreState, read_hello};
 use super::uri;
 
@@ -18,18 +19,28 @@ use super::uri;
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 const WATCH_DEADLINE: Duration = Duration::from_secs(2);
 
+/// The server's own time limit for an operation is this much longer than our wait for the reply.
+const SERVER_GRACE: Duration = Duration::from_secs(1);
+
 /// The server, reached when it is first needed.
 #[derive(Debug)]
 pub(super) struct Connection {
     uri: Secret,
     database: String,
     client: OnceCell<Client>,
+    reads_extended_json: OnceCell<bool>,
     pub(super) state: State,
 }
 
 impl Connection {
     pub(super) fn new(uri: Secret, database: String) -> Self {
-        Self { uri, database, client: OnceCell::new(), state: State::new() }
+        Self {
+            uri,
+            database,
+            client: OnceCell::new(),
+            reads_extended_json: OnceCell::new(),
+            state: State::new(),
+        }
     }
 
     pub(super) fn database_name(&self) -> &str {
@@ -41,6 +52,35 @@ impl Connection {
         let reply = self.call(command, deadline).await?;
         self.state.write_is_taken();
         Ok(reply)
+    }
+
+    /// Inserts documents that a server which reads extended JSON would change in a command.
+    pub(super) async fn insert_sequence(
+        &self,
+        collection: &str,
+        documents: Vec<RawDocumentBuf>,
+        write_concern: &RawDocument,
+        deadline: Duration,
+    ) -> Result<Document, Fault> {
+        let insert = async {
+            extended_json::insert(&self.database().await?, collection, documents, write_concern).await
+        };
+        let reply = self.within(deadline, insert).await.inspect_err(|fault| self.note(fault))?;
+        self.state.write_is_taken();
+        Ok(reply)
+    }
+
+    /// Whether the server reads commands through extended JSON. It is asked once.
+    pub(super) async fn reads_extended_json(&self, deadline: Duration) -> Result<bool, Fault> {
+        let ask = || async {
+            match self.ask(rawdoc! { "buildInfo": 1 }, deadline).await {
+                Ok(reply) => Ok(extended_json::is_read_by_server(&reply)),
+                // A server that does not say is MongoDB.
+                Err(Fault::Refused(_) | Fault::NotAllowed(_)) => Ok(false),
+                Err(fault) => Err(fault),
+            }
+        };
+        self.reads_extended_json.get_or_try_init(ask).await.copied()
     }
 
     /// Runs any other command on the database.
@@ -58,15 +98,18 @@ impl Connection {
     }
 
     /// Runs a command that we can do without.
-    pub(super) async fn ask(&self, command: RawDocumentBuf, deadline: Duration) -> Result<Document, Fault> {
+    pub(super) async fn ask(
+        &self,
+        mut command: RawDocumentBuf,
+        deadline: Duration,
+    ) -> Result<Document, Fault> {
+        limit_time(&mut command, deadline);
         self.within(deadline, async { Ok(self.database().await?.run_raw_command(command).await?) }).await
     }
 
     /// Asks the server who it is, and keeps what that means. Returns its reply.
     pub(super) async fn greet(&self, deadline: Duration) -> Result<Document, Fault> {
-        let reply = self
-            .within(deadline, async { Ok(self.database().await?.run_command(doc! { "hello": 1 }).await?) });
-        let (state, outcome) = match reply.await {
+        let (state, outcome) = match self.ask(rawdoc! { "hello": 1 }, deadline).await {
             Ok(reply) => match read_hello(&reply) {
                 StoreState::Ready => (StoreState::Ready, Ok(reply)),
                 StoreState::Refused(reason) => {
@@ -87,7 +130,7 @@ impl Connection {
             Err(Fault::Unreachable(reason)) => {
                 (StoreState::Away(reason.clone()), Err(Fault::Unreachable(reason)))
             }
-            Err(fault) => (StoreState::Away(Trouble::from(fault.clone()).reason), Err(fault)),
+            Err(fault) => (StoreState::Away(format!("{fault:?}")), Err(fault)),
         };
         self.state.server_is(state);
         outcome
@@ -111,7 +154,7 @@ impl Connection {
     /// The look-up of a `mongodb+srv` name is part of connecting, so it is repeated like everything else.
     async fn database(&self) -> Result<Database, Fault> {
         let connect = async {
-            let mut options = ClientOptions::parse(self.uri.expose()).await?;
+            let mut options = ClientOptions::parse(uri::usable_uri(&self.uri).expose()).await?;
             uri::set_defaults(&mut options);
             Client::with_options(options)
         };
@@ -126,5 +169,15 @@ impl Connection {
         call: impl Future<Output = Result<T, Fault>>,
     ) -> Result<T, Fault> {
         tokio::time::timeout(deadline, call).await.unwrap_or(Err(Fault::TimedOut(deadline)))
+    }
+}
+
+/// Sets `maxTimeMS`. Without it the server goes on with an operation that we abandoned: writes that wait for a missing
+/// majority would pile up there. `createIndexes` has none, because a repeated call joins the build that is under way.
+fn limit_time(command: &mut RawDocumentBuf, deadline: Duration) {
+    let name = command.iter().next().and_then(Result::ok).map(|(name, _)| name.as_str());
+    if name != Some("createIndexes") {
+        let limit = (deadline + SERVER_GRACE).as_millis();
+        command.append(cstr!("maxTimeMS"), i32::try_from(limit).unwrap_or(i32::MAX));
     }
 }

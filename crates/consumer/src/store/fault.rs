@@ -31,8 +31,12 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    /// Whether one of the command's documents is the cause.
-    pub(super) fn is_a_documents(&self) -> bool {
+    /// Whether one of the command's documents is or may be the cause: the code is permanent, or in no list.
+    pub(super) fn may_be_a_documents(&self) -> bool {
+        self.is_permanent() || !codes::is_listed(self.code)
+    }
+
+    pub(super) fn is_permanent(&self) -> bool {
         codes::verdict(self.code) == Verdict::Permanent
     }
 }
@@ -40,12 +44,18 @@ impl Refusal {
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
         let text = error.kind.to_string();
+        let unconfirmed = has_write_concern_error(&error);
         match *error.kind {
             ErrorKind::Command(error) if codes::is_not_allowed(error.code) => {
                 // The rest of this message quotes the command, documents included.
                 let (said, _) =
                     error.message.split_once(" to execute command").unwrap_or((&error.message, ""));
                 Self::NotAllowed(format!("{said} ({})", codes::name(error.code)))
+            }
+            // A refusal is not final while the write concern is not met.
+            ErrorKind::Command(error) if unconfirmed && !codes::is_time_limit(error.code) => {
+                let class = codes::name_or(error.code, &error.code_name);
+                Self::Other(format!("{class} ({}), and the write concern was not met", error.code))
             }
             ErrorKind::Command(error) => Self::Refused(Refusal {
                 class: codes::name_or(error.code, &error.code_name),
@@ -64,6 +74,10 @@ impl From<Error> for Fault {
     }
 }
 
+fn has_write_concern_error(error: &Error) -> bool {
+    error.server_response().is_some_and(|reply| matches!(reply.get("writeConcernError"), Ok(Some(_))))
+}
+
 impl From<bson::error::Error> for Fault {
     fn from(error: bson::error::Error) -> Self {
         Self::Other(format!("the command is no BSON: {error}"))
@@ -72,7 +86,11 @@ impl From<bson::error::Error> for Fault {
 
 impl From<Fault> for Trouble {
     fn from(fault: Fault) -> Self {
-        let timed_out = matches!(fault, Fault::TimedOut(_));
+        let timed_out = match &fault {
+            Fault::TimedOut(_) => true,
+            Fault::Refused(refusal) => codes::is_time_limit(refusal.code),
+            _ => false,
+        };
         let reason = match fault {
             Fault::TimedOut(deadline) => format!("no answer within {} ms", deadline.as_millis()),
             Fault::Unreachable(reason) | Fault::NotAllowed(reason) | Fault::Other(reason) => reason,

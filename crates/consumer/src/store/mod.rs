@@ -8,6 +8,7 @@ mod codes;
 mod collections;
 mod commands;
 mod connection;
+mod extended_json;
 mod fault;
 mod habit;
 mod indexes;
@@ -34,7 +35,7 @@ use service::Secret;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use collections::Collections;
+use collections::{Collection, Collections};
 use connection::Connection;
 use prepare::Preparation;
 use write::{Batch, Way};
@@ -43,7 +44,7 @@ pub use indexes::{IndexState, index_state, partial_filter};
 pub use keys::UpsertKeys;
 pub use outcome::{Applied, Counts, Rejected, Trouble};
 pub use state::{StoreState, read_hello};
-pub use uri::{check_uri, write_concern};
+pub use uri::{check_uri, ignored_options, usable_uri, write_concern};
 
 /// The most that one call to the server may take.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(10);
@@ -100,6 +101,9 @@ impl Store {
     /// As [`Store::new`].
     pub async fn with_deadline(config: StoreConfig, deadline: Duration) -> Result<Self, StoreSetupError> {
         let uri = check_uri(config.uri.expose()).map_err(StoreSetupError)?;
+        for option in ignored_options(&uri) {
+            tracing::warn!(option, "an option of the mongodb uri is ignored");
+        }
         let inner = Inner {
             write_concern: write_concern(&uri).map_err(StoreSetupError)?,
             connection: Connection::new(uri, config.database),
@@ -136,19 +140,29 @@ impl Store {
             // Nothing was written, so neither a smaller batch nor more time for one would have helped.
             return Applied::nothing(events.len(), Trouble { timed_out: false, ..trouble });
         }
-        let way = Way {
-            connection,
-            keys,
-            write_concern,
-            collection: source.as_str(),
-            known: &collection,
-            collapses: collection.collapses(),
-            command_bytes: self.inner.command_bytes,
-            deadline: deadline.saturating_mul(1 << doublings.min(DOUBLINGS_MAX)),
-        };
+        let way = self.way(source, &collection, deadline.saturating_mul(1 << doublings.min(DOUBLINGS_MAX)));
         let mut applied = Batch::new(way, events).run().await;
         applied.written = collection.wrote(applied.counts.total());
         applied
+    }
+
+    /// Whether the server takes a write to the collection of `source` now. The write changes and leaves nothing.
+    pub async fn takes_writes(&self, source: &Source) -> bool {
+        let collection = self.inner.collections.of(source);
+        self.way(source, &collection, self.inner.deadline).takes_writes().await
+    }
+
+    fn way<'a>(&'a self, source: &'a Source, collection: &'a Collection, deadline: Duration) -> Way<'a> {
+        Way {
+            connection: &self.inner.connection,
+            keys: &self.inner.keys,
+            write_concern: &self.inner.write_concern,
+            collection: source.as_str(),
+            known: collection,
+            collapses: collection.collapses(),
+            command_bytes: self.inner.command_bytes,
+            deadline,
+        }
     }
 
     /// Whether the server answered lately, whatever became of a single command.

@@ -3,6 +3,9 @@
 
 use bson::{Bson, Document};
 
+use super::codes;
+use super::outcome::Trouble;
+
 /// What the server said of one command.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Reply {
@@ -12,8 +15,8 @@ pub(super) struct Reply {
     pub(super) n_modified: usize,
     /// The statements that failed, by their position in the command.
     pub(super) errors: Vec<StatementError>,
-    /// The write concern was not met: nothing of this command is known to last.
-    pub(super) write_concern_error: Option<String>,
+    /// The write concern was not met: nothing of this command is known to last, not even what an error rests on.
+    pub(super) write_concern_error: Option<Trouble>,
 }
 
 /// One statement that failed.
@@ -92,10 +95,12 @@ fn count(document: &Document, field: &str) -> Result<Option<usize>, String> {
     usize::try_from(number).map(Some).map_err(|_| format!("the reply's {field} is negative"))
 }
 
-fn write_concern_error(reply: &Document) -> Option<String> {
-    let error = reply.get("writeConcernError")?;
-    let text = error.as_document().and_then(|error| error.get_str("errmsg").ok());
-    Some(format!("the write concern was not met: {}", text.unwrap_or("no reason was given")))
+fn write_concern_error(reply: &Document) -> Option<Trouble> {
+    let error = reply.get("writeConcernError")?.as_document();
+    let text = error.and_then(|error| error.get_str("errmsg").ok()).unwrap_or("no reason was given");
+    let code = error.and_then(|error| count(error, "code").ok()?).and_then(|code| i32::try_from(code).ok());
+    let reason = format!("the write concern was not met: {text}");
+    Some(Trouble { reason, timed_out: code.is_some_and(codes::is_time_limit) })
 }
 
 /// Older servers name the index only in the message, `… index: mode_s_1_registration_1 dup key: …`; a name made by
@@ -133,7 +138,8 @@ mod tests {
         assert!(read.errors[0].is_duplicate_of(["mode_s", "registration"].into_iter()));
         assert!(!read.errors[0].is_duplicate_of(["mode_s"].into_iter()));
         assert!(!read.errors[1].is_duplicate_of(std::iter::empty()));
-        assert_eq!(read.write_concern_error.as_deref(), Some("the write concern was not met: timed out"));
+        let unmet = Trouble::new("the write concern was not met: timed out");
+        assert_eq!(read.write_concern_error, Some(unmet));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! says so. An update that changes nothing is *stale* if the stored document is newer, else *unchanged*.
 
 use super::codes::{self, Verdict};
+use super::fault::Refusal;
 use super::keys::Key;
 use super::outcome::{Rejected, Trouble};
 use super::reply::{Reply, StatementError};
@@ -33,27 +34,25 @@ impl Updated {
 impl Batch<'_> {
     /// Counts what was inserted and gives back the runs whose documents exist already.
     pub(super) async fn read_insert(&mut self, chunk: Vec<Run>, reply: Reply) -> Result<Vec<Run>, Trouble> {
+        if let Some(trouble) = reply.write_concern_error {
+            return Err(trouble);
+        }
         if reply.n + reply.errors.len() != chunk.len() {
             return Err(Trouble::new("the reply to an insert leaves documents out"));
         }
         let mut existing = Vec::new();
         let mut doubtful = Vec::new();
-        let lasts = reply.write_concern_error.is_none();
         for (run, error) in with_errors(chunk, reply.errors) {
             match error {
-                None if lasts => self.inserted(&run),
-                None => {}
+                None => self.inserted(&run),
                 Some(error) => match codes::verdict(error.code) {
                     Verdict::Duplicate if self.is_own_key(run.head, &error) => existing.push(run),
                     Verdict::Duplicate | Verdict::Permanent => doubtful.push((run, error)),
-                    Verdict::Transient => self.postpone(run.head, error),
+                    Verdict::Transient => self.postpone(run.head, error.into()),
                 },
             }
         }
         existing.extend(self.judge_doubtful(doubtful).await?);
-        if let Some(reason) = reply.write_concern_error {
-            return Err(Trouble::new(reason));
-        }
         // That there was no document is what the others' endings rest on.
         existing.retain(|run| {
             let alone = run.events.len() == 1;
@@ -92,12 +91,15 @@ impl Batch<'_> {
 
     /// Rejects or puts off what an update refused, and gives back the rest.
     pub(super) fn read_update(&mut self, chunk: Vec<Run>, reply: Reply) -> Result<Updated, Trouble> {
+        if let Some(trouble) = reply.write_concern_error {
+            return Err(trouble);
+        }
         let mut done = Vec::with_capacity(chunk.len());
         for (run, error) in with_errors(chunk, reply.errors) {
             match error {
                 None => done.push(run),
                 Some(error) => match codes::verdict(error.code) {
-                    Verdict::Transient => self.postpone(run.head, error),
+                    Verdict::Transient => self.postpone(run.head, error.into()),
                     // An update of one document collides with another only in an index of the user's own.
                     Verdict::Permanent | Verdict::Duplicate => {
                         self.reject(run.head, error.code, error.message, Fate::Present);
@@ -105,10 +107,7 @@ impl Batch<'_> {
                 },
             }
         }
-        match reply.write_concern_error {
-            Some(reason) => Err(Trouble::new(reason)),
-            None => Ok(Updated { done, matched: reply.n, modified: reply.n_modified }),
-        }
+        Ok(Updated { done, matched: reply.n, modified: reply.n_modified })
     }
 
     /// Counts what updates of existing documents came to, which changed `changed` of them. Only if that is less than
@@ -240,7 +239,7 @@ impl Batch<'_> {
         // Without a name it may have been the key after all, its document deleted since; a new _id may be free.
         let nameless = error.duplicate_of.is_none() && !error.message.contains("index: ");
         if nameless || error.is_duplicate_of(std::iter::once("_id")) {
-            self.postpone(index, error);
+            self.postpone(index, error.into());
         } else {
             self.reject(index, error.code, error.message, Fate::Absent);
         }
@@ -251,15 +250,22 @@ impl Batch<'_> {
         self.waves.tell(index, fate);
     }
 
-    fn postpone(&mut self, index: usize, error: StatementError) {
-        self.way.known.heed(error.code, &error.message);
-        let class = codes::name(error.code);
-        let reason = format!("a record was refused for now: {class} ({})", error.code);
-        self.applied.trouble.get_or_insert(Trouble::new(reason));
-        if !codes::is_listed(error.code) {
-            self.applied.strange.push(Rejected { index, code: error.code, class, reason: error.message });
+    pub(super) fn postpone(&mut self, index: usize, refusal: Refusal) {
+        let Refusal { code, class, message } = refusal;
+        self.way.known.heed(code, &message);
+        let reason = format!("a record was refused for now: {class} ({code})");
+        let trouble = self.applied.trouble.get_or_insert(Trouble::new(reason));
+        trouble.timed_out |= codes::is_time_limit(code);
+        if !codes::is_listed(code) {
+            self.applied.strange.push(Rejected { index, code, class, reason: message });
         }
         self.waves.tell(index, Fate::Unfinished);
+    }
+}
+
+impl From<StatementError> for Refusal {
+    fn from(error: StatementError) -> Self {
+        Self { code: error.code, class: codes::name(error.code), message: error.message }
     }
 }
 

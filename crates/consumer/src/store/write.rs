@@ -7,13 +7,14 @@
 
 use std::time::Duration;
 
-use bson::{RawDocument, RawDocumentBuf};
+use bson::{Document, RawDocument, RawDocumentBuf};
 use events::StorableEvent;
 
 use super::codes;
 use super::collections::Collection;
 use super::commands::{self, Statement, Target};
 use super::connection::Connection;
+use super::extended_json;
 use super::fault::{Fault, Refusal};
 use super::keys::{Key, UpsertKeys};
 use super::lookup::Lookup;
@@ -40,6 +41,19 @@ pub(super) struct Way<'a> {
     pub(super) deadline: Duration,
 }
 
+impl<'a> Way<'a> {
+    fn target(self) -> Target<'a> {
+        Target { collection: self.collection, keys: self.keys, write_concern: self.write_concern }
+    }
+
+    /// Whether the server takes a write to the collection that no event has a part in.
+    pub(super) async fn takes_writes(self) -> bool {
+        let reply = self.connection.ask(commands::probe(self.target()), self.deadline).await;
+        let reply = reply.ok().and_then(|reply| Reply::read(&reply, 1).ok());
+        reply.is_some_and(|reply| reply.errors.is_empty() && reply.write_concern_error.is_none())
+    }
+}
+
 /// One batch under way.
 pub(super) struct Batch<'a> {
     pub(super) way: Way<'a>,
@@ -47,12 +61,14 @@ pub(super) struct Batch<'a> {
     pub(super) keys: Vec<Key<'a>>,
     pub(super) waves: Waves,
     pub(super) applied: Applied,
+    /// The server was asked whether it takes writes, after it refused an event for a reason that nobody knows.
+    probed: bool,
 }
 
 /// What came of sending one command.
 enum Sent {
     Reply(Reply),
-    /// One of its documents is not acceptable at all.
+    /// One of its documents is not acceptable, or may be what the server cannot cope with.
     Refused(Refusal),
 }
 
@@ -70,7 +86,7 @@ impl<'a> Batch<'a> {
     pub(super) fn new(way: Way<'a>, events: &'a [&'a StorableEvent]) -> Self {
         let keys: Vec<Key<'a>> = events.iter().map(|event| way.keys.key_of(event)).collect();
         let waves = Waves::new(keys.iter().map(Key::identity), way.collapses);
-        Self { way, events, keys, waves, applied: Applied::default() }
+        Self { way, events, keys, waves, applied: Applied::default(), probed: false }
     }
 
     /// Writes until everything is finished or the server is in trouble.
@@ -129,13 +145,24 @@ impl<'a> Batch<'a> {
         let mut existing = Vec::new();
         let mut chunks = self.cut(runs, commands::insert_bytes);
         while let Some(chunk) = chunks.pop() {
-            let command = commands::insert(self.target(), &self.statements(&chunk));
-            match self.send(command, chunk.len()).await? {
+            match self.send_insert(&chunk).await? {
                 Sent::Reply(reply) => existing.extend(self.read_insert(chunk, reply).await?),
-                Sent::Refused(refusal) => self.split(chunk, refusal, Fate::Absent, &mut chunks),
+                Sent::Refused(refusal) => self.split(chunk, refusal, Fate::Absent, &mut chunks).await?,
             }
         }
         Ok(existing)
+    }
+
+    async fn send_insert(&self, chunk: &[Run]) -> Result<Sent, Trouble> {
+        let Way { connection, collection, write_concern, deadline, .. } = self.way;
+        let statements = self.statements(chunk);
+        let changes = |statement: &Statement<'_>| extended_json::is_in(&statement.event.document);
+        if !connection.reads_extended_json(deadline).await? || !statements.iter().any(changes) {
+            return self.send(commands::insert(self.way.target(), &statements), chunk.len()).await;
+        }
+        let documents = commands::documents(&statements).map_err(Fault::from)?;
+        let reply = connection.insert_sequence(collection, documents, write_concern, deadline).await;
+        self.read(reply, chunk.len())
     }
 
     /// Updates documents that exist. `changed` of them were changed by this batch already.
@@ -173,19 +200,19 @@ impl<'a> Batch<'a> {
         Ok(found)
     }
 
-    /// Sends an unordered update. `None`: one of its documents is not acceptable at all; its halves are in `chunks`
-    /// then, and where it was alone its fate is `refused`.
+    /// Sends an unordered update. `None`: it was refused for one of its documents; its halves are in `chunks` then, and
+    /// where it was alone its fate is `refused`.
     async fn send_update(
         &mut self,
         chunk: Vec<Run>,
         refused: Fate,
         chunks: &mut Vec<Vec<Run>>,
     ) -> Result<Option<Updated>, Trouble> {
-        let command = commands::update(self.target(), false, &self.statements(&chunk));
+        let command = commands::update(self.way.target(), false, &self.statements(&chunk));
         match self.send(command, chunk.len()).await? {
             Sent::Reply(reply) => Ok(Some(self.read_update(chunk, reply)?)),
             Sent::Refused(refusal) => {
-                self.split(chunk, refusal, refused, chunks);
+                self.split(chunk, refusal, refused, chunks).await?;
                 Ok(None)
             }
         }
@@ -200,13 +227,12 @@ impl<'a> Batch<'a> {
             unknown.filter(|index| !matches!(self.waves.known(*index), Known::Present(..))).collect();
         self.look_up(&unknown).await?;
         loop {
-            let command = commands::update(self.target(), true, &self.statements(&chunk));
+            let command = commands::update(self.way.target(), true, &self.statements(&chunk));
             match self.send(command, chunk.len()).await? {
                 Sent::Reply(reply) => return self.read_tail(chunk, reply),
                 Sent::Refused(_) if chunk.len() > 1 => chunk.truncate(chunk.len() / 2),
                 Sent::Refused(refusal) => {
-                    self.reject(chunk[0].head, refusal.code, refusal.message, Fate::Present);
-                    return Ok(());
+                    return self.refuse(chunk[0].head, refusal, Fate::Present).await;
                 }
             }
         }
@@ -226,9 +252,13 @@ impl<'a> Batch<'a> {
                 message,
             }));
         }
-        match self.way.connection.write(command, self.way.deadline).await {
+        self.read(self.way.connection.write(command, self.way.deadline).await, sent)
+    }
+
+    fn read(&self, reply: Result<Document, Fault>, sent: usize) -> Result<Sent, Trouble> {
+        match reply {
             Ok(reply) => Ok(Sent::Reply(Reply::read(&reply, sent).map_err(Trouble::new)?)),
-            Err(Fault::Refused(refusal)) if refusal.is_a_documents() => Ok(Sent::Refused(refusal)),
+            Err(Fault::Refused(refusal)) if refusal.may_be_a_documents() => Ok(Sent::Refused(refusal)),
             Err(fault) => {
                 self.way.known.heed_fault(&fault);
                 Err(fault.into())
@@ -237,13 +267,36 @@ impl<'a> Batch<'a> {
     }
 
     /// Has both halves sent again by themselves; an event that is alone is the one that was refused.
-    fn split(&mut self, mut chunk: Vec<Run>, refusal: Refusal, fate: Fate, chunks: &mut Vec<Vec<Run>>) {
-        if chunk.len() > 1 {
-            let half = chunk.split_off(chunk.len() / 2);
-            chunks.extend([half, chunk]);
-        } else {
-            self.reject(chunk[0].head, refusal.code, refusal.message, fate);
+    async fn split(
+        &mut self,
+        mut chunk: Vec<Run>,
+        refusal: Refusal,
+        fate: Fate,
+        chunks: &mut Vec<Vec<Run>>,
+    ) -> Result<(), Trouble> {
+        if chunk.len() == 1 {
+            return self.refuse(chunk[0].head, refusal, fate).await;
         }
+        let half = chunk.split_off(chunk.len() / 2);
+        chunks.extend([half, chunk]);
+        Ok(())
+    }
+
+    /// The server refused the event alone. Nobody knows of an unlisted code whether the event is the cause: in an outage
+    /// the server would refuse the others of the batch too, one by one, so it is asked before they are sent.
+    async fn refuse(&mut self, index: usize, refusal: Refusal, fate: Fate) -> Result<(), Trouble> {
+        if refusal.is_permanent() {
+            self.reject(index, refusal.code, refusal.message, fate);
+            return Ok(());
+        }
+        let reason = format!("the server refused a write: {} ({})", refusal.class, refusal.code);
+        self.postpone(index, refusal);
+        let in_doubt = self.applied.counts.total() == 0 && self.events.len() > 1 && !self.probed;
+        self.probed |= in_doubt;
+        if in_doubt && !self.way.takes_writes().await {
+            return Err(Trouble::new(reason));
+        }
+        Ok(())
     }
 
     /// Cuts into pieces that fit into a command, the first piece last.
@@ -268,11 +321,6 @@ impl<'a> Batch<'a> {
     pub(super) fn lookup(&self) -> Lookup<'a> {
         let Way { connection, keys, collection, known, deadline, .. } = self.way;
         Lookup { connection, keys, collection, known, deadline }
-    }
-
-    fn target(&self) -> Target<'a> {
-        let Way { collection, keys, write_concern, .. } = self.way;
-        Target { collection, keys, write_concern }
     }
 
     fn statement(&self, index: usize) -> Statement<'_> {

@@ -1,7 +1,9 @@
 //! A server that speaks MongoDB's wire protocol and answers as a test says: for answers that a healthy database does
 //! not give when asked to.
 
+use std::io::Read;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bson::{Document, doc};
@@ -12,7 +14,9 @@ use tokio::task::JoinHandle;
 
 const OP_REPLY: i32 = 1;
 const OP_QUERY: i32 = 2004;
+const OP_COMPRESSED: i32 = 2012;
 const OP_MSG: i32 = 2013;
+const ZLIB: u8 = 2;
 
 /// What a test has the server do with a command.
 pub enum Answer {
@@ -52,6 +56,8 @@ type Script = dyn Fn(&Document) -> Answer + Send + Sync;
 pub struct ScriptedServer {
     pub uri: String,
     commands: Arc<Mutex<Vec<Document>>>,
+    greeting_limits: Arc<Mutex<Vec<i32>>>,
+    compressed: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
@@ -72,15 +78,22 @@ impl ScriptedServer {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let uri = format!("mongodb://{}/", listener.local_addr().expect("an address"));
         let commands = Arc::new(Mutex::new(Vec::new()));
-        let (script, log): (Arc<Script>, _) = (Arc::new(script), Arc::clone(&commands));
+        let greeting_limits = Arc::new(Mutex::new(Vec::new()));
+        let script: Arc<Script> = Arc::new(script);
+        let compressed = Arc::new(AtomicUsize::new(0));
+        let log = Log {
+            commands: Arc::clone(&commands),
+            greeting_limits: Arc::clone(&greeting_limits),
+            compressed: Arc::clone(&compressed),
+        };
         let mut hello = usual("hello", &doc! {}, wire_version);
         hello.extend(greeting);
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(converse(stream, hello.clone(), Arc::clone(&script), Arc::clone(&log)));
+                tokio::spawn(converse(stream, hello.clone(), Arc::clone(&script), log.clone()));
             }
         });
-        Self { uri, commands, task }
+        Self { uri, commands, greeting_limits, compressed, task }
     }
 
     /// The inserts and updates that came.
@@ -98,6 +111,21 @@ impl ScriptedServer {
     pub fn commands_named(&self, name: &str) -> Vec<Document> {
         let commands = self.commands.lock().expect("no panic");
         commands.iter().filter(|command| command.contains_key(name)).cloned().collect()
+    }
+
+    /// The commands that came, greetings excepted.
+    pub fn sent(&self) -> Vec<Document> {
+        self.commands.lock().expect("no panic").clone()
+    }
+
+    /// How many commands came compressed.
+    pub fn compressed(&self) -> usize {
+        self.compressed.load(Ordering::Relaxed)
+    }
+
+    /// The time limits of the greetings that came; the driver's own have none.
+    pub fn greeting_limits(&self) -> Vec<i32> {
+        self.greeting_limits.lock().expect("no panic").clone()
     }
 
     /// The names of the commands that came, greetings excepted.
@@ -118,21 +146,25 @@ pub fn is_write(command: &Document) -> bool {
     command.contains_key("insert") || command.contains_key("update")
 }
 
-async fn converse(
-    mut stream: TcpStream,
-    hello: Document,
-    script: Arc<Script>,
-    log: Arc<Mutex<Vec<Document>>>,
-) {
+#[derive(Clone)]
+struct Log {
+    commands: Arc<Mutex<Vec<Document>>>,
+    greeting_limits: Arc<Mutex<Vec<i32>>>,
+    compressed: Arc<AtomicUsize>,
+}
+
+async fn converse(mut stream: TcpStream, hello: Document, script: Arc<Script>, log: Log) {
     let usual = |name: &str, command: &Document| match name {
         "hello" | "ismaster" | "isMaster" => hello.clone(),
         _ => usual(name, command, 0),
     };
-    while let Some((request, operation, command)) = receive(&mut stream).await {
+    while let Some((request, operation, command)) = receive(&mut stream, &log.compressed).await {
         let name = command.keys().next().cloned().unwrap_or_default();
         let greeting = matches!(name.as_str(), "hello" | "ismaster" | "isMaster");
         if !greeting {
-            log.lock().expect("no panic").push(command.clone());
+            log.commands.lock().expect("no panic").push(command.clone());
+        } else if let Ok(limit) = command.get_i32("maxTimeMS") {
+            log.greeting_limits.lock().expect("no panic").push(limit);
         }
         let answer = if greeting { Answer::Usual } else { script(&command) };
         let reply = match answer {
@@ -171,25 +203,34 @@ fn usual(name: &str, command: &Document, wire_version: i32) -> Document {
         _ => doc! {
             "ok": 1, "helloOk": true, "ismaster": true, "isWritablePrimary": true, "minWireVersion": 0,
             "maxWireVersion": wire_version, "maxBsonObjectSize": 16 << 20, "maxMessageSizeBytes": 48_000_000,
-            "maxWriteBatchSize": 100_000,
+            "maxWriteBatchSize": 100_000, "compression": ["zlib"],
         },
     }
 }
 
 /// The request's number, its operation and its command.
-async fn receive(stream: &mut TcpStream) -> Option<(i32, i32, Document)> {
+async fn receive(stream: &mut TcpStream, compressed: &AtomicUsize) -> Option<(i32, i32, Document)> {
     let length = usize::try_from(stream.read_i32_le().await.ok()?).ok()?;
     let mut message = vec![0; length - 4];
     stream.read_exact(&mut message).await.ok()?;
-    let number = |at: usize| i32::from_le_bytes(message[at..at + 4].try_into().expect("four bytes"));
-    let operation = number(8);
+    let number_at =
+        |message: &[u8], at: usize| i32::from_le_bytes(message[at..at + 4].try_into().expect("four bytes"));
+    let mut operation = number_at(&message, 8);
+    if operation == OP_COMPRESSED {
+        compressed.fetch_add(1, Ordering::Relaxed);
+        operation = number_at(&message, 12);
+        assert_eq!(message[20], ZLIB);
+        let mut inside = message[..12].to_vec();
+        flate2::read::ZlibDecoder::new(&message[21..]).read_to_end(&mut inside).expect("zlib");
+        message = inside;
+    }
     // After the header: flags and the kind of the section, or flags, the collection's name and two numbers.
     let body = match operation {
         OP_QUERY => 16 + message[16..].iter().position(|byte| *byte == 0)? + 1 + 8,
         _ => 17,
     };
     let command = Document::from_reader(&message[body..]).expect("a command");
-    Some((number(0), operation, command))
+    Some((number_at(&message, 0), operation, command))
 }
 
 async fn send(stream: &mut TcpStream, request: i32, operation: i32, reply: &Document) {

@@ -2,6 +2,7 @@
 //! not said to be, and nothing is dead-lettered for an outage.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bson::{Document, doc};
 use consumer::store::{Counts, StoreState};
@@ -77,15 +78,129 @@ async fn g5_a_document_for_which_the_whole_command_is_refused_is_found_and_rejec
 }
 
 #[tokio::test]
-async fn a_write_concern_error_leaves_the_successes_unfinished_and_keeps_the_refusals() {
-    let reply = doc! {
-        "ok": 1, "n": 3, "writeErrors": [{ "index": 2, "code": 121, "errmsg": "refused" }],
-        "writeConcernError": { "code": 64, "errmsg": "waiting for replication timed out" },
+async fn g5_a_refusal_in_a_reply_with_a_write_concern_error_is_not_final() {
+    let unmet = doc! { "code": 64, "errmsg": "waiting for replication timed out" };
+    for code in [121, 11000, 987_654] {
+        let refused = doc! { "index": 2, "code": code, "errmsg": "refused", "keyPattern": { "mode_s": 1 } };
+        let of_a_statement = doc! {
+            "ok": 1, "n": 3, "nModified": 0, "writeErrors": [refused], "writeConcernError": unmet.clone(),
+        };
+        let of_the_command = doc! {
+            "ok": 0, "code": code, "codeName": "x", "errmsg": "refused", "writeConcernError": unmet.clone(),
+        };
+        for reply in [of_a_statement, of_the_command] {
+            for command in ["insert", "update"] {
+                let script = {
+                    let reply = reply.clone();
+                    move |sent: &Document| match sent.keys().next().map(String::as_str) {
+                        Some(name) if name == command => Answer::Reply(reply.clone()),
+                        Some("insert") => Answer::Reply(first_exist(length(sent), length(sent))),
+                        _ => Answer::Usual,
+                    }
+                };
+                let server = ScriptedServer::start(WIRE_VERSION_5_0, script).await;
+                let applied = stage(&server).await.apply(&batch(4)).await;
+                let what = format!("{command} {reply}");
+                assert_eq!((applied.counts, applied.rejected), (Counts::default(), vec![]), "{what}");
+                assert_eq!((applied.unfinished, applied.strange), (vec![0, 1, 2, 3], vec![]), "{what}");
+                assert!(applied.trouble.is_some_and(|trouble| !trouble.timed_out), "{what}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_command_but_create_indexes_carries_a_time_limit() {
+    let deadline = Duration::from_secs(7);
+    let server = ScriptedServer::start(WIRE_VERSION_5_0, |command| match is(command, "insert") {
+        true => Answer::Reply(first_exist(length(command), length(command))),
+        false => Answer::Usual,
+    })
+    .await;
+    let stage = Stage::at(&server.uri, Setting { deadline, ..Setting::default() }).await;
+    let twice = [event("a", 1, 1, &json!({})), event("a", 2, 1, &json!({}))];
+    assert_eq!(stage.store(&twice).await.total(), 2);
+    stage.store.apply(&stage.source, &[&twice[0]], 2).await;
+    assert!(stage.store.takes_writes(&stage.source).await);
+
+    let of = |name: &str| {
+        let commands = server.sent().into_iter().filter(|command| is(command, name));
+        commands.map(|command| command.get_i32("maxTimeMS").ok()).collect::<Vec<_>>()
     };
-    let server = answering("insert", reply).await;
-    let applied = stage(&server).await.apply(&batch(4)).await;
-    assert_eq!(applied.rejected.iter().map(|rejected| rejected.index).collect::<Vec<_>>(), [2]);
-    assert_eq!((applied.counts, applied.unfinished), (Counts::default(), vec![0, 1, 3]));
+    for name in ["listIndexes", "listCollections", "insert", "update"] {
+        let limits = of(name);
+        let right = |limit: &Option<i32>| matches!(limit, Some(8_000 | 29_000));
+        assert!(!limits.is_empty() && limits.iter().all(right), "{name}: {limits:?}");
+    }
+    assert!(of("insert").contains(&Some(29_000)), "the limit follows the deadline");
+    assert_eq!(of("createIndexes").iter().flatten().count(), 0);
+    assert!(!of("createIndexes").is_empty());
+    assert!(server.sent().iter().all(|c| is(c, "createIndexes") || c.contains_key("maxTimeMS")));
+    assert_eq!(server.greeting_limits(), [8_000]);
+}
+
+#[tokio::test]
+async fn a_time_limit_of_the_server_counts_as_timed_out_wherever_it_stands() {
+    for code in [50, 262] {
+        let error = doc! { "code": code, "errmsg": "operation exceeded time limit" };
+        let of_a_statement = doc! { "index": 1, "code": code, "errmsg": "operation exceeded time limit" };
+        let replies = [
+            doc! { "ok": 0, "code": code, "codeName": "MaxTimeMSExpired", "errmsg": "x" },
+            doc! { "ok": 0, "code": code, "errmsg": "x", "writeConcernError": { "code": 64 } },
+            doc! { "ok": 1, "n": 4, "writeConcernError": error },
+            doc! { "ok": 1, "n": 3, "writeErrors": [of_a_statement] },
+        ];
+        for reply in replies {
+            let server = answering("insert", reply.clone()).await;
+            let applied = stage(&server).await.apply(&batch(4)).await;
+            assert!(applied.trouble.is_some_and(|trouble| trouble.timed_out), "{reply}");
+            assert_eq!((applied.rejected, applied.strange), (vec![], vec![]), "{reply}");
+            assert!(applied.unfinished.contains(&1), "{reply}");
+        }
+    }
+}
+
+/// Whether a write command has a document with `bad: true`.
+fn has_bad(command: &Document) -> bool {
+    let lists = ["documents", "updates"].iter().filter_map(|list| command.get_array(list).ok());
+    lists.into_iter().any(|list| format!("{list:?}").contains("\"bad\": Boolean(true)"))
+}
+
+#[tokio::test]
+async fn g5_an_event_whose_command_is_refused_with_an_unlisted_code_is_found() {
+    // Codes of whole commands as well: BadValue, InternalError, UnknownError, OperationFailed, ExceededMemoryLimit.
+    for code in [2, 1, 8, 96, 146, 987_654] {
+        for existing in [false, true] {
+            let refused = doc! { "ok": 0, "code": code, "codeName": "SomeName", "errmsg": "no" };
+            let script = move |command: &Document| match command.keys().next().map(String::as_str) {
+                Some("insert") if existing => Answer::Reply(first_exist(length(command), length(command))),
+                _ if has_bad(command) => Answer::Reply(refused.clone()),
+                _ => Answer::Usual,
+            };
+            let server = ScriptedServer::start(WIRE_VERSION_5_0, script).await;
+            let applied = stage(&server).await.apply(&batch(11)).await;
+            assert_eq!((applied.counts.total(), applied.rejected), (8, vec![]), "{code} {existing}");
+            assert_eq!(applied.unfinished, [2, 6, 10], "{code} {existing}");
+            let strange: Vec<_> =
+                applied.strange.iter().map(|strange| (strange.index, strange.code)).collect();
+            assert_eq!(strange, [(2, code), (6, code), (10, code)], "{existing}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn g6_a_refusal_of_every_command_is_not_repeated_for_each_event() {
+    let refused = doc! { "ok": 0, "code": 96, "codeName": "OperationFailed", "errmsg": "no" };
+    let script = move |command: &Document| match is(command, "insert") || is(command, "update") {
+        true => Answer::Reply(refused.clone()),
+        false => Answer::Usual,
+    };
+    let server = ScriptedServer::start(WIRE_VERSION_5_0, script).await;
+    let applied = stage(&server).await.apply(&batch(1000)).await;
+    assert_eq!((applied.counts, applied.rejected), (Counts::default(), vec![]));
+    assert_eq!(applied.unfinished.len(), 1000);
+    let writes = server.sent().iter().filter(|c| is(c, "insert") || is(c, "update")).count();
+    assert!(writes < 20, "{writes} writes for one batch");
 }
 
 #[tokio::test]
