@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use consumer::store::usable_uri;
 use mongodb::error::Error;
 use mongodb::options::ClientOptions;
 use mongodb::{Client, Database};
@@ -26,7 +27,7 @@ pub async fn in_time<T>(reply: impl IntoFuture<Output = Result<T, Error>>) -> Re
 /// # Errors
 /// The driver refuses the connection string, or its name cannot be looked up.
 pub async fn database(uri: &Secret, name: &str) -> Result<Database, Error> {
-    let mut options = ClientOptions::parse(uri.expose()).await?;
+    let mut options = ClientOptions::parse(usable_uri(uri).expose()).await?;
     // The operator waits at the terminal: an absent server is told within seconds, not within the driver's 30.
     options.connect_timeout.get_or_insert(Duration::from_secs(2));
     options.server_selection_timeout.get_or_insert(Duration::from_secs(5));

@@ -1,13 +1,27 @@
-//! The connection string: checked where the configuration is read, shown nowhere. No message here repeats any part of
-//! it that may belong to a password.
+//! The connection string: checked where the configuration is read, shown nowhere. It is taken as the Python driver
+//! takes it: an option that the Rust driver does not know is left out, with a warning. No message here repeats any part
+//! of it that may belong to a password.
 
 use std::time::Duration;
 
 use bson::{RawDocumentBuf, raw::cstr, rawdoc};
+use futures::FutureExt;
+use mongodb::error::{Error, ErrorKind};
 use mongodb::options::{Acknowledgment, ClientOptions, ConnectionString, WriteConcern};
 use service::Secret;
 
 const EXAMPLE: &str = "is not a MongoDB URI such as mongodb://user:password@host:27017/?authSource=admin";
+const ENCODE: &str = "in user and password, the characters : / ? # [ ] @ % must be percent-encoded";
+const OTHER_LOGIN: &str = "log in with user and password (SCRAM), or with a certificate (MONGODB-X509)";
+/// The driver is built with these.
+const COMPRESSORS: [&str; 2] = ["zlib", "zstd"];
+
+/// A connection string without what the driver would refuse, although the URI is right.
+struct Usable {
+    text: String,
+    /// The options that were left out.
+    ignored: Vec<String>,
+}
 
 /// Reads MONGODB_URI.
 ///
@@ -23,24 +37,193 @@ pub fn check_uri(text: &str) -> Result<Secret, String> {
     }
 }
 
-fn parse(text: &str) -> Result<ConnectionString, String> {
-    ConnectionString::parse(text).map_err(|_| explain(text))
+/// The connection string for the driver, without the options that it does not know.
+pub fn usable_uri(uri: &Secret) -> Secret {
+    usable(uri.expose()).map_or_else(|_| uri.clone(), |usable| Secret::new(usable.text))
 }
 
-/// Says what is wrong with a URI from what is left of it without user and password.
-fn explain(text: &str) -> String {
-    let Some((scheme, rest)) = text.split_once("://") else { return EXAMPLE.into() };
-    let Some((_, public)) = rest.rsplit_once('@') else { return EXAMPLE.into() };
-    let secret_options = ["password", "authmechanismproperties"];
-    if secret_options.iter().any(|name| public.to_ascii_lowercase().contains(name)) {
-        return EXAMPLE.into();
+/// The options of the connection string that have no effect.
+pub fn ignored_options(uri: &Secret) -> Vec<String> {
+    usable(uri.expose()).map(|usable| usable.ignored).unwrap_or_default()
+}
+
+fn parse(text: &str) -> Result<ConnectionString, String> {
+    let usable = usable(text)?;
+    verify(&usable.text).map_err(|_| explain(&usable.text))
+}
+
+/// What the driver checks. It looks the name of a `mongodb+srv` URI up first, so there the options alone are checked.
+fn verify(text: &str) -> Result<ConnectionString, Error> {
+    let uri = ConnectionString::parse(text)?;
+    if text.starts_with("mongodb://") {
+        ClientOptions::parse(uri.clone()).into_future().now_or_never().transpose()?;
     }
-    match ConnectionString::parse(format!("{scheme}://{public}")) {
-        Err(error) => format!("is no usable MongoDB URI: {}", error.kind),
-        Ok(_) => {
-            format!("{EXAMPLE}; in user and password, the characters : / ? # [ ] @ % must be percent-encoded")
+    Ok(uri)
+}
+
+/// Leaves out what has no effect here, and refuses what can never work.
+fn usable(text: &str) -> Result<Usable, String> {
+    let Some((before, options)) = text.split_once('?') else {
+        return Ok(Usable { text: text.to_owned(), ignored: Vec::new() });
+    };
+    if !before.contains('@') && options.contains('@') {
+        return Err(format!("{EXAMPLE}; {ENCODE}"));
+    }
+    let mut kept: Vec<(String, String)> = Vec::new();
+    let mut ignored = Vec::new();
+    let separator = if options.contains('&') { '&' } else { ';' };
+    for pair in options.split(separator).filter(|pair| !pair.is_empty()) {
+        let Some((name, value)) = pair.split_once('=') else {
+            return Err(format!(
+                "is no usable MongoDB URI: what follows ? is not a list of name=value; {ENCODE}"
+            ));
+        };
+        let written = name;
+        let name = match name.to_ascii_lowercase().as_str() {
+            "j" => "journal".to_owned(),
+            "wtimeout" => "wtimeoutms".to_owned(),
+            name => name.to_owned(),
+        };
+        if kept.iter().any(|(known, _)| *known == name) && name != "readpreferencetags" {
+            kept.retain(|(known, _)| *known != name);
+            ignored.push(format!("{written}, but for its last value"));
+        }
+        if let Some(value) = judge(&name, written, value, &mut ignored)? {
+            kept.push((name, value));
         }
     }
+    let kept: Vec<String> = kept.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+    Ok(Usable { text: format!("{before}?{}", kept.join("&")), ignored })
+}
+
+/// The value of an option, if the driver is to have it. One that is left out goes to `ignored`, as it was `written`.
+fn judge(
+    name: &str,
+    written: &str,
+    value: &str,
+    ignored: &mut Vec<String>,
+) -> Result<Option<String>, String> {
+    let (kept, left_out) = match name {
+        "authmechanism" => match value.to_ascii_uppercase().as_str() {
+            // It says what holds anyway.
+            "DEFAULT" => (None, None),
+            mechanism @ ("MONGODB-AWS" | "GSSAPI") => {
+                return Err(format!(
+                    "asks for authMechanism={mechanism}, which Slipstream does not support; {OTHER_LOGIN}"
+                ));
+            }
+            _ => (Some(value.to_owned()), None),
+        },
+        "authmechanismproperties" if names_foreign_tokens(value) => {
+            return Err(format!(
+                "asks for a login by the tokens of a cloud provider, which Slipstream does not support; {OTHER_LOGIN}"
+            ));
+        }
+        "tlscertificatekeyfilepassword" => {
+            return Err("has tlsCertificateKeyFilePassword, which Slipstream does not support; \
+                        store the key without a password: openssl pkey -in KEY -out KEY_WITHOUT_PASSWORD"
+                .into());
+        }
+        "compressors" => {
+            let is_built = |name: &&str| COMPRESSORS.contains(&name.to_ascii_lowercase().as_str());
+            let (built, foreign): (Vec<&str>, Vec<&str>) = value.split(',').partition(is_built);
+            let list = |names: Vec<&str>| (!names.is_empty()).then(|| names.join(","));
+            (list(built), list(foreign).map(|names| format!("{written}={names}")))
+        }
+        // Each call has a deadline of its own, and no document has a UUID.
+        "sockettimeoutms" | "uuidrepresentation" => (None, Some(written.to_owned())),
+        // "Without limit" in other drivers.
+        "maxpoolsize" if value == "0" => (None, Some(written.to_owned())),
+        _ if is_unknown(name, value) => (None, Some(written.to_owned())),
+        _ => (Some(value.to_owned()), None),
+    };
+    // What was left out may be part of a password that is not encoded.
+    if left_out.is_some() && (written.contains('@') || value.contains('@')) {
+        return Err(format!("{EXAMPLE}; {ENCODE}"));
+    }
+    ignored.extend(left_out);
+    Ok(kept)
+}
+
+/// A login by tokens of Azure or Google needs parts of the driver that ask these.
+fn names_foreign_tokens(value: &str) -> bool {
+    let value = value.to_ascii_lowercase();
+    ["environment:azure", "environment:gcp"].iter().any(|entry| value.split(',').any(|e| e == *entry))
+}
+
+fn is_unknown(name: &str, value: &str) -> bool {
+    let unknown = format!("{name} is an invalid option");
+    let alone = ConnectionString::parse(format!("mongodb://host/?{name}={value}"));
+    alone.is_err_and(|error| words(&error).starts_with(&unknown))
+}
+
+/// The driver's reason, taken from a URI in which nothing is left that may be a secret.
+fn explain(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return EXAMPLE.into() };
+    if !["mongodb", "mongodb+srv"].contains(&scheme) {
+        return format!("{EXAMPLE}: its scheme is another");
+    }
+    let public = match rest.rsplit_once('@') {
+        Some((login, hosts)) if login.contains(':') => format!("user:password@{}", masked(hosts)),
+        Some((_, hosts)) => format!("user@{}", masked(hosts)),
+        None => masked(rest),
+    };
+    match verify(&format!("{scheme}://{public}")) {
+        Err(error) => format!("is no usable MongoDB URI: {}", words(&error)),
+        Ok(_) => format!("{EXAMPLE}; {ENCODE}"),
+    }
+}
+
+fn words(error: &Error) -> String {
+    match &*error.kind {
+        ErrorKind::InvalidArgument { message, .. } => message.clone(),
+        kind => kind.to_string(),
+    }
+}
+
+/// What stands behind the login, without secrets. A wrong port may be the password of a URI without host.
+fn masked(public: &str) -> String {
+    let (before, options) = public.split_once('?').unwrap_or((public, ""));
+    let (hosts, database) = before.split_at(before.find('/').unwrap_or(before.len()));
+    let hosts: Vec<String> = hosts.split(',').map(masked_port).collect();
+    let options: Vec<String> = options.split('&').map(masked_value).collect();
+    let options = if options.concat().is_empty() { String::new() } else { format!("?{}", options.join("&")) };
+    format!("{}{database}{options}", hosts.join(","))
+}
+
+fn masked_port(host: &str) -> String {
+    // An address of version 6 stands in brackets.
+    let (address, rest) = match host.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((address, rest)) => (format!("[{address}]"), rest),
+            None => return "[***".to_owned(),
+        },
+        None => {
+            let (name, rest) = host.split_at(host.find(':').unwrap_or(host.len()));
+            (name.to_owned(), rest)
+        }
+    };
+    let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+    match rest.strip_prefix(':') {
+        Some(port) if !is_port(port) => format!("{address}:***"),
+        _ if rest.is_empty() || rest.starts_with(':') => host.to_owned(),
+        _ => format!("{address}***"),
+    }
+}
+
+fn masked_value(pair: &str) -> String {
+    let Some((name, value)) = pair.split_once('=') else { return String::new() };
+    let lower = name.to_ascii_lowercase();
+    if lower == "authmechanismproperties" {
+        let entry = |entry: &str| match entry.split_once(':') {
+            Some((key, _)) if key.to_ascii_uppercase().contains("TOKEN") => format!("{key}:***"),
+            Some(_) => entry.to_owned(),
+            None => "***".to_owned(),
+        };
+        return format!("{name}={}", value.split(',').map(entry).collect::<Vec<_>>().join(","));
+    }
+    let is_secret = lower.contains("password") || lower == "proxyusername";
+    if is_secret { format!("{name}=***") } else { pair.to_owned() }
 }
 
 /// The write concern of every command. `run_command` adds none, so it is put into the command.
@@ -78,6 +261,8 @@ pub(super) fn set_defaults(options: &mut ClientOptions) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -92,25 +277,128 @@ mod tests {
     }
 
     #[test]
+    fn an_option_of_another_driver_is_left_out_and_named() {
+        let none: [&str; 0] = [];
+        let cases = [
+            ("mongodb://h/?foo=bar", "mongodb://h/?", &["foo"][..]),
+            ("mongodb://h/?Foo=bar&w=2", "mongodb://h/?w=2", &["Foo"]),
+            (
+                "mongodb://h/?socketTimeoutMS=5&tz_aware=true",
+                "mongodb://h/?",
+                &["socketTimeoutMS", "tz_aware"],
+            ),
+            ("mongodb://h/?uuidRepresentation=standard", "mongodb://h/?", &["uuidRepresentation"]),
+            ("mongodb://h/?tlsAllowInvalidHostnames=true", "mongodb://h/?", &["tlsAllowInvalidHostnames"]),
+            ("mongodb://h/?maxPoolSize=0", "mongodb://h/?", &["maxPoolSize"]),
+            ("mongodb://h/?maxPoolSize=5", "mongodb://h/?maxpoolsize=5", &none),
+            ("mongodb://h/?j=true&wtimeout=5", "mongodb://h/?journal=true&wtimeoutms=5", &none),
+            ("mongodb://h/?w=1;tls=false", "mongodb://h/?w=1&tls=false", &none),
+            ("mongodb://h/?w=1&w=2", "mongodb://h/?w=2", &["w, but for its last value"]),
+            ("mongodb://u:p@h/?authMechanism=DEFAULT", "mongodb://u:p@h/?", &none),
+            ("mongodb://h/?compressors=snappy", "mongodb://h/?", &["compressors=snappy"]),
+            (
+                "mongodb://h/?compressors=snappy,zlib",
+                "mongodb://h/?compressors=zlib",
+                &["compressors=snappy"],
+            ),
+            (
+                "mongodb+srv://h/?compressors=zstd,zlib&zlibCompressionLevel=9&timeoutMS=1",
+                "mongodb+srv://h/?compressors=zstd,zlib&zlibcompressionlevel=9",
+                &["timeoutMS"],
+            ),
+        ];
+        for (uri, wanted, ignored) in cases {
+            let secret = check_uri(uri).unwrap_or_else(|error| panic!("{uri}: {error}"));
+            assert_eq!(usable_uri(&secret).expose(), wanted, "{uri}");
+            assert_eq!(ignored_options(&secret), ignored, "{uri}");
+        }
+    }
+
+    #[test]
+    fn zlib_and_zstd_are_built_into_the_driver() {
+        let uri = "mongodb://h/?compressors=zstd,zlib&zlibCompressionLevel=9";
+        let usable = usable_uri(&check_uri(uri).expect("a URI"));
+        let options = ClientOptions::parse(usable.expose()).into_future().now_or_never();
+        let compressors = options.expect("at once").expect("options").compressors;
+        let names = format!("{compressors:?}");
+        assert!(names.contains("Zstd") && names.contains("Zlib { level: Some(9) }"), "{names}");
+    }
+
+    #[test]
     fn a_wrong_uri_is_explained_without_its_password() {
         let wrong = [
             ("hunter2", "is not a MongoDB URI"),
             ("mongodb//root:hunter2@host", "is not a MongoDB URI"),
-            ("mongodb://root:hunter2", "is not a MongoDB URI"),
+            ("mongodb://root:hunter2", "the port must be an integer between 1 and 65535"),
+            ("mongodb://root:hunter2/db", "the port must be"),
+            ("mongodb://root:hun:ter2", "the port must be"),
+            ("mongodb://h:99999", "the port must be an integer between 1 and 65535"),
+            ("mongodb://u:hunter2@h:99999", "h:***: the port must be"),
+            ("mongodb://[hunter2", "missing closing"),
+            ("mongodb://[::1]hunter2", "the hostname can only be followed by a port"),
             ("mongodb://root:hunter2/x@host", "percent-encoded"),
+            ("mongodb://root:hunter2?x@host", "percent-encoded"),
+            ("mongodb://root:1?hunter2=x@host", "percent-encoded"),
+            ("mongodb://root:a@b?hunter2=x@host", "percent-encoded"),
+            ("mongodb://root:1?hunter2", "name=value"),
             ("mongodb://root:hunter2@extra@host", "percent-encoded"),
             ("mongodb://root:100%hunter2@host", "percent-encoded"),
             ("mongodb://root:hunter2@host:port", "port"),
             ("mongodb://root:hunter2@host/?tls=maybe", "tls"),
             ("http://root:hunter2@host", "scheme"),
-            ("mongodb://root:x@host/?tls=no&tlsCertificateKeyFilePassword=hunter2", "is not a MongoDB URI"),
+            ("mongodb://root:x@host/?tls=no&tlsCertificateKeyFilePassword=hunter2", "openssl pkey"),
             ("mongodb://root:hunter2@host/?w=0", "w=0"),
             ("mongodb://host/?w=0", "w=0"),
+            ("mongodb://u:hunter2@a,b/?directConnection=true", "directConnection"),
+            ("mongodb+srv://u:hunter2@a,b/", "exactly one host"),
+            ("mongodb://u:hunter2@h/?authMechanism=MONGODB-AWS", "SCRAM"),
+            ("mongodb://u:hunter2@h/?authMechanism=GSSAPI", "SCRAM"),
+            (
+                "mongodb://h/?authMechanism=MONGODB-OIDC&authMechanismProperties=ENVIRONMENT:azure,TOKEN_RESOURCE:hunter2",
+                "cloud provider",
+            ),
+            (
+                "mongodb://u@h/?authMechanism=MONGODB-X509&authMechanismProperties=hunter2",
+                "authMechanismProperties",
+            ),
+            ("mongodb://h/?connectTimeoutMS=soon", "connecttimeoutms"),
+            ("mongodb://h/?readPreference=fastest", "fastest"),
+            ("mongodb://h/?minPoolSize=x", "minpoolsize"),
+            ("mongodb://h/?zlibCompressionLevel=10", "zlibCompressionLevel"),
         ];
         for (uri, part) in wrong {
             let error = check_uri(uri).expect_err(uri);
-            assert!(!error.contains("hunter2"), "{uri}: {error}");
+            assert!(!error.contains("hunter2") && !error.contains("ter2"), "{uri}: {error}");
             assert!(error.contains(part), "{uri}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_message_has_a_part_of_a_password(
+            password in "[A-Z]{6}[:/?#\\[\\]@%&=;,. ]{0,2}[A-Z]{6}",
+            form in 0_usize..8,
+            rest in "(:port|:0|/d\\$b|/\\?tls=maybe|/\\?foo=1&w=0|/\\?x|/\\?authMechanism=GSSAPI)",
+        ) {
+            let uri = match form {
+                0 => format!("mongodb://root:{password}@host{rest}"),
+                1 => format!("mongodb+srv://root:{password}@host{rest}"),
+                // What follows an @ is a host.
+                2 => format!("mongodb://root:{}", password.replace('@', ":")),
+                3 => format!("mongodb//root:{password}@host{rest}"),
+                4 => format!("mongodb://{password}@host{rest}"),
+                5 => format!("mongodb://host/?tlsCertificateKeyFilePassword={password}&tls=maybe"),
+                6 => format!("mongodb://h:x/?authMechanismProperties=AWS_SESSION_TOKEN:{password}"),
+                _ => format!("{password}://root:{password}@host{rest}"),
+            };
+            let parts = password.split(|c: char| !c.is_ascii_uppercase()).filter(|part| part.len() > 5);
+            let parts: Vec<&str> = parts.collect();
+            if let Err(error) = check_uri(&uri) {
+                prop_assert!(parts.iter().all(|part| !error.contains(part)), "{}: {}", uri, error);
+                prop_assert!(parts.iter().all(|p| !error.contains(&p.to_lowercase())), "{}: {}", uri, error);
+            }
+            let ignored = ignored_options(&Secret::new(uri.as_str())).join(" ");
+            prop_assert!(parts.iter().all(|part| !ignored.contains(part)), "{}: {}", uri, ignored);
         }
     }
 
@@ -122,5 +410,7 @@ mod tests {
         assert_eq!(concern("mongodb://h/?w=rack"), rawdoc! { "w": "rack" });
         let all = concern("mongodb://h/?w=majority&journal=true&wtimeoutMS=500");
         assert_eq!(all, rawdoc! { "w": "majority", "j": true, "wtimeout": 500_i64 });
+        let as_in_python = concern("mongodb://h/?w=majority&j=true&wtimeout=500&fsync=true");
+        assert_eq!(as_in_python, all);
     }
 }

@@ -10,7 +10,7 @@ use events::StorableEvent;
 use serde_json::json;
 
 use crate::scripted_server::{Answer, ScriptedServer, collections};
-use crate::store_stage::{Setting, Stage, counts, event};
+use crate::store_stage::{self, Setting, Stage, counts, event};
 
 const WIRE_VERSION_5_0: i32 = 13;
 
@@ -338,4 +338,22 @@ async fn after_a_lost_reply_the_retry_s_outcome_counts() {
     assert!(matches!(*stage.store.state().borrow(), StoreState::Away(_)));
     assert_eq!(stage.store(&batch(4)).await, counts(0, 0, 4, 0));
     assert_eq!(*stage.store.state().borrow(), StoreState::Ready);
+}
+
+#[tokio::test]
+async fn a_uri_of_another_driver_connects_and_its_compressor_is_used() {
+    let server = ScriptedServer::start(WIRE_VERSION_5_0, |_| Answer::Usual).await;
+    for (options, compresses) in [
+        ("foo=bar&socketTimeoutMS=1000&uuidRepresentation=standard&maxPoolSize=0", false),
+        ("compressors=snappy", false),
+        ("compressors=snappy,zlib&zlibCompressionLevel=1", true),
+    ] {
+        let uri = format!("{}?{options}", server.uri);
+        let store = store_stage::open(&uri, "d", &Setting::default()).await;
+        let (event, source) =
+            (event("a", 1, 1, &json!({})), events::Source::new("adsbdb").expect("a source"));
+        let applied = store.apply(&source, &[&event], 0).await;
+        assert_eq!(applied.counts, counts(1, 0, 0, 0), "{options}: {:?}", applied.trouble);
+        assert_eq!(server.compressed() > 0, compresses, "{options}");
+    }
 }

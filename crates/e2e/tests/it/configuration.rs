@@ -29,6 +29,10 @@ async fn every_wrong_variable_of_the_consumer_is_named_at_once() {
         "mongodb//admin:hunter2@m:27017/",
         "mongodb://admin:hunter2@:port/",
         "mongodb://admin:hunter2@m:27017/?w=0",
+        "mongodb://admin:hunter2@a,b/?directConnection=true",
+        "mongodb://admin:hunter2@m/?authMechanism=MONGODB-AWS",
+        "mongodb://admin:hunter2",
+        "mongodb://h:99999",
     ] {
         let said = complaint("consumer", &[("KAFKA_BROKER", "k:9092"), ("MONGODB_URI", uri)]).await;
         assert!(said.contains("MONGODB_URI") && !said.contains("hunter2"), "{said}");
@@ -45,8 +49,11 @@ async fn every_wrong_variable_of_the_poller_is_named_at_once() {
 
 #[tokio::test]
 async fn each_process_tells_its_variables_and_checks_its_configuration() {
-    let right =
-        [("KAFKA_BROKER", "k:9092"), ("MONGODB_URI", "mongodb://m"), ("PRODUCER_BASE_URL", "http://p:8080")];
+    let right = [
+        ("KAFKA_BROKER", "k:9092"),
+        ("MONGODB_URI", "mongodb://m/?foo=bar"),
+        ("PRODUCER_BASE_URL", "http://p:8080"),
+    ];
     for (name, variable) in
         [("producer", "MAX_PAYLOAD_BYTES"), ("consumer", "MONGODB_URI"), ("poller", "INTERVAL_SEC")]
     {

@@ -125,12 +125,15 @@ async fn store(config: &consumer::Config) -> Vec<Finding> {
             let answers = store::judge_hello(&hello);
             let goes_on = answers.level == Level::Ok;
             let mut findings = vec![answers, store::safety(uri, Some(&hello))];
-            findings.extend(store::password(uri));
+            findings.extend(store::ignored(uri).into_iter().chain(store::password(uri)));
             if goes_on {
                 findings.extend(collections::judge(config, &database).await);
             }
             findings
         }
-        Err(away) => [away, store::safety(uri, None)].into_iter().chain(store::password(uri)).collect(),
+        Err(away) => {
+            let of_the_uri = store::ignored(uri).into_iter().chain(store::password(uri));
+            [away, store::safety(uri, None)].into_iter().chain(of_the_uri).collect()
+        }
     }
 }

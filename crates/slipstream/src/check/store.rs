@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bson::oid::ObjectId;
 use bson::{Document, doc};
-use consumer::store::{StoreState, read_hello, write_concern};
+use consumer::store::{StoreState, ignored_options, read_hello, usable_uri, write_concern};
 use events::Source;
 use mongodb::Database;
 use mongodb::error::{Error, ErrorKind};
@@ -166,9 +166,17 @@ pub fn safety(uri: &Secret, hello: Option<&Document>) -> Finding {
     Finding::ok(subject, concern.to_string())
 }
 
+/// Names the options of MONGODB_URI that have no effect.
+pub fn ignored(uri: &Secret) -> Option<Finding> {
+    let ignored = ignored_options(uri);
+    let remedy = "take them out; docs/OPERATIONS.md says what holds instead";
+    let cause = || format!("options without effect: {}", ignored.join(", "));
+    (!ignored.is_empty()).then(|| Finding::warn("mongodb uri", cause(), remedy))
+}
+
 /// Whether everybody knows the password.
 pub fn password(uri: &Secret) -> Option<Finding> {
-    let parsed = ConnectionString::parse(uri.expose()).ok()?;
+    let parsed = ConnectionString::parse(usable_uri(uri).expose()).ok()?;
     let known = parsed.credential?.password? == DEFAULT_PASSWORD;
     let remedy = "change it with db.changeUserPassword, and in .env (MONGO_INITDB_ROOT_PASSWORD counts only while the \
                   volume is new)";
@@ -197,6 +205,18 @@ mod tests {
         assert_eq!(level("majority", Some(&alone)), Level::Ok);
         assert_eq!(level("4", Some(&router)), Level::Ok);
         assert_eq!(level("4", None), Level::Ok);
+    }
+
+    #[test]
+    fn options_without_effect_are_named_in_a_warning() {
+        let found = ignored(&Secret::new("mongodb://h/?foo=bar&w=1&compressors=snappy")).expect("a finding");
+        assert_eq!(
+            (found.level, found.cause.as_str()),
+            (Level::Warn, "options without effect: foo, compressors=snappy")
+        );
+        assert_eq!(ignored(&Secret::new("mongodb://h/?w=1")), None);
+        let password = password(&Secret::new("mongodb://u:mongopass@h/?foo=bar"));
+        assert_eq!(password.map(|found| found.level), Some(Level::Warn));
     }
 
     // The servers of the tests are new enough, and each is a primary.
