@@ -67,14 +67,30 @@ pub(super) fn insert(target: Target<'_>, statements: &[Statement<'_>]) -> Comman
     writer.document("writeConcern", target.write_concern);
     let documents = writer.open_array("documents");
     for (position, statement) in statements.iter().enumerate() {
-        let id = match statement.key {
-            Key::Derived(id) => *id,
-            Key::Fields(_) => ObjectId::new(),
-        };
-        writer.document_with_id(&position.to_string(), id, &statement.event.document);
+        writer.document_with_id(&position.to_string(), id_of(statement), &statement.event.document);
     }
     writer.close(documents);
     writer.finish()
+}
+
+/// What [`insert`] inserts.
+pub(super) fn documents(statements: &[Statement<'_>]) -> Result<Vec<RawDocumentBuf>, bson::error::Error> {
+    let document = |statement: &Statement<'_>| {
+        let mut document = rawdoc! { "_id": id_of(statement) };
+        for field in &statement.event.document {
+            let (name, value) = field?;
+            document.append(name, value);
+        }
+        Ok(document)
+    };
+    statements.iter().map(document).collect()
+}
+
+fn id_of(statement: &Statement<'_>) -> ObjectId {
+    match statement.key {
+        Key::Derived(id) => *id,
+        Key::Fields(_) => ObjectId::new(),
+    }
 }
 
 /// Replaces each event's document, its `_id` kept, unless the stored one is newer. Never inserts.

@@ -1,6 +1,6 @@
 //! Values are data: nothing inside a payload is ever an operator, a path or a variable to the database.
 
-use bson::{RawDocumentBuf, doc};
+use bson::{Document, RawDocumentBuf, doc};
 use serde_json::json;
 
 use crate::store_stage::{Stage, body, counts, event_with, expected};
@@ -79,4 +79,47 @@ async fn a_payload_as_deep_as_is_accepted_survives_both_ways() {
     for (stored, wanted) in elements {
         assert_eq!(stored.expect("an element"), wanted.expect("an element"));
     }
+}
+
+#[tokio::test]
+async fn values_that_look_like_extended_json_are_inserted_unchanged() {
+    let stage = Stage::with_keys("event_id").await;
+    let payloads = [
+        r#"{"n":{"$numberLong":"5"}}"#,
+        r#"{"a":[1,{"deep":[{"$date":"2020-01-01T00:00:00Z"}]}]}"#,
+        r#"{"m":{"$oid":"555555555555555555555555"}}"#,
+        r#"{"n":{"$numberInt":"5","other":1},"m":{"$x":1}}"#,
+    ];
+    let events: Vec<_> =
+        payloads.iter().enumerate().map(|(n, p)| event_with(&format!("e{n}"), 1, 1, p)).collect();
+    assert_eq!(stage.store(&events).await, counts(payloads.len() as u64, 0, 0, 0));
+    // Read as bytes: a reader of documents would take the values for extended JSON.
+    let raw = stage.collection().clone_with_type::<RawDocumentBuf>();
+    let stored = async |id: &str| raw.find_one(doc! { "event_id": id }).await.expect("an answer").expect(id);
+    let fields = |document: &RawDocumentBuf| format!("{:?}", Document::try_from(document.clone()).map(body));
+    for (n, event) in events.iter().enumerate() {
+        assert_eq!(fields(&stored(&format!("e{n}")).await), fields(&event.document));
+    }
+
+    // With one that exists already, which the reply has to tell.
+    let older = [event_with("e0", 0, 0, payloads[0]), event_with("f", 1, 1, payloads[1])];
+    assert_eq!(stage.store(&older).await, counts(1, 0, 0, 1));
+    assert_eq!(fields(&stored("e0").await), fields(&events[0].document));
+}
+
+#[tokio::test]
+async fn a_value_that_is_no_right_extended_json_holds_up_no_other() {
+    let stage = Stage::with_keys("event_id").await;
+    let events: Vec<_> = ["1", r#"{"$uuid":"x"}"#, "2", r#"{"$oid":"x"}"#, r#"{"$numberLong":"5"}"#]
+        .iter()
+        .enumerate()
+        .map(|(n, value)| event_with(&format!("e{n}"), 1, 1, &format!(r#"{{"n":{value}}}"#)))
+        .collect();
+    let applied = stage.apply(&events).await;
+    // A server that takes values for data stores them all.
+    let refused: Vec<usize> = applied.strange.iter().map(|refused| refused.index).collect();
+    assert!(refused.is_empty() || refused == [1, 3], "{applied:?}");
+    assert_eq!((applied.unfinished, applied.rejected), (refused.clone(), vec![]));
+    assert_eq!(applied.counts, counts(5 - refused.len() as u64, 0, 0, 0));
+    assert!(stage.store.takes_writes(&stage.source).await);
 }

@@ -72,6 +72,13 @@ async fn up_brings_aircraft_and_events_into_the_database_and_accounts_for_them()
     assert!(ended.success(), "{said}");
     assert!(said.contains("every record is accounted for") && said.contains(" 0 waiting"), "{said}");
     assert!(said.contains("lag 0"), "a status line: {said}");
+    let brings_mongod = shell().iter().any(|(name, paths)| {
+        name == "PATH" && std::env::split_paths(paths).any(|path| path.join("mongod").is_file())
+    });
+    assert!(
+        brings_mongod || said.contains("an update changes values that look like extended JSON"),
+        "{said}"
+    );
     assert!(!servers.is_empty(), "{said}");
     for server in servers {
         assert!(!std::path::Path::new("/proc").join(&server).exists(), "child {server} is left");

@@ -5,7 +5,9 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::time::Duration;
 
-use servers::{Broker, BrokerKind, BrokerOptions, Database, DatabaseOptions, Machine, Simulator};
+use servers::{
+    Broker, BrokerKind, BrokerOptions, Database, DatabaseKind, DatabaseOptions, Machine, Simulator,
+};
 use service::environment::value;
 
 use crate::Failure;
@@ -86,6 +88,13 @@ impl House {
         let database = Database::start(DatabaseOptions::new(folder.join("mongodb")), say.clone()).await?;
         self.mongodb = database.uri();
         self.lines.push(format!("mongodb   {}", self.mongodb));
+        if database.kind() == DatabaseKind::SecantusDb {
+            // MongoDB takes every value for data.
+            self.lines.push(
+                "note      SecantusDB stands in for MongoDB: an update changes values that look like extended JSON"
+                    .into(),
+            );
+        }
         self.database = Some(database);
         Ok(())
     }
