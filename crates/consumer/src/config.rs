@@ -83,8 +83,8 @@ pub struct Config {
     pub stuck_after: Duration,
     /// The most that one call to the database may take: 10 s. Not for the environment to say.
     pub call_deadline: Duration,
-    /// How long a record is refused with an unlisted code before it is dead-lettered: 60 s. Not for the environment to
-    /// say.
+    /// How long a record is refused with an unlisted code before it is dead-lettered: 60 s. Not for
+    /// the environment to say.
     pub unlisted_grace: Duration,
 }
 

@@ -1,7 +1,8 @@
-//! The one escape from waiting for ever: a record that the server refuses with a code of which nobody knows whether
-//! waiting helps, by itself or as the only one of its command. It is tried alone, and dead-lettered after at least five
-//! refusals and [`UNLISTED_GRACE`], if the server takes other writes to the collection. Never for a write concern that
-//! failed, and never for a code that is listed as transient.
+//! The one escape from waiting for ever: a record that the server refuses with a code of which
+//! nobody knows whether waiting helps, by itself or as the only one of its command. It is tried
+//! alone, and dead-lettered after at least five refusals and [`UNLISTED_GRACE`], if the server
+//! takes other writes to the collection. Never for a write concern that failed, and never for a
+//! code that is listed as transient.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -38,7 +39,8 @@ pub enum Judgement {
     TryAgain,
     /// It is dead-lettered if others are stored.
     Due {
-        /// Others were stored since its last refusal. If not, only the server can tell whether it takes writes.
+        /// Others were stored since its last refusal. If not, only the server can tell whether it
+        /// takes writes.
         others_stored: bool,
     },
 }

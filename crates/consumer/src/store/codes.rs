@@ -178,7 +178,8 @@ pub(super) fn verdict(code: i32) -> Verdict {
     listed(code).map_or(Verdict::Transient, |known| known.verdict)
 }
 
-/// Whether `code` says that the server stopped the operation at its own time limit, as `maxTimeMS` is one.
+/// Whether `code` says that the server stopped the operation at its own time limit, as `maxTimeMS`
+/// is one.
 pub(super) fn is_time_limit(code: i32) -> bool {
     matches!(code, 50 | 262)
 }

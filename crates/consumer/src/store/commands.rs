@@ -108,8 +108,9 @@ pub(super) fn update(target: Target<'_>, ordered: bool, statements: &[Statement<
     writer.finish()
 }
 
-/// Finds out whether the server takes writes to the collection. It matches no document, would change none, makes no
-/// collection, and needs no right that an update does not need. A router asks every shard, as the `_id` is nobody's.
+/// Finds out whether the server takes writes to the collection. It matches no document, would
+/// change none, makes no collection, and needs no right that an update does not need. A router asks
+/// every shard, as the `_id` is nobody's.
 pub(super) fn probe(target: Target<'_>) -> RawDocumentBuf {
     rawdoc! {
         "update": target.collection,

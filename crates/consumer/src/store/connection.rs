@@ -172,8 +172,9 @@ impl Connection {
     }
 }
 
-/// Sets `maxTimeMS`. Without it the server goes on with an operation that we abandoned: writes that wait for a missing
-/// majority would pile up there. `createIndexes` has none, because a repeated call joins the build that is under way.
+/// Sets `maxTimeMS`. Without it the server goes on with an operation that we abandoned: writes that
+/// wait for a missing majority would pile up there. `createIndexes` has none, because a repeated
+/// call joins the build that is under way.
 fn limit_time(command: &mut RawDocumentBuf, deadline: Duration) {
     let name = command.iter().next().and_then(Result::ok).map(|(name, _)| name.as_str());
     if name != Some("createIndexes") {

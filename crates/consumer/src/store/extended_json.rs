@@ -1,7 +1,7 @@
-//! SecantusDB, the database that `slipstream up` brings, reads the body of a command through extended JSON: the value
-//! `{"$numberLong": "5"}` becomes a number. Documents outside the body, in a document sequence, it keeps. Only the
-//! driver's own insert sends one, without `maxTimeMS` and without the whole reply, so it is used there and for such
-//! documents only.
+//! SecantusDB, the database that `slipstream up` brings, reads the body of a command through
+//! extended JSON: the value `{"$numberLong": "5"}` becomes a number. Documents outside the body, in
+//! a document sequence, it keeps. Only the driver's own insert sends one, without `maxTimeMS` and
+//! without the whole reply, so it is used there and for such documents only.
 
 use bson::{Document, RawBsonRef, RawDocument, RawDocumentBuf, doc};
 use mongodb::Database;

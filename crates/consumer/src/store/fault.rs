@@ -31,7 +31,8 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    /// Whether one of the command's documents is or may be the cause: the code is permanent, or in no list.
+    /// Whether one of the command's documents is or may be the cause: the code is permanent, or in
+    /// no list.
     pub(super) fn may_be_a_documents(&self) -> bool {
         self.is_permanent() || !codes::is_listed(self.code)
     }

@@ -146,7 +146,8 @@ impl Store {
         applied
     }
 
-    /// Whether the server takes a write to the collection of `source` now. The write changes and leaves nothing.
+    /// Whether the server takes a write to the collection of `source` now. The write changes and
+    /// leaves nothing.
     pub async fn takes_writes(&self, source: &Source) -> bool {
         let collection = self.inner.collections.of(source);
         self.way(source, &collection, self.inner.deadline).takes_writes().await

@@ -10,8 +10,8 @@ pub struct Applied {
     pub rejected: Vec<Rejected>,
     /// Indexes of events that are to be tried again, ascending.
     pub unfinished: Vec<usize>,
-    /// Those of `unfinished` that the server refused with a code that is in no list of ours, by themselves or alone in
-    /// a command, so that nobody can say whether waiting helps.
+    /// Those of `unfinished` that the server refused with a code that is in no list of ours, by
+    /// themselves or alone in a command, so that nobody can say whether waiting helps.
     pub strange: Vec<Rejected>,
     /// Why `unfinished` is not empty.
     pub trouble: Option<Trouble>,

@@ -15,7 +15,8 @@ pub(super) struct Reply {
     pub(super) n_modified: usize,
     /// The statements that failed, by their position in the command.
     pub(super) errors: Vec<StatementError>,
-    /// The write concern was not met: nothing of this command is known to last, not even what an error rests on.
+    /// The write concern was not met: nothing of this command is known to last, not even what an
+    /// error rests on.
     pub(super) write_concern_error: Option<Trouble>,
 }
 

@@ -1,6 +1,6 @@
-//! The connection string: checked where the configuration is read, shown nowhere. It is taken as the Python driver
-//! takes it: an option that the Rust driver does not know is left out, with a warning. No message here repeats any part
-//! of it that may belong to a password.
+//! The connection string: checked where the configuration is read, shown nowhere. It is taken as
+//! the Python driver takes it: an option that the Rust driver does not know is left out, with a
+//! warning. No message here repeats any part of it that may belong to a password.
 
 use std::time::Duration;
 
@@ -52,7 +52,8 @@ fn parse(text: &str) -> Result<ConnectionString, String> {
     verify(&usable.text).map_err(|_| explain(&usable.text))
 }
 
-/// What the driver checks. It looks the name of a `mongodb+srv` URI up first, so there the options alone are checked.
+/// What the driver checks. It looks the name of a `mongodb+srv` URI up first, so there the options
+/// alone are checked.
 fn verify(text: &str) -> Result<ConnectionString, Error> {
     let uri = ConnectionString::parse(text)?;
     if text.starts_with("mongodb://") {
@@ -96,7 +97,8 @@ fn usable(text: &str) -> Result<Usable, String> {
     Ok(Usable { text: format!("{before}?{}", kept.join("&")), ignored })
 }
 
-/// The value of an option, if the driver is to have it. One that is left out goes to `ignored`, as it was `written`.
+/// The value of an option, if the driver is to have it. One that is left out goes to `ignored`, as
+/// it was `written`.
 fn judge(
     name: &str,
     written: &str,
@@ -181,7 +183,8 @@ fn words(error: &Error) -> String {
     }
 }
 
-/// What stands behind the login, without secrets. A wrong port may be the password of a URI without host.
+/// What stands behind the login, without secrets. A wrong port may be the password of a URI without
+/// host.
 fn masked(public: &str) -> String {
     let (before, options) = public.split_once('?').unwrap_or((public, ""));
     let (hosts, database) = before.split_at(before.find('/').unwrap_or(before.len()));

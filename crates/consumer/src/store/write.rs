@@ -61,7 +61,8 @@ pub(super) struct Batch<'a> {
     pub(super) keys: Vec<Key<'a>>,
     pub(super) waves: Waves,
     pub(super) applied: Applied,
-    /// The server was asked whether it takes writes, after it refused an event for a reason that nobody knows.
+    /// The server was asked whether it takes writes, after it refused an event for a reason that
+    /// nobody knows.
     probed: bool,
 }
 
@@ -200,8 +201,8 @@ impl<'a> Batch<'a> {
         Ok(found)
     }
 
-    /// Sends an unordered update. `None`: it was refused for one of its documents; its halves are in `chunks` then, and
-    /// where it was alone its fate is `refused`.
+    /// Sends an unordered update. `None`: it was refused for one of its documents; its halves are
+    /// in `chunks` then, and where it was alone its fate is `refused`.
     async fn send_update(
         &mut self,
         chunk: Vec<Run>,
@@ -282,8 +283,9 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// The server refused the event alone. Nobody knows of an unlisted code whether the event is the cause: in an outage
-    /// the server would refuse the others of the batch too, one by one, so it is asked before they are sent.
+    /// The server refused the event alone. Nobody knows of an unlisted code whether the event is
+    /// the cause: in an outage the server would refuse the others of the batch too, one by one, so
+    /// it is asked before they are sent.
     async fn refuse(&mut self, index: usize, refusal: Refusal, fate: Fate) -> Result<(), Trouble> {
         if refusal.is_permanent() {
             self.reject(index, refusal.code, refusal.message, fate);

@@ -168,7 +168,8 @@ fn has_bad(command: &Document) -> bool {
 
 #[tokio::test]
 async fn g5_an_event_whose_command_is_refused_with_an_unlisted_code_is_found() {
-    // Codes of whole commands as well: BadValue, InternalError, UnknownError, OperationFailed, ExceededMemoryLimit.
+    // Codes of whole commands as well: BadValue, InternalError, UnknownError, OperationFailed,
+    // ExceededMemoryLimit.
     for code in [2, 1, 8, 96, 146, 987_654] {
         for existing in [false, true] {
             let refused = doc! { "ok": 0, "code": code, "codeName": "SomeName", "errmsg": "no" };

@@ -1,5 +1,5 @@
-//! A record that the server refuses with a code that is in no list: dead-lettered only where waiting cannot be the
-//! answer.
+//! A record that the server refuses with a code that is in no list: dead-lettered only where
+//! waiting cannot be the answer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,7 +39,8 @@ async fn refusing_while(refuses: Arc<AtomicBool>, all: bool, code: i32) -> Scrip
     ScriptedServer::start(WIRE_VERSION_7_0, script).await
 }
 
-/// A server that refuses each command with a `bad: true` document in it, and where `all` every write.
+/// A server that refuses each command with a `bad: true` document in it, and where `all` every
+/// write.
 async fn refusing_commands(all: bool, code: i32) -> ScriptedServer {
     let refused = doc! { "ok": 0, "code": code, "codeName": "BadValue", "errmsg": "not this one" };
     let script = move |command: &Document| {
