@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::dead_letters::DeadLetters;
 use crate::health::Health;
+use crate::group::watch_group;
 use crate::kafka;
 use crate::lane::Work;
 use crate::lanes::Lanes;
@@ -88,6 +89,8 @@ impl App {
         let kafka = keep_topics(&kafka::upkeep(&self.config), specs, background.clone())?;
         tokio::spawn(tell_changes(kafka.clone()));
         let (store, watched) = (self.work.store.clone(), background.clone());
+        let (group, client_id) = (self.config.group_id.clone(), self.config.client_id());
+        let strangers = watch_group(kafka::upkeep(&self.config), group, client_id, background.clone());
         tokio::spawn(async move { store.watch(watched).await });
         let reading = stop.child_token();
         let _reads_no_longer_than_us = reading.clone().drop_guard();
@@ -108,6 +111,7 @@ impl App {
             counters: self.counters,
             kafka,
             names: names(&self.config),
+            strangers,
             started: Instant::now(),
             stuck_after: self.config.stuck_after,
         };

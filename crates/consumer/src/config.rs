@@ -150,6 +150,11 @@ impl Config {
     }
 
     /// The topics that must exist: those that are read first, then those for dead letters.
+    /// The `client.id` of the consumers, by which they are told from other members of their group.
+    pub fn client_id(&self) -> String {
+        kafka::client_id(self)
+    }
+
     pub fn topic_specs(&self) -> Vec<TopicSpec> {
         let spec = |name: String, dead_letters_of| TopicSpec {
             name,

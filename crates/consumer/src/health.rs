@@ -27,6 +27,8 @@ pub struct Health {
     pub counters: Counters,
     /// Whether Kafka answers.
     pub kafka: watch::Receiver<KafkaState>,
+    /// Members of the group that are no Slipstream consumers, in words.
+    pub strangers: watch::Receiver<Option<String>>,
     /// Whether MongoDB answers.
     pub store: watch::Receiver<StoreState>,
     /// Topics, group and database, for people.
@@ -53,9 +55,15 @@ impl Health {
         obstacles
     }
 
+    /// Strangers in the group do not end the readiness: no restart of this process makes them leave.
+    fn is_well(&self) -> bool {
+        self.obstacles().is_empty() && self.strangers.borrow().is_none()
+    }
+
     /// The same, and what is no obstacle by itself.
     fn waiting_for(&self) -> Vec<String> {
         let mut waiting = self.obstacles();
+        waiting.extend(self.strangers.borrow().clone());
         let lanes = self.lanes.list();
         if waiting.is_empty() && lanes.is_empty() {
             waiting.push("the group has not assigned a partition to this member".into());
@@ -81,7 +89,7 @@ impl Report for Health {
         let counters = self.counters.snapshot();
         let error = self.lanes.last_error();
         let mut body = json!({
-            "status": if self.obstacles().is_empty() { "ok" } else { "degraded" },
+            "status": if self.is_well() { "ok" } else { "degraded" },
             "waiting_for": self.waiting_for(),
             "uptime_seconds": self.started.elapsed().as_secs(),
             "counters": counters,

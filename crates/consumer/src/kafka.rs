@@ -2,6 +2,7 @@
 //! shares is in `service::kafka`.
 
 use rdkafka::ClientConfig;
+use service::group::ASSIGNOR;
 use service::kafka::client_config;
 
 use crate::config::Config;
@@ -16,7 +17,7 @@ pub fn reader(config: &Config) -> ClientConfig {
         // A new group begins with the first record that Kafka still has.
         ("auto.offset.reset", "earliest"),
         // A partition that stays with its member is not interrupted by a rebalance.
-        ("partition.assignment.strategy", "cooperative-sticky"),
+        ("partition.assignment.strategy", ASSIGNOR),
         // A member that died is noticed after 10 s; three heartbeats fit in.
         ("session.timeout.ms", "10000"),
         ("heartbeat.interval.ms", "3000"),
@@ -35,6 +36,11 @@ pub fn reader(config: &Config) -> ClientConfig {
         ("topic.metadata.refresh.interval.ms", "3000"),
     ];
     client_config(&config.kafka_broker, "slipstream-consumer", &properties, &config.properties)
+}
+
+/// The `client.id` of our members, by which they know each other.
+pub fn client_id(config: &Config) -> String {
+    reader(config).get("client.id").unwrap_or_default().to_owned()
 }
 
 /// The producer of dead letters.

@@ -15,6 +15,7 @@ mod config;
 mod dead_letters;
 mod health;
 mod inbox;
+mod group;
 mod kafka;
 mod lag;
 mod lane;

@@ -2,13 +2,16 @@
 //! command line ([`program`]), logs ([`logs`]), the stop signal ([`stop`]), the health and metrics listener
 //! ([`health`]), error bodies ([`problem`]), what others answer ([`json`], [`retry_after`](mod@retry_after)), waiting between attempts ([`backoff`]), what standing still means
 //! ([`standstill`]) and, for those that talk to a broker, the shared Kafka settings ([`kafka`]), the upkeep of topics
-//! ([`topics`]), and clients that have lost sight of every broker ([`bootstrap`]).
+//! ([`topics`]), the members of a consumer group ([`group`]), and clients that have lost sight of every broker
+//! ([`bootstrap`]).
 
 pub mod backoff;
 #[cfg(feature = "kafka")]
 pub mod bootstrap;
 pub mod brokers;
 pub mod environment;
+#[cfg(feature = "kafka")]
+pub mod group;
 #[cfg(feature = "kafka")]
 pub mod headers;
 pub mod health;

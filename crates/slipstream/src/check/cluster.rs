@@ -13,10 +13,11 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
+use service::group::{Group, describe};
 use service::kafka::{QuietContext, client_config, log_line};
 use service::lock::lock;
 
-use super::group::{Group, Position};
+use super::group::Position;
 use super::topic::{Partition, Settings, Topic};
 use crate::Failure;
 
@@ -116,16 +117,7 @@ impl Cluster {
     /// Why Kafka does not say.
     pub async fn group(&self) -> Result<Group, String> {
         let name = self.group.clone();
-        self.ask(move |client| {
-            let list = client.fetch_group_list(Some(&name), LIMIT)?;
-            let group = list.groups().iter().find(|group| group.name() == name);
-            Ok(group.map_or_else(Group::default, |group| Group {
-                state: group.state().to_owned(),
-                protocol: group.protocol().to_owned(),
-                members: group.members().len(),
-            }))
-        })
-        .await
+        self.ask(move |client| describe(client.client(), &name, LIMIT)).await
     }
 
     /// How far the group is in these partitions of `topic`.

@@ -1,23 +1,11 @@
 //! Judges the consumer group: whether somebody reads, whether it is us, and whether records were missed.
 
-use super::finding::Finding;
+use service::group::{Group, Strangers};
 
-/// How our consumers share partitions; others cannot be in one group with them.
-const OURS: &str = "cooperative-sticky";
+use super::finding::Finding;
 
 /// Partitions that are named one by one.
 const NAMED: usize = 10;
-
-/// A group, as Kafka tells it.
-#[derive(Debug, Clone, Default)]
-pub struct Group {
-    /// `Stable`, `Empty`, `Dead`, or one of the states in between.
-    pub state: String,
-    /// How its members share partitions.
-    pub protocol: String,
-    /// How many there are.
-    pub members: usize,
-}
 
 /// How far a group is in a partition.
 #[derive(Debug, Clone)]
@@ -42,8 +30,11 @@ impl Position {
     }
 }
 
+/// A group, and its members that are no consumers of Slipstream.
+pub type Members<'a> = (&'a Group, Option<Strangers>);
+
 /// Everything that there is to say of the group `name`; `all` is whether these are all of its positions.
-pub fn judge(name: &str, group: &Group, positions: &[Position], all: bool) -> Vec<Finding> {
+pub fn judge(name: &str, group: Members<'_>, positions: &[Position], all: bool) -> Vec<Finding> {
     let subject = format!("group {name}");
     let mut findings = vec![members(&subject, group, positions, all)];
     findings.extend(gone(&subject, positions));
@@ -51,9 +42,10 @@ pub fn judge(name: &str, group: &Group, positions: &[Position], all: bool) -> Ve
     findings
 }
 
-fn members(subject: &str, group: &Group, positions: &[Position], all: bool) -> Finding {
+fn members(subject: &str, (group, strangers): Members<'_>, positions: &[Position], all: bool) -> Finding {
     let lag = if all { lag(positions) } else { "lag unknown".into() };
-    if group.members == 0 {
+    let members = group.members.len();
+    if members == 0 {
         let remedy = "start the consumer, and see its log if it does not stay";
         return match positions.iter().map(Position::lag).sum::<i64>() {
             // Why it is not known is a failure of its own.
@@ -62,13 +54,22 @@ fn members(subject: &str, group: &Group, positions: &[Position], all: bool) -> F
             _ => Finding::fail(subject, format!("no consumer runs; {lag}"), remedy),
         };
     }
-    let members = group.members;
-    if !group.protocol.is_empty() && group.protocol != OURS {
+    if let Some(Strangers { count, named, keep_ours_out }) = strangers {
+        if keep_ours_out {
+            let assignor = &group.assignor;
+            let cause = format!(
+                "its members share partitions by {assignor}, so they are not Slipstream's, and ours cannot join: \
+                 {named}; {lag}"
+            );
+            return Finding::fail(subject, cause, "stop the other consumers, as those of the Python system");
+        }
         let cause = format!(
-            "its {members} members share partitions by {}, so they are not Slipstream's, and ours cannot join; {lag}",
-            group.protocol
+            "members that are not Slipstream's: {count} of {members}; records of their partitions are not stored: \
+             {named}; {lag}"
         );
-        return Finding::fail(subject, cause, "stop the other consumers, as those of the Python system");
+        let remedy = "stop them, or give them another group; records that they committed are replayed with \
+                      kafka-consumer-groups.sh --reset-offsets while no member runs, which changes nothing that is stored";
+        return Finding::fail(subject, cause, remedy);
     }
     if group.state != "Stable" {
         let remedy = "ask again in some seconds; if it stays so, see the log of each consumer";
@@ -115,25 +116,51 @@ fn past_the_end(subject: &str, positions: &[Position]) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use service::group::{ASSIGNOR, Member};
+
     use super::*;
     use crate::check::finding::Level;
+
+    fn group(state: &str, assignor: &str, client_ids: &[&str]) -> Group {
+        let member = |id: &&str| Member { client_id: (*id).into(), host: "/h".into(), partitions: 1 };
+        let members = client_ids.iter().map(member).collect();
+        Group { state: state.into(), assignor: assignor.into(), members, ..Group::default() }
+    }
+
+    fn judged(group: &Group, all: bool) -> Finding {
+        judge("g", (group, group.strangers("ours")), &[], all).swap_remove(0)
+    }
 
     // A group is in between for milliseconds on a quick machine.
     #[test]
     fn a_group_that_is_moving_partitions_is_a_warning() {
-        let moving = Group { state: "PreparingRebalance".into(), protocol: String::new(), members: 2 };
-        let found = judge("g", &moving, &[], true);
-        assert!(matches!(&found[..], [Finding { level: Level::Warn, .. }]), "{found:?}");
-        let stable = Group { state: "Stable".into(), protocol: OURS.into(), members: 2 };
-        assert_eq!(judge("g", &stable, &[], true)[0].level, Level::Ok);
+        assert_eq!(judged(&group("PreparingRebalance", "", &["ours"; 2]), true).level, Level::Warn);
+        assert_eq!(judged(&group("Stable", ASSIGNOR, &["ours"; 2]), true).level, Level::Ok);
+    }
+
+    #[test]
+    fn a_member_of_another_application_is_a_failure_that_names_it() {
+        let new = |group: Group| Group { is_of_new_protocol: true, ..group };
+        for (group, part) in [
+            (group("Stable", "range", &["python"]), "share partitions by range"),
+            (group("Stable", ASSIGNOR, &["ours", "python"]), "not Slipstream's: 1 of 2;"),
+            (group("PreparingRebalance", "", &["ours", "python"]), "not Slipstream's: 1 of 2;"),
+            (new(group("Stable", "uniform", &["ours", "python"])), "not Slipstream's: 1 of 2;"),
+        ] {
+            let found = judged(&group, true);
+            let cause = &found.cause;
+            assert!(found.level == Level::Fail && cause.contains(part), "{found:?}");
+            assert!(cause.contains("python at h (1 partition)") && found.remedy.is_some(), "{found:?}");
+        }
+        assert_eq!(judged(&new(group("Stable", "uniform", &["ours"])), true).level, Level::Ok);
     }
 
     #[test]
     fn a_lag_that_kafka_does_not_tell_is_not_0() {
-        let stable = Group { state: "Stable".into(), protocol: OURS.into(), members: 2 };
-        assert_eq!(judge("g", &stable, &[], true)[0].cause, "2 members, stable; lag 0");
-        assert_eq!(judge("g", &stable, &[], false)[0].cause, "2 members, stable; lag unknown");
-        let empty = &judge("g", &Group::default(), &[], false)[0];
+        let stable = group("Stable", ASSIGNOR, &["ours"; 2]);
+        assert_eq!(judged(&stable, true).cause, "2 members, stable; lag 0");
+        assert_eq!(judged(&stable, false).cause, "2 members, stable; lag unknown");
+        let empty = judged(&Group::default(), false);
         assert!(empty.level == Level::Warn && empty.cause == "no consumer runs; lag unknown", "{empty:?}");
     }
 

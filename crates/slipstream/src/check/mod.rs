@@ -101,7 +101,10 @@ async fn kafka(config: &consumer::Config) -> Vec<Finding> {
         }
     }
     match cluster.group().await {
-        Ok(group) => findings.extend(group::judge(&config.group_id, &group, &positions, all)),
+        Ok(group) => {
+            let strangers = group.strangers(&config.client_id());
+            findings.extend(group::judge(&config.group_id, (&group, strangers), &positions, all));
+        }
         Err(why) => findings.push(untold(format!("group {}", config.group_id), &why)),
     }
     findings

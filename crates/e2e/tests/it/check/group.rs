@@ -2,15 +2,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use e2e::{Names, Stack, eventually, kafka};
+use e2e::{Names, Process, Stack, eventually, http, kafka};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use serde_json::Value;
 use servers::BrokerKind;
 
 use super::findings::check;
 use super::topics::make_topic;
+
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn tells_the_end() -> bool {
     BrokerKind::from_env().unwrap() == BrokerKind::ApacheKafka
@@ -66,25 +70,137 @@ async fn records_that_were_deleted_unread_and_offsets_past_the_end_are_failures(
     check(&names, &[]).await.assert("fail", &subject, &format!("past the end of {}/0", names.topic));
 }
 
+/// A member of the group that is no consumer of Slipstream. It leaves when it is dropped.
+struct Stranger {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Stranger {
+    fn join(names: &Names, property: (&str, &str)) -> Self {
+        let mut config = client(names);
+        let consumer: BaseConsumer =
+            config.set("client.id", "kafka-python-2.0.2").set(property.0, property.1).create().unwrap();
+        consumer.subscribe(&[&names.topic]).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                drop(consumer.poll(Duration::from_millis(100)));
+            }
+        });
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        drop(self.thread.take().map(JoinHandle::join));
+    }
+}
+
+async fn health(consumer: &Process) -> Value {
+    http::get(&consumer.url("/health")).await.map(|answer| answer.body).unwrap_or_default()
+}
+
+/// Waits until the consumer is degraded and names `parts` as what it waits for.
+async fn is_degraded(consumer: &Process, parts: &[&str]) {
+    eventually("the consumer names the stranger", LIMIT, || async {
+        let health = health(consumer).await;
+        let waiting = health["waiting_for"].to_string();
+        let told = parts.iter().all(|part| waiting.contains(part));
+        (health["status"] == "degraded" && told).then_some(())
+    })
+    .await;
+}
+
+/// Waits until the consumer has all partitions for itself.
+async fn is_well(consumer: &Process, partitions: usize) {
+    eventually("the consumer is alone", LIMIT, || async {
+        let health = health(consumer).await;
+        let assigned = health["assignment"].as_array().map_or(0, Vec::len);
+        (health["status"] == "ok" && assigned == partitions).then_some(())
+    })
+    .await;
+    assert_eq!(health(consumer).await["waiting_for"], serde_json::json!([]));
+}
+
+fn warnings(consumer: &Process) -> usize {
+    let told = |line: &&str| line.contains("group has members of another application");
+    consumer.log().lines().filter(told).count()
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn members_that_are_not_ours_are_a_failure() {
-    let names = Stack::shared().await.names();
+async fn members_that_keep_ours_out_are_a_failure_and_told_by_the_consumer() {
+    let stack = Stack::shared().await;
+    let names = stack.names();
     make_topic(&names, &names.topic, &[]).await;
-    let consumer: BaseConsumer =
-        client(&names).set("partition.assignment.strategy", "range,roundrobin").create().unwrap();
-    consumer.subscribe(&[&names.topic]).unwrap();
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopped = Arc::clone(&stop);
-    let member = std::thread::spawn(move || {
-        while !stopped.load(Ordering::Relaxed) {
-            drop(consumer.poll(Duration::from_millis(100)));
-        }
-    });
-    let found = eventually("the member is seen", Duration::from_secs(60), || async {
+    let python = Stranger::join(&names, ("partition.assignment.strategy", "range,roundrobin"));
+    let found = eventually("the member is seen", LIMIT, || async {
         let found = check(&names, &[]).await;
         found.has("fail", &format!("group {}", names.group), "by range").then_some(found)
-    });
-    assert_eq!(found.await.code, Some(1));
-    stop.store(true, Ordering::Relaxed);
-    member.join().unwrap();
+    })
+    .await;
+    assert_eq!(found.code, Some(1));
+    found.assert("fail", &format!("group {}", names.group), "kafka-python-2.0.2 at ");
+    if !tells_the_end() {
+        return;
+    }
+    let consumer = stack.consumer(&names, &[]);
+    let parts = [&names.group, "by range", "kafka-python-2.0.2 at ", "cannot join", "stop them"];
+    is_degraded(&consumer, &parts).await;
+    consumer.ready().await;
+    drop(python);
+    is_well(&consumer, 1).await;
+    assert_eq!(warnings(&consumer), 1, "{}", consumer.log());
+    assert!(consumer.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_that_share_our_partitions_are_a_failure_in_either_protocol() {
+    if !tells_the_end() {
+        return;
+    }
+    let stack = Stack::shared().await;
+    let strangers = [("group.protocol", "consumer"), ("partition.assignment.strategy", "cooperative-sticky")];
+    for property in strangers {
+        let names = stack.names();
+        let subject = format!("group {}", names.group);
+        kafka::make_topic(&names, 2).await;
+        let consumer = stack.consumer(&names, &[]);
+        is_well(&consumer, 2).await;
+        let stranger = Stranger::join(&names, property);
+        is_degraded(&consumer, &[&names.group, "kafka-python-2.0.2 at ", "(1 partition)", "not stored"])
+            .await;
+        let found = check(&names, &[]).await;
+        found.assert(
+            "fail",
+            &subject,
+            "not Slipstream's: 1 of 2; records of their partitions are not stored",
+        );
+        found.assert("fail", &subject, "kafka-python-2.0.2 at 127.0.0.1 (1 partition)");
+        drop(stranger);
+        is_well(&consumer, 2).await;
+        let alone = check(&names, &[]).await;
+        assert!(alone.has("ok", &subject, "1 members, stable"), "{property:?}: {alone:?}");
+        assert_eq!(warnings(&consumer), 1, "{property:?}: {}", consumer.log());
+        assert!(consumer.terminate().await.success());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_of_the_new_protocol_alone_is_seen_without_a_consumer() {
+    if !tells_the_end() {
+        return;
+    }
+    let names = Stack::shared().await.names();
+    make_topic(&names, &names.topic, &[]).await;
+    let _stranger = Stranger::join(&names, ("group.protocol", "consumer"));
+    let subject = format!("group {}", names.group);
+    eventually("the member is seen", LIMIT, || async {
+        let found = check(&names, &[]).await;
+        found.has("fail", &subject, "not Slipstream's: 1 of 1;").then_some(())
+    })
+    .await;
 }

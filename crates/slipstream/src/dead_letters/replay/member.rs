@@ -79,7 +79,7 @@ pub async fn alone(cluster: &Cluster, group: &str) -> Result<(), Failure> {
     loop {
         let asked = patiently(|| cluster.group()).await;
         let members = asked.map_err(|why| format!("kafka does not tell of group {group}: {why}"))?.members;
-        if members == 0 {
+        if members.is_empty() {
             return Ok(());
         }
         if began.elapsed() > OTHERS_LIMIT {
