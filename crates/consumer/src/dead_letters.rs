@@ -1,6 +1,7 @@
 //! The dead-letter topic. A dead letter repeats its record byte for byte (key, value, headers, timestamp) and adds
 //! the headers that Kafka Connect uses: where it came from, and why it can never be stored. It counts as finished
-//! only after the broker acknowledged it.
+//! only after the broker acknowledged it. Where the topic refuses the record's timestamp, as Kafka 4 does with one that
+//! is an hour ahead (KIP-1030), the dead letter has the present time, and the record's timestamp is in a header.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::future_producer::Delivery;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use service::bootstrap::Bootstrap;
 use service::kafka::{Listening, stored};
@@ -20,6 +22,13 @@ const TEXT_BYTES: usize = 1024;
 /// How long one attempt waits for room in the client's queue; the client bounds the rest (`message.timeout.ms`).
 const QUEUE_LIMIT: Duration = Duration::from_secs(5);
 
+/// What all records of a request are refused with where the broker refuses one of them.
+const REFUSALS: [Option<RDKafkaErrorCode>; 3] = [
+    Some(RDKafkaErrorCode::InvalidTimestamp),
+    Some(RDKafkaErrorCode::InvalidRecord),
+    Some(RDKafkaErrorCode::InvalidDifferentRecord),
+];
+
 /// Why a record can never be stored.
 #[derive(Debug, Clone)]
 pub struct Cause {
@@ -29,6 +38,20 @@ pub struct Cause {
     pub class: String,
     /// The fault in words; names the field.
     pub reason: String,
+}
+
+/// The header with the record's timestamp in milliseconds, where the dead letter has another one. The tools read it.
+const TIMESTAMP: &str = "__connect.errors.timestamp";
+
+/// Where a dead letter is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Letter {
+    /// Its topic.
+    pub topic: String,
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
 }
 
 /// Where a record came from.
@@ -42,50 +65,61 @@ pub struct Origin<'a> {
 
 /// Makes dead letters.
 pub struct DeadLetters {
-    config: ClientConfig,
-    bootstrap: Arc<Bootstrap>,
     connector: String,
     named: Option<String>,
-    /// Made for the first dead letter: most consumers never need it.
-    producer: Mutex<Option<FutureProducer<Listening>>>,
+    /// Shares requests among the dead letters of a batch.
+    together: Sender,
+    /// Sends each in a request of its own: the broker refuses a request as a whole for the sake of one record in it.
+    alone: Sender,
 }
 
 impl DeadLetters {
     /// Goes to `named`, or to the record's topic with `.dlq` added.
-    pub fn new(mut config: ClientConfig, connector: String, named: Option<String>) -> Self {
-        let bootstrap = Bootstrap::of(&mut config);
-        Self { config, bootstrap, connector, named, producer: Mutex::default() }
+    pub fn new(config: ClientConfig, connector: String, named: Option<String>) -> Self {
+        let mut alone = config.clone();
+        alone.set("batch.num.messages", "1");
+        Self { connector, named, together: Sender::new(config), alone: Sender::new(alone) }
     }
 
-    /// One attempt to produce `record`'s dead letter.
+    /// One attempt to produce `record`'s dead letter; where it is.
     ///
     /// # Errors
     /// It was not acknowledged; which record, why, and the remedy, in words.
-    pub async fn produce(&self, origin: Origin<'_>, record: &Record, cause: &Cause) -> Result<(), String> {
+    pub async fn produce(
+        &self,
+        origin: Origin<'_>,
+        record: &Record,
+        cause: &Cause,
+    ) -> Result<Letter, String> {
         let topic = self.named.clone().unwrap_or_else(|| format!("{}.dlq", origin.topic));
-        let explained = |error: &KafkaError| {
-            format!(
+        let letter = |timestamp: Option<i64>, headers: OwnedHeaders| {
+            let (topic, headers) = (topic.as_str(), Some(headers));
+            let (payload, key) = (record.value(), record.key());
+            FutureRecord { topic, partition: None, payload, key, timestamp, headers }
+        };
+        let headers = self.headers(origin, record, cause);
+        let mut sent = self.together.send(letter(record.timestamp, headers.clone())).await;
+        if sent.as_ref().is_err_and(|error| REFUSALS.contains(&error.rdkafka_error_code())) {
+            sent = self.alone.send(letter(record.timestamp, headers.clone())).await;
+        }
+        if let (Err(error), Some(timestamp)) = (&sent, record.timestamp)
+            && error.rdkafka_error_code() == Some(RDKafkaErrorCode::InvalidTimestamp)
+        {
+            let timestamp = timestamp.to_string();
+            let headers = headers.insert(Header { key: TIMESTAMP, value: Some(&timestamp) });
+            // Without a timestamp, the client takes the present time.
+            sent = self.alone.send(letter(None, headers)).await;
+        }
+        match sent {
+            Ok(Delivery { partition, offset, .. }) => Ok(Letter { topic, partition, offset }),
+            Err(error) => Err(format!(
                 "the dead letter of {}/{} offset {} cannot be written to topic {topic}: {error}; {}",
                 origin.topic,
                 origin.partition,
                 record.offset,
-                remedy(error, &topic)
-            )
-        };
-        let producer = self.client().map_err(|error| explained(&error))?;
-        self.bootstrap.again(producer.client());
-        let letter: FutureRecord<'_, [u8], [u8]> = FutureRecord {
-            topic: &topic,
-            partition: None,
-            payload: record.value(),
-            key: record.key(),
-            timestamp: record.timestamp,
-            headers: Some(self.headers(origin, record, cause)),
-        };
-        stored(producer.send(letter, QUEUE_LIMIT).await).map_err(|error| {
-            self.replace_if_fatal(&producer);
-            explained(&error)
-        })
+                remedy(&error, &topic)
+            )),
+        }
     }
 
     fn headers(&self, origin: Origin<'_>, record: &Record, cause: &Cause) -> OwnedHeaders {
@@ -106,6 +140,30 @@ impl DeadLetters {
             headers = headers.insert(Header { key: &key, value: Some(value) });
         }
         headers
+    }
+}
+
+/// A producer, made for the first dead letter: most consumers never need it.
+struct Sender {
+    config: ClientConfig,
+    bootstrap: Arc<Bootstrap>,
+    producer: Mutex<Option<FutureProducer<Listening>>>,
+}
+
+impl Sender {
+    fn new(mut config: ClientConfig) -> Self {
+        let bootstrap = Bootstrap::of(&mut config);
+        Self { config, bootstrap, producer: Mutex::default() }
+    }
+
+    async fn send(&self, letter: FutureRecord<'_, [u8], [u8]>) -> Result<Delivery, KafkaError> {
+        let producer = self.client()?;
+        self.bootstrap.again(producer.client());
+        let sent = stored(producer.send(letter, QUEUE_LIMIT).await);
+        if sent.is_err() {
+            self.replace_if_fatal(&producer);
+        }
+        sent
     }
 
     fn client(&self) -> Result<FutureProducer<Listening>, KafkaError> {
@@ -147,6 +205,10 @@ fn remedy(error: &KafkaError, topic: &str) -> String {
         Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition) => {
             format!("create topic {topic}")
         }
+        Some(RDKafkaErrorCode::InvalidTimestamp) => format!(
+            "INVALID_TIMESTAMP for the present time as well: set the clock of this machine and those of the brokers \
+             right, or raise message.timestamp.after.max.ms and message.timestamp.before.max.ms of topic {topic}"
+        ),
         _ => format!("it is tried again until topic {topic} takes it"),
     }
 }
@@ -172,7 +234,7 @@ mod tests {
         cluster.request_errors(RDKafkaApiKey::Produce, &[RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER]);
         let why = produce().await.unwrap_err();
         assert!(why.contains("a/0 offset 7") && why.contains("DuplicateSequenceNumber"), "{why}");
-        assert_eq!(produce().await, Ok(()));
+        assert!(produce().await.is_ok());
     }
 
     #[test]
@@ -187,5 +249,10 @@ mod tests {
     fn the_remedy_names_the_topic() {
         let error = KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge);
         assert_eq!(remedy(&error, "a.dlq"), "raise max.message.bytes of topic a.dlq");
+        let error = KafkaError::MessageProduction(RDKafkaErrorCode::InvalidTimestamp);
+        let remedy = remedy(&error, "a.dlq");
+        for part in ["INVALID_TIMESTAMP", "clock", "message.timestamp.after.max.ms", "topic a.dlq"] {
+            assert!(remedy.contains(part), "{part}: {remedy}");
+        }
     }
 }

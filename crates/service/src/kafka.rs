@@ -9,7 +9,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::future_producer::OwnedDeliveryResult;
+use rdkafka::producer::future_producer::{Delivery, OwnedDeliveryResult};
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 
 use crate::bootstrap::Bootstrap;
@@ -161,14 +161,14 @@ impl ProducerContext for Listening {
     fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
 }
 
-/// What a `FutureProducer` tells of a record, taken for stored only if it says where.
+/// Where a record is, as a `FutureProducer` tells it; the record is taken for stored only then.
 ///
 /// # Errors
 /// It failed; or it was delivered without an offset, which librdkafka makes of a broker that knows a later record of
 /// this client. On a topic that was made anew that proves nothing.
-pub fn stored(delivery: OwnedDeliveryResult) -> Result<(), KafkaError> {
+pub fn stored(delivery: OwnedDeliveryResult) -> Result<Delivery, KafkaError> {
     match delivery {
-        Ok(delivery) if delivery.offset >= 0 => Ok(()),
+        Ok(delivery) if delivery.offset >= 0 => Ok(delivery),
         Ok(_) => Err(KafkaError::MessageProduction(RDKafkaErrorCode::DuplicateSequenceNumber)),
         Err((error, _)) => Err(error),
     }

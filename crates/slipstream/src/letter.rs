@@ -20,7 +20,7 @@ const ADDED: &str = "__connect.errors.";
 pub struct Letter {
     /// Where it is.
     pub place: Place,
-    /// The record's own timestamp, in milliseconds.
+    /// The record's own timestamp, in milliseconds, also where the dead-letter topic refused it.
     pub record_ms: Option<i64>,
     /// The record's key.
     pub key: Option<Box<[u8]>>,
@@ -45,7 +45,7 @@ impl Letter {
     pub fn of(message: &impl Message<Headers: RawHeaders>) -> Self {
         Self {
             place: Place::of(message),
-            record_ms: message.timestamp().to_millis(),
+            record_ms: record_ms(message),
             key: message.key().map(Box::from),
             value_bytes: message.payload().map(<[u8]>::len),
             source: source(message),
@@ -74,6 +74,19 @@ pub fn added(message: &impl Message<Headers: RawHeaders>, name: &str) -> Option<
     // A record that was a dead letter elsewhere has two of each; ours come last.
     let value = headers.raw().filter(|header| header.name == name.as_bytes()).last()?.value?;
     Some(String::from_utf8_lossy(value).into_owned())
+}
+
+/// The timestamp of the record that a dead letter was. The dead letter has another one where its topic refused that.
+pub fn record_ms(message: &impl Message<Headers: RawHeaders>) -> Option<i64> {
+    let own = || {
+        let headers = message.headers()?;
+        let (first_added, name) = (first_added(headers), format!("{ADDED}timestamp"));
+        // The record may bring such a header, if it was a dead letter elsewhere.
+        let ours = headers.raw().enumerate().filter(|(n, _)| *n >= first_added);
+        let value = ours.map(|(_, header)| header).find(|header| header.name == name.as_bytes())?.value?;
+        std::str::from_utf8(value).ok()?.parse().ok()
+    };
+    own().or_else(|| message.timestamp().to_millis())
 }
 
 /// Where the record of a dead letter was.
@@ -119,12 +132,8 @@ fn replays(message: &impl Message<Headers: RawHeaders>) -> u32 {
     count().unwrap_or(0).min(u32::MAX - 1)
 }
 
-fn source(message: &impl Message) -> Option<String> {
-    let view = RecordView {
-        key: message.key(),
-        value: message.payload()?,
-        timestamp: message.timestamp().to_millis(),
-    };
+fn source(message: &impl Message<Headers: RawHeaders>) -> Option<String> {
+    let view = RecordView { key: message.key(), value: message.payload()?, timestamp: record_ms(message) };
     match decode(&view, |_| false) {
         Ok(Decoded::OtherSource(source)) => Some(source),
         _ => None,
@@ -183,6 +192,22 @@ mod tests {
         assert_eq!(told.origin.as_ref().unwrap().to_string(), "t/3@9");
         assert_eq!((told.why().as_str(), told.source.as_deref()), ("InvalidJson: no JSON", Some("s")));
         assert_eq!((told.record_ms, told.replays, told.value_bytes), (Some(5), 0, Some(26)));
+    }
+
+    #[test]
+    fn a_timestamp_that_the_dead_letter_topic_refused_is_that_of_the_record() {
+        let message = of(&[]);
+        assert_eq!((record_ms(&message), Letter::of(&message).record_ms), (Some(5), Some(5)));
+        let headers = [&ADDED_HERE[..], &[("__connect.errors.timestamp", "9999999999999")]].concat();
+        let message = letter(&headers, None);
+        assert_eq!(record_ms(&message), Some(9_999_999_999_999));
+        assert_eq!(Letter::of(&message).record_ms, record_ms(&message));
+        assert_eq!(replayed(&message), [owned((REPLAYS, "1"))], "the record does not have the header");
+        assert_eq!(
+            record_ms(&of(&[("__connect.errors.timestamp", "7")])),
+            Some(5),
+            "a header of the record's own"
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod refusals;
 mod replays;
 mod runs;
 
+mod timestamps;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::LazyLock;

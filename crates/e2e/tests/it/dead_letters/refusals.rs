@@ -10,9 +10,15 @@ use super::{Sent, assert_each_once, keys, letters, make_topics, replay, run, sen
 use e2e::Names;
 
 async fn set(names: &Names, setting: &str, value: &str) {
+    set_all(names, &[(setting, value)]).await;
+}
+
+/// Changes settings of the topic; the others become those of the broker.
+pub async fn set_all(names: &Names, settings: &[(&str, &str)]) {
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", &names.kafka).create().unwrap();
-    let change = AlterConfig::new(ResourceSpecifier::Topic(&names.topic)).set(setting, value);
+    let change = AlterConfig::new(ResourceSpecifier::Topic(&names.topic));
+    let change = settings.iter().fold(change, |change, (setting, value)| change.set(setting, value));
     let changed = admin.alter_configs([&change], &AdminOptions::new()).await.unwrap();
     assert!(changed.iter().all(Result::is_ok), "{changed:?}");
 }

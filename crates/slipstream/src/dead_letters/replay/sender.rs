@@ -10,7 +10,8 @@ use service::kafka::{QuietContext, client_config, stored};
 
 use super::judge::Target;
 use crate::Failure;
-use crate::letter::headers_of_replay;
+use crate::dead_letters::now_ms;
+use crate::letter::{headers_of_replay, record_ms, time};
 
 /// How a record fared.
 #[derive(Debug)]
@@ -43,19 +44,21 @@ impl Sender {
         message: &BorrowedMessage<'_>,
         target: Target,
     ) -> impl Future<Output = Fate> + Send + use<> {
+        // Never another one: the event may have no other time than this.
+        let record_ms = record_ms(message);
         let record: FutureRecord<'_, [u8], [u8]> = FutureRecord {
             topic: &target.topic,
             partition: target.partition,
             payload: message.payload(),
             key: message.key(),
-            timestamp: message.timestamp().to_millis(),
+            timestamp: record_ms,
             headers: Some(headers_of_replay(message)),
         };
         let sent = self.producer.send_result(record).map_err(|(error, _)| error);
         async move {
             match outcome(sent).await {
                 Ok(()) => Fate::Acknowledged,
-                Err(error) => fate(error, &target.topic),
+                Err(error) => fate(error, &target.topic, record_ms),
             }
         }
     }
@@ -63,7 +66,7 @@ impl Sender {
 
 /// Waits for what Kafka says.
 async fn outcome(sent: Result<DeliveryFuture, KafkaError>) -> Result<(), KafkaError> {
-    stored(sent?.await.map_err(|_| KafkaError::Canceled)?)
+    stored(sent?.await.map_err(|_| KafkaError::Canceled)?).map(drop)
 }
 
 fn client(config: &consumer::Config) -> ClientConfig {
@@ -86,15 +89,15 @@ fn client(config: &consumer::Config) -> ClientConfig {
     client_config(&config.kafka_broker, "slipstream-replay", &properties, &config.properties)
 }
 
-fn fate(error: KafkaError, topic: &str) -> Fate {
-    match error.rdkafka_error_code().and_then(|code| remedy(code, topic)) {
+fn fate(error: KafkaError, topic: &str, record_ms: Option<i64>) -> Fate {
+    match error.rdkafka_error_code().and_then(|code| remedy(code, topic, record_ms)) {
         Some(remedy) => Fate::Refused(format!("{error}: {remedy}")),
         None => Fate::Unknown(error),
     }
 }
 
 /// What to do about a refusal of one record; nothing where the error says nothing of the record.
-fn remedy(code: RDKafkaErrorCode, topic: &str) -> Option<String> {
+fn remedy(code: RDKafkaErrorCode, topic: &str, record_ms: Option<i64>) -> Option<String> {
     use RDKafkaErrorCode as Code;
     match code {
         Code::MessageSizeTooLarge | Code::InvalidMessageSize => {
@@ -107,7 +110,13 @@ fn remedy(code: RDKafkaErrorCode, topic: &str) -> Option<String> {
             Some(format!("create topic {topic}"))
         }
         Code::InvalidTimestamp => {
-            Some(format!("raise message.timestamp.before.max.ms of topic {topic} for the time of the replay"))
+            let is_ahead = record_ms.is_some_and(|ms| now_ms().is_ok_and(|now| ms > now));
+            let setting = if is_ahead { "after" } else { "before" };
+            let at = record_ms.map_or_else(|| "none".to_owned(), time);
+            Some(format!(
+                "INVALID_TIMESTAMP: the record keeps its timestamp, {at}; raise message.timestamp.{setting}.max.ms of topic \
+                 {topic} for the time of the replay"
+            ))
         }
         Code::InvalidMessage | Code::InvalidRecord | Code::PolicyViolation | Code::InvalidTopic => {
             Some(format!("see the settings of topic {topic}"))
@@ -137,13 +146,21 @@ mod tests {
         };
         cluster.request_errors(RDKafkaApiKey::Produce, &[RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER]);
         let error = send().await.unwrap_err();
-        assert!(matches!(fate(error, "a"), Fate::Unknown(_)));
+        assert!(matches!(fate(error, "a", None), Fate::Unknown(_)));
         assert_eq!(send().await, Ok(()));
     }
 
     #[test]
+    fn a_refused_timestamp_names_the_setting_that_refuses_it() {
+        let remedy = |ms| remedy(RDKafkaErrorCode::InvalidTimestamp, "a", Some(ms)).unwrap();
+        let (past, ahead) = (remedy(5), remedy(i64::from(u32::MAX) * 1_000));
+        assert!(past.contains("1970-01-01T00:00:00.005Z; raise message.timestamp.before.max.ms"), "{past}");
+        assert!(ahead.contains("2106-02-07T06:28:15.000Z; raise message.timestamp.after.max.ms"), "{ahead}");
+    }
+
+    #[test]
     fn a_refusal_of_one_record_is_told_apart_from_an_outage() {
-        let fate = |code| fate(KafkaError::MessageProduction(code), "a");
+        let fate = |code| fate(KafkaError::MessageProduction(code), "a", Some(5));
         for (code, part) in [
             (RDKafkaErrorCode::MessageSizeTooLarge, "raise max.message.bytes of topic a"),
             (RDKafkaErrorCode::UnknownTopicOrPartition, "create topic a"),
