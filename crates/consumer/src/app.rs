@@ -13,10 +13,11 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::{self, Admin};
 use crate::config::Config;
 use crate::dead_letters::DeadLetters;
-use crate::health::Health;
 use crate::group::watch_group;
+use crate::health::Health;
 use crate::kafka;
 use crate::lane::Work;
 use crate::lanes::Lanes;
@@ -88,9 +89,9 @@ impl App {
         let specs = self.config.topic_specs();
         let kafka = keep_topics(&kafka::upkeep(&self.config), specs, background.clone())?;
         tokio::spawn(tell_changes(kafka.clone()));
-        let (store, watched) = (self.work.store.clone(), background.clone());
         let (group, client_id) = (self.config.group_id.clone(), self.config.client_id());
         let strangers = watch_group(kafka::upkeep(&self.config), group, client_id, background.clone());
+        let (store, watched) = (self.work.store.clone(), background.clone());
         tokio::spawn(async move { store.watch(watched).await });
         let reading = stop.child_token();
         let _reads_no_longer_than_us = reading.clone().drop_guard();
@@ -110,12 +111,14 @@ impl App {
             lanes: self.lanes,
             counters: self.counters,
             kafka,
-            names: names(&self.config),
             strangers,
+            names: names(&self.config),
             started: Instant::now(),
             stuck_after: self.config.stuck_after,
         };
-        let serve = self.listener.serve(routes(Arc::new(health)), background.clone());
+        let admin = Admin { token: self.config.admin_token.clone(), lanes: Arc::clone(&lanes) };
+        let routes = routes(Arc::new(health)).merge(admin::routes(admin));
+        let serve = self.listener.serve(routes, background.clone());
         let served = tokio::spawn(serve);
         let mut read = spawn(reader)?;
         tokio::select! {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use events::Source;
 use service::kafka::{KafkaProperties, check_consumer, check_producer, connection};
 use service::topics::{BROKER_DEFAULT, TopicSpec, partitions, replication_factor};
-use service::{Check, ConfigFaults, Kind, parse};
+use service::{Check, ConfigFaults, Kind, Secret, parse};
 
 use crate::batch::Limits;
 use crate::kafka;
@@ -49,6 +49,8 @@ service::settings! {
         /// Further librdkafka properties, `key=value` separated by semicolons, as for SASL_SSL;
         /// in a value, `\;` is a semicolon and `\\` a backslash. The file has one property a line.
         kafka_properties: Kind::OptionalSecret("none"),
+        /// Token of those who may set a record aside (`slipstream dead-letters add`).
+        admin_token: Kind::OptionalSecret("nobody may"),
         /// Address for health and metrics.
         listen_addr: Kind::Default("0.0.0.0:8081"),
     }
@@ -77,6 +79,8 @@ pub struct Config {
     pub replication_factor: i32,
     /// Further librdkafka properties.
     pub properties: KafkaProperties,
+    /// The token of those who may set a record aside.
+    pub admin_token: Option<Secret>,
     /// Address for health and metrics.
     pub listen_addr: SocketAddr,
     /// When a lane counts as stuck: 5 minutes. Not for the environment to say.
@@ -112,6 +116,7 @@ impl Config {
         let partitions = check.value("kafka_partitions", s.kafka_partitions.as_ref(), partitions);
         let replicas = s.kafka_replication_factor.as_ref();
         let replicas = check.optional("kafka_replication_factor", replicas, replication_factor);
+        let admin_token = check.optional("admin_token", s.admin_token.as_ref(), admin_token);
         let listen_addr = check.value("listen_addr", s.listen_addr.as_ref(), parse::address);
         if let (Some(topics), Some(named)) = (&topics, &named) {
             refuse_a_circle(topics, named.as_deref(), &mut check);
@@ -134,6 +139,7 @@ impl Config {
                 partitions: partitions?,
                 replication_factor: replicas?.unwrap_or(BROKER_DEFAULT),
                 properties,
+                admin_token: admin_token?,
                 listen_addr: listen_addr?,
                 stuck_after: STUCK_AFTER,
                 call_deadline: CALL_DEADLINE,
@@ -144,17 +150,17 @@ impl Config {
         check.finish(config)
     }
 
+    /// The `client.id` of the consumers, by which they are told from other members of their group.
+    pub fn client_id(&self) -> String {
+        kafka::client_id(self)
+    }
+
     /// The dead-letter topic of `topic`.
     pub fn dead_letters_of(&self, topic: &str) -> String {
         dead_letters_of(topic, self.dead_letter_topic.as_deref())
     }
 
     /// The topics that must exist: those that are read first, then those for dead letters.
-    /// The `client.id` of the consumers, by which they are told from other members of their group.
-    pub fn client_id(&self) -> String {
-        kafka::client_id(self)
-    }
-
     pub fn topic_specs(&self) -> Vec<TopicSpec> {
         let spec = |name: String, dead_letters_of| TopicSpec {
             name,
@@ -213,6 +219,17 @@ fn expected(text: &str) -> Result<Expected, String> {
     let source =
         |name: &str| Source::new(name.trim()).map_err(|why| format!("is not a list of sources: {why}"));
     Ok(Expected::Of(text.split(',').map(source).collect::<Result<_, _>>()?))
+}
+
+/// The parser of ADMIN_TOKEN.
+///
+/// # Errors
+/// A text that an HTTP header cannot hold.
+pub fn admin_token(text: &str) -> Result<Secret, String> {
+    match text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        true => Ok(Secret::new(text)),
+        false => Err("has characters other than visible ASCII, as a space".into()),
+    }
 }
 
 /// The parser of MONGODB_DB.
@@ -339,6 +356,17 @@ mod tests {
         assert_eq!(faulty(&[("DEAD_LETTER_TOPIC", "events.raw")]), ["DEAD_LETTER_TOPIC"]);
         assert_eq!(faulty(&[("KAFKA_TOPIC", "a,a.dlq")]), ["DEAD_LETTER_TOPIC"]);
         assert!(read(&[("KAFKA_TOPIC", "a,b"), ("DEAD_LETTER_TOPIC", "c")]).is_ok());
+    }
+
+    #[test]
+    fn a_token_that_no_header_can_hold_is_a_fault_and_not_shown() {
+        assert!(read(&[]).unwrap().admin_token.is_none());
+        let token = read(&[("ADMIN_TOKEN", " hunter2 ")]).unwrap().admin_token.unwrap();
+        assert_eq!((token.expose(), format!("{token:?}").as_str()), ("hunter2", "***"));
+        for wrong in ["hunter 2", "hunt\ter2", "h\u{fc}nter2"] {
+            let error = read(&[("ADMIN_TOKEN", wrong)]).unwrap_err().to_string();
+            assert!(error.contains("ADMIN_TOKEN: ") && !error.contains(wrong), "{error}");
+        }
     }
 
     #[test]

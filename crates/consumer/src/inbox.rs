@@ -1,11 +1,12 @@
 //! The queue between the reader and one lane. What is pushed is never refused, so no record is lost; the answer says
-//! when the partition must be paused, which bounds the queue.
+//! when the partition must be paused, which bounds the queue. Requests to set a record aside come the same way.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
 use tokio::sync::Notify;
 
+use crate::aside::Requests;
 use crate::record::Record;
 use service::lock::lock;
 
@@ -29,6 +30,8 @@ struct Queue {
 pub struct Inbox {
     queue: Mutex<Queue>,
     arrived: Notify,
+    /// Requests to set a record aside.
+    pub requests: Requests,
 }
 
 impl Inbox {

@@ -3,17 +3,21 @@
 //! was begun is finished even after the lane was told to end, unless the servers stay away.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use events::{Poison, Source, StorableEvent};
 use futures::StreamExt;
 use futures::future::join_all;
+use futures::stream::FuturesUnordered;
 use service::backoff::Backoff;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::aside::{Reply, SetAside};
 use crate::batch::{Batch, Batcher, Limits};
-use crate::dead_letters::{Cause, DeadLetters, Origin};
+use crate::dead_letters::{Cause, DeadLetters, Letter, Origin};
 use crate::inbox::Inbox;
 use crate::metrics::{Metrics, Outcome};
 use crate::pace::{Pace, Went};
@@ -50,11 +54,64 @@ pub struct Work {
 #[derive(Debug)]
 struct GaveUp;
 
-/// A batch in hand and the sequence number of its first record.
+/// A batch in hand, the sequence number of its first record, and what has become of each record.
 #[derive(Clone, Copy)]
 struct Hand<'a> {
     batch: &'a Batch,
     first: u64,
+    fates: &'a Fates,
+}
+
+/// What has become of a record in hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It is to be written.
+    Open,
+    /// Its dead letter is under way: it is not written any more.
+    DeadLetter,
+    /// Its outcome is durable and counted.
+    Finished,
+}
+
+/// What has become of each record in hand.
+struct Fates(watch::Sender<Vec<Fate>>);
+
+impl Fates {
+    fn of(batch: &Batch) -> Self {
+        Self(watch::Sender::new(vec![Fate::Open; batch.entries.len()]))
+    }
+
+    /// Has the dead letter of an open record made, by whoever asks first; what the record was before.
+    fn take(&self, index: usize) -> Fate {
+        let mut before = Fate::Finished;
+        self.0.send_if_modified(|fates| {
+            before = fates[index];
+            let is_open = before == Fate::Open;
+            if is_open {
+                fates[index] = Fate::DeadLetter;
+            }
+            is_open
+        });
+        before
+    }
+
+    fn finish(&self, indices: &[usize]) {
+        self.0.send_if_modified(|fates| {
+            indices.iter().for_each(|index| fates[*index] = Fate::Finished);
+            false
+        });
+    }
+
+    fn is_open(&self, index: usize) -> bool {
+        self.0.borrow()[index] == Fate::Open
+    }
+
+    /// Waits until the dead letter of one of `indices`, which are open, is under way.
+    async fn any_taken(&self, indices: &[usize]) {
+        let taken = |fates: &Vec<Fate>| indices.iter().any(|index| fates[*index] == Fate::DeadLetter);
+        // The sender lives as long as this future.
+        _ = self.0.subscribe().wait_for(taken).await;
+    }
 }
 
 /// One partition's lane.
@@ -104,14 +161,19 @@ impl Lane {
             if !batch.entries.is_empty() {
                 return Some(batch);
             }
-            tokio::select! { () = self.inbox.arrival() => {}, () = self.end.cancelled() => {} }
+            tokio::select! {
+                () = self.inbox.arrival() => {}
+                () = self.end.cancelled() => {}
+                request = self.inbox.requests.next() => request.answer(Reply::NotInHand),
+            }
         }
     }
 
     async fn finish(&self, batch: &Batch) -> Result<(), GaveUp> {
         let first = self.progress.begin(batch.entries.iter().map(|entry| entry.record.offset));
         self.work.metrics.read(batch.entries.len());
-        let hand = Hand { batch, first };
+        let fates = Fates::of(batch);
+        let hand = Hand { batch, first, fates: &fates };
         let skipped = batch.skipped();
         self.work.metrics.finished(Outcome::Skipped, skipped.len() as u64);
         self.settle(hand, &skipped);
@@ -119,8 +181,69 @@ impl Lane {
         let writes = batch.by_source().into_iter().map(|(source, members)| self.store(hand, source, members));
         let writes = futures::stream::iter(writes.collect::<Vec<_>>());
         let store = writes.buffer_unordered(SOURCES_AT_ONCE).collect::<Vec<_>>();
-        let (buried, stored) = tokio::join!(self.bury(hand, poison), store);
-        stored.into_iter().fold(buried, Result::and)
+        let work = async {
+            let (buried, stored) = tokio::join!(self.bury(hand, poison), store);
+            stored.into_iter().fold(buried, Result::and)
+        };
+        self.set_aside_during(hand, work).await
+    }
+
+    /// Does `work`, which finishes the records in hand, and meanwhile sets those aside that are asked for. Both are parts
+    /// of one task: what a write has brought is counted before anybody can take its records away, or not at all.
+    async fn set_aside_during(
+        &self,
+        hand: Hand<'_>,
+        work: impl Future<Output = Result<(), GaveUp>>,
+    ) -> Result<(), GaveUp> {
+        let mut work = pin!(work);
+        let mut set_aside = FuturesUnordered::new();
+        let (mut works, mut outcome) = (true, Ok(()));
+        while works || !set_aside.is_empty() {
+            tokio::select! {
+                worked = &mut work, if works => {
+                    works = false;
+                    outcome = outcome.and(worked);
+                }
+                Some(one) = set_aside.next() => outcome = outcome.and(one),
+                request = self.inbox.requests.next(), if works => {
+                    set_aside.extend(self.set_aside(hand, request));
+                }
+            }
+        }
+        outcome
+    }
+
+    /// Takes an open record in hand away from the database; the rest is its dead letter.
+    fn set_aside<'a>(
+        &'a self,
+        hand: Hand<'a>,
+        request: SetAside,
+    ) -> Option<impl Future<Output = Result<(), GaveUp>> + 'a> {
+        let index = hand.batch.entries.iter().position(|entry| entry.record.offset == request.offset);
+        let Some((index, fate)) = index.map(|index| (index, hand.fates.take(index))) else {
+            request.answer(Reply::NotInHand);
+            return None;
+        };
+        match fate {
+            Fate::Open => {}
+            Fate::DeadLetter => {
+                request.answer(Reply::UnderWay);
+                return None;
+            }
+            Fate::Finished => {
+                request.answer(Reply::NotInHand);
+                return None;
+            }
+        }
+        let (topic, partition) = (&*self.progress.topic, self.progress.partition);
+        let (offset, reason) = (request.offset, &request.reason);
+        tracing::warn!(topic, partition, offset, reason, "record is set aside by an operator");
+        let cause = Cause { stage: "store", class: "SetAside".into(), reason: request.reason.clone() };
+        Some(async move {
+            let letter = self.bury_one(hand, index, &cause).await?;
+            request.answer(Reply::Done(letter));
+            Ok(())
+        })
     }
 
     /// Writes the events of one source, what is unfinished again and again.
@@ -128,10 +251,18 @@ impl Lane {
         let mut todo = VecDeque::from(members);
         let mut suspects = Suspects::new(self.work.unlisted_grace);
         let mut backoff = Backoff::new(FIRST_DELAY, MOST_DELAY);
-        while !todo.is_empty() {
+        loop {
+            // Of some the dead letter is under way, as somebody asked for it.
+            todo.retain(|index| hand.fates.is_open(*index));
+            if todo.is_empty() {
+                break;
+            }
             let count = suspects.share(&todo, self.pace.records());
             let chunk: Vec<usize> = todo.drain(..count).collect();
-            let mut applied = self.write(hand, source, &chunk).await;
+            let Some(mut applied) = self.write(hand, source, &chunk).await else {
+                chunk.into_iter().rev().for_each(|index| todo.push_front(index));
+                continue;
+            };
             let mut causes = Vec::new();
             if let Judgement::Due { others_stored } = suspects.judge(&chunk, &applied, Instant::now())
                 && (others_stored || self.work.store.takes_writes(source).await)
@@ -151,13 +282,22 @@ impl Lane {
                 self.wait(&mut backoff, applied.trouble).await?;
             }
         }
+        if backoff.attempts() > 0 {
+            self.progress.waits_for(None);
+        }
         Ok(())
     }
 
-    async fn write(&self, hand: Hand<'_>, source: &Source, chunk: &[usize]) -> Applied {
+    /// Writes `chunk`. Nothing if one of its records was taken away meanwhile: whatever the server does with the write, it
+    /// is not counted, and the guard makes it harmless to write the others again.
+    async fn write(&self, hand: Hand<'_>, source: &Source, chunk: &[usize]) -> Option<Applied> {
         let events: Vec<&StorableEvent> = chunk.iter().filter_map(|&index| hand.batch.event(index)).collect();
         let started = Instant::now();
-        let applied = self.work.store.apply(source, &events, self.pace.doublings(chunk.len())).await;
+        let applied = tokio::select! {
+            biased;
+            () = hand.fates.any_taken(chunk) => return None,
+            applied = self.work.store.apply(source, &events, self.pace.doublings(chunk.len())) => applied,
+        };
         self.work.metrics.wrote(started.elapsed(), events.len(), &applied.counts);
         let mut stored = vec![true; chunk.len()];
         let not_stored =
@@ -171,11 +311,14 @@ impl Lane {
             self.work.metrics.fresh(now.saturating_sub(ingested));
         }
         self.settle(hand, &stored);
-        applied
+        Some(applied)
     }
 
     /// Makes dead letters, all at the same time.
     async fn bury(&self, hand: Hand<'_>, causes: Vec<(usize, Cause)>) -> Result<(), GaveUp> {
+        // An operator may have asked for one of them meanwhile, and its dead letter is under way.
+        let causes: Vec<_> =
+            causes.into_iter().filter(|(index, _)| hand.fates.take(*index) == Fate::Open).collect();
         let Some((index, cause)) = causes.first() else { return Ok(()) };
         tracing::warn!(
             topic = &*self.progress.topic,
@@ -187,14 +330,18 @@ impl Lane {
             "records are dead letters"
         );
         let letters = causes.iter().map(|(index, cause)| self.bury_one(hand, *index, cause));
-        join_all(letters).await.into_iter().fold(Ok(()), Result::and)
+        join_all(letters).await.into_iter().try_for_each(|one| one.map(drop))
     }
 
-    async fn bury_one(&self, hand: Hand<'_>, index: usize, cause: &Cause) -> Result<(), GaveUp> {
+    async fn bury_one(&self, hand: Hand<'_>, index: usize, cause: &Cause) -> Result<Letter, GaveUp> {
         let origin = Origin { topic: &self.progress.topic, partition: self.progress.partition };
         let record = &hand.batch.entries[index].record;
         let mut backoff = Backoff::new(FIRST_DELAY, MOST_DELAY);
-        while let Err(reason) = self.work.dead_letters.produce(origin, record, cause).await {
+        let letter = loop {
+            let reason = match self.work.dead_letters.produce(origin, record, cause).await {
+                Ok(letter) => break letter,
+                Err(reason) => reason,
+            };
             let delay = backoff.next_delay();
             let waits_already = matches!(self.progress.waits(), Some(Waits::ForDeadLetter(_)));
             if backoff.attempts() == 1 && !waits_already {
@@ -205,16 +352,17 @@ impl Lane {
                 return Err(GaveUp);
             }
             tokio::time::sleep(delay).await;
-        }
+        };
         if backoff.attempts() > 0 {
             self.progress.waits_for(None);
         }
         self.work.metrics.finished(Outcome::DeadLettered, 1);
         self.settle(hand, &[index]);
-        Ok(())
+        Ok(letter)
     }
 
     fn settle(&self, hand: Hand<'_>, indices: &[usize]) {
+        hand.fates.finish(indices);
         self.progress.finish(indices.iter().map(|&index| hand.first + index as u64));
     }
 
@@ -243,6 +391,12 @@ impl Lane {
         }
         tokio::time::sleep(delay).await;
         Ok(())
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.inbox.requests.end();
     }
 }
 

@@ -8,14 +8,16 @@
 //! Servers may be away for any time: nothing is dropped, nothing exits, memory stays bounded (`inbox`), and
 //! `health` says in words what is waited for.
 
+mod admin;
 mod app;
+mod aside;
 mod batch;
 mod commit;
 mod config;
 mod dead_letters;
+mod group;
 mod health;
 mod inbox;
-mod group;
 mod kafka;
 mod lag;
 mod lane;
@@ -33,7 +35,7 @@ mod suspects;
 
 pub use app::{App, Failure};
 pub use batch::Limits;
-pub use config::{Config, Settings, database_name};
+pub use config::{Config, Settings, admin_token, database_name};
 pub use metrics::{Counters, Snapshot};
 pub use step::Expected;
 

@@ -59,7 +59,7 @@ pub enum Command {
     /// Changes nothing. Reads the consumer's variables; UPSERT_KEYS must be event_id. Exit code 0: all is as it must be; 1: it is
     /// not, or a server does not answer; 2: a wrong configuration.
     Verify(VerifyOptions),
-    /// List, show and replay what could not be stored.
+    /// List, show and replay what could not be stored, and set a stuck record aside.
     ///
     /// Reads the consumer's variables: the dead-letter topics follow from KAFKA_TOPIC and DEAD_LETTER_TOPIC. Exit code 0: it
     /// is done, as far as filters and limits allow; 1: a record was refused or cannot be found, or a server does not answer;

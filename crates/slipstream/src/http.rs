@@ -11,14 +11,28 @@ use crate::Failure;
 /// # Errors
 /// TLS cannot be set up.
 pub fn client(url: &str, limit: Duration) -> Result<reqwest::Client, Failure> {
+    Ok(builder(url).timeout(limit).build()?)
+}
+
+/// What clients for `url` have in common.
+pub fn builder(url: &str) -> reqwest::ClientBuilder {
     // A second call finds the provider installed, which is as good.
     _ = rustls::crypto::ring::default_provider().install_default();
-    let mut builder = reqwest::Client::builder().timeout(limit);
+    let mut builder = reqwest::Client::builder();
     if url.starts_with("http:") {
         // On this machine or in this network: a proxy for the internet does not know it.
         builder = builder.no_proxy();
     }
-    Ok(builder.build()?)
+    builder
+}
+
+/// The innermost error says what happened; those around it say that something did.
+pub fn root(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
 }
 
 /// The JSON body of a 2xx answer.

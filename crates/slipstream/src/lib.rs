@@ -66,6 +66,7 @@ fn environment() -> Result<Environment, ConfigFaults> {
         consumer::Settings::VARIABLES,
         poller::Settings::VARIABLES,
         check::Settings::VARIABLES,
+        dead_letters::Settings::VARIABLES,
         COMMON,
         OWN,
     ];

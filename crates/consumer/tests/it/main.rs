@@ -10,6 +10,7 @@ mod rebalances;
 mod records;
 mod sasl;
 mod scripted_server;
+mod set_aside;
 mod settings;
 mod shared_database;
 mod store_blocked;

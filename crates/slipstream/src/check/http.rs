@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::finding::Finding;
 use crate::Failure;
+use crate::http::root;
 
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -92,15 +93,6 @@ async fn ask(client: Result<Client, Failure>, url: &str) -> Result<Answer, Failu
     let date =
         date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()).map(|date| date.timestamp().as_second());
     Ok(Answer { status: answer.status(), date, body: answer.json().await.unwrap_or(Value::Null) })
-}
-
-/// The innermost error says what happened; those around it say that something did.
-fn root(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }
 
 fn now() -> i64 {

@@ -1,5 +1,7 @@
-//! `slipstream dead-letters`: what could not be stored, listed, shown, and sent once more. Only `replay` writes anything.
+//! `slipstream dead-letters`: what could not be stored, listed, shown, and sent once more. Only `replay` writes anything;
+//! `add` has the consumer do it.
 
+mod add;
 mod filter;
 mod list;
 mod options;
@@ -15,6 +17,7 @@ use service::ConfigFaults;
 
 use crate::Failure;
 use crate::check::Cluster;
+pub use add::Settings;
 pub use options::{Command, Options};
 
 /// A deployment, as far as its dead letters go.
@@ -37,11 +40,13 @@ pub async fn run(
     command: Command,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<ExitCode, Failure> {
-    let config = consumer::Config::from_environment(environment)?;
+    let read = |environment| consumer::Config::from_environment(environment);
     match command {
-        Command::List(options) => list::list(options, Deployment::of(config).await?).await,
-        Command::Show(options) => show::show(options, Deployment::of(config).await?).await,
+        Command::Add(options) => add::add(options, environment).await,
+        Command::List(options) => list::list(options, Deployment::of(read(environment)?).await?).await,
+        Command::Show(options) => show::show(options, Deployment::of(read(environment)?).await?).await,
         Command::Replay(options) => {
+            let config = read(environment)?;
             let group = options.group.clone().unwrap_or_else(|| format!("{}.dead-letters", config.group_id));
             if group == config.group_id {
                 let problem = format!("{group} is the consumer's own group, KAFKA_GROUP_ID");

@@ -45,6 +45,17 @@ pub enum Command {
     /// A run ends with what was there when it began. There is one run in a group at a time; a second one is refused. Records
     /// of topics that KAFKA_TOPIC does not name are left alone.
     Replay(ReplayOptions),
+    /// Set one stuck record aside: the consumer makes its dead letter and goes on with the next.
+    ///
+    /// Asks the consumer at CONSUMER_BASE_URL (each address, where the name has several) with ADMIN_TOKEN, which must be
+    /// the consumer's own; other variables are not read. The consumer that has the partition sets the record aside if
+    /// it works on it and it is unfinished: while its collection is blocked, or while its write is tried again, alone or
+    /// in a batch. The reason goes into the consumer's log and into the dead letter, whose class is SetAside.
+    /// `list`, `show` and `replay` treat it as any other.
+    ///
+    /// Exit code 0: it is set aside; 1: no consumer works on it, or the consumer refuses or does not answer; 2: a wrong
+    /// command line or configuration.
+    Add(AddOptions),
 }
 
 /// Which dead letters are meant.
@@ -114,6 +125,26 @@ pub struct ReplayOptions {
     pub json: bool,
 }
 
+/// Options of `add`.
+#[derive(Debug, Clone, Args)]
+pub struct AddOptions {
+    /// TOPIC/PARTITION@OFFSET of the record, as events.raw/3@17. A slash may stand for the @.
+    pub place: PlaceName,
+    /// Why, for those who read the log or the dead letter; 1 to 1024 bytes.
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
+    pub reason: String,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn reason(text: &str) -> Result<String, String> {
+    match !text.trim().is_empty() && text.len() <= 1024 {
+        true => Ok(text.to_owned()),
+        false => Err("a reason has 1 to 1024 bytes".into()),
+    }
+}
+
 /// A time, or how long ago it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
@@ -155,6 +186,15 @@ pub struct PlaceName {
 }
 
 impl PlaceName {
+    /// The whole place.
+    ///
+    /// # Errors
+    /// It has no topic.
+    pub fn whole(self) -> Result<Place, String> {
+        let topic = self.topic.ok_or("names no topic: TOPIC/PARTITION@OFFSET, as events.raw/3@17")?;
+        Ok(Place { topic, partition: self.partition, offset: self.offset })
+    }
+
     /// The whole place; `topics` are the dead-letter topics that there are.
     ///
     /// # Errors

@@ -1,11 +1,12 @@
 //! `slipstream dead-letters`, as its user runs it: what is listed and shown, and what a replay does, on real servers.
 
+mod add;
 mod listing;
 mod refusals;
 mod replays;
 mod runs;
-
 mod timestamps;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::LazyLock;
