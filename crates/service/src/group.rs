@@ -53,15 +53,19 @@ pub struct Member {
     pub client_id: String,
     /// Its address, as the broker sees it.
     pub host: String,
-    /// How many partitions it has.
+    /// How many partitions it has, as far as that is known.
     pub partitions: usize,
 }
 
 impl fmt::Display for Member {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plural = if self.partitions == 1 { "" } else { "s" };
-        let host = self.host.trim_start_matches('/');
-        write!(f, "{} at {host} ({} partition{plural})", self.client_id, self.partitions)
+        let name = if self.client_id.is_empty() { "a member without client.id" } else { &self.client_id };
+        write!(f, "{name} at {}", self.host.trim_start_matches('/'))?;
+        match self.partitions {
+            0 => Ok(()),
+            1 => f.write_str(" (1 partition)"),
+            count => write!(f, " ({count} partitions)"),
+        }
     }
 }
 
@@ -79,15 +83,17 @@ pub struct Strangers {
 impl Group {
     /// The members that are no consumers of Slipstream, whose `client.id` is `client_id`.
     pub fn strangers(&self, client_id: &str) -> Option<Strangers> {
-        let others: Vec<&Member> =
-            self.members.iter().filter(|member| member.client_id != client_id).collect();
+        let keep_ours_out =
+            !self.is_of_new_protocol && !self.assignor.is_empty() && self.assignor != ASSIGNOR;
+        // tansu tells no client.id.
+        let other = |member: &&Member| !member.client_id.is_empty() && member.client_id != client_id;
+        let is_stranger = |member: &&Member| keep_ours_out || other(member);
+        let others: Vec<&Member> = self.members.iter().filter(is_stranger).collect();
         let count = Some(others.len()).filter(|count| *count > 0)?;
         let mut named: Vec<String> = others.iter().take(NAMED).map(ToString::to_string).collect();
         if count > NAMED {
             named.push(format!("{} more", count - NAMED));
         }
-        let keep_ours_out =
-            !self.is_of_new_protocol && !self.assignor.is_empty() && self.assignor != ASSIGNOR;
         Some(Strangers { count, named: named.join(", "), keep_ours_out })
     }
 }
@@ -101,10 +107,35 @@ pub fn describe<C: ClientContext>(client: &Client<C>, group: &str, limit: Durati
     let name =
         CString::new(group).map_err(|_| KafkaError::GroupListFetch(RDKafkaErrorCode::InvalidGroupId))?;
     let event = Question::new(client, limit).ask(&name)?;
-    match event.error() {
-        NO_ERROR => event.group(),
-        error => Err(failed(error)),
+    let described = match event.error() {
+        NO_ERROR => event.group()?,
+        error => return Err(failed(error)),
+    };
+    // tansu takes a classic group for one of the new protocol that has no members.
+    match described.members.is_empty() {
+        true => Ok(classic(client, group, limit)?.unwrap_or(described)),
+        false => Ok(described),
     }
+}
+
+/// The group, if it is a classic one with members. How many partitions each of them has is not read.
+fn classic<C: ClientContext>(client: &Client<C>, name: &str, limit: Duration) -> KafkaResult<Option<Group>> {
+    let list = client.fetch_group_list(Some(name), limit)?;
+    let found = list.groups().iter().find(|group| group.name() == name && !group.members().is_empty());
+    Ok(found.map(|group| Group {
+        state: group.state().to_owned(),
+        assignor: group.protocol().to_owned(),
+        is_of_new_protocol: false,
+        members: group
+            .members()
+            .iter()
+            .map(|member| Member {
+                client_id: member.client_id().to_owned(),
+                host: member.client_host().to_owned(),
+                partitions: 0,
+            })
+            .collect(),
+    }))
 }
 
 /// The options and the queue of one question. Freed when it is dropped, before the client, which it borrows.
@@ -271,6 +302,7 @@ mod tests {
             group(ASSIGNOR, false, &["ours"; 3]),
             // The broker shares the partitions until the group is of the classic protocol again.
             group("uniform", true, &["ours"]),
+            group(ASSIGNOR, false, &["ours", ""]),
         ] {
             assert_eq!(group.strangers("ours"), None, "{group:?}");
         }
@@ -287,7 +319,7 @@ mod tests {
             // While a group moves partitions it tells no assignor.
             ("", false, false),
         ] {
-            let found = group(assignor, is_of_new_protocol, &["ours", "stranger"]).strangers("ours");
+            let found = group(assignor, is_of_new_protocol, &["stranger"]).strangers("ours");
             let named = "stranger at h (2 partitions)".to_owned();
             assert_eq!(found, Some(Strangers { count: 1, named, keep_ours_out }), "{assignor}");
         }
