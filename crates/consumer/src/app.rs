@@ -124,7 +124,7 @@ impl App {
         tokio::select! {
             biased;
             () = stop.cancelled() => lanes.stop(GRACE),
-            _ = &mut read => return Err("the reader ended by itself".into()),
+            _ = &mut read => return Err(lanes.broken().unwrap_or("the reader ended by itself").into()),
             ended = served => {
                 ended??;
                 return Err("the listener ended by itself".into());
@@ -150,7 +150,7 @@ fn spawn(reader: Reader) -> std::io::Result<oneshot::Receiver<()>> {
 
 /// One line on what was done, since nobody can ask for it any more.
 fn summarize(counted: &Snapshot) {
-    let Snapshot { read, inserted, updated, unchanged, stale, skipped, dead_lettered, repeated, lag: _ } =
+    let Snapshot { read, inserted, updated, unchanged, stale, skipped, dead_lettered, repeated, .. } =
         *counted;
     tracing::info!(
         read,
@@ -173,4 +173,37 @@ fn names(config: &Config) -> serde_json::Value {
         "group": config.group_id,
         "database": config.store.database,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use rdkafka::mocking::MockCluster;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_committer_that_ends_stops_the_process_with_an_error() {
+        let cluster = MockCluster::new(1).unwrap();
+        for topic in ["t", "t.dlq"] {
+            cluster.create_topic(topic, 1, 1).unwrap();
+        }
+        let bootstrap = cluster.bootstrap_servers();
+        let environment = [
+            ("KAFKA_BROKER", bootstrap.as_str()),
+            ("KAFKA_TOPIC", "t"),
+            ("MONGODB_URI", "mongodb://127.0.0.1:1"),
+            ("LISTEN_ADDR", "127.0.0.1:0"),
+        ];
+        let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        let app = App::build(Config::from_environment(environment).unwrap()).await.unwrap();
+        let lanes = Arc::clone(&app.lanes);
+        assert_eq!(lanes.broken(), None);
+        lanes.panics.store(true, Ordering::Relaxed);
+        let run = app.run_until(CancellationToken::new());
+        let ended = tokio::time::timeout(Duration::from_secs(60), run).await.expect("it ends by itself");
+        assert_eq!(ended.unwrap_err().to_string(), "the committer ended unexpectedly");
+        assert!(lanes.broken().is_some(), "/livez fails");
+    }
 }

@@ -60,7 +60,7 @@ impl Gate {
         Ok(Self { witness, bootstrap, committed: Mutex::default(), forgotten: OnceLock::new() })
     }
 
-    /// Commits the offsets that `offsets` finds once no other commit is under way. Waits for the answer: at the worst
+    /// Commits the offsets that `offsets` finds once no other commit is under way, and returns them. Waits for the answer: at the worst
     /// the session's 10 s, while the group's coordinator is away.
     ///
     /// They are found last of all, so that nothing of a partition is sent that was lost meanwhile: Kafka refuses that, and
@@ -73,20 +73,20 @@ impl Gate {
         &self,
         consumer: &BaseConsumer<Member>,
         offsets: impl FnOnce() -> TopicPartitionList,
-    ) -> Result<(), Failed> {
+    ) -> Result<TopicPartitionList, Failed> {
         let mut committed = lock(&self.committed);
         // Also where there is nothing to commit: a topic that was made anew may be shorter than our position.
         self.look(&committed).map_err(|error| (TopicPartitionList::new(), error))?;
         let offsets = offsets();
         if offsets.count() == 0 {
-            return Ok(());
+            return Ok(offsets);
         }
         if consumer.assignment_lost() {
             return Err((offsets, KafkaError::ConsumerCommit(RDKafkaErrorCode::AssignmentLost)));
         }
         consumer.commit(&offsets, CommitMode::Sync).map_err(|error| (offsets.clone(), error))?;
         committed.extend(places(&offsets));
-        Ok(())
+        Ok(offsets)
     }
 
     /// To be called once a second or so: hears what the client through which it looks has to tell, and keeps it alive.
@@ -160,6 +160,11 @@ impl Committer {
         answered
     }
 
+    /// Whether the thread ended, which is a fault of this program.
+    pub fn ended(&self) -> bool {
+        self.thread.is_finished()
+    }
+
     /// Ends the thread; waits for its commit under way.
     pub fn end(self) {
         drop(self.orders);
@@ -171,12 +176,13 @@ fn run(consumer: &BaseConsumer<Member>, lanes: &Lanes, orders: &Receiver<Order>)
     let gate = consumer.context().gate();
     loop {
         match orders.recv_timeout(INTERVAL) {
-            Err(RecvTimeoutError::Timeout) => {
-                if let Err((offsets, error)) = gate.commit(consumer, || lanes.unsent()) {
+            Err(RecvTimeoutError::Timeout) => match gate.commit(consumer, || lanes.unsent()) {
+                Ok(committed) => lanes.confirm(&committed),
+                Err((offsets, error)) => {
                     tracing::debug!(error = %error, "commit failed, it is tried again");
                     lanes.send_again(&offsets);
                 }
-            }
+            },
             Ok(answer) => {
                 let result = gate.commit(consumer, || lanes.left());
                 if let Err((_, error)) = &result {

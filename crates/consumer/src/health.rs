@@ -78,6 +78,10 @@ impl Health {
 }
 
 impl Report for Health {
+    fn alive(&self) -> Result<(), String> {
+        self.lanes.broken().map_or(Ok(()), |why| Err(why.to_owned()))
+    }
+
     fn ready(&self) -> Result<(), String> {
         let obstacles = self.obstacles();
         if obstacles.is_empty() { Ok(()) } else { Err(obstacles.join("; ")) }
@@ -140,6 +144,7 @@ fn lane_body(lane: &View) -> Value {
         "partition": progress.partition,
         "position": progress.position(),
         "lag": progress.lag(),
+        "committed_lag": progress.committed_lag(),
         "in_hand": progress.in_hand(),
         "queued": lane.inbox.len(),
         "waits_for": progress.waits().map(|waits| waits.reason().to_owned()),

@@ -44,13 +44,14 @@ impl Follower {
 
 fn follow(consumer: &BaseConsumer<Member>, lanes: &Lanes, ended: &Receiver<()>) {
     while ended.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
-        if let Err(error) = ask(consumer, &lanes.list()) {
+        if let Err(error) = ask(consumer, lanes) {
             tracing::debug!(error = %error, "the broker did not tell the ends of partitions");
         }
     }
 }
 
-fn ask(consumer: &BaseConsumer<Member>, lanes: &[View]) -> KafkaResult<()> {
+fn ask(consumer: &BaseConsumer<Member>, all: &Lanes) -> KafkaResult<()> {
+    let lanes = &all.list()[..];
     if lanes.is_empty() {
         return Ok(());
     }
@@ -58,7 +59,12 @@ fn ask(consumer: &BaseConsumer<Member>, lanes: &[View]) -> KafkaResult<()> {
     for (lane, end) in pairs(lanes, &ends) {
         lane.progress.ends_at(end);
     }
-    let begun: Vec<View> = lanes.iter().filter(|lane| lane.progress.position().is_none()).cloned().collect();
+    let reset: Vec<View> = lanes.iter().filter(|lane| lane.progress.was_reset()).cloned().collect();
+    if !reset.is_empty() {
+        let starts = consumer.offsets_for_times(list(&reset, Offset::Beginning)?, ANSWER_LIMIT)?;
+        pairs(&reset, &starts).for_each(|(lane, first)| all.count_lost(&lane.progress, first));
+    }
+    let begun: Vec<View> = lanes.iter().filter(|lane| lane.progress.is_new()).cloned().collect();
     if begun.is_empty() {
         return Ok(());
     }
@@ -67,7 +73,7 @@ fn ask(consumer: &BaseConsumer<Member>, lanes: &[View]) -> KafkaResult<()> {
         lane.progress.starts_at(offset);
     }
     // Where nothing was ever committed, the partition is read from its first record.
-    let fresh: Vec<View> = begun.into_iter().filter(|lane| lane.progress.position().is_none()).collect();
+    let fresh: Vec<View> = begun.into_iter().filter(|lane| lane.progress.is_new()).collect();
     if !fresh.is_empty() {
         let starts = consumer.offsets_for_times(list(&fresh, Offset::Beginning)?, ANSWER_LIMIT)?;
         pairs(&fresh, &starts).for_each(|(lane, offset)| lane.progress.starts_at(offset));

@@ -89,6 +89,11 @@ pub struct Lanes {
     left: Mutex<Vec<Arc<Progress>>>,
     /// When lanes that were told to stop are given up, whoever waits for them.
     give_up_at: OnceLock<Instant>,
+    /// Why the process cannot go on.
+    broken: OnceLock<String>,
+    /// Makes the committer panic.
+    #[cfg(test)]
+    pub(crate) panics: std::sync::atomic::AtomicBool,
 }
 
 impl Lanes {
@@ -97,7 +102,19 @@ impl Lanes {
         let share_bytes = AtomicUsize::new(BUDGET_BYTES);
         let (table, paused, last_error) = (Mutex::default(), AtomicUsize::new(0), Mutex::default());
         let (left, give_up_at) = (Mutex::default(), OnceLock::new());
-        Self { work, runtime, table, share_bytes, paused, last_error, left, give_up_at }
+        Self {
+            work,
+            runtime,
+            table,
+            share_bytes,
+            paused,
+            last_error,
+            left,
+            give_up_at,
+            broken: OnceLock::new(),
+            #[cfg(test)]
+            panics: std::sync::atomic::AtomicBool::new(false),
+        }
     }
 
     /// Tells every lane to end after its batch in hand, within `grace` from now. The reader may be waiting for a
@@ -105,6 +122,68 @@ impl Lanes {
     pub fn stop(&self, grace: Duration) {
         _ = self.give_up_at.set(Instant::now() + grace);
         lock(&self.table).each().for_each(|running| running.end.cancel());
+    }
+
+    /// The process cannot go on, and why: `/livez` fails from now on.
+    pub fn breaks(&self, reason: String) {
+        _ = self.broken.set(reason);
+    }
+
+    /// Why the process cannot go on, if it cannot.
+    pub fn broken(&self) -> Option<&str> {
+        self.broken.get().map(String::as_str)
+    }
+
+    /// The positions of the client, where every record below them was given to its lane. A lane that was told
+    /// to end takes no more records: its position says nothing.
+    pub fn pass(&self, positions: &TopicPartitionList) {
+        let mut table = lock(&self.table);
+        for element in positions.elements() {
+            if let Offset::Offset(position) = element.offset()
+                && let Some(running) = table.get(element.topic(), element.partition())
+                && !running.end.is_cancelled()
+            {
+                running.view.progress.pass(position);
+            }
+        }
+    }
+
+    /// Kafka has no record at the position `at` of a partition; the client goes on at the beginning.
+    pub fn is_reset(&self, topic: &str, partition: i32, at: i64) {
+        if let Some(running) = lock(&self.table).get(topic, partition) {
+            running.view.progress.is_reset(at);
+        }
+    }
+
+    /// Counts and logs records that were deleted before they were read, now that the partition of `progress`
+    /// begins at `first`.
+    pub fn count_lost(&self, progress: &Progress, first: i64) {
+        let Some(lost) = progress.take_lost(first) else { return };
+        let (topic, partition) = (&*progress.topic, progress.partition);
+        let (records, first_offset, next_offset) = (lost.end - lost.start, lost.start, lost.end);
+        tracing::error!(
+            topic,
+            partition,
+            records,
+            first_offset,
+            next_offset,
+            "records were deleted by retention before they were read"
+        );
+        // Where nothing is left of the partition, the group goes on behind what was deleted.
+        progress.pass(next_offset);
+        self.work.metrics.lost(topic, records.unsigned_abs());
+    }
+
+    /// Kafka confirmed a commit of these offsets.
+    pub fn confirm(&self, offsets: &TopicPartitionList) {
+        let mut table = lock(&self.table);
+        for element in offsets.elements() {
+            if let (Offset::Offset(offset), Some(running)) =
+                (element.offset(), table.get(element.topic(), element.partition()))
+            {
+                running.view.progress.is_committed(offset);
+            }
+        }
     }
 
     /// Keeps what the client complained of last, for health; it goes on by itself.
@@ -200,6 +279,8 @@ impl Lanes {
 
     /// The watermarks that were not sent yet; they count as sent.
     pub fn unsent(&self) -> TopicPartitionList {
+        #[cfg(test)]
+        assert!(!self.panics.load(Ordering::Relaxed), "the test ends the committer");
         let mut list = TopicPartitionList::new();
         for running in lock(&self.table).each() {
             let watermark = running.view.progress.watermark();

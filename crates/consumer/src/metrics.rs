@@ -55,6 +55,11 @@ struct PartitionLabel {
     partition: i32,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TopicLabel {
+    topic: String,
+}
+
 /// Handles of the metrics; clones count together.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -65,6 +70,9 @@ pub struct Metrics {
     write_batch_records: Histogram,
     freshness_seconds: Histogram,
     lag: Family<PartitionLabel, Gauge>,
+    committed_lag: Family<PartitionLabel, Gauge>,
+    lost: Family<TopicLabel, Counter>,
+    lost_total: Counter,
     seconds_since_progress: Gauge,
     store_up: Gauge,
     kafka_up: Gauge,
@@ -81,6 +89,9 @@ impl Metrics {
             write_batch_records: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
             freshness_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 20)),
             lag: Family::default(),
+            committed_lag: Family::default(),
+            lost: Family::default(),
+            lost_total: Counter::default(),
             seconds_since_progress: Gauge::default(),
             store_up: Gauge::default(),
             kafka_up: Gauge::default(),
@@ -101,6 +112,10 @@ impl Metrics {
         let freshness = "From ingested_at to stored";
         registry.register_with_unit("freshness", freshness, Unit::Seconds, m.freshness_seconds);
         registry.register("lag_records", "Records between the position and the end of the partition", m.lag);
+        let committed = "Records between the last confirmed commit and the end of the partition";
+        registry.register("committed_lag_records", committed, m.committed_lag);
+        let lost = "Records that Kafka deleted by retention before they were read";
+        registry.register("records_lost_to_retention", lost, m.lost);
         let progress = "Since a record was last finished, over the lanes that have records waiting";
         registry.register("seconds_since_progress", progress, m.seconds_since_progress);
         registry.register("store_up", "1 if MongoDB answers", m.store_up);
@@ -118,6 +133,12 @@ impl Metrics {
         if records > 0 {
             self.finished.get_or_create(&OutcomeLabel { outcome }).inc_by(records);
         }
+    }
+
+    /// Records of `topic` were deleted before they were read.
+    pub fn lost(&self, topic: &str, records: u64) {
+        self.lost.get_or_create(&TopicLabel { topic: topic.to_owned() }).inc_by(records);
+        self.lost_total.inc_by(records);
     }
 
     /// Counts records that are finished once more.
@@ -143,11 +164,16 @@ impl Metrics {
     /// Sets what is only known at the moment of asking.
     pub fn look(&self, lanes: &Lanes, store_up: bool, kafka_up: bool) {
         self.lag.clear();
+        self.committed_lag.clear();
         for lane in lanes.list() {
-            if let Some(lag) = lane.progress.lag() {
-                let partition = lane.progress.partition;
-                let label = PartitionLabel { topic: lane.progress.topic.to_string(), partition };
-                self.lag.get_or_create(&label).set(i64::try_from(lag).unwrap_or(i64::MAX));
+            let partition = lane.progress.partition;
+            let label = PartitionLabel { topic: lane.progress.topic.to_string(), partition };
+            let lags =
+                [(&self.lag, lane.progress.lag()), (&self.committed_lag, lane.progress.committed_lag())];
+            for (family, lag) in lags {
+                if let Some(lag) = lag {
+                    family.get_or_create(&label).set(i64::try_from(lag).unwrap_or(i64::MAX));
+                }
             }
         }
         let now = Instant::now();
@@ -189,6 +215,8 @@ pub struct Snapshot {
     /// Those of the outcomes that are of records which had been finished before: their partition was lost before they
     /// were committed.
     pub repeated: u64,
+    /// Records that Kafka deleted by retention before they were read.
+    pub lost_to_retention: u64,
     /// Records that wait on the assigned partitions, once the broker told the ends of all of them.
     pub lag: Option<u64>,
 }
@@ -224,6 +252,7 @@ impl Counters {
             skipped: self.metrics.count(Outcome::Skipped),
             dead_lettered: self.metrics.count(Outcome::DeadLettered),
             repeated: self.metrics.repeated.get(),
+            lost_to_retention: self.metrics.lost_total.get(),
             lag,
         }
     }

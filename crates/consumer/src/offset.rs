@@ -43,6 +43,10 @@ pub struct Tracker {
     /// The offset of the first record of all.
     start: Option<i64>,
     watermark: Option<i64>,
+    /// The offset after the last record that was read.
+    read_to: Option<i64>,
+    /// The client's position behind the last record, past control records and aborted records.
+    passed: Option<i64>,
     /// What this process finished of the partition before.
     earlier: Finished,
 }
@@ -51,6 +55,19 @@ impl Tracker {
     /// Of a partition of which `earlier` was finished before.
     pub fn after(earlier: Finished) -> Self {
         Self { earlier, ..Self::default() }
+    }
+
+    /// A record was read; it is begun later.
+    pub fn read(&mut self, offset: i64) {
+        self.read_to = Some(offset + 1);
+        self.passed = None;
+    }
+
+    /// The client's position: no record is left between the last one that was read and `position`.
+    pub fn pass(&mut self, position: i64) {
+        if self.read_to.is_none_or(|read_to| position > read_to) {
+            self.passed = Some(position);
+        }
     }
 
     /// A record was taken in hand; its sequence number.
@@ -84,9 +101,12 @@ impl Tracker {
         self.earlier.and(Finished { run: start..self.watermark.unwrap_or(start), beyond: beyond.collect() })
     }
 
-    /// The offset to commit: the next one to read after a restart. `None` until the first record is finished.
+    /// The offset to commit: the next one to read after a restart. `None` until the first record is finished
+    /// or the client passed offsets that have no record. It is behind such offsets only if every record that
+    /// was read is finished.
     pub fn watermark(&self) -> Option<i64> {
-        self.watermark
+        let all_finished = self.open.is_empty() && self.watermark == self.read_to;
+        self.passed.filter(|_| all_finished).or(self.watermark)
     }
 }
 
@@ -222,6 +242,26 @@ mod tests {
         assert_eq!(tracker.watermark(), Some(12));
         tracker.finish(c);
         assert_eq!(tracker.watermark(), Some(13));
+    }
+
+    #[test]
+    fn g2_the_watermark_passes_control_records_after_the_last_read_record_is_finished() {
+        let mut tracker = Tracker::default();
+        tracker.pass(4);
+        assert_eq!(tracker.watermark(), Some(4), "control records only");
+        tracker.read(4);
+        tracker.read(5);
+        assert_eq!(tracker.watermark(), None, "both records wait");
+        tracker.pass(7);
+        let first = tracker.begin(4);
+        tracker.finish(first);
+        assert_eq!(tracker.watermark(), Some(5), "the second record is not begun");
+        let second = tracker.begin(5);
+        assert_eq!(tracker.watermark(), Some(5), "the second record is not finished");
+        tracker.finish(second);
+        assert_eq!(tracker.watermark(), Some(7));
+        tracker.read(7);
+        assert_eq!(tracker.watermark(), Some(6), "a record came behind the control record");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! How far one partition has come, and what it waits for. Written by its lane, read by the reader (to commit), by
 //! health and by metrics.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -30,6 +31,14 @@ impl Waits {
     }
 }
 
+/// A position that Kafka no longer has.
+#[derive(Debug)]
+struct Reset {
+    at: i64,
+    /// The first record that was read afterwards.
+    next: Option<i64>,
+}
+
 /// One partition's progress.
 #[derive(Debug)]
 pub struct Progress {
@@ -40,6 +49,8 @@ pub struct Progress {
     tracker: Mutex<Tracker>,
     position: AtomicI64,
     end: AtomicI64,
+    committed: AtomicI64,
+    reset: Mutex<Option<Reset>>,
     in_hand: AtomicUsize,
     moved: Mutex<Instant>,
     waits: Mutex<Option<Waits>>,
@@ -55,11 +66,52 @@ impl Progress {
             tracker: Mutex::new(Tracker::after(earlier)),
             position: AtomicI64::new(UNKNOWN),
             end: AtomicI64::new(UNKNOWN),
+            committed: AtomicI64::new(UNKNOWN),
+            reset: Mutex::default(),
             in_hand: AtomicUsize::new(0),
             moved: Mutex::new(Instant::now()),
             waits: Mutex::default(),
             repeated,
         }
+    }
+
+    /// A record was read.
+    pub fn read(&self, offset: i64) {
+        lock(&self.tracker).read(offset);
+        if let Some(reset) = &mut *lock(&self.reset) {
+            reset.next.get_or_insert(offset);
+        }
+    }
+
+    /// The client's position, where every record below it was read.
+    pub fn pass(&self, position: i64) {
+        let mut tracker = lock(&self.tracker);
+        tracker.pass(position);
+        self.follow(&tracker);
+    }
+
+    fn follow(&self, tracker: &Tracker) {
+        if let Some(watermark) = tracker.watermark() {
+            self.position.store(watermark, Ordering::Release);
+        }
+    }
+
+    /// Kafka has no record at the client's position `at`: the client goes on at the beginning.
+    pub fn is_reset(&self, at: i64) {
+        lock(&self.reset).get_or_insert(Reset { at, next: None });
+    }
+
+    /// Whether a reset of the position is not judged yet.
+    pub fn was_reset(&self) -> bool {
+        lock(&self.reset).is_some()
+    }
+
+    /// The offsets that were deleted before they were read, now that the partition begins at `first`. A topic
+    /// that was recreated begins below the position: nothing was lost.
+    pub fn take_lost(&self, first: i64) -> Option<Range<i64>> {
+        let Reset { at, next } = lock(&self.reset).take()?;
+        let lost = at..next.map_or(first, |next| next.min(first));
+        (!lost.is_empty()).then_some(lost)
     }
 
     /// Records are taken in hand; the sequence number of the first.
@@ -83,9 +135,7 @@ impl Progress {
             return;
         }
         self.repeated.inc_by(repeated);
-        if let Some(watermark) = tracker.watermark() {
-            self.position.store(watermark, Ordering::Release);
-        }
+        self.follow(&tracker);
         _ = self
             .in_hand
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some(n.saturating_sub(count)));
@@ -109,7 +159,19 @@ impl Progress {
 
     /// Where the group stood when the partition came, for as long as nothing is finished here.
     pub fn starts_at(&self, offset: i64) {
-        _ = self.position.compare_exchange(UNKNOWN, offset, Ordering::AcqRel, Ordering::Relaxed);
+        for known in [&self.position, &self.committed] {
+            _ = known.compare_exchange(UNKNOWN, offset, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+
+    /// Kafka confirmed a commit of this offset.
+    pub fn is_committed(&self, offset: i64) {
+        self.committed.store(offset, Ordering::Release);
+    }
+
+    /// Whether the monitor has to ask where the group stands.
+    pub fn is_new(&self) -> bool {
+        self.position().is_none() || known(&self.committed).is_none()
     }
 
     /// What the broker says is the partition's end.
@@ -119,7 +181,16 @@ impl Progress {
 
     /// Records between the position and the broker's end, once both are known.
     pub fn lag(&self) -> Option<u64> {
-        let behind = known(&self.end)?.saturating_sub(self.position()?);
+        self.records_from(self.position()?)
+    }
+
+    /// Records between the last confirmed commit and the broker's end, once both are known.
+    pub fn committed_lag(&self) -> Option<u64> {
+        self.records_from(known(&self.committed)?)
+    }
+
+    fn records_from(&self, offset: i64) -> Option<u64> {
+        let behind = known(&self.end)?.saturating_sub(offset);
         Some(u64::try_from(behind).unwrap_or_default())
     }
 
@@ -173,6 +244,38 @@ mod tests {
         progress.finish([first].into_iter());
         progress.starts_at(0);
         assert_eq!((progress.lag(), progress.watermark(), progress.in_hand()), (Some(5), Some(5), 1));
+    }
+
+    #[test]
+    fn committed_lag_counts_from_the_confirmed_commit() {
+        let progress = Progress::new("t".into(), 0, Finished::default(), Counter::default());
+        progress.ends_at(10);
+        progress.starts_at(4);
+        let first = progress.begin([4, 5].into_iter());
+        progress.finish([first, first + 1].into_iter());
+        assert_eq!((progress.lag(), progress.committed_lag()), (Some(4), Some(6)));
+        progress.is_committed(6);
+        assert_eq!((progress.lag(), progress.committed_lag()), (Some(4), Some(4)));
+    }
+
+    #[test]
+    fn g2_lost_records_are_those_between_the_reset_position_and_the_beginning() {
+        // The position, the first record read afterwards, the beginning, and what was lost.
+        for (at, next, first, lost) in [
+            (5, None, 9, Some(5..9)),
+            (5, Some(9), 9, Some(5..9)),
+            (5, Some(9), 20, Some(5..9)),
+            (5, Some(12), 9, Some(5..9)),
+            (50, Some(0), 0, None),
+            (50, None, 0, None),
+        ] {
+            let progress = Progress::new("t".into(), 0, Finished::default(), Counter::default());
+            progress.is_reset(at);
+            next.into_iter().for_each(|next| progress.read(next));
+            assert!(progress.was_reset());
+            assert_eq!(progress.take_lost(first), lost);
+            assert_eq!(progress.take_lost(first), None, "told once");
+        }
     }
 
     #[test]

@@ -48,6 +48,8 @@ const LASTING: Duration = Duration::from_secs(60);
 enum End {
     Stopped,
     Failed(String),
+    /// The committer's thread ended, which is a fault of this program: nothing goes on.
+    CommitterEnded,
     /// Kafka no longer knows what the group committed for this topic.
     Forgotten(Arc<str>),
 }
@@ -79,7 +81,7 @@ impl Reader {
         while self.wait_for_kafka() {
             let started = Instant::now();
             match self.session() {
-                End::Stopped => return,
+                End::Stopped | End::CommitterEnded => return,
                 End::Forgotten(topic) => {
                     tracing::warn!(
                         topic = &*topic,
@@ -123,9 +125,10 @@ impl Reader {
             Ok(client) => client,
             Err(reason) => return End::Failed(reason),
         };
-        let end = self.read(&client.consumer);
+        let end = self.read(&client);
         match &end {
             End::Stopped => self.finish(&client),
+            End::CommitterEnded => self.give_up(&client),
             End::Failed(_) => self.lanes.lose(&self.lanes.places()),
             End::Forgotten(topic) => {
                 self.lanes.lose(&self.lanes.places());
@@ -136,7 +139,16 @@ impl Reader {
         end
     }
 
-    fn read(&self, consumer: &BaseConsumer<Member>) -> End {
+    /// Offsets without a record that the client passed, as those of control records, count as done.
+    fn pass(&self, consumer: &BaseConsumer<Member>) {
+        match consumer.position() {
+            Ok(positions) => self.lanes.pass(&positions),
+            Err(error) => tracing::debug!(error = %error, "the client does not tell its positions"),
+        }
+    }
+
+    fn read(&self, client: &Client) -> End {
+        let consumer = &*client.consumer;
         let mut looked_at = Instant::now();
         while !self.stop.is_cancelled() {
             let limit = if self.lanes.any_paused() { POLL_LIMIT_PAUSED } else { POLL_LIMIT };
@@ -158,6 +170,10 @@ impl Reader {
             if looked_at.elapsed() >= LOOK_INTERVAL {
                 looked_at = Instant::now();
                 consumer.context().keep(consumer);
+                self.pass(consumer);
+                if client.committer.ended() {
+                    return End::CommitterEnded;
+                }
                 if let Some(place) = self.lanes.ended() {
                     return lane_ended(&place);
                 }
@@ -214,6 +230,17 @@ impl Reader {
             _ = client.consumer.poll(Duration::from_millis(10));
         }
         tracing::warn!("the last commit was not confirmed: some records may be read again");
+    }
+
+    /// The committer ended by itself: no more records are taken, and what is finished is committed from here.
+    fn give_up(&self, client: &Client) {
+        tracing::error!("committer ended unexpectedly, the process stops");
+        self.lanes.breaks("the committer ended unexpectedly".into());
+        self.lanes.close(GRACE);
+        let gate = client.consumer.context().gate();
+        if let Err((_, error)) = gate.commit(&client.consumer, || self.lanes.left()) {
+            tracing::warn!(error = %error, "the last commit failed: some records may be read again");
+        }
     }
 
     /// Leaves the group by dropping the client. While Kafka is away that waits for answers that do not come: a

@@ -59,6 +59,9 @@ impl Member {
 impl ClientContext for Member {
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
         service::kafka::log_line(facility, message);
+        if let Some((topic, partition, at)) = reset(facility, message) {
+            self.lanes.is_reset(topic, partition, at);
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -95,7 +98,38 @@ impl ConsumerContext for Member {
     }
 }
 
+/// The partition whose position Kafka no longer has, and that position. librdkafka tells of it only in its log:
+/// `[thrd:main]: t [0]: offset reset (at offset 5 (leader epoch 0), broker 1) to …: Broker: Offset out of range`.
+fn reset<'a>(facility: &str, message: &'a str) -> Option<(&'a str, i32, i64)> {
+    if facility != "OFFSET" {
+        return None;
+    }
+    let (place, rest) = message.split_once(": offset reset (at offset ")?;
+    let (topic, partition) = place.rsplit_once(' ')?;
+    let topic = topic.rsplit_once(' ').map_or(topic, |(_thread, topic)| topic);
+    let partition = partition.strip_prefix('[')?.strip_suffix(']')?.parse().ok()?;
+    let at = rest.split([' ', ',', ')']).next()?.parse().ok()?;
+    rest.contains("out of range").then_some((topic, partition, at))
+}
+
 /// The partitions of `list`.
 pub fn places(list: &TopicPartitionList) -> Vec<Place> {
     list.elements().iter().map(|element| (Arc::from(element.topic()), element.partition())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_position_out_of_range_is_taken_for_a_reset() {
+        let line = "[thrd:main]: a.b-c [12]: offset reset (at offset 5 (leader epoch 0), broker 1) \
+                    to cached BEGINNING offset offset 9 (leader epoch -1): fetch failed due to requested offset \
+                    not available on the broker: Broker: Offset out of range";
+        assert_eq!(reset("OFFSET", line), Some(("a.b-c", 12, 5)));
+        assert_eq!(reset("FETCH", line), None);
+        let other = "[thrd:main]: t [0]: offset reset (at offset INVALID (leader epoch -1), broker -1) to \
+                     offset BEGINNING (leader epoch -1): no previously committed offset: Local: No offset stored";
+        assert_eq!(reset("OFFSET", other), None);
+    }
 }

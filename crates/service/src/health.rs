@@ -20,6 +20,13 @@ use crate::process;
 
 /// What a process says of itself.
 pub trait Report: Send + Sync + 'static {
+    /// Whether the process works.
+    ///
+    /// # Errors
+    /// Why it cannot go on.
+    fn alive(&self) -> Result<(), String> {
+        Ok(())
+    }
     /// Whether it can do its work now.
     ///
     /// # Errors
@@ -33,18 +40,19 @@ pub trait Report: Send + Sync + 'static {
 
 /// The routes above.
 pub fn routes<R: Report>(report: Arc<R>) -> Router {
-    let (ready, health, metrics) = (Arc::clone(&report), Arc::clone(&report), report);
+    let [alive, ready, health] = [(); 3].map(|()| Arc::clone(&report));
+    let metrics = report;
     let process = Arc::new(process::registry());
     Router::new()
-        .route("/livez", get(|| async { Json(json!({"status": "alive"})) }))
-        .route("/readyz", get(move || async move { readiness(ready.ready()) }))
+        .route("/livez", get(move || async move { answer("alive", alive.alive()) }))
+        .route("/readyz", get(move || async move { answer("ready", ready.ready()) }))
         .route("/health", get(move || async move { Json(health.health()) }))
         .route("/metrics", get(move || async move { exposition(metrics.registry(), &process) }))
 }
 
-fn readiness(ready: Result<(), String>) -> Response {
-    match ready {
-        Ok(()) => Json(json!({"status": "ready"})).into_response(),
+fn answer(status: &str, result: Result<(), String>) -> Response {
+    match result {
+        Ok(()) => Json(json!({"status": status})).into_response(),
         Err(why) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, why)
             .retryable(Duration::from_secs(1))
             .into_response(),

@@ -19,6 +19,7 @@ pub struct View {
 impl View {
     /// A record comes; whether the inbox's bound is reached.
     pub fn push(&self, record: Record, bound: Bound) -> bool {
+        self.progress.read(record.offset);
         self.inbox.push(record, bound, || self.progress.wakes())
     }
 

@@ -5,6 +5,7 @@ mod accounts;
 mod foreign;
 mod lanes;
 mod outages;
+mod positions;
 mod progress;
 mod rebalances;
 mod records;

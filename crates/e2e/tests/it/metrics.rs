@@ -22,13 +22,15 @@ const PRODUCER: [&str; 8] = [
     "slipstream_upstream_requests counter",
     "slipstream_poll_jobs gauge",
 ];
-const CONSUMER: [&str; 8] = [
+const CONSUMER: [&str; 10] = [
     "slipstream_records_read counter",
     "slipstream_records_finished counter",
     "slipstream_write_seconds histogram",
     "slipstream_write_batch_records histogram",
     "slipstream_freshness_seconds histogram",
     "slipstream_lag_records gauge",
+    "slipstream_committed_lag_records gauge",
+    "slipstream_records_lost_to_retention counter",
     "slipstream_store_up gauge",
     "slipstream_kafka_up gauge",
 ];

@@ -1,0 +1,82 @@
+//! Offsets that have no record for us: control records of transactions, and records that were deleted unread.
+
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::AdminOptions;
+use rdkafka::producer::{FutureProducer, Producer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::trial::{SOON, Sent, Trial, event, eventually};
+use crate::world::is_apache_kafka;
+
+/// Sends `ids` in a transaction and ends it.
+async fn transaction(trial: &Trial, ids: &[&str], commit: bool) {
+    let producer: FutureProducer = ClientConfig::new()
+        .set("bootstrap.servers", &trial.bootstrap)
+        .set("transactional.id", format!("{}-{commit}", trial.group))
+        .create()
+        .unwrap();
+    let limit = Duration::from_secs(30);
+    let begun = producer.clone();
+    tokio::task::spawn_blocking(move || begun.init_transactions(limit)).await.unwrap().unwrap();
+    producer.begin_transaction().unwrap();
+    for id in ids {
+        trial.send_with(&producer, Sent::new(id, &event(id, 1, "{}"))).await;
+    }
+    let end = move || {
+        if commit { producer.commit_transaction(limit) } else { producer.abort_transaction(limit) }
+    };
+    tokio::task::spawn_blocking(end).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g2_control_records_at_the_end_count_as_done_and_are_committed() {
+    if !is_apache_kafka() {
+        return;
+    }
+    let trial = Trial::new(1).await;
+    let member = trial.start(&[]).await;
+    trial.send(Sent::new("a", &event("a", 1, "{}"))).await;
+    transaction(&trial, &["b"], true).await;
+    let at = async |offset| trial.committed().await.get(&0) == Some(&offset);
+    eventually("the commit marker is passed", SOON, async || at(3).await).await;
+    transaction(&trial, &["c"], false).await;
+    eventually("the aborted record and its marker are passed", SOON, async || at(5).await).await;
+    eventually("no lag is left", SOON, async || member.seen().lag == Some(0)).await;
+    let label = format!(r#"{{topic="{}",partition="0"}}"#, trial.topic);
+    let committed = format!("slipstream_committed_lag_records{label}");
+    eventually("no uncommitted lag is left", SOON, async || member.metric(&committed).await == Some(0.0))
+        .await;
+    assert_eq!(member.stop().await.finished(), 2);
+    assert_eq!(trial.ids().await, ["a", "b"]);
+
+    // Another member begins at control records, with no record before them.
+    transaction(&trial, &["d"], false).await;
+    let member = trial.start(&[]).await;
+    eventually("the second marker is passed", SOON, async || at(7).await).await;
+    assert_eq!(member.stop().await.finished(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g2_records_deleted_before_they_were_read_are_counted_once() {
+    if !is_apache_kafka() {
+        return;
+    }
+    let trial = Trial::new(1).await;
+    trial.send_many("a", 5).await;
+    let member = trial.start(&[]).await;
+    member.finishes(5).await;
+    member.stop().await;
+    trial.send_many("b", 10).await;
+    let mut before = TopicPartitionList::new();
+    before.add_partition_offset(&trial.topic, 0, Offset::Offset(12)).unwrap();
+    trial.admin().delete_records(&before, &AdminOptions::new()).await.unwrap();
+
+    let member = trial.start(&[]).await;
+    let name = format!(r#"slipstream_records_lost_to_retention_total{{topic="{}"}}"#, trial.topic);
+    eventually("the lost records are counted", SOON, async || member.metric(&name).await == Some(7.0)).await;
+    member.finishes(3).await;
+    assert_eq!(member.health().await["counters"]["lost_to_retention"], 7);
+    assert_eq!(member.stop().await.lost_to_retention, 7);
+}
