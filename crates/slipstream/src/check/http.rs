@@ -33,7 +33,21 @@ pub async fn producer(config: Option<&poller::Config>) -> Vec<Finding> {
 /// Whether the consumer can do its work.
 pub async fn consumer(base_url: Option<&str>) -> Vec<Finding> {
     let place = base_url.map(|url| (crate::http::client(url, LIMIT), url));
-    process("consumer", "CONSUMER_BASE_URL", place, None).await
+    let mut findings = process("consumer", "CONSUMER_BASE_URL", place, None).await;
+    if let Some(url) = base_url
+        && let Ok(health) = ask(crate::http::client(url, LIMIT), &format!("{url}/health")).await
+    {
+        findings.extend(lost(&health.body));
+    }
+    findings
+}
+
+/// Records that Kafka deleted before this consumer read them: the group's offsets no longer show the loss.
+fn lost(health: &Value) -> Option<Finding> {
+    let records = health["counters"]["lost_to_retention"].as_u64().filter(|records| *records > 0)?;
+    let cause = format!("records deleted before they were read, since it started: {records}");
+    let remedy = "its log names the offsets; send the events again, and raise retention.ms of the topic";
+    Some(Finding::fail("consumer", cause, remedy))
 }
 
 /// Whether the process at the base URL, which `variable` names, can do its work.
@@ -109,4 +123,19 @@ fn skew(name: &str, theirs: i64, ours: i64) -> Option<Finding> {
     );
     (apart.abs() > SKEW_SECONDS)
         .then(|| Finding::warn(format!("{name} clock"), cause, "run NTP on both machines"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn lost_records_in_the_consumer_s_health_are_a_finding() {
+        let health = |records| json!({"counters": {"lost_to_retention": records}});
+        assert!(lost(&health(7)).is_some_and(|found| found.cause.ends_with(": 7")));
+        assert_eq!(lost(&health(0)), None);
+        assert_eq!(lost(&Value::Null), None, "an older consumer");
+    }
 }
