@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn g2_the_watermark_passes_control_records_after_the_last_read_record_is_finished() {
+    fn g2_the_watermark_passes_control_records_once_all_read_are_finished() {
         let mut tracker = Tracker::default();
         tracker.pass(4);
         assert_eq!(tracker.watermark(), Some(4), "control records only");

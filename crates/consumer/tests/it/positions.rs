@@ -7,6 +7,7 @@ use rdkafka::admin::AdminOptions;
 use rdkafka::producer::{FutureProducer, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use crate::shared_database::durable;
 use crate::trial::{SOON, Sent, Trial, event, eventually};
 use crate::world::is_apache_kafka;
 
@@ -79,4 +80,33 @@ async fn g2_records_deleted_before_they_were_read_are_counted_once() {
     member.finishes(3).await;
     assert_eq!(member.health().await["counters"]["lost_to_retention"], 7);
     assert_eq!(member.stop().await.lost_to_retention, 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g2_records_deleted_while_the_database_is_away_are_counted() {
+    if !is_apache_kafka() {
+        return;
+    }
+    let database = durable().await;
+    let trial = Trial { uri: database.uri(), ..Trial::new(1).await };
+    database.kill().await.unwrap();
+    // Eight records wait at most: the partition is paused.
+    let member = trial.start(&[("BATCH_MAX_RECORDS", "1")]).await;
+    trial.send_many("a", 300).await;
+    let is_full =
+        async || member.health().await["assignment"][0]["queued"].as_u64().is_some_and(|queued| queued >= 8);
+    eventually("the partition is paused", SOON, is_full).await;
+    let mut before = TopicPartitionList::new();
+    before.add_partition_offset(&trial.topic, 0, Offset::Offset(200)).unwrap();
+    trial.admin().delete_records(&before, &AdminOptions::new()).await.unwrap();
+    database.restart().await.unwrap();
+
+    let all = async || {
+        let seen = member.seen();
+        seen.lost_to_retention > 100 && seen.finished() + seen.lost_to_retention == 300
+    };
+    eventually("each record is finished or lost", SOON, all).await;
+    eventually("all is committed", SOON, async || trial.committed().await.get(&0) == Some(&300)).await;
+    let seen = member.stop().await;
+    assert_eq!(trial.ids().await.len() as u64, seen.finished());
 }
