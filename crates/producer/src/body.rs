@@ -18,6 +18,7 @@ use coding::Reader;
 pub use coding::{CODINGS, Coding, zstd_room};
 
 use crate::error::ApiError;
+use crate::head;
 use crate::stopping::Stopping;
 
 /// A client that is still sending does not look for an answer: beyond its limit, so much more is read and thrown away.
@@ -218,16 +219,22 @@ pub fn looks_like(text: &[u8], coding: Coding) -> Option<&'static str> {
 
 /// As in the original: who says nothing sends JSON.
 fn judge_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
-    match media_type(headers) {
+    match media_type(headers)? {
         Some(given) if !is_json(given) => Err(other_media_type(given, JSON)),
         _ => Ok(()),
     }
 }
 
 /// The header Content-Type, if it says anything.
-pub fn media_type(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(header::CONTENT_TYPE)?;
-    Some(value.to_str().unwrap_or("?")).filter(|text| !text.is_empty())
+///
+/// # Errors
+/// 422: it has different values.
+pub fn media_type(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
+    let value = head::only(headers, &header::CONTENT_TYPE).map_err(|_| {
+        let msg = "Content-Type should have one value, and has several";
+        ApiError::Invalid(vec![head::fault("Content-Type", msg)])
+    })?;
+    Ok(value.map(|value| value.to_str().unwrap_or("?")).filter(|text| !text.is_empty()))
 }
 
 /// Whether it is JSON in UTF-8.

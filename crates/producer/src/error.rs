@@ -33,8 +33,14 @@ pub enum ApiError {
         /// What is probably meant, and what to send instead.
         hint: Option<&'static str>,
     },
-    /// The body ended before its end, or its framing is wrong.
+    /// The framing of the body or its compression is wrong.
     BodyBroken(String),
+    /// The connection ended, or its sending side, before the body did.
+    BodyCut,
+    /// There is no Host, or no valid one, or more than one.
+    Host(&'static str),
+    /// The body comes in a transfer coding that is not known.
+    TransferCoding,
     /// REQUIRE_ID is set, and the event has none.
     IdMissing,
     /// An Idempotency-Key where no event is sent.
@@ -128,12 +134,14 @@ impl ApiError {
         Self::NotJson { subject: "event", message, line: 1, column: 1, hint }
     }
 
-    /// The problem of a batch of which no event was accepted.
-    pub fn whole_batch(status: StatusCode) -> Problem {
+    /// The problem of a batch of which no event was accepted; `cut` is whether its body was cut
+    /// off.
+    pub fn whole_batch(status: StatusCode, cut: bool) -> Problem {
         let problem = Problem::new(status, "no event was accepted: see results");
         match status {
             StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => problem.retryable(None),
             StatusCode::SERVICE_UNAVAILABLE => problem.retryable(SOON),
+            _ if cut => problem.retryable(None),
             _ => problem,
         }
     }
@@ -153,6 +161,9 @@ impl ApiError {
             Self::Empty | Self::NoEvents => "empty",
             Self::NotJson { .. } => "not_json",
             Self::BodyBroken(_) | Self::BatchBroken(_) => "body_broken",
+            Self::BodyCut => "body_cut",
+            Self::Host(_) => "host",
+            Self::TransferCoding => "transfer_coding",
             Self::IdMissing => "id_missing",
             Self::KeyNotTaken => "idempotency_key",
             Self::NotPositive(_) => "not_positive",
@@ -182,6 +193,8 @@ impl ApiError {
             | Self::BatchBroken(_)
             | Self::NotJson { .. }
             | Self::BodyBroken(_)
+            | Self::BodyCut
+            | Self::Host(_)
             | Self::IdMissing
             | Self::KeyNotTaken
             | Self::NotPositive(_)
@@ -196,6 +209,7 @@ impl ApiError {
             Self::MediaType(_) | Self::Coding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::JobsFull(..) => StatusCode::TOO_MANY_REQUESTS,
+            Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             Self::Upstream(_) => StatusCode::BAD_GATEWAY,
             Self::NotStored { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unknown { .. } => StatusCode::GATEWAY_TIMEOUT,
@@ -210,6 +224,11 @@ impl ApiError {
                 format!("the {subject} is not JSON: {message} at line {line} column {column}{hint}")
             }
             Self::BodyBroken(why) => format!("the body cannot be read: {why}"),
+            Self::BodyCut => "the body was cut off before its end: send the request again".into(),
+            Self::Host(why) => format!("{why}: send one header Host, as in `Host: example.com:8080`"),
+            Self::TransferCoding => {
+                "the only Transfer-Encoding that is known is chunked; compress with Content-Encoding".into()
+            }
             Self::IdMissing => {
                 "the event has no id, and this producer requires one: send `id`, not null, or with POST /ingest the \
                  header Idempotency-Key"
@@ -258,7 +277,7 @@ impl ApiError {
     pub fn problem(&self) -> Problem {
         let problem = Problem::new(self.status(), self.detail());
         match self {
-            Self::BodySlow(_) => problem.retryable(None),
+            Self::BodySlow(_) | Self::BodyCut => problem.retryable(None),
             Self::Invalid(faults) => problem.with_errors(serde_json::json!(faults)),
             Self::JobsFull(0, _) => problem,
             Self::JobsFull(_, free_in) => problem.retryable((*free_in).max(SOON)),
@@ -288,13 +307,21 @@ pub struct Refused {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let problem = self.problem();
-        let failure = problem.status.is_server_error().then(|| problem.detail.clone());
+        let ours = problem.status.is_server_error() && !matches!(self, Self::TransferCoding);
+        let failure = ours.then(|| problem.detail.clone());
         let mut response = problem.into_response();
         response.extensions_mut().insert(Refused { reason: self.reason(), failure });
         if matches!(self, Self::Coding(_)) {
             response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static(CODINGS));
         }
-        if matches!(self, Self::BodySlow(_) | Self::BodyTooLarge(..) | Self::BodyBroken(_)) {
+        if matches!(
+            self,
+            Self::BodySlow(_)
+                | Self::BodyTooLarge(..)
+                | Self::BodyBroken(_)
+                | Self::BodyCut
+                | Self::TransferCoding
+        ) {
             // The rest of the body, if it ever comes, must not be read as the next request.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

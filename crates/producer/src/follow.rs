@@ -8,6 +8,7 @@ use axum::response::Response;
 use uuid::Uuid;
 
 use crate::access::Holder;
+use crate::head;
 use crate::traces::{RequestSpan, Traces};
 
 /// In the request, where its client names it, and in every answer.
@@ -49,12 +50,12 @@ impl Followed {
     }
 }
 
-/// The client's own, if it can stand in a log and in an answer; else a new one.
+/// The client's own, if it is one and can stand in a log and in an answer; else a new one.
 fn request_id(headers: &HeaderMap) -> HeaderValue {
     let visible = |id: &&HeaderValue| {
         (1..=MOST_CHARACTERS).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
     };
-    headers.get(REQUEST_ID).filter(visible).cloned().unwrap_or_else(new_id)
+    head::only(headers, &REQUEST_ID).ok().flatten().filter(visible).cloned().unwrap_or_else(new_id)
 }
 
 fn new_id() -> HeaderValue {
@@ -86,5 +87,7 @@ mod tests {
             assert_eq!(Uuid::parse_str(id.to_str().unwrap()).unwrap().get_version_num(), 7);
         }
         assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
+        let two = ["a", "b"].map(|id| (REQUEST_ID, HeaderValue::from_static(id)));
+        assert_eq!(request_id(&HeaderMap::from_iter(two)).len(), Uuid::encode_buffer().len() - 9);
     }
 }

@@ -5,7 +5,7 @@ use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use events::{Draft, Event, EventId, Fault, Loc, Payload, Refusal};
+use events::{Draft, Event, EventId, Fault, Payload, Refusal};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::app::Producer;
 use crate::body::{self, Coding, Limits};
 use crate::error::ApiError;
+use crate::head;
 use crate::kafka::Record;
 use crate::routes;
 use crate::stopping::Admission;
@@ -106,9 +107,16 @@ async fn read(producer: &Producer, headers: &HeaderMap, body: Body) -> Result<(D
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<EventId>, Fault> {
-    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
-    let text = std::str::from_utf8(value.as_bytes()).map_err(|_| "Id should be UTF-8".to_owned());
-    text.and_then(EventId::new).map(Some).map_err(key_fault)
+    let mut keys = headers.get_all(IDEMPOTENCY_KEY).iter().map(|value| {
+        let text = std::str::from_utf8(value.as_bytes()).map_err(|_| "Id should be UTF-8".to_owned())?;
+        EventId::new(head::unquoted(text)?)
+    });
+    let Some(key) = keys.next().transpose().map_err(key_fault)? else { return Ok(None) };
+    if keys.all(|other| other.as_ref() == Ok(&key)) {
+        Ok(Some(key))
+    } else {
+        Err(key_fault("Idempotency-Key should have one value, and has several"))
+    }
 }
 
 /// The id that a request names before its body is read: a refusal that says to try again says with which id.
@@ -117,8 +125,7 @@ pub fn id_in_head(route: &str, headers: &HeaderMap) -> Option<EventId> {
 }
 
 fn key_fault(msg: impl Into<String>) -> Fault {
-    let loc = vec![Loc::Name("header".into()), Loc::Name("Idempotency-Key".into())];
-    Fault { loc, msg: msg.into(), kind: "value_error" }
+    head::fault("Idempotency-Key", msg)
 }
 
 /// An id for an event that brings none; such ids are in the order of time.

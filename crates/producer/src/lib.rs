@@ -16,6 +16,7 @@ mod config;
 mod entrance;
 mod error;
 mod follow;
+mod head;
 mod health;
 mod ingest;
 mod kafka;

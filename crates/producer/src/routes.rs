@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Extension, Request, State};
-use axum::http::Method;
+use axum::http::{Method, Uri};
 use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -18,6 +18,7 @@ use crate::{access, adsbdb, batch, ingest, openapi, poll, traffic};
 
 /// Every path, as metrics and traces name its route. What asks for a key goes by it: a test holds it against the router.
 pub const ROUTES: &[&str] = &[
+    "/",
     SINGLE,
     "/ingest/batch",
     "/ingest/adsbdb",
@@ -36,7 +37,7 @@ pub const ROUTES: &[&str] = &[
 pub const SINGLE: &str = "/ingest";
 
 /// The name of all that is no route: paths are the client's choice, a metric's labels are not.
-const OTHER: &str = "other";
+pub const OTHER: &str = "other";
 
 /// The name of the route that `path` leads to.
 pub fn named(path: &str) -> &'static str {
@@ -47,6 +48,30 @@ pub fn named(path: &str) -> &'static str {
         }
     };
     ROUTES.iter().copied().find(leads).unwrap_or(OTHER)
+}
+
+/// The path without a slash at its end: it leads to the same.
+pub fn without_slash(path: &str) -> Option<&str> {
+    path.strip_suffix('/').filter(|shorter| !shorter.is_empty() && !shorter.ends_with('/'))
+}
+
+/// The path of a request had a slash at its end.
+#[derive(Debug, Clone, Copy)]
+pub struct Slashed;
+
+/// Takes that slash off.
+fn take_slash(request: &mut Request) {
+    let Some(path) = without_slash(request.uri().path()) else { return };
+    let path = match request.uri().query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    let mut parts = request.uri().clone().into_parts();
+    parts.path_and_query = path.try_into().ok();
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+        request.extensions_mut().insert(Slashed);
+    }
 }
 
 /// Whether refusals at this route are events that were not accepted.
@@ -100,7 +125,8 @@ impl Front {
     }
 
     /// The answer.
-    pub async fn answer(&self, request: Request) -> Response {
+    pub async fn answer(&self, mut request: Request) -> Response {
+        take_slash(&mut request);
         traffic::watch(&self.producer, request, |request, admission, place| async {
             if request.uri().path() == SINGLE && *request.method() == Method::POST {
                 let _place = place;
@@ -115,7 +141,8 @@ impl Front {
     }
 
     /// The refusal of a request whose connection is one too many.
-    pub async fn turn_away(&self, request: Request) -> Response {
+    pub async fn turn_away(&self, mut request: Request) -> Response {
+        take_slash(&mut request);
         let refused = traffic::watch(&self.producer, request, |request, _, place| async {
             drop(place);
             let id = ingest::id_in_head(named(request.uri().path()), request.headers());
@@ -157,7 +184,7 @@ mod tests {
         for route in ROUTES {
             assert_eq!(named(&route.replace("{job_id}", "x-1").replace("{file}", "a.js")), *route);
         }
-        for stranger in ["/", "/ingest/", "/ingest/x", "/ingest/adsbdb/poll/", "/docs/a/b", "/livez/x", ""] {
+        for stranger in ["//", "/ingest/", "/ingest/x", "/ingest/adsbdb/poll/", "/docs/a/b", "/livez/x", ""] {
             assert_eq!(named(stranger), OTHER, "{stranger}");
         }
     }

@@ -16,7 +16,7 @@ use crate::follow::Followed;
 use crate::ingest::IDEMPOTENCY_KEY;
 use crate::serving::Place;
 use crate::stopping::Admission;
-use crate::{access, routes};
+use crate::{access, head, routes};
 
 /// Around every route and fallback.
 pub async fn watch<F: Future<Output = Response>>(
@@ -28,8 +28,14 @@ pub async fn watch<F: Future<Output = Response>>(
     let route = routes::named(request.uri().path());
     let admission = producer.stopping.admit();
     let followed = Followed::begin(&producer.traces, &mut request, route);
-    let admitted = |request, place| next(request, admission, place);
-    let mut response = access::admit(producer, route, request, admitted).await;
+    let mut response = match head::judge(&request) {
+        // Apart, so that most requests need no room for it.
+        Err(error) => Box::pin(access::refuse(error, request)).await,
+        Ok(()) => {
+            let admitted = |request, place| next(request, admission, place);
+            access::admit(producer, route, request, admitted).await
+        }
+    };
     let took = started.elapsed();
     producer.metrics.answered(route, response.status().as_u16(), took);
     if let Some(refused) = response.extensions().get::<Refused>() {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use http_body::Body as _;
@@ -20,15 +20,19 @@ pub use keys::ApiKeys;
 
 use crate::app::Producer;
 use crate::error::{ApiError, Refused};
+use crate::head::{self, Different};
 use crate::ingest;
 use crate::routes;
 use crate::serving::Place;
 
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// So much of an unwanted body is read, for so long.
 const DRAIN: (usize, Duration) = (1024 * 1024, Duration::from_secs(1));
 
 /// A request without a key.
 pub const NO_KEY: &str = "this needs a key: send `Authorization: Bearer KEY` or `X-API-Key: KEY`";
+/// A request whose key is not one.
+pub const SEVERAL_KEYS: &str = "the request has several values of Authorization or X-API-Key: send one key";
 /// A request with a key that is none of API_KEYS.
 pub const UNKNOWN_KEY: &str = "the key is not one of this producer's";
 
@@ -81,7 +85,7 @@ pub fn overloaded() -> ApiError {
 /// Whose key a request brings. A proxy's own credentials in one header do not hide the key in the other.
 fn holder(keys: &ApiKeys, headers: &HeaderMap) -> Result<Arc<str>, &'static str> {
     let mut refusal = NO_KEY;
-    for key in presented(headers) {
+    for key in presented(headers).map_err(|_| SEVERAL_KEYS)? {
         match keys.holder(key) {
             Some(holder) => return Ok(Arc::clone(holder)),
             None => refusal = UNKNOWN_KEY,
@@ -91,13 +95,13 @@ fn holder(keys: &ApiKeys, headers: &HeaderMap) -> Result<Arc<str>, &'static str>
 }
 
 /// What may be the key of a request.
-fn presented(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
-    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| {
+fn presented(headers: &HeaderMap) -> Result<impl Iterator<Item = &[u8]>, Different> {
+    let bearer = head::only(headers, &header::AUTHORIZATION)?.and_then(|value| {
         let (scheme, key) = value.as_bytes().split_at_checked(7)?;
         scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.trim_ascii())
     });
-    let own = headers.get("x-api-key").map(|value| value.as_bytes().trim_ascii());
-    bearer.into_iter().chain(own)
+    let own = head::only(headers, &X_API_KEY)?.map(|value| value.as_bytes().trim_ascii());
+    Ok(bearer.into_iter().chain(own))
 }
 
 fn unauthorized(detail: &str) -> Response {
@@ -158,7 +162,8 @@ mod tests {
 
     #[test]
     fn a_key_comes_in_either_header() {
-        let found = |pairs| -> Vec<Vec<u8>> { presented(&headers(pairs)).map(<[u8]>::to_vec).collect() };
+        let found =
+            |pairs| -> Vec<Vec<u8>> { presented(&headers(pairs)).unwrap().map(<[u8]>::to_vec).collect() };
         assert!(found(&[]).is_empty());
         assert!(found(&[("authorization", "Basic YTpi")]).is_empty());
         assert_eq!(found(&[("authorization", "bearer  k")]), [b"k"]);

@@ -33,6 +33,8 @@ pub struct Summary {
     pub accepted: usize,
     /// The others' statuses.
     statuses: BTreeSet<StatusCode>,
+    /// Whether the body was cut off: then the rest of it is still to be sent.
+    cut: bool,
 }
 
 impl Summary {
@@ -45,6 +47,7 @@ impl Summary {
     /// Results that are there already are refusals.
     pub fn refused_deliveries(&mut self, error: &ApiError) {
         self.statuses.insert(error.status());
+        self.cut |= matches!(error, ApiError::BodyCut);
     }
 
     /// 202 if every event was accepted; 207 if some were, or if the others differ; else what all share.
@@ -106,7 +109,8 @@ pub fn answer(
 ) -> Response {
     let status = summary.status();
     let problem = status.is_client_error() || status.is_server_error();
-    let mut head = if problem { json(&ApiError::whole_batch(status)) } else { b"{}".to_vec() };
+    let whole = ApiError::whole_batch(status, summary.cut);
+    let mut head = if problem { json(&whole) } else { b"{}".to_vec() };
     head.pop();
     let comma = if problem { "," } else { "" };
     let rejected = summary.results - summary.accepted;
@@ -127,7 +131,7 @@ pub fn answer(
     *response.status_mut() = status;
     let media_type = if problem { "application/problem+json" } else { "application/json" };
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
-    if let Some(seconds) = ApiError::whole_batch(status).retry_after {
+    if let Some(seconds) = whole.retry_after {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds.as_secs()));
     }
     response

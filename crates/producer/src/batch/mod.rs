@@ -89,7 +89,7 @@ pub async fn ingest_batch(
 
 /// What the header Content-Type says. As with `POST /ingest`, who says nothing sends JSON.
 fn format(headers: &HeaderMap) -> Result<Format, ApiError> {
-    match body::media_type(headers) {
+    match body::media_type(headers)? {
         None => Ok(Format::Array),
         Some(media_type) if body::is_json(media_type) => Ok(Format::Array),
         Some(media_type) if body::is_lines(media_type) => Ok(Format::Lines),

@@ -10,7 +10,8 @@ use crate::app::App;
 use crate::config::Config;
 
 async fn post(app: &App) -> (u16, Value) {
-    let request = Request::post("/ingest/batch").header("content-type", "application/x-ndjson");
+    let request = Request::post("/ingest/batch").header("host", "t");
+    let request = request.header("content-type", "application/x-ndjson");
     let response = app.front().answer(request.body(Body::from("{}\n".repeat(1000))).unwrap()).await;
     let status = response.status().as_u16();
     (status, serde_json::from_slice(&to_bytes(response.into_body(), usize::MAX).await.unwrap()).unwrap())

@@ -2,6 +2,7 @@
 //! whatever the body claims to become, and for all zstd bodies together by [`zstd_room`]; how much may come out in all is
 //! judged by whoever reads.
 
+use std::error::Error;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -142,14 +143,14 @@ impl Reader {
         let (outcome, coding) = match self {
             Self::Plain(stream) => {
                 let chunk = stream.next().await.transpose();
-                return chunk.map_err(|error| ApiError::BodyBroken(error.to_string()));
+                return chunk.map_err(|error| unreadable(&error));
             }
             Self::Gzip(decoder) => (read(decoder).await, "gzip"),
             Self::Zstd { decoder, .. } => (read(decoder).await, "zstd"),
         };
         outcome.map_err(|error| match error.get_ref() {
             Some(cause) if cause.is::<TooMuch>() => ApiError::BodyTooLarge(limit.0, limit.1),
-            Some(cause) if cause.is::<axum::Error>() => ApiError::BodyBroken(cause.to_string()),
+            Some(cause) if cause.is::<axum::Error>() => unreadable(cause),
             _ => ApiError::BodyBroken(format!("it cannot be decompressed as {coding}: {error}")),
         })
     }
@@ -162,6 +163,20 @@ impl Reader {
             Self::Zstd { decoder, .. } => &mut decoder.get_mut().get_mut().stream,
         }
     }
+}
+
+/// Why the body does not go on: its framing is wrong, or the client has ended it too early.
+fn unreadable(error: &(dyn Error + 'static)) -> ApiError {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<io::Error>()
+            && matches!(io.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData)
+        {
+            return ApiError::BodyBroken(io.to_string());
+        }
+        cause = error.source();
+    }
+    ApiError::BodyCut
 }
 
 async fn read(decoder: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Bytes>> {

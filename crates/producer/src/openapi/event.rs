@@ -8,6 +8,9 @@ use super::schemas::named;
 use crate::config::Config;
 use crate::error::ApiError;
 
+/// A string in quotes, or text that does not begin with one.
+const KEY: &str = r#"^(?:[!#-~][!-~]*|"(?:[ !#-\[\]-~]|\\["\\])+")$"#;
+
 /// The operations.
 pub fn operations(config: &Config) -> Vec<Operation> {
     let limit = config.max_payload_bytes;
@@ -24,8 +27,9 @@ pub fn operations(config: &Config) -> Vec<Operation> {
             .parameter(json!({
                 "name": "Idempotency-Key",
                 "in": "header",
-                "description": "The event's id, where the body has none. Both, and different: 422.",
-                "schema": {"type": "string", "minLength": 1, "maxLength": 256, "pattern": "^[!-~]{1,256}$"},
+                "description": "The event's id, where the body has none: a string in quotes (RFC 8941), or text without \
+                    them; both are the same id. Another id in the body, or several keys that differ: 422.",
+                "schema": {"type": "string", "minLength": 1, "maxLength": 256, "pattern": KEY},
             }))
             .guarded(config)
             .limited()

@@ -10,6 +10,7 @@ use super::schemas::named;
 use crate::access::overloaded;
 use crate::body::CODINGS;
 use crate::config::Config;
+use crate::error::ApiError;
 
 /// One operation.
 #[derive(Debug, Clone)]
@@ -104,6 +105,13 @@ impl Operation {
         self
     }
 
+    /// An answer without a body.
+    pub fn answers_nothing(mut self, status: u16, description: &str) -> Self {
+        let answer = json!({"description": description, "headers": {"X-Request-Id": request_id()}});
+        self.answers.insert(status, answer);
+        self
+    }
+
     /// A further header, or links, of the answer of `status`.
     pub fn with(mut self, status: u16, pointer: &str, name: &str, value: Value) -> Self {
         if let Some(answer) = self.answers.get_mut(&status) {
@@ -126,7 +134,8 @@ impl Operation {
 
     /// As the document has it.
     pub fn into_json(mut self) -> Value {
-        self = self.refused(Refusal::other_method());
+        let head = [ApiError::Host("the request has no Host"), ApiError::TransferCoding];
+        self = self.refused(Refusal::other_method()).refused_by(head);
         for (status, refusals) in std::mem::take(&mut self.refusals) {
             let refused = refusal_answer(status, &refusals);
             self.answers.insert(status, refused);

@@ -10,7 +10,7 @@ use crate::error::ApiError;
 
 /// The operations.
 pub fn operations() -> Vec<Operation> {
-    vec![health_for_people(), livez(), readyz(), metrics(), document(), documentation(), file()]
+    vec![health_for_people(), livez(), readyz(), metrics(), root(), document(), documentation(), file()]
 }
 
 fn get(path: &'static str, tag: &str, id: &str) -> Operation {
@@ -65,6 +65,14 @@ fn metrics() -> Operation {
         "application/openmetrics-text; version=1.0.0; charset=utf-8",
         json!({"schema": {"type": "string"}, "example": example}),
     )
+}
+
+fn root() -> Operation {
+    let location = json!({"description": "The page.", "required": true, "schema": {"const": "/docs"}});
+    get("/", "documentation", "root")
+        .about("Leads to the page", "")
+        .answers_nothing(303, "See `/docs`")
+        .with(303, "headers", "Location", location)
 }
 
 fn document() -> Operation {

@@ -1,19 +1,21 @@
 //! `/docs`: Swagger UI out of the binary. The page asks no other host, and its Content-Security-Policy makes the browser
 //! see to that, whatever Swagger UI itself would do.
 
+use std::borrow::Cow;
 use std::io::Read;
 use std::sync::OnceLock;
 
 use axum::Router;
-use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
-use axum::http::{HeaderMap, header};
+use axum::extract::{Extension, Path};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
 use flate2::read::GzDecoder;
 
 use crate::error::ApiError;
+use crate::routes::Slashed;
 
 /// Inline styles are Swagger UI's own.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
@@ -69,17 +71,28 @@ pub static FILES: [File; 4] = [
 
 /// The page and its files.
 pub fn routes() -> Router {
-    Router::new().route("/docs", get(page)).route("/docs/{file}", get(file))
+    Router::new().route("/", get(root)).route("/docs", get(page)).route("/docs/{file}", get(file))
 }
 
-async fn page() -> impl IntoResponse {
+/// The way to the page.
+async fn root() -> impl IntoResponse {
+    (StatusCode::SEE_OTHER, [(header::LOCATION, "/docs")])
+}
+
+/// Its references are relative, so that it works below another path too.
+async fn page(slashed: Option<Extension<Slashed>>) -> impl IntoResponse {
+    let text = include_str!("page.html");
+    let text: Cow<'_, str> = match slashed {
+        None => text.into(),
+        Some(_) => text.replace("\"docs/", "\"").replace("\"openapi.json", "\"../openapi.json").into(),
+    };
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
     ];
-    (headers, include_str!("page.html"))
+    (headers, text)
 }
 
 async fn file(name: Result<Path<String>, PathRejection>, headers: HeaderMap) -> Result<Response, ApiError> {

@@ -7,7 +7,7 @@ use events::{EventId, Fault, Rules};
 use serde_json::{Value, json};
 use service::problem::Problem;
 
-use crate::access::{NO_KEY, UNKNOWN_KEY};
+use crate::access::{NO_KEY, SEVERAL_KEYS, UNKNOWN_KEY};
 use crate::adsbdb::UpstreamFault;
 use crate::config::Config;
 use crate::error::ApiError;
@@ -46,15 +46,18 @@ impl From<ApiError> for Refusal {
 }
 
 impl Refusal {
-    /// 401, without a key and with one that is not known. It is answered before a handler is asked.
-    pub fn no_key() -> [Self; 2] {
-        [("no_key", NO_KEY), ("unknown_key", UNKNOWN_KEY)].map(|(name, detail)| Self {
-            name: name.into(),
-            schema: "Problem",
-            problem: Problem::new(StatusCode::UNAUTHORIZED, detail),
-            results: None,
-            extra: &[("WWW-Authenticate", "How to bring a key.", "^Bearer")],
-        })
+    /// 401, without a key, with one that is not known and with several. It is answered before a
+    /// handler is asked.
+    pub fn no_key() -> [Self; 3] {
+        [("no_key", NO_KEY), ("several_keys", SEVERAL_KEYS), ("unknown_key", UNKNOWN_KEY)].map(
+            |(name, detail)| Self {
+                name: name.into(),
+                schema: "Problem",
+                problem: Problem::new(StatusCode::UNAUTHORIZED, detail),
+                results: None,
+                extra: &[("WWW-Authenticate", "How to bring a key.", "^Bearer")],
+            },
+        )
     }
 
     /// 405.
@@ -86,7 +89,7 @@ impl Refusal {
         Self {
             name: format!("all_{reason}"),
             schema: "BatchProblem",
-            problem: ApiError::whole_batch(error.status()),
+            problem: ApiError::whole_batch(error.status(), matches!(error, ApiError::BodyCut)),
             results: Some(json!({"accepted": 0, "rejected": index + 1, "results": [last]})),
             extra: &[],
         }
@@ -140,6 +143,7 @@ pub fn of_bodies(config: &Config) -> Vec<ApiError> {
     let rest = [
         ApiError::Empty,
         ApiError::BodyBroken("invalid chunk size".into()),
+        ApiError::BodyCut,
         ApiError::BodySlow(config.request_timeout),
         ApiError::BodyTooLarge(config.max_payload_bytes, "MAX_PAYLOAD_BYTES"),
         body::other_media_type("text/plain", body::JSON),
@@ -162,6 +166,7 @@ pub fn of_batches(config: &Config) -> Vec<Refusal> {
     let first = [
         ApiError::BatchBroken("there is no array".into()),
         ApiError::BodyBroken("invalid chunk size".into()),
+        ApiError::BodyCut,
         ApiError::BodySlow(config.request_timeout),
         ApiError::EventTooLarge(config.max_payload_bytes),
         too_long(),

@@ -1,6 +1,6 @@
 // No validator: it would show this document to a host outside.
 window.ui = SwaggerUIBundle({
-  url: "openapi.json",
+  url: new URL("../openapi.json", document.currentScript.src).href,
   dom_id: "#swagger-ui",
   deepLinking: true,
   displayRequestDuration: true,

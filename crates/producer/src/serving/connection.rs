@@ -2,7 +2,7 @@
 //! a deadline ends it, or the process does. A stop lets the request in hand end.
 
 use std::convert::Infallible;
-use std::future::{Future as _, poll_fn};
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -39,8 +39,9 @@ pub async fn run(stream: TcpStream, shared: Arc<Shared>, reserve: bool) {
         answer(Arc::clone(&shared), Arc::clone(&watch), reserve, request)
     });
     let io = TokioIo::new(Watched::new(stream, Arc::clone(&watch)));
-    let served = http1::Builder::new().max_buf_size(HEAD_BYTES).serve_connection(io, service);
-    let mut connection = pin!(served);
+    // A client that ends its sending side after its request waits for the answer (RFC 9112 9.6).
+    let mut http = http1::Builder::new();
+    let mut connection = http.half_close(true).max_buf_size(HEAD_BYTES).serve_connection(io, service);
     // One of its own: it is looked at at every step, and connections do not wait for each other there.
     let mut close = pin!(shared.close.child_token().cancelled_owned());
     let mut timer = pin!(sleep_until(watch.deadline()));
@@ -48,17 +49,24 @@ pub async fn run(stream: TcpStream, shared: Arc<Shared>, reserve: bool) {
     let late = poll_fn(|cx| {
         if !closing && close.as_mut().poll(cx).is_ready() {
             closing = true;
-            connection.as_mut().graceful_shutdown();
+            Pin::new(&mut connection).graceful_shutdown();
         }
-        match connection.as_mut().poll(cx) {
-            // How a client leaves is its own affair.
-            Poll::Ready(_) => Poll::Ready(None),
-            Poll::Pending => poll_deadline(&watch, timer.as_mut(), cx).map(Some),
+        match Pin::new(&mut connection).poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(Ok(ended)),
+            Poll::Pending => poll_deadline(&watch, timer.as_mut(), cx).map(Err),
         }
     });
     match late.await {
-        Some(what @ (Late::Head | Late::Write)) => shared.counts.timed_out(what),
-        Some(Late::Idle) | None => {}
+        Err(what @ (Late::Head | Late::Write)) => shared.counts.timed_out(what),
+        // How a client leaves is its own affair.
+        Err(Late::Idle) | Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            let http1::Parts { io, read_buf, .. } = connection.into_parts();
+            let mut stream = io.into_inner();
+            let answer = refusal::to_unparsed(&error, &read_buf, stream.take_withheld());
+            // Apart, so that a connection needs no room for it.
+            _ = tokio::time::timeout(request, Box::pin(stream.finish(&answer))).await;
+        }
     }
 }
 

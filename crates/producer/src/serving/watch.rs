@@ -3,7 +3,7 @@
 //! waits for one answer together, with a second more for each [`BYTES_A_SECOND`] that are taken; between two requests
 //! it has the idle time. While a request is worked on, its handler's own deadlines hold.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -46,6 +46,8 @@ pub struct Watch {
     limits: Limits,
     opened: Instant,
     phase: AtomicU8,
+    /// From a request on until its answer has been written.
+    answering: AtomicBool,
     /// In milliseconds since the opening, as the next.
     due: AtomicU64,
     write_due: AtomicU64,
@@ -64,6 +66,7 @@ impl Watch {
             limits,
             opened: Instant::now(),
             phase: AtomicU8::new(IDLE),
+            answering: AtomicBool::new(false),
             due: AtomicU64::new(NEVER),
             write_due: AtomicU64::new(NEVER),
             waits_since: AtomicU64::new(NEVER),
@@ -93,6 +96,7 @@ impl Watch {
     /// The head of a request is complete.
     pub fn request_began(&self) {
         self.enter(REQUEST, NEVER);
+        self.answering.store(true, Ordering::Relaxed);
         self.waited.store(0, Ordering::Relaxed);
         self.taken.store(0, Ordering::Relaxed);
     }
@@ -100,6 +104,23 @@ impl Watch {
     /// The answer's last byte is on its way.
     pub fn answer_ended(&self) {
         self.enter(IDLE, self.after(self.limits.idle));
+    }
+
+    /// All that was to be written has been.
+    pub fn flushed(&self) {
+        if !self.is_in_request() {
+            self.answering.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether what is written now belongs to a request.
+    pub fn is_answering(&self) -> bool {
+        self.answering.load(Ordering::Relaxed)
+    }
+
+    /// Whether a request is worked on, or its answer is not at its end.
+    pub fn is_in_request(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) == REQUEST
     }
 
     /// The client takes no more for now.

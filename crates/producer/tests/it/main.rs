@@ -25,6 +25,7 @@ mod metrics;
 mod mock;
 mod outages;
 mod poll_jobs;
+mod protocol;
 mod readme;
 mod real_broker;
 mod sasl;

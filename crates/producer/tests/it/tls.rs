@@ -3,11 +3,18 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use producer::Config;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::application::{Application, PATIENCE};
 use crate::binary::{producer, said};
@@ -44,9 +51,24 @@ impl Certificate {
         [("TLS_CERT_FILE", path("cert.pem")), ("TLS_KEY_FILE", path("key.pem"))]
     }
 
+    /// A connection of a client that trusts this certificate alone.
+    async fn connect(&self, app: &Application) -> TlsStream<TcpStream> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let socket = TcpStream::connect(app.address).await.unwrap();
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        TlsConnector::from(Arc::new(config)).connect(name, socket).await.unwrap()
+    }
+
+    /// A client that trusts this certificate alone, with connections of its own.
     /// A client that trusts this certificate alone, with connections of its own.
     fn client(&self) -> reqwest::Client {
-        _ = rustls::crypto::ring::default_provider().install_default();
+        _ = ring::default_provider().install_default();
         let trusted = reqwest::Certificate::from_pem(self.pem.as_bytes()).unwrap();
         reqwest::Client::builder().tls_certs_only([trusted]).no_proxy().build().unwrap()
     }
@@ -89,6 +111,28 @@ async fn events_come_in_through_tls_and_in_the_clear_nothing_does() {
     let text = certificate.client().get(format!("https://{}/metrics", app.address)).send().await.unwrap();
     let text = text.text().await.unwrap();
     assert!(text.contains(r#"slipstream_connections_cut_total{step="handshake"} 2"#), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_ends_its_sending_side_of_tls_gets_its_answer() {
+    let (cluster, certificate) = (Cluster::start(), Certificate::new());
+    let app = start(&cluster, &certificate, &[]).await;
+    accepted(&certificate.client(), &app).await;
+    cluster.mock.broker_round_trip_time(-1, Duration::from_millis(300)).unwrap();
+    let complete =
+        format!("POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Length: {}\r\n\r\n{EVENT}", EVENT.len());
+    let cut = "POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Length: 100\r\n\r\n{";
+    let unknown = "POST /ingest HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: x\r\n\r\n";
+    let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    for (request, status) in [(&*complete, 202), (cut, 400), (unknown, 501), (preface, 505)] {
+        let mut connection = certificate.connect(&app).await;
+        connection.write_all(request.as_bytes()).await.unwrap();
+        connection.shutdown().await.unwrap();
+        let mut answer = String::new();
+        let read = tokio::time::timeout(PATIENCE, connection.read_to_string(&mut answer));
+        read.await.expect("an end in time").unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

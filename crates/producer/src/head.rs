@@ -1,0 +1,179 @@
+//! The head of a request: what HTTP asks of it before its route counts, and headers that must have
+//! one value.
+
+use std::borrow::Cow;
+use std::net::Ipv6Addr;
+
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+use events::{Fault, Loc};
+
+use crate::error::ApiError;
+
+/// Judges the head of any request.
+///
+/// # Errors
+/// 400: not exactly one valid Host, which HTTP/1.0 may leave out (RFC 9112 3.2), or `chunked`
+/// twice; 501: an unknown transfer coding. One that is not followed by `chunked` does not come
+/// here: hyper cannot parse it.
+pub fn judge(request: &Request) -> Result<(), ApiError> {
+    judge_host(request.version(), request.headers()).map_err(ApiError::Host)?;
+    let codings = request.headers().get_all(header::TRANSFER_ENCODING);
+    let codings = codings.iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let mut chunked = 0;
+    for coding in codings.map(<[u8]>::trim_ascii).filter(|coding| !coding.is_empty()) {
+        if !coding.eq_ignore_ascii_case(b"chunked") {
+            return Err(ApiError::TransferCoding);
+        }
+        chunked += 1;
+    }
+    if chunked > 1 {
+        return Err(ApiError::BodyBroken("Transfer-Encoding names chunked twice".into()));
+    }
+    Ok(())
+}
+
+fn judge_host(version: Version, headers: &HeaderMap) -> Result<(), &'static str> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) if version == Version::HTTP_10 => Ok(()),
+        (None, _) => Err("the request has no Host"),
+        (Some(_), Some(_)) => Err("the request has several headers Host"),
+        (Some(host), None) if is_host(host.as_bytes()) => Ok(()),
+        (Some(_), None) => Err("the header Host is not a host with an optional port"),
+    }
+}
+
+/// Whether `text` is `uri-host [":" port]` (RFC 3986 3.2.2). An empty one is, for a target that has
+/// no authority.
+pub fn is_host(text: &[u8]) -> bool {
+    let (host, port) = match text.iter().rposition(|byte| *byte == b']') {
+        Some(end) => text.split_at(end + 1),
+        None => text.split_at(text.iter().position(|byte| *byte == b':').unwrap_or(text.len())),
+    };
+    let valid_port = match port.split_first() {
+        None | Some((b':', [])) => true,
+        Some((b':', digits)) => {
+            digits.iter().all(u8::is_ascii_digit)
+                && std::str::from_utf8(digits).is_ok_and(|digits| digits.parse::<u16>().is_ok())
+        }
+        Some(_) => false,
+    };
+    valid_port
+        && match host {
+            [b'[', literal @ .., b']'] => is_ip_literal(literal),
+            name => is_name(name),
+        }
+}
+
+fn is_ip_literal(literal: &[u8]) -> bool {
+    if let [b'v' | b'V', future @ ..] = literal {
+        let mut parts = future.splitn(2, |byte| *byte == b'.');
+        let mut part = || parts.next().filter(|part| !part.is_empty());
+        return part().is_some_and(|version| version.iter().all(u8::is_ascii_hexdigit))
+            && part().is_some_and(|address| address.iter().all(|byte| is_of_name(*byte) || *byte == b':'));
+    }
+    std::str::from_utf8(literal).is_ok_and(|address| address.parse::<Ipv6Addr>().is_ok())
+}
+
+fn is_name(name: &[u8]) -> bool {
+    let mut rest = name;
+    while let Some((byte, after)) = rest.split_first() {
+        rest = match (byte, after) {
+            (b'%', [one, two, after @ ..]) if one.is_ascii_hexdigit() && two.is_ascii_hexdigit() => after,
+            (byte, after) if is_of_name(*byte) => after,
+            _ => return false,
+        };
+    }
+    true
+}
+
+/// `unreserved` and `sub-delims`.
+fn is_of_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&byte)
+}
+
+/// The value of a header that must have one. The same value twice is one.
+///
+/// # Errors
+/// It has different ones.
+pub fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h HeaderValue>, Different> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.all(|other| other == value) { Ok(Some(value)) } else { Err(Different) }
+}
+
+/// A header that must have one value has different ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Different;
+
+/// A header that breaks a rule.
+pub fn fault(name: &str, msg: impl Into<String>) -> Fault {
+    let loc = vec![Loc::Name("header".into()), Loc::Name(name.into())];
+    Fault { loc, msg: msg.into(), kind: "value_error" }
+}
+
+/// The text of a header that is a string in quotes (RFC 8941 3.3.3) or, from clients that know no
+/// such strings, text without them. Parameters are not looked at.
+///
+/// # Errors
+/// It begins with a quote and is no such string.
+pub fn unquoted(text: &str) -> Result<Cow<'_, str>, &'static str> {
+    let Some(quoted) = text.strip_prefix('"') else { return Ok(text.into()) };
+    let (mut string, mut rest) = (String::with_capacity(quoted.len()), quoted.chars());
+    loop {
+        match rest.next() {
+            Some('"') => break,
+            Some('\\') => match rest.next() {
+                Some(escaped @ ('"' | '\\')) => string.push(escaped),
+                _ => return Err("in a quoted string, a backslash should precede a quote or a backslash"),
+            },
+            Some(plain @ ' '..='~') => string.push(plain),
+            Some(_) => return Err("a quoted string should have ASCII characters only"),
+            None => return Err("the quoted string should end with a quote"),
+        }
+    }
+    let after = rest.as_str();
+    let ended = after.is_empty() || after.starts_with(';');
+    if ended { Ok(string.into()) } else { Err("nothing should follow the quoted string") }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderName;
+    use proptest::prelude::ProptestConfig;
+
+    use super::*;
+
+    const NAME: HeaderName = HeaderName::from_static("x-one");
+
+    fn values(values: &[&'static str]) -> HeaderMap {
+        values.iter().map(|value| (NAME, HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn a_header_that_must_be_one_has_one_value() {
+        assert_eq!(only(&values(&[]), &NAME), Ok(None));
+        for same in [&["a"][..], &["a", "a"], &["a", "a", "a"]] {
+            assert_eq!(only(&values(same), &NAME).unwrap().unwrap(), "a");
+        }
+        for different in [&["a", "b"][..], &["a", "a", "b"], &["a", "A"], &["", "a"]] {
+            assert_eq!(only(&values(different), &NAME), Err(Different));
+        }
+    }
+
+    proptest::proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn a_quoted_string_is_the_text_that_was_quoted(text in "[ -~]{0,40}") {
+            let quoted = format!("\"{}\"", text.replace('\\', r"\\").replace('"', "\\\""));
+            assert_eq!(unquoted(&quoted).unwrap(), text);
+            assert_eq!(unquoted(&format!("{quoted};a=1")).unwrap(), text);
+            assert!(unquoted(&format!("{quoted}x")).is_err());
+            assert!(unquoted(&quoted[..quoted.len() - 1]).is_err());
+            if !text.starts_with('"') {
+                assert_eq!(unquoted(&text).unwrap(), text);
+            }
+        }
+    }
+}
