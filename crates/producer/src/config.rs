@@ -52,6 +52,8 @@ service::settings! {
         max_in_flight: Kind::Default("2048"),
         /// Keys of those who may use `/ingest…`: `name:sha256` pairs, separated by commas or lines.
         api_keys: Kind::OptionalSecret("everybody may"),
+        /// Origins whose web pages may send events and read answers, as in `https://app.example.com`, separated by commas; `*` is all.
+        cors_allowed_origins: Kind::Optional("none"),
         /// Certificate chain of the HTTP interface, a PEM file; then TLS is all it speaks. A change is noticed.
         tls_cert_file: Kind::Optional("no TLS"),
         /// Private key of the certificate, a PEM file.

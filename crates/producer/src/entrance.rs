@@ -6,6 +6,7 @@ use service::{Check, parse};
 
 use crate::access::ApiKeys;
 use crate::config::Settings;
+use crate::cors::Origins;
 use crate::tls::Tls;
 
 /// Who is let in, and how many.
@@ -19,6 +20,8 @@ pub struct Entrance {
     pub idle_timeout: Duration,
     /// Who may bring events; `None` is everybody.
     pub api_keys: Option<ApiKeys>,
+    /// Pages of these origins may use the producer; `None` is no page of another origin.
+    pub origins: Option<Origins>,
     /// The listener's certificate; `None` is HTTP in the clear.
     pub tls: Option<Tls>,
 }
@@ -33,12 +36,14 @@ impl Entrance {
         let number = parse::number(1..=3_600_000_u64);
         let idle_ms = check.value("idle_timeout_ms", s.idle_timeout_ms.as_ref(), number);
         let api_keys = check.optional("api_keys", s.api_keys.as_ref(), ApiKeys::parse);
+        let origins = check.optional("cors_allowed_origins", s.cors_allowed_origins.as_ref(), Origins::parse);
         let tls = tls(s, check);
         Some(Self {
             max_connections: max_connections?,
             max_in_flight: max_in_flight?,
             idle_timeout: Duration::from_millis(idle_ms?),
             api_keys: api_keys?,
+            origins: origins?,
             tls: tls?,
         })
     }

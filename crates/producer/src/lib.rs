@@ -13,6 +13,7 @@ mod batch;
 mod body;
 mod clock;
 mod config;
+mod cors;
 mod entrance;
 mod error;
 mod follow;

@@ -11,6 +11,7 @@ use axum::response::Response;
 use http_body::Body as _;
 
 use crate::app::Producer;
+use crate::cors::Visit;
 use crate::error::{ApiError, Refused};
 use crate::follow::Followed;
 use crate::ingest::IDEMPOTENCY_KEY;
@@ -28,14 +29,21 @@ pub async fn watch<F: Future<Output = Response>>(
     let route = routes::named(request.uri().path());
     let admission = producer.stopping.admit();
     let followed = Followed::begin(&producer.traces, &mut request, route);
+    let visit = producer.config.entrance.origins.as_ref().map(|origins| Visit::of(origins, &mut request));
     let mut response = match head::judge(&request) {
-        // Apart, so that most requests need no room for it.
+        // Apart, as the preflight: most requests need no room for either.
         Err(error) => Box::pin(access::refuse(error, request)).await,
-        Ok(()) => {
-            let admitted = |request, place| next(request, admission, place);
-            access::admit(producer, route, request, admitted).await
-        }
+        Ok(()) => match visit.as_ref().and_then(|visit| visit.preflight(&request, route)) {
+            Some(response) => Box::pin(access::refuse(response, request)).await,
+            None => {
+                let admitted = |request, place| next(request, admission, place);
+                access::admit(producer, route, request, admitted).await
+            }
+        },
     };
+    if let Some(visit) = visit {
+        visit.show(response.headers_mut());
+    }
     let took = started.elapsed();
     producer.metrics.answered(route, response.status().as_u16(), took);
     if let Some(refused) = response.extensions().get::<Refused>() {

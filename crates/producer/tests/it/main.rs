@@ -13,6 +13,7 @@ mod binary;
 mod client_faults;
 mod collector;
 mod compressed;
+mod cors;
 mod crowd;
 mod documentation;
 mod fuzz;
