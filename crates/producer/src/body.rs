@@ -259,7 +259,7 @@ pub fn is_lines(media_type: &str) -> bool {
 }
 
 /// Whether it is one of those that `known` tells, and UTF-8.
-fn is_utf8_of(media_type: &str, known: impl FnOnce(&str) -> bool) -> bool {
+pub fn is_utf8_of(media_type: &str, known: impl FnOnce(&str) -> bool) -> bool {
     let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     known(&essence) && charset(media_type).is_none_or(|charset| is_utf8(&charset))
 }
