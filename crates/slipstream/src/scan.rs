@@ -5,16 +5,15 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, OwnedMessage};
+use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use service::kafka::client_config;
 
 use crate::Failure;
-
-/// How long Kafka may take to answer, and how long a read may bring nothing.
-pub const LIMIT: Duration = Duration::from_secs(10);
+use crate::kafka::{Asker, LIMIT, Unanswered, is_final};
 
 /// Where a record is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -80,9 +79,9 @@ impl Scan {
         since_ms: Option<i64>,
         each: impl FnMut(&BorrowedMessage<'_>) -> Step,
     ) -> Result<(), Failure> {
-        let consumer: BaseConsumer = self.client.create()?;
-        let starts = starts(&consumer, topic, since_ms)?;
-        to_the_end(&consumer, topic, &starts, each)
+        let asker = Asker::new(&self.client)?;
+        let starts = starts(&asker, topic, since_ms)?;
+        to_the_end(&asker, topic, &starts, each)
     }
 
     /// The records of partitions of `topic`, each from its offset on.
@@ -95,12 +94,12 @@ impl Scan {
         offsets: impl IntoIterator<Item = (i32, i64)>,
         each: impl FnMut(&BorrowedMessage<'_>) -> Step,
     ) -> Result<(), Failure> {
-        let consumer: BaseConsumer = self.client.create()?;
+        let asker = Asker::new(&self.client)?;
         let mut starts = TopicPartitionList::new();
         for (partition, offset) in offsets {
             starts.add_partition_offset(topic, partition, Offset::Offset(offset))?;
         }
-        to_the_end(&consumer, topic, &starts, each)
+        to_the_end(&asker, topic, &starts, each)
     }
 
     /// The record at `place`, if there is one.
@@ -119,11 +118,12 @@ impl Scan {
 }
 
 fn to_the_end(
-    consumer: &BaseConsumer,
+    asker: &Asker,
     topic: &str,
     starts: &TopicPartitionList,
     mut each: impl FnMut(&BorrowedMessage<'_>) -> Step,
 ) -> Result<(), Failure> {
+    let consumer = asker.client();
     let mut open: Vec<i32> = starts.elements().iter().map(|element| element.partition()).collect();
     consumer.assign(starts)?;
     let mut last_news = Instant::now();
@@ -143,31 +143,32 @@ fn to_the_end(
             Some(Err(_)) | None => {}
         }
         if last_news.elapsed() > LIMIT {
-            return Err(format!("topic {topic} cannot be read to its end: kafka does not answer").into());
+            return Err(unread(asker, topic));
         }
     }
     Ok(())
 }
 
-/// Whether the client tries this again by itself, so that only time tells.
+/// No record came of `topic` for too long.
+pub fn unread(asker: &Asker, topic: &str) -> Failure {
+    let silent = KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut);
+    let why = asker.unanswered("its records", &silent);
+    format!("topic {topic} cannot be read to its end: {why}").into()
+}
+
+/// Whether the client tries this again by itself, so that only time tells. It waits for a topic that was just made, and
+/// reports one that is missing after that.
 pub fn passes(error: &KafkaError) -> bool {
-    matches!(
-        error,
-        KafkaError::MessageConsumption(
-            RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown
-        )
-    )
+    let missing = matches!(
+        error.rdkafka_error_code(),
+        Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)
+    );
+    !missing && !is_final(error)
 }
 
 /// The partitions of `topic`, each from where the read begins.
-fn starts(
-    consumer: &BaseConsumer,
-    topic: &str,
-    since_ms: Option<i64>,
-) -> Result<TopicPartitionList, KafkaError> {
-    let metadata = consumer.fetch_metadata(Some(topic), LIMIT)?;
-    let partitions = metadata.topics().iter().filter(|found| found.name() == topic);
-    let partitions = partitions.flat_map(|found| found.partitions().iter().map(|partition| partition.id()));
+fn starts(asker: &Asker, topic: &str, since_ms: Option<i64>) -> Result<TopicPartitionList, Failure> {
+    let partitions = partitions(asker, topic)?;
     let mut starts = TopicPartitionList::new();
     for partition in partitions {
         let start = since_ms.map_or(Offset::Beginning, Offset::Offset);
@@ -176,5 +177,24 @@ fn starts(
     if since_ms.is_none() || starts.count() == 0 {
         return Ok(starts);
     }
-    consumer.offsets_for_times(starts, LIMIT)
+    let what = format!("the offsets of a time in topic {topic}");
+    Ok(asker.ask(&what, |client, limit| client.offsets_for_times(starts.clone(), limit))?)
+}
+
+/// The partitions of `topic`; none where there is no such topic.
+///
+/// # Errors
+/// Kafka does not answer, or does not let us see the topic.
+pub fn partitions(asker: &Asker, topic: &str) -> Result<Vec<i32>, Unanswered> {
+    use RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART as UNKNOWN;
+    asker.ask(&format!("the partitions of topic {topic}"), |client, limit| {
+        let metadata = client.fetch_metadata(Some(topic), limit)?;
+        let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else {
+            return Ok(Vec::new());
+        };
+        match found.error() {
+            Some(code) if code != UNKNOWN => Err(KafkaError::MetadataFetch(code.into())),
+            _ => Ok(found.partitions().iter().map(|partition| partition.id()).collect()),
+        }
+    })
 }

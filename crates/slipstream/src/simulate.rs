@@ -1,14 +1,13 @@
 //! `slipstream simulate`: the ADSBDB simulator as a process of its own.
 
-use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use servers::Simulator;
 
-use crate::Failure;
 use crate::cli::SimulateOptions;
+use crate::{Failure, out};
 
 /// Runs until a signal, or asks a running one for its health.
 ///
@@ -20,7 +19,7 @@ pub async fn simulate(options: SimulateOptions) -> Result<ExitCode, Failure> {
     }
     let stop = service::stop::on_signal()?;
     let simulator = Simulator::start(options.listen).await?;
-    _ = writeln!(std::io::stdout(), "ADSBDB simulator on {}/v0/aircraft/random", simulator.base_url());
+    out::line(format_args!("ADSBDB simulator on {}/v0/aircraft/random", simulator.base_url()))?;
     stop.cancelled().await;
     simulator.stop().await;
     Ok(ExitCode::SUCCESS)

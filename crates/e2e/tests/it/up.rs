@@ -205,3 +205,84 @@ async fn up_s_account_balances_though_partitions_were_lost_and_records_read_agai
     assert!(ended.success(), "{said}");
     assert!(said.contains("every record is accounted for") && said.contains(" read again + "), "{said}");
 }
+
+/// The lines that `up` says until it is stopped by `signal`, with the time of the first; it must end with 0.
+async fn stopped_while_it_waits(variables: &[(&str, &str)], signal: Signal) -> (Vec<String>, Duration) {
+    let folder = tempfile::tempdir().unwrap();
+    let began = std::time::Instant::now();
+    let mut up = command("slipstream", variables)
+        .args(["up", "--for", "3", "--port", "0", "--simulate"])
+        .current_dir(folder.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(up.stdout.take().unwrap()).lines();
+    let (mut said, mut first) = (Vec::new(), None);
+    let reading = async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            said.push(line);
+            if first.is_none() && said.len() == variables.len() {
+                first = Some(began.elapsed());
+                kill(Pid::from_raw(up.id().unwrap().cast_signed()), signal).unwrap();
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), reading)
+        .await
+        .expect("it says what it waits for, and ends");
+    assert!(up.wait().await.unwrap().success(), "{said:?}");
+    (said, first.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn up_says_within_5_s_which_named_server_it_waits_for_and_why() {
+    let [kafka, mongodb] = [0, 1].map(|_| e2e::process::free_address().to_string());
+    let uri = format!("mongodb://u:hunter2@{mongodb}");
+    let variables = [("KAFKA_BROKER", kafka.as_str()), ("MONGODB_URI", &uri)];
+    let (said, first) = stopped_while_it_waits(&variables, Signal::SIGINT).await;
+    let said = said.join("\n");
+    assert!(first < Duration::from_secs(5), "{first:?}: {said}");
+    for part in [
+        format!("waiting: kafka does not answer at {kafka} (KAFKA_BROKER): "),
+        format!("waiting: mongodb does not answer at {mongodb} (MONGODB_URI): Connection refused"),
+    ] {
+        assert!(said.contains(&part), "{part} in {said}");
+    }
+    assert!(!said.contains("hunter2") && !said.contains("Topology"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_that_is_closed_stops_up_cleanly() {
+    let stack = e2e::Stack::shared().await;
+    let (kafka, mongodb) = (stack.broker.bootstrap(), stack.database.uri());
+    let names = stack.names();
+    let variables = [
+        ("KAFKA_BROKER", kafka.as_str()),
+        ("MONGODB_URI", &mongodb),
+        ("KAFKA_TOPIC", &names.topic),
+        ("KAFKA_GROUP_ID", &names.group),
+        ("MONGODB_DB", &names.database),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let mut up = command("slipstream", &variables)
+        .args(["up", "--port", "0", "--simulate", "--poll-interval", "1"])
+        .current_dir(folder.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = Pid::from_raw(up.id().unwrap().cast_signed());
+    let mut lines = BufReader::new(up.stdout.take().unwrap()).lines();
+    let mut said = Vec::new();
+    let reading = async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line.trim_start().starts_with("stop ") {
+                kill(pid, Signal::SIGHUP).unwrap();
+            }
+            said.push(line);
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(120), reading).await.expect("up ends");
+    let said = said.join("\n");
+    assert!(up.wait().await.unwrap().success(), "{said}");
+    assert!(said.contains("every record is accounted for"), "{said}");
+}

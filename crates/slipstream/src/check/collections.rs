@@ -1,6 +1,6 @@
 //! Probes the collections that the consumer writes to: the rights on each, its indexes, and what is in their way.
 
-use bson::doc;
+use bson::{Document, doc};
 use consumer::Expected;
 use consumer::store::{IndexState, UpsertKeys, index_state};
 use events::Source;
@@ -8,9 +8,11 @@ use mongodb::Database;
 use tokio::time::error::Elapsed;
 
 use super::finding::{Finding, Level};
-use super::store::{Fault, LIMIT, fault, index_right, not_allowed, rights, run, within};
+use super::store::{granted, index_right, not_allowed, rights, run, within};
 use crate::Failure;
 use crate::dedupe::{self, Target};
+use crate::mongo::{Fault, LIMIT, Mongo, majority};
+use crate::out::counted_with;
 
 /// Where every source is ours, a collection counts as another's if so many of its documents have no `event_id`.
 const SAMPLE: i32 = 1000;
@@ -19,48 +21,57 @@ const SAMPLE: i32 = 1000;
 ///
 /// # Errors
 /// They cannot be listed.
-pub async fn collections(database: &Database, expected: &Expected) -> Result<Vec<Source>, Finding> {
+pub async fn collections(mongo: &Mongo, expected: &Expected) -> Result<Vec<Source>, Failure> {
+    listed(&mongo.database, expected).await.map_err(|fault| mongo.told(&fault))
+}
+
+async fn listed(database: &Database, expected: &Expected) -> Result<Vec<Source>, Fault> {
     if let Expected::Of(sources) = expected {
         return Ok(sources.iter().cloned().collect());
     }
     let names = database.list_collection_names().filter(doc! { "type": "collection" });
-    match within(async { names.await.map_err(|error| fault(&error)) }).await {
-        Ok(names) => Ok(names.into_iter().filter_map(|name| Source::new(name).ok()).collect()),
-        Err(Fault { why, .. }) => {
-            let cause = format!("the collections of {} cannot be listed: {why}", database.name());
-            Err(not_allowed(database, cause))
-        }
-    }
+    let names = within(async { names.await.map_err(|error| Fault::of(&error)) }).await?;
+    Ok(names.into_iter().filter_map(|name| Source::new(name).ok()).collect())
 }
 
 /// Everything that there is to say of them.
 pub async fn judge(config: &consumer::Config, database: &Database) -> Vec<Finding> {
-    let listed = match collections(database, &config.expected).await {
+    let listed = match listed(database, &config.expected).await {
         Ok(listed) => listed,
-        Err(finding) => return vec![finding],
+        Err(Fault { why, .. }) => {
+            let cause = format!("the collections of {} cannot be listed: {why}", database.name());
+            return vec![not_allowed(database, cause)];
+        }
     };
     let any = matches!(config.expected, Expected::Any);
-    let mut findings = Vec::new();
+    let (mut allowed, mut findings) = (Vec::new(), Vec::new());
     for collection in listed {
         if any && !is_ours(database, &collection).await {
             continue;
         }
-        let rights = rights(database, &collection).await;
-        let allowed = rights.level == Level::Ok;
-        findings.push(rights);
-        if allowed {
-            let indexes = indexes(config, collection.clone()).await;
-            if indexes.level != Level::Ok {
-                findings.extend(index_right(database, &collection).await);
-            }
-            findings.push(indexes);
+        match rights(database, &collection).await {
+            Ok(()) => allowed.push(collection),
+            Err(lacking) => findings.push(lacking),
         }
     }
-    if findings.is_empty()
+    if allowed.is_empty()
+        && findings.is_empty()
         && let Ok(first) = Source::new("adsbdb")
     {
         // None is there yet: what we may do there shows on any.
-        findings.push(rights(database, &first).await);
+        return vec![
+            rights(database, &first).await.map_or_else(|lacking| lacking, |()| granted(database, &[first])),
+        ];
+    }
+    if !allowed.is_empty() {
+        findings.push(granted(database, &allowed));
+    }
+    for collection in allowed {
+        let indexes = indexes(config, collection.clone()).await;
+        if indexes.level != Level::Ok {
+            findings.extend(index_right(database, &collection).await);
+        }
+        findings.push(indexes);
     }
     findings
 }
@@ -74,6 +85,7 @@ async fn is_ours(database: &Database, collection: &Source) -> bool {
         "limit": SAMPLE,
         "batchSize": SAMPLE,
         "singleBatch": true,
+        "readConcern": majority(),
     };
     let Ok(reply) = run(database, sample).await else { return true };
     let documents = reply.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
@@ -100,15 +112,39 @@ async fn indexes(config: &consumer::Config, collection: Source) -> Finding {
     })
 }
 
+/// The name of a unique index that the server hides from queries.
+fn hidden(indexes: &[Document]) -> Option<&str> {
+    let is = |index: &Document, option: &str| index.get_bool(option).unwrap_or(false);
+    let found = indexes.iter().find(|index| is(index, "unique") && is(index, "hidden"))?;
+    Some(found.get_str("name").unwrap_or_default())
+}
+
 async fn judge_indexes(subject: &str, keys: &UpsertKeys, target: &Target) -> Result<Finding, Failure> {
-    let Some(existing) = tokio::time::timeout(LIMIT, target.indexes()).await?? else {
+    let Some(indexes) = tokio::time::timeout(LIMIT, target.indexes()).await?? else {
         return Ok(Finding::ok(subject, "is not there yet: it is made with the first event"));
     };
     let (database, collection) = target.names();
     let dedupe = format!("slipstream dedupe --collection {collection}");
-    Ok(match index_state(keys, &existing) {
+    if let Some(name) = indexes.building(keys) {
+        let cause = format!("its unique index {name} is being built, so nothing is written yet");
+        return Ok(Finding::warn(subject, cause, "wait; if the build fails, the consumer's log says why"));
+    }
+    let state = index_state(keys, &indexes.ready);
+    if let (IndexState::Complete | IndexState::WithoutLookups(_), Some(name)) =
+        (&state, hidden(&indexes.ready))
+    {
+        let cause = format!("unique index {name} is hidden: it refuses documents, but no query uses it");
+        let remedy =
+            format!("db.getSiblingDB({database:?}).getCollection({collection:?}).unhideIndex({name:?})");
+        return Ok(Finding::warn(subject, cause, remedy));
+    }
+    Ok(match state {
         IndexState::Complete => {
             Finding::ok(subject, format!("unique index on {keys}, and the look-up indexes"))
+        }
+        IndexState::WithoutLookups(names) if names.iter().all(|name| indexes.builds(name)) => {
+            let cause = format!("look-up indexes are being built: {}", names.join(", "));
+            Finding::warn(subject, cause, "wait; if the build fails, the consumer's log says why")
         }
         IndexState::WithoutLookups(names) => {
             let cause = format!("look-up indexes are missing: {}", names.join(", "));
@@ -135,7 +171,8 @@ async fn judge_indexes(subject: &str, keys: &UpsertKeys, target: &Target) -> Res
             Ok(documents) => Finding::fail(
                 subject,
                 format!(
-                    "{documents} documents are in the way of the unique index on {keys}, so nothing is written"
+                    "{} in the way of the unique index on {keys}, so nothing is written",
+                    counted_with(documents, "document", ["is", "are"])
                 ),
                 dedupe,
             ),

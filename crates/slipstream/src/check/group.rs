@@ -3,6 +3,7 @@
 use service::group::{Group, Strangers};
 
 use super::finding::Finding;
+use crate::out::{counted, counted_with};
 
 /// Partitions that are named one by one.
 const NAMED: usize = 10;
@@ -26,7 +27,13 @@ pub struct Position {
 
 impl Position {
     fn lag(&self) -> i64 {
-        (self.end - self.committed.unwrap_or(self.first).max(self.first)).max(0)
+        // Past the end, the consumer begins anew: the topic is another one.
+        let next = self.committed.filter(|_| !self.is_past_the_end()).unwrap_or(self.first);
+        (self.end - next.max(self.first)).max(0)
+    }
+
+    fn is_past_the_end(&self) -> bool {
+        self.committed.is_some_and(|committed| committed > self.end)
     }
 }
 
@@ -50,6 +57,9 @@ fn members(subject: &str, (group, strangers): Members<'_>, positions: &[Position
         return match positions.iter().map(Position::lag).sum::<i64>() {
             // Why it is not known is a failure of its own.
             0 if !all => Finding::warn(subject, format!("no consumer runs; {lag}"), remedy),
+            0 if positions.iter().any(Position::is_past_the_end) => {
+                Finding::fail(subject, "no consumer runs; its committed offsets are past the end", remedy)
+            }
             0 => Finding::warn(subject, "no consumer runs; nothing waits", remedy),
             _ => Finding::fail(subject, format!("no consumer runs; {lag}"), remedy),
         };
@@ -73,9 +83,9 @@ fn members(subject: &str, (group, strangers): Members<'_>, positions: &[Position
     }
     if group.state != "Stable" {
         let remedy = "ask again in some seconds; if it stays so, see the log of each consumer";
-        return Finding::warn(subject, format!("{members} members, {}; {lag}", group.state), remedy);
+        return Finding::warn(subject, format!("{members}, {}; {lag}", group.state), remedy);
     }
-    Finding::ok(subject, format!("{members} members, stable; {lag}"))
+    Finding::ok(subject, format!("{members}, stable; {lag}"))
 }
 
 fn lag(positions: &[Position]) -> String {
@@ -94,7 +104,8 @@ fn lag(positions: &[Position]) -> String {
 fn gone(subject: &str, positions: &[Position]) -> Option<Finding> {
     let missed = |position: &Position| (position.first - position.committed.unwrap_or(position.first)).max(0);
     let total: i64 = positions.iter().map(missed).sum();
-    let cause = format!("{total} records were deleted before they were read");
+    let deleted = counted_with(total, "record", ["was", "were"]);
+    let cause = format!("{deleted} deleted before the group read them");
     let remedy = "they are lost: send them again if their source still has them; raise retention.ms of the topic, and keep the lag below it";
     (total > 0).then(|| Finding::fail(subject, cause, remedy))
 }
@@ -103,7 +114,7 @@ fn gone(subject: &str, positions: &[Position]) -> Option<Finding> {
 fn past_the_end(subject: &str, positions: &[Position]) -> Option<Finding> {
     let ahead: Vec<String> = positions
         .iter()
-        .filter(|position| position.committed.is_some_and(|committed| committed > position.end))
+        .filter(|position| position.is_past_the_end())
         .map(|position| format!("{}/{}", position.topic, position.partition))
         .collect();
     let cause = format!(
@@ -178,6 +189,27 @@ mod tests {
         assert!(lag(&positions).starts_with("lag 11 (t/0: 1,") && lag(&positions).ends_with(", …)"));
         positions =
             vec![position(0, None), position(1, Some(3)), position(2, Some(15)), position(3, Some(99))];
-        assert_eq!(lag(&positions), "lag 10 (t/0: 5, t/1: 5)");
+        assert_eq!(lag(&positions), "lag 15 (t/0: 5, t/1: 5, t/3: 5)");
+    }
+
+    #[test]
+    fn an_offset_past_the_end_is_never_told_as_nothing_waits() {
+        let position = |committed: i64, first: i64, end: i64| Position {
+            topic: "t".into(),
+            partition: 0,
+            committed: Some(committed),
+            note: String::new(),
+            first,
+            end,
+        };
+        for (at, part) in [(position(9, 0, 3), "lag 3 (t/0: 3)"), (position(9, 0, 0), "past the end")] {
+            let found = judge("g", &Group::default(), &[at], true);
+            assert!(found[0].level == Level::Fail && found[0].cause.contains(part), "{found:?}");
+            assert!(
+                found[1].level == Level::Fail && found[1].cause.contains("past the end of t/0"),
+                "{found:?}"
+            );
+            assert!(!format!("{found:?}").contains("nothing waits"), "{found:?}");
+        }
     }
 }

@@ -10,13 +10,14 @@ mod http;
 mod store;
 mod topic;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use serde_json::json;
 
 use crate::Failure;
 use crate::cli::CheckOptions;
+use crate::kafka::REMEDY;
+use crate::out::{self, counted};
 pub use cluster::Cluster;
 pub use collections::collections;
 pub use config::{Config, Settings};
@@ -40,12 +41,11 @@ pub async fn check(options: CheckOptions, environment: Vec<(String, String)>) ->
         [kafka, store, producer, consumer, vec![adsbdb]].into_iter().flatten().collect();
     let count = |level: Level| findings.iter().filter(|finding| finding.level == level).count();
     let (failures, warnings) = (count(Level::Fail), count(Level::Warn));
-    let mut out = std::io::stdout();
     if options.json {
-        writeln!(out, "{}", json!({"findings": findings, "failures": failures, "warnings": warnings}))?;
+        out::line(json!({"findings": findings, "failures": failures, "warnings": warnings}))?;
     } else {
-        findings.iter().try_for_each(|finding| writeln!(out, "{finding}"))?;
-        writeln!(out, "{failures} failures, {warnings} warnings")?;
+        findings.iter().try_for_each(out::line)?;
+        out::line(format_args!("{}, {}", counted(failures, "failure"), counted(warnings, "warning")))?;
     }
     Ok(if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -61,11 +61,11 @@ async fn kafka(config: &consumer::Config) -> Vec<Finding> {
     let mut topics = match cluster.topics().await {
         Ok(topics) => topics,
         Err(why) => {
-            let remedy = "start it, or correct KAFKA_BROKER and, where it wants a login, KAFKA_PROPERTIES";
-            return vec![Finding::fail("kafka", format!("does not answer: {why}"), remedy)];
+            let cause = format!("does not answer at {} (KAFKA_BROKER): {}", why.address, why.cause);
+            return vec![Finding::fail("kafka", cause, REMEDY)];
         }
     };
-    let mut findings = vec![Finding::ok("kafka", format!("answers, {} topics", topics.len()))];
+    let mut findings = vec![Finding::ok("kafka", format!("answers, {}", counted(topics.len(), "topic")))];
     let specs = config.topic_specs();
     for spec in &specs {
         if let Some(topic) = topics.get_mut(&spec.name) {
@@ -81,7 +81,7 @@ async fn kafka(config: &consumer::Config) -> Vec<Finding> {
             findings.push(match cluster.hides(&spec.name).await {
                 Ok(false) => topic::missing(&spec.name),
                 Ok(true) => topic::hidden(&spec.name),
-                Err(why) => untold(topic::subject(&spec.name), &why),
+                Err(why) => untold(topic::subject(&spec.name), &why.cause),
             });
             all &= spec.is_for_dead_letters();
             continue;
@@ -92,10 +92,11 @@ async fn kafka(config: &consumer::Config) -> Vec<Finding> {
             findings.extend(topic::judge_dead_letters(&spec.name, topic, sources));
             continue;
         }
+        findings.extend(topic::judge_retention(&spec.name, topic));
         match cluster.positions(&spec.name, topic.ids()).await {
             Ok(found) => positions.extend(found),
             Err(why) => {
-                findings.push(untold(format!("offsets of {}", spec.name), &why));
+                findings.push(untold(format!("offsets of {}", spec.name), &why.cause));
                 all = false;
             }
         }
@@ -105,7 +106,7 @@ async fn kafka(config: &consumer::Config) -> Vec<Finding> {
             let strangers = group.strangers(&config.client_id());
             findings.extend(group::judge(&config.group_id, (&group, strangers), &positions, all));
         }
-        Err(why) => findings.push(untold(format!("group {}", config.group_id), &why)),
+        Err(why) => findings.push(untold(format!("group {}", config.group_id), &why.cause)),
     }
     findings
 }
@@ -121,7 +122,7 @@ async fn store(config: &consumer::Config) -> Vec<Finding> {
     let uri = &config.store.uri;
     let asked = async {
         let database = store::open(config).await?;
-        store::hello(&database).await.map(|hello| (database, hello))
+        store::hello(config, &database).await.map(|hello| (database, hello))
     };
     match asked.await {
         Ok((database, hello)) => {

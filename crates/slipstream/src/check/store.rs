@@ -1,55 +1,28 @@
 //! Probes MongoDB: whether it answers and lets us in, what we may do there, and how safe a finished write is.
 
-use std::time::Duration;
-
 use bson::oid::ObjectId;
 use bson::{Document, doc};
 use consumer::store::{StoreState, ignored_options, read_hello, usable_uri, write_concern};
 use events::Source;
 use mongodb::Database;
-use mongodb::error::{Error, ErrorKind};
 use mongodb::options::ConnectionString;
 use service::Secret;
 
 use super::finding::Finding;
-use crate::mongo;
+use crate::mongo::{self, Fault, FaultKind, LIMIT, LOGIN_REMEDY, REMEDY, URI_REMEDY, address, majority};
 
 const SUBJECT: &str = "mongodb";
 const RIGHTS: &str = "mongodb rights";
-/// How long one reply may take.
-pub(super) const LIMIT: Duration = Duration::from_secs(10);
-const UNAUTHORIZED: i32 = 13;
-const AUTHENTICATION_FAILED: i32 = 18;
 /// The password of docker-compose.yml.
 const DEFAULT_PASSWORD: &str = "mongopass";
 
-/// A call that brought no reply.
-pub(super) struct Fault {
-    /// It is about user or rights.
-    pub login: bool,
-    pub why: String,
-}
-
 pub(super) async fn run(database: &Database, command: Document) -> Result<Document, Fault> {
-    within(async { database.run_command(command).await.map_err(|error| fault(&error)) }).await
+    within(async { database.run_command(command).await.map_err(|error| Fault::of(&error)) }).await
 }
 
 /// The driver has no time limit of its own for an answer.
 pub(super) async fn within<T>(call: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
-    let late = Fault { login: false, why: format!("no answer within {} s", LIMIT.as_secs()) };
-    tokio::time::timeout(LIMIT, call).await.unwrap_or(Err(late))
-}
-
-pub(super) fn fault(error: &Error) -> Fault {
-    let login = match &*error.kind {
-        ErrorKind::Authentication { .. } => true,
-        ErrorKind::Command(error) => [UNAUTHORIZED, AUTHENTICATION_FAILED].contains(&error.code),
-        _ => false,
-    };
-    // The rest of such a message quotes the command.
-    let why = error.kind.to_string();
-    let why = why.split(" to execute command").next().unwrap_or_default().to_owned();
-    Fault { login, why }
+    tokio::time::timeout(LIMIT, call).await.unwrap_or(Err(Fault::late()))
 }
 
 /// The database; nothing is asked of it yet.
@@ -58,8 +31,7 @@ pub(super) fn fault(error: &Error) -> Fault {
 /// The driver refuses the connection string, or its name cannot be looked up.
 pub async fn open(config: &consumer::Config) -> Result<Database, Finding> {
     mongo::database(&config.store.uri, &config.store.database).await.map_err(|error| {
-        let remedy = "correct the host and the options of MONGODB_URI; the files that it names must be there";
-        Finding::fail(SUBJECT, format!("cannot be asked: {}", fault(&error).why), remedy)
+        Finding::fail(SUBJECT, format!("cannot be asked: {}", Fault::of(&error).why), URI_REMEDY)
     })
 }
 
@@ -67,15 +39,14 @@ pub async fn open(config: &consumer::Config) -> Result<Database, Finding> {
 ///
 /// # Errors
 /// It does not answer, or does not let us in.
-pub async fn hello(database: &Database) -> Result<Document, Finding> {
-    run(database, doc! { "hello": 1 }).await.map_err(|Fault { login, why }| {
-        if login {
-            let remedy = "correct user, password and authSource in MONGODB_URI";
-            return Finding::fail(SUBJECT, format!("refuses the credentials: {why}"), remedy);
+pub async fn hello(config: &consumer::Config, database: &Database) -> Result<Document, Finding> {
+    run(database, doc! { "hello": 1 }).await.map_err(|fault| {
+        let (address, why) = (address(&config.store.uri), &fault.why);
+        if fault.is_login() {
+            let cause = format!("at {address} refuses the credentials: {why}");
+            return Finding::fail(SUBJECT, cause, LOGIN_REMEDY);
         }
-        let remedy =
-            "start it, or correct the host in MONGODB_URI; inside a container, localhost is the container";
-        Finding::fail(SUBJECT, format!("does not answer: {why}"), remedy)
+        Finding::fail(SUBJECT, format!("does not answer at {address} (MONGODB_URI): {why}"), REMEDY)
     })
 }
 
@@ -94,21 +65,51 @@ pub fn judge_hello(hello: &Document) -> Finding {
 
 /// Whether we may read, and write. No document is changed: the update finds none, and MongoDB stores none whose `_id` has a
 /// name with `$`. A server judges the right first.
-pub async fn rights(database: &Database, collection: &Source) -> Finding {
+///
+/// # Errors
+/// The right that we lack.
+pub async fn rights(database: &Database, collection: &Source) -> Result<(), Finding> {
     let name = collection.as_str();
-    let nobody = doc! { "_id": ObjectId::new() };
+    let nobody = doc! { "q": { "_id": ObjectId::new() }, "u": { "$set": { "x": 1 } } };
     let refused = doc! { "_id": { "$slipstream": ObjectId::new() } };
     let tries = [
-        ("find", doc! { "find": name, "limit": 1, "singleBatch": true, "projection": { "_id": 1 } }),
-        ("update", doc! { "findAndModify": name, "query": nobody, "update": { "$set": { "x": 1 } } }),
+        (
+            "find",
+            doc! { "find": name, "limit": 1, "singleBatch": true, "projection": { "_id": 1 }, "readConcern": majority() },
+        ),
+        // Not findAndModify, which a router refuses for a collection whose shard key the query lacks.
+        ("update", doc! { "update": name, "updates": [nobody] }),
         ("insert", doc! { "insert": name, "documents": [refused] }),
     ];
     for (right, command) in tries {
-        if let Err(fault) = run(database, command).await {
-            return lacks(database, collection, right, &fault);
+        match run(database, command).await {
+            Err(fault) => return Err(lacks(database, collection, right, &fault)),
+            // The insert is meant to be refused.
+            Ok(reply) if right == "update" => {
+                if let Some(fault) = refused_write(&reply) {
+                    return Err(lacks(database, collection, right, &fault));
+                }
+            }
+            Ok(_) => {}
         }
     }
-    Finding::ok(RIGHTS, format!("find, update and insert on {}.{name}", database.name()))
+    Ok(())
+}
+
+/// The line for all collections on which nothing is lacking.
+pub fn granted(database: &Database, collections: &[Source]) -> Finding {
+    let on = match collections {
+        [only] => format!("{}.{only}", database.name()),
+        several => format!("{} collections of {}", several.len(), database.name()),
+    };
+    Finding::ok(RIGHTS, format!("find, update and insert on {on}"))
+}
+
+/// A reply that is well as a whole can still tell of a write that was refused.
+fn refused_write(reply: &Document) -> Option<Fault> {
+    let error = reply.get_array("writeErrors").ok()?.first()?.as_document()?;
+    let why = error.get_str("errmsg").unwrap_or("the server refused it").to_owned();
+    Some(Fault { why, kind: FaultKind::Refused })
 }
 
 /// The failure if we may not make the indexes that `collection`, which exists, lacks. It asks for none, which is refused for
@@ -116,7 +117,7 @@ pub async fn rights(database: &Database, collection: &Source) -> Finding {
 pub async fn index_right(database: &Database, collection: &Source) -> Option<Finding> {
     let none = doc! { "createIndexes": collection.as_str(), "indexes": [] };
     let fault = run(database, none).await.err()?;
-    fault.login.then(|| lacks(database, collection, "createIndex", &fault))
+    fault.is_login().then(|| lacks(database, collection, "createIndex", &fault))
 }
 
 fn lacks(database: &Database, collection: &Source, right: &str, fault: &Fault) -> Finding {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::finding::Finding;
+use crate::out::counted;
 
 /// Settings of a topic, by name.
 pub type Settings = BTreeMap<String, String>;
@@ -59,6 +60,41 @@ pub fn hidden(name: &str) -> Finding {
     Finding::fail(subject(name), "is kept from this user: no right to describe it", remedy)
 }
 
+/// Whether records of the source topic `name` are deleted while they may wait to be read.
+pub fn judge_retention(name: &str, topic: &Topic) -> Vec<Finding> {
+    if topic.settings.get("cleanup.policy").is_some_and(|policy| !policy.contains("delete")) {
+        return Vec::new();
+    }
+    let warning = |(setting, when): (&str, String)| {
+        let cause = format!("records are deleted {when} ({setting}), read or not");
+        let remedy = format!(
+            "keep the lag below that, or raise it: kafka-configs.sh --alter --entity-type topics --entity-name {name} \
+             --add-config {setting}=-1 keeps them for ever"
+        );
+        Finding::warn(subject(name), cause, remedy)
+    };
+    limits(topic).map(warning).collect()
+}
+
+/// The settings by which Kafka deletes records of the topic, each with when it does so.
+fn limits(topic: &Topic) -> impl Iterator<Item = (&'static str, String)> {
+    let limit = |setting| Some((setting, topic.number(setting).filter(|limit| *limit >= 0)?));
+    let by_age = limit("retention.ms").map(|(name, ms)| (name, format!("after {}", length(ms))));
+    let by_size =
+        limit("retention.bytes").map(|(name, most)| (name, format!("once a partition has {most} bytes")));
+    by_age.into_iter().chain(by_size)
+}
+
+/// A time in the largest unit that says it in a whole number.
+fn length(ms: i64) -> String {
+    let units = [(86_400_000, "day"), (3_600_000, "h"), (60_000, "min"), (1_000, "s"), (1, "ms")];
+    let (factor, unit) = units.into_iter().find(|(factor, _)| ms % factor == 0).unwrap_or((1, "ms"));
+    match unit {
+        "day" => counted(ms / factor, unit),
+        unit => format!("{} {unit}", ms / factor),
+    }
+}
+
 /// Whether records go in, and how safe they are.
 pub fn judge(name: &str, topic: &Topic) -> Vec<Finding> {
     let shape = Finding::ok(subject(name), shape(topic));
@@ -69,8 +105,8 @@ pub fn judge(name: &str, topic: &Topic) -> Vec<Finding> {
 fn shape(topic: &Topic) -> String {
     let least = topic.settings.get("min.insync.replicas").map_or("unknown", String::as_str);
     format!(
-        "{} partitions, replication factor {}, min.insync.replicas {least}",
-        topic.partitions.len(),
+        "{}, replication factor {}, min.insync.replicas {least}",
+        counted(topic.partitions.len(), "partition"),
         topic.replicas()
     )
 }
@@ -85,7 +121,7 @@ fn leaders(name: &str, topic: &Topic) -> Option<Finding> {
 
 fn in_sync(name: &str, topic: &Topic) -> Option<Finding> {
     let behind = topic.partitions.iter().filter(|partition| partition.in_sync < partition.replicas).count();
-    let cause = format!("{behind} partitions have fewer copies in sync than they should");
+    let cause = format!("too few copies are in sync: {}", counted(behind, "partition"));
     (behind > 0).then(|| Finding::warn(subject(name), cause, "see which broker is down or slow"))
 }
 
@@ -135,10 +171,6 @@ pub fn judge_dead_letters<'a>(
 }
 
 fn kept_for_ever(name: &str, topic: &Topic) -> Vec<Finding> {
-    let limit = |setting| Some((setting, topic.number(setting).filter(|limit| *limit >= 0)?));
-    let by_age = limit("retention.ms").map(|(name, ms)| (name, format!("after {} h", ms / 3_600_000)));
-    let by_size =
-        limit("retention.bytes").map(|(name, most)| (name, format!("once a partition has {most} bytes")));
     let warning = |(setting, when): (&str, String)| {
         let cause = format!("dead letters are deleted {when} ({setting})");
         let remedy = format!(
@@ -146,7 +178,7 @@ fn kept_for_ever(name: &str, topic: &Topic) -> Vec<Finding> {
         );
         Finding::warn(subject(name), cause, remedy)
     };
-    by_age.into_iter().chain(by_size).map(warning).collect()
+    limits(topic).map(warning).collect()
 }
 
 fn not_compacted(name: &str, topic: &Topic) -> Option<Finding> {
@@ -196,6 +228,32 @@ mod tests {
             .collect()
     }
 
+    #[test]
+    fn a_source_topic_that_deletes_records_is_a_warning_with_the_length() {
+        let told = |settings: &[(&str, &str)]| {
+            let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            let topic = Topic { settings: settings.collect(), ..topic(3, 3, "2") };
+            let found = judge_retention("t", &topic);
+            assert!(found.iter().all(|finding| finding.level == Level::Warn), "{found:?}");
+            found.into_iter().map(|finding| finding.cause).collect::<Vec<_>>().join("; ")
+        };
+        for (ms, length) in [
+            ("604800000", "7 days"),
+            ("86400000", "1 day"),
+            ("3600000", "1 h"),
+            ("5400000", "90 min"),
+            ("61000", "61 s"),
+            ("1500", "1500 ms"),
+        ] {
+            let wanted = format!("records are deleted after {length} (retention.ms), read or not");
+            assert_eq!(told(&[("retention.ms", ms)]), wanted);
+        }
+        assert_eq!(told(&[("retention.ms", "-1"), ("retention.bytes", "-1")]), "");
+        assert!(told(&[("retention.bytes", "9")]).contains("once a partition has 9 bytes"));
+        assert_eq!(told(&[("retention.ms", "1"), ("cleanup.policy", "compact")]), "");
+        assert_ne!(told(&[("retention.ms", "1"), ("cleanup.policy", "compact,delete")]), "");
+    }
+
     // A single broker cannot have these.
     #[test]
     fn a_topic_with_several_copies_is_judged_by_how_many_must_acknowledge() {
@@ -210,7 +268,7 @@ mod tests {
     fn a_partition_without_leader_fails_and_one_that_is_behind_warns() {
         let behind = unwell(&topic(3, 2, "2"));
         assert!(
-            matches!(&behind[..], [(Level::Warn, cause)] if cause.contains("2 partitions")),
+            matches!(&behind[..], [(Level::Warn, cause)] if cause.ends_with(": 2 partitions")),
             "{behind:?}"
         );
         let mut leaderless = topic(3, 3, "2");

@@ -1,73 +1,133 @@
-//! `slipstream dead-letters list`: a line for each, written as it is read.
+//! `slipstream dead-letters list`: a line for each record that could not be stored, in the order of time.
 
-use std::io::{ErrorKind, Write};
-use std::ops::ControlFlow;
+use std::collections::{BTreeMap, HashMap};
 use std::process::ExitCode;
 
 use serde_json::{Map, Value, json};
 
 use super::filter::Filter;
 use super::options::ListOptions;
+use super::replay::Partition;
 use super::text::{escaped, line, member};
 use super::{Deployment, now_ms};
 use crate::Failure;
+use crate::check::Cluster;
 use crate::letter::{Letter, time};
-use crate::scan::{NEXT, Place, Scan, Step};
+use crate::out::{self, counted};
+use crate::scan::{NEXT, Place, Scan};
 
-/// Lists the dead letters that `options` mean.
-pub async fn list(options: ListOptions, deployment: Deployment) -> Result<ExitCode, Failure> {
+/// Lists the dead letters that `options` mean; `group` keeps which are replayed.
+pub async fn list(options: ListOptions, group: String, deployment: Deployment) -> Result<ExitCode, Failure> {
     let filter = Filter::new(options.filters, now_ms()?);
     let scan = Scan::new(&deployment.config, "slipstream-dead-letters");
+    let cluster = Cluster::new(&consumer::Config { group_id: group, ..deployment.config })?;
+    let mut replayed = BTreeMap::new();
+    for (topic, ids) in &deployment.letters {
+        for position in cluster.positions(topic, ids.clone()).await? {
+            replayed.insert((topic.clone(), position.partition), Partition::new(&position));
+        }
+    }
     let topics: Vec<String> = deployment.letters.into_keys().collect();
-    let mut lines = Lines { json: options.json, left: options.limit.unwrap_or(u64::MAX), count: 0 };
     let read = tokio::task::spawn_blocking(move || {
+        let mut listed = Listed::default();
         for topic in topics {
-            if lines.left > 0 {
-                scan.read(&topic, filter.since_ms, |message| {
-                    let letter = Letter::of(message);
-                    if filter.takes(&letter) { lines.write(&letter) } else { NEXT }
-                })?;
-            }
+            scan.read(&topic, filter.since_ms, |message| {
+                let letter = Letter::of(message);
+                if filter.takes(&letter) {
+                    let at = replayed.get(&(topic.clone(), letter.place.partition));
+                    let is_replayed = at.is_some_and(|partition| partition.is_replayed(letter.place.offset));
+                    listed.add(letter, is_replayed);
+                }
+                NEXT
+            })?;
         }
-        lines.end()
+        Ok::<_, Failure>(listed)
     });
-    match read.await? {
-        Err(error) if is_closed(&error) => Ok(ExitCode::SUCCESS),
-        outcome => outcome.map(|()| ExitCode::SUCCESS),
-    }
-}
-
-/// Whoever read the lines has seen enough of them.
-fn is_closed(error: &Failure) -> bool {
-    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
-}
-
-struct Lines {
-    json: bool,
-    left: u64,
-    count: u64,
-}
-
-impl Lines {
-    fn write(&mut self, letter: &Letter) -> Step {
-        let text = if self.json { Value::Object(object(letter)).to_string() } else { text(letter) };
-        writeln!(std::io::stdout(), "{text}")?;
-        self.count += 1;
-        self.left -= 1;
-        if self.left == 0 { Ok(ControlFlow::Break(())) } else { NEXT }
-    }
-
-    fn end(&self) -> Result<(), Failure> {
-        if !self.json {
-            let limit = if self.left == 0 { "; the limit ends the list" } else { "" };
-            writeln!(std::io::stdout(), "{} dead letters{limit}", self.count)?;
+    let entries = read.await??.in_order();
+    let limit = options.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    for entry in entries.iter().take(limit) {
+        if options.json {
+            out::line(Value::Object(entry.object()))?;
+        } else {
+            out::line(entry.text())?;
         }
-        Ok(())
+    }
+    if !options.json {
+        let count = counted(entries.len().min(limit), "dead letter");
+        let end = if entries.len() > limit { "; the limit ends the list" } else { "" };
+        out::line(format_args!("{count}{end}"))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A record that could not be stored. The consumer dead-letters it again if it ends before it commits.
+#[derive(Debug)]
+struct Entry {
+    /// Its first dead letter.
+    letter: Letter,
+    /// Where the others are.
+    copies: Vec<Place>,
+    /// Whether one of them was replayed.
+    replayed: bool,
+}
+
+/// Records by their places, as far as those are known; a topic that was made anew has others in the same places.
+#[derive(Debug, Default)]
+struct Listed {
+    entries: Vec<Entry>,
+    known: HashMap<(Place, Option<Box<[u8]>>), usize>,
+}
+
+impl Listed {
+    fn add(&mut self, letter: Letter, replayed: bool) {
+        let record = letter.origin.clone().map(|origin| (origin, letter.key.clone()));
+        let next = self.entries.len();
+        let at = record.map_or(next, |record| *self.known.entry(record).or_insert(next));
+        let Some(entry) = self.entries.get_mut(at) else {
+            return self.entries.push(Entry { letter, copies: Vec::new(), replayed });
+        };
+        entry.replayed |= replayed;
+        let is_earlier = order(&letter) < order(&entry.letter);
+        let other = if is_earlier { std::mem::replace(&mut entry.letter, letter) } else { letter };
+        entry.copies.push(other.place);
+    }
+
+    fn in_order(mut self) -> Vec<Entry> {
+        self.entries.sort_by(|one, other| order(&one.letter).cmp(&order(&other.letter)));
+        self.entries
+    }
+}
+
+/// By time; what has none comes first.
+fn order(letter: &Letter) -> (Option<i64>, &str, i32, i64) {
+    let Place { topic, partition, offset } = &letter.place;
+    (letter.record_ms, topic, *partition, *offset)
+}
+
+impl Entry {
+    fn text(&self) -> String {
+        let copies = match self.copies.len() {
+            0 => String::new(),
+            more => format!("  ({} of this record)", counted(more + 1, "dead letter")),
+        };
+        let replayed = if self.replayed { "  replayed" } else { "" };
+        format!("{}{replayed}{copies}  {}", head(&self.letter), reason(&self.letter))
+    }
+
+    fn object(&self) -> Map<String, Value> {
+        let mut object = object(&self.letter);
+        object.insert("replayed".into(), self.replayed.into());
+        object.insert("copies".into(), self.copies.iter().map(|at| json!(at.to_string())).collect());
+        object
     }
 }
 
 /// A dead letter in a line.
 pub fn text(letter: &Letter) -> String {
+    format!("{}  {}", head(letter), reason(letter))
+}
+
+fn head(letter: &Letter) -> String {
     let at = letter.record_ms.map_or_else(|| "no time".to_owned(), time);
     let key = letter.key.as_deref().map_or_else(|| "no key".to_owned(), |key| format!("key {}", line(key)));
     let origin = letter
@@ -78,7 +138,7 @@ pub fn text(letter: &Letter) -> String {
         0 => String::new(),
         replays => format!("  replays {replays}"),
     };
-    format!("{}  {at}  {key}  of {origin}{replays}  {}", letter.place, reason(letter))
+    format!("{}  {at}  {key}  of {origin}{replays}", letter.place)
 }
 
 /// Why a record could not be stored, in a line.
@@ -108,4 +168,46 @@ pub fn object(letter: &Letter) -> Map<String, Value> {
     object.extend(members.map(|(name, value)| (name.to_owned(), value)));
     member(&mut object, "key", letter.key.as_deref());
     object
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn letter(offset: i64, record_ms: Option<i64>, origin: Option<i64>) -> Letter {
+        let place = |topic: &str, offset| Place { topic: topic.into(), partition: 0, offset };
+        Letter {
+            place: place("t.dlq", offset),
+            record_ms,
+            key: Some(Box::from(&b"k"[..])),
+            value_bytes: None,
+            source: None,
+            origin: origin.map(|offset| place("t", offset)),
+            stage: None,
+            class: None,
+            reason: None,
+            replays: 0,
+        }
+    }
+
+    #[test]
+    fn records_are_listed_once_in_the_order_of_time() {
+        let mut listed = Listed::default();
+        listed.add(letter(0, Some(9), Some(4)), false);
+        listed.add(letter(1, Some(5), Some(3)), false);
+        listed.add(letter(2, None, None), false);
+        listed.add(letter(3, None, None), false);
+        listed.add(letter(4, Some(9), Some(4)), true);
+        let other = Letter { key: None, ..letter(5, Some(7), Some(4)) };
+        listed.add(other, false);
+        let entries = listed.in_order();
+        let found: Vec<_> = entries
+            .iter()
+            .map(|entry| (entry.letter.place.offset, entry.copies.len(), entry.replayed))
+            .collect();
+        let wanted = [(2, 0, false), (3, 0, false), (1, 0, false), (5, 0, false), (0, 1, true)];
+        assert_eq!(found, wanted);
+        assert!(entries[4].text().contains("of t/0@4  replayed  (2 dead letters of this record)  "));
+        assert_eq!(entries[4].object()["copies"], json!(["t.dlq/0@4"]));
+    }
 }

@@ -43,11 +43,15 @@ pub async fn run(
     let read = |environment| consumer::Config::from_environment(environment);
     match command {
         Command::Add(options) => add::add(options, environment).await,
-        Command::List(options) => list::list(options, Deployment::of(read(environment)?).await?).await,
+        Command::List(options) => {
+            let config = read(environment)?;
+            let group = options.group.clone().unwrap_or_else(|| replay_group(&config));
+            list::list(options, group, Deployment::of(config).await?).await
+        }
         Command::Show(options) => show::show(options, Deployment::of(read(environment)?).await?).await,
         Command::Replay(options) => {
             let config = read(environment)?;
-            let group = options.group.clone().unwrap_or_else(|| format!("{}.dead-letters", config.group_id));
+            let group = options.group.clone().unwrap_or_else(|| replay_group(&config));
             if group == config.group_id {
                 let problem = format!("{group} is the consumer's own group, KAFKA_GROUP_ID");
                 return Err(ConfigFaults(vec![("--group".to_owned(), problem)]).into());
@@ -57,10 +61,15 @@ pub async fn run(
     }
 }
 
+/// The group that keeps what was replayed, unless the command line names another.
+fn replay_group(config: &consumer::Config) -> String {
+    format!("{}.dead-letters", config.group_id)
+}
+
 impl Deployment {
     async fn of(config: consumer::Config) -> Result<Self, Failure> {
         let cluster = Cluster::new(&config)?;
-        let found = cluster.topics().await.map_err(|why| format!("kafka does not answer: {why}"))?;
+        let found = cluster.topics().await?;
         let mut letters = BTreeMap::new();
         for spec in config.topic_specs().into_iter().filter(|spec| spec.is_for_dead_letters()) {
             let topic = found.get(&spec.name).ok_or_else(|| {

@@ -20,9 +20,9 @@ pub struct Options {
 /// What to do with dead letters.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Command {
-    /// A line for each: place, time, key, origin and reason. Changes nothing.
+    /// A line for each record: place, time, key, origin and reason. Changes nothing.
     ///
-    /// The order is that of each partition.
+    /// The order is that of time. What `replay` sent is marked. A record of which there are several dead letters has one line.
     List(ListOptions),
     /// One dead letter whole: its headers, its key and its value. Changes nothing.
     ///
@@ -84,6 +84,9 @@ pub struct ListOptions {
     /// No more than this many.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
+    /// The consumer group that keeps what was replayed; the default is KAFKA_GROUP_ID with `.dead-letters` added.
+    #[arg(long)]
+    pub group: Option<String>,
     /// Print a JSON object a line instead of text.
     #[arg(long)]
     pub json: bool,
@@ -233,10 +236,10 @@ mod tests {
     #[test]
     fn a_moment_is_a_duration_before_now_or_a_time() {
         let at = |text: &str| text.parse::<Moment>().map(|moment| moment.epoch_ms(10_000));
-        assert_eq!(at("2s"), Ok(8_000));
+        assert_eq!((at("2s"), at("2")), (Ok(8_000), Ok(8_000)));
         assert_eq!(at("1970-01-01T00:00:03.5Z"), Ok(3_500));
         assert_eq!(at("1970-01-01T01:00:03+01:00"), Ok(3_000));
-        for wrong in ["", "2", "yesterday", "2025-10-26"] {
+        for wrong in ["", "-2", "yesterday", "2025-10-26"] {
             assert!(at(wrong).is_err(), "{wrong}");
         }
     }

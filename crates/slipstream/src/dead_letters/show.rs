@@ -1,7 +1,6 @@
 //! `slipstream dead-letters show`: one dead letter whole.
 
 use std::fmt::Write as _;
-use std::io::Write;
 use std::process::ExitCode;
 
 use rdkafka::Message;
@@ -15,6 +14,7 @@ use super::options::ShowOptions;
 use super::text::{block, escaped, line, member};
 use crate::Failure;
 use crate::letter::{Letter, time};
+use crate::out::{self, counted};
 use crate::scan::Scan;
 
 /// Shows the record at the place that `options` name.
@@ -27,14 +27,12 @@ pub async fn show(options: ShowOptions, deployment: Deployment) -> Result<ExitCo
     let there = usize::try_from(place.partition).is_ok_and(|partition| partition < partitions);
     let read = tokio::task::spawn_blocking(move || if there { scan.record(&wanted) } else { Ok(None) });
     let message = read.await??.ok_or_else(|| format!("there is no record at {place}"))?;
-    let mut out = std::io::stdout();
     if options.raw {
-        out.write_all(message.payload().ok_or_else(|| format!("the value of {place} is null"))?)?;
-        out.flush()?;
+        out::bytes(message.payload().ok_or_else(|| format!("the value of {place} is null"))?)?;
     } else if options.json {
-        writeln!(out, "{}", whole(&message))?;
+        out::line(whole(&message))?;
     } else {
-        writeln!(out, "{}", text(&message))?;
+        out::line(text(&message))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -71,7 +69,7 @@ fn text(message: &OwnedMessage) -> String {
     }
     match message.payload() {
         None => text.push_str("\nvalue    null"),
-        Some(value) => _ = write!(text, "\nvalue    {} bytes\n{}", value.len(), block(value)),
+        Some(value) => _ = write!(text, "\nvalue    {}\n{}", counted(value.len(), "byte"), block(value)),
     }
     text
 }

@@ -3,6 +3,7 @@
 //! others write.
 
 mod config;
+mod cut;
 mod extended_json;
 mod file;
 mod removal;
@@ -10,14 +11,13 @@ mod report;
 mod row;
 mod target;
 
-use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::Failure;
 use crate::cli::DedupeOptions;
+use crate::{Failure, out};
 pub use config::{Config, Settings, first_source};
 use file::Kept;
 use removal::{Done, Removal};
@@ -38,7 +38,7 @@ pub async fn dedupe(
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<ExitCode, Failure> {
     let target = Target::new(Config::new(options.collection, environment)?).await?;
-    let index = target.obstacle().await?;
+    let (index, building) = target.obstacle().await?;
     let mut file = options.out.as_deref().map(Kept::create).transpose()?;
     let found = pass(&target, file.as_mut(), options.show).await;
     let outcome = match (found, &mut file) {
@@ -59,10 +59,11 @@ pub async fn dedupe(
         fields: target.keys.fields().map(str::to_owned).collect(),
         found,
         index,
+        building,
         done: done.zip(path),
     };
     let text = if options.json { report.json().to_string() } else { report.to_string() };
-    writeln!(std::io::stdout(), "{text}")?;
+    out::line(text)?;
     Ok(if report.is_clear() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

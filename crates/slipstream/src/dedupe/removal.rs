@@ -59,15 +59,18 @@ impl<'a> Removal<'a> {
     /// As [`Removal::add`].
     pub async fn finish(&mut self) -> Result<(), Failure> {
         let batch = std::mem::take(&mut self.batch);
-        let mut cursor = self.target.documents(batch.iter().map(|(row, _)| row.id.clone()).collect()).await?;
+        let target = self.target;
         let (mut bytes, mut documents, mut gone) = (0, Vec::new(), batch.len() as u64);
-        while let Some(document) = cursor.next().await? {
-            gone = gone.saturating_sub(1);
-            bytes += RawDocumentBuf::try_from(&document)?.as_bytes().len();
-            documents.push(document);
-            if bytes >= BATCH_BYTES {
-                self.move_out(std::mem::take(&mut documents), &batch).await?;
-                bytes = 0;
+        for cursor in target.documents(batch.iter().map(|(row, _)| row.id.clone()).collect()) {
+            let mut cursor = cursor.await?;
+            while let Some(document) = cursor.next().await? {
+                gone = gone.saturating_sub(1);
+                bytes += RawDocumentBuf::try_from(&document)?.as_bytes().len();
+                documents.push(document);
+                if bytes >= BATCH_BYTES {
+                    self.move_out(std::mem::take(&mut documents), &batch).await?;
+                    bytes = 0;
+                }
             }
         }
         self.done.changed += gone;
@@ -111,11 +114,7 @@ impl<'a> Removal<'a> {
         // The documents of a key follow one another.
         newest.dedup();
         let ids = pairs.iter().map(|(row, _)| row.id.clone()).chain(newest);
-        let mut rows = self.target.named(ids.collect()).await?;
-        let mut now = Vec::with_capacity(pairs.len());
-        while let Some(row) = rows.next().await? {
-            now.push(row);
-        }
+        let now = self.target.named(ids.collect()).await?;
         let same = |row: &Row| now.contains(row);
         Ok(pairs
             .into_iter()

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::removal::Done;
 use super::row::Row;
+use crate::out::{counted, counted_with};
 
 /// What one pass over the collection found.
 #[derive(Debug, Default)]
@@ -41,6 +42,8 @@ pub struct Report {
     pub found: Found,
     /// An index in the way: its name, and whether it may be dropped.
     pub index: Option<super::target::Obstacle>,
+    /// The name of the unique index, while the server builds it.
+    pub building: Option<String>,
     /// With `--apply`: what was done, and the file.
     pub done: Option<(Done, String)>,
 }
@@ -82,6 +85,7 @@ impl Report {
             "unwritable": done.unwritable,
             "not_judged": self.found.lists,
             "index_in_the_way": self.index.as_ref().map(|index| index.name.as_str()),
+            "index_being_built": self.building,
             "file": file,
             "examples": self.found.examples.iter().map(example).collect::<Vec<_>>(),
         })
@@ -107,8 +111,9 @@ impl Report {
             let [timestamp, ingested_at] = newest.version.each_ref().map(|value| text(value.as_ref()));
             writeln!(
                 f,
-                "  {}: {documents} documents, the newest is {} (event_timestamp {timestamp}, ingested_at {ingested_at})",
+                "  {}: {}, the newest is {} (event_timestamp {timestamp}, ingested_at {ingested_at})",
                 self.key(newest),
+                counted(*documents, "document"),
                 newest.id
             )?;
         }
@@ -119,6 +124,12 @@ impl Report {
     }
 
     fn index(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(name) = &self.building {
+            writeln!(
+                f,
+                "index {name} is being built; that fails at its end if documents share a value then"
+            )?;
+        }
         let Some(index) = &self.index else { return Ok(()) };
         let name = &index.name;
         match (index.dispensable, self.done.is_some()) {
@@ -145,16 +156,18 @@ impl Report {
             };
         };
         if done.removed > 0 {
-            writeln!(f, "{} documents are in {file} and removed", done.removed)?;
+            let are = counted_with(done.removed, "document", ["is", "are"]);
+            writeln!(f, "{are} in {file} and removed")?;
         }
         if done.changed > 0 {
-            writeln!(f, "{} changed meanwhile and are left: run it again, with another file", done.changed)?;
+            let changed = counted(done.changed, "document");
+            writeln!(f, "{changed} changed meanwhile and stayed: run it again, with another file")?;
         }
         if done.unwritable > 0 {
+            let have = counted_with(done.unwritable, "document", ["has", "have"]);
             writeln!(
                 f,
-                "{} have fields that Extended JSON takes for its own and are left: copy and remove them by hand",
-                done.unwritable
+                "{have} fields that Extended JSON takes for its own, and stayed: copy and remove by hand"
             )?;
         }
         match self.is_clear() {
@@ -173,7 +186,11 @@ impl fmt::Display for Report {
         write!(f, "{}.{}: ", self.names.0, self.names.1)?;
         self.found(f)?;
         if self.found.lists > 0 {
-            writeln!(f, "{} documents hold a list in a key field and were not judged", self.found.lists)?;
+            writeln!(
+                f,
+                "not judged, as a key field holds a list: {}",
+                counted(self.found.lists, "document")
+            )?;
         }
         self.index(f)?;
         self.outcome(f)

@@ -20,7 +20,6 @@ mod tally;
 mod tickets;
 
 use std::hash::{BuildHasher, RandomState};
-use std::io::Write;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -30,7 +29,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::Failure;
+use crate::{Failure, out};
 use client::Client;
 pub use config::{Config, Settings};
 use ending::Ending;
@@ -55,7 +54,7 @@ pub async fn load(options: LoadOptions, environment: Vec<(String, String)>) -> R
     let config = Config::new(options.source.clone(), &environment)?;
     let summary = run(&config, &options, &service::stop::on_signal()?).await?;
     let text = if options.json { summary.json().to_string() } else { summary.to_string() };
-    writeln!(std::io::stdout(), "{text}")?;
+    out::line(text)?;
     Ok(if summary.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::latency::Latencies;
 use super::ledger::Header;
+use crate::out::counted;
 
 /// The numbers of a run.
 #[derive(Debug, Clone, Default)]
@@ -114,9 +115,9 @@ impl fmt::Display for Summary {
         let Self { header, tally, .. } = self;
         writeln!(
             f,
-            "{}: {} events of source {} in {:.1} s, {:.0} accepted a second (seed {})",
+            "{}: {} of source {} in {:.1} s, {:.0} accepted a second (seed {})",
             header.run,
-            tally.events,
+            counted(tally.events, "event"),
             header.source,
             self.lasted.as_secs_f64(),
             self.rate(),
@@ -134,7 +135,7 @@ impl fmt::Display for Summary {
         writeln!(f, "{}", why.unwrap_or_default())?;
         writeln!(f, "  stale {}, hostile {}", tally.stale, tally.hostile)?;
         if self.not_sent > 0 {
-            writeln!(f, "  {} events of the schedule were not sent", self.not_sent)?;
+            writeln!(f, "  of the schedule, {} not sent", counted(self.not_sent, "event"))?;
         }
         write!(f, "  from due to accepted: {}", latencies(&tally.latencies))?;
         self.ledger.as_ref().map_or(Ok(()), |ledger| write!(f, "\n  ledger {ledger}"))

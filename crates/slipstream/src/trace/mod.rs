@@ -6,19 +6,18 @@ mod scan;
 mod state;
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bson::{Document, doc};
 use events::Source;
-use mongodb::Database;
 use service::topics::TopicSpec;
 
 use crate::check::{Cluster, collections};
 use crate::cli::TraceOptions;
-use crate::{Failure, mongo};
+use crate::mongo::Mongo;
+use crate::{Failure, out};
 use report::{Report, Stored, Traced};
 use scan::{Content, Found, Letter, Search};
 
@@ -40,8 +39,8 @@ pub async fn trace(
     let found = read(Arc::clone(&search), topics, Search::records).await?;
     let committed = committed(&config, &found).await?;
     let letters = read(search, letter_topics, Search::letters).await?;
-    let database = mongo::database(&config.store.uri, &config.store.database).await?;
-    let documents = documents(&config, &database, &options.id, &found).await?;
+    let mongo = Mongo::open(&config.store.uri, &config.store.database).await?;
+    let documents = documents(&config, &mongo, &options.id, &found).await?;
     let report = Report {
         traced: found
             .into_iter()
@@ -54,7 +53,7 @@ pub async fn trace(
         letters,
     };
     let text = if options.json { report.json().to_string() } else { report.to_string() };
-    writeln!(std::io::stdout(), "{text}")?;
+    out::line(text)?;
     Ok(if report.is_anywhere() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -98,7 +97,7 @@ async fn committed(
 /// The document of each event's key; where no record is left, the documents that carry the event's id.
 async fn documents(
     config: &consumer::Config,
-    database: &Database,
+    mongo: &Mongo,
     id: &str,
     found: &[Found],
 ) -> Result<Vec<Stored>, Failure> {
@@ -108,7 +107,7 @@ async fn documents(
     });
     let mut asked: Vec<(Source, Document)> = events.collect();
     if asked.is_empty() {
-        let sources = collections(database, &config.expected).await.map_err(|finding| finding.cause)?;
+        let sources = collections(mongo, &config.expected).await?;
         asked = sources.into_iter().map(|source| (source, doc! { "event_id": id })).collect();
     }
     let mut stored: Vec<Stored> = Vec::new();
@@ -116,9 +115,9 @@ async fn documents(
         if stored.iter().any(|stored| stored.source == source && stored.filter == filter) {
             continue;
         }
-        let collection = database.collection::<Document>(source.as_str());
-        let mut cursor = mongo::in_time(collection.find(filter.clone()).limit(10)).await?;
-        while mongo::in_time(cursor.advance()).await? {
+        let collection = mongo.database.collection::<Document>(source.as_str());
+        let mut cursor = mongo.in_time(collection.find(filter.clone()).limit(10)).await?;
+        while mongo.in_time(cursor.advance()).await? {
             let document = Document::try_from(cursor.current())?;
             stored.push(Stored { source: source.clone(), filter: filter.clone(), document });
         }

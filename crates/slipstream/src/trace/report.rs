@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::scan::{Content, Found, Letter};
 use super::state::State;
 use crate::letter::time;
+use crate::out::counted;
 use crate::scan::Place;
 
 /// A record and what became of it.
@@ -112,7 +113,7 @@ impl fmt::Display for Report {
         if !self.is_anywhere() {
             return write!(f, "event {} is nowhere: not on the topics, not in the database", self.id);
         }
-        write!(f, "event {}: {} records", self.id, self.traced.len())?;
+        write!(f, "event {}: {}", self.id, counted(self.traced.len(), "record"))?;
         for traced in &self.traced {
             write!(f, "\n  {}", traced.found.place)?;
             if let Some((timestamp, ingested_at)) = traced.versions() {

@@ -2,26 +2,28 @@
 //! `up` can run answers them rightly.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::consumer::Consumer;
+use rdkafka::error::KafkaError;
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use service::kafka::client_config;
 
 use crate::Failure;
-
-/// How long Kafka may take to answer, and how long a read may bring nothing.
-const LIMIT: Duration = Duration::from_secs(10);
+use crate::kafka::{Asker, LIMIT, Unanswered, committed};
+use crate::scan::{partitions, passes, unread};
 
 /// The next offset of each partition.
 pub type Positions = BTreeMap<i32, i64>;
 
 /// A topic and a group that reads it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Reading {
     client: ClientConfig,
     topic: String,
+    group: String,
+    told: Option<Arc<dyn Fn(&Unanswered) + Send + Sync>>,
 }
 
 /// What a read to the end found.
@@ -38,7 +40,20 @@ impl Reading {
     pub fn of(config: &consumer::Config, topic: &str) -> Self {
         let defaults = [("group.id", config.group_id.as_str()), ("enable.auto.commit", "false")];
         let client = client_config(&config.kafka_broker, "slipstream-up", &defaults, &config.properties);
-        Self { client, topic: topic.to_owned() }
+        Self { client, topic: topic.to_owned(), group: config.group_id.clone(), told: None }
+    }
+
+    /// The same, but a Kafka that does not answer is waited for; `told` learns why it does not, again and again.
+    pub fn wait_for_ever(&self, told: impl Fn(&Unanswered) + Send + Sync + 'static) -> Self {
+        Self { told: Some(Arc::new(told)), ..self.clone() }
+    }
+
+    fn asker(&self, client: &ClientConfig) -> Result<Asker, Failure> {
+        let asker = Asker::new(client)?;
+        Ok(match &self.told {
+            Some(told) => asker.wait_for_ever(Arc::clone(told)),
+            None => asker,
+        })
     }
 
     /// The group's committed positions; a partition without one counts from its beginning.
@@ -46,20 +61,15 @@ impl Reading {
     /// # Errors
     /// Kafka does not answer.
     pub fn committed(&self) -> Result<Positions, Failure> {
-        let consumer: BaseConsumer = self.client.create()?;
-        let mut partitions = TopicPartitionList::new();
-        for partition in self.partitions(&consumer)? {
-            partitions.add_partition(&self.topic, partition);
+        let asker = self.asker(&self.client)?;
+        let mut asked = TopicPartitionList::new();
+        for partition in partitions(&asker, &self.topic)? {
+            asked.add_partition(&self.topic, partition);
         }
-        let committed = consumer.committed_offsets(partitions, LIMIT)?;
+        let what = format!("the offsets of group {}", self.group);
+        let committed = asker.ask(&what, |client, limit| committed(client, asked.clone(), limit))?;
         let position = |offset| if let Offset::Offset(offset) = offset { offset } else { 0 };
         Ok(committed.elements().iter().map(|found| (found.partition(), position(found.offset()))).collect())
-    }
-
-    fn partitions(&self, consumer: &BaseConsumer) -> Result<Vec<i32>, KafkaError> {
-        let metadata = consumer.fetch_metadata(Some(&self.topic), LIMIT)?;
-        let topic = metadata.topics().iter().find(|topic| topic.name() == self.topic);
-        Ok(topic.map_or_else(Vec::new, |topic| topic.partitions().iter().map(|found| found.id()).collect()))
     }
 
     /// The topic's name.
@@ -74,8 +84,9 @@ impl Reading {
     pub fn count(&self, start: &Positions, waits: impl Fn(i32, i64) -> bool) -> Result<Count, Failure> {
         let mut client = self.client.clone();
         client.set("enable.partition.eof", "true").set("auto.offset.reset", "earliest");
-        let consumer: BaseConsumer = client.create()?;
-        let mut open = self.partitions(&consumer)?;
+        let asker = self.asker(&client)?;
+        let mut open = partitions(&asker, &self.topic)?;
+        let consumer = asker.client();
         let mut assignment = TopicPartitionList::new();
         for partition in &open {
             let offset = start.get(partition).copied().unwrap_or(0);
@@ -92,17 +103,12 @@ impl Reading {
                     last_news = Instant::now();
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => open.retain(|open| *open != partition),
+                Some(Err(error)) if !passes(&error) => return Err(error.into()),
                 // The client tries these again by itself; the limit below ends it.
-                Some(Err(KafkaError::MessageConsumption(
-                    RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown,
-                )))
-                | None => {}
-                Some(Err(error)) => return Err(error.into()),
+                Some(Err(_)) | None => {}
             }
             if last_news.elapsed() > LIMIT {
-                return Err(
-                    format!("topic {} cannot be read to its end: kafka does not answer", self.topic).into()
-                );
+                return Err(unread(&asker, &self.topic));
             }
         }
         Ok(count)

@@ -1,21 +1,21 @@
 //! `slipstream up`: the whole pipeline on this machine, on real servers, until Ctrl-C. At the end it accounts for
 //! every record; the exit code is 0 only if the account balances.
 
-use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use service::environment::{Environment, value};
 
-use crate::Failure;
 use crate::cli::UpOptions;
+use crate::{Failure, out};
 use count::{Positions, Reading};
 use environment::{Places, configs, for_tools};
 use house::House;
 use processes::{Counts, Processes};
 use status::{Numbers, StatusLine};
 use summary::{Finished, Summary};
+use waits::Waits;
 
 pub mod count;
 pub mod environment;
@@ -23,6 +23,7 @@ pub mod house;
 pub mod processes;
 pub mod status;
 pub mod summary;
+mod waits;
 
 /// Where data and logs of `up` stay between runs, in the current directory.
 const FOLDER: &str = ".slipstream";
@@ -44,6 +45,7 @@ struct Run {
 /// A server cannot be had, a configuration is wrong, or a process ended by itself.
 pub async fn up(options: UpOptions, environment: Environment) -> Result<ExitCode, Failure> {
     let stop = service::stop::on_signal()?;
+    service::stop::also_on_hangup(&stop)?;
     let mut places = first_places(&options, &environment);
     // A wrong variable is told before anything is emptied, fetched or started.
     configs(&environment, &places)?;
@@ -102,12 +104,26 @@ async fn start(
     folder: &Path,
     places: &mut Places,
 ) -> Result<Run, Failure> {
-    let house = House::start(environment, options, folder, servers::Progress::new(say)).await?;
+    let waits = Waits::start();
+    let early = configs(environment, places)?.consumer;
+    let is_named = |name: &str| value(environment, name).is_some();
+    // Servers that are named are waited for from the first moment on.
+    let (house, (), ()) = tokio::try_join!(
+        House::start(environment, options, folder, servers::Progress::new(say)),
+        async { if is_named("KAFKA_BROKER") { waits.kafka(&early).await } else { Ok(()) } },
+        async {
+            if is_named("MONGODB_URI") {
+                waits.mongodb(&early).await;
+            }
+            Ok(())
+        },
+    )?;
     (places.kafka, places.mongodb) = (house.kafka.clone(), house.mongodb.clone());
     places.adsbdb = house.adsbdb();
     let configs = configs(environment, places)?;
     let reading = Reading::of(&configs.consumer, &configs.producer.topic.name);
-    let before = reading.clone();
+    let told = waits.clone();
+    let before = reading.wait_for_ever(move |why| told.tell("kafka", &why.to_string()));
     let (start, left_over) = tokio::task::spawn_blocking(move || {
         let start = before.committed()?;
         let left_over = before.count(&start, |_, _| true)?.records;
@@ -115,7 +131,7 @@ async fn start(
     })
     .await??;
     let mut processes = Processes::start(configs).await?;
-    processes.ready().await?;
+    processes.ready(|why| waits.tell("processes", why)).await?;
     processes.start_poller(environment, places).await?;
     Ok(Run { house, processes, reading, start, left_over })
 }
@@ -207,5 +223,5 @@ async fn drain(run: &Run, accepted: u64) {
 }
 
 fn say(line: &str) {
-    _ = writeln!(std::io::stdout(), "{line}");
+    _ = out::line(line);
 }

@@ -98,16 +98,17 @@ impl Processes {
         self.counts.clone()
     }
 
-    /// Waits until producer and consumer can do their work, for as long as that takes.
+    /// Waits until producer and consumer can do their work, for as long as that takes; `told` learns why they cannot yet.
     ///
     /// # Errors
     /// One of them ended.
-    pub async fn ready(&mut self) -> Result<(), Failure> {
-        let urls =
-            [self.producer_address, self.consumer_address].map(|address| format!("http://{address}/readyz"));
+    pub async fn ready(&mut self, told: impl Fn(&str)) -> Result<(), Failure> {
+        let urls = [("producer", self.producer_address), ("consumer", self.consumer_address)];
         let answers = async {
-            for url in &urls {
-                while http::get(url, Duration::from_secs(2)).await.is_err() {
+            for (name, address) in urls {
+                let url = format!("http://{address}/readyz");
+                while let Err(why) = http::get(&url, Duration::from_secs(2)).await {
+                    told(&format!("the {name} is not ready: {why}"));
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             }

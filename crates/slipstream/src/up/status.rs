@@ -1,9 +1,11 @@
 //! The live status line: a spinner on a terminal, plain lines elsewhere.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::out;
 
 /// How often a plain line is printed.
 const PLAIN_PERIOD: Duration = Duration::from_secs(5);
@@ -50,7 +52,7 @@ impl StatusLine {
         if let Some(bar) = &self.bar {
             bar.set_message(line);
         } else if self.printed.is_none_or(|printed| printed.elapsed() >= PLAIN_PERIOD) {
-            _ = writeln!(std::io::stdout(), "{:>4}s  {line}", self.started.elapsed().as_secs());
+            _ = out::line(format_args!("{:>4}s  {line}", self.started.elapsed().as_secs()));
             self.printed = Some(Instant::now());
         }
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::count::Count;
+use crate::out::{counted, counted_with};
 
 /// What was counted, each number on its own.
 #[derive(Debug, Clone, Copy, Default)]
@@ -63,21 +64,23 @@ impl fmt::Display for Summary {
         let again = if repeated > 0 { format!(" - {repeated} read again") } else { String::new() };
         write!(
             f,
-            "{} records = {inserted} inserted + {updated} updated + {unchanged} unchanged + {superseded} superseded \
+            "{} = {inserted} inserted + {updated} updated + {unchanged} unchanged + {superseded} superseded \
              + {dead_lettered} dead-lettered + {skipped} skipped{again} + {} waiting",
-            self.topic.records, self.topic.waiting
+            counted(self.topic.records, "record"),
+            self.topic.waiting
         )?;
         if self.left_over > 0 {
-            write!(f, "\n{} of the records had been waiting since an earlier run", self.left_over)?;
+            let had = counted_with(self.left_over, "record", ["was", "were"]);
+            write!(f, "\nof these, {had} left by an earlier run")?;
         }
-        write!(f, "\n{} events accepted", self.accepted)?;
+        write!(f, "\n{} accepted", counted(self.accepted, "event"))?;
         if self.balances() {
             write!(f, "\nevery record is accounted for")
         } else {
             write!(
                 f,
-                "\nTHE ACCOUNT DOES NOT BALANCE: {} outcomes",
-                self.finished.records() + self.topic.waiting
+                "\nTHE ACCOUNT DOES NOT BALANCE: {}",
+                counted(self.finished.records() + self.topic.waiting, "outcome")
             )
         }
     }

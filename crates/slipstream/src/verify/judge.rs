@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use bson::Document;
 
-use super::catch_up::Ends;
+use super::catch_up::{Ends, Waiting};
 use super::document::{Metadata, differences, expected};
 use super::key_of;
 use super::letters::Letters;
@@ -20,6 +20,8 @@ use crate::scan::Place;
 pub struct Judge {
     header: Header,
     sent: HashMap<u64, Sent>,
+    /// Keys of which a record may wait: what is stored of them may change.
+    undecided: HashSet<u64>,
     /// Documents that a newer event should have replaced.
     stale: Vec<Stale>,
     report: Report,
@@ -56,8 +58,23 @@ pub fn place_of(line: &Line, topics: &[String]) -> Option<Place> {
     Some(Place { topic, partition: line.partition?, offset: line.offset? })
 }
 
+/// Whether a record of the event may be among those that wait.
+fn may_wait(line: &Line, (waiting, topics): (&Waiting, &[String])) -> bool {
+    if waiting.records() == 0 || line.answer == Answer::Refused {
+        return false;
+    }
+    let repeated = !(line.unconfirmed.is_empty() && line.cut.is_empty());
+    match place_of(line, topics).filter(|_| line.answer == Answer::Accepted) {
+        // Another attempt left its record anywhere in the partition, if it left one.
+        Some(Place { topic, partition, .. }) if repeated => waiting.is_in(&topic, partition),
+        Some(Place { topic, partition, offset }) => waiting.has(&topic, partition, offset),
+        None => true,
+    }
+}
+
 impl Judge {
-    /// Of the run of this ledger; the dead letters come first, as they decide what must be stored.
+    /// Of the run of this ledger; the dead letters come first, as they decide what must be stored. What `waiting` records
+    /// of these topics may change is not judged.
     ///
     /// # Errors
     /// A line that cannot be read, or that is not of this run's events.
@@ -65,8 +82,10 @@ impl Judge {
         header: Header,
         lines: impl Iterator<Item = Result<Line, Failure>>,
         letters: Letters,
+        waiting: (&Waiting, &[String]),
     ) -> Result<Self, Failure> {
         let (mut sent, mut ledger) = (HashMap::<u64, Sent>::new(), Ledgered::default());
+        let mut undecided = HashSet::new();
         for line in lines {
             let line = line?;
             check(&header, &line)?;
@@ -80,6 +99,9 @@ impl Judge {
                 repeated: !(line.unconfirmed.is_empty() && line.cut.is_empty()),
             };
             let key = header.mix.key(line.n);
+            if may_wait(&line, waiting) {
+                undecided.insert(key);
+            }
             match line.answer {
                 Answer::Accepted => {
                     ledger.accepted += 1;
@@ -99,8 +121,9 @@ impl Judge {
             }
         }
         let run = header.run.clone();
-        let report = Report { run, ledger, dead_lettered: letters.finding, ..Report::default() };
-        Ok(Self { header, sent, stale: Vec::new(), report })
+        let not_judged = undecided.len() as u64;
+        let report = Report { run, ledger, not_judged, dead_lettered: letters.finding, ..Report::default() };
+        Ok(Self { header, sent, undecided, stale: Vec::new(), report })
     }
 
     /// A document of the collection whose id begins as the run's.
@@ -114,6 +137,9 @@ impl Judge {
         sent.documents += 1;
         if sent.documents == 2 {
             self.report.duplicated.add(|| format!("{id}: has several documents"));
+        }
+        if self.undecided.contains(&key) {
+            return;
         }
         let times = (stored.get_i64("event_timestamp"), stored.get_i64("ingested_at"));
         let (Ok(timestamp), Ok(ingested_at)) = times else {
@@ -139,7 +165,8 @@ impl Judge {
     /// The keys that lack an accepted event, nothing more being stored: each with the times of what is stored, which an
     /// event must exceed to replace it.
     pub fn owed(&self) -> HashMap<u64, Times> {
-        let missing = self.sent.iter().filter(|(_, sent)| sent.is_owed() && sent.documents == 0);
+        let decided = self.sent.iter().filter(|(key, _)| !self.undecided.contains(key));
+        let missing = decided.filter(|(_, sent)| sent.is_owed() && sent.documents == 0);
         let missing = missing.map(|(key, _)| (*key, Times::NOTHING));
         missing.chain(self.stale.iter().map(|stale| (stale.key, stale.stored))).collect()
     }

@@ -8,26 +8,31 @@ mod gone;
 mod judge;
 mod letters;
 mod options;
+mod progress;
 mod report;
 mod sent;
 
-use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use bson::{Document, doc};
 use service::ConfigFaults;
 
 use crate::load::ledger::{Header, Lines};
-use crate::{Failure, mongo};
+use crate::mongo::Mongo;
+use crate::{Failure, out};
 use catch_up::catch_up;
 use judge::Judge;
 use letters::Letters;
-pub use options::VerifyOptions;
-pub use report::{Finding, Ledgered, Report};
+pub use options::{VerifyOptions, Wait};
+use progress::Progress;
+pub use report::{Finding, Ledgered, Report, Verdict};
 
-/// Judges, and tells. The exit code is 0 only if all is as it must be.
+/// The exit code where records wait, so that there is no verdict on them yet.
+const UNFINISHED: u8 = 3;
+
+/// Judges, and tells. The exit code is 0 only if all is as it must be, 1 if something is not, and 3 if nothing is wrong so
+/// far but records wait.
 ///
 /// # Errors
 /// A wrong configuration, a ledger that cannot be judged, or a server that does not answer.
@@ -38,31 +43,42 @@ pub async fn verify(
     let config = consumer::Config::from_environment(environment)?;
     let report = Report {
         expected_dead_letters: options.expect_dead_letters,
-        ..judge(&config, &options.ledger, options.wait).await?
+        ..judge(&config, &options.ledger, options.wait, Progress::start(options.json)).await?
     };
     let text = if options.json { report.json().to_string() } else { report.to_string() };
-    writeln!(std::io::stdout(), "{text}")?;
-    Ok(if report.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    out::line(text)?;
+    Ok(match report.verdict() {
+        Verdict::Well => ExitCode::SUCCESS,
+        Verdict::Wrong => ExitCode::FAILURE,
+        Verdict::Unfinished => ExitCode::from(UNFINISHED),
+    })
 }
 
-/// Waits for the group, at most for `wait`, and judges.
-///
-/// # Errors
-/// As [`verify`].
-pub async fn judge(config: &consumer::Config, ledger: &Path, wait: Duration) -> Result<Report, Failure> {
+/// Waits for the group as `wait` says, and judges.
+async fn judge(
+    config: &consumer::Config,
+    ledger: &Path,
+    wait: Wait,
+    progress: Progress,
+) -> Result<Report, Failure> {
     let (header, lines) = Lines::open(ledger)?;
     refuse(config, &header)?;
     let ends = judge::ends(lines, &config.topics)?;
-    let waiting = catch_up(config, &ends, wait).await?;
+    let waiting = catch_up(config, &ends, wait, progress).await?;
     let (of, run) = (config.clone(), header.run.clone());
     let letters = tokio::task::spawn_blocking(move || Letters::read(&of, &run)).await??;
     let (_, lines) = Lines::open(ledger)?;
-    let mut judge = Judge::new(header.clone(), lines, letters)?;
+    let mut judge = Judge::new(header.clone(), lines, letters, (&waiting, &config.topics))?;
     documents(config, &header, |document| judge.document(document)).await?;
     let (of, owed, (header, lines)) = (config.clone(), judge.owed(), Lines::open(ledger)?);
     let collection = format!("{}.{}", config.store.database, header.source);
     let gone = tokio::task::spawn_blocking(move || gone::gone(&of, &header, lines, &owed)).await??;
-    Ok(Report { waiting, collection, ..judge.finish(&gone) })
+    Ok(Report {
+        waiting: waiting.records(),
+        per_second: waiting.per_second,
+        collection,
+        ..judge.finish(&gone)
+    })
 }
 
 /// Where the pipeline is told to do something else with the events, there is nothing to judge.
@@ -87,13 +103,13 @@ async fn documents(
     header: &Header,
     mut each: impl FnMut(&Document),
 ) -> Result<(), Failure> {
-    let database = mongo::database(&config.store.uri, &config.store.database).await?;
-    let collection = database.collection::<Document>(&header.source);
+    let mongo = Mongo::open(&config.store.uri, &config.store.database).await?;
+    let collection = mongo.database.collection::<Document>(&header.source);
     // The range of texts that begin with the run and a `-`: a `.` comes next. An index can be used for it.
     let of_the_run =
         doc! { "event_id": { "$gte": format!("{}-", header.run), "$lt": format!("{}.", header.run) } };
-    let mut cursor = mongo::in_time(collection.find(of_the_run)).await?;
-    while mongo::in_time(cursor.advance()).await? {
+    let mut cursor = mongo.in_time(collection.find(of_the_run)).await?;
+    while mongo.in_time(cursor.advance()).await? {
         // Not through serde, which takes a field of the form of Extended JSON for a value of that type.
         each(&Document::try_from(cursor.current())?);
     }

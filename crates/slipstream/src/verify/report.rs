@@ -1,9 +1,13 @@
 //! What was found, for people and for programs.
 
+use std::cmp::Ordering;
 use std::fmt;
 
 use serde::Serialize;
 use serde_json::{Value, json};
+
+use super::progress::{outlook, seconds_left};
+use crate::out::{counted, counted_with};
 
 /// How many are named.
 const EXAMPLES: usize = 10;
@@ -44,7 +48,22 @@ pub struct Ledgered {
     pub unconfirmed: u64,
 }
 
-/// The verdict.
+/// What there is to say of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// All is as it must be.
+    Well,
+    /// Something is not, whatever is still waiting.
+    Wrong,
+    /// Nothing is wrong so far, and records wait.
+    Unfinished,
+}
+
+fn rounded(number: f64) -> f64 {
+    (number * 10.0).round() / 10.0
+}
+
+/// What was found.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
     /// The run.
@@ -57,6 +76,10 @@ pub struct Report {
     pub documents: u64,
     /// Records that the group had not finished when the wait was over.
     pub waiting: u64,
+    /// How many records a second it finished at last; nothing where it finished none.
+    pub per_second: Option<f64>,
+    /// Ids that are not judged, as records of theirs may be among those that wait.
+    pub not_judged: u64,
     /// Ids with an accepted event and no document.
     pub missing: Finding,
     /// The same, where no record is left of which one could be made.
@@ -87,11 +110,23 @@ impl Report {
         ]
     }
 
+    /// What there is to say of the whole. A difference that no waiting record can change is one at once.
+    pub fn verdict(&self) -> Verdict {
+        let waits = self.waiting > 0;
+        let letters = self.dead_lettered.count.cmp(&self.expected_dead_letters);
+        let differs = self.findings().iter().any(|(_, finding)| finding.count > 0);
+        match letters {
+            _ if differs => Verdict::Wrong,
+            Ordering::Greater => Verdict::Wrong,
+            Ordering::Less if !waits => Verdict::Wrong,
+            _ if waits => Verdict::Unfinished,
+            _ => Verdict::Well,
+        }
+    }
+
     /// Whether all is as it must be.
     pub fn is_well(&self) -> bool {
-        self.waiting == 0
-            && self.dead_lettered.count == self.expected_dead_letters
-            && self.findings().iter().all(|(_, finding)| finding.count == 0)
+        self.verdict() == Verdict::Well
     }
 
     /// Attempts that were answered with 504, of all.
@@ -111,12 +146,20 @@ impl Report {
             "unknown": unknown,
             "documents": self.documents,
             "waiting": self.waiting,
+            "finished_per_second": self.per_second.map(rounded),
+            "waiting_seconds": seconds_left(self.waiting, self.per_second).map(rounded),
+            "not_judged": self.not_judged,
             "dead_lettered": self.dead_lettered,
             "expected_dead_letters": self.expected_dead_letters,
             "attempts": attempts,
             "answered_504": unconfirmed,
             "share_of_504s": self.share_of_504s(),
             "well": self.is_well(),
+            "verdict": match self.verdict() {
+                Verdict::Well => "well",
+                Verdict::Wrong => "wrong",
+                Verdict::Unfinished => "unfinished",
+            },
         });
         for (name, finding) in self.findings() {
             json[name] = json!(finding);
@@ -130,12 +173,15 @@ impl fmt::Display for Report {
         let Ledgered { events, accepted, refused, unknown, attempts, unconfirmed } = self.ledger;
         writeln!(
             f,
-            "{}: {events} events, {accepted} accepted, {refused} refused, {unknown} unknown",
-            self.run
+            "{}: {}, {accepted} accepted, {refused} refused, {unknown} unknown",
+            self.run,
+            counted(events, "event")
         )?;
-        writeln!(f, "{}: {} documents of the run", self.collection, self.documents)?;
+        writeln!(f, "{}: {} of the run", self.collection, counted(self.documents, "document"))?;
         if self.waiting > 0 {
-            writeln!(f, "  waiting        {}: the group has not finished them", self.waiting)?;
+            let (records, ids) = (counted(self.waiting, "record"), counted(self.not_judged, "id"));
+            writeln!(f, "  waiting        {records}: {}", outlook(self.waiting, self.per_second))?;
+            writeln!(f, "  not judged     {ids}: what is stored of them may change")?;
         }
         let examples = |f: &mut fmt::Formatter<'_>, finding: &Finding| {
             finding.examples.iter().try_for_each(|example| writeln!(f, "      {example}"))?;
@@ -155,10 +201,17 @@ impl fmt::Display for Report {
         )?;
         examples(f, &self.dead_lettered)?;
         let share = 100.0 * self.share_of_504s();
-        writeln!(f, "  504s           {unconfirmed} of {attempts} attempts ({share:.2} %)")?;
-        match self.is_well() {
-            true => write!(f, "all is as it must be"),
-            false => write!(f, "WRONG: slipstream trace ID tells where an event is"),
+        let attempts = counted(attempts, "attempt");
+        writeln!(f, "  504s           {unconfirmed} of {attempts} ({share:.2} %)")?;
+        match self.verdict() {
+            Verdict::Well => write!(f, "all is as it must be"),
+            Verdict::Wrong => write!(f, "WRONG: slipstream trace ID tells where an event is"),
+            Verdict::Unfinished => write!(
+                f,
+                "NO VERDICT YET: {} still waiting, {}; --wait until-done waits for the consumer",
+                counted_with(self.waiting, "record", ["is", "are"]),
+                outlook(self.waiting, self.per_second)
+            ),
         }
     }
 }
@@ -182,10 +235,33 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_is_told_with_its_time_and_without_a_verdict() {
+        let (waiting, per_second) = (450_000, Some(2_500.0));
+        let report = Report { waiting, per_second, not_judged: 1, ..Report::default() };
+        let text = report.to_string();
+        let outlook = "about 3 min 0 s at the present rate of 2500 a second";
+        for part in [
+            format!("  waiting        450000 records: {outlook}\n"),
+            "  not judged     1 id: ".to_owned(),
+            format!("NO VERDICT YET: 450000 records are still waiting, {outlook}; "),
+        ] {
+            assert!(text.contains(&part) && !text.contains("WRONG"), "{part} in {text}");
+        }
+        let json = report.json();
+        assert_eq!((&json["waiting"], &json["waiting_seconds"]), (&450_000.into(), &180.0.into()));
+        assert_eq!((&json["verdict"], &json["well"]), (&"unfinished".into(), &false.into()));
+        assert!(Report { waiting, ..Report::default() }.json()["waiting_seconds"].is_null());
+    }
+
+    #[test]
     fn each_number_that_is_not_as_it_must_be_counts() {
         let well = Report { expected_dead_letters: 1, ..Report::default() };
         assert!(!well.is_well(), "a dead letter is missing");
-        assert!(!Report { waiting: 1, ..Report::default() }.is_well());
+        assert_eq!(Report { waiting: 1, ..well.clone() }.verdict(), Verdict::Unfinished, "it may come");
+        let mut wrong = Report { waiting: 1, ..Report::default() };
+        assert_eq!(wrong.verdict(), Verdict::Unfinished);
+        wrong.foreign.add(String::new);
+        assert_eq!(wrong.verdict(), Verdict::Wrong, "no record removes it");
         let mut report = Report::default();
         report.dead_lettered.add(String::new);
         assert!(!report.is_well(), "a dead letter too many");

@@ -4,3 +4,5 @@
 
 mod documents;
 mod environment;
+mod scripted_mongodb;
+mod tools;

@@ -100,7 +100,7 @@ async fn each_state_of_a_collections_indexes_is_told() {
     check(&names, &[]).await.assert("warn", &subject, "no unique index on event_id yet");
 
     adsbdb.insert_one(doc! { "event_id": "a", "again": true }).await.unwrap();
-    check(&names, &[]).await.assert("fail", &subject, "1 documents are in the way");
+    check(&names, &[]).await.assert("fail", &subject, "1 document is in the way");
     adsbdb.delete_one(doc! { "again": true }).await.unwrap();
 
     index(&names, doc! { "key": { "event_id": 1 }, "name": "event_id_1" }).await;

@@ -67,7 +67,11 @@ async fn records_that_were_deleted_unread_and_offsets_past_the_end_are_failures(
     kafka::delete_records(&names, 0, 3).await;
     check(&names, &[]).await.assert("fail", &subject, "2 records were deleted");
     commit(&names, 100);
-    check(&names, &[]).await.assert("fail", &subject, &format!("past the end of {}/0", names.topic));
+    let found = check(&names, &[]).await;
+    found.assert("fail", &subject, &format!("past the end of {}/0", names.topic));
+    assert!(!format!("{found:?}").contains("nothing waits"), "{found:?}");
+    kafka::produce(&names, &[(None, b"four")]).await;
+    check(&names, &[]).await.assert("fail", &subject, &format!("lag 1 ({}/0: 1)", names.topic));
 }
 
 /// A member of the group that is no consumer of Slipstream. It leaves when it is dropped.

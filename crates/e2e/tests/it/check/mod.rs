@@ -26,7 +26,7 @@ async fn a_deployment_that_is_well_passes_with_the_warnings_of_a_single_broker()
         ("ADSBDB_BASE_URL", &adsbdb_url),
     ];
     let joined =
-        |findings: &Findings| findings.has("ok", &format!("group {}", names.group), "1 members, stable");
+        |findings: &Findings| findings.has("ok", &format!("group {}", names.group), "1 member, stable");
     let found = e2e::eventually("the group is stable", std::time::Duration::from_secs(60), || async {
         let found = check(&names, &environment).await;
         (joined(&found) && found.code == Some(0)).then_some(found)
@@ -42,12 +42,14 @@ async fn a_deployment_that_is_well_passes_with_the_warnings_of_a_single_broker()
     found.assert("ok", &format!("collection {}.adsbdb", names.database), "not there yet");
     let copies = format!("topic {}", names.topic);
     found.assert("warn", &copies, "replication factor 1");
+    found.assert("warn", &copies, "records are deleted after 7 days (retention.ms)");
     assert!(found.all.iter().all(|finding| finding["level"] == "ok"
-        || finding["cause"].as_str().unwrap().starts_with("replication factor 1")));
+        || finding["cause"].as_str().unwrap().starts_with("replication factor 1")
+        || finding["cause"].as_str().unwrap().contains("(retention.ms)")));
     let text = e2e::process::command("slipstream", &findings::environment(&names, &environment));
     let text = { text }.arg("check").output().await.unwrap();
     let text = String::from_utf8_lossy(&text.stdout).into_owned();
-    assert!(text.contains("ok    kafka: answers") && text.contains("0 failures, 2 warnings"), "{text}");
+    assert!(text.contains("ok    kafka: answers") && text.contains("0 failures, 3 warnings"), "{text}");
     assert!(text.contains("\n      -> "), "each warning has its remedy: {text}");
 }
 

@@ -101,6 +101,18 @@ async fn a_dead_letter_topic_that_forgets_or_is_too_small_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_source_topic_that_deletes_records_is_a_warning_with_the_length() {
+    let names = Stack::shared().await.names();
+    make_topic(&names, &names.topic, &[("retention.ms", "5400000")]).await;
+    let subject = format!("topic {}", names.topic);
+    check(&names, &[]).await.assert("warn", &subject, "deleted after 90 min (retention.ms)");
+    let kept = format!("{}-kept", names.topic);
+    make_topic(&names, &kept, &[("retention.ms", "-1")]).await;
+    let found = check(&names, &[("KAFKA_TOPIC", &kept)]).await;
+    assert!(!found.has("warn", &format!("topic {kept}"), "retention.ms"), "{found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_topic_of_several_must_take_the_largest_record_of_each() {
     let names = Stack::shared().await.names();
     let (larger, letters) = (format!("{}-larger", names.topic), format!("{}-letters", names.topic));
@@ -111,7 +123,7 @@ async fn a_dead_letter_topic_of_several_must_take_the_largest_record_of_each() {
     let both = check(&names, &[("KAFKA_TOPIC", &topics), ("DEAD_LETTER_TOPIC", &letters)]).await;
     both.assert("fail", &subject, "below the source's 2000000");
     let one = check(&names, &[("DEAD_LETTER_TOPIC", &letters)]).await;
-    one.assert("ok", &subject, "1 partitions");
+    one.assert("ok", &subject, "1 partition,");
     assert!(!format!("{one:?}").contains("below the source's"), "{one:?}");
 }
 

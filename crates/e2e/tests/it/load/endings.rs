@@ -1,6 +1,7 @@
 //! Runs that do not go as planned, on real servers: no key, no producer, no consumer, a signal, an outage; and wrong
 //! command lines.
 
+use std::path::Path;
 use std::time::Duration;
 
 use e2e::process::{command, free_address};
@@ -102,7 +103,7 @@ async fn a_signal_ends_it_with_a_ledger_of_all_that_was_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_that_wait_are_not_taken_for_lost_but_the_verdict_is_not_well() {
+async fn records_that_wait_are_told_and_not_judged_until_they_are_done() {
     let stack = Stack::shared_quick().await;
     let names = stack.names();
     let producer = stack.producer(&names, &[]);
@@ -113,10 +114,18 @@ async fn records_that_wait_are_not_taken_for_lost_but_the_verdict_is_not_well() 
     assert_eq!(said.code, Some(0), "{said:?}");
     let path = ledger.to_str().unwrap();
     let verdict = run(&names.for_every_source(&[]), &["verify", "--ledger", path, "--wait", "500ms"]).await;
-    assert_eq!((verdict.code, verdict.count("/waiting")), (Some(1), 30), "{verdict:#?}");
-    assert_eq!(verdict.count("/missing/count"), 10);
+    assert_eq!((verdict.code, verdict.count("/waiting")), (Some(3), 30), "{verdict:#?}");
+    assert_eq!((verdict.count("/missing/count"), verdict.count("/not_judged")), (0, 10), "{verdict:#?}");
+    assert_eq!((&verdict.json["verdict"], &verdict.json["well"]), (&"unfinished".into(), &false.into()));
+    assert!(verdict.json["waiting_seconds"].is_null(), "nothing is finished: {verdict:#?}");
+    let (code, said) = text(&names.for_every_source(&[]), &["verify", "--ledger", path, "--wait", "1"]).await;
+    for part in
+        ["  waiting        30 records: none was finished", "  not judged     10 ids", "NO VERDICT YET: 30 "]
+    {
+        assert!(code == Some(3) && said.contains(part) && !said.contains("WRONG"), "{part} in {said}");
+    }
     // A verify that waits sees the consumer come.
-    let arguments = ["verify", "--ledger", path, "--wait", "60s"];
+    let arguments = ["verify", "--ledger", path, "--wait", "until-done"];
     let environment = names.for_every_source(&[]);
     let (waited, started) = tokio::join!(text(&environment, &arguments), async {
         let consumer = stack.consumer(&names, &[]);
@@ -129,6 +138,48 @@ async fn records_that_wait_are_not_taken_for_lost_but_the_verdict_is_not_well() 
         "{waited:?}"
     );
     assert!(producer.terminate().await.success() && started.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waiting_records_cannot_change_is_judged_and_what_they_can_is_not() {
+    if !Stack::is_apache_kafka() {
+        return;
+    }
+    let stack = Stack::shared_quick().await;
+    let names = stack.names();
+    let (producer, consumer) = (stack.producer(&names, &[]), stack.consumer(&names, &[]));
+    producer.ready().await;
+    consumer.ready().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let said = load(&producer.url(""), &[], &file("done"), &["--events", "20", "--keys", "5"]).await;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(verify(&names, &file("done"), &[]).await.code, Some(0));
+    assert!(consumer.terminate().await.success());
+    let manual = e2e::mongodb::collection(&names, "manual").await;
+    let said = load(&producer.url(""), &[], &file("waits"), &["--events", "20", "--keys", "5"]).await;
+    assert_eq!(said.code, Some(0), "{said:?}");
+
+    let judge = async |ledger: &Path| {
+        let arguments = ["verify", "--wait", "1", "--ledger", ledger.to_str().unwrap()];
+        run(&names.for_every_source(&[]), &arguments).await
+    };
+    // All of this run is done, and nothing of it is wrong: only the records of the other wait.
+    let verdict = judge(&file("done")).await;
+    assert_eq!((verdict.code, verdict.count("/waiting")), (Some(3), 20), "{verdict:#?}");
+    assert_eq!(verdict.count("/not_judged"), 0, "{verdict:#?}");
+    // A document that is not there, of a run that is done, is missing whatever waits.
+    manual.delete_one(bson::doc! {}).await.unwrap();
+    let verdict = judge(&file("done")).await;
+    assert_eq!((verdict.code, verdict.count("/missing/count")), (Some(1), 1), "{verdict:#?}");
+    let verdict = judge(&file("waits")).await;
+    assert_eq!((verdict.code, verdict.count("/not_judged")), (Some(3), 5), "{verdict:#?}");
+    // A document that nobody sent stays one.
+    let id = format!("{}-9", lines(&file("waits"))[0]["run"].as_str().unwrap());
+    manual.insert_one(bson::doc! { "event_id": id }).await.unwrap();
+    let verdict = judge(&file("waits")).await;
+    assert_eq!((verdict.code, verdict.count("/foreign/count")), (Some(1), 1), "{verdict:#?}");
+    assert!(producer.terminate().await.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]

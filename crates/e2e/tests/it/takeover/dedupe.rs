@@ -70,6 +70,25 @@ async fn a_run_that_is_killed_between_file_and_removal_has_lost_nothing_and_can_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn documents_with_large_ids_are_removed_in_commands_that_fit() {
+    let names = Stack::shared().await.names();
+    let adsbdb = mongodb::collection(&names, "adsbdb").await;
+    for n in 0..12 {
+        let mut document = original::document("a", n, 1, &format!("owner {n:02}"));
+        document.insert("_id", format!("{n}{}", "x".repeat(2 << 20)));
+        adsbdb.insert_one(document).await.unwrap();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("removed");
+    let ended =
+        dedupe(&names, &[], &["--apply", "--show", "0", "--json", "--out", file.to_str().unwrap()]).await;
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert_eq!(said(&ended)["removed"], 11, "{ended:?}");
+    assert_eq!(owners(&adsbdb).await, ["owner 11"]);
+    assert_eq!(read_back(&file).len(), 11);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_document_that_changes_meanwhile_is_judged_anew() {
     let names = Stack::shared().await.names();
     let adsbdb = with_duplicates(&names).await;
@@ -168,7 +187,7 @@ async fn an_index_with_options_and_a_document_that_json_cannot_hold_are_left_to_
     let applied = dedupe(&names, &[], &["--apply", "--out", file.to_str().unwrap()]).await;
     let text = String::from_utf8_lossy(&applied.stdout);
     assert_eq!(applied.status.code(), Some(1), "{applied:?}");
-    assert!(text.contains("dropIndex(\"sparse\")") && text.contains("1 have fields"), "{text}");
+    assert!(text.contains("dropIndex(\"sparse\")") && text.contains("1 document has fields"), "{text}");
     assert_eq!(snapshot(&adsbdb).await, before);
     assert!(!file.exists(), "there is nothing in it");
     assert_eq!(adsbdb.list_index_names().await.unwrap().len(), 2);

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance, StreamConsumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 use service::kafka::{QuietContext, client_config};
 use tokio::sync::watch;
 
 use crate::Failure;
 use crate::check::Cluster;
+use crate::kafka::is_final;
 use crate::scan::passes;
 
 /// When Kafka takes a member that was killed for dead; a broker allows no less, unless it is told to.
@@ -44,6 +45,8 @@ pub struct Member {
     standing: watch::Receiver<Standing>,
     topic: String,
     group: String,
+    /// Kafka's bootstrap servers.
+    pub broker: String,
 }
 
 /// Hears what becomes of the membership.
@@ -77,9 +80,7 @@ impl ConsumerContext for Context {
 pub async fn alone(cluster: &Cluster, group: &str) -> Result<(), Failure> {
     let began = Instant::now();
     loop {
-        let asked = patiently(|| cluster.group()).await;
-        let members = asked.map_err(|why| format!("kafka does not tell of group {group}: {why}"))?.members;
-        if members.is_empty() {
+        if cluster.group().await?.members.is_empty() {
             return Ok(());
         }
         if began.elapsed() > OTHERS_LIMIT {
@@ -89,19 +90,19 @@ pub async fn alone(cluster: &Cluster, group: &str) -> Result<(), Failure> {
     }
 }
 
-/// Asks about a group until Kafka answers: just started, it does not yet know of groups.
-///
-/// # Errors
-/// The last answer, after a while.
-pub async fn patiently<T, F: Future<Output = Result<T, String>>>(ask: impl Fn() -> F) -> Result<T, String> {
-    let began = Instant::now();
-    loop {
-        let answer = ask().await;
-        if answer.is_ok() || began.elapsed() > OTHERS_LIMIT {
-            return answer;
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
+/// Whether the membership has ended.
+fn is_over(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    let code = error.rdkafka_error_code();
+    matches!(
+        code,
+        Some(
+            Code::UnknownMemberId
+                | Code::IllegalGeneration
+                | Code::RebalanceInProgress
+                | Code::FencedInstanceId
+        )
+    )
 }
 
 fn refusal(group: &str) -> Failure {
@@ -139,10 +140,16 @@ impl Member {
                 }
             }
         };
-        let late = || format!("kafka lets nobody into group {group}").into();
+        let broker = &config.kafka_broker;
+        let late = || format!("kafka at {broker} (KAFKA_BROKER) lets nobody into group {group}").into();
         tokio::time::timeout(JOIN_LIMIT, joined).await.unwrap_or_else(|_| Err(late()))?;
-        let member =
-            Self { consumer: Arc::new(consumer), standing, topic: topic.to_owned(), group: group.to_owned() };
+        let member = Self {
+            consumer: Arc::new(consumer),
+            standing,
+            topic: topic.to_owned(),
+            group: group.to_owned(),
+            broker: broker.clone(),
+        };
         if *member.standing.borrow() == Standing::Has(partitions) {
             return Ok(member);
         }
@@ -163,21 +170,27 @@ impl Member {
     /// # Errors
     /// Kafka did not take them.
     pub async fn commit(&self, offsets: Vec<(i32, (i64, String))>) -> Result<(), Failure> {
-        let (consumer, topic) = (Arc::clone(&self.consumer), self.topic.clone());
-        let commit = tokio::task::spawn_blocking(move || {
-            let mut list = TopicPartitionList::new();
-            for (partition, (offset, note)) in offsets {
-                let mut element = list.add_partition(&topic, partition);
-                element.set_offset(Offset::Offset(offset))?;
-                element.set_metadata(note);
+        let mut list = TopicPartitionList::new();
+        for (partition, (offset, note)) in offsets {
+            let mut element = list.add_partition(&self.topic, partition);
+            element.set_offset(Offset::Offset(offset))?;
+            element.set_metadata(note);
+        }
+        // A coordinator that was just chosen knows nothing yet; for a member that is none any more it is too late.
+        let commit = async {
+            loop {
+                let (consumer, list) = (Arc::clone(&self.consumer), list.clone());
+                let once = tokio::task::spawn_blocking(move || consumer.commit(&list, CommitMode::Sync));
+                match once.await? {
+                    Err(error) if !is_final(&error) && !is_over(&error) => tokio::time::sleep(PAUSE).await,
+                    outcome => return outcome.map_err(Failure::from),
+                }
             }
-            consumer.commit(&list, CommitMode::Sync)
-        });
+        };
         let why = match tokio::time::timeout(LIMIT, commit).await {
-            Ok(Ok(Ok(()))) => return Ok(()),
-            Ok(Ok(Err(error))) => error.to_string(),
+            Ok(Ok(())) => return Ok(()),
             Ok(Err(error)) => error.to_string(),
-            Err(_) => "kafka does not answer".to_owned(),
+            Err(_) => format!("kafka does not answer at {} (KAFKA_BROKER)", self.broker),
         };
         Err(format!(
             "what was replayed cannot be committed in group {}: {why}; it may be replayed again, which changes nothing",

@@ -13,7 +13,6 @@ mod run;
 mod sender;
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 
@@ -23,13 +22,13 @@ use tokio_util::sync::CancellationToken;
 use super::filter::Filter;
 use super::options::ReplayOptions;
 use super::{Deployment, now_ms};
-use crate::Failure;
 use crate::check::Cluster;
 use crate::letter::Letter;
 use crate::scan::{NEXT, Scan};
+use crate::{Failure, out};
 use judge::{Judge, Verdict};
 use member::Member;
-use partition::Partition;
+pub use partition::Partition;
 use report::{End, Report};
 use run::Run;
 use sender::Sender;
@@ -61,7 +60,7 @@ pub async fn replay(
     let (report, outcome) =
         if options.dry_run { replay.dry(letters).await } else { replay.send(letters, &stop).await };
     let text = if report.json { report.to_json().to_string() } else { report.to_string() };
-    writeln!(std::io::stdout(), "{text}")?;
+    out::line(text)?;
     outcome?;
     Ok(if report.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -117,9 +116,7 @@ impl Replay {
     }
 
     async fn partitions(&self, topic: &str, ids: Vec<i32>) -> Result<BTreeMap<i32, Partition>, Failure> {
-        let positions = member::patiently(|| self.cluster.positions(topic, ids.clone())).await;
-        let positions =
-            positions.map_err(|why| format!("kafka does not tell the offsets of {topic}: {why}"))?;
+        let positions = self.cluster.positions(topic, ids).await?;
         Ok(positions.iter().map(|position| (position.partition, Partition::new(position))).collect())
     }
 

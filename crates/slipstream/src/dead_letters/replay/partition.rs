@@ -40,6 +40,11 @@ impl Partition {
         }
     }
 
+    /// Whether the record at `offset` is replayed. Nothing is of a topic that was made anew since.
+    pub fn is_replayed(&self, offset: i64) -> bool {
+        self.replayed.next() <= self.end && self.replayed.has(offset)
+    }
+
     /// Where it goes on.
     pub fn next(&self) -> i64 {
         self.replayed.next()
@@ -165,6 +170,17 @@ mod tests {
         assert_eq!(partition.take_changed(), Some((6, String::new())));
         partition.at_end();
         assert_eq!(partition.take_changed(), Some((9, String::new())));
+    }
+
+    #[test]
+    fn what_was_replayed_is_told_and_nothing_of_a_topic_that_was_made_anew() {
+        let told = |position: Position| {
+            let partition = Partition::new(&position);
+            (0..6).filter(|offset| partition.is_replayed(*offset)).collect::<Vec<_>>()
+        };
+        assert_eq!(told(position(Some(2), "replayed-1 1 2", 0, 6)), [0, 1, 3, 4]);
+        assert!(told(position(None, "", 0, 6)).is_empty());
+        assert!(told(position(Some(100), "", 0, 6)).is_empty());
     }
 
     #[test]

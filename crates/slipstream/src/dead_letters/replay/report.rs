@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::judge::{Target, Verdict};
 use crate::dead_letters::list;
 use crate::letter::Letter;
+use crate::out::{self, counted};
 use crate::scan::Place;
 
 /// So many are named in the JSON of the end; all of them are, as they are met.
@@ -91,7 +92,8 @@ impl Report {
             Verdict::NoOrigin => self.no_origin.add(place, "left out, as it does not say where it came from"),
             Verdict::Exhausted => {
                 let why = list::reason(letter);
-                self.exhausted.add(place, &format!("left out, replayed {} times: {why}", letter.replays));
+                self.exhausted
+                    .add(place, &format!("left out, replayed {}: {why}", counted(letter.replays, "time")));
             }
             Verdict::Refused(why) => self.refuse(place, why),
         }
@@ -110,7 +112,7 @@ impl Report {
         }
         let partition =
             target.partition.map_or_else(|| "the partition of its key".into(), |id| id.to_string());
-        writeln!(std::io::stdout(), "would send to {}/{partition}: {}", target.topic, list::text(letter))
+        out::line(format_args!("would send to {}/{partition}: {}", target.topic, list::text(letter)))
     }
 
     /// A partition of which nothing more can be kept.
@@ -161,7 +163,7 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let did = if self.dry_run { "would replay" } else { "replayed" };
-        write!(f, "{did} {} dead letters", self.replayed)?;
+        write!(f, "{did} {}", counted(self.replayed, "dead letter"))?;
         let left_out = [
             (self.filtered, "by the filters"),
             (self.other_topics, "of topics that KAFKA_TOPIC does not name"),

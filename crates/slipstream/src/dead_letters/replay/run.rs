@@ -16,8 +16,9 @@ use super::partition::Partition;
 use super::report::{End, Report};
 use super::sender::{Fate, Sender};
 use crate::Failure;
+use crate::kafka::LIMIT;
 use crate::letter::Letter;
-use crate::scan::{LIMIT, Place, passes};
+use crate::scan::{Place, passes};
 
 /// Most records under way, and most bytes of them: memory.
 const UNDER_WAY: usize = 500;
@@ -76,6 +77,7 @@ impl<'a> Run<'a> {
     /// Kafka does not answer, or another member came.
     pub async fn run(&mut self, member: &mut Member, stop: &CancellationToken) -> Result<(), Failure> {
         let consumer = Arc::clone(&member.consumer);
+        let broker = member.broker.clone();
         let mut tick = tokio::time::interval(Duration::from_millis(200));
         let mut last_commit = Instant::now();
         while self.reads() || !self.under_way.is_empty() {
@@ -85,7 +87,7 @@ impl<'a> Run<'a> {
                 why = member.replaced(), if self.failure.is_none() => self.fail(why),
                 Some(sent) = self.under_way.join_next() => self.settle(sent),
                 record = consumer.recv(), if self.reads() && self.has_room() => self.take(record),
-                _ = tick.tick() => self.look(),
+                _ = tick.tick() => self.look(&broker),
             }
             if last_commit.elapsed() > COMMIT_EVERY {
                 if let Err(why) = self.commit(member).await {
@@ -181,9 +183,10 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn look(&mut self) {
+    fn look(&mut self, broker: &str) {
         if self.reads() && self.under_way.is_empty() && self.last_news.elapsed() > LIMIT {
-            self.fail("the dead letters cannot be read to their end: kafka does not answer".into());
+            let why = format!("kafka does not answer at {broker} (KAFKA_BROKER)");
+            self.fail(format!("the dead letters cannot be read to their end: {why}").into());
         }
     }
 

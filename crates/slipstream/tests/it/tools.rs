@@ -1,0 +1,221 @@
+//! The commands that only look: what they ask MongoDB, and what they say without servers or without a reader.
+
+use std::net::TcpListener;
+use std::process::{Output, Stdio};
+
+use bson::{Document, doc};
+use serde_json::Value;
+use tokio::process::Command;
+
+use super::scripted_mongodb::{ScriptedMongodb, batch, refusal};
+
+/// An address that nothing listens on.
+fn nowhere() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+fn command(environment: &[(&str, &str)], arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_slipstream"));
+    command.args(arguments).env_clear().envs(environment.iter().copied()).kill_on_drop(true);
+    command
+}
+
+async fn run(environment: &[(&str, &str)], arguments: &[&str]) -> Output {
+    command(environment, arguments).output().await.unwrap()
+}
+
+/// The findings of `check` without a Kafka.
+async fn check(server: &ScriptedMongodb) -> Vec<Value> {
+    let (uri, kafka) = (format!("mongodb://{}/?replicaSet=rs", server.address), nowhere());
+    let environment =
+        [("MONGODB_URI", uri.as_str()), ("KAFKA_BROKER", &kafka), ("ADSBDB_BASE_URL", "http://127.0.0.1:9")];
+    let output = run(&environment, &["check", "--json"]).await;
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+    said["findings"].as_array().unwrap().clone()
+}
+
+fn finding<'a>(findings: &'a [Value], subject: &str) -> &'a Value {
+    let found = findings.iter().find(|finding| finding["subject"].as_str().unwrap().starts_with(subject));
+    found.unwrap_or_else(|| panic!("{subject} in {findings:#?}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_are_from_the_primary_and_majority_whatever_the_uri_says() {
+    let server = ScriptedMongodb::start(|_| None).await;
+    let uri = format!(
+        "mongodb://{}/?replicaSet=rs&readPreference=secondary&readConcernLevel=local&serverSelectionTimeoutMS=2000",
+        server.address
+    );
+    let output = run(&[("MONGODB_URI", &uri)], &["dedupe"]).await;
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let reads = server.commands("aggregate");
+    assert!(!reads.is_empty());
+    for read in reads {
+        assert_eq!(read.get_document("readConcern").unwrap(), &doc! { "level": "majority" }, "{read}");
+        let preference = read.get_document("$readPreference").ok();
+        assert!(preference.is_none_or(|it| it.get_str("mode").unwrap().starts_with("primary")), "{read}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_right_to_update_is_probed_by_an_update_that_matches_nothing() {
+    let server = ScriptedMongodb::start(|command| {
+        // As a router of 5.0 and 6.0 does for a collection whose shard key is another.
+        command
+            .contains_key("findAndModify")
+            .then(|| refusal(61, "Query for sharded findAndModify must contain the shard key"))
+    })
+    .await;
+    let found = check(&server).await;
+    let rights = finding(&found, "mongodb rights");
+    assert_eq!(rights["level"], "ok", "{rights}");
+    let updates = server.commands("update");
+    let update = updates[0].get_array("updates").unwrap()[0].as_document().unwrap();
+    assert!(update.get_document("q").unwrap().get_object_id("_id").is_ok(), "{update}");
+    assert!(!update.get_bool("upsert").unwrap_or(false), "{update}");
+    assert_eq!(
+        server.commands("find")[0].get_document("readConcern").unwrap(),
+        &doc! { "level": "majority" }
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_is_being_built_is_told_as_such() {
+    let unique = doc! { "v": 2, "key": { "event_id": 1 }, "name": "event_id_1", "unique": true };
+    let listed = vec![
+        doc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" },
+        doc! { "spec": unique, "buildUUID": bson::Uuid::new() },
+    ];
+    let server = ScriptedMongodb::start(move |command| {
+        let marked = command.get_bool("includeBuildUUIDs").unwrap_or(false);
+        (command.contains_key("listIndexes") && marked).then(|| batch(listed.clone()))
+    })
+    .await;
+    let found = check(&server).await;
+    let collection = finding(&found, "collection kafka_events_db.adsbdb");
+    let cause = collection["cause"].as_str().unwrap();
+    assert!(collection["level"] == "warn" && cause.contains("event_id_1 is being built"), "{collection}");
+    let uri = format!("mongodb://{}/?replicaSet=rs", server.address);
+    let output = run(&[("MONGODB_URI", &uri)], &["dedupe"]).await;
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("index event_id_1 is being built"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_does_not_know_builds_gives_the_plain_list() {
+    let listed = vec![doc! { "v": 2, "key": { "event_id": 1 }, "name": "event_id_1" }];
+    let server = ScriptedMongodb::start(move |command: &Document| {
+        if command.contains_key("includeBuildUUIDs") {
+            return Some(refusal(40415, "BSON field 'listIndexes.includeBuildUUIDs' is an unknown field."));
+        }
+        command.contains_key("listIndexes").then(|| batch(listed.clone()))
+    })
+    .await;
+    let uri = format!("mongodb://{}/?replicaSet=rs", server.address);
+    let output = run(&[("MONGODB_URI", &uri)], &["dedupe"]).await;
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.code() == Some(1) && said.contains("index event_id_1 is not unique"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hidden_unique_index_is_a_warning() {
+    let lookup = doc! { "mode_s": 1, "registration": 1, "event_timestamp": 1 };
+    let listed = vec![
+        doc! { "v": 2, "key": { "event_id": 1 }, "name": "by_hand", "unique": true, "hidden": true },
+        doc! { "v": 2, "key": lookup, "name": "lookup" },
+    ];
+    let server = ScriptedMongodb::start(move |command: &Document| {
+        command.contains_key("listIndexes").then(|| batch(listed.clone()))
+    })
+    .await;
+    let found = check(&server).await;
+    let collection = finding(&found, "collection kafka_events_db.adsbdb");
+    assert!(collection["cause"].as_str().unwrap().contains("index by_hand is hidden"), "{collection}");
+    assert!(collection["level"] == "warn" && collection["remedy"].as_str().unwrap().contains("unhideIndex"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_collection_has_one_line_where_every_source_is_ours() {
+    let server = ScriptedMongodb::start(|command: &Document| {
+        let name = |name: &str| doc! { "name": name, "type": "collection" };
+        command.contains_key("listCollections").then(|| batch(vec![name("a"), name("b"), name("c")]))
+    })
+    .await;
+    let (uri, kafka) = (format!("mongodb://{}/?replicaSet=rs", server.address), nowhere());
+    let environment = [("MONGODB_URI", uri.as_str()), ("KAFKA_BROKER", &kafka), ("EXPECTED_SOURCE", "*")];
+    let output = run(&environment, &["check"]).await;
+    let said = String::from_utf8(output.stdout).unwrap();
+    for collection in ["a", "b", "c"] {
+        let lines =
+            said.lines().filter(|line| line.contains(&format!("kafka_events_db.{collection}"))).count();
+        assert_eq!(lines, 1, "{collection} in {said}");
+    }
+    assert!(said.contains("find, update and insert on 3 collections of kafka_events_db"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_that_do_not_answer_are_told_with_variable_address_reason_and_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = folder.path().join("ledger");
+    let header = r#"{"run":"r","source":"adsbdb","started_at":5,"seed":1,"keys":1,"stale_ppm":0,"hostile_ppm":0,"api_version":null}"#;
+    std::fs::write(&ledger, format!("{header}\n")).unwrap();
+    let (mongodb, kafka) = (nowhere(), nowhere());
+    let uri = format!("mongodb://u:hunter2@{mongodb}");
+    let environment = [("MONGODB_URI", uri.as_str()), ("KAFKA_BROKER", &kafka)];
+    let verify = ["verify", "--wait", "1", "--ledger", ledger.to_str().unwrap()];
+    let kafka = format!("kafka does not answer at {kafka} (KAFKA_BROKER): ");
+    let mongodb = format!("mongodb does not answer at {mongodb} (MONGODB_URI): Connection refused");
+    for (arguments, part, remedy) in [
+        (&["dedupe"][..], &mongodb, "start it, or correct the host in MONGODB_URI"),
+        (&["trace", "x"], &kafka, "start it, or correct KAFKA_BROKER"),
+        (&verify, &kafka, "start it, or correct KAFKA_BROKER"),
+        (&["dead-letters", "list"], &kafka, "start it, or correct KAFKA_BROKER"),
+    ] {
+        let output = run(&environment, arguments).await;
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        assert!(said.contains(part.as_str()) && said.contains(remedy), "{arguments:?}: {said}");
+        for debug in ["Kind:", "Topology", "labels", "hunter2"] {
+            assert!(!said.contains(debug), "{arguments:?}: {said}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_leaves_changes_neither_exit_code_nor_stderr() {
+    let server = ScriptedMongodb::start(|_| None).await;
+    let (uri, kafka) = (format!("mongodb://{}/?replicaSet=rs", server.address), nowhere());
+    let environment = [("MONGODB_URI", uri.as_str()), ("KAFKA_BROKER", &kafka)];
+    for (arguments, code) in [
+        (&["check"][..], 1),
+        (&["check", "--json"], 1),
+        (&["dedupe"], 0),
+        (&["dedupe", "--json"], 0),
+        (&["--help"], 0),
+    ] {
+        let mut child = command(&environment, arguments);
+        let mut child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().await.unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), said.as_str()), (Some(code), ""), "{arguments:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_duration_without_a_unit_is_of_seconds_in_every_command() {
+    for arguments in [
+        &["up", "--for", "3", "--poll-interval", "0.5", "--port", "x"][..],
+        &["trace", "id", "--since", "3600", "--no-such"],
+        &["load", "--for", "3", "--grace", "1", "--no-such"],
+        &["verify", "--ledger", "f", "--wait", "90", "--no-such"],
+        &["dead-letters", "list", "--since", "60", "--until", "1", "--no-such"],
+    ] {
+        // The last argument is what is wrong, and only that.
+        let output = run(&[], arguments).await;
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("--no-such") || said.contains("--port"), "{said}");
+        assert!(!said.contains("a duration is"), "{said}");
+    }
+}
