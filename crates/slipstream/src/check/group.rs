@@ -81,6 +81,7 @@ fn members(subject: &str, (group, strangers): Members<'_>, positions: &[Position
                       kafka-consumer-groups.sh --reset-offsets while no member runs, which changes nothing that is stored";
         return Finding::fail(subject, cause, remedy);
     }
+    let members = counted(members, "member");
     if group.state != "Stable" {
         let remedy = "ask again in some seconds; if it stays so, see the log of each consumer";
         return Finding::warn(subject, format!("{members}, {}; {lag}", group.state), remedy);
@@ -203,7 +204,7 @@ mod tests {
             end,
         };
         for (at, part) in [(position(9, 0, 3), "lag 3 (t/0: 3)"), (position(9, 0, 0), "past the end")] {
-            let found = judge("g", &Group::default(), &[at], true);
+            let found = judge("g", (&Group::default(), None), &[at], true);
             assert!(found[0].level == Level::Fail && found[0].cause.contains(part), "{found:?}");
             assert!(
                 found[1].level == Level::Fail && found[1].cause.contains("past the end of t/0"),

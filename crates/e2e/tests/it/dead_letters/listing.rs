@@ -155,6 +155,49 @@ async fn an_empty_topic_is_no_fault_and_what_is_missing_wrong_or_away_is_told() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn records_are_listed_by_time_once_each_and_replayed_ones_are_marked() {
+    if !Stack::is_apache_kafka() {
+        return;
+    }
+    let names = Stack::shared().await.names();
+    make_topics(&names, 2).await;
+    // The later one is in the first partition, and k0 was dead-lettered twice.
+    write_letters(&names, 3, 1, &["first", "second"]).await;
+    let of_k0 = [
+        ("__connect.errors.topic", Some(names.topic.as_bytes())),
+        ("__connect.errors.partition", Some(&b"0"[..])),
+        ("__connect.errors.offset", Some(b"0")),
+        ("__connect.errors.exception.message", Some(b"again")),
+    ];
+    let early = Sent {
+        partition: 1,
+        key: Some(b"early"),
+        value: Some(b"x"),
+        record_ms: Some(*START_MS - 1_000),
+        ..Sent::default()
+    };
+    let again = Sent { key: Some(b"k0"), record_ms: Some(*START_MS), headers: &of_k0, ..early.clone() };
+    send(&names, &names.dead_letter_topic(), &[again, early]).await;
+    let replayed = super::replay(&names, &["--reason", "second"]).await.summary(0);
+    assert_eq!(replayed["replayed"], 1, "{replayed}");
+
+    let listed = run(&names, &["list", "--json"]).await.lines();
+    let told: Vec<_> = listed
+        .iter()
+        .map(|line| {
+            let copies = line["copies"].as_array().unwrap().len();
+            (line["key"].as_str().unwrap(), copies, line["replayed"].as_bool().unwrap())
+        })
+        .collect();
+    assert_eq!(told, [("early", 0, false), ("k0", 1, false), ("k1", 0, true), ("k2", 0, false)]);
+    let text = run(&names, &["list"]).await;
+    let lines: Vec<&str> = text.text().lines().collect();
+    assert!(lines[1].contains("(2 dead letters of this record)"), "{text:?}");
+    assert!(lines[2].contains("  replayed  ") && !lines[3].contains("  replayed  "), "{text:?}");
+    assert_eq!(lines[4], "4 dead letters", "{text:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn several_topics_have_their_dead_letters_listed_and_a_place_needs_its_topic() {
     let names = Stack::shared().await.names();
     let second = format!("{}-b", names.topic);
