@@ -31,7 +31,7 @@ pub const REMEDY: &str = "start it, or correct KAFKA_BROKER and, where it wants 
 pub type Client = BaseConsumer<Listener>;
 
 /// Learns why there is no answer yet.
-type Told = dyn Fn(&Unanswered) + Send + Sync;
+pub type Told = dyn Fn(&Unanswered) + Send + Sync;
 
 /// Sends requests through a client of its own.
 #[derive(Clone)]

@@ -37,13 +37,17 @@ fn heard(written: io::Result<()>) -> io::Result<()> {
 }
 
 /// A number of things, as in `1 record` and `2 records`.
-pub fn counted<N: Display + PartialEq + From<u8>>(number: N, noun: &str) -> String {
+pub fn counted<N: Copy + Display + PartialEq + From<u8>>(number: N, noun: &str) -> String {
     let plural = if number == N::from(1) { "" } else { "s" };
     format!("{number} {noun}{plural}")
 }
 
 /// The same with its verb, as in `1 record was` and `2 records were`; `verbs` are both forms.
-pub fn counted_with<N: Display + PartialEq + From<u8>>(number: N, noun: &str, verbs: [&str; 2]) -> String {
+pub fn counted_with<N: Copy + Display + PartialEq + From<u8>>(
+    number: N,
+    noun: &str,
+    verbs: [&str; 2],
+) -> String {
     let [singular, plural] = verbs;
     let verb = if number == N::from(1) { singular } else { plural };
     format!("{} {verb}", counted(number, noun))

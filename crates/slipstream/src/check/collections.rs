@@ -10,7 +10,7 @@ use tokio::time::error::Elapsed;
 use super::finding::{Finding, Level};
 use super::store::{granted, index_right, not_allowed, rights, run, within};
 use crate::Failure;
-use crate::dedupe::{self, Target};
+use crate::dedupe::{self, Indexes, Target};
 use crate::mongo::{Fault, LIMIT, Mongo, majority};
 use crate::out::counted_with;
 
@@ -119,32 +119,42 @@ fn hidden(indexes: &[Document]) -> Option<&str> {
     Some(found.get_str("name").unwrap_or_default())
 }
 
+/// The finding about an index that is there in part only: it is being built, or hidden.
+fn built_or_hidden(subject: &str, keys: &UpsertKeys, target: &Target, indexes: &Indexes) -> Option<Finding> {
+    const WAIT: &str = "wait; if the build fails, the consumer's log says why";
+    if let Some(name) = indexes.building(keys) {
+        let cause = format!("its unique index {name} is being built, so nothing is written yet");
+        return Some(Finding::warn(subject, cause, WAIT));
+    }
+    let missing = match index_state(keys, &indexes.ready) {
+        IndexState::Complete => Vec::new(),
+        IndexState::WithoutLookups(names) => names,
+        _ => return None,
+    };
+    if let Some(name) = hidden(&indexes.ready) {
+        let (database, collection) = target.names();
+        let cause = format!("unique index {name} is hidden: it refuses documents, but no query uses it");
+        let remedy =
+            format!("db.getSiblingDB({database:?}).getCollection({collection:?}).unhideIndex({name:?})");
+        return Some(Finding::warn(subject, cause, remedy));
+    }
+    let are_built = !missing.is_empty() && missing.iter().all(|name| indexes.builds(name));
+    let cause = format!("look-up indexes are being built: {}", missing.join(", "));
+    are_built.then(|| Finding::warn(subject, cause, WAIT))
+}
+
 async fn judge_indexes(subject: &str, keys: &UpsertKeys, target: &Target) -> Result<Finding, Failure> {
     let Some(indexes) = tokio::time::timeout(LIMIT, target.indexes()).await?? else {
         return Ok(Finding::ok(subject, "is not there yet: it is made with the first event"));
     };
     let (database, collection) = target.names();
     let dedupe = format!("slipstream dedupe --collection {collection}");
-    if let Some(name) = indexes.building(keys) {
-        let cause = format!("its unique index {name} is being built, so nothing is written yet");
-        return Ok(Finding::warn(subject, cause, "wait; if the build fails, the consumer's log says why"));
+    if let Some(finding) = built_or_hidden(subject, keys, target, &indexes) {
+        return Ok(finding);
     }
-    let state = index_state(keys, &indexes.ready);
-    if let (IndexState::Complete | IndexState::WithoutLookups(_), Some(name)) =
-        (&state, hidden(&indexes.ready))
-    {
-        let cause = format!("unique index {name} is hidden: it refuses documents, but no query uses it");
-        let remedy =
-            format!("db.getSiblingDB({database:?}).getCollection({collection:?}).unhideIndex({name:?})");
-        return Ok(Finding::warn(subject, cause, remedy));
-    }
-    Ok(match state {
+    Ok(match index_state(keys, &indexes.ready) {
         IndexState::Complete => {
             Finding::ok(subject, format!("unique index on {keys}, and the look-up indexes"))
-        }
-        IndexState::WithoutLookups(names) if names.iter().all(|name| indexes.builds(name)) => {
-            let cause = format!("look-up indexes are being built: {}", names.join(", "));
-            Finding::warn(subject, cause, "wait; if the build fails, the consumer's log says why")
         }
         IndexState::WithoutLookups(names) => {
             let cause = format!("look-up indexes are missing: {}", names.join(", "));

@@ -70,15 +70,20 @@ pub fn judge_hello(hello: &Document) -> Finding {
 /// The right that we lack.
 pub async fn rights(database: &Database, collection: &Source) -> Result<(), Finding> {
     let name = collection.as_str();
-    let nobody = doc! { "q": { "_id": ObjectId::new() }, "u": { "$set": { "x": 1 } } };
+    let (nobody, change) = (doc! { "_id": ObjectId::new() }, doc! { "$set": { "x": 1 } });
+    // A router refuses findAndModify for a collection whose shard key the query lacks. One that is not there has none, and
+    // not every server leaves it so after an update.
+    let update = match is_absent(database, collection).await {
+        true => doc! { "findAndModify": name, "query": nobody, "update": change },
+        false => doc! { "update": name, "updates": [{ "q": nobody, "u": change }] },
+    };
     let refused = doc! { "_id": { "$slipstream": ObjectId::new() } };
     let tries = [
         (
             "find",
             doc! { "find": name, "limit": 1, "singleBatch": true, "projection": { "_id": 1 }, "readConcern": majority() },
         ),
-        // Not findAndModify, which a router refuses for a collection whose shard key the query lacks.
-        ("update", doc! { "update": name, "updates": [nobody] }),
+        ("update", update),
         ("insert", doc! { "insert": name, "documents": [refused] }),
     ];
     for (right, command) in tries {
@@ -94,6 +99,17 @@ pub async fn rights(database: &Database, collection: &Source) -> Result<(), Find
         }
     }
     Ok(())
+}
+
+/// Whether the server says that there is no such collection.
+async fn is_absent(database: &Database, collection: &Source) -> bool {
+    let list = doc! {
+        "listCollections": 1, "nameOnly": true, "authorizedCollections": true,
+        "filter": { "name": collection.as_str() },
+    };
+    let Ok(reply) = run(database, list).await else { return false };
+    let found = reply.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
+    found.is_ok_and(Vec::is_empty)
 }
 
 /// The line for all collections on which nothing is lacking.

@@ -75,8 +75,11 @@ struct Entry {
 #[derive(Debug, Default)]
 struct Listed {
     entries: Vec<Entry>,
-    known: HashMap<(Place, Option<Box<[u8]>>), usize>,
+    known: HashMap<Record, usize>,
 }
+
+/// The place of a record, and its key.
+type Record = (Place, Option<Box<[u8]>>);
 
 impl Listed {
     fn add(&mut self, letter: Letter, replayed: bool) {

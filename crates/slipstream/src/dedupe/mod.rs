@@ -23,7 +23,7 @@ use file::Kept;
 use removal::{Done, Removal};
 use report::{Example, Found, Report};
 use row::{Place, Runs};
-pub use target::Target;
+pub use target::{Indexes, Target};
 
 /// Documents that change under a pass are looked at again, so often.
 const PASSES: usize = 3;

@@ -11,7 +11,7 @@ use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use service::kafka::client_config;
 
 use crate::Failure;
-use crate::kafka::{Asker, LIMIT, Unanswered, committed};
+use crate::kafka::{Asker, LIMIT, Told, Unanswered, committed};
 use crate::scan::{partitions, passes, unread};
 
 /// The next offset of each partition.
@@ -23,7 +23,7 @@ pub struct Reading {
     client: ClientConfig,
     topic: String,
     group: String,
-    told: Option<Arc<dyn Fn(&Unanswered) + Send + Sync>>,
+    told: Option<Arc<Told>>,
 }
 
 /// What a read to the end found.
@@ -112,5 +112,34 @@ impl Reading {
             }
         }
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+    use service::lock::lock;
+
+    use super::*;
+
+    #[test]
+    fn a_coordinator_that_is_loading_is_waited_for_at_start() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 2, 1).unwrap();
+        let loading = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_COORDINATOR;
+        cluster.request_errors(RDKafkaApiKey::OffsetFetch, &[loading; 8]);
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", cluster.bootstrap_servers()).set("group.id", "g");
+        let reading = Reading { client, topic: "t".into(), group: "g".into(), told: None };
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&told);
+        let waiting = reading.wait_for_ever(move |why| lock(&log).push(why.to_string()));
+        assert_eq!(waiting.committed().unwrap(), Positions::from([(0, 0), (1, 0)]));
+        let told = lock(&told);
+        let place = format!("kafka at {} (KAFKA_BROKER) does not tell", cluster.bootstrap_servers());
+        assert!(!told.is_empty() && told.iter().all(|why| why.starts_with(&place)), "{told:?}");
     }
 }

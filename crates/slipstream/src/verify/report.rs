@@ -257,7 +257,7 @@ mod tests {
     fn each_number_that_is_not_as_it_must_be_counts() {
         let well = Report { expected_dead_letters: 1, ..Report::default() };
         assert!(!well.is_well(), "a dead letter is missing");
-        assert_eq!(Report { waiting: 1, ..well.clone() }.verdict(), Verdict::Unfinished, "it may come");
+        assert_eq!(Report { waiting: 1, ..well }.verdict(), Verdict::Unfinished, "it may come");
         let mut wrong = Report { waiting: 1, ..Report::default() };
         assert_eq!(wrong.verdict(), Verdict::Unfinished);
         wrong.foreign.add(String::new);
