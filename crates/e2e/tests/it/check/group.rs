@@ -187,7 +187,7 @@ async fn members_that_share_our_partitions_are_a_failure_in_either_protocol() {
         drop(stranger);
         is_well(&consumer, 2).await;
         let alone = check(&names, &[]).await;
-        assert!(alone.has("ok", &subject, "1 members, stable"), "{property:?}: {alone:?}");
+        assert!(alone.has("ok", &subject, "1 member, stable"), "{property:?}: {alone:?}");
         assert_eq!(warnings(&consumer), 1, "{property:?}: {}", consumer.log());
         assert!(consumer.terminate().await.success());
     }
