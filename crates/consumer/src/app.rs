@@ -49,7 +49,7 @@ impl App {
     pub async fn build(config: Config) -> Result<Self, Failure> {
         let listener = Listener::bind(config.listen_addr).await?;
         let mut registry = Registry::with_prefix("slipstream");
-        let metrics = Metrics::new(&mut registry);
+        let metrics = Metrics::new(&mut registry, &config.topics);
         let dead_letters = DeadLetters::new(
             kafka::dead_letters(&config),
             config.group_id.clone(),

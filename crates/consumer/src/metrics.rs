@@ -79,8 +79,9 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// New metrics, known to `registry`.
-    pub fn new(registry: &mut Registry) -> Self {
+    /// New metrics of a consumer of `topics`, known to `registry`. Losses begin at 0 for each topic, so that the first
+    /// one is an increase.
+    pub fn new(registry: &mut Registry, topics: &[String]) -> Self {
         let metrics = Self {
             read: Counter::default(),
             finished: Family::default(),
@@ -96,6 +97,7 @@ impl Metrics {
             store_up: Gauge::default(),
             kafka_up: Gauge::default(),
         };
+        topics.iter().for_each(|topic| metrics.lost(topic, 0));
         let m = metrics.clone();
         registry.register("records_read", "Records taken in hand", m.read);
         registry.register("records_finished", "Records that are done with, by outcome", m.finished);

@@ -22,7 +22,7 @@ pub(crate) async fn work() -> Arc<Work> {
     Arc::new(Work {
         store: Store::with_deadline(store, CALL_DEADLINE).await.unwrap(),
         dead_letters: DeadLetters::new(ClientConfig::new(), "g".into(), None),
-        metrics: Metrics::new(&mut Registry::default()),
+        metrics: Metrics::new(&mut Registry::default(), &[]),
         expected: Expected::Any,
         limits: Limits { records: 10, bytes: 1 << 20 },
         unlisted_grace: UNLISTED_GRACE,
