@@ -12,24 +12,24 @@ pub fn line(text: impl Display) -> io::Result<()> {
     all(format_args!("{text}\n"))
 }
 
-/// As [`line`], of text that brings its own ends of lines.
+/// As [`line()`], of text that brings its own ends of lines.
 ///
 /// # Errors
-/// As [`line`].
+/// As [`line()`].
 pub fn all(text: Arguments<'_>) -> io::Result<()> {
-    heard(io::stdout().write_fmt(text))
+    unless_closed(io::stdout().write_fmt(text))
 }
 
-/// As [`all`], of bytes.
+/// As [`all()`], of bytes.
 ///
 /// # Errors
-/// As [`line`].
+/// As [`line()`].
 pub fn bytes(bytes: &[u8]) -> io::Result<()> {
     let mut out = io::stdout();
-    heard(out.write_all(bytes).and_then(|()| out.flush()))
+    unless_closed(out.write_all(bytes).and_then(|()| out.flush()))
 }
 
-fn heard(written: io::Result<()>) -> io::Result<()> {
+fn unless_closed(written: io::Result<()>) -> io::Result<()> {
     match written {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         written => written,
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn a_closed_pipe_is_no_failure_and_a_full_disk_is_one() {
-        assert!(heard(Err(ErrorKind::BrokenPipe.into())).is_ok());
-        assert!(heard(Err(ErrorKind::StorageFull.into())).is_err());
+        assert!(unless_closed(Err(ErrorKind::BrokenPipe.into())).is_ok());
+        assert!(unless_closed(Err(ErrorKind::StorageFull.into())).is_err());
     }
 }
