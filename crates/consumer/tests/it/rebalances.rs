@@ -41,6 +41,28 @@ async fn a_member_without_a_partition_is_ready_and_says_what_it_waits_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn lag_series_end_when_their_partition_is_revoked() {
+    let trial = Trial::new(2).await;
+    let first = trial.start(&[]).await;
+    trial.send_many("a", 10).await;
+    first.finishes(10).await;
+    let series = async |family: &str| {
+        let (_, body) = first.get("/metrics").await;
+        body.lines().filter(|line| line.starts_with(&format!("{family}{{"))).count()
+    };
+    let have = async |partitions: usize| {
+        series("slipstream_lag_records").await == partitions
+            && series("slipstream_committed_lag_records").await == partitions
+    };
+    eventually("each partition has its series", SOON, async || have(2).await).await;
+    let second = trial.start(&[]).await;
+    eventually("one partition is revoked", SOON, async || first.assigned().await == 1).await;
+    eventually("its series have ended", SOON, async || have(1).await).await;
+    second.stop().await;
+    first.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn g7_a_partition_that_moves_with_a_batch_in_flight_is_finished_and_committed_first() {
     let database = durable().await;
     let trial = Trial::with_database(&database.uri(), 2).await;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use e2e::{Names, Process, Stack, eventually, http, kafka};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::Value;
 use servers::BrokerKind;
@@ -158,6 +159,40 @@ async fn members_that_keep_ours_out_are_a_failure_and_told_by_the_consumer() {
     drop(python);
     is_well(&consumer, 1).await;
     assert_eq!(warnings(&consumer), 1, "{}", consumer.log());
+    assert!(consumer.terminate().await.success());
+}
+
+/// Ends partition 0 with the control record of a transaction that another application aborted.
+async fn abort_a_transaction(names: &Names) {
+    let producer: FutureProducer = ClientConfig::new()
+        .set("bootstrap.servers", &names.kafka)
+        .set("transactional.id", &names.group)
+        .create()
+        .unwrap();
+    let begun = producer.clone();
+    tokio::task::spawn_blocking(move || begun.init_transactions(LIMIT)).await.unwrap().unwrap();
+    producer.begin_transaction().unwrap();
+    let record = FutureRecord::<str, str>::to(&names.topic).partition(0).key("aborted").payload("{}");
+    producer.send(record, LIMIT).await.unwrap();
+    tokio::task::spawn_blocking(move || producer.abort_transaction(LIMIT)).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn control_records_at_the_end_are_no_lag() {
+    if !tells_the_end() {
+        return;
+    }
+    let stack = Stack::shared().await;
+    let names = stack.names();
+    let subject = format!("group {}", names.group);
+    kafka::make_topic(&names, 1).await;
+    let consumer = stack.consumer(&names, &[]);
+    is_well(&consumer, 1).await;
+    abort_a_transaction(&names).await;
+    eventually("check finds no lag", LIMIT, || async {
+        check(&names, &[]).await.has("ok", &subject, "1 member, stable; lag 0").then_some(())
+    })
+    .await;
     assert!(consumer.terminate().await.success());
 }
 
