@@ -90,10 +90,14 @@ impl Adsbdb {
     /// One question, once there is a place for it. Only what is sent is counted.
     async fn ask(&self, deadline: Instant) -> Result<Payload, UpstreamFault> {
         self.pass()?;
-        // It is never closed, so there is always a permit in the end.
-        let _permit = tokio::time::timeout_at(deadline, self.at_a_time.acquire())
+        // A permit that comes later leaves too little time for an answer: without this margin each waiting request
+        // would get its permit when the request before it times out, and would be sent only to time out as well.
+        let wait = self.limit - self.limit / 10;
+        let latest = deadline - self.limit / 10;
+        // The semaphore is never closed.
+        let _permit = tokio::time::timeout_at(latest, self.at_a_time.acquire())
             .await
-            .map_err(|_| UpstreamFault::NoPlace(self.limit))?;
+            .map_err(|_| UpstreamFault::NoPlace(wait))?;
         self.pass()?;
         let outcome = tokio::time::timeout_at(deadline, self.exchange()).await;
         let outcome = outcome.unwrap_or(Err(UpstreamFault::Slow(self.limit)));

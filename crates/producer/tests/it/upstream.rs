@@ -200,7 +200,7 @@ async fn who_waits_for_a_place_in_vain_is_told_so_and_is_no_question_to_adsbdb()
     let world = World::start(&settings).await;
     world.simulator.set_latency(Duration::from_millis(300));
     let answers = futures::future::join_all((0..12).map(|_| world.ingest())).await;
-    let in_vain = "within 2000 ms no place came free to ask ADSBDB";
+    let in_vain = "within 1800 ms no place came free to ask ADSBDB";
     let in_vain =
         answers.iter().filter(|answer| answer.status == 502 && answer.text.contains(in_vain)).count();
     assert!(in_vain > 0, "{answers:?}");
