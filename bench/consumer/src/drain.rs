@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use servers::usage;
+use devservers::usage;
 
 use crate::Failure;
 use crate::collection::Collection;

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use servers::Child;
+use devservers::Child;
 
 use crate::Failure;
 use crate::cli::{Name, Options};
@@ -72,7 +72,7 @@ impl Programs {
 
     async fn build(&self) -> Result<(), Failure> {
         crate::say("building the consumer and the producer");
-        let mut cargo = servers::binaries::build(&["consumer", "producer"]);
+        let mut cargo = devservers::binaries::build(&["consumer", "producer"]);
         // The folder above may be a target directory that this variable does not name, if this program was moved.
         cargo.env("CARGO_TARGET_DIR", self.binaries.parent().unwrap_or(&self.binaries));
         run(cargo, &self.folder.join("build.log")).await

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use servers::{Broker, BrokerKind, BrokerOptions, Database, DatabaseKind, DatabaseOptions, Progress};
+use devservers::{Broker, BrokerKind, BrokerOptions, Database, DatabaseKind, DatabaseOptions, Progress};
 
 use crate::Failure;
 

@@ -10,7 +10,7 @@ mod side;
 use std::io::Write;
 
 use clap::Parser;
-use servers::{Broker, BrokerKind, BrokerOptions, Progress, usage};
+use devservers::{Broker, BrokerKind, BrokerOptions, Progress, usage};
 
 use cli::Options;
 use load::Load;

@@ -50,7 +50,7 @@ impl Programs {
     }
 
     async fn build(&self) -> Result<(), Failure> {
-        let mut cargo = servers::binaries::build(&["producer", "bench-producer"]);
+        let mut cargo = devservers::binaries::build(&["producer", "bench-producer"]);
         // The folder above may be a target directory that this variable does not name, if this program was moved.
         cargo.env("CARGO_TARGET_DIR", self.binaries.parent().unwrap_or(&self.binaries));
         run(cargo.into()).await

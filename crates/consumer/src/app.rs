@@ -5,20 +5,20 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kafka::topics::{keep_topics, tell_changes};
 use prometheus_client::registry::Registry;
 use serde_json::json;
 use service::health::{Listener, routes};
-use service::topics::{keep_topics, tell_changes};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin};
+use crate::clients;
 use crate::config::Config;
 use crate::dead_letters::DeadLetters;
 use crate::group::watch_group;
 use crate::health::Health;
-use crate::kafka;
 use crate::lane::Work;
 use crate::lanes::Lanes;
 use crate::metrics::{Counters, Metrics, Snapshot};
@@ -51,7 +51,7 @@ impl App {
         let mut registry = Registry::with_prefix("slipstream");
         let metrics = Metrics::new(&mut registry, &config.topics);
         let dead_letters = DeadLetters::new(
-            kafka::dead_letters(&config),
+            clients::dead_letters(&config),
             config.group_id.clone(),
             config.dead_letter_topic.clone(),
         );
@@ -87,16 +87,16 @@ impl App {
         let background = CancellationToken::new();
         let _ends_with_us = background.clone().drop_guard();
         let specs = self.config.topic_specs();
-        let kafka = keep_topics(&kafka::upkeep(&self.config), specs, background.clone())?;
+        let kafka = keep_topics(&clients::upkeep(&self.config), specs, background.clone())?;
         tokio::spawn(tell_changes(kafka.clone()));
         let (group, client_id) = (self.config.group_id.clone(), self.config.client_id());
-        let strangers = watch_group(kafka::upkeep(&self.config), group, client_id, background.clone());
+        let strangers = watch_group(clients::upkeep(&self.config), group, client_id, background.clone());
         let (store, watched) = (self.work.store.clone(), background.clone());
         tokio::spawn(async move { store.watch(watched).await });
         let reading = stop.child_token();
         let _reads_no_longer_than_us = reading.clone().drop_guard();
         let reader = Reader {
-            client: kafka::reader(&self.config),
+            client: clients::reader(&self.config),
             topics: self.config.topics.clone(),
             lanes: Arc::clone(&self.lanes),
             kafka: kafka.clone(),

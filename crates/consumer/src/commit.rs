@@ -23,8 +23,8 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::lanes::{Lanes, Place};
 use crate::rebalance::{Member, places};
-use service::bootstrap::Bootstrap;
-use service::kafka::Listening;
+use kafka::Listening;
+use kafka::rebootstrap::Bootstrap;
 use service::lock::lock;
 
 const INTERVAL: Duration = Duration::from_millis(500);

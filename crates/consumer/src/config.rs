@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use events::Source;
-use service::kafka::{KafkaProperties, check_consumer, check_producer, connection};
-use service::topics::{BROKER_DEFAULT, TopicSpec, partitions, replication_factor};
+use kafka::topics::{BROKER_DEFAULT, TopicSpec, partitions, replication_factor};
+use kafka::{KafkaProperties, check_consumer, check_producer, connection};
 use service::{Check, ConfigFaults, Kind, Secret, parse};
 
 use crate::batch::Limits;
-use crate::kafka;
+use crate::clients;
 use crate::step::Expected;
 use crate::store::{CALL_DEADLINE, StoreConfig, UpsertKeys, check_uri};
 use crate::suspects::UNLISTED_GRACE;
@@ -152,7 +152,7 @@ impl Config {
 
     /// The `client.id` of the consumers, by which they are told from other members of their group.
     pub fn client_id(&self) -> String {
-        kafka::client_id(self)
+        clients::client_id(self)
     }
 
     /// The dead-letter topic of `topic`.
@@ -184,8 +184,8 @@ impl Config {
 fn check_properties(config: Option<&Config>, check: &mut Check) {
     let Some(config) = config.filter(|config| !config.properties.is_empty()) else { return };
     let properties = &config.properties;
-    let checked = check_consumer(&kafka::reader(config), properties);
-    if let Err(why) = checked.and_then(|()| check_producer(&kafka::dead_letters(config), properties)) {
+    let checked = check_consumer(&clients::reader(config), properties);
+    if let Err(why) = checked.and_then(|()| check_producer(&clients::dead_letters(config), properties)) {
         check.fault("KAFKA_PROPERTIES", why);
     }
 }

@@ -6,13 +6,13 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use kafka::rebootstrap::Bootstrap;
+use kafka::{Listening, stored};
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::future_producer::Delivery;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
-use service::bootstrap::Bootstrap;
-use service::kafka::{Listening, stored};
 
 use crate::record::Record;
 use service::lock::lock;

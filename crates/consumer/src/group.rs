@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
+use kafka::QuietContext;
+use kafka::group::{Group, Strangers, describe};
 use rdkafka::ClientConfig;
 use rdkafka::admin::AdminClient;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use service::group::{Group, Strangers, describe};
-use service::kafka::QuietContext;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -91,7 +91,7 @@ fn strangers(name: &str, group: &Group, client_id: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use service::group::{ASSIGNOR, Member};
+    use kafka::group::{ASSIGNOR, Member};
 
     use super::*;
 

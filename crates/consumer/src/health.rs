@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kafka::topics::KafkaState;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use service::health::Report;
-use service::topics::KafkaState;
 use tokio::sync::watch;
 
 use crate::lane::Work;

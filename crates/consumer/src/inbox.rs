@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn in_every_order_of_pushing_and_taking_no_record_is_left_behind_or_turned_round() {
         let unbounded = Bound { records: usize::MAX, bytes: usize::MAX };
-        for order in servers::interleavings(&[5, 7]) {
+        for order in devservers::interleavings(&[5, 7]) {
             let inbox = Inbox::default();
             let (mut lane, mut pushed, mut taken) = (Lane::Works, 0, Vec::new());
             for thread in &order {

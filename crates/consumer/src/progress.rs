@@ -282,7 +282,7 @@ mod tests {
     fn in_every_order_of_finishing_and_asking_the_position_is_the_watermark_as_soon_as_there_is_one() {
         // The lane begins 10 to 12 and finishes them in another order. The lag's follower tells the partition's end
         // and what is committed, and then, as it does not look in between, where the partition begins.
-        for order in servers::interleavings(&[4, 3]) {
+        for order in devservers::interleavings(&[4, 3]) {
             let progress = Progress::new("t".into(), 0, Finished::default(), Counter::default());
             let mut taken = [0; 2];
             for thread in &order {
@@ -309,7 +309,7 @@ mod tests {
     fn in_every_order_of_arriving_and_working_only_the_time_in_which_records_wait_is_standing_still() {
         const STEP: Duration = Duration::from_secs(600);
         // The reader pushes three records; the lane takes two at most, begins and finishes them, twice.
-        for order in servers::interleavings(&[3, 6]) {
+        for order in devservers::interleavings(&[3, 6]) {
             let progress = Progress::new("t".into(), 0, Finished::default(), Counter::default());
             let lane = View { progress: Arc::new(progress), inbox: Arc::default() };
             let bound = Bound { records: usize::MAX, bytes: usize::MAX };

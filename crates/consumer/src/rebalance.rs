@@ -5,12 +5,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kafka::rebootstrap::Bootstrap;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::TopicPartitionList;
-use service::bootstrap::Bootstrap;
 
 use crate::commit::Gate;
 use crate::lanes::{Lanes, Place};
@@ -58,7 +58,7 @@ impl Member {
 
 impl ClientContext for Member {
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
-        service::kafka::log_line(facility, message);
+        kafka::log_line(facility, message);
         if let Some((topic, partition, at)) = reset(facility, message) {
             self.lanes.is_reset(topic, partition, at);
         }

@@ -1,8 +1,8 @@
 //! One record, copied out of librdkafka's buffers so that these can be given back: everything that a dead letter
 //! must repeat byte for byte. One allocation holds it all: it is freed by another thread than the one that made it.
 
+use kafka::headers::{RawHeader, RawHeaders, with};
 use rdkafka::message::{BorrowedMessage, Message, OwnedHeaders};
-use service::headers::{RawHeader, RawHeaders, with};
 
 /// What a record costs in memory beside its bytes.
 const OVERHEAD_BYTES: usize = 256;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
-    let mut build = servers::binaries::build(&["producer", "consumer", "poller", "slipstream"]);
+    let mut build = devservers::binaries::build(&["producer", "consumer", "poller", "slipstream"]);
     assert!(build.status().expect("cargo runs").success(), "the binaries do not build");
     // target/PROFILE/deps/it-HASH -> target/PROFILE
     let test = std::env::current_exe().expect("the test has a path");

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use devservers::Child;
 use nix::sys::signal::Signal;
-use servers::Child;
 use tokio::process::Command;
 
 use crate::{binaries, eventually, http};
@@ -105,7 +105,7 @@ impl Process {
 
     /// Its memory in RAM, as the kernel tells it.
     pub fn resident_bytes(&self) -> u64 {
-        servers::usage::resident_bytes(self.pid()).expect("the kernel tells a child's memory")
+        devservers::usage::resident_bytes(self.pid()).expect("the kernel tells a child's memory")
     }
 
     /// Whether it still runs.

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use servers::{Broker, BrokerKind, BrokerOptions, Database, DatabaseOptions};
+use devservers::{Broker, BrokerKind, BrokerOptions, Database, DatabaseOptions};
 use tokio::sync::OnceCell;
 
 use crate::Process;
@@ -39,8 +39,8 @@ impl Stack {
         let database =
             DatabaseOptions { sync_on_commit, ..DatabaseOptions::new(folder.path().join("mongodb")) };
         let (broker, database) = tokio::join!(
-            Broker::start(broker, servers::Progress::silent()),
-            Database::start(database, servers::Progress::silent())
+            Broker::start(broker, devservers::Progress::silent()),
+            Database::start(database, devservers::Progress::silent())
         );
         Self { broker: broker.expect("a broker"), database: database.expect("a database"), _folder: folder }
     }

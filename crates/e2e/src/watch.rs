@@ -110,7 +110,7 @@ impl Drop for Watch {
 }
 
 async fn look(seen: &Mutex<Seen>, watched: &Watched) {
-    let resident = servers::usage::resident_bytes(watched.pid);
+    let resident = devservers::usage::resident_bytes(watched.pid);
     let answer = tokio::time::timeout(PATIENCE, http::get(&watched.health)).await;
     let mut seen = lock(seen);
     let Ok(resident) = resident else {

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use events::Source;
-use service::kafka::{KafkaProperties, check_producer, connection};
-use service::topics::{BROKER_DEFAULT, TopicSpec, partitions, replication_factor};
+use kafka::topics::{BROKER_DEFAULT, TopicSpec, partitions, replication_factor};
+use kafka::{KafkaProperties, check_producer, connection};
 use service::{Check, ConfigFaults, Kind, parse};
 use url::Url;
 

@@ -249,7 +249,7 @@ impl Check {
 
 /// A wrong value as a message may show it: in a URL, the part before an `@` and the query may hold
 /// a password.
-pub(crate) fn shown(text: &str) -> String {
+pub fn shown(text: &str) -> String {
     let text = text.rsplit_once('@').map_or_else(|| text.to_owned(), |(_, host)| format!("***@{host}"));
     match text.split_once('?') {
         Some((url, _)) if url.contains("://") || url.starts_with("***") => format!("{url}?***"),

@@ -3,9 +3,9 @@
 //! and timestamp are those of the record byte for byte.
 
 use events::{Decoded, RecordView, decode};
+use kafka::headers::{RawHeader, RawHeaders, with};
 use rdkafka::Message;
 use rdkafka::message::OwnedHeaders;
-use service::headers::{RawHeader, RawHeaders, with};
 
 use crate::scan::Place;
 

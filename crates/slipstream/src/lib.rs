@@ -81,7 +81,7 @@ fn environment() -> Result<Environment, ConfigFaults> {
 fn complain(error: &Failure) -> ExitCode {
     _ = writeln!(std::io::stderr(), "slipstream: {error}");
     let wrong_configuration = error.downcast_ref::<ConfigFaults>().is_some()
-        || matches!(error.downcast_ref(), Some(servers::ServerError::Setting(_)));
+        || matches!(error.downcast_ref(), Some(devservers::ServerError::Setting(_)));
     ExitCode::from(if wrong_configuration { 2 } else { 1 })
 }
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use servers::Simulator;
+use devservers::Simulator;
 
 use crate::cli::SimulateOptions;
 use crate::{Failure, out};

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use servers::Child;
+use devservers::Child;
 
 use crate::Failure;
 use crate::programs;

@@ -108,7 +108,7 @@ fn play(commits: usize, finishes: usize, offsets: fn(&Lanes) -> TopicPartitionLi
     let work = runtime.block_on(work());
     let lanes = || Lanes::new(Arc::clone(&work), runtime.handle().clone());
     let consumer = member("", Arc::new(lanes()));
-    for order in servers::interleavings(&[commits * 2, 2, finishes]) {
+    for order in devservers::interleavings(&[commits * 2, 2, finishes]) {
         let (lanes, place): (Lanes, Place) = (lanes(), (Arc::from("t"), 3));
         lanes.start(vec![place.clone()]);
         let lane = lanes.list().remove(0);

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use consumer::Config;
-use service::kafka::KafkaProperties;
+use kafka::KafkaProperties;
 use tokio::process::{Child, Command};
 
 use crate::shared_database::durable;

@@ -1,9 +1,9 @@
 //! What becomes of each kind of record.
 
 use bson::{Bson, Document, doc};
+use kafka::headers::{RawHeader, RawHeaders, with};
 use rdkafka::ClientConfig;
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
-use service::headers::{RawHeader, RawHeaders, with};
 
 use crate::trial::{Sent, Trial, event};
 

@@ -1,7 +1,7 @@
 //! A broker that asks for a password, through TLS: KAFKA_PROPERTIES reach the reader, the upkeep of topics and the
 //! producer of dead letters alike; a wrong password is told without being shown, and waited for.
 
-use servers::{Broker, BrokerKind, BrokerOptions, Progress, Sasl};
+use devservers::{Broker, BrokerKind, BrokerOptions, Progress, Sasl};
 
 use crate::shared_database;
 use crate::trial::{SOON, Sent, Trial, event, eventually};

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use servers::{Database, DatabaseOptions, Progress, ServerError};
+use devservers::{Database, DatabaseOptions, Progress, ServerError};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 

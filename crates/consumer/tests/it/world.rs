@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use servers::{Broker, BrokerKind, BrokerOptions, Progress};
+use devservers::{Broker, BrokerKind, BrokerOptions, Progress};
 use tokio::sync::OnceCell;
 
 /// Servers' folders are named after the process that uses them; those of processes that are gone are removed.

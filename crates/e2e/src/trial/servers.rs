@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use servers::{Broker, BrokerKind, BrokerOptions, Credentials, Database, DatabaseOptions, Progress};
+use devservers::{Broker, BrokerKind, BrokerOptions, Credentials, Database, DatabaseOptions, Progress};
 use tokio::net::TcpListener;
 
 use crate::process::free_address;

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
+use devservers::Simulator;
 use e2e::process::command;
 use e2e::{Process, Stack, eventually};
 use serde_json::{Value, json};
-use servers::Simulator;
 
 use crate::certificate::certificate;
 

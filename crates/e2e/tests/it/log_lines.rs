@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use devservers::Simulator;
 use e2e::{Process, Stack, eventually, http};
 use serde_json::Value;
-use servers::Simulator;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const OWN_LINES: (&str, &str) = ("RUST_LOG", "info,producer=debug,consumer=debug,poller=debug,service=debug");

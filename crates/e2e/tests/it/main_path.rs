@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use bson::{Bson, doc};
+use devservers::Simulator;
 use e2e::{Process, Stack, eventually, http, kafka, mongodb};
 use serde_json::json;
-use servers::Simulator;
 
 const SAMPLE_EVENT: &str = include_str!("../../../events/fixtures/event.json");
 const LIMIT: Duration = Duration::from_secs(60);

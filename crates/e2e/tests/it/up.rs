@@ -143,7 +143,7 @@ async fn post_until(ingest: String, over: Arc<AtomicBool>) {
 
 /// Kills the broker under load and starts it again after the session: what was finished and not yet committed is read
 /// again. Whether there was such a record.
-async fn lose_partitions(broker: &servers::Broker, consumer: &str) -> bool {
+async fn lose_partitions(broker: &devservers::Broker, consumer: &str) -> bool {
     let health = async || http::get(consumer).await.map(|answer| answer.body).unwrap_or_default();
     let counter = |health: &serde_json::Value, name: &str| health["counters"][name].as_u64();
     let minute = Duration::from_secs(60);

@@ -14,10 +14,10 @@ mod verdict;
 
 use std::sync::{Arc, OnceLock};
 
+use kafka::topics::{KafkaState, keep_topics};
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{Producer, PurgeConfig};
-use service::topics::{KafkaState, keep_topics};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -54,8 +54,7 @@ impl Kafka {
     pub fn connect(config: &Config, stop: &CancellationToken) -> Result<Self, String> {
         let said = |error: KafkaError| error.to_string();
         let sender = Arc::new(Sender::new(client_config(config)).map_err(said)?);
-        let admin =
-            service::kafka::client_config(&config.kafka_broker, CLIENT_ID, &[], &config.kafka_properties);
+        let admin = kafka::client_config(&config.kafka_broker, CLIENT_ID, &[], &config.kafka_properties);
         let topics = keep_topics(&admin, vec![config.topic.clone()], stop.clone()).map_err(said)?;
         let kafka = Self {
             topic: config.topic.name.as_str().into(),
@@ -157,7 +156,7 @@ pub fn client_config(config: &Config) -> ClientConfig {
     let defaults = properties::defaults(config);
     let defaults: Vec<(&str, &str)> = defaults.iter().map(|(key, value)| (*key, value.as_str())).collect();
     let mut client =
-        service::kafka::client_config(&config.kafka_broker, CLIENT_ID, &defaults, &config.kafka_properties);
+        kafka::client_config(&config.kafka_broker, CLIENT_ID, &defaults, &config.kafka_properties);
     for (key, value) in properties::fixed(config) {
         client.set(key, value);
     }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use service::topics::KafkaState;
+use kafka::topics::KafkaState;
 use tokio::sync::watch;
 
 use super::sender::Sender;

@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use kafka::rebootstrap::Bootstrap;
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
-use service::bootstrap::Bootstrap;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
@@ -258,7 +258,7 @@ pub struct Context {
 impl ClientContext for Context {
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
         self.signals.log(facility);
-        service::kafka::log_line(facility, message);
+        kafka::log_line(facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

@@ -245,7 +245,7 @@ mod tests {
     fn in_every_order_of_threads_a_break_is_not_hidden_by_an_earlier_one_that_is_told_late() {
         // Two threads of clients look at the clock and tell of a break; a request sends a record and judges it. From
         // one look at the clock to the next it takes longer than librdkafka is silent.
-        for order in servers::interleavings(&[2, 2, 2]) {
+        for order in devservers::interleavings(&[2, 2, 2]) {
             let signals = Signals::default();
             let (mut clock, mut looked, mut told) = (Duration::ZERO, [None; 3], Duration::ZERO);
             for thread in &order {
@@ -269,7 +269,7 @@ mod tests {
     #[test]
     fn in_every_order_of_breaks_and_answers_an_answer_clears_only_what_broke_before_its_question() {
         // Two threads of clients tell of breaks; the caretaker asks three times, and the second time nobody answers.
-        for order in servers::interleavings(&[2, 2, 6]) {
+        for order in devservers::interleavings(&[2, 2, 6]) {
             let signals = Signals::default();
             let breaks = [[Break::Connection, Break::AllBrokers], [Break::Client, Break::Connection]];
             let (mut taken, mut asked) = ([0; 3], (0, 0));

@@ -266,7 +266,7 @@ mod tests {
     fn in_every_order_of_outcomes_the_request_learns_each_of_them() {
         // Two threads of the client tell outcomes: slots 0 to 2 and 3 to 5; each second one failed. The request looks
         // between them as often.
-        for order in servers::interleavings(&[3, 3, 4]) {
+        for order in devservers::interleavings(&[3, 3, 4]) {
             let tally = Arc::new(Tally::new(Histogram::new([1.0])));
             let mut tickets: [Vec<Ticket>; 2] = [0..3, 3..6].map(|slots| {
                 slots

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use devservers::BrokerKind;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Wire};
 use serde_json::json;
-use servers::BrokerKind;
 
 use crate::application::{Application, assert_says, unique};
 use crate::mock::Cluster;

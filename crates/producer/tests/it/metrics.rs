@@ -1,6 +1,6 @@
 //! The names, types and help texts that dashboards and alerts rest on.
 
-use servers::{Fault, Simulator};
+use devservers::{Fault, Simulator};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

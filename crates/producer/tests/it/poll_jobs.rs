@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use devservers::{Fault, Simulator};
 use rdkafka::Message;
 use rdkafka::message::OwnedMessage;
 use serde_json::{Value, json};
-use servers::{Fault, Simulator};
 
 use crate::application::{Application, PATIENCE, assert_says};
 use crate::real_broker::{records, shared};

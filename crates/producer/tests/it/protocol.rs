@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use devservers::Simulator;
 use serde_json::json;
-use servers::Simulator;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

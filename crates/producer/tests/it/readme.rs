@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
+use devservers::Simulator;
 use serde_json::Value;
-use servers::Simulator;
 use tokio::process::Command;
 
 use crate::application::{Application, PATIENCE};

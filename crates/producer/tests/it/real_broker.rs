@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use devservers::{Broker, BrokerKind, BrokerOptions, Progress, Simulator};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -12,7 +13,6 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers, Message, OwnedMessage};
 use rdkafka::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
-use servers::{Broker, BrokerKind, BrokerOptions, Progress, Simulator};
 use tokio::sync::OnceCell;
 
 use crate::application::{Application, PATIENCE, assert_says, unique};

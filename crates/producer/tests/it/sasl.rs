@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use servers::{Broker, BrokerKind, BrokerOptions, Progress, Sasl};
+use devservers::{Broker, BrokerKind, BrokerOptions, Progress, Sasl};
 
 use tokio::sync::OnceCell;
 

@@ -4,7 +4,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use servers::{Machine, Progress, Simulator, python_packages};
+use devservers::{Machine, Progress, Simulator, python_packages};
 use tokio::process::Command;
 
 use crate::application::Application;

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use kafka::group::{Group, describe};
+use kafka::{QuietContext, client_config};
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::consumer::Consumer;
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
-use service::group::{Group, describe};
-use service::kafka::{QuietContext, client_config};
 
 use super::group::Position;
 use super::topic::{Partition, Settings, Topic};

@@ -1,6 +1,6 @@
 //! Judges the consumer group: whether somebody reads, whether it is us, and whether records were missed.
 
-use service::group::{Group, Strangers};
+use kafka::group::{Group, Strangers};
 
 use super::finding::Finding;
 use crate::out::{counted, counted_with};
@@ -128,7 +128,7 @@ fn past_the_end(subject: &str, positions: &[Position]) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use service::group::{ASSIGNOR, Member};
+    use kafka::group::{ASSIGNOR, Member};
 
     use super::*;
     use crate::check::finding::Level;

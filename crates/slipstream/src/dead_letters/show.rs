@@ -3,10 +3,10 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
+use kafka::headers::RawHeaders;
 use rdkafka::Message;
 use rdkafka::message::OwnedMessage;
 use serde_json::{Map, Value};
-use service::headers::RawHeaders;
 
 use super::Deployment;
 use super::list::object;

@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bson::{Document, doc};
 use events::Source;
-use service::topics::TopicSpec;
+use kafka::topics::TopicSpec;
 
 use crate::check::{Cluster, collections};
 use crate::cli::TraceOptions;

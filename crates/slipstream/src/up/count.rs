@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kafka::client_config;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
-use service::kafka::client_config;
 
 use crate::Failure;
 use crate::kafka::{Asker, LIMIT, Told, Unanswered, committed};

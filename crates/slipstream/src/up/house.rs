@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::time::Duration;
 
-use servers::{
+use devservers::{
     Broker, BrokerKind, BrokerOptions, Database, DatabaseKind, DatabaseOptions, Machine, Simulator,
 };
 use service::environment::value;
@@ -39,7 +39,7 @@ impl House {
         environment: &[(String, String)],
         options: &UpOptions,
         folder: &Path,
-        say: servers::Progress,
+        say: devservers::Progress,
     ) -> Result<Self, Failure> {
         let mut house = Self {
             broker: None,
@@ -59,7 +59,7 @@ impl House {
         &mut self,
         environment: &[(String, String)],
         folder: &Path,
-        say: &servers::Progress,
+        say: &devservers::Progress,
     ) -> Result<(), Failure> {
         if !self.kafka.is_empty() {
             self.lines.push(format!("kafka     {} (KAFKA_BROKER)", self.kafka));
@@ -80,7 +80,7 @@ impl House {
         Ok(())
     }
 
-    async fn start_database(&mut self, folder: &Path, say: &servers::Progress) -> Result<(), Failure> {
+    async fn start_database(&mut self, folder: &Path, say: &devservers::Progress) -> Result<(), Failure> {
         if !self.mongodb.is_empty() {
             self.lines.push("mongodb   the one that MONGODB_URI names".into());
             return Ok(());

@@ -50,7 +50,7 @@ pub async fn up(options: UpOptions, environment: Environment) -> Result<ExitCode
     // A wrong variable is told before anything is emptied, fetched or started.
     configs(&environment, &places)?;
     let folder = Path::new(FOLDER);
-    let _one_run_at_a_time = servers::FolderLock::take(folder)?;
+    let _one_run_at_a_time = devservers::FolderLock::take(folder)?;
     if options.fresh {
         empty(folder)?;
     }
@@ -109,7 +109,7 @@ async fn start(
     let is_named = |name: &str| value(environment, name).is_some();
     // Servers that are named are waited for from the first moment on.
     let (house, (), ()) = tokio::try_join!(
-        House::start(environment, options, folder, servers::Progress::new(say)),
+        House::start(environment, options, folder, devservers::Progress::new(say)),
         async { if is_named("KAFKA_BROKER") { waits.kafka(&early).await } else { Ok(()) } },
         async {
             if is_named("MONGODB_URI") {

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use bson::doc;
 use consumer::store::{StoreState, read_hello};
+use kafka::client_config;
 use rdkafka::consumer::Consumer;
-use service::kafka::client_config;
 use service::lock::lock;
 
 use super::say;

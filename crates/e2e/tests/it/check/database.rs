@@ -2,8 +2,8 @@
 
 use ::mongodb::Client;
 use bson::{Document, doc};
+use devservers::{Credentials, Database, DatabaseOptions, Progress};
 use e2e::{Gate, Names, Stack};
-use servers::{Credentials, Database, DatabaseOptions, Progress};
 
 use super::findings::check;
 

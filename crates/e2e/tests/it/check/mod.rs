@@ -6,9 +6,9 @@ mod group;
 mod processes;
 mod topics;
 
+use devservers::Simulator;
 use e2e::{Process, Stack};
 use findings::{Findings, check};
-use servers::Simulator;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deployment_that_is_well_passes_with_the_warnings_of_a_single_broker() {

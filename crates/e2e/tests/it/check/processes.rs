@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
+use devservers::{Fault, Simulator};
 use e2e::{Stack, eventually};
-use servers::{Fault, Simulator};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 

@@ -1,12 +1,12 @@
 //! Kafka and its topics.
 
+use devservers::{Broker, BrokerKind, BrokerOptions, Progress, Sasl};
 use e2e::{Names, Stack};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
-use servers::{Broker, BrokerKind, BrokerOptions, Progress, Sasl};
 
 use super::findings::check;
 

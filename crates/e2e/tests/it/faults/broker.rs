@@ -93,7 +93,7 @@ async fn g6_a_broker_that_breaks_off_in_the_middle_of_replies_costs_nothing() {
 }
 
 /// For as long as in the storm that found it, to the millisecond; even so it takes rounds: without
-/// `service::bootstrap` one end or the other had lost the only broker by the eighth.
+/// `kafka::rebootstrap` one end or the other had lost the only broker by the eighth.
 #[tokio::test(flavor = "multi_thread")]
 async fn g6_a_broker_that_stands_still_again_and_again_is_found_again() {
     let Some(mut trial) = trial().await else { return };

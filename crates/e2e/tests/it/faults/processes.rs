@@ -5,12 +5,12 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use bson::doc;
+use devservers::Simulator;
 use e2e::trial::{MEMORY_LIMIT_BYTES, Setup};
 use e2e::watch::Watch;
 use e2e::{Process, Stack, Trial, eventually, kafka, mongodb};
 use nix::sys::signal::Signal;
 use rdkafka::Message;
-use servers::Simulator;
 
 use super::{RECOVERY, SESSION, lasts, share};
 

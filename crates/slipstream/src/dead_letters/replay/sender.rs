@@ -1,12 +1,12 @@
 //! Sends records once more. One counts as replayed only after every in-sync replica has it.
 
+use kafka::{QuietContext, client_config, stored};
 use rdkafka::ClientConfig;
 use rdkafka::Message;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::producer::future_producer::DeliveryFuture;
 use rdkafka::producer::{FutureProducer, FutureRecord};
-use service::kafka::{QuietContext, client_config, stored};
 
 use super::judge::Target;
 use crate::Failure;

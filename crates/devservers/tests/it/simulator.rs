@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use devservers::{Fault, Simulator};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use servers::{Fault, Simulator};
 
 async fn start() -> Simulator {
     // Installed once a process; a second time is refused and changes nothing.

@@ -4,7 +4,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use servers::{
+use devservers::{
     Broker, BrokerKind, BrokerOptions, Database, DatabaseKind, DatabaseOptions, Machine, Package, Progress,
     ServerError, python_packages,
 };

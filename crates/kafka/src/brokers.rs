@@ -4,7 +4,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::settings::shown;
+use service::settings::shown;
 
 /// Values of `security.protocol`, which are also the schemes that an entry may have.
 const SCHEMES: [&str; 4] = ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"];

@@ -14,10 +14,10 @@ use rdkafka::producer::{Producer, ThreadedProducer};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::bootstrap::Bootstrap;
-use crate::kafka::{Listening, QuietContext};
-use crate::settings::parse;
-use crate::standstill::Standstill;
+use crate::client::{Listening, QuietContext};
+use crate::rebootstrap::Bootstrap;
+use service::parse;
+use service::standstill::Standstill;
 
 /// How long one question to the broker may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use servers::{Broker, BrokerKind, BrokerOptions, Child, Progress};
+use devservers::{Broker, BrokerKind, BrokerOptions, Child, Progress};
 
 const FOLDER: &str = "SERVERS_TEST_PARENT_FOLDER";
 

@@ -12,11 +12,9 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::future_producer::{Delivery, OwnedDeliveryResult};
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 
-use crate::bootstrap::Bootstrap;
-use crate::lock::lock;
-pub use properties::{Connection, KafkaProperties, connection};
-
-mod properties;
+use crate::properties::{self, KafkaProperties};
+use crate::rebootstrap::Bootstrap;
+use service::lock::lock;
 
 /// What every client starts from; `defaults` are the properties of the particular client, which
 /// KAFKA_PROPERTIES may override unless a promise rests on them.

@@ -7,7 +7,7 @@ use rdkafka::types::RDKafkaConfRes;
 
 use super::check_producer;
 use crate::brokers::{Brokers, upper};
-use crate::{Check, Secret};
+use service::{Check, Secret};
 
 /// Properties that a promise rests on: naming one in KAFKA_PROPERTIES is a wrong configuration.
 const RESERVED: &[&str] = &[
@@ -154,7 +154,7 @@ impl KafkaProperties {
         self
     }
 
-    pub(super) fn apply(&self, config: &mut ClientConfig) {
+    pub(crate) fn apply(&self, config: &mut ClientConfig) {
         for (key, value) in &self.0 {
             config.set(key, value.expose());
         }
@@ -172,7 +172,7 @@ impl KafkaProperties {
 
     /// `text` without the values, as a file that librdkafka could not open. Names of properties
     /// stay.
-    pub(super) fn hide(&self, text: &str) -> String {
+    pub(crate) fn hide(&self, text: &str) -> String {
         let plain =
             |value: &str| value.len() < 3 || value.parse::<f64>().is_ok() || value.parse::<bool>().is_ok();
         let values = self.0.iter().map(|(_, value)| value.expose()).filter(|value| !plain(value));
@@ -215,7 +215,7 @@ fn looks_like_name(key: &str) -> bool {
 }
 
 /// The error text for a value that librdkafka refuses, from its own, which shows the value.
-pub(super) fn refused_value(key: &str, why: &str) -> String {
+pub(crate) fn refused_value(key: &str, why: &str) -> String {
     let range = why.split_once("outside allowed range ").map(|(_, range)| range.trim());
     let range = range.map_or_else(String::new, |range| format!(" (allowed range: {range})"));
     format!("has a value of {key} that librdkafka refuses{range}")
@@ -268,10 +268,10 @@ fn replace_words(text: &str, word: &str, by: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kafka::client_config;
-    use crate::settings::Kind;
+    use crate::client::client_config;
+    use service::Kind;
 
-    crate::settings! {
+    service::settings! {
         /// Both variables.
         struct Settings {
             /// Brokers.

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use servers::{Credentials, Database, DatabaseKind, DatabaseOptions, Progress, ServerError};
+use devservers::{Credentials, Database, DatabaseKind, DatabaseOptions, Progress, ServerError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

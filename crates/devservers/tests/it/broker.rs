@@ -2,7 +2,7 @@
 
 use std::io;
 
-use servers::{Broker, BrokerKind, BrokerOptions, Progress};
+use devservers::{Broker, BrokerKind, BrokerOptions, Progress};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

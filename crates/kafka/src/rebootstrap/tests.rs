@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rdkafka::producer::{Producer, ThreadedProducer};
 
 use super::*;
-use crate::kafka::{KafkaProperties, Listening, client_config};
+use crate::{KafkaProperties, Listening, client_config};
 
 const TOPIC: &str = "t";
 const PARTITIONS: u32 = 6;

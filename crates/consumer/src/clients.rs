@@ -1,9 +1,9 @@
 //! The librdkafka properties of the consumer's two clients, each with its reason; what every client of Slipstream
-//! shares is in `service::kafka`.
+//! shares is in `kafka::client`.
 
+use kafka::client_config;
+use kafka::group::ASSIGNOR;
 use rdkafka::ClientConfig;
-use service::group::ASSIGNOR;
-use service::kafka::client_config;
 
 use crate::config::Config;
 
