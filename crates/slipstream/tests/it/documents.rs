@@ -1,12 +1,9 @@
-//! The README's tables of variables and `.env.example` say what the settings structs say, `docs/TESTS.md` names tests that
-//! exist, and the operations manual lists every metric and every reason.
-
-use std::path::Path;
+//! The README's tables of variables and `.env.example` say what the settings structs say, and the
+//! operations manual lists every metric and every reason.
 
 use service::Variable;
 
 const README: &str = include_str!("../../../../README.md");
-const TESTS: &str = include_str!("../../../../docs/TESTS.md");
 const OPERATIONS: &str = include_str!("../../../../docs/OPERATIONS.md");
 const ENV_EXAMPLE: &str = include_str!("../../../../.env.example");
 
@@ -64,33 +61,6 @@ fn the_example_of_an_env_file_names_only_variables_that_exist() {
 }
 
 /// Every Rust source under `folder`, one after another.
-fn sources(folder: &Path, text: &mut String) {
-    for entry in std::fs::read_dir(folder).unwrap().flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            sources(&path, text);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            text.push_str(&std::fs::read_to_string(path).unwrap());
-        }
-    }
-}
-
-#[test]
-fn every_test_that_the_documents_name_exists() {
-    let (crates, mut text) = (Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap(), String::new());
-    sources(crates, &mut text);
-    let quoted = TESTS.split('`').skip(1).step_by(2);
-    let is_test = |name: &&str| {
-        let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-        name.chars().all(letters) && name.matches('_').count() > 2
-    };
-    let names: Vec<&str> = quoted.filter(is_test).collect();
-    assert!(names.len() > 50, "{names:?}");
-    for name in names {
-        assert!(text.contains(&format!("fn {name}(")), "docs/TESTS.md names {name}, which is no test");
-    }
-}
-
 /// The names that a file registers, without what the exposition adds to those of counters.
 fn registered(source: &str) -> Vec<String> {
     let name = |rest: &str| {

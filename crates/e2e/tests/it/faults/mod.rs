@@ -1,5 +1,4 @@
-//! Each fault on its own: real processes, a load throughout, and the judge at the end. `docs/TESTS.md` names the test of each
-//! fault, also those that lie elsewhere.
+//! Each fault on its own: real processes under load, and verification at the end.
 
 mod broker;
 mod database;
