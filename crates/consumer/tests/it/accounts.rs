@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use bson::Document;
 use fastrand::Rng;
+use testkit::servers::start_broker;
 use tokio::sync::watch;
 
-use crate::scripted_server::{Answer, ScriptedServer, is_write, open};
 use crate::trial::{SOON, Sent, Trial, event, eventually};
-use crate::world::{is_apache_kafka, own_broker};
+use testkit::scripted_mongodb::{Answer, ScriptedServer, is_write, open};
 
 /// What a record is to end as.
 #[derive(Debug, Default, PartialEq)]
@@ -86,16 +86,14 @@ async fn g2_every_record_ends_in_exactly_one_outcome() {
     assert_eq!(trial.ids().await.len(), model.newest.len());
 }
 
+#[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
 async fn g2_what_is_read_again_after_a_loss_is_counted_apart() {
-    if !is_apache_kafka() {
-        return;
-    }
     let (gate, opened) = watch::channel(false);
     let script = move |command: &Document| {
         if is_write(command) { Answer::after(open(&opened)) } else { Answer::Usual }
     };
-    let (broker, server) = (own_broker().await, ScriptedServer::start(13, script).await);
+    let (broker, server) = (start_broker().await, ScriptedServer::start(13, script).await);
     let trial = Trial::on(&broker.bootstrap(), &server.uri, 2);
     trial.make_topic(&trial.topic, 2, &[]).await;
     trial.send_many("k", 100).await;

@@ -1,13 +1,14 @@
 //! Records that others wrote, and where the dead letters among them go.
 
 use bson::{Document, doc};
+use devservers::BrokerKind;
 use futures::TryStreamExt;
 use rdkafka::Message;
 use rdkafka::admin::{AdminOptions, ResourceSpecifier};
 use rdkafka::message::{Header, Headers, OwnedHeaders};
+use testkit::servers::{self, shared_broker, shared_mongodb};
 
 use crate::trial::{Sent, Trial, event, told};
-use crate::world::is_apache_kafka;
 
 /// Values that can never be stored, and what the reason must name.
 const FAULTY: [(&str, &str); 17] = [
@@ -147,12 +148,10 @@ async fn setting(trial: &Trial, topic: &str, name: &str) -> i64 {
     resource.get(name).unwrap().value.as_ref().unwrap().parse().unwrap()
 }
 
+#[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
 async fn g5_the_dead_letter_topic_keeps_for_ever_and_takes_the_largest_record_with_its_headers() {
-    if !is_apache_kafka() {
-        return;
-    }
-    let trial = Trial::on(&crate::world::bootstrap().await, &crate::shared_database::uri().await, 1);
+    let trial = Trial::on(&shared_broker().await.bootstrap(), &shared_mongodb().await.uri(), 1);
     trial.make_topic(&trial.topic, 1, &[("max.message.bytes", "200000")]).await;
     let member = trial.start(&[]).await;
     member.becomes_ready().await;
@@ -182,7 +181,7 @@ async fn one_named_topic_takes_the_dead_letters_of_all_topics() {
         trial.records_of(named.clone()).await.iter().map(|letter| told(letter, "topic")).collect();
     origins.sort();
     assert_eq!(origins, [trial.topic.clone(), other]);
-    if is_apache_kafka() {
+    if servers::broker_kind() == BrokerKind::ApacheKafka {
         assert_eq!(setting(&trial, &named, "max.message.bytes").await, 2_000_000 + 64 * 1024);
     }
     member.stop().await;

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bson::{Document, doc};
+use testkit::servers::start_durable_mongodb;
 use tokio::sync::watch;
 
-use crate::scripted_server::{Answer, ScriptedServer, is_write, open};
-use crate::shared_database::durable;
 use crate::trial::{SOON, Sent, Trial, event, eventually};
+use testkit::scripted_mongodb::{Answer, ScriptedServer, is_write, open};
 
 const WIRE_VERSION_5_0: i32 = 13;
 
@@ -57,14 +57,15 @@ async fn a_source_seen_for_the_first_time_costs_no_other_lane_its_time() {
     member.stop().await;
 }
 
+#[testkit::needs(own_mongodb)]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collection_whose_index_cannot_be_built_holds_up_neither_its_batch_nor_other_partitions() {
-    let database = durable().await;
+    let database = start_durable_mongodb().await;
     let trial = Trial::with_database(&database.uri(), 2).await;
     let blocked = trial.collection("blocked").await;
     blocked.insert_many([doc! {"event_id": "x", "n": 1}, doc! {"event_id": "x", "n": 2}]).await.unwrap();
     // While the first record's write hangs, the next two become one batch.
-    database.pause().await.unwrap();
+    database.pause();
     trial.send(Sent::new("first", &event("first", 1, "{}"))).await;
     let member = trial.start(&[("EXPECTED_SOURCE", "*")]).await;
     eventually("the first is in hand", SOON, async || member.seen().read == 1).await;
@@ -75,7 +76,7 @@ async fn a_collection_whose_index_cannot_be_built_holds_up_neither_its_batch_nor
         lanes.as_array().unwrap().iter().any(|lane| lane["partition"] == 0 && lane["queued"] == 2)
     };
     eventually("two wait", SOON, waiting).await;
-    database.resume().await.unwrap();
+    database.resume();
     member.finishes(2).await;
     for id in ["a", "b", "c"] {
         trial.send(Sent { partition: 1, ..Sent::new(id, &event(id, 1, "{}")) }).await;

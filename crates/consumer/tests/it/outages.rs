@@ -6,11 +6,10 @@ use std::time::{Duration, Instant};
 
 use consumer::Config;
 use kafka::KafkaProperties;
+use testkit::servers::{shared_broker, shared_mongodb, start_broker, start_durable_mongodb};
 use tokio::process::{Child, Command};
 
-use crate::shared_database::durable;
 use crate::trial::{Member, SOON, Sent, Trial, event, eventually, get};
-use crate::world::{is_apache_kafka, own_broker};
 
 async fn is_told(member: &Member, words: &str) {
     let told = async || {
@@ -24,15 +23,16 @@ async fn is_told(member: &Member, words: &str) {
     eventually(&format!("readyz and health say {words:?}"), SOON, told).await;
 }
 
+#[testkit::needs(own_mongodb)]
 #[tokio::test(flavor = "multi_thread")]
 async fn g6_a_database_that_is_killed_and_comes_back_gets_every_record_and_no_dead_letter() {
-    let database = durable().await;
+    let database = start_durable_mongodb().await;
     let shared = Trial::new(3).await;
     let trial = Trial { uri: database.uri(), ..shared };
     let member = trial.start(&[("BATCH_MAX_RECORDS", "100")]).await;
     trial.send_many("a", 3_000).await;
     eventually("it has begun", SOON, async || member.seen().finished() > 200).await;
-    database.kill().await.unwrap();
+    database.kill();
     is_told(&member, "mongodb").await;
     trial.send_many("b", 1_000).await;
     assert_eq!(member.get("/livez").await.0, 200);
@@ -49,14 +49,12 @@ async fn g6_a_database_that_is_killed_and_comes_back_gets_every_record_and_no_de
     assert_eq!(trial.committed().await.values().sum::<i64>(), 4_000);
 }
 
+#[testkit::needs(apache_kafka, own_mongodb)]
 #[tokio::test(flavor = "multi_thread")]
 async fn g6_without_servers_it_waits_and_then_works_and_goes_on_after_the_broker_was_killed() {
-    if !is_apache_kafka() {
-        return;
-    }
-    let (broker, database) = (own_broker().await, durable().await);
+    let (broker, database) = (start_broker().await, start_durable_mongodb().await);
     broker.kill();
-    database.kill().await.unwrap();
+    database.kill();
     let trial = Trial::on(&broker.bootstrap(), &database.uri(), 3);
     let member = trial.start(&[]).await;
     is_told(&member, "kafka").await;
@@ -98,15 +96,16 @@ async fn g6_without_servers_it_waits_and_then_works_and_goes_on_after_the_broker
     assert_eq!(trial.committed().await.values().sum::<i64>(), 1_500);
 }
 
+#[testkit::needs(own_mongodb)]
 #[tokio::test(flavor = "multi_thread")]
 async fn g7_a_stop_ends_in_time_while_the_database_is_away_and_commits_nothing_unfinished() {
-    let database = durable().await;
+    let database = start_durable_mongodb().await;
     let shared = Trial::new(1).await;
     let trial = Trial { uri: database.uri(), ..shared };
     let member = trial.start(&[]).await;
     trial.send(Sent::new("a", &event("a", 1, "{}"))).await;
     member.finishes(1).await;
-    database.kill().await.unwrap();
+    database.kill();
     trial.send(Sent::new("b", &event("b", 1, "{}"))).await;
     eventually("the record is in hand", SOON, async || member.seen().read == 2).await;
     let counted = member.stop().await;
@@ -120,19 +119,20 @@ async fn g7_a_stop_ends_in_time_while_the_database_is_away_and_commits_nothing_u
     assert_eq!(trial.ids().await, ["a", "b"]);
 }
 
+#[testkit::needs(own_mongodb)]
 #[tokio::test(flavor = "multi_thread")]
 async fn g7_sigterm_ends_the_process_in_time_and_with_0_while_both_servers_hang_or_are_gone() {
-    let (broker, database) = (own_broker().await, durable().await);
+    let (broker, database) = (start_broker().await, start_durable_mongodb().await);
     let trial = Trial::on(&broker.bootstrap(), &database.uri(), 2);
     let (first, second) = (Process::start(&trial).await, Process::start(&trial).await);
     trial.send_many("a", 200).await;
     eventually("all are stored", SOON, async || trial.ids().await.len() == 200).await;
-    database.pause().await.unwrap();
+    database.pause();
     trial.send_many("b", 200).await;
     broker.pause();
     first.ends_cleanly().await;
     broker.kill();
-    database.kill().await.unwrap();
+    database.kill();
     second.ends_cleanly().await;
 }
 
@@ -164,11 +164,9 @@ impl Process {
     }
 }
 
+#[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_whose_client_is_fenced_for_good_makes_a_new_one_and_goes_on() {
-    if !is_apache_kafka() {
-        return;
-    }
     let trial = Trial::new(2).await;
     // Two members that claim to be the same: the broker fences the one that came first, a fatal error of its client.
     // No environment can say so: static members are refused.
@@ -190,12 +188,10 @@ async fn a_member_whose_client_is_fenced_for_good_makes_a_new_one_and_goes_on() 
     assert_eq!(trial.ids().await.len(), 20);
 }
 
+#[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
 async fn topics_that_cannot_be_made_are_named_and_work_begins_once_they_are_there() {
-    if !is_apache_kafka() {
-        return;
-    }
-    let trial = Trial::on(&crate::world::bootstrap().await, &crate::shared_database::uri().await, 1);
+    let trial = Trial::on(&shared_broker().await.bootstrap(), &shared_mongodb().await.uri(), 1);
     let member = trial.start(&[("KAFKA_REPLICATION_FACTOR", "3")]).await;
     for topic in [trial.topic.clone(), format!("{}.dlq", trial.topic)] {
         let named = format!("topic {topic} cannot be made: ");

@@ -6,10 +6,9 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::AdminOptions;
 use rdkafka::producer::{FutureProducer, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use testkit::servers::start_durable_mongodb;
 
-use crate::shared_database::durable;
 use crate::trial::{SOON, Sent, Trial, event, eventually};
-use crate::world::is_apache_kafka;
 
 /// Sends `ids` in a transaction and ends it.
 async fn transaction(trial: &Trial, ids: &[&str], commit: bool) {
@@ -31,11 +30,9 @@ async fn transaction(trial: &Trial, ids: &[&str], commit: bool) {
     tokio::task::spawn_blocking(end).await.unwrap().unwrap();
 }
 
+#[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
 async fn g2_control_records_at_the_end_count_as_done_and_are_committed() {
-    if !is_apache_kafka() {
-        return;
-    }
     let trial = Trial::new(1).await;
     let member = trial.start(&[]).await;
     trial.send(Sent::new("a", &event("a", 1, "{}"))).await;
@@ -59,11 +56,9 @@ async fn g2_control_records_at_the_end_count_as_done_and_are_committed() {
     assert_eq!(member.stop().await.finished(), 0);
 }
 
+#[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
 async fn g2_records_deleted_before_they_were_read_are_counted_once() {
-    if !is_apache_kafka() {
-        return;
-    }
     let trial = Trial::new(1).await;
     trial.send_many("a", 5).await;
     let member = trial.start(&[]).await;
@@ -82,14 +77,12 @@ async fn g2_records_deleted_before_they_were_read_are_counted_once() {
     assert_eq!(member.stop().await.lost_to_retention, 7);
 }
 
+#[testkit::needs(apache_kafka, own_mongodb)]
 #[tokio::test(flavor = "multi_thread")]
 async fn g2_records_deleted_while_the_database_is_away_are_counted() {
-    if !is_apache_kafka() {
-        return;
-    }
-    let database = durable().await;
+    let database = start_durable_mongodb().await;
     let trial = Trial { uri: database.uri(), ..Trial::new(1).await };
-    database.kill().await.unwrap();
+    database.kill();
     // The partition is paused at eight records, of which the worker may have taken the first.
     let member = trial.start(&[("BATCH_MAX_RECORDS", "1")]).await;
     trial.send_many("a", 300).await;

@@ -5,13 +5,10 @@ use std::time::{Duration, Instant};
 use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
 
 use crate::trial::{SOON, Sent, Trial, event, eventually};
-use crate::world::is_apache_kafka;
 
+#[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
 async fn g2_nothing_is_committed_past_a_record_that_is_not_finished() {
-    if !is_apache_kafka() {
-        return;
-    }
     let trial = Trial::new(2).await;
     // Dead letters of 100 kB and more cannot be produced.
     let letters = format!("{}.dlq", trial.topic);

@@ -2,15 +2,13 @@
 
 use std::time::Duration;
 
-use crate::shared_database::durable;
-use crate::trial::{SOON, Trial, eventually};
-use crate::world::is_apache_kafka;
+use testkit::servers::start_durable_mongodb;
 
+use crate::trial::{SOON, Trial, eventually};
+
+#[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
 async fn the_group_assigns_its_partitions_cooperatively() {
-    if !is_apache_kafka() {
-        return;
-    }
     let trial = Trial::new(2).await;
     let member = trial.start(&[]).await;
     let reader = trial.reader("none");
@@ -62,21 +60,22 @@ async fn lag_series_end_when_their_partition_is_revoked() {
     first.stop().await;
 }
 
+#[testkit::needs(own_mongodb)]
 #[tokio::test(flavor = "multi_thread")]
 async fn g7_a_partition_that_moves_with_a_batch_in_flight_is_finished_and_committed_first() {
-    let database = durable().await;
+    let database = start_durable_mongodb().await;
     let trial = Trial::with_database(&database.uri(), 2).await;
     let first = trial.start(&[]).await;
     trial.send_many("a", 2).await;
     first.finishes(2).await;
-    database.pause().await.unwrap();
+    database.pause();
     trial.send_many("b", 600).await;
     eventually("batches are in flight", SOON, async || first.seen().read > 2).await;
     let second = trial.start(&[]).await;
     eventually("one partition is being given away", SOON, async || first.assigned().await == 1).await;
     assert_eq!(second.assigned().await, 0, "not before its batch is finished");
     assert_eq!(first.seen().finished(), 2, "nothing can be finished yet");
-    database.resume().await.unwrap();
+    database.resume();
     let all = async || first.seen().finished() + second.seen().finished() >= 602;
     eventually("all are finished", SOON, all).await;
     eventually("one partition each", SOON, async || second.assigned().await == 1).await;
@@ -87,21 +86,22 @@ async fn g7_a_partition_that_moves_with_a_batch_in_flight_is_finished_and_commit
     assert_eq!(trial.committed().await, [(0, 301), (1, 301)].into());
 }
 
+#[testkit::needs(own_mongodb)]
 #[tokio::test(flavor = "multi_thread")]
 async fn g2_a_batch_that_cannot_be_finished_in_time_is_given_up_and_worked_by_the_next_member() {
-    let database = durable().await;
+    let database = start_durable_mongodb().await;
     let trial = Trial::with_database(&database.uri(), 2).await;
     let first = trial.start(&[]).await;
     trial.send_many("a", 2).await;
     first.finishes(2).await;
     eventually("they are committed", SOON, async || trial.committed().await.len() == 2).await;
-    database.pause().await.unwrap();
+    database.pause();
     trial.send_many("b", 600).await;
     eventually("batches are in flight", SOON, async || first.seen().read > 2).await;
     let second = trial.start(&[]).await;
     eventually("the second has a partition", SOON, async || second.assigned().await == 1).await;
     assert_eq!(trial.committed().await, [(0, 1), (1, 1)].into(), "nothing unfinished is committed");
-    database.resume().await.unwrap();
+    database.resume();
     let committed = async || trial.committed().await == [(0, 301), (1, 301)].into();
     eventually("all are finished and committed", SOON, committed).await;
     let (first, second) = (first.stop().await, second.stop().await);

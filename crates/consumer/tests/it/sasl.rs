@@ -2,8 +2,8 @@
 //! producer of dead letters alike; a wrong password is told without being shown, and waited for.
 
 use devservers::{Broker, BrokerKind, BrokerOptions, Progress, Sasl};
+use testkit::servers::shared_mongodb;
 
-use crate::shared_database;
 use crate::trial::{SOON, Sent, Trial, event, eventually};
 
 const PASSWORD: &str = "correcthorse";
@@ -21,11 +21,12 @@ async fn broker(folder: &std::path::Path) -> Broker {
     Broker::start(options, Progress::silent()).await.unwrap()
 }
 
+#[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
 async fn with_the_password_records_are_stored_and_dead_lettered_and_a_wrong_one_is_told_but_not_shown() {
     let folder = tempfile::tempdir().unwrap();
     let broker = broker(folder.path()).await;
-    let trial = Trial::on(&broker.bootstrap(), &shared_database::uri().await, 1);
+    let trial = Trial::on(&broker.bootstrap(), &shared_mongodb().await.uri(), 1);
     let secure = broker.sasl_bootstrap().unwrap();
     let properties = |mechanism: &str, password: &str| {
         format!(

@@ -9,8 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use crate::scripted_server::{Answer, ScriptedServer, is_write, open};
 use crate::trial::{Member, SOON, Sent, Trial, event, eventually, told};
+use testkit::scripted_mongodb::{Answer, ScriptedServer, is_write, open};
 
 const WIRE_VERSION_7_0: i32 = 21;
 /// PrimarySteppedDown: transient, whatever happens to other records.

@@ -9,8 +9,8 @@ use consumer::store::Counts;
 use events::Source;
 use serde_json::json;
 
-use crate::scripted_server::{Answer, ScriptedServer};
 use crate::store_stage::{PATIENCE, Setting, Stage, counts, event};
+use testkit::scripted_mongodb::{Answer, ScriptedServer};
 
 const WIRE_VERSION_5_0: i32 = 13;
 
@@ -40,7 +40,7 @@ async fn is_blocked_by(command_name: &'static str, reply: Document) {
         match command.keys().next().map(String::as_str) {
             _ if hit => Answer::Reply(answer.clone()),
             // Without rules of its own, a repeated key is looked up.
-            Some("listCollections") => Answer::Reply(crate::scripted_server::collections(doc! {})),
+            Some("listCollections") => Answer::Reply(testkit::scripted_mongodb::collections(doc! {})),
             _ => Answer::Usual,
         }
     };

@@ -11,9 +11,9 @@ use events::{Source, StorableEvent};
 use serde_json::json;
 use tokio::sync::watch;
 
-use crate::scripted_server::{Answer, ScriptedServer, indexes, open};
 use crate::store_stage::{self, PATIENCE, Setting, Stage, counts, event};
 use crate::trial::eventually;
+use testkit::scripted_mongodb::{Answer, ScriptedServer, indexes, open};
 
 const WIRE_VERSION_5_0: i32 = 13;
 

@@ -10,6 +10,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use serde_json::json;
+use testkit::servers::shared_mongodb;
 
 use crate::store_stage::{Setting, Stage, body, counts, event, expected, open, sum};
 
@@ -129,7 +130,7 @@ async fn ends_as_the_model(has_rule: bool, case: &Case) {
 
 #[tokio::test]
 async fn g3_writers_that_race_leave_the_newest() {
-    let uri = crate::shared_database::uri().await;
+    let uri = shared_mongodb().await.uri();
     let stage = Stage::at(&uri, Setting::default()).await;
     let mut random = Rng::with_seed(3);
     let mut all: Vec<StorableEvent> = (0..400)

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use bson::{Document, doc};
 use events::{Source, derived_object_id};
 use serde_json::json;
+use testkit::servers::shared_mongodb;
 
 use crate::store_stage::{PATIENCE, Setting, Stage, counts, event, expected, open};
 
@@ -163,7 +164,7 @@ async fn a_collection_that_is_dropped_gets_its_indexes_again() {
 
 #[tokio::test]
 async fn a_restarted_consumer_finds_its_indexes_and_documents() {
-    let uri = crate::shared_database::uri().await;
+    let uri = shared_mongodb().await.uri();
     let setting = || Setting { keys: "mode_s,place.code", ..Setting::default() };
     let stage = Stage::at(&uri, setting()).await;
     let first = event("a", 1, 1, &json!({ "mode_s": "A", "place": { "code": 2 } }));

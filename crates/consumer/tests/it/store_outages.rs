@@ -6,9 +6,9 @@ use bson::doc;
 use consumer::store::{Counts, StoreState};
 use events::StorableEvent;
 use serde_json::json;
+use testkit::servers::{shared_mongodb, start_durable_mongodb};
 use tokio_util::sync::CancellationToken;
 
-use crate::shared_database;
 use crate::store_stage::{PATIENCE, Setting, Stage, counts, event};
 
 fn batch(names: std::ops::Range<u32>) -> Vec<StorableEvent> {
@@ -23,15 +23,16 @@ fn watch(stage: &Stage) -> tokio_util::sync::DropGuard {
     stop.drop_guard()
 }
 
+#[testkit::needs(own_mongodb)]
 #[tokio::test]
 async fn g6_a_killed_database_costs_no_event_and_work_resumes_by_itself() {
-    let database = shared_database::durable().await;
+    let database = start_durable_mongodb().await;
     let stage = Stage::at(&database.uri(), Setting::default()).await;
     let _watch = watch(&stage);
     stage.until(|state| *state == StoreState::Ready).await;
     assert_eq!(stage.store(&batch(0..50)).await, counts(50, 0, 0, 0));
 
-    database.kill().await.expect("killed");
+    database.kill();
     let applied = stage.apply(&batch(50..60)).await;
     assert_eq!((applied.counts, applied.unfinished.len()), (Counts::default(), 10));
     stage.until(|state| matches!(state, StoreState::Away(_))).await;
@@ -44,15 +45,16 @@ async fn g6_a_killed_database_costs_no_event_and_work_resumes_by_itself() {
     assert_eq!(stage.store(&batch(0..60)).await, counts(0, 0, 60, 0));
 }
 
+#[testkit::needs(own_mongodb)]
 #[tokio::test]
 async fn g6_a_database_that_hangs_is_given_up_at_the_deadline() {
-    let database = shared_database::durable().await;
+    let database = start_durable_mongodb().await;
     let deadline = Duration::from_millis(700);
     let stage = Stage::at(&database.uri(), Setting { deadline, ..Setting::default() }).await;
     let _watch = watch(&stage);
     stage.store(&batch(0..5)).await;
 
-    database.pause().await.expect("paused");
+    database.pause();
     let started = Instant::now();
     let applied = stage.apply(&batch(5..10)).await;
     assert!(started.elapsed() < deadline + Duration::from_secs(1), "{:?}", started.elapsed());
@@ -60,17 +62,18 @@ async fn g6_a_database_that_hangs_is_given_up_at_the_deadline() {
     assert!(applied.trouble.is_some_and(|trouble| trouble.timed_out));
     stage.until(|state| matches!(state, StoreState::Away(_))).await;
 
-    database.resume().await.expect("resumed");
+    database.resume();
     let finished = stage.finish(&batch(5..10), Duration::from_secs(5)).await;
     assert_eq!(finished.total(), 5);
     stage.until(|state| *state == StoreState::Ready).await;
     assert_eq!(stage.documents().await.len(), 10);
 }
 
+#[testkit::needs(own_mongodb)]
 #[tokio::test]
 async fn g6_a_database_that_is_not_there_yet_is_waited_for() {
-    let database = shared_database::durable().await;
-    database.kill().await.expect("killed");
+    let database = start_durable_mongodb().await;
+    database.kill();
     let stage = Stage::at(&database.uri(), Setting::default()).await;
     assert_eq!(*stage.store.state().borrow(), StoreState::Unknown);
     let _watch = watch(&stage);
@@ -82,7 +85,7 @@ async fn g6_a_database_that_is_not_there_yet_is_waited_for() {
 
 #[tokio::test]
 async fn a_wrong_password_is_told_as_refused_and_tried_again_until_it_is_right() {
-    let uri = shared_database::uri().await;
+    let uri = shared_mongodb().await.uri();
     let user = format!("user{:08x}", fastrand::u32(..));
     let (_, host) = uri.split_once("://").expect("a URI");
     let secret = "s3cret-and-never-shown";

@@ -4,6 +4,7 @@ use bson::doc;
 use consumer::store::Counts;
 use events::StorableEvent;
 use serde_json::json;
+use testkit::servers::shared_mongodb;
 
 use crate::store_stage::{Setting, Stage, body, counts, event, event_with, expected};
 
@@ -86,7 +87,7 @@ async fn a_record_that_no_command_can_hold_is_rejected_alone() {
 
 #[tokio::test]
 async fn nothing_is_finished_that_misses_its_write_concern() {
-    let uri = crate::shared_database::uri().await;
+    let uri = shared_mongodb().await.uri();
     let separator = if uri.contains('?') { "&" } else { "/?" };
     let stage =
         Stage::at(&format!("{}{separator}w=5&wtimeoutMS=100", uri.trim_end_matches('/')), Setting::default())

@@ -9,8 +9,8 @@ use consumer::store::{Counts, StoreState};
 use events::StorableEvent;
 use serde_json::json;
 
-use crate::scripted_server::{Answer, ScriptedServer, collections};
 use crate::store_stage::{self, Setting, Stage, counts, event};
+use testkit::scripted_mongodb::{Answer, ScriptedServer, collections};
 
 const WIRE_VERSION_5_0: i32 = 13;
 
@@ -136,7 +136,7 @@ async fn every_command_but_create_indexes_carries_a_time_limit() {
     assert_eq!(of("createIndexes").iter().flatten().count(), 0);
     assert!(!of("createIndexes").is_empty());
     assert!(server.sent().iter().all(|c| is(c, "createIndexes") || c.contains_key("maxTimeMS")));
-    assert_eq!(server.greeting_limits(), [8_000]);
+    assert_eq!(server.hello_timeouts(), [8_000]);
 }
 
 #[tokio::test]

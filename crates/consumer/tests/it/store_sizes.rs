@@ -5,9 +5,9 @@ use std::time::Duration;
 use bson::Document;
 use serde_json::json;
 
-use crate::scripted_server::{Answer, ScriptedServer, is_write};
 use crate::store_stage::{Setting, Stage, counts, event};
 use crate::trial::{SOON, Trial, eventually};
+use testkit::scripted_mongodb::{Answer, ScriptedServer, is_write};
 
 const WIRE_VERSION_4_4: i32 = 9;
 const WIRE_VERSION_5_0: i32 = 13;

@@ -7,6 +7,7 @@ use bson::{Document, doc};
 use consumer::store::{Applied, Counts, Store, StoreConfig, StoreState, UpsertKeys, check_uri};
 use events::{Decoded, RecordView, Source, StorableEvent};
 use serde_json::{Value, json};
+use testkit::servers::shared_mongodb;
 
 /// How long a condition may take to come true.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -38,7 +39,7 @@ impl Stage {
     }
 
     pub async fn on_shared(setting: Setting) -> Self {
-        Self::at(&crate::shared_database::uri().await, setting).await
+        Self::at(&shared_mongodb().await.uri(), setting).await
     }
 
     /// On the server at `uri`.

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use bson::{Bson, Document, doc};
 
-use crate::scripted_server::{Answer, ScriptedServer, is_write};
 use crate::trial::{Member, SOON, Sent, Trial, event, eventually};
-use crate::world;
+use testkit::scripted_mongodb::{Answer, ScriptedServer, is_write};
+use testkit::servers::shared_broker;
 
 const WIRE_VERSION_7_0: i32 = 21;
 const CODE_NOBODY_KNOWS: i32 = 987_654;
@@ -62,7 +62,7 @@ fn inserts(server: &ScriptedServer) -> usize {
 }
 
 async fn trial(server: &ScriptedServer) -> Trial {
-    let trial = Trial::on(&world::bootstrap().await, &server.uri, 1);
+    let trial = Trial::on(&shared_broker().await.bootstrap(), &server.uri, 1);
     trial.make_topic(&trial.topic, 1, &[]).await;
     for (id, bad) in [("a", false), ("b", true), ("c", false), ("d", true)] {
         trial.send(Sent::new(id, &event(id, 1, &format!(r#"{{"bad":{bad}}}"#)))).await;
@@ -117,7 +117,7 @@ async fn g5_a_refused_record_that_is_all_there_is_becomes_a_dead_letter() {
             true => refusing_commands(false, 2).await,
             false => refusing(false, CODE_NOBODY_KNOWS).await,
         };
-        let trial = Trial::on(&world::bootstrap().await, &server.uri, 1);
+        let trial = Trial::on(&shared_broker().await.bootstrap(), &server.uri, 1);
         trial.make_topic(&trial.topic, 1, &[]).await;
         trial.send(Sent::new("b", &event("b", 1, r#"{"bad":true}"#))).await;
         let change = |config: &mut consumer::Config| config.unlisted_grace = Duration::from_millis(300);

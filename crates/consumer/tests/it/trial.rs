@@ -13,12 +13,11 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use testkit::servers::{shared_broker, shared_mongodb};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-
-use crate::{shared_database, world};
 
 mod kafka;
 pub use kafka::told;
@@ -80,7 +79,7 @@ async fn in_time(limit: Duration, mut reached: impl AsyncFnMut() -> bool) -> boo
 impl Trial {
     /// On the shared servers, with a topic of `partitions`.
     pub async fn new(partitions: i32) -> Self {
-        let (bootstrap, uri) = (world::bootstrap().await, shared_database::uri().await);
+        let (bootstrap, uri) = (shared_broker().await.bootstrap(), shared_mongodb().await.uri());
         let trial = Self::on(&bootstrap, &uri, partitions);
         trial.make_topic(&trial.topic, partitions, &[]).await;
         trial

@@ -25,6 +25,7 @@ async fn answers(broker: &Broker) -> io::Result<()> {
     Ok(())
 }
 
+#[testkit_macros::needs(apache_kafka)]
 #[tokio::test]
 async fn apache_kafka_keeps_its_records_over_a_kill_and_a_restart_on_the_same_port() {
     let folder = tempfile::tempdir().unwrap();
@@ -70,16 +71,24 @@ async fn tansu_starts_and_restarts_on_the_same_port() {
     assert!(error.to_string().contains("tansu, which has no command-line classes"), "{error}");
 }
 
+/// Starts a broker on a port in use, and checks that the error has the server's own message.
+async fn assert_port_conflict(kind: BrokerKind, start: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let options = BrokerOptions { port, ..BrokerOptions::new(kind, folder.path()) };
+    let error = Broker::start(options, Progress::silent()).await.unwrap_err().to_string();
+    assert!(error.starts_with(start), "{error}");
+    assert!(error.contains("Address already in use") || error.contains("Address in use"), "{error}");
+}
+
+#[testkit_macros::needs(apache_kafka)]
 #[tokio::test]
-async fn a_port_in_use_ends_the_start_with_the_servers_own_words() {
-    for (kind, start) in [(BrokerKind::ApacheKafka, "Apache Kafka ended"), (BrokerKind::Tansu, "tansu ended")]
-    {
-        let folder = tempfile::tempdir().unwrap();
-        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = taken.local_addr().unwrap().port();
-        let options = BrokerOptions { port, ..BrokerOptions::new(kind, folder.path()) };
-        let error = Broker::start(options, Progress::silent()).await.unwrap_err().to_string();
-        assert!(error.starts_with(start), "{error}");
-        assert!(error.contains("Address already in use") || error.contains("Address in use"), "{error}");
-    }
+async fn a_port_in_use_ends_the_start_of_apache_kafka_with_its_message() {
+    assert_port_conflict(BrokerKind::ApacheKafka, "Apache Kafka ended").await;
+}
+
+#[tokio::test]
+async fn a_port_in_use_ends_the_start_of_tansu_with_its_message() {
+    assert_port_conflict(BrokerKind::Tansu, "tansu ended").await;
 }

@@ -1,23 +1,9 @@
-//! Tests of the whole, on real servers and with real processes.
+//! Tests of the whole system: real processes on real servers.
 
 #![cfg(test)]
 
-mod access;
-mod certificate;
-mod check;
-mod configuration;
-mod dead_letters;
+mod cli;
 mod faults;
-mod kills;
-mod load;
-mod log_lines;
+mod guarantees;
 mod main_path;
-mod metrics;
-mod outages;
-mod proxy;
-mod refusals;
-mod series;
-mod stops;
-mod takeover;
-mod trace;
-mod up;
+mod processes;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bson::{Bson, doc};
 use devservers::Simulator;
-use e2e::{Process, Stack, eventually, http, kafka, mongodb};
 use serde_json::json;
+use testkit::{Process, Stack, eventually, http, kafka, mongo};
 
 const SAMPLE_EVENT: &str = include_str!("../../../events/fixtures/event.json");
 const LIMIT: Duration = Duration::from_secs(60);
@@ -18,8 +18,8 @@ async fn the_sample_event_becomes_the_sample_document() {
     consumer.ready().await;
     kafka::produce(&names, &[(Some("3F28BC"), SAMPLE_EVENT.as_bytes())]).await;
 
-    let adsbdb = mongodb::collection(&names, "adsbdb").await;
-    let mut document = eventually("document", LIMIT, || mongodb::find(&adsbdb, "3F28BC")).await;
+    let adsbdb = mongo::collection(&names, "adsbdb").await;
+    let mut document = eventually("document", LIMIT, || mongo::find(&adsbdb, "3F28BC")).await;
     assert!(matches!(document.remove("_id"), Some(Bson::ObjectId(_))));
     let sample = doc! {
         "type": "G Hot Air Balloon",
@@ -56,8 +56,8 @@ async fn an_event_of_any_source_is_found_in_its_collection() {
     assert_eq!(answer.body["status"], "enqueued");
     let id = answer.body["id"].as_str().unwrap();
 
-    let manual = mongodb::collection(&names, "manual").await;
-    let document = eventually("document", LIMIT, || mongodb::find(&manual, id)).await;
+    let manual = mongo::collection(&names, "manual").await;
+    let document = eventually("document", LIMIT, || mongo::find(&manual, id)).await;
     assert_eq!(document.get_i32("value").unwrap(), 42);
     assert_eq!(document.get_document("$set").unwrap(), &doc! {"a.b": "$c"});
     assert_eq!(document.get_i64("ingested_at").ok(), answer.body["ingested_at"].as_i64());
@@ -76,9 +76,9 @@ async fn polled_aircraft_are_found_by_their_mode_s() {
         &[("PRODUCER_BASE_URL", &base), ("INTERVAL_SEC", "0.1"), ("DURATION_SEC", "0")],
     );
 
-    let adsbdb = mongodb::collection(&names, "adsbdb").await;
+    let adsbdb = mongo::collection(&names, "adsbdb").await;
     let documents = eventually("aircraft", LIMIT, || async {
-        let documents = mongodb::all(&adsbdb, doc! {}).await;
+        let documents = mongo::all(&adsbdb, doc! {}).await;
         (documents.len() >= 5).then_some(documents)
     });
     for document in documents.await {
@@ -106,12 +106,12 @@ async fn g3_an_older_event_after_a_newer_one_changes_nothing() {
     let last = json!({"id": "two", "source": "manual", "payload": {}});
     assert_eq!(http::post(&producer.url("/ingest"), &last).await.unwrap().status, 202);
 
-    let manual = mongodb::collection(&names, "manual").await;
+    let manual = mongo::collection(&names, "manual").await;
     eventually("all three are finished", LIMIT, || async {
         let health = http::get(&consumer.url("/health")).await.ok()?.body;
         (health["counters"]["stale"] == 1).then_some(())
     })
     .await;
-    let document = mongodb::find(&manual, "one").await.unwrap();
+    let document = mongo::find(&manual, "one").await.unwrap();
     assert_eq!(document.get_str("value").unwrap(), "newest");
 }

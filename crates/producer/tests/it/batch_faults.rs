@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use devservers::BrokerKind;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -117,11 +116,9 @@ async fn events_that_were_refused_with_their_whole_batch_are_sent_again_alone() 
     assert!(offsets.windows(2).all(|pair| pair[0] < pair[1]), "each is stored once: {offsets:?}");
 }
 
+#[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_the_record_above_the_brokers_limit_is_refused_for_its_size() {
-    if BrokerKind::from_env().unwrap() != BrokerKind::ApacheKafka {
-        return; // tansu has no limit for a record; MockCluster stands in, above.
-    }
     let (bootstrap, topic) = (shared().await, unique("small"));
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", bootstrap).create().unwrap();

@@ -3,12 +3,11 @@
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use devservers::BrokerKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::application::{Answer, Application, PATIENCE};
-use crate::real_broker::{assert_kept, start};
+use crate::real_broker::assert_kept;
 
 /// A request of which the body is written bit by bit.
 struct Upload {
@@ -43,12 +42,10 @@ impl Upload {
     }
 }
 
+#[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g1_a_broker_killed_under_a_batch_loses_nothing_that_was_accepted() {
-    if BrokerKind::from_env().unwrap() != BrokerKind::ApacheKafka {
-        return; // tansu keeps its records in memory: a kill loses them whatever the producer does.
-    }
-    let (broker, _folder) = start().await;
+    let broker = testkit::servers::start_broker().await;
     let app = Application::start(&broker.bootstrap(), &[("DELIVERY_TIMEOUT_MS", "5000")]).await.ready().await;
     let mut upload = Upload::begin(&app).await;
     upload.write(1000).await;

@@ -71,6 +71,7 @@ async fn idle(address: SocketAddr, count: usize) -> Vec<TcpStream> {
     connections
 }
 
+#[testkit::needs(open_files)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_idle_connections_cost_little_memory_and_fail_no_busy_one() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use devservers::{Broker, BrokerKind, BrokerOptions, Progress, Simulator};
+use devservers::Simulator;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -13,36 +13,15 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers, Message, OwnedMessage};
 use rdkafka::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
+use testkit::servers::{shared_broker, start_broker};
 use tokio::sync::OnceCell;
 
 use crate::application::{Application, PATIENCE, assert_says, unique};
 
-static SHARED: OnceCell<(Broker, tempfile::TempDir)> = OnceCell::const_new();
-
-/// The broker that the tests of this binary share; it dies with the binary.
+/// The bootstrap server of the broker that all tests of this binary share.
 pub async fn shared() -> &'static str {
-    let (broker, _) = SHARED.get_or_init(start).await;
     static BOOTSTRAP: OnceCell<String> = OnceCell::const_new();
-    BOOTSTRAP.get_or_init(async || broker.bootstrap()).await
-}
-
-pub async fn start() -> (Broker, tempfile::TempDir) {
-    let place = env!("CARGO_TARGET_TMPDIR");
-    // The shared broker's folder outlives its run, because a static is never dropped.
-    for folder in std::fs::read_dir(place).unwrap().filter_map(Result::ok) {
-        let age = folder
-            .metadata()
-            .and_then(|metadata| metadata.modified()?.elapsed().map_err(std::io::Error::other));
-        if folder.file_name().to_string_lossy().starts_with("producer-broker-")
-            && age.is_ok_and(|age| age > Duration::from_secs(3600))
-        {
-            _ = std::fs::remove_dir_all(folder.path());
-        }
-    }
-    let folder = tempfile::Builder::new().prefix("producer-broker-").tempdir_in(place).unwrap();
-    let kind = BrokerKind::from_env().unwrap();
-    let options = BrokerOptions::new(kind, folder.path());
-    (Broker::start(options, Progress::silent()).await.unwrap(), folder)
+    BOOTSTRAP.get_or_init(async || shared_broker().await.bootstrap()).await
 }
 
 /// Reads the topic from its beginning until `enough`, by event id; of records of one id the last.
@@ -157,6 +136,7 @@ async fn an_id_goes_to_the_partition_where_the_original_put_it() {
     }
 }
 
+#[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_the_record_above_the_brokers_limit_is_refused_for_its_size() {
     let bootstrap = shared().await;
@@ -165,9 +145,6 @@ async fn only_the_record_above_the_brokers_limit_is_refused_for_its_size() {
         ClientConfig::new().set("bootstrap.servers", bootstrap).create().unwrap();
     let new = NewTopic::new(&topic, 1, TopicReplication::Fixed(1)).set("max.message.bytes", "3000");
     admin.create_topics([&new], &AdminOptions::new()).await.unwrap();
-    if BrokerKind::from_env().unwrap() != BrokerKind::ApacheKafka {
-        return; // tansu has no limit for a record; MockCluster stands in, in outages.rs.
-    }
     let app = Application::start_on(bootstrap, &topic, &[]).await.ready().await;
     let event = |bytes: usize| format!(r#"{{"source":"manual","payload":{{"x":"{}"}}}}"#, "y".repeat(bytes));
     let (small, large) = (event(500), event(4000));
@@ -251,12 +228,10 @@ async fn g7_a_stop_under_load_loses_nothing_that_was_acknowledged() {
     assert_kept(bootstrap, &app.topic, accepted).await;
 }
 
+#[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g1_g6_a_broker_killed_under_load_loses_nothing_and_work_resumes_within_5_seconds() {
-    if BrokerKind::from_env().unwrap() != BrokerKind::ApacheKafka {
-        return; // tansu keeps its records in memory: a kill loses them whatever the producer does.
-    }
-    let (broker, _folder) = start().await;
+    let broker = start_broker().await;
     let app = Arc::new(Application::start(&broker.bootstrap(), &[]).await.ready().await);
     let load = Load::start(&app);
     while app.counters.accepted() < 200 {
@@ -284,7 +259,7 @@ async fn g1_g6_a_broker_killed_under_load_loses_nothing_and_work_resumes_within_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g6_a_broker_that_falls_silent_is_known_to_be_away_and_its_return_is_noticed() {
-    let (broker, _folder) = start().await;
+    let broker = start_broker().await;
     let app = Application::start(&broker.bootstrap(), &[("DELIVERY_TIMEOUT_MS", "3000")]).await.ready().await;
     let event = r#"{"id":"a-1","source":"manual","payload":{}}"#;
     assert_eq!(app.ingest(event).await.status, 202);

@@ -21,9 +21,7 @@ struct World {
 impl World {
     async fn start() -> Self {
         let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-        // As that of the tests' other broker, it is removed by a later run: a static is never dropped.
-        let place = env!("CARGO_TARGET_TMPDIR");
-        let folder = tempfile::Builder::new().prefix("producer-broker-").tempdir_in(place).unwrap();
+        let folder = testkit::servers::folder();
         std::fs::write(folder.path().join("ca.pem"), made.cert.pem()).unwrap();
         let mut options = BrokerOptions::new(BrokerKind::ApacheKafka, folder.path().join("broker"));
         options.sasl = Some(Sasl {
@@ -56,6 +54,7 @@ impl World {
     }
 }
 
+#[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_the_password_events_are_accepted_by_each_mechanism_and_a_wrong_one_is_told_but_not_shown() {
     let world = World::shared().await;
@@ -86,6 +85,7 @@ async fn with_the_password_events_are_accepted_by_each_mechanism_and_a_wrong_one
     }
 }
 
+#[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_whose_certificate_is_not_trusted_gets_no_password() {
     let world = World::shared().await;

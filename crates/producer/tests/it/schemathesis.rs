@@ -15,6 +15,7 @@ const SETTINGS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/schemathes
 /// With the debug build and every core taken by other tests.
 const LIMIT: Duration = Duration::from_secs(300);
 
+#[testkit::needs(pip)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_answer_is_what_the_document_says() {
     let machine = Machine::from_env();

@@ -4,5 +4,4 @@
 
 mod documents;
 mod environment;
-mod scripted_mongodb;
 mod tools;

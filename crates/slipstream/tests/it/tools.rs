@@ -7,7 +7,7 @@ use bson::{Document, doc};
 use serde_json::Value;
 use tokio::process::Command;
 
-use super::scripted_mongodb::{ScriptedMongodb, batch, refusal};
+use testkit::scripted_mongodb::{Answer, ScriptedServer, batch, error};
 
 /// An address that nothing listens on.
 fn nowhere() -> String {
@@ -20,12 +20,22 @@ fn command(environment: &[(&str, &str)], arguments: &[&str]) -> Command {
     command
 }
 
+/// A primary of a replica set. Where `script` returns nothing, cursors are empty and writes change nothing.
+async fn start(script: impl Fn(&Document) -> Option<Document> + Send + Sync + 'static) -> ScriptedServer {
+    let usual = |command: &Document| match command.keys().next().map(String::as_str) {
+        Some("find" | "aggregate" | "listIndexes") => batch(Vec::new()),
+        _ => doc! { "ok": 1, "n": 0, "nModified": 0 },
+    };
+    let script = move |command: &Document| Answer::Reply(script(command).unwrap_or_else(|| usual(command)));
+    ScriptedServer::start_replica_set(21, script).await
+}
+
 async fn run(environment: &[(&str, &str)], arguments: &[&str]) -> Output {
     command(environment, arguments).output().await.unwrap()
 }
 
 /// The findings of `check` without a Kafka.
-async fn check(server: &ScriptedMongodb) -> Vec<Value> {
+async fn check(server: &ScriptedServer) -> Vec<Value> {
     let (uri, kafka) = (format!("mongodb://{}/?replicaSet=rs", server.address), nowhere());
     let environment =
         [("MONGODB_URI", uri.as_str()), ("KAFKA_BROKER", &kafka), ("ADSBDB_BASE_URL", "http://127.0.0.1:9")];
@@ -41,14 +51,14 @@ fn finding<'a>(findings: &'a [Value], subject: &str) -> &'a Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reads_are_from_the_primary_and_majority_whatever_the_uri_says() {
-    let server = ScriptedMongodb::start(|_| None).await;
+    let server = start(|_| None).await;
     let uri = format!(
         "mongodb://{}/?replicaSet=rs&readPreference=secondary&readConcernLevel=local&serverSelectionTimeoutMS=2000",
         server.address
     );
     let output = run(&[("MONGODB_URI", &uri)], &["dedupe"]).await;
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    let reads = server.commands("aggregate");
+    let reads = server.commands_named("aggregate");
     assert!(!reads.is_empty());
     for read in reads {
         assert_eq!(read.get_document("readConcern").unwrap(), &doc! { "level": "majority" }, "{read}");
@@ -59,22 +69,22 @@ async fn reads_are_from_the_primary_and_majority_whatever_the_uri_says() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_right_to_update_is_probed_by_an_update_that_matches_nothing() {
-    let server = ScriptedMongodb::start(|command| {
+    let server = start(|command| {
         // As a router of 5.0 and 6.0 does for a collection whose shard key is another.
         command
             .contains_key("findAndModify")
-            .then(|| refusal(61, "Query for sharded findAndModify must contain the shard key"))
+            .then(|| error(61, "Query for sharded findAndModify must contain the shard key"))
     })
     .await;
     let found = check(&server).await;
     let rights = finding(&found, "mongodb rights");
     assert_eq!(rights["level"], "ok", "{rights}");
-    let updates = server.commands("update");
+    let updates = server.commands_named("update");
     let update = updates[0].get_array("updates").unwrap()[0].as_document().unwrap();
     assert!(update.get_document("q").unwrap().get_object_id("_id").is_ok(), "{update}");
     assert!(!update.get_bool("upsert").unwrap_or(false), "{update}");
     assert_eq!(
-        server.commands("find")[0].get_document("readConcern").unwrap(),
+        server.commands_named("find")[0].get_document("readConcern").unwrap(),
         &doc! { "level": "majority" }
     );
 }
@@ -86,7 +96,7 @@ async fn an_index_that_is_being_built_is_told_as_such() {
         doc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" },
         doc! { "spec": unique, "buildUUID": bson::Uuid::new() },
     ];
-    let server = ScriptedMongodb::start(move |command| {
+    let server = start(move |command| {
         let marked = command.get_bool("includeBuildUUIDs").unwrap_or(false);
         (command.contains_key("listIndexes") && marked).then(|| batch(listed.clone()))
     })
@@ -104,9 +114,9 @@ async fn an_index_that_is_being_built_is_told_as_such() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_does_not_know_builds_gives_the_plain_list() {
     let listed = vec![doc! { "v": 2, "key": { "event_id": 1 }, "name": "event_id_1" }];
-    let server = ScriptedMongodb::start(move |command: &Document| {
+    let server = start(move |command: &Document| {
         if command.contains_key("includeBuildUUIDs") {
-            return Some(refusal(40415, "BSON field 'listIndexes.includeBuildUUIDs' is an unknown field."));
+            return Some(error(40415, "BSON field 'listIndexes.includeBuildUUIDs' is an unknown field."));
         }
         command.contains_key("listIndexes").then(|| batch(listed.clone()))
     })
@@ -124,10 +134,9 @@ async fn a_hidden_unique_index_is_a_warning() {
         doc! { "v": 2, "key": { "event_id": 1 }, "name": "by_hand", "unique": true, "hidden": true },
         doc! { "v": 2, "key": lookup, "name": "lookup" },
     ];
-    let server = ScriptedMongodb::start(move |command: &Document| {
-        command.contains_key("listIndexes").then(|| batch(listed.clone()))
-    })
-    .await;
+    let server =
+        start(move |command: &Document| command.contains_key("listIndexes").then(|| batch(listed.clone())))
+            .await;
     let found = check(&server).await;
     let collection = finding(&found, "collection kafka_events_db.adsbdb");
     assert!(collection["cause"].as_str().unwrap().contains("index by_hand is hidden"), "{collection}");
@@ -136,7 +145,7 @@ async fn a_hidden_unique_index_is_a_warning() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_collection_has_one_line_where_every_source_is_ours() {
-    let server = ScriptedMongodb::start(|command: &Document| {
+    let server = start(|command: &Document| {
         let name = |name: &str| doc! { "name": name, "type": "collection" };
         command.contains_key("listCollections").then(|| batch(vec![name("a"), name("b"), name("c")]))
     })
@@ -183,7 +192,7 @@ async fn servers_that_do_not_answer_are_told_with_variable_address_reason_and_re
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_leaves_changes_neither_exit_code_nor_stderr() {
-    let server = ScriptedMongodb::start(|_| None).await;
+    let server = start(|_| None).await;
     let (uri, kafka) = (format!("mongodb://{}/?replicaSet=rs", server.address), nowhere());
     let environment = [("MONGODB_URI", uri.as_str()), ("KAFKA_BROKER", &kafka)];
     for (arguments, code) in [

@@ -3,14 +3,14 @@
 mod broker;
 mod database;
 mod group;
-mod machine;
 mod processes;
 mod records;
+mod resources;
 mod storm;
 
 use std::time::Duration;
 
-use e2e::{Trial, eventually};
+use testkit::{FaultTest, eventually};
 
 /// Within this time work resumes once a server is back (G6).
 const RECOVERY: Duration = Duration::from_secs(5);
@@ -20,11 +20,11 @@ const SILENCE_NOTICED: Duration = Duration::from_secs(10);
 const SESSION: Duration = Duration::from_secs(10);
 
 /// The members have the six partitions in equal shares.
-async fn share(trial: &Trial) {
+async fn share(trial: &FaultTest) {
     let each = 6 / trial.consumers.len();
     let shared = || async {
         for member in &trial.consumers {
-            if member.assigned().await != each {
+            if member.assigned_partitions().await != each {
                 return None;
             }
         }

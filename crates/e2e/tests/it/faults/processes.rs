@@ -6,111 +6,98 @@ use std::time::{Duration, Instant};
 
 use bson::doc;
 use devservers::Simulator;
-use e2e::trial::{MEMORY_LIMIT_BYTES, Setup};
-use e2e::watch::Watch;
-use e2e::{Process, Stack, Trial, eventually, kafka, mongodb};
 use nix::sys::signal::Signal;
 use rdkafka::Message;
+use testkit::fault_test::{MAX_MEMORY_BYTES, Setup};
+use testkit::{FaultTest, Monitor, Process, Stack, eventually, kafka, mongo};
 
 use super::{RECOVERY, SESSION, lasts, share};
 
+#[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
 async fn g1_a_producer_that_is_killed_under_load_and_started_again_keeps_what_it_answered() {
-    if !Stack::is_apache_kafka() {
-        return;
-    }
-    let mut trial = Trial::begin(Setup::default()).await;
-    trial.breaks();
+    let mut trial = FaultTest::start_with_load(Setup::default()).await;
+    trial.begin_fault();
     trial.producer.take().unwrap().kill().await;
     lasts(5).await;
     trial.start_producer(&[]);
-    trial.recovers_within(RECOVERY).await;
-    trial.blames_no_server();
-    trial.judged(0).await;
+    trial.end_fault_and_resume_within(RECOVERY).await;
+    trial.assert_no_server_reported();
+    trial.verify_and_end(0).await;
 }
 
+#[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
 async fn g1_a_producer_that_stands_still_for_40_s_answers_truthfully_when_it_goes_on() {
-    if !Stack::is_apache_kafka() {
-        return;
-    }
-    let mut trial = Trial::begin(Setup::default()).await;
-    trial.breaks();
+    let mut trial = FaultTest::start_with_load(Setup::default()).await;
+    trial.begin_fault();
     trial.producer().signal(Signal::SIGSTOP);
     lasts(40).await;
     trial.producer().signal(Signal::SIGCONT);
-    trial.recovers_within(RECOVERY).await;
-    trial.blames_no_server();
-    trial.judged(0).await;
+    trial.end_fault_and_resume_within(RECOVERY).await;
+    trial.assert_no_server_reported();
+    trial.verify_and_end(0).await;
 }
 
+#[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
 async fn g3_the_only_consumer_stands_still_for_40_s_and_goes_on_where_it_was() {
-    if !Stack::is_apache_kafka() {
-        return;
-    }
-    let mut trial = Trial::begin(Setup::default()).await;
+    let mut trial = FaultTest::start_with_load(Setup::default()).await;
     // Meanwhile the producer notices nothing: no outcome may be unknown.
     trial.consumers[0].signal(Signal::SIGSTOP);
     lasts(40).await;
     trial.consumers[0].signal(Signal::SIGCONT);
-    trial.works_within(RECOVERY).await;
-    trial.blames_no_server();
-    trial.judged(0).await;
+    trial.assert_work_resumes_within(RECOVERY).await;
+    trial.assert_no_server_reported();
+    trial.verify_and_end(0).await;
 }
 
 /// For about as long as a question to a server may take: it times out while nobody is there to hear the answer.
+#[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
 async fn g6_processes_that_stand_still_for_seconds_blame_no_server_for_it() {
-    if !Stack::is_apache_kafka() {
-        return;
-    }
-    let mut trial = Trial::begin(Setup::default()).await;
+    let mut trial = FaultTest::start_with_load(Setup::default()).await;
     for millis in [1_200, 2_100, 2_600, 3_200, 3_900, 5_000] {
-        trial.breaks();
+        trial.begin_fault();
         trial.consumers[0].signal(Signal::SIGSTOP);
         trial.producer().signal(Signal::SIGSTOP);
         tokio::time::sleep(Duration::from_millis(millis)).await;
         trial.consumers[0].signal(Signal::SIGCONT);
         trial.producer().signal(Signal::SIGCONT);
-        trial.recovers_within(RECOVERY).await;
+        trial.end_fault_and_resume_within(RECOVERY).await;
     }
-    trial.blames_no_server();
-    trial.judged(0).await;
+    trial.assert_no_server_reported();
+    trial.verify_and_end(0).await;
 }
 
+#[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
 async fn g1_a_consumer_that_is_killed_under_load_and_started_again_loses_nothing() {
-    if !Stack::is_apache_kafka() {
-        return;
-    }
-    let mut trial = Trial::begin(Setup::default()).await;
+    let mut trial = FaultTest::start_with_load(Setup::default()).await;
     trial.consumers.pop().unwrap().kill().await;
     lasts(5).await;
     trial.start_consumer(&[]);
     // Until then the broker keeps the partitions for the one that died.
-    trial.works_within(RECOVERY + SESSION).await;
-    trial.blames_no_server();
-    trial.judged(0).await;
+    trial.assert_work_resumes_within(RECOVERY + SESSION).await;
+    trial.assert_no_server_reported();
+    trial.verify_and_end(0).await;
 }
 
+#[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
 async fn g3_a_member_that_stands_still_for_40_s_beside_another_turns_nothing_back() {
-    if !Stack::is_apache_kafka() {
-        return;
-    }
-    let mut trial = Trial::begin(Setup { members: 2, ..Setup::default() }).await;
+    let mut trial = FaultTest::start_with_load(Setup { members: 2, ..Setup::default() }).await;
     share(&trial).await;
     trial.consumers[0].signal(Signal::SIGSTOP);
     let stopped = Instant::now();
-    let heir = || async { (trial.consumers[1].assigned().await == 6).then_some(()) };
+    let heir = || async { (trial.consumers[1].assigned_partitions().await == 6).then_some(()) };
     eventually("the other has all partitions", RECOVERY + SESSION, heir).await;
     tokio::time::sleep_until((stopped + Duration::from_secs(40)).into()).await;
     trial.consumers[0].signal(Signal::SIGCONT);
-    trial.works_within(RECOVERY).await;
+    trial.assert_work_resumes_within(RECOVERY).await;
     share(&trial).await;
-    trial.blames_no_server();
-    trial.judged(0).await;
+    trial.assert_no_server_reported();
+    trial.verify_and_end(0).await;
 }
 
 /// The poller's interval, in seconds and as text.
@@ -132,16 +119,16 @@ async fn calls(simulator: &Simulator, more: u64) -> Duration {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_poller_that_stands_still_for_40_s_catches_nothing_up_and_a_killed_one_loses_nothing() {
-    let stack = Stack::shared_quick().await;
+    let stack = Stack::shared_without_sync().await;
     let names = stack.names();
     let simulator = Simulator::start(([127, 0, 0, 1], 0).into()).await.unwrap();
     let producer = stack.producer(&names, &[("ADSBDB_BASE_URL", &simulator.base_url())]);
     let consumer = stack.consumer(&names, &[]);
     producer.ready().await;
     consumer.ready().await;
-    let (first, watch) = (poller(&producer), Watch::start());
+    let (first, monitor) = (poller(&producer), Monitor::start());
     for (kind, process) in [("producer", &producer), ("consumer", &consumer), ("poller", &first)] {
-        watch.add(kind, process);
+        monitor.add(kind, process);
     }
     calls(&simulator, 10).await;
     first.signal(Signal::SIGSTOP);
@@ -155,18 +142,21 @@ async fn a_poller_that_stands_still_for_40_s_catches_nothing_up_and_a_killed_one
     assert!(first.is_running(), "it ended by itself: {}", first.log());
     first.kill().await;
     let second = poller(&producer);
-    watch.add("poller", &second);
+    monitor.add("poller", &second);
     calls(&simulator, 10).await;
-    watch.blames_no_server();
-    assert!(watch.most_bytes() < MEMORY_LIMIT_BYTES && watch.unknown().is_empty(), "{watch:?}");
+    monitor.assert_no_server_reported();
+    assert!(
+        monitor.max_memory_bytes() < MAX_MEMORY_BYTES && monitor.unknown_outcomes().is_empty(),
+        "{monitor:?}"
+    );
     assert!(second.terminate().await.success());
     assert!(producer.terminate().await.success());
 
     let topic = kafka::read_all(&names, &names.topic).await;
     let sent: HashSet<&[u8]> = topic.iter().filter_map(Message::key).collect();
-    let aircraft = mongodb::collection(&names, "adsbdb").await;
+    let aircraft = mongo::collection(&names, "adsbdb").await;
     let stored = eventually("every event is a document", Duration::from_secs(60), || async {
-        let stored = mongodb::all(&aircraft, doc! {}).await;
+        let stored = mongo::all(&aircraft, doc! {}).await;
         (stored.len() >= sent.len()).then_some(stored)
     })
     .await;

@@ -3,12 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::proxy::Fault;
-use e2e::trial::Setup;
-use e2e::trial::servers::{Kept, Wanted};
-use e2e::{Process, Stack, Trial, kafka};
 use fastrand::Rng;
 use nix::sys::signal::Signal;
+use testkit::fault_test::Setup;
+use testkit::fault_test::servers::{DatabaseSetup, ServerSetup};
+use testkit::proxy::Fault;
+use testkit::{FaultTest, Process, kafka};
 
 use super::{RECOVERY, SESSION};
 
@@ -41,16 +41,16 @@ fn any(random: &mut Rng, target: Target) -> Harm {
         0 | 1 => Harm::Killed,
         2 => Harm::StandsStill,
         3 => Harm::HalfOpen,
-        4 => Harm::Network(Fault::Cut),
-        5 => Harm::Network(Fault::Silent),
-        6 => Harm::Network(Fault::Late(Duration::from_millis(random.u64(50..500)))),
-        7 => Harm::Network(Fault::Slow(random.u32(50_000..500_000))),
-        8 if target == Target::Database => Harm::Network(Fault::LosesReplyTo(super::database::WRITE)),
+        4 => Harm::Network(Fault::Reset),
+        5 => Harm::Network(Fault::Blackhole),
+        6 => Harm::Network(Fault::Latency(Duration::from_millis(random.u64(50..500)))),
+        7 => Harm::Network(Fault::Bandwidth(random.u32(50_000..500_000))),
+        8 if target == Target::Database => Harm::Network(Fault::LoseReplyTo(super::database::WRITE)),
         _ => Harm::Network(Fault::ResetAfter(random.usize(100..50_000))),
     }
 }
 
-async fn begins(trial: &mut Trial, target: Target, harm: Harm) {
+async fn begins(trial: &mut FaultTest, target: Target, harm: Harm) {
     let servers = &trial.servers;
     match (target, harm) {
         (Target::Producer, Harm::Killed) => trial.producer.take().unwrap().kill().await,
@@ -59,22 +59,22 @@ async fn begins(trial: &mut Trial, target: Target, harm: Harm) {
         (Target::Member, _) => trial.consumers[0].signal(Signal::SIGSTOP),
         (Target::Broker, Harm::Killed) => servers.broker().kill(),
         (Target::Broker, Harm::StandsStill) => servers.broker().pause(),
-        (Target::Broker, Harm::HalfOpen) => trial.kafka().forget_connections(),
+        (Target::Broker, Harm::HalfOpen) => trial.kafka().make_half_open(),
         (Target::Broker, Harm::Network(fault)) => trial.kafka().set(fault),
         (Target::Database, Harm::Killed) => servers.database().kill(),
         (Target::Database, Harm::StandsStill) => servers.database().pause(),
-        (Target::Database, Harm::HalfOpen) => trial.mongodb().forget_connections(),
+        (Target::Database, Harm::HalfOpen) => trial.mongodb().make_half_open(),
         (Target::Database, Harm::Network(fault)) => trial.mongodb().set(fault),
     }
 }
 
-async fn ends(trial: &mut Trial, target: Target, harm: Harm) {
+async fn ends(trial: &mut FaultTest, target: Target, harm: Harm) {
     let servers = &trial.servers;
     match (target, harm) {
         (Target::Producer, Harm::Killed) => trial.start_producer(&[]),
         (Target::Producer, _) => trial.producer().signal(Signal::SIGCONT),
         (Target::Member, Harm::Killed) => trial.start_consumer(&[]),
-        (Target::Member, _) => trial.consumers.iter().for_each(Process::goes_on),
+        (Target::Member, _) => trial.consumers.iter().for_each(Process::resume),
         (Target::Broker, Harm::Killed) => servers.broker().restart().await.unwrap(),
         (Target::Broker, Harm::StandsStill) => servers.broker().resume(),
         (Target::Database, Harm::Killed) => servers.database().restart().await.unwrap(),
@@ -95,21 +95,20 @@ fn seed() -> u64 {
     seed
 }
 
+#[testkit::needs(apache_kafka, own_mongodb)]
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "three minutes: run with --release -- --ignored storm"]
 async fn storm() {
-    if !Stack::is_apache_kafka() {
-        return;
-    }
     let seed = seed();
     let mut random = Rng::with_seed(seed);
-    let database = Some(Kept { sync_on_commit: true, ..Kept::default() });
-    let servers = Wanted { broker: true, database };
+    let database = Some(DatabaseSetup { sync_on_commit: true, ..DatabaseSetup::default() });
+    let servers = ServerSetup { broker: true, database };
     let seed = seed.to_string();
     let load = ["--rate", "300", "--connections", "16", "--keys", "3000", "--seed", &seed];
-    let mut trial = Trial::begin(Setup { servers, members: 2, load: &load, ..Setup::default() }).await;
+    let mut trial =
+        FaultTest::start_with_load(Setup { servers, members: 2, load: &load, ..Setup::default() }).await;
     let (start, mut poison) = (Instant::now(), 0);
-    let run = trial.run().await;
+    let run = trial.load_id_prefix().await;
     while start.elapsed() < LENGTH {
         let mut targets = [Target::Producer, Target::Member, Target::Broker, Target::Database];
         random.shuffle(&mut targets);
@@ -121,7 +120,7 @@ async fn storm() {
             .collect();
         let lasts = Duration::from_millis(random.u64(500..15_000));
         println!("{:?}: {harms:?} for {lasts:?}", start.elapsed());
-        trial.breaks();
+        trial.begin_fault();
         for (target, harm) in &harms {
             begins(&mut trial, *target, *harm).await;
         }
@@ -129,19 +128,19 @@ async fn storm() {
         for (target, harm) in &harms {
             ends(&mut trial, *target, *harm).await;
         }
-        trial.recovers_within(RECOVERY + SESSION).await;
+        trial.end_fault_and_resume_within(RECOVERY + SESSION).await;
         if random.bool() {
             let records =
                 (poison..poison + 100).map(|n| (format!("{run}-poison-{n}"), format!("no json {n}")));
-            kafka::flood(&trial.names, records).await;
+            kafka::produce_by_key(&trial.names, records).await;
             poison += 100;
         }
         if random.bool() {
             trial.start_consumer(&[]);
             tokio::time::sleep(Duration::from_millis(random.u64(0..5_000))).await;
-            trial.consumers.remove(0).terminate_counted().await;
+            trial.consumers.remove(0).terminate_with_counters().await;
         }
         tokio::time::sleep(Duration::from_millis(random.u64(0..5_000))).await;
     }
-    trial.judged(poison).await;
+    trial.verify_and_end(poison).await;
 }

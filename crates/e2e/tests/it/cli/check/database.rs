@@ -1,0 +1,161 @@
+//! MongoDB: login, rights, write concern, and the indexes of collections.
+
+use ::mongodb::Client;
+use bson::{Document, doc};
+use devservers::{Credentials, Database, DatabaseOptions, Progress};
+use testkit::{HoldingProxy, Names, Stack};
+
+use super::findings::check;
+
+const ROOT: &str = "mongopass";
+
+/// A database that asks for a login, with a user that may only read, and two that lack one right each.
+async fn guarded() -> (Database, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let auth = Some(Credentials { user: "admin".into(), password: ROOT.into() });
+    let options = DatabaseOptions { auth, ..DatabaseOptions::new(folder.path().join("mongodb")) };
+    let database = Database::start(options, Progress::silent()).await.unwrap();
+    let reader = doc! { "createUser": "reader", "pwd": "secret", "roles": [{ "role": "read", "db": "kafka_events_db" }] };
+    let client = Client::with_uri_str(database.uri()).await.unwrap();
+    let admin = client.database("admin");
+    admin.run_command(reader).await.unwrap();
+    let lacking =
+        [("updater", vec!["find", "update"]), ("inserter", vec!["find", "update", "insert", "listIndexes"])];
+    for (user, actions) in lacking {
+        let privilege =
+            doc! { "resource": { "db": "kafka_events_db", "collection": "" }, "actions": actions };
+        let role = doc! { "createRole": format!("{user}s"), "privileges": [privilege], "roles": [] };
+        admin.run_command(role).await.unwrap();
+        let user = doc! { "createUser": user, "pwd": "secret", "roles": [format!("{user}s")] };
+        admin.run_command(user).await.unwrap();
+    }
+    (database, folder)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_is_told_from_rights_and_from_a_known_password() {
+    let (database, _folder) = guarded().await;
+    let names = Names {
+        mongodb: database.uri(),
+        database: "kafka_events_db".into(),
+        ..Stack::shared().await.names()
+    };
+    let known = check(&names, &[]).await;
+    known.assert("ok", "mongodb rights", "kafka_events_db.adsbdb");
+    known.assert("warn", "mongodb password", "docker-compose.yml");
+
+    let with = |login: &str| names.mongodb.replace(&format!("admin:{ROOT}@"), login);
+    let wrong = check(&names, &[("MONGODB_URI", &with("admin:hunter2@"))]).await;
+    wrong.assert("fail", "mongodb", "refuses the credentials");
+    assert!(!format!("{wrong:?}").contains("hunter2"));
+    let reader = check(&names, &[("MONGODB_URI", &with("reader:secret@"))]).await;
+    reader.assert("fail", "mongodb rights", "no update on kafka_events_db.adsbdb");
+    let updater = check(&names, &[("MONGODB_URI", &with("updater:secret@"))]).await;
+    updater.assert("fail", "mongodb rights", "no insert on kafka_events_db.adsbdb");
+    let root = Client::with_uri_str(&names.mongodb).await.unwrap();
+    let adsbdb = root.database(&names.database).collection("adsbdb");
+    adsbdb.insert_one(doc! { "event_id": "a" }).await.unwrap();
+    let inserter = check(&names, &[("MONGODB_URI", &with("inserter:secret@"))]).await;
+    inserter.assert("ok", "mongodb rights", "find, update and insert on kafka_events_db.adsbdb");
+    inserter.assert("fail", "mongodb rights", "no createIndex on kafka_events_db.adsbdb");
+    assert_eq!(adsbdb.count_documents(doc! {}).await.unwrap(), 1, "check changes nothing");
+    let nobody = check(&names, &[("MONGODB_URI", &with("")), ("EXPECTED_SOURCE", "*")]).await;
+    nobody.assert("fail", "mongodb rights", "cannot be listed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_away_is_a_failure_and_a_weak_write_concern_a_warning() {
+    let names = Stack::shared().await.names();
+    let nobody = format!("mongodb://{}", testkit::process::free_address());
+    check(&names, &[("MONGODB_URI", &nobody)]).await.assert("fail", "mongodb", "does not answer");
+    for (option, level) in [("w=1", "warn"), ("journal=false", "warn"), ("w=3", "fail")] {
+        let uri = format!("{}/?{option}", names.mongodb);
+        check(&names, &[("MONGODB_URI", &uri)]).await.assert(level, "mongodb write concern", option);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_cannot_even_be_asked_is_a_failure_and_the_rest_is_checked() {
+    let names = Stack::shared().await.names();
+    let missing = format!("{}/?tls=true&tlsCAFile=/no/such.pem", names.mongodb);
+    let found = check(&names, &[("MONGODB_URI", &missing)]).await;
+    found.assert("fail", "mongodb", "cannot be asked: ");
+    found.assert("ok", "mongodb write concern", "majority");
+    found.assert("ok", "kafka", "answers");
+    found.assert("warn", "producer", "was not asked");
+}
+
+async fn index(names: &Names, index: Document) {
+    let client = Client::with_uri_str(&names.mongodb).await.unwrap();
+    let command = doc! { "createIndexes": "adsbdb", "indexes": [index] };
+    client.database(&names.database).run_command(command).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_state_of_a_collections_indexes_is_told() {
+    let names = Stack::shared().await.names();
+    let subject = format!("collection {}.adsbdb", names.database);
+    let adsbdb = testkit::mongo::collection(&names, "adsbdb").await;
+    adsbdb.insert_one(doc! { "event_id": "a" }).await.unwrap();
+    check(&names, &[]).await.assert("warn", &subject, "no unique index on event_id yet");
+
+    adsbdb.insert_one(doc! { "event_id": "a", "again": true }).await.unwrap();
+    check(&names, &[]).await.assert("fail", &subject, "1 document is in the way");
+    adsbdb.delete_one(doc! { "again": true }).await.unwrap();
+
+    index(&names, doc! { "key": { "event_id": 1 }, "name": "event_id_1" }).await;
+    check(&names, &[]).await.assert("fail", &subject, "index event_id_1 is not the unique one");
+    adsbdb.drop_index("event_id_1").await.unwrap();
+
+    index(&names, doc! { "key": { "event_id": 1 }, "name": "event_id_1", "unique": true }).await;
+    check(&names, &[]).await.assert("warn", &subject, "mode_s_1_registration_1_event_timestamp_1");
+
+    let key = doc! { "mode_s": 1, "registration": 1, "event_timestamp": 1 };
+    index(&names, doc! { "key": key, "name": "lookup" }).await;
+    check(&names, &[("EXPECTED_SOURCE", "*")]).await.assert("ok", &subject, "unique index on event_id");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_every_source_is_ours_a_collection_of_another_and_a_view_are_left_alone() {
+    let names = Stack::shared().await.names();
+    let any = [("EXPECTED_SOURCE", "*")];
+    let rights = "find, update and insert on";
+    check(&names, &any).await.assert("ok", "mongodb rights", rights);
+
+    let others = testkit::mongo::collection(&names, "orders").await;
+    // Three documents without an event_id would be in the way of its unique index.
+    others.insert_many([doc! { "order": 1 }, doc! { "order": 2 }, doc! { "order": 3 }]).await.unwrap();
+    let client = Client::with_uri_str(&names.mongodb).await.unwrap();
+    let view = doc! { "create": "latest", "viewOn": "orders", "pipeline": [] };
+    client.database(&names.database).run_command(view).await.unwrap();
+    let found = check(&names, &any).await;
+    found.assert("ok", "mongodb rights", rights);
+    assert!(
+        !format!("{found:?}").contains("orders") && !format!("{found:?}").contains("latest"),
+        "{found:?}"
+    );
+
+    let ours = testkit::mongo::collection(&names, "adsbdb").await;
+    ours.insert_many([doc! { "old": true }, doc! { "event_id": "a" }]).await.unwrap();
+    let found = check(&names, &any).await;
+    found.assert("warn", &format!("collection {}.adsbdb", names.database), "no unique index");
+    assert!(!format!("{found:?}").contains("orders"), "{found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_stops_answering_is_a_failure_within_seconds() {
+    let names = Stack::shared().await.names();
+    let adsbdb = testkit::mongo::collection(&names, "adsbdb").await;
+    adsbdb.insert_one(doc! { "event_id": "a" }).await.unwrap();
+    let server = names.mongodb.strip_prefix("mongodb://").unwrap().parse().unwrap();
+    let collection = format!("collection {}.adsbdb", names.database);
+    for (command, subject, part) in [
+        (&b"\x02listIndexes\0"[..], collection.clone(), "cannot be read"),
+        (b"\x02aggregate\0", collection, "no answer within 10 s on what is in its way"),
+        (b"\x02find\0", "mongodb rights".to_owned(), "no answer within"),
+    ] {
+        let proxy = HoldingProxy::start(server, command).await;
+        let through = Names { mongodb: format!("mongodb://{}", proxy.address), ..names.clone() };
+        check(&through, &[]).await.assert("fail", &subject, part);
+    }
+}

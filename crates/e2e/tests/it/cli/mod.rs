@@ -1,0 +1,8 @@
+//! The operator's command, on real servers.
+
+mod check;
+mod dead_letters;
+mod load;
+mod takeover;
+mod trace;
+mod up;

@@ -1,0 +1,102 @@
+//! The original's group: its committed offsets are ours.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use bson::doc;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use testkit::{Names, Stack, eventually, http, mongo};
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// The original's group, and our default.
+const GROUP: &str = "adsbdb-mongo-writer";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_consumer_goes_on_where_the_originals_group_left_off() {
+    let stack = Stack::shared().await;
+    let names = stack.names();
+    make_topic(&names).await;
+    for partition in 0..3 {
+        send(&names, partition, 0..10).await;
+    }
+    // Of partition 2 nothing was committed.
+    let committed = [(0, 4), (1, 10)];
+    let original = names.clone();
+    tokio::task::spawn_blocking(move || commit_as_the_original(&original, &committed)).await.unwrap();
+
+    // Not set, so the default.
+    let consumer = stack.consumer(&names, &[("KAFKA_GROUP_ID", ""), ("EXPECTED_SOURCE", "adsbdb")]);
+    let adsbdb = mongo::collection(&names, "adsbdb").await;
+    send(&names, 1, 10..11).await;
+    let expected: BTreeSet<String> = (4..10)
+        .map(|n| format!("0-{n}"))
+        .chain((0..10).map(|n| format!("2-{n}")))
+        .chain(["1-10".to_owned()])
+        .collect();
+    eventually("the rest is stored", LIMIT, || async {
+        (mongo::all(&adsbdb, doc! {}).await.len() >= expected.len()).then_some(())
+    })
+    .await;
+    let stored: BTreeSet<String> = mongo::all(&adsbdb, doc! {})
+        .await
+        .iter()
+        .map(|d| d.get_str("event_id").unwrap().to_owned())
+        .collect();
+    assert_eq!(stored, expected);
+    let health = http::get(&consumer.url("/health")).await.unwrap().body;
+    assert_eq!(health["counters"]["read"].as_u64(), Some(expected.len() as u64), "{health}");
+    assert_eq!(health["group"], GROUP);
+    assert!(consumer.terminate().await.success());
+}
+
+fn client(names: &Names) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &names.kafka);
+    config
+}
+
+async fn make_topic(names: &Names) {
+    let admin: AdminClient<DefaultClientContext> = client(names).create().unwrap();
+    let topic = NewTopic::new(&names.topic, 3, TopicReplication::Fixed(1));
+    let made = admin.create_topics([&topic], &AdminOptions::new()).await.unwrap();
+    assert!(made.iter().all(Result::is_ok), "{made:?}");
+}
+
+async fn send(names: &Names, partition: i32, numbers: std::ops::Range<i32>) {
+    let producer: FutureProducer = client(names).create().unwrap();
+    for n in numbers {
+        let id = format!("{partition}-{n}");
+        let value = format!(
+            r#"{{"id":"{id}","timestamp":5,"source":"adsbdb","payload":{{}},"ingested_at":5,"api_version":"1.0.0"}}"#
+        );
+        let record = FutureRecord::to(&names.topic).partition(partition).key(&id).payload(&value);
+        producer.send(record, LIMIT).await.unwrap();
+    }
+}
+
+/// A member as the original's client is one: joins, commits, and leaves.
+fn commit_as_the_original(names: &Names, committed: &[(i32, i64)]) {
+    let mut config = client(names);
+    config
+        .set("group.id", GROUP)
+        .set("partition.assignment.strategy", "range,roundrobin")
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "earliest");
+    let consumer: BaseConsumer = config.create().unwrap();
+    consumer.subscribe(&[&names.topic]).unwrap();
+    let start = Instant::now();
+    while consumer.assignment().unwrap().count() < 3 {
+        assert!(start.elapsed() < LIMIT, "no assignment");
+        drop(consumer.poll(Duration::from_millis(100)));
+    }
+    let mut offsets = TopicPartitionList::new();
+    for (partition, offset) in committed {
+        offsets.add_partition_offset(&names.topic, *partition, Offset::Offset(*offset)).unwrap();
+    }
+    consumer.commit(&offsets, CommitMode::Sync).unwrap();
+    consumer.unsubscribe();
+}

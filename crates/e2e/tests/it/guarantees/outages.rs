@@ -1,0 +1,94 @@
+//! Servers that go away and come back.
+
+use std::time::{Duration, Instant};
+
+use bson::doc;
+use serde_json::json;
+use testkit::{Stack, eventually, http, kafka, mongo};
+
+/// How long the outage lasts: longer than any client library's own patience on this path.
+const OUTAGE: Duration = Duration::from_secs(20);
+
+#[testkit::needs(own_mongodb)]
+#[tokio::test(flavor = "multi_thread")]
+async fn g6_a_database_that_is_away_for_20_s_costs_nothing() {
+    let stack = Stack::start().await;
+    let names = stack.names();
+    let (producer, consumer) = (stack.producer(&names, &[]), stack.consumer(&names, &[]));
+    producer.ready().await;
+    consumer.ready().await;
+    let manual = mongo::collection(&names, "manual").await;
+    let bodies = (0..3_000).map(|n| json!({"id": format!("e{n}"), "source": "manual", "payload": {"n": n}}));
+    let (url, bodies) = (producer.url("/ingest"), bodies.collect());
+    let load = tokio::spawn(async move { http::post_all(&url, bodies).await });
+    eventually("the middle of the load", Duration::from_secs(30), || async {
+        (manual.count_documents(doc! {}).await.ok()? >= 500).then_some(())
+    })
+    .await;
+
+    stack.mongodb.kill();
+    let gone = Instant::now();
+    eventually("the consumer says that it is not ready", Duration::from_secs(15), || async {
+        let answer = http::get(&consumer.url("/readyz")).await.ok()?;
+        (answer.status == 503).then_some(())
+    })
+    .await;
+    load.await.unwrap();
+    tokio::time::sleep_until((gone + OUTAGE).into()).await;
+    assert!(consumer.is_running() && producer.is_running());
+    stack.mongodb.restart().await.unwrap();
+    let back = Instant::now();
+    eventually("every event is a document", Duration::from_secs(60), || async {
+        (manual.count_documents(doc! {}).await.ok()? == 3_000).then_some(())
+    })
+    .await;
+    println!("all stored {:?} after the database answered again", back.elapsed());
+    assert!(
+        kafka::read_all(&names, &names.dead_letter_topic()).await.is_empty(),
+        "an outage is no reason for a dead letter"
+    );
+    assert!(consumer.is_running() && producer.is_running());
+    let log = consumer.log();
+    let lines = ["mongodb is away", "mongodb is ready"].map(|message| log.matches(message).count());
+    assert_eq!(lines, [1, 2], "one line a change of state: {log}");
+    assert!(consumer.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g6_a_broker_that_is_away_is_told_at_once_and_its_return_is_noticed() {
+    let stack = Stack::start().await;
+    let names = stack.names();
+    let (producer, consumer) = (stack.producer(&names, &[]), stack.consumer(&names, &[]));
+    producer.ready().await;
+    consumer.ready().await;
+    stack.broker.kill();
+    eventually("readyz is 503", Duration::from_secs(10), || async {
+        let answer = http::get(&producer.url("/readyz")).await.ok()?;
+        (answer.status == 503).then_some(())
+    })
+    .await;
+
+    let asked = Instant::now();
+    let body = json!({"id": "one", "source": "manual", "payload": {}});
+    let answer = http::post(&producer.url("/ingest"), &body).await.unwrap();
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(answer.header("retry-after").is_some(), "{answer:?}");
+    assert_eq!((&answer.body["retryable"], &answer.body["id"]), (&json!(true), &json!("one")));
+    let health = http::get(&producer.url("/health")).await.unwrap();
+    assert_eq!((health.status, &health.body["status"]), (200, &json!("degraded")), "{health:?}");
+    assert!(health.body["last_error"].is_string() || health.body["last_error"].is_object(), "{health:?}");
+
+    stack.broker.restart().await.unwrap();
+    let back = Instant::now();
+    eventually("events are accepted again", Duration::from_secs(5), || async {
+        let answer = http::post(&producer.url("/ingest"), &body).await.ok()?;
+        (answer.status == 202).then_some(())
+    })
+    .await;
+    println!("accepted {:?} after the broker answered again", back.elapsed());
+    let manual = mongo::collection(&names, "manual").await;
+    eventually("the event is a document", Duration::from_secs(30), || mongo::find(&manual, "one")).await;
+    println!("stored {:?} after the broker answered again", back.elapsed());
+    assert!(consumer.is_running() && producer.is_running());
+}

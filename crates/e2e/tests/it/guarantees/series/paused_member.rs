@@ -1,0 +1,76 @@
+//! A member that stands still for longer than its session while another takes its partitions, and then goes on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use testkit::{Names, Stack, TopicLoad, eventually, kafka};
+
+use super::{PARTITIONS, all_committed, assert_model, seed};
+
+/// Fails if a committed offset ever goes back.
+async fn follow_commits(names: Names, over: Arc<AtomicBool>) -> u32 {
+    let (mut last, mut looks): (BTreeMap<i32, i64>, u32) = (BTreeMap::new(), 0);
+    while !over.load(Ordering::Relaxed) {
+        for (partition, offset) in kafka::committed_offsets(&names).await {
+            let before = last.insert(partition, offset).unwrap_or(0);
+            assert!(offset >= before, "partition {partition} went back from {before} to {offset}");
+        }
+        looks += 1;
+    }
+    looks
+}
+
+/// The first third is in the zombie's hands, the second comes while it stands still, the last after it woke up.
+async fn stands_still(records: usize, keys: usize) {
+    let (stack, seed) = (Stack::shared_without_sync().await, seed());
+    let (names, load) = (stack.names(), TopicLoad::new(seed, records, keys));
+    kafka::create_topic(&names, PARTITIONS).await;
+    let over = Arc::new(AtomicBool::new(false));
+    let commits = tokio::spawn(follow_commits(names.clone(), Arc::clone(&over)));
+    let third = records / 3;
+    load.produce(&names, 0..third, None).await;
+    // Small batches, so that it is stopped in the middle.
+    let zombie = stack.consumer(&names, &[("BATCH_MAX_RECORDS", "20")]);
+    eventually("it is at work", Duration::from_secs(60), || async {
+        (zombie.counters().await?.finished > third as u64 / 10).then_some(())
+    })
+    .await;
+    zombie.signal(Signal::SIGSTOP);
+    let held = third as u64 - super::committed(&names).await;
+    assert!(held > 0, "it was stopped too late to tell anything");
+
+    let heir = stack.consumer(&names, &[]);
+    load.produce(&names, third..2 * third, None).await;
+    all_committed(&names, 2 * third).await;
+    assert_eq!(heir.assigned_partitions().await, PARTITIONS as usize);
+
+    zombie.signal(Signal::SIGCONT);
+    eventually("they share the partitions", Duration::from_secs(60), || async {
+        (zombie.assigned_partitions().await == 3 && heir.assigned_partitions().await == 3).then_some(())
+    })
+    .await;
+    load.produce(&names, 2 * third..records, None).await;
+    all_committed(&names, records).await;
+    over.store(true, Ordering::Relaxed);
+    println!("committed offsets were looked at {} times and never went back", commits.await.unwrap());
+    let (zombie, heir) = (zombie.terminate_with_counters().await, heir.terminate_with_counters().await);
+    println!("zombie {zombie:?}, heir {heir:?}; {held} records were not committed when it was stopped");
+    let twice = zombie.finished + heir.finished - records as u64;
+    assert!(twice <= held, "{twice} records worked twice, {held} were uncommitted");
+    assert_model(&load, &names, records).await;
+}
+
+#[testkit::needs(apache_kafka)]
+#[tokio::test(flavor = "multi_thread")]
+async fn g3_a_member_that_was_fenced_turns_nothing_back_when_it_goes_on() {
+    stands_still(15_000, 500).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a series: run with --release -- --ignored series"]
+async fn a_member_that_was_fenced_within_100_000_records_turns_nothing_back() {
+    stands_still(100_000, 16_677).await;
+}

@@ -1,0 +1,5 @@
+//! Tests of the test support itself.
+
+#![cfg(test)]
+
+mod proxy;
