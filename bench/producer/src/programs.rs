@@ -50,10 +50,14 @@ impl Programs {
     }
 
     async fn build(&self) -> Result<(), Failure> {
-        let mut cargo = devservers::binaries::build(&["producer", "bench-producer"]);
-        // The folder above may be a target directory that this variable does not name, if this program was moved.
-        cargo.env("CARGO_TARGET_DIR", self.binaries.parent().unwrap_or(&self.binaries));
-        run(cargo.into()).await
+        let bench = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let minimal_server = devservers::binaries::build_in(bench, &["bench-producer"]);
+        for mut cargo in [devservers::binaries::build(&["producer"]), minimal_server] {
+            // Both builds go to the target directory of this program, whatever the directory of its workspace is.
+            cargo.env("CARGO_TARGET_DIR", self.binaries.parent().unwrap_or(&self.binaries));
+            run(cargo.into()).await?;
+        }
+        Ok(())
     }
 
     async fn original(&self) -> Result<(), Failure> {
