@@ -12,14 +12,14 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::adsbdb::Adsbdb;
-use crate::batch;
+use crate::adsbdb::client::Adsbdb;
+use crate::batch::results;
 use crate::body;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::kafka::Kafka;
+use crate::kafka::publisher::Kafka;
 use crate::metrics::{Counters, Metrics};
-use crate::poll::Jobs;
+use crate::poll_jobs::registry::Jobs;
 use crate::routes::Front;
 use crate::serving::{self, Limits, Places, Shared};
 use crate::stopping::Stopping;
@@ -142,7 +142,7 @@ impl App {
             adsbdb_source: Source::new("adsbdb").map_err(BuildError::Adsbdb)?,
             jobs: Jobs::new(config.max_poll_jobs),
             in_flight: Places::new(config.entrance.max_in_flight, metrics.serving.in_flight.clone()),
-            journals: batch::journal_room(),
+            journals: results::room(),
             zstd_room: body::zstd_room(),
             metrics,
             traces: Traces::new(config.traces.as_ref()).map_err(BuildError::Traces)?,

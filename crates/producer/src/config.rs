@@ -11,7 +11,7 @@ use service::{Check, ConfigFaults, Kind, parse};
 use url::Url;
 
 use crate::entrance::Entrance;
-use crate::kafka::client_config;
+use crate::kafka::properties::client_config;
 use crate::traces::Export;
 
 service::settings! {
@@ -195,7 +195,15 @@ impl Config {
 /// Properties that are right by themselves may not fit those that the client has besides.
 fn check_properties(config: Option<&Config>, check: &mut Check) {
     if let Some(config) = config.filter(|config| !config.kafka_properties.is_empty())
-        && let Err(why) = check_producer(&client_config(config), &config.kafka_properties)
+        && let Err(why) = check_producer(
+            &client_config(
+                &config.kafka_broker,
+                &config.kafka_properties,
+                config.max_payload_bytes,
+                config.delivery_timeout,
+            ),
+            &config.kafka_properties,
+        )
     {
         check.fault("KAFKA_PROPERTIES", why);
     }

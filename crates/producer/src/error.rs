@@ -8,9 +8,9 @@ use axum::response::{IntoResponse, Response};
 use events::{EventId, Fault, Refusal};
 use service::problem::Problem;
 
-use crate::adsbdb::UpstreamFault;
+use crate::adsbdb::response::UpstreamFault;
 use crate::body::CODINGS;
-use crate::kafka::SendError;
+use crate::kafka::delivery::SendError;
 
 /// After a refusal that was not the client's fault.
 const SOON: Duration = Duration::from_secs(1);

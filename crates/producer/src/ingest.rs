@@ -14,7 +14,7 @@ use crate::app::Producer;
 use crate::body::{self, Coding, Limits};
 use crate::error::ApiError;
 use crate::head;
-use crate::kafka::Record;
+use crate::kafka::delivery::Record;
 use crate::routes;
 use crate::stopping::Admission;
 use crate::traces::TRACEPARENT;

@@ -23,7 +23,7 @@ mod ingest;
 mod kafka;
 mod metrics;
 mod openapi;
-mod poll;
+mod poll_jobs;
 mod routes;
 mod serving;
 mod stopping;

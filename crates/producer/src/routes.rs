@@ -1,5 +1,9 @@
 //! The route table, and what is known of a route before its handler is called.
 
+pub mod aircraft;
+mod batch;
+mod poll_jobs;
+
 use std::sync::Arc;
 
 use axum::Router;
@@ -14,7 +18,7 @@ use crate::app::Producer;
 use crate::error::ApiError;
 use crate::serving::{self, Place};
 use crate::stopping::Admission;
-use crate::{access, adsbdb, batch, ingest, openapi, poll, traffic};
+use crate::{access, ingest, openapi, traffic};
 
 /// Every path, as metrics and traces name its route. What asks for a key goes by it: a test holds it against the router.
 pub const ROUTES: &[&str] = &[
@@ -101,9 +105,9 @@ impl Front {
     /// Every path of the producer.
     pub fn new(producer: Producer) -> Self {
         let upstream = Router::new()
-            .route("/ingest/adsbdb", post(adsbdb::ingest_aircraft))
-            .route("/ingest/adsbdb/poll", get(poll::list).post(poll::start))
-            .route("/ingest/adsbdb/poll/{job_id}", get(poll::show).delete(poll::cancel))
+            .route("/ingest/adsbdb", post(aircraft::ingest_aircraft))
+            .route("/ingest/adsbdb/poll", get(poll_jobs::list).post(poll_jobs::start))
+            .route("/ingest/adsbdb/poll/{job_id}", get(poll_jobs::show).delete(poll_jobs::cancel))
             .route_layer(from_fn(traffic::takes_nothing));
         let router = Router::new()
             // For its 405: `answer` does not bring a POST here.

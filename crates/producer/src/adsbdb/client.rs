@@ -11,8 +11,8 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use url::Url;
 
-use super::answer::{Answer, UpstreamFault};
-use super::gate::Gate;
+use super::rate_limit::Gate;
+use super::response::{Answer, UpstreamFault};
 use crate::config::Config;
 use crate::metrics::Metrics;
 

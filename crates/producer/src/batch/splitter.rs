@@ -9,6 +9,10 @@ use memchr::{memchr, memchr2};
 
 use crate::body::{Coding, looks_like};
 
+/// Which media types a batch has.
+pub const RIGHT_TYPES: &str =
+    "send a JSON array with Content-Type: application/json, or one event a line with application/x-ndjson";
+
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// What stands around the events.

@@ -1,11 +1,17 @@
 //! Each librdkafka property of the producer's client, beside those that every client of Slipstream shares, and why.
 
-use crate::config::Config;
+use std::time::Duration;
+
+use kafka::KafkaProperties;
+use rdkafka::ClientConfig;
+
+/// The client id of every librdkafka client of the producer.
+pub const CLIENT_ID: &str = "slipstream-producer";
 
 /// What KAFKA_PROPERTIES may override.
-pub fn defaults(config: &Config) -> Vec<(&'static str, String)> {
+fn defaults(max_payload_bytes: usize) -> Vec<(&'static str, String)> {
     // Room for what surrounds the payload; librdkafka's own default is the least.
-    let record_bytes = (config.max_payload_bytes + 64 * 1024).max(1_000_000);
+    let record_bytes = (max_payload_bytes + 64 * 1024).max(1_000_000);
     vec![
         // A record never waits for company. Batches form by themselves: five requests may be in flight, and what
         // arrives meanwhile goes together into the next.
@@ -20,7 +26,7 @@ pub fn defaults(config: &Config) -> Vec<(&'static str, String)> {
 }
 
 /// What a promise rests on.
-pub fn fixed(config: &Config) -> Vec<(&'static str, String)> {
+fn fixed(delivery_timeout: Duration) -> Vec<(&'static str, String)> {
     vec![
         // G1: acknowledged means on every in-sync replica, once, and in order.
         ("acks", "all".into()),
@@ -28,6 +34,22 @@ pub fn fixed(config: &Config) -> Vec<(&'static str, String)> {
         // The original's client uses it: old and new events of an id share a partition.
         ("partitioner", "murmur2_random".into()),
         // What was answered with 504 does not stay in memory.
-        ("message.timeout.ms", config.delivery_timeout.as_millis().to_string()),
+        ("message.timeout.ms", delivery_timeout.as_millis().to_string()),
     ]
+}
+
+/// The client that sends.
+pub fn client_config(
+    brokers: &str,
+    properties: &KafkaProperties,
+    max_payload_bytes: usize,
+    delivery_timeout: Duration,
+) -> ClientConfig {
+    let defaults = defaults(max_payload_bytes);
+    let defaults: Vec<(&str, &str)> = defaults.iter().map(|(key, value)| (*key, value.as_str())).collect();
+    let mut client = kafka::client_config(brokers, CLIENT_ID, &defaults, properties);
+    for (key, value) in fixed(delivery_timeout) {
+        client.set(key, value);
+    }
+    client
 }

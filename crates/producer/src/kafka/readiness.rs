@@ -6,8 +6,8 @@ use std::sync::Arc;
 use kafka::topics::KafkaState;
 use tokio::sync::watch;
 
-use super::sender::Sender;
-use super::signals::{PROOF, Signals, Trouble};
+use super::client::Sender;
+use super::client_health::{PROOF, Signals, Trouble};
 
 /// Kafka's state, where `topic` is what the upkeep knows.
 pub fn state(signals: &Signals, topic: &KafkaState) -> KafkaState {
@@ -40,7 +40,7 @@ pub async fn tell_changes(sender: Arc<Sender>, mut topics: watch::Receiver<Kafka
 
 #[cfg(test)]
 mod tests {
-    use super::super::signals::Break;
+    use super::super::client_health::Break;
     use super::*;
 
     #[test]

@@ -9,7 +9,7 @@ use super::refusals::{of_adsbdb, of_delivery};
 use super::schemas::{count, named, object};
 use crate::config::Config;
 use crate::error::ApiError;
-use crate::poll::Schedule;
+use crate::poll_jobs::schedule::Schedule;
 
 const JOBS: &str = "/ingest/adsbdb/poll";
 const JOB: &str = "/ingest/adsbdb/poll/{job_id}";

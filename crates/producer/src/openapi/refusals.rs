@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 use service::problem::Problem;
 
 use crate::access::{NO_KEY, SEVERAL_KEYS, UNKNOWN_KEY};
-use crate::adsbdb::UpstreamFault;
+use crate::adsbdb::response::UpstreamFault;
+use crate::batch::splitter::RIGHT_TYPES;
+use crate::body;
 use crate::config::Config;
 use crate::error::ApiError;
-use crate::{batch, body};
 
 /// One way to be refused.
 #[derive(Debug, Clone)]
@@ -159,7 +160,7 @@ pub fn of_batches(config: &Config) -> Vec<Refusal> {
     let whole = [
         ApiError::NoEvents,
         too_long(),
-        body::other_media_type("text/plain", batch::RIGHT_TYPES),
+        body::other_media_type("text/plain", RIGHT_TYPES),
         ApiError::Coding("br".into()),
         ApiError::stopping(None),
     ];

@@ -10,7 +10,12 @@ use uuid::Uuid;
 /// What all journals and the outcomes that belong to them may take: three batches of a million events with short
 /// ids, or sixty usual ones of which every event is refused at length. Only batches beside many others, or clients
 /// that read slowly, come near it.
-pub const ROOM_BYTES: usize = 64 * 1024 * 1024;
+const ROOM_BYTES: usize = 64 * 1024 * 1024;
+/// What the results of all batches of a process may take.
+pub fn room() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(ROOM_BYTES))
+}
+
 /// Room is taken in steps: small enough for thousands of small batches, and rare in large ones.
 const STEP_BYTES: usize = 4 * 1024;
 /// What the outcome of a delivery takes.

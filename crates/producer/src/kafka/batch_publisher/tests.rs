@@ -6,7 +6,7 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use super::*;
 use crate::config::Config;
-use crate::kafka::signals::Break;
+use crate::kafka::client_health::Break;
 
 const VALUE: [u8; 4096] = [b'x'; 4096];
 

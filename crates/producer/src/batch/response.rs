@@ -16,11 +16,13 @@ use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::fmt::Hyphenated;
 
-use super::intake::judge;
-use super::journal::{Entry, Journal};
+use super::ingest::judge;
+use super::results::{Entry, Journal};
 use crate::app::Producer;
 use crate::error::ApiError;
-use crate::kafka::{Outcomes, SendError, Slot};
+use crate::kafka::batch_publisher::Outcomes;
+use crate::kafka::delivery::SendError;
+use crate::kafka::delivery_tracker::Slot;
 use crate::serving::Place;
 use crate::stopping::Admission;
 

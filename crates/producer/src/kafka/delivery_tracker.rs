@@ -9,8 +9,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use rdkafka::error::RDKafkaErrorCode as Code;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
+use super::client::{Delivery, Sent};
 use super::delivery::Stored;
-use super::sender::{Delivery, Sent};
 use service::lock::lock;
 
 /// Slots are kept in pages, so that a long list is never copied to grow.

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use events::{Draft, Event, EventId, Refusal, Source};
 use uuid::Uuid;
 
-use super::answer::{Summary, refusal_json};
-use super::journal::{Entry, Journal, NoRoom};
+use super::response::{Summary, refusal_json};
+use super::results::{Entry, Journal, NoRoom};
 use crate::app::Producer;
 use crate::error::ApiError;
 use crate::ingest::id_of;
-use crate::kafka::{Batch, Outcomes, Record};
+use crate::kafka::batch_publisher::{Batch, Outcomes};
+use crate::kafka::delivery::Record;
 
 /// The events of one request so far.
 pub struct Intake<'p> {

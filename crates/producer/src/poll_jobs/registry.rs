@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::job::Job;
-use super::query::Schedule;
+use super::schedule::Schedule;
 use crate::error::ApiError;
 use crate::stopping::Stopping;
 use service::lock::lock;

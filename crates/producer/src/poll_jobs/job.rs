@@ -11,12 +11,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::query::{Schedule, Seconds};
+use super::schedule::{Schedule, Seconds};
 use super::tick::{Tick, next_tick};
-use crate::adsbdb;
 use crate::app::Producer;
 use crate::clock::wall_ms;
 use crate::error::ApiError;
+use crate::routes::aircraft;
 use crate::stopping::Admission;
 use service::lock::lock;
 
@@ -214,7 +214,7 @@ pub async fn run(job: Arc<Job>, producer: Producer, _unfinished: Admission) {
 
 /// One call; how long the next one should wait at least.
 async fn call(job: &Job, producer: &Producer) -> Duration {
-    let outcome = adsbdb::take_one(producer, None, &job.cancelled).await;
+    let outcome = aircraft::take_one(producer, None, &job.cancelled).await;
     let mut progress = lock(&job.progress);
     match outcome {
         Ok(_) => {

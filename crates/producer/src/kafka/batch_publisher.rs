@@ -11,11 +11,11 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Kafka;
+use super::client::{Sender, Waiting};
 use super::delivery::{NO_ACKNOWLEDGEMENT, Record, SendError, not_stored};
-use super::sender::{Sender, Waiting};
-use super::tally::{Closed, Copied, Failed, Slot, Tally, Ticket};
-use super::verdict::Refusal;
+use super::delivery_error::Refusal;
+use super::delivery_tracker::{Closed, Copied, Failed, Slot, Tally, Ticket};
+use super::publisher::Kafka;
 
 /// What a record takes in memory beside its value.
 const OVERHEAD_BYTES: usize = 1024;

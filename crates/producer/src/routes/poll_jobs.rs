@@ -1,10 +1,5 @@
 //! `/ingest/adsbdb/poll`: jobs in the background that call what `POST /ingest/adsbdb` calls, again and again.
 
-mod job;
-mod jobs;
-mod query;
-mod tick;
-
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, Request, State};
@@ -14,12 +9,10 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::time::Instant;
 
-use job::Report;
-pub use jobs::Jobs;
-pub use query::Schedule;
-
 use crate::app::Producer;
 use crate::error::ApiError;
+use crate::poll_jobs::job::{self, Report};
+use crate::poll_jobs::schedule::Schedule;
 use crate::stopping::Admission;
 use crate::traffic::HadBody;
 

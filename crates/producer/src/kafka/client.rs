@@ -15,10 +15,10 @@ use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, T
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
+use super::client_health::{Break, Signals, Trouble};
 use super::delivery::{NO_ACKNOWLEDGEMENT, Record, SendError, Stored, not_stored};
-use super::signals::{Break, Signals, Trouble};
-use super::tally::{Copied, Tally, Ticket};
-use super::verdict::{Refusal, is_disowned, judge};
+use super::delivery_error::{Refusal, is_disowned, judge};
+use super::delivery_tracker::{Copied, Tally, Ticket};
 
 /// How long a client that had a fatal error may take to hear of what it has in flight.
 const LAST_WORDS: Duration = Duration::from_secs(2);

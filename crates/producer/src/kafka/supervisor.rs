@@ -8,8 +8,8 @@ use service::backoff::Backoff;
 use service::standstill::Standstill;
 use tokio_util::sync::CancellationToken;
 
-use super::sender::Sender;
-use super::signals::Trouble;
+use super::client::Sender;
+use super::client_health::Trouble;
 
 /// How long a new client may take to be refused: librdkafka asks for a producer id every half second.
 const FIRST_WORDS: Duration = Duration::from_millis(600);
