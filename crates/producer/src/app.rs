@@ -17,7 +17,7 @@ use crate::batch::results;
 use crate::body;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::kafka::publisher::Kafka;
+use crate::kafka::publisher::Publisher;
 use crate::metrics::{Counters, Metrics};
 use crate::poll_jobs::registry::Jobs;
 use crate::routes::Front;
@@ -73,7 +73,7 @@ pub struct Parts {
     /// What bodies are judged by.
     pub rules: Rules,
     /// The connection to the cluster.
-    pub kafka: Kafka,
+    pub kafka: Publisher,
     /// Stamps events.
     pub clock: Clock,
     /// The client of ADSBDB.
@@ -136,13 +136,13 @@ impl App {
         let metrics = Arc::new(Metrics::new());
         let parts = Parts {
             rules: Rules { accept_sources: config.accept_sources.clone() },
-            kafka: Kafka::connect(&config, &upkeep).map_err(BuildError::Kafka)?,
+            kafka: Publisher::connect(&config, &upkeep).map_err(BuildError::Kafka)?,
             clock: Clock::default(),
             adsbdb: Adsbdb::new(&config, Arc::clone(&metrics)).map_err(BuildError::Adsbdb)?,
             adsbdb_source: Source::new("adsbdb").map_err(BuildError::Adsbdb)?,
             jobs: Jobs::new(config.max_poll_jobs),
             in_flight: Places::new(config.entrance.max_in_flight, metrics.serving.in_flight.clone()),
-            journals: results::room(),
+            journals: results::memory_permits(),
             zstd_room: body::zstd_room(),
             metrics,
             traces: Traces::new(config.traces.as_ref()).map_err(BuildError::Traces)?,
@@ -229,10 +229,10 @@ async fn finish(producer: &Producer) {
     if tokio::time::timeout(FINISH_LIMIT, stopping.finished()).await.is_ok() {
         return;
     }
-    tracing::warn!(records = producer.kafka.queued(), "giving up requests that are still unfinished");
+    tracing::warn!(records = producer.kafka.queued_records(), "giving up requests that are still unfinished");
     stopping.give_up();
     let give_up = async {
-        producer.kafka.give_up().await;
+        producer.kafka.purge().await;
         stopping.finished().await;
     };
     _ = tokio::time::timeout(GIVE_UP_LIMIT, give_up).await;

@@ -10,7 +10,7 @@ use service::problem::Problem;
 
 use crate::adsbdb::response::UpstreamFault;
 use crate::body::CODINGS;
-use crate::kafka::delivery::SendError;
+use crate::kafka::delivery_error::DeliveryError;
 
 /// After a refusal that was not the client's fault.
 const SOON: Duration = Duration::from_secs(1);
@@ -147,11 +147,13 @@ impl ApiError {
     }
 
     /// What became of the event of `id`.
-    pub fn not_sent(error: SendError, id: EventId) -> Self {
+    pub fn not_sent(error: DeliveryError, id: EventId) -> Self {
         match error {
-            SendError::TooLarge => Self::RecordTooLarge,
-            SendError::NotStored { reason, why } => Self::NotStored { reason, why, id: Some(id) },
-            SendError::Unknown(why) => Self::Unknown { why, id },
+            DeliveryError::TooLarge => Self::RecordTooLarge,
+            DeliveryError::NotStored { reason, detail } => {
+                Self::NotStored { reason, why: detail, id: Some(id) }
+            }
+            DeliveryError::Unknown(why) => Self::Unknown { why, id },
         }
     }
 

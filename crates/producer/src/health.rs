@@ -29,7 +29,7 @@ impl Report for Producer {
                 "rejected": counters.rejected(),
                 "unconfirmed": counters.unconfirmed(),
                 "poll_jobs": self.jobs.running(),
-                "kafka_queue_records": self.kafka.queued(),
+                "kafka_queue_records": self.kafka.queued_records(),
             },
             "last_error": self.last_failure(),
         });
@@ -42,7 +42,7 @@ impl Report for Producer {
     fn registry(&self) -> &Registry {
         let metrics = &self.metrics;
         metrics.kafka_up.set(i64::from(self.kafka.ready().is_ok()));
-        metrics.kafka_queue_records.set(self.kafka.queued());
+        metrics.kafka_queue_records.set(self.kafka.queued_records());
         metrics.poll_jobs.set(i64::try_from(self.jobs.running()).unwrap_or(i64::MAX));
         &metrics.registry
     }

@@ -1,99 +1,98 @@
-//! Takes the events of a batch one after another: each is judged, and sent or refused, and none waits for another's
-//! acknowledgement. What is kept of an event is its id, or why it was refused.
+//! Validates and sends the events of one batch request. No event waits for the delivery report of
+//! another. Of each event only its id or its rejection is kept.
 
 use std::sync::Arc;
 
 use events::{Draft, Event, EventId, Refusal, Source};
 use uuid::Uuid;
 
-use super::response::{Summary, refusal_json};
-use super::results::{Entry, Journal, NoRoom};
+use super::results::{Entry, OutOfMemory, ResultLog, Summary, rejection_json};
 use crate::app::Producer;
 use crate::error::ApiError;
 use crate::ingest::id_of;
-use crate::kafka::batch_publisher::{Batch, Outcomes};
+use crate::kafka::batch_publisher::{BatchOutcome, BatchPublisher};
 use crate::kafka::delivery::Record;
 
-/// The events of one request so far.
-pub struct Intake<'p> {
+/// The events of one batch request.
+pub struct BatchIngest<'p> {
     producer: &'p Producer,
-    sending: Batch<'p>,
+    publisher: BatchPublisher<'p>,
     traceparent: Option<&'p str>,
-    journal: Journal,
+    results: ResultLog,
     summary: Summary,
-    /// What sources are counted by; the first that come may be the last, too.
+    /// Metric labels of the sources so far.
     labels: Vec<String>,
+    /// The source of the last event. Most batches have one source.
     last_source: Option<(Source, u32)>,
 }
 
-impl<'p> Intake<'p> {
-    /// Nothing taken yet.
+impl<'p> BatchIngest<'p> {
     pub fn new(producer: &'p Producer, traceparent: Option<&'p str>) -> Self {
         let delivery_seconds = producer.metrics.delivery_seconds();
-        let sending = producer.kafka.batch(traceparent, delivery_seconds, producer.stopping.give_up_token());
+        let abandoned = producer.stopping.give_up_token();
         Self {
             producer,
-            sending,
+            publisher: BatchPublisher::new(&producer.kafka, traceparent, delivery_seconds, abandoned),
             traceparent,
-            journal: Journal::new(Arc::clone(&producer.journals)),
+            results: ResultLog::new(Arc::clone(&producer.journals)),
             summary: Summary::default(),
             labels: Vec::new(),
             last_source: None,
         }
     }
 
-    /// How many events were taken, refused ones included.
-    pub fn events(&self) -> usize {
+    /// Number of events so far, rejected events included.
+    pub fn event_count(&self) -> usize {
         self.summary.results
     }
 
-    /// Takes the event that `text` is.
+    /// Validates the event in `text` and sends or rejects it.
     ///
     /// # Errors
     /// 503: there is no memory for its result.
-    pub async fn take(&mut self, text: &[u8]) -> Result<(), ApiError> {
-        match judge(self.producer, text) {
+    pub async fn ingest(&mut self, text: &[u8]) -> Result<(), ApiError> {
+        match parse_event(self.producer, text) {
             Ok(draft) => self.send(draft).await,
-            Err(error) => self.refuse(&error, Some(text)),
+            Err(error) => self.reject(&error, Some(text)),
         }
     }
 
-    /// Notes the next result, which is a refusal; `text` is what would be refused in the same way again.
+    /// Adds a rejection as the next result. If `text` is given, parsing it returns `error` again.
     ///
     /// # Errors
-    /// 503: there is no memory for it.
-    pub fn refuse(&mut self, error: &ApiError, text: Option<&[u8]>) -> Result<(), ApiError> {
-        let json = refusal_json(self.summary.results, error);
+    /// 503: there is no memory for the result.
+    pub fn reject(&mut self, error: &ApiError, text: Option<&[u8]>) -> Result<(), ApiError> {
+        let json = rejection_json(self.summary.results, error);
         let entry = match text {
-            Some(text) if text.len() < json.len() => Entry::Again(text),
-            _ => Entry::Refused(&json),
+            Some(text) if text.len() < json.len() => Entry::Unparsed(text),
+            _ => Entry::Rejected(&json),
         };
-        self.journal.push(entry).map_err(no_room)?;
-        self.refused(error);
+        self.results.push(entry).map_err(out_of_memory)?;
+        self.count_rejection(error);
         Ok(())
     }
 
-    /// Notes the last result: what broke the batch.
-    pub fn broke(&mut self, error: &ApiError) {
-        let json = refusal_json(self.summary.results, error);
-        self.journal.push_last(Entry::Refused(&json));
-        self.refused(error);
+    /// Adds the last result: the error that ended the batch.
+    pub fn reject_rest(&mut self, error: &ApiError) {
+        let json = rejection_json(self.summary.results, error);
+        self.results.push_last(Entry::Rejected(&json));
+        self.count_rejection(error);
     }
 
-    fn refused(&mut self, error: &ApiError) {
-        self.summary.refused(error);
+    fn count_rejection(&mut self, error: &ApiError) {
+        self.summary.add_rejection(error);
         self.producer.metrics.rejected(error.reason(), 1);
     }
 
     async fn send(&mut self, draft: Draft) -> Result<(), ApiError> {
         let id = match &draft.id {
             Some(id) => {
-                self.journal.push(Entry::Named(id.as_str())).map_err(no_room)?;
+                self.results.push(Entry::Sent(id.as_str())).map_err(out_of_memory)?;
                 id.clone()
             }
             None => {
                 let id = Uuid::now_v7();
-                self.journal.push(Entry::Generated(id)).map_err(no_room)?;
+                self.results.push(Entry::SentWithUuid(id)).map_err(out_of_memory)?;
                 id_of(id)
             }
         };
@@ -108,10 +107,11 @@ impl<'p> Intake<'p> {
             timestamp_ms: ingested_at.get(),
             traceparent: self.traceparent,
         };
-        self.sending.send(record, label).await;
+        self.publisher.send(record, label).await;
         Ok(())
     }
 
+    /// Index of the source's metric label in `labels`.
     fn label(&mut self, source: &Source) -> u32 {
         if let Some((last, label)) = &self.last_source
             && last == source
@@ -129,40 +129,40 @@ impl<'p> Intake<'p> {
         label
     }
 
-    /// Waits for the outcome of what was sent, and counts it.
-    pub async fn finish(self) -> (Summary, Journal, Outcomes) {
+    /// Waits for the outcome of each sent event and counts it in the metrics.
+    pub async fn finish(self) -> (Summary, ResultLog, BatchOutcome) {
         let mut summary = self.summary;
-        let outcomes = self.sending.finish().await;
+        let outcome = self.publisher.finish().await;
         let metrics = &self.producer.metrics;
-        for (label, count) in self.labels.iter().zip(&outcomes.closed.stored_by_label) {
+        for (label, count) in self.labels.iter().zip(&outcome.states.stored_by_label) {
             metrics.accepted_many(label, *count);
             summary.accepted += usize::try_from(*count).unwrap_or(usize::MAX);
         }
-        for (error, count) in outcomes.failed() {
-            let error = ApiError::not_sent(error.clone(), no_id());
+        for (error, count) in outcome.error_counts() {
+            let error = ApiError::not_sent(error.clone(), placeholder_id());
             metrics.rejected(error.reason(), count);
-            summary.refused_deliveries(&error);
+            summary.add_status(&error);
             self.producer.note_failure(&error.problem().detail);
         }
-        (summary, self.journal, outcomes)
+        (summary, self.results, outcome)
     }
 }
 
-/// It and what follows is not stored.
-fn no_room(NoRoom: NoRoom) -> ApiError {
-    ApiError::overloaded("too many results of batches are being sent: send the rest in another batch")
+/// The error for an event whose result finds no memory. It and the following events are not stored.
+fn out_of_memory(OutOfMemory: OutOfMemory) -> ApiError {
+    ApiError::overloaded("the results of batch requests use all their memory: send the rest in another batch")
 }
 
-/// Stands for every id where only the kind of a failure counts.
-fn no_id() -> EventId {
+/// An id for errors of which only the status, the reason and the detail are used.
+fn placeholder_id() -> EventId {
     id_of(Uuid::nil())
 }
 
-/// The event that `text` is.
+/// Parses an event of a batch.
 ///
 /// # Errors
-/// 400, 422: always the same for the same text.
-pub fn judge(producer: &Producer, text: &[u8]) -> Result<Draft, ApiError> {
+/// 400 or 422. The same text always returns the same error.
+pub fn parse_event(producer: &Producer, text: &[u8]) -> Result<Draft, ApiError> {
     let draft = events::parse_request(text, &producer.rules).map_err(|refusal| match refusal {
         Refusal::Empty => ApiError::nothing_for_an_event(),
         refusal => ApiError::refusal(refusal, "event", None),

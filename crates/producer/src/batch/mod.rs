@@ -1,4 +1,5 @@
-//! The body, results and response of a batch request.
+//! The parts of a batch request: `splitter` cuts the body into events, `ingest` sends them,
+//! `results` stores their results, and `response` writes them.
 
 pub mod ingest;
 pub mod response;

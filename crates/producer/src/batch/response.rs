@@ -1,7 +1,6 @@
-//! The answer to a batch: one status for the whole, one result for each event, in input order. The results are
-//! written while they are sent, a page at a time.
+//! The response to a batch request: one status for the batch and one result for each event, in
+//! input order. The results are written while they are sent, one page at a time.
 
-use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::iter::Flatten;
 use std::sync::Arc;
@@ -16,55 +15,18 @@ use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::fmt::Hyphenated;
 
-use super::ingest::judge;
-use super::results::{Entry, Journal};
+use super::ingest::parse_event;
+use super::results::{Entry, ResultLog, Summary, rejection_json, to_json};
 use crate::app::Producer;
 use crate::error::ApiError;
-use crate::kafka::batch_publisher::Outcomes;
-use crate::kafka::delivery::SendError;
-use crate::kafka::delivery_tracker::Slot;
+use crate::kafka::batch_publisher::BatchOutcome;
+use crate::kafka::delivery_error::DeliveryError;
+use crate::kafka::delivery_tracker::DeliveryState;
 use crate::serving::Place;
 use crate::stopping::Admission;
 
-/// What all results amount to.
-#[derive(Debug, Default)]
-pub struct Summary {
-    /// How many there are.
-    pub results: usize,
-    /// How many are 202.
-    pub accepted: usize,
-    /// The others' statuses.
-    statuses: BTreeSet<StatusCode>,
-    /// Whether the body was cut off: then the rest of it is still to be sent.
-    cut: bool,
-}
-
-impl Summary {
-    /// A further result is a refusal.
-    pub fn refused(&mut self, error: &ApiError) {
-        self.results += 1;
-        self.refused_deliveries(error);
-    }
-
-    /// Results that are there already are refusals.
-    pub fn refused_deliveries(&mut self, error: &ApiError) {
-        self.statuses.insert(error.status());
-        self.cut |= matches!(error, ApiError::BodyCut);
-    }
-
-    /// 202 if every event was accepted; 207 if some were, or if the others differ; else what all share.
-    fn status(&self) -> StatusCode {
-        let mut statuses = self.statuses.iter();
-        match (statuses.next(), statuses.next()) {
-            (None, _) => StatusCode::ACCEPTED,
-            (Some(shared), None) if self.accepted == 0 => *shared,
-            _ => StatusCode::MULTI_STATUS,
-        }
-    }
-}
-
 #[derive(Serialize)]
-struct Stored<'a> {
+struct Acceptance<'a> {
     index: usize,
     status: u16,
     id: &'a str,
@@ -72,90 +34,62 @@ struct Stored<'a> {
     offset: i64,
 }
 
-#[derive(Serialize)]
-struct Refused<'a> {
-    index: usize,
-    status: u16,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<&'a str>,
-    detail: &'a str,
-    retryable: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    errors: Option<&'a serde_json::Value>,
-}
-
-/// A result that is a refusal.
-pub fn refusal_json(index: usize, error: &ApiError) -> Vec<u8> {
-    let problem = error.problem();
-    json(&Refused {
-        index,
-        status: problem.status.as_u16(),
-        id: problem.id.as_deref(),
-        detail: &problem.detail,
-        retryable: problem.retryable,
-        errors: problem.errors.as_ref(),
-    })
-}
-
-fn json(value: &impl Serialize) -> Vec<u8> {
-    // Texts and numbers always serialise into memory.
-    serde_json::to_vec(value).unwrap_or_default()
-}
-
-/// The answer. `held` is kept until its last byte is written: the request is unfinished and has its place until then.
-pub fn answer(
+/// The response. `held` is dropped after its last byte: until then the request counts as unfinished
+/// and keeps its permit.
+pub fn batch_response(
     producer: Producer,
     summary: &Summary,
-    (journal, outcomes): (Journal, Outcomes),
+    (results, outcome): (ResultLog, BatchOutcome),
     held: (Admission, Arc<Place>),
 ) -> Response {
     let status = summary.status();
-    let problem = status.is_client_error() || status.is_server_error();
-    let whole = ApiError::whole_batch(status, summary.cut);
-    let mut head = if problem { json(&whole) } else { b"{}".to_vec() };
+    let is_problem = status.is_client_error() || status.is_server_error();
+    let problem = ApiError::whole_batch(status, summary.body_cut);
+    let mut head = if is_problem { to_json(&problem) } else { b"{}".to_vec() };
+    // The counts and the results continue the JSON object.
     head.pop();
-    let comma = if problem { "," } else { "" };
+    let comma = if is_problem { "," } else { "" };
     let rejected = summary.results - summary.accepted;
     let counts = format!("{comma}\"accepted\":{},\"rejected\":{rejected},\"results\":[", summary.accepted);
     head.extend_from_slice(counts.as_bytes());
-    let (pages, journal_room) = journal.into_pages();
-    let results = Results {
+    let (pages, memory_permits) = results.into_pages();
+    let body = ResultsBody {
         producer,
         head: Some(head),
         pages,
-        slots: outcomes.closed.pages.into_iter().flatten(),
-        failures: outcomes.failures,
+        states: outcome.states.pages.into_iter().flatten(),
+        errors: outcome.errors,
         index: 0,
-        over: false,
-        _held: (held, journal_room),
+        ended: false,
+        _held: (held, memory_permits),
     };
-    let mut response = Body::from_stream(futures::stream::iter(results)).into_response();
+    let mut response = Body::from_stream(futures::stream::iter(body)).into_response();
     *response.status_mut() = status;
-    let media_type = if problem { "application/problem+json" } else { "application/json" };
+    let media_type = if is_problem { "application/problem+json" } else { "application/json" };
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
-    if let Some(seconds) = whole.retry_after {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds.as_secs()));
+    if let Some(retry_after) = problem.retry_after {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after.as_secs()));
     }
     response
 }
 
-/// The results on their way out.
-struct Results {
+/// The body of the response, in chunks.
+struct ResultsBody {
     producer: Producer,
     head: Option<Vec<u8>>,
     pages: IntoIter<Vec<u8>>,
-    slots: Flatten<IntoIter<Vec<Slot>>>,
-    failures: Vec<SendError>,
+    states: Flatten<IntoIter<Vec<DeliveryState>>>,
+    errors: Vec<DeliveryError>,
     index: usize,
-    over: bool,
+    ended: bool,
     _held: ((Admission, Arc<Place>), Option<OwnedSemaphorePermit>),
 }
 
-impl Iterator for Results {
+impl Iterator for ResultsBody {
     type Item = Result<Bytes, Infallible>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.over {
+        if self.ended {
             return None;
         }
         let mut chunk = self.head.take().unwrap_or_default();
@@ -163,14 +97,14 @@ impl Iterator for Results {
             Some(page) => self.write_page(&page, &mut chunk),
             None => {
                 chunk.extend_from_slice(b"]}");
-                self.over = true;
+                self.ended = true;
             }
         }
         Some(Ok(chunk.into()))
     }
 }
 
-impl Results {
+impl ResultsBody {
     fn write_page(&mut self, page: &[u8], chunk: &mut Vec<u8>) {
         let mut rest = page;
         while let Some((entry, after)) = Entry::read(rest) {
@@ -185,15 +119,15 @@ impl Results {
 
     fn write(&mut self, entry: Entry<'_>, chunk: &mut Vec<u8>) {
         match entry {
-            Entry::Generated(id) => {
+            Entry::SentWithUuid(id) => {
                 let mut text = [0; Hyphenated::LENGTH];
                 self.write_sent(id.hyphenated().encode_lower(&mut text), chunk);
             }
-            Entry::Named(id) => self.write_sent(id, chunk),
-            Entry::Refused(json) => chunk.extend_from_slice(json),
-            Entry::Again(text) => {
-                if let Err(error) = judge(&self.producer, text) {
-                    chunk.extend_from_slice(&refusal_json(self.index, &error));
+            Entry::Sent(id) => self.write_sent(id, chunk),
+            Entry::Rejected(json) => chunk.extend_from_slice(json),
+            Entry::Unparsed(text) => {
+                if let Err(error) = parse_event(&self.producer, text) {
+                    chunk.extend_from_slice(&rejection_json(self.index, &error));
                 }
             }
         }
@@ -201,22 +135,24 @@ impl Results {
 
     fn write_sent(&mut self, id: &str, chunk: &mut Vec<u8>) {
         let index = self.index;
-        let (partition, offset) = match self.slots.next() {
-            Some(Slot::Stored { partition, offset }) => (partition, offset),
-            slot => {
-                let failure = match slot {
-                    Some(Slot::Failed(failure)) => self.failures.get(failure as usize).cloned(),
+        let (partition, offset) = match self.states.next() {
+            Some(DeliveryState::Stored { partition, offset }) => (partition, offset),
+            state => {
+                let error = match state {
+                    Some(DeliveryState::Failed(error_index)) => {
+                        self.errors.get(error_index as usize).cloned()
+                    }
                     _ => None,
                 };
-                let failure = failure.unwrap_or_else(|| SendError::Unknown("its outcome was lost".into()));
-                // It was an id when it was sent.
+                let error = error.unwrap_or_else(|| DeliveryError::Unknown("its outcome was lost".into()));
+                // The id was valid when the event was sent.
                 if let Ok(id) = EventId::new(id) {
-                    chunk.extend_from_slice(&refusal_json(index, &ApiError::not_sent(failure, id)));
+                    chunk.extend_from_slice(&rejection_json(index, &ApiError::not_sent(error, id)));
                 }
                 return;
             }
         };
-        let stored = Stored { index, status: StatusCode::ACCEPTED.as_u16(), id, partition, offset };
-        _ = serde_json::to_writer(chunk, &stored);
+        let accepted = Acceptance { index, status: StatusCode::ACCEPTED.as_u16(), id, partition, offset };
+        _ = serde_json::to_writer(chunk, &accepted);
     }
 }

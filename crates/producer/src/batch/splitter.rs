@@ -1,41 +1,41 @@
-//! Takes a body apart into the texts of its events while it arrives: the lines of NDJSON, or the elements of a JSON
-//! array. It judges only what stands between them; whether a text is an event is judged by who takes it, so that one
-//! bad event harms no other.
+//! Splits a body into the texts of its events while it arrives: the lines of NDJSON or the elements
+//! of a JSON array. It checks only the text between the events. The caller parses each event, so
+//! one bad event does not affect the others.
 //!
-//! Guarantee: how the body is cut into chunks changes nothing, and no more than one event and one chunk are held.
+//! The chunks of the body do not affect the result. At most one event and one chunk are in memory.
 
 use bytes::{Bytes, BytesMut};
 use memchr::{memchr, memchr2};
 
 use crate::body::{Coding, looks_like};
 
-/// Which media types a batch has.
+/// The media types of a batch, as text for an error.
 pub const RIGHT_TYPES: &str =
     "send a JSON array with Content-Type: application/json, or one event a line with application/x-ndjson";
 
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
-/// What stands around the events.
+/// The format of a batch body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// A JSON array; each element is an event.
+    /// A JSON array. Each element is an event.
     Array,
-    /// NDJSON; each line that is not blank is an event.
+    /// NDJSON. Each line that is not blank is an event.
     Lines,
 }
 
-/// The next event.
+/// The next event of the body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Piece {
-    /// Its text.
+    /// The text of an event.
     Event(Bytes),
-    /// It is longer than an event may be.
+    /// An event longer than the limit.
     TooLong,
 }
 
-/// Where the splitter is in an array.
+/// The state of the parser in an array.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum State {
     BeforeArray,
     BeforeElement { first: bool },
     Element { depth: usize },
@@ -47,54 +47,54 @@ enum Place {
 #[derive(Debug)]
 pub struct Splitter {
     format: Format,
-    most_bytes: usize,
-    place: Place,
+    max_event_bytes: usize,
+    state: State,
     chunk: Bytes,
-    /// The place in the chunk.
+    /// Index of the next byte in the chunk.
     at: usize,
-    /// Where in the chunk the present event starts.
+    /// Index in the chunk at which the current event starts.
     start: usize,
-    /// What earlier chunks had of it.
+    /// The part of the current event that earlier chunks contained.
     carried: BytesMut,
     too_long: bool,
-    /// Bytes of earlier chunks.
-    passed: u64,
+    /// Length of all earlier chunks.
+    earlier_bytes: u64,
 }
 
 impl Splitter {
-    /// Events longer than `most_bytes` are passed over.
-    pub fn new(format: Format, most_bytes: usize) -> Self {
+    /// Events longer than `max_event_bytes` become [`Piece::TooLong`].
+    pub fn new(format: Format, max_event_bytes: usize) -> Self {
         Self {
             format,
-            most_bytes,
-            place: Place::BeforeArray,
+            max_event_bytes,
+            state: State::BeforeArray,
             chunk: Bytes::new(),
             at: 0,
             start: 0,
             carried: BytesMut::new(),
             too_long: false,
-            passed: 0,
+            earlier_bytes: 0,
         }
     }
 
-    /// What the body is instead of text in this format, as its `first` bytes tell.
+    /// Detects from the `first` bytes that the body is not text in this format. Returns the reason.
     pub fn misfit(&self, first: &[u8], coding: Coding) -> Option<&'static str> {
-        let what = looks_like(first, coding)?;
-        // Before a line, a byte order mark is wrong in that line alone.
-        let of_line = self.format == Format::Lines && first.starts_with(BYTE_ORDER_MARK);
-        (!of_line).then_some(what)
+        let reason = looks_like(first, coding)?;
+        // In NDJSON a byte order mark makes only its line invalid.
+        let only_line = self.format == Format::Lines && first.starts_with(BYTE_ORDER_MARK);
+        (!only_line).then_some(reason)
     }
 
-    /// Takes the next chunk; the one before must have been read to its end.
+    /// Adds the next chunk. All events of the chunk before it must have been taken.
     pub fn feed(&mut self, chunk: Bytes) {
-        self.passed += self.chunk.len() as u64;
+        self.earlier_bytes += self.chunk.len() as u64;
         (self.chunk, self.at, self.start) = (chunk, 0, 0);
     }
 
-    /// The next event that is whole; none until there is another chunk.
+    /// Returns the next complete event. `None` if it needs another chunk.
     ///
     /// # Errors
-    /// The array is none, or something follows it; what and where.
+    /// The body is not an array, or text follows the array. The text states where.
     pub fn next(&mut self) -> Result<Option<Piece>, String> {
         match self.format {
             Format::Lines => Ok(self.next_line()),
@@ -102,15 +102,15 @@ impl Splitter {
         }
     }
 
-    /// After the last chunk: the last line, if no line end follows it.
+    /// Ends the body. Returns the last line if no line end follows it.
     ///
     /// # Errors
     /// The array has no end.
     pub fn last(&mut self) -> Result<Option<Piece>, String> {
-        match (self.format, self.place) {
+        match (self.format, self.state) {
             (Format::Lines, _) => Ok(Some(self.cut(self.at)).filter(|piece| !is_blank(piece))),
-            (Format::Array, Place::AfterArray) => Ok(None),
-            (Format::Array, Place::BeforeArray) => Err("there is no array".into()),
+            (Format::Array, State::AfterArray) => Ok(None),
+            (Format::Array, State::BeforeArray) => Err("there is no array".into()),
             (Format::Array, _) => Err(format!("the array has no end, after {} bytes", self.position())),
         }
     }
@@ -130,33 +130,33 @@ impl Splitter {
 
     fn next_element(&mut self) -> Result<Option<Piece>, String> {
         while let Some(&byte) = self.chunk.get(self.at) {
-            match self.place {
-                Place::Text { depth, escaped } => self.text(depth, escaped),
-                Place::Element { depth } => {
+            match self.state {
+                State::Text { depth, escaped } => self.text(depth, escaped),
+                State::Element { depth } => {
                     if let Some(piece) = self.element(depth, byte) {
                         return Ok(Some(piece));
                     }
                 }
                 _ if is_space(byte) => self.at += 1,
-                Place::BeforeArray if byte == b'[' => {
-                    self.place = Place::BeforeElement { first: true };
+                State::BeforeArray if byte == b'[' => {
+                    self.state = State::BeforeElement { first: true };
                     self.at += 1;
                 }
-                Place::BeforeElement { first: true } if byte == b']' => {
-                    self.place = Place::AfterArray;
+                State::BeforeElement { first: true } if byte == b']' => {
+                    self.state = State::AfterArray;
                     self.at += 1;
                 }
-                Place::BeforeElement { .. } => {
-                    self.place = Place::Element { depth: 0 };
+                State::BeforeElement { .. } => {
+                    self.state = State::Element { depth: 0 };
                     self.start = self.at;
                 }
-                Place::BeforeArray if byte == b'{' => {
+                State::BeforeArray if byte == b'{' => {
                     return Err(
                         "it is not a JSON array; for lines send Content-Type: application/x-ndjson".into()
                     );
                 }
-                Place::BeforeArray => return Err("it is not a JSON array".into()),
-                Place::AfterArray => {
+                State::BeforeArray => return Err("it is not a JSON array".into()),
+                State::AfterArray => {
                     return Err(format!("something follows the array, after {} bytes", self.position()));
                 }
             }
@@ -165,42 +165,42 @@ impl Splitter {
         Ok(None)
     }
 
-    /// Inside a string: up to its end, or that of the chunk.
+    /// Skips a string, up to its end or the end of the chunk.
     fn text(&mut self, depth: usize, escaped: bool) {
         if escaped {
             self.at += 1;
-            self.place = Place::Text { depth, escaped: false };
+            self.state = State::Text { depth, escaped: false };
         } else if let Some(length) = memchr2(b'"', b'\\', &self.chunk[self.at..]) {
             self.at += length + 1;
             let quote = self.chunk[self.at - 1] == b'"';
-            self.place = if quote { Place::Element { depth } } else { Place::Text { depth, escaped: true } };
+            self.state = if quote { State::Element { depth } } else { State::Text { depth, escaped: true } };
         } else {
             self.at = self.chunk.len();
         }
     }
 
-    /// Inside an element and outside its strings.
+    /// Processes a byte of an element outside its strings. Returns the element at its end.
     fn element(&mut self, depth: usize, byte: u8) -> Option<Piece> {
         let next = match byte {
-            b',' if depth == 0 => Place::BeforeElement { first: false },
-            b']' if depth == 0 => Place::AfterArray,
-            b'"' => Place::Text { depth, escaped: false },
-            b'{' | b'[' => Place::Element { depth: depth + 1 },
-            // More ends than beginnings: not JSON, which its judge will say.
-            b'}' | b']' => Place::Element { depth: depth.saturating_sub(1) },
+            b',' if depth == 0 => State::BeforeElement { first: false },
+            b']' if depth == 0 => State::AfterArray,
+            b'"' => State::Text { depth, escaped: false },
+            b'{' | b'[' => State::Element { depth: depth + 1 },
+            // More closing than opening brackets: not JSON. The parser of the event rejects it.
+            b'}' | b']' => State::Element { depth: depth.saturating_sub(1) },
             _ => {
                 self.at += 1;
                 return None;
             }
         };
         let piece =
-            matches!(next, Place::BeforeElement { .. } | Place::AfterArray).then(|| self.cut(self.at));
-        self.place = next;
+            matches!(next, State::BeforeElement { .. } | State::AfterArray).then(|| self.cut(self.at));
+        self.state = next;
         self.at += 1;
         piece
     }
 
-    /// The event that ends before `end`, without the white space behind it.
+    /// Takes the event that ends before `end`, without trailing white space.
     fn cut(&mut self, end: usize) -> Piece {
         let length = trimmed(&self.chunk[self.start..end]);
         if std::mem::take(&mut self.too_long) || self.exceeds(length) {
@@ -217,15 +217,15 @@ impl Splitter {
         Piece::Event(self.carried.split().freeze())
     }
 
-    /// Whether the event is too long if `length` more bytes of it come, the last of which is not white space.
+    /// Whether `length` more bytes make the event too long. The last of them is not white space.
     fn exceeds(&self, length: usize) -> bool {
-        length > 0 && self.carried.len() + length > self.most_bytes
+        length > 0 && self.carried.len() + length > self.max_event_bytes
     }
 
-    /// Keeps what the chunk has of an event that goes on in the next.
+    /// Keeps the part of an event that continues in the next chunk.
     fn carry(&mut self) {
         self.at = self.chunk.len();
-        if self.format == Format::Array && !matches!(self.place, Place::Element { .. } | Place::Text { .. }) {
+        if self.format == Format::Array && !matches!(self.state, State::Element { .. } | State::Text { .. }) {
             return;
         }
         let part = &self.chunk[self.start..];
@@ -233,15 +233,16 @@ impl Splitter {
         if self.too_long {
             self.carried = BytesMut::new();
         } else {
-            // What is above is white space: if anything comes behind it, the event is too long without it, too.
-            let room = self.most_bytes - self.carried.len();
+            // Bytes above the limit are white space. If other bytes follow, the event is too long
+            // even without them.
+            let room = self.max_event_bytes - self.carried.len();
             self.carried.extend_from_slice(&part[..part.len().min(room)]);
         }
         self.start = self.at;
     }
 
     fn position(&self) -> u64 {
-        self.passed + self.at as u64
+        self.earlier_bytes + self.at as u64
     }
 }
 
@@ -249,7 +250,7 @@ fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\n' | b'\r' | b'\t')
 }
 
-/// The length without the white space at the end.
+/// The length of `text` without trailing white space.
 fn trimmed(text: &[u8]) -> usize {
     text.iter().rposition(|byte| !is_space(*byte)).map_or(0, |last| last + 1)
 }

@@ -1,4 +1,4 @@
-//! A batch when the results of all batches have no more room.
+//! A batch request when the results of all batches use all their memory.
 
 use std::sync::Arc;
 
@@ -18,11 +18,11 @@ async fn post(app: &App) -> (u16, Value) {
 }
 
 #[tokio::test]
-async fn a_batch_ends_where_there_is_no_room_for_its_results_and_says_so() {
+async fn a_batch_without_memory_for_a_result_ends_there_with_a_503() {
     let app = App::build(Config::without_kafka(&[])).await.unwrap();
-    let room = Arc::clone(&app.producer().journals);
-    let most = u32::try_from(room.available_permits()).unwrap();
-    let others = Arc::clone(&room).try_acquire_many_owned(most - 4096).unwrap();
+    let permits = Arc::clone(&app.producer().journals);
+    let all = u32::try_from(permits.available_permits()).unwrap();
+    let others = Arc::clone(&permits).try_acquire_many_owned(all - 4096).unwrap();
     let (status, body) = post(&app).await;
     let results = body["results"].as_array().unwrap();
     let (last, before) = results.split_last().unwrap();
@@ -31,7 +31,7 @@ async fn a_batch_ends_where_there_is_no_room_for_its_results_and_says_so() {
     assert_eq!((&last["status"], &last["retryable"]), (&503.into(), &true.into()));
     let detail = last["detail"].as_str().unwrap();
     assert!(detail.starts_with("nothing was stored: ") && detail.ends_with("in another batch"), "{detail}");
-    assert_eq!(room.available_permits(), 4096, "it is given back with the answer");
+    assert_eq!(permits.available_permits(), 4096, "the response releases its permits");
     drop(others);
     let (status, body) = post(&app).await;
     assert_eq!((status, body["results"].as_array().map(Vec::len)), (422, Some(1000)));

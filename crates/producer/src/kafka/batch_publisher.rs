@@ -1,7 +1,10 @@
-//! Many records of one request. Guarantees: they are handed over in order, in bounded memory; a full queue is waited
-//! for until the delivery deadline; each has its own outcome, as true as that of a single record. A batch of
-//! librdkafka that the broker refuses for its size is sent again record by record: only then can a record of a
-//! request come behind a later one of the same id.
+//! Sends the records of one batch request.
+//!
+//! - Records are handed to librdkafka in order and in bounded memory.
+//! - A full queue delays the next record, at most for the delivery timeout.
+//! - Each record has its own outcome, as reliable as that of a single record.
+//! - If the broker rejects a librdkafka batch for its size, its records are sent again one by one.
+//!   Only then can a record be stored after a later one of the same id and request.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,88 +14,95 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::client::{Sender, Waiting};
-use super::delivery::{NO_ACKNOWLEDGEMENT, Record, SendError, not_stored};
-use super::delivery_error::Refusal;
-use super::delivery_tracker::{Closed, Copied, Failed, Slot, Tally, Ticket};
-use super::publisher::Kafka;
+use super::client::{ReplaceableClient, ReportReceiver};
+use super::delivery::Record;
+use super::delivery_error::{AttemptError, DeliveryError};
+use super::delivery_tracker::{
+    DeliveryState, DeliveryTracker, FailedDelivery, FinalStates, PendingRecord, RecordCopy,
+};
+use super::publisher::Publisher;
 
-/// What a record takes in memory beside its value.
+/// Memory of a record besides its value, estimated.
 const OVERHEAD_BYTES: usize = 1024;
-/// Between two attempts to hand a record to a queue that others have filled.
-const QUEUE_PAUSE: Duration = Duration::from_millis(2);
+/// Pause between two attempts to hand a record to a full queue.
+const QUEUE_RETRY_INTERVAL: Duration = Duration::from_millis(2);
 
-/// The records of one request.
+/// Sends the records of one request.
 #[derive(Debug)]
-pub struct Batch<'k> {
-    kafka: &'k Kafka,
-    stop: CancellationToken,
-    traceparent: Option<&'k str>,
-    tally: Arc<Tally>,
-    failures: Vec<SendError>,
-    sent_at: Instant,
+pub struct BatchPublisher<'p> {
+    publisher: &'p Publisher,
+    /// Cancelled when the shutdown abandons unfinished requests.
+    abandoned: CancellationToken,
+    traceparent: Option<&'p str>,
+    tracker: Arc<DeliveryTracker>,
+    errors: Vec<DeliveryError>,
+    last_sent_at: Instant,
 }
 
-/// Each record's outcome.
+/// The outcome of each record.
 #[derive(Debug)]
-pub struct Outcomes {
-    /// The slots, in the order of sending, and how many were stored.
-    pub closed: Closed,
-    /// The failures that the slots name.
-    pub failures: Vec<SendError>,
+pub struct BatchOutcome {
+    /// The states in the order of sending, and the number of stored records.
+    pub states: FinalStates,
+    /// The errors that the states refer to.
+    pub errors: Vec<DeliveryError>,
 }
 
-impl Outcomes {
-    /// The failures that are some record's, and of how many.
-    pub fn failed(&self) -> impl Iterator<Item = (&SendError, u64)> {
-        let mut counts = vec![0; self.failures.len()];
-        for slot in self.closed.pages.iter().flatten() {
-            if let Slot::Failed(failure) = slot
-                && let Some(count) = counts.get_mut(*failure as usize)
+impl BatchOutcome {
+    /// Each error that occurred, with the number of its records.
+    pub fn error_counts(&self) -> impl Iterator<Item = (&DeliveryError, u64)> {
+        let mut counts = vec![0; self.errors.len()];
+        for state in self.states.pages.iter().flatten() {
+            if let DeliveryState::Failed(error_index) = state
+                && let Some(count) = counts.get_mut(*error_index as usize)
             {
                 *count += 1;
             }
         }
-        self.failures.iter().zip(counts).filter(|(_, count)| *count > 0)
+        self.errors.iter().zip(counts).filter(|(_, count)| *count > 0)
     }
 }
 
-impl Kafka {
-    /// Begins a batch. Once `stop` is cancelled, nothing more is sent.
-    pub fn batch<'k>(
-        &'k self,
-        traceparent: Option<&'k str>,
+impl<'p> BatchPublisher<'p> {
+    /// Begins a batch. Nothing is sent after `abandoned` is cancelled.
+    pub fn new(
+        publisher: &'p Publisher,
+        traceparent: Option<&'p str>,
         delivery_seconds: Histogram,
-        stop: CancellationToken,
-    ) -> Batch<'k> {
-        let tally = Arc::new(Tally::new(delivery_seconds));
-        Batch { kafka: self, stop, traceparent, tally, failures: Vec::new(), sent_at: Instant::now() }
+        abandoned: CancellationToken,
+    ) -> Self {
+        Self {
+            publisher,
+            abandoned,
+            traceparent,
+            tracker: Arc::new(DeliveryTracker::new(delivery_seconds)),
+            errors: Vec::new(),
+            last_sent_at: Instant::now(),
+        }
     }
-}
 
-impl Batch<'_> {
-    /// Sends a record, once there is room for it. Its outcome is in the next slot in any case; `label` is a small
-    /// number to count it by.
+    /// Sends a record as soon as the queue has room for it. Its outcome is always in the next slot.
+    /// `label` is the index of its source's metric label.
     pub async fn send(&mut self, record: Record<'_>, label: u32) {
-        let room = self.prepare(record.value.len()).await;
-        // Not before: what waits for all outcomes must not wait for this one.
-        let slot = self.tally.open();
-        let sent = match room {
-            Ok(room) => self.try_send(record, slot, label, room).await,
+        let permit = self.prepare(record.value.len()).await;
+        // The slot is opened only now: `prepare` may wait for all open slots.
+        let slot = self.tracker.open();
+        let sent = match permit {
+            Ok(permit) => self.try_send(record, slot, label, permit).await,
             Err(error) => Err(error),
         };
         if let Err(error) = sent {
-            let failure = self.failure(error);
-            self.tally.fail(slot, failure, true);
+            let error_index = self.error_index(error);
+            self.tracker.fail(slot, error_index, true);
         }
     }
 
-    async fn prepare(&mut self, bytes: usize) -> Result<OwnedSemaphorePermit, SendError> {
-        self.kafka.sendable()?;
-        if self.tally.troubled() {
-            self.mend().await;
+    async fn prepare(&mut self, bytes: usize) -> Result<OwnedSemaphorePermit, DeliveryError> {
+        self.publisher.check_ready()?;
+        if self.tracker.has_failures() {
+            self.resend_rejected().await;
         }
-        self.room(bytes, Instant::now() + self.kafka.limit).await
+        self.queue_permit(bytes, Instant::now() + self.publisher.delivery_timeout).await
     }
 
     async fn try_send(
@@ -100,160 +110,164 @@ impl Batch<'_> {
         record: Record<'_>,
         slot: u32,
         label: u32,
-        room: OwnedSemaphorePermit,
-    ) -> Result<(), SendError> {
-        let sender = &self.kafka.sender;
-        let ticket = Ticket {
-            tally: Arc::clone(&self.tally),
+        permit: OwnedSemaphorePermit,
+    ) -> Result<(), DeliveryError> {
+        let client = &self.publisher.client;
+        let pending = PendingRecord {
+            tracker: Arc::clone(&self.tracker),
             slot,
             label,
             timestamp_ms: record.timestamp_ms,
             alone: false,
-            sent: sender.mark(),
+            mark: client.mark(),
             sent_at: std::time::Instant::now(),
-            _room: room,
+            _queue_permit: permit,
         };
-        self.hand_over(sender, record, ticket).await
+        self.enqueue(client, record, pending).await
     }
 
-    /// Room for a record of `bytes`. While there is none, refused records that hold some are dealt with.
-    async fn room(&mut self, bytes: usize, deadline: Instant) -> Result<OwnedSemaphorePermit, SendError> {
+    /// Waits for the permit of a record of `bytes`. Failed records hold permits too. They are
+    /// classified and sent again meanwhile, which releases these permits.
+    async fn queue_permit(
+        &mut self,
+        bytes: usize,
+        deadline: Instant,
+    ) -> Result<OwnedSemaphorePermit, DeliveryError> {
         let bytes = u32::try_from(bytes + OVERHEAD_BYTES).unwrap_or(u32::MAX);
         loop {
-            let room = self.kafka.sender.room().ok_or_else(stopping)?;
-            if let Ok(permit) = Arc::clone(&room).try_acquire_many_owned(bytes) {
+            let permits = self.publisher.client.batch_queue_permits().ok_or_else(DeliveryError::stopping)?;
+            if let Ok(permit) = Arc::clone(&permits).try_acquire_many_owned(bytes) {
                 return Ok(permit);
             }
-            let tally = Arc::clone(&self.tally);
+            let tracker = Arc::clone(&self.tracker);
             tokio::select! {
-                room = tokio::time::timeout_at(deadline, room.acquire_many_owned(bytes)) => return match room {
-                    // Kafka may have gone meanwhile.
-                    Ok(Ok(permit)) => self.kafka.sendable().map(|()| permit),
-                    _ => Err(queue_full()),
-                },
-                () = tally.trouble() => self.mend().await,
-                () = self.stop.cancelled() => return Err(stopping()),
+                acquired = tokio::time::timeout_at(deadline, permits.acquire_many_owned(bytes)) => {
+                    return match acquired {
+                        // Kafka may have become unavailable meanwhile.
+                        Ok(Ok(permit)) => self.publisher.check_ready().map(|()| permit),
+                        _ => Err(DeliveryError::queue_full()),
+                    };
+                }
+                () = tracker.wait_for_failures() => self.resend_rejected().await,
+                () = self.abandoned.cancelled() => return Err(DeliveryError::stopping()),
             }
         }
     }
 
-    async fn hand_over(
+    /// Hands a record to `client`. Waits while its queue is full, at most for the delivery timeout.
+    async fn enqueue(
         &mut self,
-        sender: &Sender,
+        client: &ReplaceableClient,
         record: Record<'_>,
-        ticket: Ticket,
-    ) -> Result<(), SendError> {
-        let deadline = Instant::now() + self.kafka.limit;
-        let mut waiting = Waiting::Batch(ticket);
+        pending: PendingRecord,
+    ) -> Result<(), DeliveryError> {
+        let deadline = Instant::now() + self.publisher.delivery_timeout;
+        let mut receiver = ReportReceiver::Batch(pending);
         loop {
-            let (error, back) = match sender.enqueue(&self.kafka.topic, record, waiting) {
+            let (error, returned) = match client.enqueue(&self.publisher.topic, record, receiver) {
                 Ok(()) => break,
-                Err(refused) => *refused,
+                Err(rejected) => *rejected,
             };
-            let full = matches!(error, SendError::NotStored { reason: "queue_full", .. });
-            if !full || Instant::now() >= deadline || self.stop.is_cancelled() {
+            let full = matches!(error, DeliveryError::NotStored { reason: "queue_full", .. });
+            if !full || Instant::now() >= deadline || self.abandoned.is_cancelled() {
                 return Err(error);
             }
-            waiting = back;
-            tokio::time::sleep(QUEUE_PAUSE).await;
+            receiver = returned;
+            tokio::time::sleep(QUEUE_RETRY_INTERVAL).await;
         }
-        self.sent_at = Instant::now();
+        self.last_sent_at = Instant::now();
         Ok(())
     }
 
-    /// Judges what failed. Records that were refused with their whole batch are sent again, each alone, once what is
-    /// in flight has its outcome.
-    async fn mend(&mut self) {
-        let mut refused = self.judge();
-        if refused.is_empty() {
+    /// Classifies the failed deliveries. Records that were rejected with their whole librdkafka
+    /// batch are sent again one by one, after every record in flight has its outcome.
+    async fn resend_rejected(&mut self) {
+        let mut rejected = self.classify_failures();
+        if rejected.is_empty() {
             return;
         }
-        refused.extend(self.settle().await);
-        refused.sort_by_key(|(failed, _)| failed.ticket.slot);
-        for (failed, copy) in refused {
-            let slot = failed.ticket.slot;
+        rejected.extend(self.wait_for_reports().await);
+        rejected.sort_by_key(|(failed, _)| failed.record.slot);
+        for (failed, copy) in rejected {
+            let slot = failed.record.slot;
             if let Err(error) = self.send_alone(failed, &copy).await {
-                let failure = self.failure(error);
-                self.tally.fail(slot, failure, true);
+                let error_index = self.error_index(error);
+                self.tracker.fail(slot, error_index, true);
             }
         }
-        self.settle().await;
+        self.wait_for_reports().await;
     }
 
-    async fn send_alone(&mut self, failed: Failed, copy: &Copied) -> Result<(), SendError> {
-        self.tally.again();
-        self.kafka.sendable()?;
-        let alone = self.kafka.alone()?;
+    async fn send_alone(&mut self, failed: FailedDelivery, copy: &RecordCopy) -> Result<(), DeliveryError> {
+        self.tracker.reopen();
+        self.publisher.check_ready()?;
+        let client = self.publisher.single_record_client()?;
         let record = Record {
             key: &copy.key,
             value: &copy.value,
-            timestamp_ms: failed.ticket.timestamp_ms,
+            timestamp_ms: failed.record.timestamp_ms,
             traceparent: self.traceparent,
         };
-        let ticket = Ticket { alone: true, sent: alone.mark(), ..failed.ticket };
-        self.hand_over(alone, record, ticket).await
+        let pending = PendingRecord { alone: true, mark: client.mark(), ..failed.record };
+        self.enqueue(client, record, pending).await
     }
 
-    /// Waits for the outcome of what is in flight, at most until its deadline. Refused batches are given back.
-    async fn settle(&mut self) -> Vec<(Failed, Copied)> {
-        let mut refused = Vec::new();
-        let deadline = self.sent_at + self.kafka.limit;
-        while let Ok(true) = tokio::time::timeout_at(deadline, self.tally.settled()).await {
-            refused.extend(self.judge());
+    /// Waits for the delivery reports of all records in flight, at most until their deadline.
+    /// Returns the records that were rejected with their whole librdkafka batch.
+    async fn wait_for_reports(&mut self) -> Vec<(FailedDelivery, RecordCopy)> {
+        let mut rejected = Vec::new();
+        let deadline = self.last_sent_at + self.publisher.delivery_timeout;
+        while let Ok(true) = tokio::time::timeout_at(deadline, self.tracker.wait_for_failures_or_end()).await
+        {
+            rejected.extend(self.classify_failures());
         }
-        refused
+        rejected
     }
 
-    fn judge(&mut self) -> Vec<(Failed, Copied)> {
-        let mut refused = Vec::new();
-        for mut failed in self.tally.take_failed() {
-            let sender = if failed.ticket.alone { self.kafka.alone.get() } else { None };
-            let sender = sender.unwrap_or(&*self.kafka.sender);
-            let error = match (
-                sender.judge(failed.code, failed.never_stored, failed.ticket.sent),
-                failed.copy.take(),
-            ) {
-                (Refusal::Batch, Some(copy)) => {
-                    refused.push((failed, copy));
+    /// Classifies the failed deliveries. Returns the records that were rejected with their whole
+    /// librdkafka batch.
+    fn classify_failures(&mut self) -> Vec<(FailedDelivery, RecordCopy)> {
+        let mut rejected = Vec::new();
+        for mut failed in self.tracker.take_failures() {
+            let client = self.publisher.client_of(failed.record.alone);
+            let error = match (client.classify(failed.failure, failed.record.mark), failed.copy.take()) {
+                (AttemptError::BatchTooLarge, Some(copy)) => {
+                    rejected.push((failed, copy));
                     continue;
                 }
-                (Refusal::Batch, None) => SendError::TooLarge,
-                (Refusal::Final(error), _) => error,
+                (AttemptError::BatchTooLarge, None) => DeliveryError::TooLarge,
+                (AttemptError::Final(error), _) => error,
             };
-            let failure = self.failure(error);
-            self.tally.fail(failed.ticket.slot, failure, false);
+            let error_index = self.error_index(error);
+            self.tracker.fail(failed.record.slot, error_index, false);
         }
-        refused
+        rejected
     }
 
-    /// The number of a failure. Many records share one: the last comes first.
-    fn failure(&mut self, error: SendError) -> u32 {
-        let known = self.failures.iter().rposition(|known| *known == error);
-        let number = known.unwrap_or_else(|| {
-            self.failures.push(error);
-            self.failures.len() - 1
+    /// The index of an error. Many records share one error, most often the last, so the search
+    /// begins there.
+    fn error_index(&mut self, error: DeliveryError) -> u32 {
+        let known = self.errors.iter().rposition(|known| *known == error);
+        let index = known.unwrap_or_else(|| {
+            self.errors.push(error);
+            self.errors.len() - 1
         });
-        u32::try_from(number).unwrap_or(u32::MAX)
+        u32::try_from(index).unwrap_or(u32::MAX)
     }
 
     /// Waits for every outcome, at most until the deadline of the last record.
-    pub async fn finish(mut self) -> Outcomes {
-        while let Ok(true) =
-            tokio::time::timeout_at(self.sent_at + self.kafka.limit, self.tally.settled()).await
+    pub async fn finish(mut self) -> BatchOutcome {
+        while let Ok(true) = tokio::time::timeout_at(
+            self.last_sent_at + self.publisher.delivery_timeout,
+            self.tracker.wait_for_failures_or_end(),
+        )
+        .await
         {
-            self.mend().await;
+            self.resend_rejected().await;
         }
-        let late = self.failure(SendError::Unknown(NO_ACKNOWLEDGEMENT.into()));
-        Outcomes { closed: self.tally.close(late), failures: self.failures }
+        let no_report = self.error_index(DeliveryError::no_report());
+        BatchOutcome { states: self.tracker.close(no_report), errors: self.errors }
     }
-}
-
-fn queue_full() -> SendError {
-    not_stored("queue_full", "too many events wait for kafka")
-}
-
-fn stopping() -> SendError {
-    not_stored("stopping", "the producer is stopping")
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! One client of librdkafka, which can be replaced while requests use it. Sending never blocks: librdkafka's own
-//! threads do the work and tell the outcome.
+//! One librdkafka client that can be replaced while requests use it. Sending never blocks:
+//! librdkafka's own threads deliver the records and report the outcomes.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -15,262 +15,259 @@ use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, T
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
-use super::client_health::{Break, Signals, Trouble};
-use super::delivery::{NO_ACKNOWLEDGEMENT, Record, SendError, Stored, not_stored};
-use super::delivery_error::{Refusal, is_disowned, judge};
-use super::delivery_tracker::{Copied, Tally, Ticket};
+use super::client_health::{ClientHealth, ClientStatus, ErrorClass};
+use super::delivery::{DeliveryFailure, DeliveryReport, Position, Record, SendMark};
+use super::delivery_error::{AttemptError, DeliveryError, classify, is_producer_rejected};
+use super::delivery_tracker::{DeliveryTracker, PendingRecord, RecordCopy};
 
-/// How long a client that had a fatal error may take to hear of what it has in flight.
-const LAST_WORDS: Duration = Duration::from_secs(2);
-/// How long the question whether a broker answers may take. It is asked when a connection broke.
-const PROBE_LIMIT: Duration = Duration::from_millis(500);
+/// Time in which a client that had a fatal error may still receive delivery reports.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+/// Timeout of the metadata request that checks the broker after an error.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Share of the client's queue for records of batches, in bytes. It is half of the queue, so that
+/// single events always find room.
+const BATCH_QUEUE_BYTES: usize = 32 * 1024 * 1024;
 
-/// What the records of batches may take of a client's queue, in bytes: half of it, so that single events find room.
-const ROOM_BYTES: usize = 32 * 1024 * 1024;
-
-/// librdkafka's client with a thread that hands over what it tells.
+/// librdkafka's client, with a thread that runs the callbacks of [`Context`].
 pub type Client = ThreadedProducer<Context>;
 
 /// A client that can be replaced.
-pub struct Sender {
-    /// Its clients' configuration.
+pub struct ReplaceableClient {
     pub config: ClientConfig,
+    pub health: Arc<ClientHealth>,
     bootstrap: Arc<Bootstrap>,
+    /// `None` after the shutdown.
     client: RwLock<Option<Arc<Client>>>,
     replacements: AtomicU64,
-    /// Whether clients are being replaced, one after another maybe, and none has worked yet.
+    /// A client was replaced, and no client has worked since.
     failing: AtomicBool,
-    /// What its clients tell.
-    pub signals: Arc<Signals>,
 }
 
-impl std::fmt::Debug for Sender {
+impl std::fmt::Debug for ReplaceableClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sender").field("signals", &self.signals).finish_non_exhaustive()
+        f.debug_struct("ReplaceableClient").field("health", &self.health).finish_non_exhaustive()
     }
 }
 
-impl Sender {
-    /// Makes the first client.
+impl ReplaceableClient {
+    /// Creates the first client.
     ///
     /// # Errors
-    /// librdkafka refuses the configuration.
+    /// librdkafka rejects the configuration.
     pub fn new(mut config: ClientConfig) -> Result<Self, KafkaError> {
-        let (signals, bootstrap) = (Arc::new(Signals::default()), Bootstrap::of(&mut config));
-        let client = make(&config, &signals, &bootstrap)?;
+        let (health, bootstrap) = (Arc::new(ClientHealth::default()), Bootstrap::of(&mut config));
+        let client = create(&config, &health, &bootstrap)?;
         Ok(Self {
             config,
+            health,
             bootstrap,
             client: RwLock::new(Some(Arc::new(client))),
             replacements: AtomicU64::new(0),
             failing: AtomicBool::new(false),
-            signals,
         })
     }
 
-    /// The present client; `None` after the end.
-    pub fn client(&self) -> Option<Arc<Client>> {
+    /// The current client. `None` after the shutdown.
+    pub fn current(&self) -> Option<Arc<Client>> {
         self.client.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Puts another client, or none, in the place of the present one, which is returned.
-    pub fn put(&self, client: Option<Client>) -> Option<Arc<Client>> {
-        let mut slot = self.client.write().unwrap_or_else(PoisonError::into_inner);
+    /// Replaces the current client by `client` and returns it.
+    pub fn swap(&self, client: Option<Client>) -> Option<Arc<Client>> {
+        let mut current = self.client.write().unwrap_or_else(PoisonError::into_inner);
         self.replacements.fetch_add(1, Ordering::AcqRel);
-        std::mem::replace(&mut *slot, client.map(Arc::new))
+        std::mem::replace(&mut *current, client.map(Arc::new))
     }
 
-    /// Why the client cannot go on, if it cannot. librdkafka reports a fatal error under the code of its cause, so it
-    /// has to be asked.
-    pub fn fatal(&self) -> Option<String> {
-        match self.signals.trouble() {
-            Trouble::Fatal(why) => Some(why),
-            _ => self.client()?.client().fatal_error().map(|(_, why)| why),
+    /// The fatal error of the current client. librdkafka reports a fatal error under the code of
+    /// its cause, so the client itself has to be checked.
+    pub fn fatal_error(&self) -> Option<String> {
+        match self.health.status() {
+            ClientStatus::Fatal(error) => Some(error),
+            _ => self.current()?.client().fatal_error().map(|(_, error)| error),
         }
     }
 
-    /// Puts a new client in the place of one that cannot go on. Of a series of which no client works, the first is
-    /// told.
-    pub fn replace(&self, why: &str) {
-        if !self.failing.swap(true, Ordering::AcqRel) || self.signals.confirmed_lately() {
-            tracing::warn!(reason = why, "kafka client had a fatal error, replacing it");
+    /// Replaces a client that had a fatal error. If no client works in between, only the first
+    /// replacement is logged as a warning.
+    pub fn replace(&self, error: &str) {
+        if !self.failing.swap(true, Ordering::AcqRel) || self.health.has_recent_ack() {
+            tracing::warn!(reason = error, "kafka client had a fatal error, replacing it");
         } else {
-            tracing::debug!(reason = why, "kafka client had a fatal error again, replacing it");
+            tracing::debug!(reason = error, "kafka client had a fatal error again, replacing it");
         }
-        match make(&self.config, &self.signals, &self.bootstrap) {
+        match create(&self.config, &self.health, &self.bootstrap) {
             Ok(client) => {
-                let old = self.put(Some(client));
-                self.signals.replaced(why);
-                // What is in flight may still be acknowledged; the rest is given up when the client is dropped.
-                tokio::task::spawn_blocking(move || old.map(|old| old.flush(LAST_WORDS)));
+                let old = self.swap(Some(client));
+                self.health.record_replacement(error);
+                // Records in flight may still be acknowledged. Dropping the client purges the others.
+                tokio::task::spawn_blocking(move || old.map(|old| old.flush(FLUSH_TIMEOUT)));
             }
-            Err(error) => tracing::error!(error = %error, "kafka client cannot be made"),
+            Err(error) => tracing::error!(error = %error, "kafka client cannot be created"),
         }
     }
 
-    /// The present client works.
-    pub fn works(&self) {
+    /// Records that the current client works.
+    pub fn record_recovery(&self) {
         if self.failing.swap(false, Ordering::AcqRel) {
             tracing::info!("kafka client works again");
         }
     }
 
-    /// To be called now and then: the client does not stay without a broker.
-    pub fn keep(&self) {
-        if let Some(client) = self.client() {
+    /// Adds the bootstrap servers to a client that lost every broker. It must be called regularly.
+    pub fn rebootstrap_if_needed(&self) {
+        if let Some(client) = self.current() {
             self.bootstrap.again(client.client());
         }
     }
 
-    /// Asks whether a broker answers.
-    pub async fn answers(&self, topic: &Arc<str>) -> bool {
-        let Some(client) = self.client() else { return false };
-        self.keep();
+    /// Checks with a metadata request that a broker answers.
+    pub async fn probe(&self, topic: &Arc<str>) -> bool {
+        let Some(client) = self.current() else { return false };
+        self.rebootstrap_if_needed();
         let topic = Arc::clone(topic);
-        let ask = move || client.client().fetch_metadata(Some(&topic), PROBE_LIMIT).is_ok();
-        // fetch_metadata blocks its thread for up to PROBE_LIMIT.
-        tokio::task::spawn_blocking(ask).await.unwrap_or(false)
+        let fetch = move || client.client().fetch_metadata(Some(&topic), PROBE_TIMEOUT).is_ok();
+        // fetch_metadata blocks its thread for up to PROBE_TIMEOUT.
+        tokio::task::spawn_blocking(fetch).await.unwrap_or(false)
     }
 
-    /// What the records of batches may take of the present client's queue; `None` after the end. A client that is
-    /// replaced takes its share with it, so that nothing that it never tells of is missed.
-    pub fn room(&self) -> Option<Arc<Semaphore>> {
+    /// Permits for the share of the queue that records of batches may use, one per byte. `None`
+    /// after the shutdown. Each client has its own semaphore, because a replaced client may never
+    /// return the permits of its records.
+    pub fn batch_queue_permits(&self) -> Option<Arc<Semaphore>> {
         let client = self.client.read().unwrap_or_else(PoisonError::into_inner);
-        client.as_ref().map(|client| Arc::clone(&client.client().context().room))
+        client.as_ref().map(|client| Arc::clone(&client.client().context().batch_queue_permits))
     }
 
-    /// To be taken before a record is sent, for [`Sender::judge`].
-    pub fn mark(&self) -> Sent {
-        Sent { at: self.signals.now(), replacements: self.replacements.load(Ordering::Acquire) }
+    /// The mark to take before a record is sent, for [`ReplaceableClient::classify`].
+    pub fn mark(&self) -> SendMark {
+        SendMark { at: self.health.elapsed(), replacements: self.replacements.load(Ordering::Acquire) }
     }
 
-    /// The verdict on a delivery that failed.
-    pub fn judge(&self, code: Code, never_stored: bool, sent: Sent) -> Refusal {
-        // Brokers that do not take a producer's next epoch refuse all that it sends from then on, and librdkafka goes
-        // on sending.
-        if is_disowned(code) && self.replacements.load(Ordering::Acquire) == sent.replacements {
-            self.signals.broke(Break::Fatal, &code.to_string());
+    /// Classifies a failed delivery of a record that was sent after `mark`.
+    pub fn classify(&self, failure: DeliveryFailure, mark: SendMark) -> AttemptError {
+        // A broker that rejects a producer's next epoch rejects everything that the client sends
+        // from then on. librdkafka does not stop sending, so this counts as a fatal error.
+        if is_producer_rejected(failure.code)
+            && self.replacements.load(Ordering::Acquire) == mark.replacements
+        {
+            self.health.record_error(ErrorClass::Fatal, &failure.code.to_string());
         }
-        judge(code, never_stored, self.signals.broke_since(sent.at))
+        classify(failure, self.health.may_have_disconnected_since(mark.at))
     }
 
-    /// Hands the record over and waits for the outcome until `deadline`.
-    pub async fn send(&self, topic: &str, record: Record<'_>, deadline: Instant) -> Result<Stored, Refusal> {
-        let (sent, (waiting, delivery)) = (self.mark(), oneshot::channel());
-        self.enqueue(topic, record, Waiting::One(waiting)).map_err(|refused| refused.0)?;
-        match tokio::time::timeout_at(deadline, delivery).await {
-            Ok(Ok(Ok(stored))) => Ok(stored),
-            Ok(Ok(Err((code, never_stored)))) => Err(self.judge(code, never_stored, sent)),
-            Ok(Err(_)) => Err(SendError::Unknown("the kafka client ended".into()).into()),
-            Err(_) => Err(SendError::Unknown(NO_ACKNOWLEDGEMENT.into()).into()),
+    /// Sends the record and waits for its delivery report until `deadline`.
+    pub async fn send(
+        &self,
+        topic: &str,
+        record: Record<'_>,
+        deadline: Instant,
+    ) -> Result<Position, AttemptError> {
+        let (mark, (sender, report)) = (self.mark(), oneshot::channel());
+        self.enqueue(topic, record, ReportReceiver::Single(sender)).map_err(|rejected| rejected.0)?;
+        match tokio::time::timeout_at(deadline, report).await {
+            Ok(Ok(Ok(position))) => Ok(position),
+            Ok(Ok(Err(failure))) => Err(self.classify(failure, mark)),
+            Ok(Err(_)) => Err(DeliveryError::Unknown("the kafka client ended".into()).into()),
+            Err(_) => Err(DeliveryError::no_report().into()),
         }
     }
 
-    /// Hands the record to librdkafka, which copies it; never waits. What waits for the outcome is given back with a
-    /// refusal.
+    /// Hands the record to librdkafka, which copies it. Never waits. An error returns `receiver`.
     pub fn enqueue(
         &self,
         topic: &str,
         record: Record<'_>,
-        waiting: Waiting,
-    ) -> Result<(), Box<(SendError, Waiting)>> {
+        receiver: ReportReceiver,
+    ) -> Result<(), Box<(DeliveryError, ReportReceiver)>> {
         let mut headers = OwnedHeaders::new_with_capacity(2)
             .insert(Header { key: "content-type", value: Some("application/json") });
         if let Some(traceparent) = record.traceparent {
             headers = headers.insert(Header { key: "traceparent", value: Some(traceparent) });
         }
-        let base = BaseRecord::with_opaque_to(topic, Box::new(waiting))
+        let base = BaseRecord::with_opaque_to(topic, Box::new(receiver))
             .key(record.key)
             .payload(record.value)
             .timestamp(record.timestamp_ms)
             .headers(headers);
-        // Held for this call only; whoever replaces the client waits for nothing else while holding it.
-        let slot = self.client.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(client) = slot.as_ref() else {
-            let stopping = not_stored("stopping", "the producer is stopping");
-            return Err(Box::new((stopping, *base.delivery_opaque)));
+        // The lock is held for this call only. A replacement waits for nothing else under it.
+        let current = self.client.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(client) = current.as_ref() else {
+            return Err(Box::new((DeliveryError::stopping(), *base.delivery_opaque)));
         };
-        client.send(base).map_err(|(error, base)| Box::new((self.refusal(&error), *base.delivery_opaque)))
+        client
+            .send(base)
+            .map_err(|(error, base)| Box::new((self.enqueue_error(&error), *base.delivery_opaque)))
     }
 
-    /// Why librdkafka did not take a record.
-    fn refusal(&self, error: &KafkaError) -> SendError {
+    fn enqueue_error(&self, error: &KafkaError) -> DeliveryError {
         match error {
-            KafkaError::MessageProduction(Code::QueueFull) => {
-                not_stored("queue_full", "too many events wait for kafka")
-            }
-            KafkaError::MessageProduction(Code::MessageSizeTooLarge) => SendError::TooLarge,
+            KafkaError::MessageProduction(Code::QueueFull) => DeliveryError::queue_full(),
+            KafkaError::MessageProduction(Code::MessageSizeTooLarge) => DeliveryError::TooLarge,
             error => {
                 if error.rdkafka_error_code() == Some(Code::Fatal) {
-                    self.signals.broke(Break::Fatal, "the client had a fatal error");
+                    self.health.record_error(ErrorClass::Fatal, "the client had a fatal error");
                 }
-                not_stored("kafka_refused", format!("the kafka client refused the event: {error}"))
+                DeliveryError::not_stored(
+                    "kafka_refused",
+                    format!("the kafka client rejected the event: {error}"),
+                )
             }
         }
     }
 }
 
-/// The moment before a record was sent.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Sent {
-    at: Duration,
-    replacements: u64,
-}
-
-/// Who waits for an outcome.
+/// The receiver of a record's delivery report.
 #[derive(Debug)]
-pub enum Waiting {
+pub enum ReportReceiver {
     /// A request of one event.
-    One(oneshot::Sender<Delivery>),
-    /// A request of many.
-    Batch(Ticket),
+    Single(oneshot::Sender<DeliveryReport>),
+    /// A batch request.
+    Batch(PendingRecord),
 }
 
-/// What librdkafka itself knows of a record that failed: it remembers an earlier attempt that may have been stored,
-/// also where no connection broke (the broker answered that replicas were missing, say).
-#[expect(unsafe_code, reason = "rdkafka does not pass on the status that librdkafka keeps of a message")]
+/// Whether librdkafka is certain that no attempt stored a failed record. It also remembers attempts
+/// on connections that did not break, for example when the broker reported missing replicas.
+#[expect(unsafe_code, reason = "rdkafka does not expose librdkafka's status of a message")]
 fn never_stored(message: &BorrowedMessage<'_>) -> bool {
-    // SAFETY: the message is alive for as long as it is borrowed, and the call only reads a field of it.
+    // SAFETY: the borrow keeps the message alive, and the call only reads a field of it.
     let status = unsafe { rdkafka::bindings::rd_kafka_message_status(message.ptr()) };
     status == rdkafka::bindings::rd_kafka_msg_status_t::RD_KAFKA_MSG_STATUS_NOT_PERSISTED
 }
 
-fn make(
+fn create(
     config: &ClientConfig,
-    signals: &Arc<Signals>,
+    health: &Arc<ClientHealth>,
     bootstrap: &Arc<Bootstrap>,
 ) -> Result<Client, KafkaError> {
-    let (signals, bootstrap) = (Arc::clone(signals), Arc::clone(bootstrap));
-    let context = Context { signals, bootstrap, room: Arc::new(Semaphore::new(ROOM_BYTES)) };
-    Client::from_config_and_context(config, context)
+    let (health, bootstrap) = (Arc::clone(health), Arc::clone(bootstrap));
+    let batch_queue_permits = Arc::new(Semaphore::new(BATCH_QUEUE_BYTES));
+    Client::from_config_and_context(config, Context { health, bootstrap, batch_queue_permits })
 }
 
-/// The outcome; of a failure also whether the record certainly never reached a broker's log.
-pub type Delivery = Result<Stored, (Code, bool)>;
-
-/// What librdkafka tells, on its own threads.
+/// librdkafka's callbacks. They run on its own threads.
 pub struct Context {
-    signals: Arc<Signals>,
+    health: Arc<ClientHealth>,
     bootstrap: Arc<Bootstrap>,
-    room: Arc<Semaphore>,
+    batch_queue_permits: Arc<Semaphore>,
 }
 
 impl ClientContext for Context {
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.signals.log(facility);
+        self.health.record_log(facility);
         kafka::log_line(facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        let what = match error.rdkafka_error_code() {
-            Some(Code::AllBrokersDown) => Break::AllBrokers,
-            Some(Code::Fatal) => Break::Client,
-            // The codes of the protocol: a broker answered.
-            Some(code) if code as i32 > 0 => Break::Client,
-            _ => Break::Connection,
+        let class = match error.rdkafka_error_code() {
+            Some(Code::AllBrokersDown) => ErrorClass::AllBrokers,
+            Some(Code::Fatal) => ErrorClass::Client,
+            // Positive codes belong to the Kafka protocol: a broker answered.
+            Some(code) if code as i32 > 0 => ErrorClass::Client,
+            _ => ErrorClass::Connection,
         };
         tracing::debug!(target: "librdkafka", error = %error, reason, "client error");
-        self.signals.broke(what, reason);
+        self.health.record_error(class, reason);
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
@@ -279,28 +276,29 @@ impl ClientContext for Context {
 }
 
 impl ProducerContext for Context {
-    type DeliveryOpaque = Box<Waiting>;
+    type DeliveryOpaque = Box<ReportReceiver>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, waiting: Self::DeliveryOpaque) {
-        let delivery = match result {
+    fn delivery(&self, result: &DeliveryResult<'_>, receiver: Self::DeliveryOpaque) {
+        let report = match result {
             Ok(message) => {
-                self.signals.confirmed();
+                self.health.record_ack();
                 match message.offset() {
-                    offset @ 0.. => Ok(Stored { partition: message.partition(), offset }),
-                    // What librdkafka makes of a broker that knows a later record of this client. On a topic that was
-                    // made anew that proves nothing.
-                    _ => Err((Code::DuplicateSequenceNumber, false)),
+                    offset @ 0.. => Ok(Position { partition: message.partition(), offset }),
+                    // librdkafka reports a duplicate as success without an offset: the broker has a
+                    // later record of this client. On a recreated topic that proves nothing.
+                    _ => Err(DeliveryFailure { code: Code::DuplicateSequenceNumber, never_stored: false }),
                 }
             }
-            Err((error, message)) => {
-                Err((error.rdkafka_error_code().unwrap_or(Code::Unknown), never_stored(message)))
-            }
+            Err((error, message)) => Err(DeliveryFailure {
+                code: error.rdkafka_error_code().unwrap_or(Code::Unknown),
+                never_stored: never_stored(message),
+            }),
         };
-        match *waiting {
-            // The request may have met its deadline.
-            Waiting::One(waiting) => _ = waiting.send(delivery),
-            Waiting::Batch(ticket) => {
-                Tally::delivered(ticket, delivery, || {
+        match *receiver {
+            // The request may have ended at its deadline.
+            ReportReceiver::Single(sender) => _ = sender.send(report),
+            ReportReceiver::Batch(record) => {
+                DeliveryTracker::record_report(record, report, || {
                     result.as_ref().err().and_then(|(_, message)| copy(message))
                 });
             }
@@ -308,8 +306,8 @@ impl ProducerContext for Context {
     }
 }
 
-fn copy(message: &BorrowedMessage<'_>) -> Option<Copied> {
-    Some(Copied {
+fn copy(message: &BorrowedMessage<'_>) -> Option<RecordCopy> {
+    Some(RecordCopy {
         key: std::str::from_utf8(message.key()?).ok()?.to_owned(),
         value: message.payload()?.to_vec(),
     })

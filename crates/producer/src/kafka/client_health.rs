@@ -1,5 +1,5 @@
-//! What the Kafka client tells about its connections, and what follows from it. librdkafka's threads write, requests
-//! read; nothing waits.
+//! The health of a Kafka client, from its errors, log lines and delivery reports. librdkafka's
+//! threads write it and requests read it. No call waits.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,182 +9,186 @@ use tokio::sync::watch;
 
 use service::lock::lock;
 
-/// librdkafka keeps a connection's error to itself if it had the same within this time.
-const SILENCE: Duration = Duration::from_secs(30);
-/// An acknowledgement is proof that a broker answers for so long.
-pub const PROOF: Duration = Duration::from_secs(1);
+/// librdkafka suppresses a connection's error if the connection had the same error within this time.
+const ERROR_SUPPRESSION: Duration = Duration::from_secs(30);
+/// Time for which an acknowledgement proves that a broker answers.
+pub const ACK_FRESHNESS: Duration = Duration::from_secs(1);
 
-/// What librdkafka reports.
+/// The class of an error that librdkafka reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Break {
-    /// A connection, or an attempt to make one, failed.
+pub enum ErrorClass {
+    /// A connection broke or could not be opened.
     Connection,
     /// No broker is connected.
     AllBrokers,
-    /// The client complains of something else; no connection broke.
+    /// Another error of the client. No connection broke.
     Client,
-    /// The client cannot go on.
+    /// The client can no longer be used.
     Fatal,
 }
 
-/// What is wrong with the connection.
+/// The status of the client. The texts are the cause.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Trouble {
-    /// Nothing known.
-    None,
-    /// A connection broke; whether another works is being asked.
+pub enum ClientStatus {
+    /// No error is known.
+    Healthy,
+    /// A connection broke. The supervisor probes whether a broker answers.
     Suspected,
-    /// No broker answers; why.
-    Away(String),
-    /// The client cannot be used any more; why.
+    /// No broker answers.
+    Unreachable(String),
+    /// The client can no longer be used.
     Fatal(String),
-    /// A new client stands in for one that could not be used any more; why. No broker has answered it yet.
+    /// A new client replaced one that had a fatal error. No broker has answered it yet.
     Replaced(String),
 }
 
-/// The state, written by librdkafka's callbacks.
+/// The health of the client, and of the clients that it replaced.
 #[derive(Debug)]
-pub struct Signals {
-    started: Instant,
-    errors: AtomicU64,
-    /// Milliseconds since `started`, plus 1; 0 is never.
-    broke_at: AtomicU64,
-    confirmed_at: AtomicU64,
-    reason: Mutex<String>,
-    trouble: watch::Sender<Trouble>,
+pub struct ClientHealth {
+    created: Instant,
+    error_count: AtomicU64,
+    /// Milliseconds since `created` plus 1; 0 means never.
+    disconnected_at: AtomicU64,
+    acked_at: AtomicU64,
+    last_error: Mutex<String>,
+    status: watch::Sender<ClientStatus>,
 }
 
-impl Default for Signals {
+impl Default for ClientHealth {
     fn default() -> Self {
         Self {
-            started: Instant::now(),
-            errors: AtomicU64::new(0),
-            broke_at: AtomicU64::new(0),
-            confirmed_at: AtomicU64::new(0),
-            reason: Mutex::new("no connection yet".into()),
-            trouble: watch::Sender::new(Trouble::None),
+            created: Instant::now(),
+            error_count: AtomicU64::new(0),
+            disconnected_at: AtomicU64::new(0),
+            acked_at: AtomicU64::new(0),
+            last_error: Mutex::new("no connection yet".into()),
+            status: watch::Sender::new(ClientStatus::Healthy),
         }
     }
 }
 
-impl Signals {
-    /// Time since the signals were made, for [`Signals::broke_since`].
-    pub fn now(&self) -> Duration {
-        self.started.elapsed()
+impl ClientHealth {
+    /// Time since the creation, for the methods that end in `_since`.
+    pub fn elapsed(&self) -> Duration {
+        self.created.elapsed()
     }
 
-    /// Several threads tell of what happened; one that was held up since it looked at the clock hides nothing later.
-    fn mark(at: &AtomicU64, now: Duration) {
+    /// Moves a point in time forward, never back: several threads report, and one of them may have
+    /// been suspended after it read the clock.
+    fn advance(at: &AtomicU64, now: Duration) {
         let ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX - 1);
         at.fetch_max(ms + 1, Ordering::AcqRel);
     }
 
-    fn marked(at: &AtomicU64) -> Option<Duration> {
+    fn load(at: &AtomicU64) -> Option<Duration> {
         at.load(Ordering::Acquire).checked_sub(1).map(Duration::from_millis)
     }
 
-    /// An error that librdkafka reports.
-    pub fn broke(&self, what: Break, reason: &str) {
-        // What the client itself is at fault for sends no record twice.
-        if matches!(what, Break::Connection | Break::AllBrokers) {
-            Self::mark(&self.broke_at, self.now());
+    /// Records an error that librdkafka reported.
+    pub fn record_error(&self, class: ErrorClass, reason: &str) {
+        // Only a broken connection makes librdkafka send a record twice.
+        if matches!(class, ErrorClass::Connection | ErrorClass::AllBrokers) {
+            Self::advance(&self.disconnected_at, self.elapsed());
         }
-        let next = match what {
-            Break::Fatal => Trouble::Fatal(reason.to_owned()),
-            Break::AllBrokers => Trouble::Away(lock(&self.reason).clone()),
-            Break::Connection | Break::Client => {
-                reason.clone_into(&mut lock(&self.reason));
-                Trouble::Suspected
+        let next = match class {
+            ErrorClass::Fatal => ClientStatus::Fatal(reason.to_owned()),
+            ErrorClass::AllBrokers => ClientStatus::Unreachable(lock(&self.last_error).clone()),
+            ErrorClass::Connection | ErrorClass::Client => {
+                reason.clone_into(&mut lock(&self.last_error));
+                ClientStatus::Suspected
             }
         };
-        self.trouble.send_if_modified(|trouble| {
-            // Under the lock, so that an answer to an older question finds the error and its trouble, or neither.
-            self.errors.fetch_add(1, Ordering::AcqRel);
-            let graver = rank(&next) > rank(trouble);
-            if graver {
-                *trouble = next;
+        self.status.send_if_modified(|status| {
+            // The count changes under the lock. An answer to an older probe then sees both the
+            // error and its status, or neither.
+            self.error_count.fetch_add(1, Ordering::AcqRel);
+            let worse = severity(&next) > severity(status);
+            if worse {
+                *status = next;
             }
-            graver
+            worse
         });
     }
 
-    /// A line that librdkafka logs: some tell of a broken connection that no error tells of.
-    pub fn log(&self, facility: &str) {
+    /// Records a log line of librdkafka. Some broken connections are only logged.
+    pub fn record_log(&self, facility: &str) {
         if matches!(facility, "FAIL" | "REQTMOUT") {
-            Self::mark(&self.broke_at, self.now());
+            Self::advance(&self.disconnected_at, self.elapsed());
         }
     }
 
-    /// A record was acknowledged.
-    pub fn confirmed(&self) {
-        Self::mark(&self.confirmed_at, self.now());
+    /// Records that a broker acknowledged a record.
+    pub fn record_ack(&self) {
+        Self::advance(&self.acked_at, self.elapsed());
     }
 
-    /// Whether a record was acknowledged within the last second.
-    pub fn confirmed_lately(&self) -> bool {
-        Self::marked(&self.confirmed_at).is_some_and(|at| self.now().saturating_sub(at) < PROOF)
+    /// Whether a record was acknowledged within [`ACK_FRESHNESS`].
+    pub fn has_recent_ack(&self) -> bool {
+        Self::load(&self.acked_at).is_some_and(|at| self.elapsed().saturating_sub(at) < ACK_FRESHNESS)
     }
 
     /// Whether a record was acknowledged after `time`.
-    pub fn confirmed_since(&self, time: Duration) -> bool {
-        Self::marked(&self.confirmed_at).is_some_and(|at| at > time)
+    pub fn acked_since(&self, time: Duration) -> bool {
+        Self::load(&self.acked_at).is_some_and(|at| at > time)
     }
 
-    /// Whether a connection may have broken after `time`, so that a record of then may have been sent twice.
-    pub fn broke_since(&self, time: Duration) -> bool {
-        Self::marked(&self.broke_at).is_some_and(|at| at + SILENCE >= time)
+    /// Whether a connection may have broken after `time`. A record that was sent at `time` may then
+    /// have been sent twice.
+    pub fn may_have_disconnected_since(&self, time: Duration) -> bool {
+        Self::load(&self.disconnected_at).is_some_and(|at| at + ERROR_SUPPRESSION >= time)
     }
 
-    /// Errors so far.
-    pub fn errors(&self) -> u64 {
-        self.errors.load(Ordering::Acquire)
+    /// Number of errors so far.
+    pub fn error_count(&self) -> u64 {
+        self.error_count.load(Ordering::Acquire)
     }
 
-    /// The present trouble.
-    pub fn trouble(&self) -> Trouble {
-        self.trouble.borrow().clone()
+    pub fn status(&self) -> ClientStatus {
+        self.status.borrow().clone()
     }
 
-    /// The present trouble, to wait for.
-    pub fn troubles(&self) -> watch::Receiver<Trouble> {
-        self.trouble.subscribe()
+    /// Receives each change of the status.
+    pub fn subscribe(&self) -> watch::Receiver<ClientStatus> {
+        self.status.subscribe()
     }
 
-    /// A broker answered a question that was asked when there had been `errors` errors.
-    pub fn well_unless_new(&self, errors: u64) {
-        self.trouble.send_if_modified(|trouble| {
-            let well = self.errors() == errors && !matches!(trouble, Trouble::Fatal(_) | Trouble::None);
-            if well {
-                *trouble = Trouble::None;
+    /// Records that a broker answered a probe. `error_count` is the number of errors before the
+    /// probe; a newer error makes the answer void.
+    pub fn record_answer(&self, error_count: u64) {
+        self.status.send_if_modified(|status| {
+            let healthy = self.error_count() == error_count
+                && !matches!(status, ClientStatus::Fatal(_) | ClientStatus::Healthy);
+            if healthy {
+                *status = ClientStatus::Healthy;
             }
-            well
+            healthy
         });
     }
 
-    /// No broker answered.
-    pub fn away(&self) {
-        let reason = lock(&self.reason).clone();
-        self.trouble.send_if_modified(|trouble| {
-            let new = *trouble == Trouble::Suspected;
+    /// Records that no broker answered a probe.
+    pub fn record_no_answer(&self) {
+        let reason = lock(&self.last_error).clone();
+        self.status.send_if_modified(|status| {
+            let new = *status == ClientStatus::Suspected;
             if new {
-                *trouble = Trouble::Away(reason);
+                *status = ClientStatus::Unreachable(reason);
             }
             new
         });
     }
 
-    /// A new client stands in for one that had a fatal error.
-    pub fn replaced(&self, why: &str) {
-        self.trouble.send_replace(Trouble::Replaced(why.to_owned()));
+    /// Records that a new client replaced one that had a fatal error.
+    pub fn record_replacement(&self, error: &str) {
+        self.status.send_replace(ClientStatus::Replaced(error.to_owned()));
     }
 }
 
-fn rank(trouble: &Trouble) -> u8 {
-    match trouble {
-        Trouble::None => 0,
-        Trouble::Suspected => 1,
-        Trouble::Away(_) | Trouble::Replaced(_) => 2,
-        Trouble::Fatal(_) => 3,
+fn severity(status: &ClientStatus) -> u8 {
+    match status {
+        ClientStatus::Healthy => 0,
+        ClientStatus::Suspected => 1,
+        ClientStatus::Unreachable(_) | ClientStatus::Replaced(_) => 2,
+        ClientStatus::Fatal(_) => 3,
     }
 }
 
@@ -193,73 +197,77 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_graver_trouble_stays_until_a_broker_answers() {
-        let signals = Signals::default();
-        signals.broke(Break::Connection, "k:9092: connection refused");
-        assert_eq!(signals.trouble(), Trouble::Suspected);
-        signals.broke(Break::AllBrokers, "1/1 brokers are down");
-        assert_eq!(signals.trouble(), Trouble::Away("k:9092: connection refused".into()));
-        signals.broke(Break::Connection, "k:9092: connection refused");
-        assert!(matches!(signals.trouble(), Trouble::Away(_)));
-        signals.well_unless_new(signals.errors());
-        assert_eq!(signals.trouble(), Trouble::None);
+    fn the_more_severe_status_stays_until_a_broker_answers() {
+        let health = ClientHealth::default();
+        health.record_error(ErrorClass::Connection, "k:9092: connection refused");
+        assert_eq!(health.status(), ClientStatus::Suspected);
+        health.record_error(ErrorClass::AllBrokers, "1/1 brokers are down");
+        assert_eq!(health.status(), ClientStatus::Unreachable("k:9092: connection refused".into()));
+        health.record_error(ErrorClass::Connection, "k:9092: connection refused");
+        assert!(matches!(health.status(), ClientStatus::Unreachable(_)));
+        health.record_answer(health.error_count());
+        assert_eq!(health.status(), ClientStatus::Healthy);
     }
 
     #[test]
-    fn an_answer_from_before_a_new_error_counts_for_nothing() {
-        let signals = Signals::default();
-        signals.broke(Break::AllBrokers, "down");
-        let asked = signals.errors();
-        signals.broke(Break::AllBrokers, "down again");
-        signals.well_unless_new(asked);
-        assert!(matches!(signals.trouble(), Trouble::Away(_)));
+    fn an_answer_to_a_probe_from_before_a_new_error_is_void() {
+        let health = ClientHealth::default();
+        health.record_error(ErrorClass::AllBrokers, "down");
+        let before_probe = health.error_count();
+        health.record_error(ErrorClass::AllBrokers, "down again");
+        health.record_answer(before_probe);
+        assert!(matches!(health.status(), ClientStatus::Unreachable(_)));
     }
 
     #[test]
-    fn only_a_new_client_ends_a_fatal_error() {
-        let signals = Signals::default();
-        signals.broke(Break::Fatal, "fenced");
-        signals.broke(Break::AllBrokers, "down");
-        signals.well_unless_new(signals.errors());
-        assert_eq!(signals.trouble(), Trouble::Fatal("fenced".into()));
-        signals.replaced("fenced");
-        signals.broke(Break::AllBrokers, "down");
-        assert_eq!(signals.trouble(), Trouble::Replaced("fenced".into()));
-        signals.well_unless_new(signals.errors());
-        assert_eq!(signals.trouble(), Trouble::None);
+    fn only_a_replacement_ends_a_fatal_status() {
+        let health = ClientHealth::default();
+        health.record_error(ErrorClass::Fatal, "fenced");
+        health.record_error(ErrorClass::AllBrokers, "down");
+        health.record_answer(health.error_count());
+        assert_eq!(health.status(), ClientStatus::Fatal("fenced".into()));
+        health.record_replacement("fenced");
+        health.record_error(ErrorClass::AllBrokers, "down");
+        assert_eq!(health.status(), ClientStatus::Replaced("fenced".into()));
+        health.record_answer(health.error_count());
+        assert_eq!(health.status(), ClientStatus::Healthy);
     }
 
     #[test]
-    fn a_break_makes_what_was_sent_shortly_before_it_or_after_it_uncertain() {
-        let signals = Signals::default();
-        signals.broke(Break::Fatal, "fenced");
-        signals.broke(Break::Client, "no permission");
-        assert!(!signals.broke_since(Duration::ZERO), "the client is at fault, and no connection");
-        signals.log("FAIL");
-        assert!(signals.broke_since(Duration::ZERO));
-        assert!(signals.broke_since(signals.now() + SILENCE / 2));
-        assert!(!signals.broke_since(signals.now() + SILENCE * 2));
+    fn a_disconnect_makes_records_sent_shortly_before_or_after_uncertain() {
+        let health = ClientHealth::default();
+        health.record_error(ErrorClass::Fatal, "fenced");
+        health.record_error(ErrorClass::Client, "no permission");
+        assert!(!health.may_have_disconnected_since(Duration::ZERO), "no connection broke");
+        health.record_log("FAIL");
+        assert!(health.may_have_disconnected_since(Duration::ZERO));
+        assert!(health.may_have_disconnected_since(health.elapsed() + ERROR_SUPPRESSION / 2));
+        assert!(!health.may_have_disconnected_since(health.elapsed() + ERROR_SUPPRESSION * 2));
     }
 
     #[test]
-    fn in_every_order_of_threads_a_break_is_not_hidden_by_an_earlier_one_that_is_told_late() {
-        // Two threads of clients look at the clock and tell of a break; a request sends a record and judges it. From
-        // one look at the clock to the next it takes longer than librdkafka is silent.
+    fn in_every_thread_order_a_late_report_hides_no_newer_disconnect() {
+        // Two client threads read the clock and then record a disconnect. A request sends a record
+        // and classifies it. Between two clock readings passes more than ERROR_SUPPRESSION.
         for order in devservers::interleavings(&[2, 2, 2]) {
-            let signals = Signals::default();
-            let (mut clock, mut looked, mut told) = (Duration::ZERO, [None; 3], Duration::ZERO);
+            let health = ClientHealth::default();
+            let (mut clock, mut read_at, mut last_recorded) = (Duration::ZERO, [None; 3], Duration::ZERO);
             for thread in &order {
-                match (thread, looked[*thread]) {
+                match (thread, read_at[*thread]) {
                     (_, None) => {
-                        clock += SILENCE * 2;
-                        looked[*thread] = Some(clock);
+                        clock += ERROR_SUPPRESSION * 2;
+                        read_at[*thread] = Some(clock);
                     }
                     (2, Some(sent)) => {
-                        assert_eq!(signals.broke_since(sent), told > sent, "{order:?}");
+                        assert_eq!(
+                            health.may_have_disconnected_since(sent),
+                            last_recorded > sent,
+                            "{order:?}"
+                        );
                     }
-                    (_, Some(broke)) => {
-                        Signals::mark(&signals.broke_at, broke);
-                        told = told.max(broke);
+                    (_, Some(at)) => {
+                        ClientHealth::advance(&health.disconnected_at, at);
+                        last_recorded = last_recorded.max(at);
                     }
                 }
             }
@@ -267,29 +275,33 @@ mod tests {
     }
 
     #[test]
-    fn in_every_order_of_breaks_and_answers_an_answer_clears_only_what_broke_before_its_question() {
-        // Two threads of clients tell of breaks; the caretaker asks three times, and the second time nobody answers.
+    fn in_every_order_an_answer_clears_only_errors_before_its_probe() {
+        // Two client threads record errors. The supervisor probes three times, and the second probe
+        // gets no answer.
         for order in devservers::interleavings(&[2, 2, 6]) {
-            let signals = Signals::default();
-            let breaks = [[Break::Connection, Break::AllBrokers], [Break::Client, Break::Connection]];
-            let (mut taken, mut asked) = ([0; 3], (0, 0));
-            let (mut last_break, mut last_answered) = (None, None);
+            let health = ClientHealth::default();
+            let errors = [
+                [ErrorClass::Connection, ErrorClass::AllBrokers],
+                [ErrorClass::Client, ErrorClass::Connection],
+            ];
+            let (mut steps_done, mut probe) = ([0; 3], (0, 0));
+            let (mut last_error, mut last_answered) = (None, None);
             for (now, thread) in order.iter().enumerate() {
-                match (breaks.get(*thread), taken[2]) {
-                    (Some(breaks), _) => {
-                        signals.broke(breaks[taken[*thread]], "k:9092: connection refused");
-                        last_break = Some(now);
+                match (errors.get(*thread), steps_done[2]) {
+                    (Some(errors), _) => {
+                        health.record_error(errors[steps_done[*thread]], "k:9092: connection refused");
+                        last_error = Some(now);
                     }
-                    (None, 0 | 2 | 4) => asked = (signals.errors(), now),
-                    (None, 3) => signals.away(),
+                    (None, 0 | 2 | 4) => probe = (health.error_count(), now),
+                    (None, 3) => health.record_no_answer(),
                     (None, _) => {
-                        signals.well_unless_new(asked.0);
-                        last_answered = Some(asked.1);
+                        health.record_answer(probe.0);
+                        last_answered = Some(probe.1);
                     }
                 }
-                taken[*thread] += 1;
-                let broken = last_break > last_answered;
-                assert_eq!(signals.trouble() != Trouble::None, broken, "step {now} of {order:?}");
+                steps_done[*thread] += 1;
+                let unhealthy = last_error > last_answered;
+                assert_eq!(health.status() != ClientStatus::Healthy, unhealthy, "step {now} of {order:?}");
             }
         }
     }

@@ -1,6 +1,10 @@
-//! What goes to the topic, and what became of it.
+//! A record to deliver and the report about its delivery.
 
-/// What goes to the topic.
+use std::time::Duration;
+
+use rdkafka::error::RDKafkaErrorCode as Code;
+
+/// A record to deliver.
 #[derive(Debug, Clone, Copy)]
 pub struct Record<'a> {
     /// The event's id.
@@ -13,35 +17,29 @@ pub struct Record<'a> {
     pub traceparent: Option<&'a str>,
 }
 
-/// Where a record is.
+/// The position of a stored record in its topic.
 #[derive(Debug, Clone, Copy)]
-pub struct Stored {
-    /// Its partition.
+pub struct Position {
     pub partition: i32,
-    /// Its offset.
     pub offset: i64,
 }
 
-/// Why a record is not known to be stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SendError {
-    /// Kafka holds no record of this size.
-    TooLarge,
-    /// Nothing was stored.
-    NotStored {
-        /// For metrics.
-        reason: &'static str,
-        /// For people.
-        why: String,
-    },
-    /// It may or may not be stored.
-    Unknown(String),
+/// librdkafka's report about one record.
+pub type DeliveryReport = Result<Position, DeliveryFailure>;
+
+/// The reason of a failed delivery, as librdkafka reports it.
+#[derive(Debug, Clone, Copy)]
+pub struct DeliveryFailure {
+    pub code: Code,
+    /// librdkafka is certain that no attempt stored the record.
+    pub never_stored: bool,
 }
 
-/// The deadline passed.
-pub const NO_ACKNOWLEDGEMENT: &str = "kafka did not acknowledge the event in time";
-
-/// Nothing was stored.
-pub fn not_stored(reason: &'static str, why: impl Into<String>) -> SendError {
-    SendError::NotStored { reason, why: why.into() }
+/// The state of the client just before a record was sent. It is needed to classify a failure.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SendMark {
+    /// Time on the clock of the client's health.
+    pub at: Duration,
+    /// How often the client had been replaced.
+    pub replacements: u64,
 }

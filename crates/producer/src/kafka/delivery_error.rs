@@ -1,38 +1,78 @@
-//! What a failed delivery says about its record. The policy is written down here, once.
+//! Classification of failed deliveries: whether the record is certainly not stored.
 
 use rdkafka::error::RDKafkaErrorCode as Code;
 
-use super::delivery::{SendError, not_stored};
+use super::delivery::DeliveryFailure;
 
-/// Why one attempt failed.
-#[derive(Debug)]
-pub enum Refusal {
-    /// The broker refused the batch for its size, which says nothing about one record in it.
-    Batch,
-    /// That is all there is to say.
-    Final(SendError),
+/// Why a record is not known to be stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeliveryError {
+    /// The record is larger than the broker's limit.
+    TooLarge,
+    /// The record is certainly not stored.
+    NotStored {
+        /// Value of the metric label `reason`.
+        reason: &'static str,
+        /// Text for the client.
+        detail: String,
+    },
+    /// The record may or may not be stored. The text is for the client.
+    Unknown(String),
 }
 
-impl From<SendError> for Refusal {
-    fn from(error: SendError) -> Self {
+impl DeliveryError {
+    pub fn not_stored(reason: &'static str, detail: impl Into<String>) -> Self {
+        Self::NotStored { reason, detail: detail.into() }
+    }
+
+    /// The queue stayed full.
+    pub fn queue_full() -> Self {
+        Self::not_stored("queue_full", "too many events are waiting for kafka")
+    }
+
+    /// The producer no longer sends, because it shuts down.
+    pub fn stopping() -> Self {
+        Self::not_stored("stopping", "the producer is stopping")
+    }
+
+    /// There was no delivery report before the deadline.
+    pub fn no_report() -> Self {
+        Self::Unknown("kafka did not acknowledge the event in time".into())
+    }
+}
+
+/// Why one attempt to deliver a record failed.
+#[derive(Debug)]
+pub enum AttemptError {
+    /// The broker rejected librdkafka's whole batch for its size. This says nothing about one record.
+    BatchTooLarge,
+    /// The result for the record.
+    Final(DeliveryError),
+}
+
+impl From<DeliveryError> for AttemptError {
+    fn from(error: DeliveryError) -> Self {
         Self::Final(error)
     }
 }
 
-/// The verdict on a record whose delivery ended with `code`. `never_stored` is what librdkafka remembers of all
-/// attempts; `broke` tells whether a connection may have broken meanwhile. Then librdkafka may have sent the record
-/// twice, and the code is the fate of the second attempt only.
-pub fn judge(code: Code, never_stored: bool, broke: bool) -> Refusal {
-    let why = format!("kafka did not take the event: {code}");
+/// Classifies a failed delivery.
+///
+/// `disconnected` tells that a connection may have broken after the record was sent. librdkafka
+/// may then have sent the record twice, and the code describes only the second attempt.
+pub fn classify(failure: DeliveryFailure, disconnected: bool) -> AttemptError {
+    let DeliveryFailure { code, never_stored } = failure;
+    let detail = format!("delivery to kafka failed: {code}");
     match code {
-        Code::MessageSizeTooLarge => Refusal::Batch,
-        Code::DuplicateSequenceNumber => {
-            let why = "kafka took the event for one that it has, and did not say where: it may not be stored";
-            SendError::Unknown(why.into()).into()
-        }
-        // It was in the queue. If it ever left that, librdkafka remembers it, whatever broke since.
-        Code::PurgeQueue if never_stored => not_stored("kafka_refused", why).into(),
-        // Refused before anything was stored; a batch is stored whole or not at all.
+        Code::MessageSizeTooLarge => AttemptError::BatchTooLarge,
+        Code::DuplicateSequenceNumber => DeliveryError::Unknown(
+            "kafka reported a duplicate sequence without an offset; the event may not be stored".into(),
+        )
+        .into(),
+        // The record was in the local queue. librdkafka remembers whether it ever left that queue,
+        // so a broken connection does not matter.
+        Code::PurgeQueue if never_stored => DeliveryError::not_stored("kafka_refused", detail).into(),
+        // The broker rejects these before it stores anything. It stores a batch whole or not at all.
         Code::UnknownTopic
         | Code::UnknownPartition
         | Code::UnknownTopicOrPartition
@@ -42,16 +82,16 @@ pub fn judge(code: Code, never_stored: bool, broke: bool) -> Refusal {
         | Code::InvalidDifferentRecord
         | Code::InvalidTimestamp
         | Code::PolicyViolation
-            if never_stored && !broke =>
+            if never_stored && !disconnected =>
         {
-            not_stored("kafka_refused", why).into()
+            DeliveryError::not_stored("kafka_refused", detail).into()
         }
-        _ => SendError::Unknown(why).into(),
+        _ => DeliveryError::Unknown(detail).into(),
     }
 }
 
-/// Whether the broker refuses the client itself, and not the record.
-pub fn is_disowned(code: Code) -> bool {
+/// Whether the broker rejects the client's producer id or epoch, and not the record.
+pub fn is_producer_rejected(code: Code) -> bool {
     matches!(
         code,
         Code::ProducerFenced
@@ -68,9 +108,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn not_stored_is_said_only_where_it_is_certain() {
-        let certain = |code, never_stored, broke| {
-            matches!(judge(code, never_stored, broke), Refusal::Final(SendError::NotStored { .. }))
+    fn a_failure_is_not_stored_only_where_that_is_certain() {
+        let certain = |code, never_stored, disconnected| {
+            let failure = DeliveryFailure { code, never_stored };
+            matches!(classify(failure, disconnected), AttemptError::Final(DeliveryError::NotStored { .. }))
         };
         for code in [
             Code::UnknownTopic,
@@ -82,8 +123,8 @@ mod tests {
             assert!(!certain(code, true, true), "{code}: an earlier attempt may have been stored");
             assert!(!certain(code, false, false), "{code}: an earlier attempt may have been stored");
         }
-        assert!(certain(Code::PurgeQueue, true, true), "it never left the queue");
-        assert!(!certain(Code::PurgeQueue, false, false), "it was back in the queue");
+        assert!(certain(Code::PurgeQueue, true, true), "the record never left the queue");
+        assert!(!certain(Code::PurgeQueue, false, false), "the record was back in the queue");
         for code in [
             Code::PurgeInflight,
             Code::MessageTimedOut,

@@ -1,5 +1,5 @@
-//! What became of the records of one batch, written by librdkafka's thread and read by the request: 16 bytes a
-//! record, no task and no channel.
+//! The delivery states of one batch request. librdkafka's thread writes them and the request reads
+//! them: 16 bytes a record, no task and no channel.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,213 +9,208 @@ use prometheus_client::metrics::histogram::Histogram;
 use rdkafka::error::RDKafkaErrorCode as Code;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
-use super::client::{Delivery, Sent};
-use super::delivery::Stored;
+use super::delivery::{DeliveryFailure, DeliveryReport, Position, SendMark};
 use service::lock::lock;
 
-/// Slots are kept in pages, so that a long list is never copied to grow.
-const PAGE: usize = 4096;
+/// States per page. Pages are never copied when the list grows.
+const PAGE_LEN: usize = 4096;
 
-/// What is known of one record.
+/// The delivery state of one record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Slot {
-    /// Nothing yet.
+pub enum DeliveryState {
+    /// There is no delivery report yet.
     Pending,
-    /// Where it is.
-    Stored {
-        /// The partition.
-        partition: i32,
-        /// The offset.
-        offset: i64,
-    },
-    /// The number of its failure in a list that the owner of the batch keeps.
+    /// The record is stored at this position.
+    Stored { partition: i32, offset: i64 },
+    /// The delivery failed. The value is the error's index in the list of the batch's owner.
     Failed(u32),
 }
 
-/// A record that librdkafka has, and where its outcome goes.
+/// A record that librdkafka holds.
 #[derive(Debug)]
-pub struct Ticket {
-    /// The batch.
-    pub tally: Arc<Tally>,
-    /// The record's slot.
+pub struct PendingRecord {
+    pub tracker: Arc<DeliveryTracker>,
+    /// Index of the record's state in the tracker.
     pub slot: u32,
-    /// The number of its source's label.
+    /// Index of its source's metric label.
     pub label: u32,
-    /// Its timestamp; librdkafka does not tell that of a record that failed.
+    /// Its timestamp, which librdkafka does not report for a record that failed.
     pub timestamp_ms: i64,
-    /// Whether it was alone in its batch of librdkafka.
+    /// It was alone in its librdkafka batch.
     pub alone: bool,
-    /// When it was sent.
-    pub sent: Sent,
-    /// The same as a clock's reading, to be measured.
+    pub mark: SendMark,
+    /// When it was sent, for the metric of delivery times.
     pub sent_at: Instant,
-    /// The memory that it takes, given back with the outcome.
-    pub _room: OwnedSemaphorePermit,
+    /// Its share of the send queue, released with the delivery report.
+    pub _queue_permit: OwnedSemaphorePermit,
 }
 
-/// A copy of a record that was refused.
+/// A copy of a rejected record.
 #[derive(Debug)]
-pub struct Copied {
-    /// Its key.
+pub struct RecordCopy {
     pub key: String,
-    /// Its value.
     pub value: Vec<u8>,
 }
 
-/// A delivery that failed and is not judged yet.
+/// A failed delivery that is not classified yet.
 #[derive(Debug)]
-pub struct Failed {
-    /// Which record.
-    pub ticket: Ticket,
-    /// Why.
-    pub code: Code,
-    /// Whether librdkafka is certain that it is not stored.
-    pub never_stored: bool,
-    /// Set where the record may be sent again.
-    pub copy: Option<Copied>,
+pub struct FailedDelivery {
+    pub record: PendingRecord,
+    pub failure: DeliveryFailure,
+    /// Set if the record may be sent again.
+    pub copy: Option<RecordCopy>,
 }
 
-/// The outcomes of one batch.
+/// The delivery states of one batch request.
 #[derive(Debug)]
-pub struct Tally {
+pub struct DeliveryTracker {
     state: Mutex<State>,
     changed: Notify,
-    troubled: AtomicBool,
+    /// There are failed deliveries that are not classified yet.
+    has_failures: AtomicBool,
     delivery_seconds: Histogram,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    pages: Vec<Vec<Slot>>,
+    pages: Vec<Vec<DeliveryState>>,
     pending: usize,
-    failed: Vec<Failed>,
+    failed: Vec<FailedDelivery>,
     stored_by_label: Vec<u64>,
     closed: bool,
 }
 
-/// What is left when a batch is over.
+/// The final states of a batch.
 #[derive(Debug, Default)]
-pub struct Closed {
-    /// The slots, in the order in which they were opened.
-    pub pages: Vec<Vec<Slot>>,
-    /// How many records were stored, by the number of their label.
+pub struct FinalStates {
+    /// The states, in the order in which their slots were opened.
+    pub pages: Vec<Vec<DeliveryState>>,
+    /// Number of stored records by the index of their label.
     pub stored_by_label: Vec<u64>,
 }
 
-impl Tally {
-    /// No records yet.
+impl DeliveryTracker {
     pub fn new(delivery_seconds: Histogram) -> Self {
         Self {
             state: Mutex::default(),
             changed: Notify::new(),
-            troubled: AtomicBool::new(false),
+            has_failures: AtomicBool::new(false),
             delivery_seconds,
         }
     }
 
-    /// A slot for the next record.
+    /// Opens a slot for the next record.
     pub fn open(&self) -> u32 {
         let mut state = lock(&self.state);
-        if state.pages.last().is_none_or(|page| page.len() == PAGE) {
+        if state.pages.last().is_none_or(|page| page.len() == PAGE_LEN) {
             state.pages.push(Vec::new());
         }
-        let slot = (state.pages.len() - 1) * PAGE + state.pages.last().map_or(0, Vec::len);
+        let slot = (state.pages.len() - 1) * PAGE_LEN + state.pages.last().map_or(0, Vec::len);
         if let Some(page) = state.pages.last_mut() {
-            page.push(Slot::Pending);
+            page.push(DeliveryState::Pending);
         }
         state.pending += 1;
         u32::try_from(slot).unwrap_or(u32::MAX)
     }
 
-    /// The record was not sent, or its delivery was judged.
-    pub fn fail(&self, slot: u32, failure: u32, pending: bool) {
+    /// Sets a slot to the error at `error_index`. `pending` tells that there was no delivery report:
+    /// the record was not sent.
+    pub fn fail(&self, slot: u32, error_index: u32, pending: bool) {
         let mut state = lock(&self.state);
-        state.set(slot, Slot::Failed(failure));
+        state.set(slot, DeliveryState::Failed(error_index));
         state.pending -= usize::from(pending);
     }
 
-    /// The outcome of a delivery, from librdkafka's thread.
-    pub fn delivered(ticket: Ticket, delivery: Delivery, copy: impl FnOnce() -> Option<Copied>) {
-        let tally = Arc::clone(&ticket.tally);
-        if delivery.is_ok() {
-            tally.delivery_seconds.observe(ticket.sent_at.elapsed().as_secs_f64());
+    /// Records a delivery report. librdkafka's thread calls it.
+    pub fn record_report(
+        record: PendingRecord,
+        report: DeliveryReport,
+        copy: impl FnOnce() -> Option<RecordCopy>,
+    ) {
+        let tracker = Arc::clone(&record.tracker);
+        if report.is_ok() {
+            tracker.delivery_seconds.observe(record.sent_at.elapsed().as_secs_f64());
         }
-        let mut state = lock(&tally.state);
+        let mut state = lock(&tracker.state);
         if state.closed {
             return;
         }
         state.pending -= 1;
-        let troubled = delivery.is_err();
-        match delivery {
-            Ok(Stored { partition, offset }) => {
-                state.set(ticket.slot, Slot::Stored { partition, offset });
-                state.count(ticket.label);
+        let has_failed = report.is_err();
+        match report {
+            Ok(Position { partition, offset }) => {
+                state.set(record.slot, DeliveryState::Stored { partition, offset });
+                state.count(record.label);
             }
-            Err((code, never_stored)) => {
-                let copy = if code == Code::MessageSizeTooLarge && !ticket.alone { copy() } else { None };
-                state.failed.push(Failed { ticket, code, never_stored, copy });
-                tally.troubled.store(true, Ordering::Release);
+            Err(failure) => {
+                let may_resend = failure.code == Code::MessageSizeTooLarge && !record.alone;
+                let copy = if may_resend { copy() } else { None };
+                state.failed.push(FailedDelivery { record, failure, copy });
+                tracker.has_failures.store(true, Ordering::Release);
             }
         }
-        if troubled || state.pending == 0 {
-            tally.changed.notify_one();
+        if has_failed || state.pending == 0 {
+            tracker.changed.notify_one();
         }
     }
 
-    /// A record that failed is on its way again.
-    pub fn again(&self) {
+    /// Records that a failed record is sent again.
+    pub fn reopen(&self) {
         lock(&self.state).pending += 1;
     }
 
-    /// Whether deliveries failed that nobody has judged yet.
-    pub fn troubled(&self) -> bool {
-        self.troubled.load(Ordering::Acquire)
+    /// Whether there are failed deliveries that are not classified yet.
+    pub fn has_failures(&self) -> bool {
+        self.has_failures.load(Ordering::Acquire)
     }
 
-    /// Waits until deliveries failed that nobody has judged yet.
-    pub async fn trouble(&self) {
-        while !self.troubled() {
+    /// Waits until there are failed deliveries that are not classified yet.
+    pub async fn wait_for_failures(&self) {
+        while !self.has_failures() {
             self.changed.notified().await;
         }
     }
 
-    /// Waits until there is something to judge (true), or every record has its outcome (false).
-    pub async fn settled(&self) -> bool {
+    /// Waits until there are failures to classify (true) or no record is pending (false).
+    pub async fn wait_for_failures_or_end(&self) -> bool {
         loop {
-            if self.troubled() {
+            if self.has_failures() {
                 return true;
             }
             if lock(&self.state).pending == 0 {
-                return self.troubled();
+                return self.has_failures();
             }
             self.changed.notified().await;
         }
     }
 
-    /// The deliveries that failed, to be judged.
-    pub fn take_failed(&self) -> Vec<Failed> {
+    /// Takes the failed deliveries that are not classified yet.
+    pub fn take_failures(&self) -> Vec<FailedDelivery> {
         let mut state = lock(&self.state);
-        self.troubled.store(false, Ordering::Release);
+        self.has_failures.store(false, Ordering::Release);
         std::mem::take(&mut state.failed)
     }
 
-    /// What is still pending counts as failed, and nothing that comes later counts.
-    pub fn close(&self, failure: u32) -> Closed {
+    /// Ends the tracking. Pending records fail with the error at `error_index`; later delivery
+    /// reports are ignored.
+    pub fn close(&self, error_index: u32) -> FinalStates {
         let mut state = lock(&self.state);
         state.closed = true;
         let mut pages = std::mem::take(&mut state.pages);
-        for slot in pages.iter_mut().flatten().filter(|slot| **slot == Slot::Pending) {
-            *slot = Slot::Failed(failure);
+        for slot in pages.iter_mut().flatten().filter(|slot| **slot == DeliveryState::Pending) {
+            *slot = DeliveryState::Failed(error_index);
         }
-        Closed { pages, stored_by_label: std::mem::take(&mut state.stored_by_label) }
+        FinalStates { pages, stored_by_label: std::mem::take(&mut state.stored_by_label) }
     }
 }
 
 impl State {
-    fn set(&mut self, slot: u32, to: Slot) {
+    fn set(&mut self, slot: u32, new: DeliveryState) {
         let slot = slot as usize;
-        if let Some(place) = self.pages.get_mut(slot / PAGE).and_then(|page| page.get_mut(slot % PAGE)) {
-            *place = to;
+        if let Some(state) =
+            self.pages.get_mut(slot / PAGE_LEN).and_then(|page| page.get_mut(slot % PAGE_LEN))
+        {
+            *state = new;
         }
     }
 
@@ -237,65 +232,74 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slot_takes_sixteen_bytes_and_pages_follow_each_other() {
-        assert_eq!(size_of::<Slot>(), 16);
-        let tally = Tally::new(Histogram::new([1.0]));
-        let slots: Vec<u32> = (0..10_000).map(|_| tally.open()).collect();
+    fn a_state_takes_16_bytes_and_slots_are_numbered_across_pages() {
+        assert_eq!(size_of::<DeliveryState>(), 16);
+        let tracker = DeliveryTracker::new(Histogram::new([1.0]));
+        let slots: Vec<u32> = (0..10_000).map(|_| tracker.open()).collect();
         assert!(slots.iter().copied().eq(0..10_000));
-        tally.fail(9_000, 7, true);
-        let closed = tally.close(3);
-        let slots: Vec<Slot> = closed.pages.into_iter().flatten().collect();
-        assert_eq!(slots.len(), 10_000);
-        assert_eq!((slots[9_000], slots[8_999]), (Slot::Failed(7), Slot::Failed(3)));
+        tracker.fail(9_000, 7, true);
+        let closed = tracker.close(3);
+        let states: Vec<DeliveryState> = closed.pages.into_iter().flatten().collect();
+        assert_eq!(states.len(), 10_000);
+        assert_eq!((states[9_000], states[8_999]), (DeliveryState::Failed(7), DeliveryState::Failed(3)));
     }
 
-    fn ticket(tally: &Arc<Tally>, slot: u32, sent: Sent) -> Ticket {
-        let room = Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap();
-        let (tally, sent_at) = (Arc::clone(tally), Instant::now());
-        Ticket { tally, slot, label: slot, timestamp_ms: 0, alone: false, sent, sent_at, _room: room }
+    fn pending_record(tracker: &Arc<DeliveryTracker>, slot: u32) -> PendingRecord {
+        let permit = Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap();
+        PendingRecord {
+            tracker: Arc::clone(tracker),
+            slot,
+            label: slot,
+            timestamp_ms: 0,
+            alone: false,
+            mark: SendMark::default(),
+            sent_at: Instant::now(),
+            _queue_permit: permit,
+        }
     }
 
-    /// What the request does when it has sent all: it waits until all is settled, and judges what failed meanwhile.
-    async fn judges(tally: &Tally) {
-        while tally.settled().await {
-            tally.take_failed().into_iter().for_each(|failed| tally.fail(failed.ticket.slot, 7, false));
+    /// The request after it sent all records: it waits for the end and classifies each failure.
+    async fn classify_until_end(tracker: &DeliveryTracker) {
+        while tracker.wait_for_failures_or_end().await {
+            tracker.take_failures().into_iter().for_each(|failed| tracker.fail(failed.record.slot, 7, false));
         }
     }
 
     #[test]
-    fn in_every_order_of_outcomes_the_request_learns_each_of_them() {
-        // Two threads of the client tell outcomes: slots 0 to 2 and 3 to 5; each second one failed. The request looks
-        // between them as often.
+    fn in_every_order_of_reports_the_request_learns_each_outcome() {
+        // Two client threads report: slots 0 to 2 and slots 3 to 5. Every second record failed. The
+        // request is polled four times in between.
         for order in devservers::interleavings(&[3, 3, 4]) {
-            let tally = Arc::new(Tally::new(Histogram::new([1.0])));
-            let mut tickets: [Vec<Ticket>; 2] = [0..3, 3..6].map(|slots| {
+            let tracker = Arc::new(DeliveryTracker::new(Histogram::new([1.0])));
+            let mut records: [Vec<PendingRecord>; 2] = [0..3, 3..6].map(|slots| {
                 slots
                     .map(|slot| {
-                        tally.open();
-                        ticket(&tally, slot, Sent::default())
+                        tracker.open();
+                        pending_record(&tracker, slot)
                     })
                     .collect()
             });
-            let mut request = Box::pin(judges(&tally));
-            let mut looks = || request.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
+            let mut request = Box::pin(classify_until_end(&tracker));
+            let mut poll = || request.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
             let mut done = false;
             for thread in &order {
-                match tickets.get_mut(*thread) {
-                    None => done = done || looks(),
-                    Some(tickets) => {
-                        let ticket = tickets.pop().unwrap();
-                        let stored = Stored { partition: 0, offset: i64::from(ticket.slot) };
-                        let failed = (Code::MessageTimedOut, true);
-                        let outcome = if ticket.slot % 2 == 0 { Ok(stored) } else { Err(failed) };
-                        Tally::delivered(ticket, outcome, || None);
+                match records.get_mut(*thread) {
+                    None => done = done || poll(),
+                    Some(records) => {
+                        let record = records.pop().unwrap();
+                        let position = Position { partition: 0, offset: i64::from(record.slot) };
+                        let failure = DeliveryFailure { code: Code::MessageTimedOut, never_stored: true };
+                        let report = if record.slot % 2 == 0 { Ok(position) } else { Err(failure) };
+                        DeliveryTracker::record_report(record, report, || None);
                     }
                 }
             }
-            assert!(done || looks(), "the request waits for ever after {order:?}");
-            let closed = tally.close(9);
-            let stored = |offset| Slot::Stored { partition: 0, offset };
-            let told = [stored(0), Slot::Failed(7), stored(2), Slot::Failed(7), stored(4), Slot::Failed(7)];
-            assert_eq!(closed.pages.concat(), told, "{order:?}");
+            assert!(done || poll(), "the request waits for ever after {order:?}");
+            let closed = tracker.close(9);
+            let stored = |offset| DeliveryState::Stored { partition: 0, offset };
+            let failed = DeliveryState::Failed(7);
+            let expected = [stored(0), failed, stored(2), failed, stored(4), failed];
+            assert_eq!(closed.pages.concat(), expected, "{order:?}");
             assert_eq!(closed.stored_by_label, [1, 0, 1, 0, 1], "{order:?}");
         }
     }

@@ -1,44 +1,50 @@
-//! Each librdkafka property of the producer's client, beside those that every client of Slipstream shares, and why.
+//! The librdkafka properties of the producer's client and their reasons. Properties that all
+//! clients of Slipstream share are in the crate `kafka`.
 
 use std::time::Duration;
 
 use kafka::KafkaProperties;
 use rdkafka::ClientConfig;
 
-/// The client id of every librdkafka client of the producer.
+/// `client.id` of every Kafka client of the producer.
 pub const CLIENT_ID: &str = "slipstream-producer";
 
-/// What KAFKA_PROPERTIES may override.
+/// Headroom in `message.max.bytes` for the envelope around a payload.
+const ENVELOPE_BYTES: usize = 64 * 1024;
+/// librdkafka's default of `message.max.bytes`. The property is never set below it.
+const MIN_MESSAGE_MAX_BYTES: usize = 1_000_000;
+
+/// Properties that KAFKA_PROPERTIES may override.
 fn defaults(max_payload_bytes: usize) -> Vec<(&'static str, String)> {
-    // Room for what surrounds the payload; librdkafka's own default is the least.
-    let record_bytes = (max_payload_bytes + 64 * 1024).max(1_000_000);
+    let message_bytes = (max_payload_bytes + ENVELOPE_BYTES).max(MIN_MESSAGE_MAX_BYTES);
     vec![
-        // A record never waits for company. Batches form by themselves: five requests may be in flight, and what
-        // arrives meanwhile goes together into the next.
+        // A record never waits for others. Batches form anyway: five requests may be in flight,
+        // and the records that arrive meanwhile share the next request.
         ("linger.ms", "0".into()),
-        // Any reader can read it: the original's needs a further package for each codec.
+        // Every consumer can read uncompressed records. The Python client needs an extra package
+        // for each codec.
         ("compression.type", "none".into()),
-        // Memory is bounded; when it is full the answer is 503.
+        // The queue is bounded, so memory is. A full queue is a 503.
         ("queue.buffering.max.messages", "50000".into()),
         ("queue.buffering.max.kbytes", "65536".into()),
-        ("message.max.bytes", record_bytes.to_string()),
+        ("message.max.bytes", message_bytes.to_string()),
     ]
 }
 
-/// What a promise rests on.
+/// Properties that a guarantee depends on. KAFKA_PROPERTIES cannot override them.
 fn fixed(delivery_timeout: Duration) -> Vec<(&'static str, String)> {
     vec![
-        // G1: acknowledged means on every in-sync replica, once, and in order.
+        // G1: an acknowledged record is on every in-sync replica, once and in order.
         ("acks", "all".into()),
         ("enable.idempotence", "true".into()),
-        // The original's client uses it: old and new events of an id share a partition.
+        // The Python client's partitioner: old and new events of an id share a partition.
         ("partitioner", "murmur2_random".into()),
-        // What was answered with 504 does not stay in memory.
+        // After a 504 the record does not stay in memory.
         ("message.timeout.ms", delivery_timeout.as_millis().to_string()),
     ]
 }
 
-/// The client that sends.
+/// Configuration of the client that sends records.
 pub fn client_config(
     brokers: &str,
     properties: &KafkaProperties,

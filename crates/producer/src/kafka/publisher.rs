@@ -1,8 +1,7 @@
-//! The one place that talks to Kafka. Guarantees: sending never blocks a thread and never waits longer than the
-//! delivery deadline; "stored" is said only after the broker's acknowledgement; "not stored" only where that is
-//! certain, else the outcome is unknown; a fatal error of the idempotent client replaces the client.
+//! Sends single records to the topic.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use kafka::topics::{KafkaState, keep_topics};
 use rdkafka::error::KafkaError;
@@ -11,138 +10,152 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::client::{Client, Sender};
-use super::client_health::Trouble;
-use super::delivery::{Record, SendError, Stored, not_stored};
-use super::delivery_error::Refusal;
-use super::properties::client_config;
-use super::{properties, readiness, supervisor};
+use super::client::{Client, ReplaceableClient};
+use super::client_health::ClientStatus;
+use super::delivery::{Position, Record};
+use super::delivery_error::{AttemptError, DeliveryError};
+use super::properties::{self, client_config};
+use super::readiness::{kafka_state, log_state_changes};
+use super::supervisor::supervise;
 use crate::config::Config;
 
-/// The connection to the cluster, for any number of requests at a time.
+/// Sends records for any number of concurrent requests.
 #[derive(Debug)]
-pub struct Kafka {
+pub struct Publisher {
     pub(super) topic: Arc<str>,
-    pub(super) limit: std::time::Duration,
-    pub(super) sender: Arc<Sender>,
-    /// Sends one record a batch, made when first needed: a broker refuses a whole batch for its size, so only a
-    /// record that is alone in its batch can be called too large.
-    pub(super) alone: OnceLock<Sender>,
-    topics: watch::Receiver<KafkaState>,
+    pub(super) delivery_timeout: Duration,
+    pub(super) client: Arc<ReplaceableClient>,
+    /// A client whose batches hold one record, created at its first use. A broker rejects a whole
+    /// batch for its size. Only a record that was alone in its batch is certainly too large.
+    single_record_client: OnceLock<ReplaceableClient>,
+    topic_state: watch::Receiver<KafkaState>,
 }
 
-impl Kafka {
-    /// Makes the client and starts the upkeep of connection and topic, until `stop`. No broker need be up.
+impl Publisher {
+    /// Creates the client. Starts its supervision, the creation of the topic, and the log of state
+    /// changes, which all run until `shutdown`. Kafka may be unavailable.
     ///
     /// # Errors
-    /// librdkafka refuses the configuration; why.
-    pub fn connect(config: &Config, stop: &CancellationToken) -> Result<Self, String> {
-        let said = |error: KafkaError| error.to_string();
+    /// librdkafka rejects the configuration; the text is its message.
+    pub fn connect(config: &Config, shutdown: &CancellationToken) -> Result<Self, String> {
+        let message = |error: KafkaError| error.to_string();
         let client_config = client_config(
             &config.kafka_broker,
             &config.kafka_properties,
             config.max_payload_bytes,
             config.delivery_timeout,
         );
-        let sender = Arc::new(Sender::new(client_config).map_err(said)?);
-        let admin =
+        let client = Arc::new(ReplaceableClient::new(client_config).map_err(message)?);
+        let admin_config =
             kafka::client_config(&config.kafka_broker, properties::CLIENT_ID, &[], &config.kafka_properties);
-        let topics = keep_topics(&admin, vec![config.topic.clone()], stop.clone()).map_err(said)?;
-        let kafka = Self {
+        let topic_state =
+            keep_topics(&admin_config, vec![config.topic.clone()], shutdown.clone()).map_err(message)?;
+        let publisher = Self {
             topic: config.topic.name.as_str().into(),
-            limit: config.delivery_timeout,
-            sender,
-            alone: OnceLock::new(),
-            topics,
+            delivery_timeout: config.delivery_timeout,
+            client,
+            single_record_client: OnceLock::new(),
+            topic_state,
         };
-        tokio::spawn(supervisor::take_care(
-            Arc::clone(&kafka.sender),
-            Arc::clone(&kafka.topic),
-            stop.clone(),
-        ));
-        tokio::spawn(readiness::tell_changes(Arc::clone(&kafka.sender), kafka.topics.clone()));
-        Ok(kafka)
+        let (client, topic) = (Arc::clone(&publisher.client), Arc::clone(&publisher.topic));
+        tokio::spawn(supervise(client, topic, shutdown.clone()));
+        tokio::spawn(log_state_changes(Arc::clone(&publisher.client), publisher.topic_state.clone()));
+        Ok(publisher)
     }
 
-    /// Whether records can be sent now.
+    /// Checks that records can be sent now.
     ///
     /// # Errors
-    /// The reason, in words.
+    /// The cause, as text.
     pub fn ready(&self) -> Result<(), String> {
-        match self.sender.signals.trouble() {
-            Trouble::Fatal(why) | Trouble::Replaced(why) => {
-                Err(format!("the kafka client is being replaced after a fatal error: {why}"))
+        match self.client.health.status() {
+            ClientStatus::Fatal(error) | ClientStatus::Replaced(error) => {
+                Err(format!("the kafka client is being replaced after a fatal error: {error}"))
             }
-            Trouble::None | Trouble::Suspected | Trouble::Away(_) => {
-                readiness::state(&self.sender.signals, &self.topics.borrow()).ready()
+            ClientStatus::Healthy | ClientStatus::Suspected | ClientStatus::Unreachable(_) => {
+                kafka_state(&self.client.health, &self.topic_state.borrow()).ready()
             }
         }
     }
 
-    /// Sends a record and waits for the acknowledgement, at most for the delivery deadline.
+    /// Sends a record and waits for its delivery report, at most for the delivery timeout.
     ///
     /// # Errors
-    /// It is not known to be stored; whether it may be.
-    pub async fn send(&self, record: Record<'_>) -> Result<Stored, SendError> {
-        self.sendable()?;
-        let deadline = Instant::now() + self.limit;
-        match self.sender.send(&self.topic, record, deadline).await {
-            Ok(stored) => return Ok(stored),
-            Err(Refusal::Final(error)) => return Err(error),
-            Err(Refusal::Batch) => {}
+    /// The record is not known to be stored. The error states whether it may be.
+    pub async fn send(&self, record: Record<'_>) -> Result<Position, DeliveryError> {
+        self.check_ready()?;
+        let deadline = Instant::now() + self.delivery_timeout;
+        match self.client.send(&self.topic, record, deadline).await {
+            Ok(position) => return Ok(position),
+            Err(AttemptError::Final(error)) => return Err(error),
+            Err(AttemptError::BatchTooLarge) => {}
         }
-        self.sendable()?;
-        let outcome = self.alone()?.send(&self.topic, record, deadline).await;
-        outcome.map_err(|refusal| match refusal {
-            Refusal::Batch => SendError::TooLarge,
-            Refusal::Final(error) => error,
+        self.check_ready()?;
+        let outcome = self.single_record_client()?.send(&self.topic, record, deadline).await;
+        outcome.map_err(|error| match error {
+            AttemptError::BatchTooLarge => DeliveryError::TooLarge,
+            AttemptError::Final(error) => error,
         })
     }
 
-    pub(super) fn sendable(&self) -> Result<(), SendError> {
-        self.ready().map_err(|why| not_stored("kafka_away", why))
+    pub(super) fn check_ready(&self) -> Result<(), DeliveryError> {
+        self.ready().map_err(|cause| DeliveryError::not_stored("kafka_away", cause))
     }
 
-    pub(super) fn alone(&self) -> Result<&Sender, SendError> {
-        if let Some(alone) = self.alone.get() {
-            if let Some(why) = alone.fatal() {
-                alone.replace(&why);
+    pub(super) fn single_record_client(&self) -> Result<&ReplaceableClient, DeliveryError> {
+        if let Some(client) = self.single_record_client.get() {
+            if let Some(error) = client.fatal_error() {
+                client.replace(&error);
             }
-            alone.keep();
-            return Ok(alone);
+            client.rebootstrap_if_needed();
+            return Ok(client);
         }
-        let mut config = self.sender.config.clone();
+        let mut config = self.client.config.clone();
         config.set("batch.num.messages", "1");
-        let alone = Sender::new(config)
-            .map_err(|error| not_stored("kafka_refused", format!("no second kafka client: {error}")))?;
-        Ok(self.alone.get_or_init(|| alone))
+        let client = ReplaceableClient::new(config).map_err(|error| {
+            DeliveryError::not_stored("kafka_refused", format!("no second kafka client: {error}"))
+        })?;
+        Ok(self.single_record_client.get_or_init(|| client))
     }
 
-    /// Records that are sent but not acknowledged.
-    pub fn queued(&self) -> i64 {
-        let senders = std::iter::once(&*self.sender).chain(self.alone.get());
-        senders.filter_map(Sender::client).map(|client| i64::from(client.in_flight_count())).sum()
+    /// The client that a record was sent with: the one for single records, if it was `alone`.
+    pub(super) fn client_of(&self, alone: bool) -> &ReplaceableClient {
+        let single = if alone { self.single_record_client.get() } else { None };
+        single.unwrap_or(&*self.client)
     }
 
-    /// Gives up what is not acknowledged: each waiting request hears at once whether it may be stored.
-    pub async fn give_up(&self) {
-        for client in self.clients() {
+    /// Number of records that were sent and have no delivery report yet.
+    pub fn queued_records(&self) -> i64 {
+        self.both_clients()
+            .filter_map(ReplaceableClient::current)
+            .map(|client| i64::from(client.in_flight_count()))
+            .sum()
+    }
+
+    /// Purges every record that has no delivery report yet. Each waiting request learns at once
+    /// whether its record may be stored.
+    pub async fn purge(&self) {
+        for client in self.current_clients() {
             let purge = move || client.purge(PurgeConfig::default().queue().inflight());
-            // It blocks its thread until librdkafka's own threads have taken notice.
+            // The call blocks its thread until librdkafka's own threads have finished the purge.
             _ = tokio::task::spawn_blocking(purge).await;
         }
     }
 
-    /// Ends the clients.
+    /// Closes the clients. Records can no longer be sent.
     pub async fn close(&self) {
-        let clients = self.clients();
-        for sender in std::iter::once(&*self.sender).chain(self.alone.get()) {
-            sender.put(None);
+        let clients = self.current_clients();
+        for client in self.both_clients() {
+            client.swap(None);
         }
         _ = tokio::task::spawn_blocking(move || drop(clients)).await;
     }
 
-    fn clients(&self) -> Vec<Arc<Client>> {
-        std::iter::once(&*self.sender).chain(self.alone.get()).filter_map(Sender::client).collect()
+    fn both_clients(&self) -> impl Iterator<Item = &ReplaceableClient> {
+        std::iter::once(&*self.client).chain(self.single_record_client.get())
+    }
+
+    fn current_clients(&self) -> Vec<Arc<Client>> {
+        self.both_clients().filter_map(ReplaceableClient::current).collect()
     }
 }

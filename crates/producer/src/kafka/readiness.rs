@@ -1,65 +1,68 @@
-//! What the producer knows of Kafka, from its client's connections and from the upkeep of the topic together, and the
-//! log's one line for each change of it. That its client had a fatal error is not Kafka's state: the sender tells of it.
+//! The state of Kafka, from the health of the client and the state of the topic, and one log line
+//! for each change. A fatal error of the client is not a state of Kafka; the client logs it.
 
 use std::sync::Arc;
 
 use kafka::topics::KafkaState;
 use tokio::sync::watch;
 
-use super::client::Sender;
-use super::client_health::{PROOF, Signals, Trouble};
+use super::client::ReplaceableClient;
+use super::client_health::{ACK_FRESHNESS, ClientHealth, ClientStatus};
 
-/// Kafka's state, where `topic` is what the upkeep knows.
-pub fn state(signals: &Signals, topic: &KafkaState) -> KafkaState {
-    match (signals.trouble(), topic) {
-        (Trouble::Away(why), _) => KafkaState::Away(why),
-        // The question was slow, but records are being acknowledged.
-        (_, KafkaState::Away(_)) if signals.confirmed_lately() => KafkaState::Ready,
-        (_, topic) => topic.clone(),
+/// The state of Kafka, where `topic_state` is the result of the last topic check.
+pub fn kafka_state(health: &ClientHealth, topic_state: &KafkaState) -> KafkaState {
+    match (health.status(), topic_state) {
+        (ClientStatus::Unreachable(reason), _) => KafkaState::Away(reason),
+        // The topic check timed out, but the broker acknowledges records.
+        (_, KafkaState::Away(_)) if health.has_recent_ack() => KafkaState::Ready,
+        (_, topic_state) => topic_state.clone(),
     }
 }
 
-/// Tells of each change of state. Ends with the upkeep.
-pub async fn tell_changes(sender: Arc<Sender>, mut topics: watch::Receiver<KafkaState>) {
-    let (mut troubles, mut last) = (sender.signals.troubles(), KafkaState::Unknown);
+/// Logs each change of state. Ends when the topic check ends.
+pub async fn log_state_changes(
+    client: Arc<ReplaceableClient>,
+    mut topic_states: watch::Receiver<KafkaState>,
+) {
+    let (mut statuses, mut last) = (client.health.subscribe(), KafkaState::Unknown);
     loop {
-        let topic = topics.borrow_and_update().clone();
-        let state = state(&sender.signals, &topic);
+        let topic_state = topic_states.borrow_and_update().clone();
+        let state = kafka_state(&client.health, &topic_state);
         state.tell_after(&last);
-        // That rests on acknowledgements, which prove nothing for longer.
-        let look_again = state == KafkaState::Ready && topic != KafkaState::Ready;
+        // The state relies on a recent acknowledgement, which proves nothing after ACK_FRESHNESS.
+        let relies_on_ack = state == KafkaState::Ready && topic_state != KafkaState::Ready;
         last = state;
         tokio::select! {
-            // The sender has the other end.
-            _ = troubles.changed() => {}
-            changed = topics.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(PROOF), if look_again => {}
+            // The client owns the sending side, so this never fails.
+            _ = statuses.changed() => {}
+            changed = topic_states.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(ACK_FRESHNESS), if relies_on_ack => {}
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::client_health::Break;
+    use super::super::client_health::ErrorClass;
     use super::*;
 
     #[test]
-    fn kafka_is_away_if_the_client_or_the_upkeep_says_so_unless_records_are_acknowledged() {
-        let (signals, away) = (Signals::default(), KafkaState::Away("no answer".into()));
-        assert_eq!(state(&signals, &KafkaState::Unknown), KafkaState::Unknown);
-        assert_eq!(state(&signals, &away), away);
-        signals.confirmed();
-        assert_eq!(state(&signals, &away), KafkaState::Ready);
-        signals.broke(Break::AllBrokers, "down");
-        assert!(matches!(state(&signals, &KafkaState::Ready), KafkaState::Away(_)));
+    fn kafka_is_unavailable_per_client_or_topic_check_without_recent_ack() {
+        let (health, away) = (ClientHealth::default(), KafkaState::Away("no answer".into()));
+        assert_eq!(kafka_state(&health, &KafkaState::Unknown), KafkaState::Unknown);
+        assert_eq!(kafka_state(&health, &away), away);
+        health.record_ack();
+        assert_eq!(kafka_state(&health, &away), KafkaState::Ready);
+        health.record_error(ErrorClass::AllBrokers, "down");
+        assert!(matches!(kafka_state(&health, &KafkaState::Ready), KafkaState::Away(_)));
     }
 
     #[test]
-    fn a_client_that_is_replaced_says_nothing_of_kafka() {
-        let signals = Signals::default();
-        signals.broke(Break::Fatal, "fenced");
-        assert_eq!(state(&signals, &KafkaState::Ready), KafkaState::Ready);
-        signals.replaced("fenced");
-        assert_eq!(state(&signals, &KafkaState::Ready), KafkaState::Ready);
+    fn a_client_replacement_does_not_change_the_state_of_kafka() {
+        let health = ClientHealth::default();
+        health.record_error(ErrorClass::Fatal, "fenced");
+        assert_eq!(kafka_state(&health, &KafkaState::Ready), KafkaState::Ready);
+        health.record_replacement("fenced");
+        assert_eq!(kafka_state(&health, &KafkaState::Ready), KafkaState::Ready);
     }
 }

@@ -1,5 +1,5 @@
-//! Finds out what a trouble of the Kafka client amounts to: asks until a broker answers, and replaces a client that
-//! cannot go on. So no trouble needs a restart, and none is believed longer than it lasts.
+//! Supervision of the Kafka client: probes the broker after an error until it answers, and
+//! replaces a client that had a fatal error. No error therefore requires a restart.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,39 +8,44 @@ use service::backoff::Backoff;
 use service::standstill::Standstill;
 use tokio_util::sync::CancellationToken;
 
-use super::client::Sender;
-use super::client_health::Trouble;
+use super::client::ReplaceableClient;
+use super::client_health::ClientStatus;
 
-/// How long a new client may take to be refused: librdkafka asks for a producer id every half second.
-const FIRST_WORDS: Duration = Duration::from_millis(600);
-const PROBE_PAUSE: Duration = Duration::from_millis(50);
+/// Time in which a new client learns that the broker rejects it. librdkafka requests a producer id
+/// every half second.
+const INIT_TIMEOUT: Duration = Duration::from_millis(600);
+const PROBE_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Takes care of a sender's client until `stop`.
-pub async fn take_care(sender: Arc<Sender>, topic: Arc<str>, stop: CancellationToken) {
+/// Supervises the client until `shutdown`.
+pub async fn supervise(client: Arc<ReplaceableClient>, topic: Arc<str>, shutdown: CancellationToken) {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(1));
-    let (mut troubles, standstill) = (sender.signals.troubles(), Standstill::watch());
-    while stop.run_until_cancelled(troubles.wait_for(|trouble| *trouble != Trouble::None)).await.is_some() {
-        let mut pause = PROBE_PAUSE;
-        if let Some(why) = sender.fatal() {
-            if sender.signals.confirmed_lately() {
+    let (mut statuses, standstill) = (client.health.subscribe(), Standstill::watch());
+    while shutdown
+        .run_until_cancelled(statuses.wait_for(|status| *status != ClientStatus::Healthy))
+        .await
+        .is_some()
+    {
+        let mut pause = PROBE_INTERVAL;
+        if let Some(error) = client.fatal_error() {
+            if client.health.has_recent_ack() {
                 backoff.reset();
             }
-            sender.replace(&why);
-            // A client that is refused for good hears of it within this time, and is not called ready before.
-            pause = FIRST_WORDS + backoff.next_delay();
+            client.replace(&error);
+            // The new client counts as ready only after this time.
+            pause = INIT_TIMEOUT + backoff.next_delay();
         } else {
-            let (errors, asked) = (sender.signals.errors(), sender.signals.now());
-            // The question may be slow where records are acknowledged: that is an answer, too.
-            if sender.answers(&topic).await || sender.signals.confirmed_since(asked) {
-                sender.signals.well_unless_new(errors);
-                if sender.signals.trouble() == Trouble::None {
-                    sender.works();
+            let (error_count, probed_at) = (client.health.error_count(), client.health.elapsed());
+            // Metadata may be slow while records are acknowledged. An acknowledgement is an answer too.
+            if client.probe(&topic).await || client.health.acked_since(probed_at) {
+                client.health.record_answer(error_count);
+                if client.health.status() == ClientStatus::Healthy {
+                    client.record_recovery();
                 }
             } else if !standstill.is_just_over() {
-                sender.signals.away();
+                client.health.record_no_answer();
             }
         }
-        if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+        if shutdown.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
             return;
         }
     }

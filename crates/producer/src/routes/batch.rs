@@ -1,8 +1,10 @@
-//! `POST /ingest/batch`: many events in one body, a JSON array or NDJSON. They are judged and sent while the body
-//! still arrives. Guarantees: each event has a result of its own, in input order, as true as the answer of
-//! `POST /ingest`; one bad event harms no other; events of one id keep their order; memory is bounded by the limits
-//! of the batch, not by how much of it is bad, and for all batches together by [`crate::batch::results::room`]: when that is used
-//! up, a batch ends there, with a 503 as its last result.
+//! `POST /ingest/batch`: many events in one body, a JSON array or NDJSON. They are validated and
+//! sent while the body arrives.
+//!
+//! - Each event has its own result, in input order, as reliable as the response of `POST /ingest`.
+//! - One bad event does not affect the others. Events of one id keep their order.
+//! - The limits of a batch bound its memory, however many of its events are bad. The results of all
+//!   batches share one limit. A batch that reaches it ends there, with a 503 as its last result.
 
 use std::sync::Arc;
 
@@ -12,8 +14,8 @@ use axum::response::Response;
 use bytes::Bytes;
 
 use crate::app::Producer;
-use crate::batch::ingest::Intake;
-use crate::batch::response;
+use crate::batch::ingest::BatchIngest;
+use crate::batch::response::batch_response;
 use crate::batch::splitter::{Format, Piece, RIGHT_TYPES, Splitter};
 use crate::body::{self, Coding, Incoming, Limits};
 use crate::error::ApiError;
@@ -21,13 +23,13 @@ use crate::ingest::{IDEMPOTENCY_KEY, traceparent};
 use crate::serving::Place;
 use crate::stopping::Admission;
 
-/// So many bytes tell what a body is that is not JSON.
-const TELLING_BYTES: usize = 4;
+/// Number of bytes that suffice to detect a body that is not JSON.
+const MAGIC_BYTES: usize = 4;
 
-/// Other requests get their turn after so many events.
-const TURN: usize = 64;
+/// Number of events after which other tasks may run.
+const EVENTS_PER_YIELD: usize = 64;
 
-/// The handler.
+/// The handler of `POST /ingest/batch`.
 pub async fn ingest_batch(
     State(producer): State<Producer>,
     Extension(admission): Extension<Admission>,
@@ -50,30 +52,31 @@ pub async fn ingest_batch(
         incoming.drain().await;
         return Err(ApiError::stopping(None));
     }
-    let mut intake = Intake::new(&producer, traceparent(&parts.headers));
+    let mut batch = BatchIngest::new(&producer, traceparent(&parts.headers));
     let coding = Coding::of(&parts.headers)?;
-    let broken = read(&producer, (&mut incoming, coding), splitter, &mut intake).await.err();
-    if let Some(error) = &broken {
-        intake.broke(error);
+    let body_error = read(&producer, (&mut incoming, coding), splitter, &mut batch).await.err();
+    if let Some(error) = &body_error {
+        batch.reject_rest(error);
         tokio::select! {
             () = incoming.drain_after(error) => {}
             () = producer.stopping.given_up() => {}
         }
-    } else if intake.events() == 0 {
+    } else if batch.event_count() == 0 {
         return Err(ApiError::NoEvents);
     }
-    // Its decoder need not wait for Kafka.
+    // Releases the memory of the decoder before the wait for Kafka.
     drop(incoming);
-    let (summary, journal, outcomes) = intake.finish().await;
-    let mut response = response::answer(producer.clone(), &summary, (journal, outcomes), (admission, place));
-    if broken.is_some() {
-        // The rest of the body, if it ever comes, must not be read as the next request.
+    let (summary, results, outcome) = batch.finish().await;
+    let mut response = batch_response(producer.clone(), &summary, (results, outcome), (admission, place));
+    if body_error.is_some() {
+        // The rest of the body may still arrive. It must not be read as the next request.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)
 }
 
-/// What the header Content-Type says. As with `POST /ingest`, who says nothing sends JSON.
+/// The format that Content-Type names. Without the header it is a JSON array, as `POST /ingest`
+/// accepts JSON without it.
 fn format(headers: &HeaderMap) -> Result<Format, ApiError> {
     match body::media_type(headers)? {
         None => Ok(Format::Array),
@@ -83,61 +86,63 @@ fn format(headers: &HeaderMap) -> Result<Format, ApiError> {
     }
 }
 
-/// Reads the body to its end, or to what breaks it: the error is then the last result.
+/// Reads the body to its end and sends its events. An error ends the batch; it becomes the last
+/// result.
 async fn read(
     producer: &Producer,
     (incoming, coding): (&mut Incoming, Coding),
     mut splitter: Splitter,
-    intake: &mut Intake<'_>,
+    batch: &mut BatchIngest<'_>,
 ) -> Result<(), ApiError> {
-    let mut next = first(producer, incoming).await?;
-    if let Some(what) = next.as_deref().and_then(|first| splitter.misfit(first, coding)) {
-        return Err(ApiError::BatchBroken(what.into()));
+    let mut next = first_chunk(producer, incoming).await?;
+    if let Some(reason) = next.as_deref().and_then(|first| splitter.misfit(first, coding)) {
+        return Err(ApiError::BatchBroken(reason.into()));
     }
     while let Some(chunk) = next {
         splitter.feed(chunk);
         while let Some(piece) = splitter.next().map_err(ApiError::BatchBroken)? {
-            take(producer, piece, intake).await?;
+            ingest(producer, piece, batch).await?;
         }
-        next = chunk_of(producer, incoming).await?;
+        next = next_chunk(producer, incoming).await?;
     }
     if let Some(piece) = splitter.last().map_err(ApiError::BatchBroken)? {
-        take(producer, piece, intake).await?;
+        ingest(producer, piece, batch).await?;
     }
     Ok(())
 }
 
-async fn chunk_of(producer: &Producer, incoming: &mut Incoming) -> Result<Option<Bytes>, ApiError> {
+async fn next_chunk(producer: &Producer, incoming: &mut Incoming) -> Result<Option<Bytes>, ApiError> {
     tokio::select! {
         chunk = incoming.next() => chunk,
         () = producer.stopping.given_up() => Err(ApiError::stopping(None)),
     }
 }
 
-/// The first chunk, with as many of those after it as it takes to know what the body is.
-async fn first(producer: &Producer, incoming: &mut Incoming) -> Result<Option<Bytes>, ApiError> {
-    let Some(mut first) = chunk_of(producer, incoming).await? else { return Ok(None) };
-    while first.len() < TELLING_BYTES
-        && let Some(chunk) = chunk_of(producer, incoming).await?
+/// Reads the first chunk. Following chunks are appended until it has [`MAGIC_BYTES`].
+async fn first_chunk(producer: &Producer, incoming: &mut Incoming) -> Result<Option<Bytes>, ApiError> {
+    let Some(mut first) = next_chunk(producer, incoming).await? else { return Ok(None) };
+    while first.len() < MAGIC_BYTES
+        && let Some(chunk) = next_chunk(producer, incoming).await?
     {
         first = [first, chunk].concat().into();
     }
     Ok(Some(first))
 }
 
-async fn take(producer: &Producer, piece: Piece, intake: &mut Intake<'_>) -> Result<(), ApiError> {
+/// Sends or rejects one event.
+async fn ingest(producer: &Producer, piece: Piece, batch: &mut BatchIngest<'_>) -> Result<(), ApiError> {
     let config = &producer.config;
-    if intake.events() == config.max_batch_events {
+    if batch.event_count() == config.max_batch_events {
         return Err(ApiError::TooManyEvents(config.max_batch_events));
     }
     if producer.stopping.has_given_up() {
         return Err(ApiError::stopping(None));
     }
     match piece {
-        Piece::Event(text) => intake.take(&text).await?,
-        Piece::TooLong => intake.refuse(&ApiError::EventTooLarge(config.max_payload_bytes), None)?,
+        Piece::Event(text) => batch.ingest(&text).await?,
+        Piece::TooLong => batch.reject(&ApiError::EventTooLarge(config.max_payload_bytes), None)?,
     }
-    if intake.events().is_multiple_of(TURN) {
+    if batch.event_count().is_multiple_of(EVENTS_PER_YIELD) {
         tokio::task::yield_now().await;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Any chunking of any body gives what serde_json finds in the whole.
+//! The splitter finds the same events as serde_json, for every chunking of every body.
 
 use bytes::Bytes;
 use proptest::collection::vec;
@@ -9,7 +9,7 @@ use super::{Format, Piece, Splitter};
 
 const LIMIT: usize = 60;
 
-/// The pieces of `body`, cut at each of `cuts`, and what was wrong at the end.
+/// The pieces of `body`, chunked at each of `cuts`, and the error that ended the split.
 fn split(format: Format, body: &[u8], cuts: &[usize]) -> (Vec<Piece>, Option<String>) {
     let mut splitter = Splitter::new(format, LIMIT);
     let (mut pieces, mut rest) = (Vec::new(), Bytes::copy_from_slice(body));
@@ -19,21 +19,21 @@ fn split(format: Format, body: &[u8], cuts: &[usize]) -> (Vec<Piece>, Option<Str
             match splitter.next() {
                 Ok(Some(piece)) => pieces.push(piece),
                 Ok(None) => {
-                    assert!(splitter.carried.len() <= LIMIT, "an event that is too long is not kept");
+                    assert!(splitter.carried.len() <= LIMIT, "an event above the limit is not kept");
                     return None;
                 }
-                Err(fault) => return Some(fault),
+                Err(error) => return Some(error),
             }
         }
     };
     for cut in cuts {
         let chunk = rest.split_to((*cut).min(rest.len()));
-        if let Some(fault) = feed(chunk) {
-            return (pieces, Some(fault));
+        if let Some(error) = feed(chunk) {
+            return (pieces, Some(error));
         }
     }
-    if let Some(fault) = feed(rest) {
-        return (pieces, Some(fault));
+    if let Some(error) = feed(rest) {
+        return (pieces, Some(error));
     }
     let last = splitter.last();
     pieces.extend(last.clone().ok().flatten());
@@ -52,7 +52,7 @@ fn is_json(piece: &Piece) -> bool {
     matches!(piece, Piece::Event(text) if serde_json::from_slice::<&RawValue>(text).is_ok())
 }
 
-/// JSON values with everything that could mislead: brackets, commas and quotes in strings, escapes, deep nesting.
+/// JSON values that are hard to split: brackets, commas and quotes in strings, escapes, nesting.
 fn value() -> impl Strategy<Value = String> {
     let text = "\"([a-z,{}\\[\\] é]|\\\\\"|\\\\\\\\|\\\\u00e9|\\\\n){0,12}\"";
     let leaf = prop_oneof![Just("null".to_owned()), "-?[1-9][0-9]{0,3}(\\.[0-9])?", text];
@@ -74,14 +74,14 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_chunking_of_an_array_gives_the_elements_that_serde_json_gives(
+    fn an_array_in_any_chunks_has_the_elements_that_serde_json_finds(
         elements in vec((space(), value()), 0..8), around in space(), cuts in vec(0_usize..9, 0..80)
     ) {
         let texts: Vec<String> = elements.iter().map(|(before, text)| format!("{before}{text}")).collect();
         let body = format!("{around}[{}{around}]{around}", texts.join(","));
         let expected: Vec<&RawValue> = serde_json::from_str(&body).unwrap();
-        let (pieces, fault) = split(Format::Array, body.as_bytes(), &cuts);
-        prop_assert_eq!(fault, None);
+        let (pieces, error) = split(Format::Array, body.as_bytes(), &cuts);
+        prop_assert_eq!(error, None);
         prop_assert_eq!(pieces.len(), expected.len());
         for (piece, expected) in pieces.iter().zip(&expected) {
             prop_assert_eq!(piece, &event(expected.get()));
@@ -89,7 +89,7 @@ proptest! {
     }
 
     #[test]
-    fn any_chunking_of_lines_gives_the_lines(
+    fn ndjson_in_any_chunks_has_its_lines(
         lines in vec("[a-z{}\\[\\]\"\\\\, é\r]{0,40}", 0..8), ended in any::<bool>(), cuts in vec(0_usize..9, 0..80)
     ) {
         let body = lines.join("\n") + if ended { "\n" } else { "" };
@@ -99,7 +99,7 @@ proptest! {
     }
 
     #[test]
-    fn hostile_bodies_are_split_alike_however_they_are_chunked(
+    fn a_hostile_body_is_split_alike_in_any_chunks(
         body in vec(prop_oneof![
             Just(b'['), Just(b']'), Just(b'{'), Just(b'}'), Just(b','), Just(b'"'), Just(b'\\'), Just(b'1'),
             Just(b' '), Just(b'\n'), any::<u8>()
@@ -112,28 +112,28 @@ proptest! {
     }
 
     #[test]
-    fn a_body_is_an_array_exactly_if_nothing_around_its_elements_and_no_element_is_wrong(
+    fn a_body_is_valid_exactly_if_serde_json_reads_it_as_an_array(
         elements in vec(value(), 0..5), at in any::<prop::sample::Index>(), byte in any::<u8>(), cuts in vec(0_usize..9, 0..60)
     ) {
         let mut body = format!("[{}]", elements.join(",")).into_bytes();
         let at = at.index(body.len());
         body[at] = byte;
-        let (pieces, fault) = split(Format::Array, &body, &cuts);
+        let (pieces, error) = split(Format::Array, &body, &cuts);
         prop_assume!(!pieces.contains(&Piece::TooLong));
-        let right = fault.is_none() && pieces.iter().all(is_json);
-        prop_assert_eq!(right, serde_json::from_slice::<Vec<&RawValue>>(&body).is_ok());
+        let valid = error.is_none() && pieces.iter().all(is_json);
+        prop_assert_eq!(valid, serde_json::from_slice::<Vec<&RawValue>>(&body).is_ok());
     }
 }
 
 #[test]
-fn a_bad_element_harms_no_other() {
-    let (pieces, fault) = whole(Format::Array, r#"[{"a":1}, oops, {"b":2}},,"c"x,{"d":[]}]"#);
+fn a_bad_element_leaves_the_others_intact() {
+    let (pieces, error) = whole(Format::Array, r#"[{"a":1}, oops, {"b":2}},,"c"x,{"d":[]}]"#);
     let expected = [r#"{"a":1}"#, "oops", r#"{"b":2}}"#, "", r#""c"x"#, r#"{"d":[]}"#];
-    assert_eq!((pieces, fault), (expected.map(event).to_vec(), None));
+    assert_eq!((pieces, error), (expected.map(event).to_vec(), None));
 }
 
 #[test]
-fn an_element_that_is_too_long_is_passed_over() {
+fn an_element_above_the_limit_is_skipped() {
     for (format, body) in [
         (Format::Array, format!("[1,[\"{}\"],2]", "],".repeat(LIMIT))),
         (Format::Lines, format!("1\n{}\n2\n", "x".repeat(LIMIT + 1))),
@@ -147,7 +147,7 @@ fn an_element_that_is_too_long_is_passed_over() {
 }
 
 #[test]
-fn what_is_wrong_around_the_elements_is_told() {
+fn an_error_between_elements_is_reported() {
     for (body, part) in [
         ("", "there is no array"),
         ("  ", "there is no array"),
@@ -159,8 +159,8 @@ fn what_is_wrong_around_the_elements_is_told() {
         ("[\"]", "no end"),
         ("[] []", "something follows the array, after 3 bytes"),
     ] {
-        let fault = whole(Format::Array, body).1.unwrap();
-        assert!(fault.contains(part), "{body}: {fault}");
+        let error = whole(Format::Array, body).1.unwrap();
+        assert!(error.contains(part), "{body}: {error}");
     }
     assert_eq!(whole(Format::Array, " [ ] "), (vec![], None));
     assert_eq!(whole(Format::Array, "[1,]"), (vec![event("1"), event("")], None));
@@ -168,7 +168,7 @@ fn what_is_wrong_around_the_elements_is_told() {
 }
 
 #[test]
-fn white_space_behind_an_event_counts_for_nothing() {
+fn trailing_white_space_does_not_count_to_the_limit() {
     let exactly = format!("\"{}\"", "x".repeat(LIMIT - 2));
     let too_long = format!("\"{}\"", " ".repeat(LIMIT - 1));
     let blanks = " \r\t".repeat(LIMIT);
