@@ -22,8 +22,8 @@ use crate::health::Health;
 use crate::lane::Work;
 use crate::lanes::Lanes;
 use crate::metrics::{Counters, Metrics, Snapshot};
+use crate::mongo::Store;
 use crate::reader::{GRACE, Reader};
-use crate::store::Store;
 
 /// After the stop, the reader is waited for this long; the rest of the 10 s is for the end of the process.
 const STOP_LIMIT: Duration = Duration::from_millis(9300);

@@ -11,9 +11,9 @@ use service::{Check, ConfigFaults, Kind, Secret, parse};
 
 use crate::batch::Limits;
 use crate::clients;
+use crate::mongo::{CALL_DEADLINE, StoreConfig, UpsertKeys, check_uri};
 use crate::step::Expected;
-use crate::store::{CALL_DEADLINE, StoreConfig, UpsertKeys, check_uri};
-use crate::suspects::UNLISTED_GRACE;
+use crate::unlisted_code::UNLISTED_GRACE;
 
 /// A lane that finishes nothing for this long, while records wait, needs a person.
 const STUCK_AFTER: Duration = Duration::from_secs(300);

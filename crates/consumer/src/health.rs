@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use crate::lane::Work;
 use crate::lanes::{Lanes, View};
 use crate::metrics::Counters;
+use crate::mongo::StoreState;
 use crate::progress::Waits;
-use crate::store::StoreState;
 
 /// What health is told from.
 pub struct Health {

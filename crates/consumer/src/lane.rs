@@ -20,11 +20,11 @@ use crate::batch::{Batch, Batcher, Limits};
 use crate::dead_letters::{Cause, DeadLetters, Letter, Origin};
 use crate::inbox::Inbox;
 use crate::metrics::{Metrics, Outcome};
+use crate::mongo::{Applied, Rejected, Store, StoreState, Trouble};
 use crate::pace::{Pace, Went};
 use crate::progress::{Progress, Waits};
 use crate::step::Expected;
-use crate::store::{Applied, Rejected, Store, StoreState, Trouble};
-use crate::suspects::{self, Judgement, Suspects};
+use crate::unlisted_code::{self, Judgement, Suspects};
 
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const MOST_DELAY: Duration = Duration::from_secs(1);
@@ -267,7 +267,7 @@ impl Lane {
             if let Judgement::Due { others_stored } = suspects.judge(&chunk, &applied, Instant::now())
                 && (others_stored || self.work.store.takes_writes(source).await)
             {
-                causes.extend(suspects::give_up(&mut applied).map(|cause| (chunk[0], cause)));
+                causes.extend(unlisted_code::give_up(&mut applied).map(|cause| (chunk[0], cause)));
             }
             causes.extend(applied.rejected.into_iter().map(|r| (chunk[r.index], Cause::from(r))));
             self.bury(hand, causes).await?;

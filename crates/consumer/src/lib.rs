@@ -2,7 +2,7 @@
 //!
 //! A thread of its own, the `reader`, polls Kafka and hands each record to the `lane` of its partition. A lane
 //! takes what has arrived as its next `batch`, decides on each record (`step`, pure), writes the events
-//! (`store`), produces the `dead_letters`, and marks what is finished (`offset`); the reader commits that and
+//! (`mongo`), produces the `dead_letters`, and marks what is finished (`offset`); the reader commits that and
 //! never more. Lanes work at the same time and wait for nothing but their own records.
 //!
 //! Servers may be away for any time: nothing is dropped, nothing exits, memory stays bounded (`inbox`), and
@@ -23,6 +23,7 @@ mod lag;
 mod lane;
 mod lanes;
 mod metrics;
+pub mod mongo;
 mod offset;
 mod pace;
 mod progress;
@@ -30,8 +31,7 @@ mod reader;
 mod rebalance;
 mod record;
 mod step;
-pub mod store;
-mod suspects;
+mod unlisted_code;
 
 pub use app::{App, Failure};
 pub use batch::Limits;

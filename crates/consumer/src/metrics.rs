@@ -12,7 +12,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::lanes::Lanes;
-use crate::store::Counts;
+use crate::mongo::Counts;
 
 /// How a record ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use crate::store::DOUBLINGS_MAX;
+use crate::mongo::DOUBLINGS_MAX;
 
 /// One lane's pace.
 #[derive(Debug)]

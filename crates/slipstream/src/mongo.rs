@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bson::{Document, doc};
-use consumer::store::usable_uri;
+use consumer::mongo::usable_uri;
 use mongodb::error::{Error, ErrorKind};
 use mongodb::options::{ClientOptions, ConnectionString, HostInfo, ReadConcern, ReadPreference};
 use mongodb::{Client, Database};

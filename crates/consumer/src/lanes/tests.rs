@@ -7,9 +7,9 @@ use super::*;
 use crate::batch::Limits;
 use crate::dead_letters::DeadLetters;
 use crate::metrics::Metrics;
+use crate::mongo::{CALL_DEADLINE, Store, StoreConfig, UpsertKeys, check_uri};
 use crate::step::Expected;
-use crate::store::{CALL_DEADLINE, Store, StoreConfig, UpsertKeys, check_uri};
-use crate::suspects::UNLISTED_GRACE;
+use crate::unlisted_code::UNLISTED_GRACE;
 
 /// Work that reaches no server.
 pub(crate) async fn work() -> Arc<Work> {

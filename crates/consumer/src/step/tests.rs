@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::UpsertKeys;
+use crate::mongo::UpsertKeys;
 use kept::{kept, near, shown};
 
 #[path = "../../../events/tests/it/kept.rs"]

@@ -2,7 +2,7 @@
 
 use bson::{Document, doc};
 use consumer::Expected;
-use consumer::store::{IndexState, UpsertKeys, index_state};
+use consumer::mongo::{IndexState, UpsertKeys, index_state};
 use events::Source;
 use mongodb::Database;
 use tokio::time::error::Elapsed;

@@ -2,7 +2,7 @@
 
 use bson::oid::ObjectId;
 use bson::{Document, doc};
-use consumer::store::{StoreState, ignored_options, read_hello, usable_uri, write_concern};
+use consumer::mongo::{StoreState, ignored_options, read_hello, usable_uri, write_concern};
 use events::Source;
 use mongodb::Database;
 use mongodb::options::ConnectionString;

@@ -1,6 +1,6 @@
 //! What `dedupe` reads from the environment: variables of the consumer, by the consumer's rules.
 
-use consumer::store::{UpsertKeys, check_uri};
+use consumer::mongo::{UpsertKeys, check_uri};
 use events::Source;
 use service::{Check, ConfigFaults, Kind, Secret};
 

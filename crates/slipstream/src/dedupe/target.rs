@@ -1,7 +1,7 @@
 //! The collection: its documents as rows, their removal, and the index that stands in the way of the unique one.
 
 use bson::{Bson, Document, RawDocumentBuf, doc};
-use consumer::store::{IndexState, UpsertKeys, index_state, partial_filter, write_concern};
+use consumer::mongo::{IndexState, UpsertKeys, index_state, partial_filter, write_concern};
 use events::Source;
 use mongodb::error::{Error, ErrorKind};
 use mongodb::{Collection, Cursor};

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bson::doc;
-use consumer::store::{StoreState, read_hello};
+use consumer::mongo::{StoreState, read_hello};
 use kafka::client_config;
 use rdkafka::consumer::Consumer;
 use service::lock::lock;

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use super::runs::{Events, Known, Run};
+use super::merged_write::{Events, Known, Run};
 
 /// What to send next.
 #[derive(Debug, PartialEq, Eq)]
@@ -145,7 +145,7 @@ impl Waves {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::version::Version;
+    use crate::mongo::version::Version;
     use proptest::prelude::*;
 
     /// What the pretended server does with an attempt.

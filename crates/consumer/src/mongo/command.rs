@@ -6,9 +6,9 @@ use bson::raw::CStr;
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 use events::StorableEvent;
 
-use super::indexes::INDEXED_TYPES;
-use super::keys::{Key, UpsertKeys};
-use super::raw::RawWriter;
+use super::bson_writer::RawWriter;
+use super::index::INDEXED_TYPES;
+use super::key::{Key, UpsertKeys};
 
 /// A command with more than one record stays below this, well under the server's limit of 16 MiB.
 pub(super) const COMMAND_MAX_BYTES: usize = 12 << 20;

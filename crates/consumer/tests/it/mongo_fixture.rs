@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use bson::{Document, doc};
-use consumer::store::{Applied, Counts, Store, StoreConfig, StoreState, UpsertKeys, check_uri};
+use consumer::mongo::{Applied, Counts, Store, StoreConfig, StoreState, UpsertKeys, check_uri};
 use events::{Decoded, RecordView, Source, StorableEvent};
 use serde_json::{Value, json};
 use testkit::servers::shared_mongodb;

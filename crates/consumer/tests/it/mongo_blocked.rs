@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bson::{Document, doc};
-use consumer::store::Counts;
+use consumer::mongo::Counts;
 use events::Source;
 use serde_json::json;
 
-use crate::store_stage::{PATIENCE, Setting, Stage, counts, event};
+use crate::mongo_fixture::{PATIENCE, Setting, Stage, counts, event};
 use testkit::scripted_mongodb::{Answer, ScriptedServer};
 
 const WIRE_VERSION_5_0: i32 = 13;

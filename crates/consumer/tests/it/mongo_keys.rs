@@ -7,7 +7,7 @@ use events::{Source, derived_object_id};
 use serde_json::json;
 use testkit::servers::shared_mongodb;
 
-use crate::store_stage::{PATIENCE, Setting, Stage, counts, event, expected, open};
+use crate::mongo_fixture::{PATIENCE, Setting, Stage, counts, event, expected, open};
 
 const LOOKUP: &str = "mode_s_1_registration_1_event_timestamp_1";
 

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bson::{Document, doc};
-use consumer::store::{Store, StoreState};
+use consumer::mongo::{Store, StoreState};
 use events::{Source, StorableEvent};
 use serde_json::json;
 use tokio::sync::watch;
 
-use crate::store_stage::{self, PATIENCE, Setting, Stage, counts, event};
+use crate::mongo_fixture::{self, PATIENCE, Setting, Stage, counts, event};
 use crate::trial::eventually;
 use testkit::scripted_mongodb::{Answer, ScriptedServer, indexes, open};
 
@@ -55,7 +55,7 @@ fn one() -> [StorableEvent; 1] {
     [event("a", 1, 1, &json!({}))]
 }
 
-async fn apply(store: &Store) -> consumer::store::Applied {
+async fn apply(store: &Store) -> consumer::mongo::Applied {
     let source = Source::new("adsbdb").expect("a source");
     store.apply(&source, &[&one()[0]], 0).await
 }
@@ -93,8 +93,8 @@ async fn g3_two_consumers_repeat_a_build_one_call_at_a_time_and_wait_longer() {
     let setting = || Setting { deadline: Duration::from_millis(150), ..Setting::default() };
     let started = Instant::now();
     let stores = [
-        store_stage::open(&server.uri, "d", &setting()).await,
-        store_stage::open(&server.uri, "d", &setting()).await,
+        mongo_fixture::open(&server.uri, "d", &setting()).await,
+        mongo_fixture::open(&server.uri, "d", &setting()).await,
     ];
     let lanes: Vec<_> =
         stores.iter().flat_map(|store| [store; 4]).cloned().map(finish).map(tokio::spawn).collect();

@@ -1,6 +1,6 @@
 //! What became of a batch: each of its events is counted, rejected or unfinished, and only one of these.
 
-/// What [`Store::apply`](super::Store::apply) did. Each index of its events is told exactly once: inside `counts`, in
+/// What [`Store::apply`](super::store::Store::apply) did. Each index of its events is told exactly once: inside `counts`, in
 /// `rejected`, or in `unfinished`.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Applied {

@@ -3,7 +3,7 @@
 
 use bson::{Bson, Document, doc};
 
-use super::keys::UpsertKeys;
+use super::key::UpsertKeys;
 
 /// The types of a key's values. Null, objects and absent fields stay outside the unique index, as their events are
 /// upserted by an `_id` of their own.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mongodb::error::{Error, ErrorKind};
 
-use super::codes::{self, Verdict};
+use super::error_codes::{self, Verdict};
 use super::outcome::Trouble;
 
 /// A call that brought no usable reply.
@@ -34,11 +34,11 @@ impl Refusal {
     /// Whether one of the command's documents is or may be the cause: the code is permanent, or in
     /// no list.
     pub(super) fn may_be_a_documents(&self) -> bool {
-        self.is_permanent() || !codes::is_listed(self.code)
+        self.is_permanent() || !error_codes::is_listed(self.code)
     }
 
     pub(super) fn is_permanent(&self) -> bool {
-        codes::verdict(self.code) == Verdict::Permanent
+        error_codes::verdict(self.code) == Verdict::Permanent
     }
 }
 
@@ -47,19 +47,19 @@ impl From<Error> for Fault {
         let text = error.kind.to_string();
         let unconfirmed = has_write_concern_error(&error);
         match *error.kind {
-            ErrorKind::Command(error) if codes::is_not_allowed(error.code) => {
+            ErrorKind::Command(error) if error_codes::is_not_allowed(error.code) => {
                 // The rest of this message quotes the command, documents included.
                 let (said, _) =
                     error.message.split_once(" to execute command").unwrap_or((&error.message, ""));
-                Self::NotAllowed(format!("{said} ({})", codes::name(error.code)))
+                Self::NotAllowed(format!("{said} ({})", error_codes::name(error.code)))
             }
             // A refusal is not final while the write concern is not met.
-            ErrorKind::Command(error) if unconfirmed && !codes::is_time_limit(error.code) => {
-                let class = codes::name_or(error.code, &error.code_name);
+            ErrorKind::Command(error) if unconfirmed && !error_codes::is_time_limit(error.code) => {
+                let class = error_codes::name_or(error.code, &error.code_name);
                 Self::Other(format!("{class} ({}), and the write concern was not met", error.code))
             }
             ErrorKind::Command(error) => Self::Refused(Refusal {
-                class: codes::name_or(error.code, &error.code_name),
+                class: error_codes::name_or(error.code, &error.code_name),
                 code: error.code,
                 message: error.message,
             }),
@@ -89,14 +89,14 @@ impl From<Fault> for Trouble {
     fn from(fault: Fault) -> Self {
         let timed_out = match &fault {
             Fault::TimedOut(_) => true,
-            Fault::Refused(refusal) => codes::is_time_limit(refusal.code),
+            Fault::Refused(refusal) => error_codes::is_time_limit(refusal.code),
             _ => false,
         };
         let reason = match fault {
             Fault::TimedOut(deadline) => format!("no answer within {} ms", deadline.as_millis()),
             Fault::Unreachable(reason) | Fault::NotAllowed(reason) | Fault::Other(reason) => reason,
             // The message of these may quote a value.
-            Fault::Refused(refusal) if codes::verdict(refusal.code) != Verdict::Transient => {
+            Fault::Refused(refusal) if error_codes::verdict(refusal.code) != Verdict::Transient => {
                 format!("the server refused the command: {} ({})", refusal.class, refusal.code)
             }
             Fault::Refused(refusal) => format!("{} ({})", refusal.message, refusal.class),

@@ -10,9 +10,9 @@ use service::Secret;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
+use super::error::Fault;
 use super::extended_json;
-use super::fault::Fault;
-use super::state::{State, StoreState, read_hello};
+use super::server_state::{State, StoreState, read_hello};
 use super::uri;
 
 /// Between two greetings, and the most that one may take.

@@ -1,14 +1,14 @@
 //! What the replies to a batch's commands mean for its events: each is counted, rejected or put off, by a reply that
 //! says so. An update that changes nothing is *stale* if the stored document is newer, else *unchanged*.
 
-use super::codes::{self, Verdict};
-use super::fault::Refusal;
-use super::keys::Key;
+use super::error::Refusal;
+use super::error_codes::{self, Verdict};
+use super::key::Key;
+use super::merged_write::{Ending, Known, Run};
 use super::outcome::{Rejected, Trouble};
+use super::plan::Fate;
 use super::reply::{Reply, StatementError};
-use super::runs::{Ending, Known, Run};
 use super::version::Version;
-use super::waves::Fate;
 use super::write::Batch;
 
 /// What an update came to.
@@ -45,7 +45,7 @@ impl Batch<'_> {
         for (run, error) in with_errors(chunk, reply.errors) {
             match error {
                 None => self.inserted(&run),
-                Some(error) => match codes::verdict(error.code) {
+                Some(error) => match error_codes::verdict(error.code) {
                     Verdict::Duplicate if self.is_own_key(run.head, &error) => existing.push(run),
                     Verdict::Duplicate | Verdict::Permanent => doubtful.push((run, error)),
                     Verdict::Transient => self.postpone(run.head, error.into()),
@@ -72,7 +72,7 @@ impl Batch<'_> {
         let versions = self.lookup().versions(&keys).await?;
         let mut existing = Vec::new();
         for ((run, error), version) in doubtful.into_iter().zip(versions) {
-            match codes::verdict(error.code) {
+            match error_codes::verdict(error.code) {
                 _ if version.is_some() => existing.push(run),
                 Verdict::Permanent => self.reject(run.head, error.code, error.message, Fate::Absent),
                 _ => self.judge_foreign_duplicate(run.head, error),
@@ -98,7 +98,7 @@ impl Batch<'_> {
         for (run, error) in with_errors(chunk, reply.errors) {
             match error {
                 None => done.push(run),
-                Some(error) => match codes::verdict(error.code) {
+                Some(error) => match error_codes::verdict(error.code) {
                     Verdict::Transient => self.postpone(run.head, error.into()),
                     // An update of one document collides with another only in an index of the user's own.
                     Verdict::Permanent | Verdict::Duplicate => {
@@ -246,7 +246,7 @@ impl Batch<'_> {
     }
 
     pub(super) fn reject(&mut self, index: usize, code: i32, reason: String, fate: Fate) {
-        self.applied.rejected.push(Rejected { index, code, class: codes::name(code), reason });
+        self.applied.rejected.push(Rejected { index, code, class: error_codes::name(code), reason });
         self.waves.tell(index, fate);
     }
 
@@ -255,8 +255,8 @@ impl Batch<'_> {
         self.way.known.heed(code, &message);
         let reason = format!("a record was refused for now: {class} ({code})");
         let trouble = self.applied.trouble.get_or_insert(Trouble::new(reason));
-        trouble.timed_out |= codes::is_time_limit(code);
-        if !codes::is_listed(code) {
+        trouble.timed_out |= error_codes::is_time_limit(code);
+        if !error_codes::is_listed(code) {
             self.applied.strange.push(Rejected { index, code, class, reason: message });
         }
         self.waves.tell(index, Fate::Unfinished);
@@ -265,7 +265,7 @@ impl Batch<'_> {
 
 impl From<StatementError> for Refusal {
     fn from(error: StatementError) -> Self {
-        Self { code: error.code, class: codes::name(error.code), message: error.message }
+        Self { code: error.code, class: error_codes::name(error.code), message: error.message }
     }
 }
 

@@ -3,27 +3,27 @@
 //! that ends the same.
 //!
 //! Guarantee: an event is counted or rejected only by a reply that says so, and a whole command's trouble leaves all of
-//! its events unfinished. What the replies mean is in [`super::settle`].
+//! its events unfinished. What the replies mean is in [`super::accounting`].
 
 use std::time::Duration;
 
 use bson::{Document, RawDocument, RawDocumentBuf};
 use events::StorableEvent;
 
-use super::codes;
-use super::collections::Collection;
-use super::commands::{self, Statement, Target};
+use super::accounting::Updated;
+use super::collection::Collection;
+use super::command::{self, Statement, Target};
 use super::connection::Connection;
+use super::error::{Fault, Refusal};
+use super::error_codes;
 use super::extended_json;
-use super::fault::{Fault, Refusal};
-use super::keys::{Key, UpsertKeys};
+use super::key::{Key, UpsertKeys};
 use super::lookup::Lookup;
+use super::merged_write::{Events, Known, Run};
 use super::outcome::{Applied, Trouble};
+use super::plan::{Fate, Wave, Waves};
 use super::reply::Reply;
-use super::runs::{Events, Known, Run};
-use super::settle::Updated;
 use super::version::Version;
-use super::waves::{Fate, Wave, Waves};
 
 const BSON_OBJECT_TOO_LARGE: i32 = 10334;
 
@@ -48,7 +48,7 @@ impl<'a> Way<'a> {
 
     /// Whether the server takes a write to the collection that no event has a part in.
     pub(super) async fn takes_writes(self) -> bool {
-        let reply = self.connection.ask(commands::probe(self.target()), self.deadline).await;
+        let reply = self.connection.ask(command::probe(self.target()), self.deadline).await;
         let reply = reply.ok().and_then(|reply| Reply::read(&reply, 1).ok());
         reply.is_some_and(|reply| reply.errors.is_empty() && reply.write_concern_error.is_none())
     }
@@ -144,7 +144,7 @@ impl<'a> Batch<'a> {
     /// Inserts, and gives back the runs whose documents exist already.
     async fn insert(&mut self, runs: Vec<Run>) -> Result<Vec<Run>, Trouble> {
         let mut existing = Vec::new();
-        let mut chunks = self.cut(runs, commands::insert_bytes);
+        let mut chunks = self.cut(runs, command::insert_bytes);
         while let Some(chunk) = chunks.pop() {
             match self.send_insert(&chunk).await? {
                 Sent::Reply(reply) => existing.extend(self.read_insert(chunk, reply).await?),
@@ -159,9 +159,9 @@ impl<'a> Batch<'a> {
         let statements = self.statements(chunk);
         let changes = |statement: &Statement<'_>| extended_json::is_in(&statement.event.document);
         if !connection.reads_extended_json(deadline).await? || !statements.iter().any(changes) {
-            return self.send(commands::insert(self.way.target(), &statements), chunk.len()).await;
+            return self.send(command::insert(self.way.target(), &statements), chunk.len()).await;
         }
-        let documents = commands::documents(&statements).map_err(Fault::from)?;
+        let documents = command::documents(&statements).map_err(Fault::from)?;
         let reply = connection.insert_sequence(collection, documents, write_concern, deadline).await;
         self.read(reply, chunk.len())
     }
@@ -169,7 +169,7 @@ impl<'a> Batch<'a> {
     /// Updates documents that exist. `changed` of them were changed by this batch already.
     async fn update(&mut self, runs: Vec<Run>, changed: usize) -> Result<(), Trouble> {
         let mut changed = changed;
-        let mut chunks = self.cut(runs, commands::update_bytes);
+        let mut chunks = self.cut(runs, command::update_bytes);
         while let Some(chunk) = chunks.pop() {
             if let Some(updated) = self.send_update(chunk, Fate::Present, &mut chunks).await? {
                 updated.must_all_match()?;
@@ -182,7 +182,7 @@ impl<'a> Batch<'a> {
     /// Updates documents of which nobody knows whether they exist, and inserts those that do not. Tells how many did.
     async fn update_unknown(&mut self, runs: Vec<Run>) -> Result<usize, Trouble> {
         let mut found = 0;
-        let mut chunks = self.cut(runs, commands::update_bytes);
+        let mut chunks = self.cut(runs, command::update_bytes);
         while let Some(chunk) = chunks.pop() {
             let updated = self.send_update(chunk, Fate::Absent, &mut chunks).await?;
             let Some(Updated { mut done, matched, modified }) = updated else { continue };
@@ -209,7 +209,7 @@ impl<'a> Batch<'a> {
         refused: Fate,
         chunks: &mut Vec<Vec<Run>>,
     ) -> Result<Option<Updated>, Trouble> {
-        let command = commands::update(self.way.target(), false, &self.statements(&chunk));
+        let command = command::update(self.way.target(), false, &self.statements(&chunk));
         match self.send(command, chunk.len()).await? {
             Sent::Reply(reply) => Ok(Some(self.read_update(chunk, reply)?)),
             Sent::Refused(refusal) => {
@@ -222,13 +222,13 @@ impl<'a> Batch<'a> {
     /// Sends as much of the tail as one command holds; what follows an error in it stays for the next wave.
     async fn write_tail(&mut self, tail: &[usize]) -> Result<(), Trouble> {
         let runs = tail.iter().map(|index| Run::alone(*index)).collect();
-        let mut chunk = self.cut(runs, commands::update_bytes).pop().unwrap_or_default();
+        let mut chunk = self.cut(runs, command::update_bytes).pop().unwrap_or_default();
         let unknown = chunk.iter().map(|run| run.head);
         let unknown: Vec<usize> =
             unknown.filter(|index| !matches!(self.waves.known(*index), Known::Present(..))).collect();
         self.look_up(&unknown).await?;
         loop {
-            let command = commands::update(self.way.target(), true, &self.statements(&chunk));
+            let command = command::update(self.way.target(), true, &self.statements(&chunk));
             match self.send(command, chunk.len()).await? {
                 Sent::Reply(reply) => return self.read_tail(chunk, reply),
                 Sent::Refused(_) if chunk.len() > 1 => chunk.truncate(chunk.len() / 2),
@@ -245,11 +245,11 @@ impl<'a> Batch<'a> {
         sent: usize,
     ) -> Result<Sent, Trouble> {
         let command = command.map_err(Fault::from)?;
-        if command.as_bytes().len() > commands::LONE_COMMAND_MAX_BYTES {
+        if command.as_bytes().len() > command::LONE_COMMAND_MAX_BYTES {
             let message = format!("the command would have {} bytes", command.as_bytes().len());
             return Ok(Sent::Refused(Refusal {
                 code: BSON_OBJECT_TOO_LARGE,
-                class: codes::name(BSON_OBJECT_TOO_LARGE),
+                class: error_codes::name(BSON_OBJECT_TOO_LARGE),
                 message,
             }));
         }

@@ -10,9 +10,9 @@ use events::Source;
 use service::backoff::Backoff;
 use service::lock::lock;
 
-use super::fault::Fault;
-use super::habit::Habit;
+use super::error::Fault;
 use super::outcome::Trouble;
+use super::write_strategy::Habit;
 
 /// Indexes can be dropped while we run, by one who starts over; then they are made again before more is written.
 const CHECKED_FOR: Duration = Duration::from_secs(5);

@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use bson::doc;
-use consumer::store::{Counts, StoreState};
+use consumer::mongo::{Counts, StoreState};
 use events::StorableEvent;
 use serde_json::json;
 use testkit::servers::{shared_mongodb, start_durable_mongodb};
 use tokio_util::sync::CancellationToken;
 
-use crate::store_stage::{PATIENCE, Setting, Stage, counts, event};
+use crate::mongo_fixture::{PATIENCE, Setting, Stage, counts, event};
 
 fn batch(names: std::ops::Range<u32>) -> Vec<StorableEvent> {
     names.map(|n| event(&format!("e{n:03}"), 1, 1, &json!({ "n": n }))).collect()

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bson::Document;
 use serde_json::json;
 
-use crate::store_stage::{Setting, Stage, counts, event};
+use crate::mongo_fixture::{Setting, Stage, counts, event};
 use crate::trial::{SOON, Trial, eventually};
 use testkit::scripted_mongodb::{Answer, ScriptedServer, is_write};
 

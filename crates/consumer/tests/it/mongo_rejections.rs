@@ -1,11 +1,11 @@
 //! G5: what the server refuses for good is told record by record, and its neighbours are stored.
 
 use bson::doc;
-use consumer::store::Applied;
+use consumer::mongo::Applied;
 use events::StorableEvent;
 use serde_json::json;
 
-use crate::store_stage::{Stage, counts, event};
+use crate::mongo_fixture::{Stage, counts, event};
 
 fn rejected(applied: &Applied) -> Vec<(usize, i32, &str)> {
     applied.rejected.iter().map(|rejected| (rejected.index, rejected.code, rejected.class.as_str())).collect()

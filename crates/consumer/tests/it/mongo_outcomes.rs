@@ -1,12 +1,12 @@
 //! Each event's outcome is told exactly, whichever way it was written.
 
 use bson::doc;
-use consumer::store::Counts;
+use consumer::mongo::Counts;
 use events::StorableEvent;
 use serde_json::json;
 use testkit::servers::shared_mongodb;
 
-use crate::store_stage::{Setting, Stage, body, counts, event, event_with, expected};
+use crate::mongo_fixture::{Setting, Stage, body, counts, event, event_with, expected};
 
 #[tokio::test]
 async fn inserted_updated_unchanged_and_stale_are_counted_apart() {

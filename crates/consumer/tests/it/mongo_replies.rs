@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bson::{Document, doc};
-use consumer::store::{Counts, StoreState};
+use consumer::mongo::{Counts, StoreState};
 use events::StorableEvent;
 use serde_json::json;
 
-use crate::store_stage::{self, Setting, Stage, counts, event};
+use crate::mongo_fixture::{self, Setting, Stage, counts, event};
 use testkit::scripted_mongodb::{Answer, ScriptedServer, collections};
 
 const WIRE_VERSION_5_0: i32 = 13;
@@ -350,7 +350,7 @@ async fn a_uri_of_another_driver_connects_and_its_compressor_is_used() {
         ("compressors=snappy,zlib&zlibCompressionLevel=1", true),
     ] {
         let uri = format!("{}?{options}", server.uri);
-        let store = store_stage::open(&uri, "d", &Setting::default()).await;
+        let store = mongo_fixture::open(&uri, "d", &Setting::default()).await;
         let (event, source) =
             (event("a", 1, 1, &json!({})), events::Source::new("adsbdb").expect("a source"));
         let applied = store.apply(&source, &[&event], 0).await;

@@ -4,28 +4,6 @@
 //! (G3), and an event is told as finished only if a reply said so under the write concern of the URI (G2). No error of
 //! the server or the network ends in anything but [`Applied`], which tells each event once.
 
-mod codes;
-mod collections;
-mod commands;
-mod connection;
-mod extended_json;
-mod fault;
-mod habit;
-mod indexes;
-mod keys;
-mod lookup;
-mod outcome;
-mod prepare;
-mod raw;
-mod reply;
-mod runs;
-mod settle;
-mod state;
-mod uri;
-mod version;
-mod waves;
-mod write;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,16 +13,15 @@ use service::Secret;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use collections::{Collection, Collections};
-use connection::Connection;
-use prepare::Preparation;
-use write::{Batch, Way};
-
-pub use indexes::{IndexState, index_state, partial_filter};
-pub use keys::UpsertKeys;
-pub use outcome::{Applied, Counts, Rejected, Trouble};
-pub use state::{StoreState, read_hello};
-pub use uri::{check_uri, ignored_options, usable_uri, write_concern};
+use super::collection::{Collection, Collections};
+use super::command;
+use super::connection::Connection;
+use super::index_build::Preparation;
+use super::key::UpsertKeys;
+use super::outcome::{Applied, Trouble};
+use super::server_state::StoreState;
+use super::uri::{check_uri, ignored_options, write_concern};
+use super::write::{Batch, Way};
 
 /// The most that one call to the server may take.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(10);
@@ -109,7 +86,7 @@ impl Store {
             connection: Connection::new(uri, config.database),
             collections: Collections::default(),
             keys: config.upsert_keys,
-            command_bytes: config.batch_max_bytes.min(commands::COMMAND_MAX_BYTES),
+            command_bytes: config.batch_max_bytes.min(command::COMMAND_MAX_BYTES),
             deadline,
         };
         Ok(Self { inner: Arc::new(inner) })

@@ -8,7 +8,7 @@ use mongodb::Database;
 use mongodb::error::ErrorKind;
 use mongodb::options::WriteConcern;
 
-use super::fault::Fault;
+use super::error::Fault;
 
 /// The first field of each form of extended JSON.
 const FORMS: [&str; 20] = [

@@ -3,7 +3,7 @@
 use bson::{Document, RawDocumentBuf, doc};
 use serde_json::json;
 
-use crate::store_stage::{Stage, body, counts, event_with, expected};
+use crate::mongo_fixture::{Stage, body, counts, event_with, expected};
 
 /// Every name and text that means something to MongoDB, and numbers beyond int64.
 fn hostile(mark: u32) -> String {

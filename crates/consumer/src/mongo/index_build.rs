@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use bson::{Document, RawDocument, RawDocumentBuf, doc};
 
-use super::collections::{self, Collection, Unprepared};
+use super::collection::{self, Collection, Unprepared};
 use super::connection::Connection;
-use super::fault::Fault;
-use super::indexes::{self, Wanted};
-use super::keys::UpsertKeys;
+use super::error::Fault;
+use super::index::{self, Wanted};
+use super::key::UpsertKeys;
 use super::outcome::Trouble;
-use super::state::StoreState;
+use super::server_state::StoreState;
 
 /// The collection does not exist yet.
 const NAMESPACE_NOT_FOUND: i32 = 26;
@@ -53,9 +53,9 @@ impl Preparation<'_> {
         let in_replica_set = hello.contains_key("setName");
         let has_options = self.has_options().await?;
         let existing = self.existing(false).await?;
-        self.known.has_rules(has_options || indexes::others_may_refuse(self.keys, &existing));
-        let missing = indexes::missing(self.keys, &existing).map_err(|name| self.conflict(&name))?;
-        match (indexes::listed_unique(self.keys, &existing), missing.unique) {
+        self.known.has_rules(has_options || index::others_may_refuse(self.keys, &existing));
+        let missing = index::missing(self.keys, &existing).map_err(|name| self.conflict(&name))?;
+        match (index::listed_unique(self.keys, &existing), missing.unique) {
             (Some(listed), _) => self.confirm(&listed, in_replica_set).await?,
             (None, Some(unique)) => self.make_unique(&unique, in_replica_set).await?,
             (None, None) => {}
@@ -98,11 +98,11 @@ impl Preparation<'_> {
     /// Replica sets mark the builds in the list on request.
     async fn believe_list(&self, fault: Fault, index: &str) -> Result<(), Unprepared> {
         let marked = self.existing(true).await?;
-        if indexes::listed_unique(self.keys, &marked).is_some() {
+        if index::listed_unique(self.keys, &marked).is_some() {
             return Ok(());
         }
         let specifications = marked.iter().map(|entry| entry.get_document("spec").unwrap_or(entry).clone());
-        if indexes::listed_unique(self.keys, &specifications.collect::<Vec<_>>()).is_some() {
+        if index::listed_unique(self.keys, &specifications.collect::<Vec<_>>()).is_some() {
             self.known.builds(index);
             return Err(self.building(index));
         }
@@ -145,7 +145,7 @@ impl Preparation<'_> {
                 Ok("timeseries") => "it is a time-series collection, which can have no unique index",
                 _ => continue,
             };
-            return Err(Unprepared::Blocked(collections::cannot_be_written(self.collection, cause)));
+            return Err(Unprepared::Blocked(collection::cannot_be_written(self.collection, cause)));
         }
         let options = collections.iter().filter_map(|collection| collection.get_document("options").ok());
         Ok(options.flat_map(|options| options.keys()).any(|option| REFUSING.contains(&option.as_str())))
@@ -167,7 +167,7 @@ impl Preparation<'_> {
     /// Has the server build `wanted`, and waits until it did. A call that was given up does not stop the build, and the
     /// next one waits for the same.
     async fn create(&self, wanted: &[Wanted], in_replica_set: bool, durable: bool) -> Result<(), Fault> {
-        let mut command = indexes::create(self.collection, wanted);
+        let mut command = index::create(self.collection, wanted);
         if durable {
             command.insert("writeConcern", doc! { "w": "majority" });
         } else {
@@ -206,7 +206,7 @@ impl Preparation<'_> {
             Fault::Refused(refusal) if BUILDS_ALREADY.contains(&refusal.code) => self.building(index),
             Fault::Refused(refusal) if refusal.code == DUPLICATE_KEY => {
                 let (database, collection) = (self.connection.database_name(), self.collection);
-                let query = indexes::duplicates_query(database, collection, self.keys);
+                let query = index::duplicates_query(database, collection, self.keys);
                 Unprepared::Blocked(format!(
                     "collection {collection}: documents share a value of {}, so its unique index cannot be built; \
                      its records wait until only one document of each value is left, which `slipstream dedupe` sees to. \
@@ -234,7 +234,7 @@ impl Preparation<'_> {
     fn unprepared(&self, fault: Fault) -> Unprepared {
         let rejection = match &fault {
             Fault::Refused(refusal) => {
-                collections::namespace_rejection(self.collection, refusal.code, &refusal.message)
+                collection::namespace_rejection(self.collection, refusal.code, &refusal.message)
             }
             _ => None,
         };

@@ -3,7 +3,7 @@
 
 use bson::{Bson, Document};
 
-use super::codes;
+use super::error_codes;
 use super::outcome::Trouble;
 
 /// What the server said of one command.
@@ -101,7 +101,7 @@ fn write_concern_error(reply: &Document) -> Option<Trouble> {
     let text = error.and_then(|error| error.get_str("errmsg").ok()).unwrap_or("no reason was given");
     let code = error.and_then(|error| count(error, "code").ok()?).and_then(|code| i32::try_from(code).ok());
     let reason = format!("the write concern was not met: {text}");
-    Some(Trouble { reason, timed_out: code.is_some_and(codes::is_time_limit) })
+    Some(Trouble { reason, timed_out: code.is_some_and(error_codes::is_time_limit) })
 }
 
 /// Older servers name the index only in the message, `… index: mode_s_1_registration_1 dup key: …`; a name made by

@@ -7,11 +7,11 @@ use std::time::Duration;
 use bson::{Document, RawDocumentBuf};
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::collections::Collection;
-use super::commands;
+use super::collection::Collection;
+use super::command;
 use super::connection::Connection;
-use super::fault::Fault;
-use super::keys::{Key, UpsertKeys};
+use super::error::Fault;
+use super::key::{Key, UpsertKeys};
 use super::version::Version;
 
 /// Questions under way at once.
@@ -52,7 +52,7 @@ impl Lookup<'_> {
         let (derived, fields): (Vec<&Key<'_>>, Vec<&Key<'_>>) =
             keys.iter().copied().partition(|key| matches!(key, Key::Derived(_)));
         for group in [derived, fields].into_iter().filter(|group| !group.is_empty()) {
-            let Some(command) = commands::find_all(self.collection, self.keys, &group) else {
+            let Some(command) = command::find_all(self.collection, self.keys, &group) else {
                 return Ok(None);
             };
             found.extend(self.ask(command?).await?.iter().filter_map(|document| self.read(document)));
@@ -72,7 +72,7 @@ impl Lookup<'_> {
 
     /// The version of one key's document, if there is one.
     pub(super) async fn version(self, key: &Key<'_>) -> Result<Option<Version>, Fault> {
-        let found = self.ask(commands::find(self.collection, self.keys, key)?).await?;
+        let found = self.ask(command::find(self.collection, self.keys, key)?).await?;
         Ok(found.first().map(Version::read))
     }
 

@@ -88,7 +88,7 @@ impl RawWriter {
         Open(start)
     }
 
-    /// No command reaches 2 GiB: see [`LONE_COMMAND_MAX_BYTES`](super::commands::LONE_COMMAND_MAX_BYTES).
+    /// No command reaches 2 GiB: see [`LONE_COMMAND_MAX_BYTES`](super::command::LONE_COMMAND_MAX_BYTES).
     fn patch_length(&mut self, start: usize) {
         let length = u32::try_from(self.bytes.len() - start).unwrap_or(u32::MAX);
         self.bytes[start..start + 4].copy_from_slice(&length.to_le_bytes());

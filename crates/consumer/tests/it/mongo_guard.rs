@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bson::{Document, doc};
-use consumer::store::Counts;
+use consumer::mongo::Counts;
 use events::StorableEvent;
 use fastrand::Rng;
 use proptest::collection::vec;
@@ -12,7 +12,7 @@ use proptest::test_runner::TestRunner;
 use serde_json::json;
 use testkit::servers::shared_mongodb;
 
-use crate::store_stage::{Setting, Stage, body, counts, event, expected, open, sum};
+use crate::mongo_fixture::{Setting, Stage, body, counts, event, expected, open, sum};
 
 /// What the collection ought to be, by the words of the promise: one event after another.
 #[derive(Default)]

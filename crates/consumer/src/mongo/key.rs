@@ -45,7 +45,7 @@ impl UpsertKeys {
 
     /// Whether a filter must name the types to find an index: not where one that is not partial begins with the key.
     pub(super) fn need_types(&self) -> bool {
-        let first = super::indexes::LOOKUP.get(..self.0.len()).unwrap_or_default();
+        let first = super::index::LOOKUP.get(..self.0.len()).unwrap_or_default();
         let looked_up = !first.is_empty() && self.fields().all(|field| first.contains(&field));
         !self.is_event_id() && !looked_up
     }
@@ -70,7 +70,7 @@ impl UpsertKeys {
         let condition = |value| {
             let mut condition = doc! { "$eq": Bson::try_from(value).unwrap_or(Bson::Null) };
             if !self.is_event_id() {
-                condition.insert("$type", super::indexes::INDEXED_TYPES.to_vec());
+                condition.insert("$type", super::index::INDEXED_TYPES.to_vec());
             }
             Bson::Document(condition)
         };
@@ -169,7 +169,7 @@ fn scalar_at<'a>(document: &'a RawDocument, path: &str) -> Option<RawBsonRef<'a>
     parent.get(last).ok().flatten().filter(|value| is_scalar(*value))
 }
 
-/// The values that [`INDEXED_TYPES`](super::indexes::INDEXED_TYPES) covers.
+/// The values that [`INDEXED_TYPES`](super::index::INDEXED_TYPES) covers.
 fn is_scalar(value: RawBsonRef<'_>) -> bool {
     use RawBsonRef::{Boolean, Decimal128, Double, Int32, Int64, String};
     matches!(value, String(_) | Boolean(_) | Int32(_) | Int64(_) | Double(_) | Decimal128(_))

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::dead_letters::Cause;
-use crate::store::Applied;
+use crate::mongo::Applied;
 
 /// How long a record is refused before it is dead-lettered.
 pub const UNLISTED_GRACE: Duration = Duration::from_secs(60);
@@ -88,7 +88,7 @@ pub fn give_up(applied: &mut Applied) -> Option<Cause> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Counts, Rejected, Trouble};
+    use crate::mongo::{Counts, Rejected, Trouble};
 
     fn refused(index: usize, others: u64, written: u64) -> Applied {
         let trouble = Trouble { reason: "refused for now".into(), timed_out: false };
