@@ -3,7 +3,7 @@
 //!
 //! Guarantee: all sides get the same events on the same broker, a new database each with both indexes in place, and are
 //! watched from outside by one and the same code; a side whose collection does not end as the events demand has no
-//! result. `bench/README.md` says what is measured and how.
+//! result. `docs/benchmarks.md` says what is measured and how.
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use service::lock::lock;
 
 /// The share of existing documents above which updates go first, and below which inserts do again. Between the two
-/// both cost about the same (`docs/ARCHITECTURE.md` has the figures).
+/// both cost about the same (`docs/architecture.md` has the figures).
 const UPDATES_FIRST_ABOVE: f64 = 0.75;
 const INSERTS_FIRST_BELOW: f64 = 0.5;
 /// So many events weigh as much as everything seen before them.

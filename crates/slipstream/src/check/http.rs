@@ -68,7 +68,7 @@ async fn process(
         }
         Ok(answer) => {
             let said = answer.body["detail"].as_str().unwrap_or("it does not say why").to_owned();
-            let remedy = "docs/OPERATIONS.md says what each state means and what to do";
+            let remedy = "docs/operations.md says what each state means and what to do";
             vec![Finding::fail(name, format!("is not ready ({}): {said}", answer.status.as_u16()), remedy)]
         }
         Err(error) => {

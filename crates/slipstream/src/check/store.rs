@@ -186,7 +186,7 @@ pub fn safety(uri: &Secret, hello: Option<&Document>) -> Finding {
 /// Names the options of MONGODB_URI that have no effect.
 pub fn ignored(uri: &Secret) -> Option<Finding> {
     let ignored = ignored_options(uri);
-    let remedy = "take them out; docs/OPERATIONS.md says what holds instead";
+    let remedy = "take them out; docs/operations.md says what holds instead";
     let cause = || format!("options without effect: {}", ignored.join(", "));
     (!ignored.is_empty()).then(|| Finding::warn("mongodb uri", cause(), remedy))
 }

@@ -4,7 +4,7 @@
 use service::Variable;
 
 const README: &str = include_str!("../../../../README.md");
-const OPERATIONS: &str = include_str!("../../../../docs/OPERATIONS.md");
+const OPERATIONS: &str = include_str!("../../../../docs/operations.md");
 const ENV_EXAMPLE: &str = include_str!("../../../../.env.example");
 
 fn processes() -> [(&'static str, &'static [Variable]); 4] {
@@ -85,7 +85,7 @@ fn the_operations_manual_lists_every_metric() {
             let found = ["`", "{", "_total`", "_total{"]
                 .iter()
                 .any(|end| OPERATIONS.contains(&format!("`{name}{end}")));
-            assert!(found, "docs/OPERATIONS.md lacks {name}");
+            assert!(found, "docs/operations.md lacks {name}");
         }
     }
 }
@@ -100,6 +100,6 @@ fn the_operations_manual_lists_every_reason_for_which_events_are_not_accepted() 
     // What is refused there is no event.
     let others = ["not_positive", "job_input", "not_found", "jobs_full"];
     for reason in reasons.into_iter().filter(|reason| !others.contains(reason)) {
-        assert!(OPERATIONS.contains(&format!("`{reason}`")), "docs/OPERATIONS.md lacks {reason}");
+        assert!(OPERATIONS.contains(&format!("`{reason}`")), "docs/operations.md lacks {reason}");
     }
 }
