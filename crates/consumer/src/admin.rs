@@ -15,9 +15,10 @@ use service::Secret;
 use service::problem::Problem;
 use subtle::ConstantTimeEq;
 
-use crate::aside::Reply;
-use crate::lanes::{Lanes, View};
-use crate::progress::Waits;
+use crate::partition::progress::Waits;
+use crate::partition::set_aside::Reply;
+use crate::partition::view::View;
+use crate::partition::workers::Lanes;
 
 const BODY_BYTES: usize = 64 * 1024;
 /// As long as the header of the dead letter that holds it.

@@ -14,16 +14,16 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin};
-use crate::clients;
 use crate::config::Config;
-use crate::dead_letters::DeadLetters;
-use crate::group::watch_group;
 use crate::health::Health;
-use crate::lane::Work;
-use crate::lanes::Lanes;
+use crate::kafka::clients;
+use crate::kafka::dead_letters::DeadLetters;
+use crate::kafka::group::watch_group;
+use crate::kafka::reader::{GRACE, Reader};
 use crate::metrics::{Counters, Metrics, Snapshot};
 use crate::mongo::Store;
-use crate::reader::{GRACE, Reader};
+use crate::partition::worker::Work;
+use crate::partition::workers::Lanes;
 
 /// After the stop, the reader is waited for this long; the rest of the 10 s is for the end of the process.
 const STOP_LIMIT: Duration = Duration::from_millis(9300);

@@ -9,10 +9,10 @@ use kafka::topics::{BROKER_DEFAULT, TopicSpec, partitions, replication_factor};
 use kafka::{KafkaProperties, check_consumer, check_producer, connection};
 use service::{Check, ConfigFaults, Kind, Secret, parse};
 
-use crate::batch::Limits;
-use crate::clients;
+use crate::kafka::clients;
 use crate::mongo::{CALL_DEADLINE, StoreConfig, UpsertKeys, check_uri};
-use crate::step::Expected;
+use crate::partition::batch::Limits;
+use crate::partition::decision::Expected;
 use crate::unlisted_code::UNLISTED_GRACE;
 
 /// A lane that finishes nothing for this long, while records wait, needs a person.

@@ -9,11 +9,12 @@ use serde_json::{Value, json};
 use service::health::Report;
 use tokio::sync::watch;
 
-use crate::lane::Work;
-use crate::lanes::{Lanes, View};
 use crate::metrics::Counters;
 use crate::mongo::StoreState;
-use crate::progress::Waits;
+use crate::partition::progress::Waits;
+use crate::partition::view::View;
+use crate::partition::worker::Work;
+use crate::partition::workers::Lanes;
 
 /// What health is told from.
 pub struct Health {
@@ -156,8 +157,8 @@ mod tests {
     use prometheus_client::metrics::counter::Counter;
 
     use super::*;
-    use crate::offset::Finished;
-    use crate::progress::Progress;
+    use crate::partition::offsets::Finished;
+    use crate::partition::progress::Progress;
 
     const STUCK: Duration = Duration::from_secs(300);
 

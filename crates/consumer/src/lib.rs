@@ -10,34 +10,19 @@
 
 mod admin;
 mod app;
-mod aside;
-mod batch;
-mod clients;
-mod commit;
 mod config;
-mod dead_letters;
-mod group;
 mod health;
-mod inbox;
-mod lag;
-mod lane;
-mod lanes;
+mod kafka;
 mod metrics;
 pub mod mongo;
-mod offset;
-mod pace;
-mod progress;
-mod reader;
-mod rebalance;
-mod record;
-mod step;
+mod partition;
 mod unlisted_code;
 
 pub use app::{App, Failure};
-pub use batch::Limits;
 pub use config::{Config, Settings, admin_token, database_name};
 pub use metrics::{Counters, Snapshot};
-pub use step::Expected;
+pub use partition::batch::Limits;
+pub use partition::decision::Expected;
 
 use service::Program;
 

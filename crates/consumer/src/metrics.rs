@@ -11,8 +11,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::lanes::Lanes;
 use crate::mongo::Counts;
+use crate::partition::workers::Lanes;
 
 /// How a record ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use crate::dead_letters::Cause;
+use crate::kafka::dead_letters::Cause;
 use crate::mongo::Applied;
 
 /// How long a record is refused before it is dead-lettered.

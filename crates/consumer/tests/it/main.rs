@@ -1,9 +1,8 @@
 //! The consumer against a real broker and a real database.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, also in its verbs")]
 
-mod accounts;
-mod foreign;
-mod lanes;
+mod commits;
+mod foreign_records;
 mod mongo_blocked;
 mod mongo_builds;
 mod mongo_fixture;
@@ -17,11 +16,12 @@ mod mongo_sizes;
 mod mongo_unlisted_code;
 mod mongo_values;
 mod outages;
-mod positions;
-mod progress;
+mod outcomes;
 mod rebalances;
 mod records;
 mod sasl;
 mod set_aside;
 mod settings;
+mod skipped_offsets;
 mod trial;
+mod workers;

@@ -14,7 +14,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::future_producer::Delivery;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 
-use crate::record::Record;
+use crate::kafka::record::Record;
 use service::lock::lock;
 
 /// How long a header's text may be.

@@ -21,8 +21,8 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::lanes::{Lanes, Place};
-use crate::rebalance::{Member, places};
+use crate::kafka::rebalance::{Member, places};
+use crate::partition::workers::{Lanes, Place};
 use kafka::Listening;
 use kafka::rebootstrap::Bootstrap;
 use service::lock::lock;

@@ -4,11 +4,11 @@ use prometheus_client::registry::Registry;
 use rdkafka::ClientConfig;
 
 use super::*;
-use crate::batch::Limits;
-use crate::dead_letters::DeadLetters;
+use crate::kafka::dead_letters::DeadLetters;
 use crate::metrics::Metrics;
 use crate::mongo::{CALL_DEADLINE, Store, StoreConfig, UpsertKeys, check_uri};
-use crate::step::Expected;
+use crate::partition::batch::Limits;
+use crate::partition::decision::Expected;
 use crate::unlisted_code::UNLISTED_GRACE;
 
 /// Work that reaches no server.

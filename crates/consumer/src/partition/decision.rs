@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use events::{Decoded, Poison, RecordView, Source, StorableEvent, decode};
 
-use crate::record::Record;
+use crate::kafka::record::Record;
 
 /// The sources whose events are stored.
 #[derive(Debug, Clone)]

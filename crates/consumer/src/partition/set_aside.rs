@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use service::lock::lock;
 use tokio::sync::{Notify, oneshot};
 
-use crate::dead_letters::Letter;
+use crate::kafka::dead_letters::Letter;
 
 /// What became of a request.
 #[derive(Debug, PartialEq, Eq)]

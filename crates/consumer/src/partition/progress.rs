@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
 
-use crate::offset::{Finished, Tracker};
+use crate::partition::offsets::{Finished, Tracker};
 use service::lock::lock;
 
 const UNKNOWN: i64 = -1;
@@ -229,9 +229,9 @@ fn known(offset: &AtomicI64) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inbox::Bound;
-    use crate::lanes::View;
-    use crate::record::Record;
+    use crate::kafka::record::Record;
+    use crate::partition::queue::Bound;
+    use crate::partition::view::View;
 
     #[test]
     fn lag_counts_from_the_committed_offset_until_something_is_finished() {

@@ -12,8 +12,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::TopicPartitionList;
 
-use crate::commit::Gate;
-use crate::lanes::{Lanes, Place};
+use crate::kafka::committer::Gate;
+use crate::partition::workers::{Lanes, Place};
 
 /// How long a lane may finish its batch in hand before its partition is given away: within the 10 s session timeout
 /// of the group, whose heartbeats librdkafka goes on sending.

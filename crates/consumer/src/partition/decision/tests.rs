@@ -4,7 +4,7 @@ use super::*;
 use crate::mongo::UpsertKeys;
 use kept::{kept, near, shown};
 
-#[path = "../../../events/tests/it/kept.rs"]
+#[path = "../../../../events/tests/it/kept.rs"]
 mod kept;
 
 fn step(value: Option<&[u8]>) -> Step {

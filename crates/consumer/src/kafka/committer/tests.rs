@@ -6,7 +6,7 @@ use rdkafka::mocking::MockCluster;
 use tokio::runtime::Runtime;
 
 use super::*;
-use crate::lanes::tests::work;
+use crate::partition::workers::tests::work;
 
 const GRACE: Duration = Duration::from_secs(10);
 

@@ -10,8 +10,9 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaResult;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::lanes::{Lanes, View};
-use crate::rebalance::Member;
+use crate::kafka::rebalance::Member;
+use crate::partition::view::View;
+use crate::partition::workers::Lanes;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);

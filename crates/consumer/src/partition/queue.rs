@@ -6,8 +6,8 @@ use std::sync::Mutex;
 
 use tokio::sync::Notify;
 
-use crate::aside::Requests;
-use crate::record::Record;
+use crate::kafka::record::Record;
+use crate::partition::set_aside::Requests;
 use service::lock::lock;
 
 /// How much may wait before the partition is paused.

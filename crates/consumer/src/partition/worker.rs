@@ -15,15 +15,15 @@ use service::backoff::Backoff;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::aside::{Reply, SetAside};
-use crate::batch::{Batch, Batcher, Limits};
-use crate::dead_letters::{Cause, DeadLetters, Letter, Origin};
-use crate::inbox::Inbox;
+use crate::kafka::dead_letters::{Cause, DeadLetters, Letter, Origin};
 use crate::metrics::{Metrics, Outcome};
 use crate::mongo::{Applied, Rejected, Store, StoreState, Trouble};
-use crate::pace::{Pace, Went};
-use crate::progress::{Progress, Waits};
-use crate::step::Expected;
+use crate::partition::batch::{Batch, Batcher, Limits};
+use crate::partition::batch_size::{Pace, Went};
+use crate::partition::decision::Expected;
+use crate::partition::progress::{Progress, Waits};
+use crate::partition::queue::Inbox;
+use crate::partition::set_aside::{Reply, SetAside};
 use crate::unlisted_code::{self, Judgement, Suspects};
 
 const FIRST_DELAY: Duration = Duration::from_millis(50);

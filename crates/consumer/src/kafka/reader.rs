@@ -20,11 +20,11 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::commit::{Committer, Gate};
-use crate::lag::Follower;
-use crate::lanes::{Given, Lanes, Place};
-use crate::rebalance::{Member, places};
-use crate::record::Record;
+use crate::kafka::committer::{Committer, Gate};
+use crate::kafka::lag::Follower;
+use crate::kafka::rebalance::{Member, places};
+use crate::kafka::record::Record;
+use crate::partition::workers::{Given, Lanes, Place};
 
 /// How long a poll waits for a record, and so for how long a stop or a due commit may go unseen.
 const POLL_LIMIT: Duration = Duration::from_millis(100);

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use events::{Poison, Source, StorableEvent};
 
-use crate::record::Record;
-use crate::step::{Expected, Step};
+use crate::kafka::record::Record;
+use crate::partition::decision::{Expected, Step};
 
 /// What one statement adds to its document's bytes, about: filter, guard and names.
 const STATEMENT_BYTES: usize = 512;

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::inbox::{Bound, Inbox};
-use crate::progress::Progress;
-use crate::record::Record;
+use crate::kafka::record::Record;
+use crate::partition::progress::Progress;
+use crate::partition::queue::{Bound, Inbox};
 
 /// A lane, as one sees it from outside.
 #[derive(Debug, Clone)]

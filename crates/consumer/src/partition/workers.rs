@@ -1,8 +1,6 @@
 //! The lanes of this member's partitions. The reader gives them records and takes their watermarks; a rebalance
 //! starts and ends them. All of it happens in the reader's thread; health and metrics look on.
 
-mod view;
-
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -15,12 +13,12 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::inbox::Bound;
-use crate::lane::{Lane, Work};
-use crate::offset::Finished;
-use crate::progress::Progress;
-use crate::record::Record;
-pub use view::View;
+use crate::kafka::record::Record;
+use crate::partition::offsets::Finished;
+use crate::partition::progress::Progress;
+use crate::partition::queue::Bound;
+use crate::partition::view::View;
+use crate::partition::worker::{Lane, Work};
 
 use service::lock::lock;
 

@@ -1,0 +1,12 @@
+//! Partition workers: each assigned partition has one task that writes its records to MongoDB.
+
+pub mod batch;
+pub mod batch_size;
+pub mod decision;
+pub mod offsets;
+pub mod progress;
+pub mod queue;
+pub mod set_aside;
+pub mod view;
+pub mod worker;
+pub mod workers;
