@@ -14,15 +14,17 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::adsbdb::client::Adsbdb;
 use crate::batch::results;
-use crate::body;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::http::body;
+use crate::http::permits::Places;
+use crate::http::server::{self as serving, Shared};
+use crate::http::timeouts::Limits;
 use crate::kafka::publisher::Publisher;
 use crate::metrics::{Counters, Metrics};
 use crate::poll_jobs::registry::Jobs;
 use crate::routes::Front;
-use crate::serving::{self, Limits, Places, Shared};
-use crate::stopping::Stopping;
+use crate::shutdown::Stopping;
 use crate::traces::Traces;
 use service::lock::lock;
 

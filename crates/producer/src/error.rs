@@ -9,7 +9,7 @@ use events::{EventId, Fault, Refusal};
 use service::problem::Problem;
 
 use crate::adsbdb::response::UpstreamFault;
-use crate::body::CODINGS;
+use crate::http::body::CODINGS;
 use crate::kafka::delivery_error::DeliveryError;
 
 /// After a refusal that was not the client's fault.

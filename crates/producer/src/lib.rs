@@ -6,30 +6,20 @@
 //! cancelled. The route table is `routes.rs`; the statuses and their bodies are `error.rs`; librdkafka is used in
 //! `kafka/` only, reqwest in `adsbdb/client.rs` and `traces/export.rs` only.
 
-mod access;
 mod adsbdb;
 mod app;
 mod batch;
-mod body;
 mod clock;
 mod config;
-mod cors;
-mod entrance;
 mod error;
-mod follow;
-mod head;
-mod health;
-mod ingest;
+mod http;
 mod kafka;
 mod metrics;
 mod openapi;
 mod poll_jobs;
 mod routes;
-mod serving;
-mod stopping;
-mod tls;
+mod shutdown;
 mod traces;
-mod traffic;
 
 use service::environment::value;
 use service::healthcheck::Secure;
@@ -42,7 +32,7 @@ pub use metrics::Counters;
 pub fn secure(environment: &[(String, String)]) -> Option<Secure> {
     let certificate = value(environment, "TLS_CERT_FILE")?;
     let key = value(environment, "TLS_KEY_FILE")?;
-    Some(tls::secure(certificate, key))
+    Some(http::tls::secure(certificate, key))
 }
 
 /// The producer as its binary runs it.

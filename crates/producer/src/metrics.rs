@@ -14,7 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use crate::serving;
+use crate::http::connection_metrics as serving;
 use service::lock::lock;
 
 /// Clients choose sources, so only so many get a label of their own.

@@ -9,9 +9,9 @@ use uuid::Uuid;
 use super::results::{Entry, OutOfMemory, ResultLog, Summary, rejection_json};
 use crate::app::Producer;
 use crate::error::ApiError;
-use crate::ingest::id_of;
 use crate::kafka::batch_publisher::{BatchOutcome, BatchPublisher};
 use crate::kafka::delivery::Record;
+use crate::routes::ingest::id_of;
 
 /// The events of one batch request.
 pub struct BatchIngest<'p> {

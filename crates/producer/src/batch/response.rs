@@ -19,11 +19,11 @@ use super::ingest::parse_event;
 use super::results::{Entry, ResultLog, Summary, rejection_json, to_json};
 use crate::app::Producer;
 use crate::error::ApiError;
+use crate::http::permits::Place;
 use crate::kafka::batch_publisher::BatchOutcome;
 use crate::kafka::delivery_error::DeliveryError;
 use crate::kafka::delivery_tracker::DeliveryState;
-use crate::serving::Place;
-use crate::stopping::Admission;
+use crate::shutdown::Admission;
 
 #[derive(Serialize)]
 struct Acceptance<'a> {

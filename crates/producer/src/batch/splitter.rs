@@ -7,7 +7,7 @@
 use bytes::{Bytes, BytesMut};
 use memchr::{memchr, memchr2};
 
-use crate::body::{Coding, looks_like};
+use crate::http::body::{Coding, looks_like};
 
 /// The media types of a batch, as text for an error.
 pub const RIGHT_TYPES: &str =

@@ -8,7 +8,6 @@ mod event;
 mod jobs;
 mod operation;
 mod own;
-mod page;
 mod refusals;
 mod schemas;
 
@@ -25,7 +24,7 @@ use operation::Operation;
 pub fn routes(config: &Config) -> Router {
     let document = Bytes::from(document(config).to_string());
     let answer = async move || ([(header::CONTENT_TYPE, "application/json")], document);
-    Router::new().route("/openapi.json", get(answer)).merge(page::routes())
+    Router::new().route("/openapi.json", get(answer))
 }
 
 /// Every operation.

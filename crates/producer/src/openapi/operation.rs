@@ -7,10 +7,10 @@ use serde_json::{Map, Value, json};
 
 use super::refusals::Refusal;
 use super::schemas::named;
-use crate::access::overloaded;
-use crate::body::CODINGS;
 use crate::config::Config;
 use crate::error::ApiError;
+use crate::http::auth::overloaded;
+use crate::http::body::CODINGS;
 
 /// One operation.
 #[derive(Debug, Clone)]

@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use super::operation::Operation;
-use super::page;
 use super::refusals::Refusal;
 use super::schemas::{count, named, object};
 use crate::error::ApiError;
+use crate::routes::docs;
 
 /// The operations.
 pub fn operations() -> Vec<Operation> {
@@ -99,7 +99,7 @@ fn file() -> Operation {
         "name": "file",
         "in": "path",
         "required": true,
-        "schema": {"type": "string", "enum": page::FILES.each_ref().map(|file| file.name)},
+        "schema": {"type": "string", "enum": docs::FILES.each_ref().map(|file| file.name)},
     });
     let content = || json!({"schema": {"type": "string"}});
     get("/docs/{file}", "documentation", "docsFile")

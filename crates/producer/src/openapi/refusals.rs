@@ -7,12 +7,12 @@ use events::{EventId, Fault, Rules};
 use serde_json::{Value, json};
 use service::problem::Problem;
 
-use crate::access::{NO_KEY, SEVERAL_KEYS, UNKNOWN_KEY};
 use crate::adsbdb::response::UpstreamFault;
 use crate::batch::splitter::RIGHT_TYPES;
-use crate::body;
 use crate::config::Config;
 use crate::error::ApiError;
+use crate::http::auth::{NO_KEY, SEVERAL_KEYS, UNKNOWN_KEY};
+use crate::http::body;
 
 /// One way to be refused.
 #[derive(Debug, Clone)]

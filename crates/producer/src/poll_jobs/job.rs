@@ -17,7 +17,7 @@ use crate::app::Producer;
 use crate::clock::wall_ms;
 use crate::error::ApiError;
 use crate::routes::aircraft;
-use crate::stopping::Admission;
+use crate::shutdown::Admission;
 use service::lock::lock;
 
 /// What a job is doing.

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::job::Job;
 use super::schedule::Schedule;
 use crate::error::ApiError;
-use crate::stopping::Stopping;
+use crate::shutdown::Stopping;
 use service::lock::lock;
 
 /// How long a job that ended is remembered.

@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::Producer;
 use crate::error::ApiError;
-use crate::ingest::{Accepted, accept, new_id, traceparent};
-use crate::stopping::Admission;
+use crate::routes::ingest::{Accepted, accept, new_id, traceparent};
+use crate::shutdown::Admission;
 
 /// The handler. A body is not looked at.
 pub async fn ingest_aircraft(

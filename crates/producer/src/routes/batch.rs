@@ -17,11 +17,11 @@ use crate::app::Producer;
 use crate::batch::ingest::BatchIngest;
 use crate::batch::response::batch_response;
 use crate::batch::splitter::{Format, Piece, RIGHT_TYPES, Splitter};
-use crate::body::{self, Coding, Incoming, Limits};
 use crate::error::ApiError;
-use crate::ingest::{IDEMPOTENCY_KEY, traceparent};
-use crate::serving::Place;
-use crate::stopping::Admission;
+use crate::http::body::{self, Coding, Incoming, Limits};
+use crate::http::permits::Place;
+use crate::routes::ingest::{IDEMPOTENCY_KEY, traceparent};
+use crate::shutdown::Admission;
 
 /// Number of bytes that suffice to detect a body that is not JSON.
 const MAGIC_BYTES: usize = 4;

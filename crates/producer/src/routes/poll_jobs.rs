@@ -11,10 +11,10 @@ use tokio::time::Instant;
 
 use crate::app::Producer;
 use crate::error::ApiError;
+use crate::http::middleware::HadBody;
 use crate::poll_jobs::job::{self, Report};
 use crate::poll_jobs::schedule::Schedule;
-use crate::stopping::Admission;
-use crate::traffic::HadBody;
+use crate::shutdown::Admission;
 
 /// `POST`: starts a job.
 pub async fn start(

@@ -13,7 +13,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, ShouldSample};
 use tokio::runtime::Handle;
 
-use super::settings::{Export, Sampling};
+use crate::config::traces::{Export, Sampling};
 
 /// How long a collector may take for a batch.
 const SEND_LIMIT: Duration = Duration::from_secs(5);

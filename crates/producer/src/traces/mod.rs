@@ -6,7 +6,6 @@
 
 mod context;
 mod export;
-mod settings;
 
 use std::time::Duration;
 
@@ -19,8 +18,8 @@ use opentelemetry::trace::{
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, Span};
 
+use crate::config::traces::Export;
 pub use context::TRACEPARENT;
-pub use settings::Export;
 
 use context::TraceParent;
 

@@ -10,8 +10,9 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use url::Url;
 
-use crate::body::is_utf8_of;
-use crate::{head, routes};
+use crate::http::body::is_utf8_of;
+use crate::http::head;
+use crate::routes;
 
 /// What a page may send: the methods of all routes, and every header that the producer reads.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, DELETE");

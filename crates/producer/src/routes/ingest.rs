@@ -11,12 +11,12 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::app::Producer;
-use crate::body::{self, Coding, Limits};
 use crate::error::ApiError;
-use crate::head;
+use crate::http::body::{self, Coding, Limits};
+use crate::http::head;
 use crate::kafka::delivery::Record;
 use crate::routes;
-use crate::stopping::Admission;
+use crate::shutdown::Admission;
 use crate::traces::TRACEPARENT;
 
 /// The header that may bring the id.

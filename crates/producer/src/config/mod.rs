@@ -1,5 +1,8 @@
 //! The producer's configuration: what the environment must say, checked whole before anything starts.
 
+pub mod http;
+pub mod traces;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,9 +13,9 @@ use kafka::{KafkaProperties, check_producer, connection};
 use service::{Check, ConfigFaults, Kind, parse};
 use url::Url;
 
-use crate::entrance::Entrance;
 use crate::kafka::properties::client_config;
-use crate::traces::Export;
+use http::Entrance;
+use traces::Export;
 
 service::settings! {
     /// What the producer reads from its environment.

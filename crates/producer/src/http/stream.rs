@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::watch::Watch;
+use super::timeouts::Watch;
 
 /// How much a client may still send, and for how long, while its connection is closed: unread bytes
 /// would make the end a reset, which can overtake the answer.

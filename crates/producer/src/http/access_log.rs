@@ -7,8 +7,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::response::Response;
 use uuid::Uuid;
 
-use crate::access::Holder;
-use crate::head;
+use crate::http::auth::Holder;
+use crate::http::head;
 use crate::traces::{RequestSpan, Traces};
 
 /// In the request, where its client names it, and in every answer.

@@ -18,8 +18,8 @@ use coding::Reader;
 pub use coding::{CODINGS, Coding, zstd_room};
 
 use crate::error::ApiError;
-use crate::head;
-use crate::stopping::Stopping;
+use crate::http::head;
+use crate::shutdown::Stopping;
 
 /// A client that is still sending does not look for an answer: beyond its limit, so much more is read and thrown away.
 const DRAIN_BYTES: usize = 1024 * 1024;

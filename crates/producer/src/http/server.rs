@@ -2,30 +2,20 @@
 //! costs others nothing but its place; memory is bounded by MAX_CONNECTIONS and MAX_IN_FLIGHT; a machine that is out of
 //! files is waited for; a stop lets the requests in hand end.
 
-mod accept;
-mod connection;
-mod counts;
-mod places;
-mod refusal;
-mod stream;
-mod watch;
-
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use counts::Counts;
-pub use places::{Place, Places};
-pub use refusal::TOO_MANY_CONNECTIONS;
-pub use watch::Limits;
-
+use super::accept::Door;
+use super::connection_metrics::Counts;
+use super::permits::{Places, Seat};
+use super::timeouts::Limits;
+use super::{connection, raw_response as refusal};
+use crate::http::tls::Tls;
 use crate::routes::Front;
-use crate::stopping::Stopping;
-use crate::tls::Tls;
-use accept::Door;
-use places::Seat;
+use crate::shutdown::Stopping;
 
 /// What every connection needs.
 #[derive(Debug)]

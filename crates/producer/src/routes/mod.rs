@@ -2,6 +2,9 @@
 
 pub mod aircraft;
 mod batch;
+pub mod docs;
+mod health;
+pub mod ingest;
 mod poll_jobs;
 
 use std::sync::Arc;
@@ -16,9 +19,10 @@ use tower_service::Service;
 
 use crate::app::Producer;
 use crate::error::ApiError;
-use crate::serving::{self, Place};
-use crate::stopping::Admission;
-use crate::{access, ingest, openapi, traffic};
+use crate::http::permits::Place;
+use crate::http::{auth as access, middleware as traffic, raw_response};
+use crate::openapi;
+use crate::shutdown::Admission;
 
 /// Every path, as metrics and traces name its route. What asks for a key goes by it: a test holds it against the router.
 pub const ROUTES: &[&str] = &[
@@ -117,6 +121,7 @@ impl Front {
             .with_state(producer.clone())
             .merge(service::health::routes(Arc::new(producer.clone())))
             .merge(openapi::routes(&producer.config))
+            .merge(docs::routes())
             .fallback(|request| access::refuse(ApiError::NoSuchPath, request))
             .method_not_allowed_fallback(|request| access::refuse(ApiError::MethodNotAllowed, request));
         Self { producer, router }
@@ -150,7 +155,7 @@ impl Front {
         let refused = traffic::watch(&self.producer, request, |request, _, place| async {
             drop(place);
             let id = ingest::id_in_head(named(request.uri().path()), request.headers());
-            access::refuse(ApiError::overloaded(serving::TOO_MANY_CONNECTIONS).naming(id), request).await
+            access::refuse(ApiError::overloaded(raw_response::TOO_MANY_CONNECTIONS).naming(id), request).await
         });
         // Apart, so that other requests need no room for it.
         Box::pin(refused).await

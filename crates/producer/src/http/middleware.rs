@@ -11,13 +11,14 @@ use axum::response::Response;
 use http_body::Body as _;
 
 use crate::app::Producer;
-use crate::cors::Visit;
 use crate::error::{ApiError, Refused};
-use crate::follow::Followed;
-use crate::ingest::IDEMPOTENCY_KEY;
-use crate::serving::Place;
-use crate::stopping::Admission;
-use crate::{access, head, routes};
+use crate::http::access_log::Followed;
+use crate::http::cors::Visit;
+use crate::http::permits::Place;
+use crate::http::{auth as access, head};
+use crate::routes;
+use crate::routes::ingest::IDEMPOTENCY_KEY;
+use crate::shutdown::Admission;
 
 /// Around every route and fallback.
 pub async fn watch<F: Future<Output = Response>>(

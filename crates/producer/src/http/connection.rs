@@ -17,10 +17,10 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep_until};
 
-use super::Shared;
-use super::refusal;
+use super::raw_response as refusal;
+use super::server::Shared;
 use super::stream::{Stream, Watched, WatchedBody};
-use super::watch::{Late, Limits, Watch};
+use super::timeouts::{Late, Limits, Watch};
 
 /// How long a client beyond the limit of connections may take for its one request.
 const RESERVE_LIMIT: Duration = Duration::from_secs(2);

@@ -63,9 +63,9 @@ pub static FILES: [File; 4] = [
         content: packed(include_bytes!(concat!(env!("OUT_DIR"), "/favicon-32x32.png.gz"))),
     },
     File {
-        name: "start.js",
+        name: "docs/start.js",
         media_type: "text/javascript",
-        content: Content::Plain(include_bytes!("start.js")),
+        content: Content::Plain(include_bytes!("docs/start.js")),
     },
 ];
 
@@ -81,7 +81,7 @@ async fn root() -> impl IntoResponse {
 
 /// Its references are relative, so that it works below another path too.
 async fn page(slashed: Option<Extension<Slashed>>) -> impl IntoResponse {
-    let text = include_str!("page.html");
+    let text = include_str!("docs/page.html");
     let text: Cow<'_, str> = match slashed {
         None => text.into(),
         Some(_) => text.replace("\"docs/", "\"").replace("\"openapi.json", "\"../openapi.json").into(),

@@ -3,8 +3,6 @@
 //! documentation are not asked for a key and take no place; poll jobs can be looked at and cancelled without a place, or
 //! an operator could not while there are too many requests.
 
-mod keys;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,14 +14,13 @@ use futures::StreamExt;
 use http_body::Body as _;
 use service::problem::Problem;
 
-pub use keys::ApiKeys;
-
 use crate::app::Producer;
 use crate::error::{ApiError, Refused};
-use crate::head::{self, Different};
-use crate::ingest;
+use crate::http::api_keys::ApiKeys;
+use crate::http::head::{self, Different};
+use crate::http::permits::Place;
 use crate::routes;
-use crate::serving::Place;
+use crate::routes::ingest;
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// So much of an unwanted body is read, for so long.

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use service::{Check, parse};
 
-use crate::access::ApiKeys;
 use crate::config::Settings;
-use crate::cors::Origins;
-use crate::tls::Tls;
+use crate::http::api_keys::ApiKeys;
+use crate::http::cors::Origins;
+use crate::http::tls::Tls;
 
 /// Who is let in, and how many.
 #[derive(Debug, Clone)]
