@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kafka::topics::{keep_topics, tell_changes};
+use kafka::topics::{log_changes, maintain_topics};
 use prometheus_client::registry::Registry;
 use serde_json::json;
 use service::health::{Listener, routes};
@@ -87,8 +87,8 @@ impl App {
         let background = CancellationToken::new();
         let _ends_with_us = background.clone().drop_guard();
         let specs = self.config.topic_specs();
-        let kafka = keep_topics(&clients::upkeep(&self.config), specs, background.clone())?;
-        tokio::spawn(tell_changes(kafka.clone()));
+        let kafka = maintain_topics(&clients::upkeep(&self.config), specs, background.clone())?;
+        tokio::spawn(log_changes(kafka.clone()));
         let (group, client_id) = (self.config.group_id.clone(), self.config.client_id());
         let strangers = watch_group(clients::upkeep(&self.config), group, client_id, background.clone());
         let (store, watched) = (self.work.store.clone(), background.clone());

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use events::Source;
 use kafka::topics::{BROKER_DEFAULT, TopicSpec, partitions, replication_factor};
-use kafka::{KafkaProperties, check_consumer, check_producer, connection};
-use service::{Check, ConfigFaults, Kind, Secret, parse};
+use kafka::{KafkaProperties, check_consumer, check_producer, read_connection};
+use service::{ConfigErrors, ConfigReader, Kind, Secret, parse};
 
 use crate::kafka::clients;
 use crate::mongo::{CALL_DEADLINE, StoreConfig, UpsertKeys, check_uri};
@@ -59,7 +59,7 @@ service::settings! {
 /// The configuration, every value valid.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Bootstrap servers.
+    /// Rebootstrap servers.
     pub kafka_broker: String,
     /// Topics to read; at least one.
     pub topics: Vec<String>,
@@ -99,9 +99,9 @@ impl Config {
     /// Every wrong variable, by name.
     pub fn from_environment(
         environment: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Self, ConfigFaults> {
-        let (s, mut check) = Check::read::<Settings>(Settings::VARIABLES, environment);
-        let connection = connection(&mut check, s.kafka_broker.as_ref(), s.kafka_properties.as_ref());
+    ) -> Result<Self, ConfigErrors> {
+        let (s, mut check) = ConfigReader::read::<Settings>(Settings::VARIABLES, environment);
+        let connection = read_connection(&mut check, s.kafka_broker.as_ref(), s.kafka_properties.as_ref());
         let topics = check.value("kafka_topic", s.kafka_topic.as_ref(), topics);
         let group_id = check.value("kafka_group_id", s.kafka_group_id.as_ref(), parse::text);
         let uri = check.value("mongodb_uri", s.mongodb_uri.as_ref(), check_uri);
@@ -181,12 +181,12 @@ impl Config {
 }
 
 /// Properties that are right by themselves may not fit those that the clients have besides.
-fn check_properties(config: Option<&Config>, check: &mut Check) {
+fn check_properties(config: Option<&Config>, check: &mut ConfigReader) {
     let Some(config) = config.filter(|config| !config.properties.is_empty()) else { return };
     let properties = &config.properties;
     let checked = check_consumer(&clients::reader(config), properties);
     if let Err(why) = checked.and_then(|()| check_producer(&clients::dead_letters(config), properties)) {
-        check.fault("KAFKA_PROPERTIES", why);
+        check.add_error("KAFKA_PROPERTIES", why);
     }
 }
 
@@ -195,11 +195,11 @@ fn dead_letters_of(topic: &str, named: Option<&str>) -> String {
 }
 
 /// A dead letter that is read again would be dead-lettered again, for ever.
-fn refuse_a_circle(topics: &[String], named: Option<&str>, check: &mut Check) {
+fn refuse_a_circle(topics: &[String], named: Option<&str>, check: &mut ConfigReader) {
     if let Some(circle) =
         topics.iter().map(|topic| dead_letters_of(topic, named)).find(|t| topics.contains(t))
     {
-        check.fault(
+        check.add_error(
             "DEAD_LETTER_TOPIC",
             format!("{circle:?} is one of KAFKA_TOPIC: dead letters would be read again"),
         );
@@ -254,7 +254,7 @@ pub fn database_name(text: &str) -> Result<String, String> {
 mod tests {
     use super::*;
 
-    fn read(pairs: &[(&str, &str)]) -> Result<Config, ConfigFaults> {
+    fn read(pairs: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
         let base = [("KAFKA_BROKER", "k:9092"), ("MONGODB_URI", "mongodb://u:hunter2@m:27017")];
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         Config::from_environment(base.iter().chain(pairs).map(owned))

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kafka::topics::KafkaState;
+use kafka::topics::KafkaReadiness;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
-use service::health::Report;
+use service::health::HealthSource;
 use tokio::sync::watch;
 
 use crate::metrics::Counters;
@@ -27,7 +27,7 @@ pub struct Health {
     /// Counters.
     pub counters: Counters,
     /// Whether Kafka answers.
-    pub kafka: watch::Receiver<KafkaState>,
+    pub kafka: watch::Receiver<KafkaReadiness>,
     /// Members of the group that are no Slipstream consumers, in words.
     pub strangers: watch::Receiver<Option<String>>,
     /// Whether MongoDB answers.
@@ -78,7 +78,7 @@ impl Health {
     }
 }
 
-impl Report for Health {
+impl HealthSource for Health {
     fn alive(&self) -> Result<(), String> {
         self.lanes.broken().map_or(Ok(()), |why| Err(why.to_owned()))
     }
@@ -110,7 +110,7 @@ impl Report for Health {
 
     fn registry(&self) -> &Registry {
         let store_up = *self.store.borrow() == StoreState::Ready;
-        let kafka_up = *self.kafka.borrow() == KafkaState::Ready;
+        let kafka_up = *self.kafka.borrow() == KafkaReadiness::Ready;
         self.work.metrics.look(&self.lanes, store_up, kafka_up);
         &self.registry
     }

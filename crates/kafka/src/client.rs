@@ -13,7 +13,7 @@ use rdkafka::producer::future_producer::{Delivery, OwnedDeliveryResult};
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 
 use crate::properties::{self, KafkaProperties};
-use crate::rebootstrap::Bootstrap;
+use crate::rebootstrap::Rebootstrap;
 use service::lock::lock;
 
 /// What every client starts from; `defaults` are the properties of the particular client, which
@@ -109,29 +109,29 @@ impl ConsumerContext for QuietContext {}
 /// As [`QuietContext`], of a client that lasts and is polled, or it hears nothing. Keeps why the last connection failed:
 /// a question that fails says only that, and not that the broker refuses the password, say.
 #[derive(Debug)]
-pub struct Listening {
+pub struct ConnectionContext {
     last_failure: Mutex<Option<String>>,
-    bootstrap: Arc<Bootstrap>,
+    bootstrap: Arc<Rebootstrap>,
 }
 
-impl Listening {
+impl ConnectionContext {
     /// Has heard nothing yet.
-    pub fn new(bootstrap: Arc<Bootstrap>) -> Self {
+    pub fn new(bootstrap: Arc<Rebootstrap>) -> Self {
         Self { last_failure: Mutex::default(), bootstrap }
     }
 
-    /// Why the last connection failed, if one has since [`Listening::forget`].
+    /// Why the last connection failed, if one has since [`ConnectionContext::clear_last_failure`].
     pub fn last_failure(&self) -> Option<String> {
         lock(&self.last_failure).clone()
     }
 
     /// To be called when a connection works.
-    pub fn forget(&self) {
+    pub fn clear_last_failure(&self) {
         *lock(&self.last_failure) = None;
     }
 }
 
-impl ClientContext for Listening {
+impl ClientContext for ConnectionContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         QuietContext.log(level, facility, message);
     }
@@ -147,13 +147,13 @@ impl ClientContext for Listening {
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
-        self.bootstrap.told(statistics);
+        self.bootstrap.on_statistics(statistics);
     }
 }
 
-impl ConsumerContext for Listening {}
+impl ConsumerContext for ConnectionContext {}
 
-impl ProducerContext for Listening {
+impl ProducerContext for ConnectionContext {
     type DeliveryOpaque = ();
 
     fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
@@ -164,7 +164,7 @@ impl ProducerContext for Listening {
 /// # Errors
 /// It failed; or it was delivered without an offset, which librdkafka makes of a broker that knows a later record of
 /// this client. On a topic that was made anew that proves nothing.
-pub fn stored(delivery: OwnedDeliveryResult) -> Result<Delivery, KafkaError> {
+pub fn require_offset(delivery: OwnedDeliveryResult) -> Result<Delivery, KafkaError> {
     match delivery {
         Ok(delivery) if delivery.offset >= 0 => Ok(delivery),
         Ok(_) => Err(KafkaError::MessageProduction(RDKafkaErrorCode::DuplicateSequenceNumber)),
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn the_reason_of_a_failure_is_kept_until_a_connection_works() {
-        let context = Listening::new(Bootstrap::of(&mut ClientConfig::new()));
+        let context = ConnectionContext::new(Rebootstrap::enable(&mut ClientConfig::new()));
         let why = "sasl_ssl://k:9092/bootstrap: SASL authentication error: Authentication failed";
         let error = |code| KafkaError::Global(code);
         context.error(
@@ -192,7 +192,7 @@ mod tests {
         );
         context.error(error(RDKafkaErrorCode::AllBrokersDown), "1/1 brokers are down");
         assert_eq!(context.last_failure().as_deref(), Some(why));
-        context.forget();
+        context.clear_last_failure();
         assert_eq!(context.last_failure(), None);
     }
 }

@@ -25,7 +25,7 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 
 /// How the consumers of Slipstream share partitions.
 pub const ASSIGNOR: &str = "cooperative-sticky";
-/// Strangers that are named one by one.
+/// ForeignMembers that are named one by one.
 const NAMED: usize = 5;
 
 const NO_ERROR: rd_kafka_resp_err_t = rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
@@ -41,7 +41,7 @@ pub struct Group {
     pub assignor: String,
     /// Whether the broker shares the partitions, as the new protocol (KIP-848) has it. Members of the classic protocol
     /// can be in such a group too.
-    pub is_of_new_protocol: bool,
+    pub is_consumer_protocol: bool,
     /// The members.
     pub members: Vec<Member>,
 }
@@ -71,30 +71,30 @@ impl fmt::Display for Member {
 
 /// The members of a group that belong to another application.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Strangers {
+pub struct ForeignMembers {
     /// How many they are.
     pub count: usize,
     /// Who they are; the first of them by name.
-    pub named: String,
+    pub description: String,
     /// They share partitions in another way than the consumers of Slipstream, which cannot join before they leave.
-    pub keep_ours_out: bool,
+    pub has_other_assignor: bool,
 }
 
 impl Group {
     /// The members that are no consumers of Slipstream, whose `client.id` is `client_id`.
-    pub fn strangers(&self, client_id: &str) -> Option<Strangers> {
-        let keep_ours_out =
-            !self.is_of_new_protocol && !self.assignor.is_empty() && self.assignor != ASSIGNOR;
+    pub fn foreign_members(&self, client_id: &str) -> Option<ForeignMembers> {
+        let has_other_assignor =
+            !self.is_consumer_protocol && !self.assignor.is_empty() && self.assignor != ASSIGNOR;
         // tansu tells no client.id.
         let other = |member: &&Member| !member.client_id.is_empty() && member.client_id != client_id;
-        let is_stranger = |member: &&Member| keep_ours_out || other(member);
+        let is_stranger = |member: &&Member| has_other_assignor || other(member);
         let others: Vec<&Member> = self.members.iter().filter(is_stranger).collect();
         let count = Some(others.len()).filter(|count| *count > 0)?;
         let mut named: Vec<String> = others.iter().take(NAMED).map(ToString::to_string).collect();
         if count > NAMED {
             named.push(format!("{} more", count - NAMED));
         }
-        Some(Strangers { count, named: named.join(", "), keep_ours_out })
+        Some(ForeignMembers { count, description: named.join(", "), has_other_assignor })
     }
 }
 
@@ -125,7 +125,7 @@ fn classic<C: ClientContext>(client: &Client<C>, name: &str, limit: Duration) ->
     Ok(found.map(|group| Group {
         state: group.state().to_owned(),
         assignor: group.protocol().to_owned(),
-        is_of_new_protocol: false,
+        is_consumer_protocol: false,
         members: group
             .members()
             .iter()
@@ -241,7 +241,7 @@ unsafe fn read(group: *const rd_kafka_ConsumerGroupDescription_t) -> KafkaResult
         Ok(Group {
             state: text(rd_kafka_consumer_group_state_name(state)),
             assignor: text(rd_kafka_ConsumerGroupDescription_partition_assignor(group)),
-            is_of_new_protocol: rd_kafka_ConsumerGroupDescription_type(group)
+            is_consumer_protocol: rd_kafka_ConsumerGroupDescription_type(group)
                 == rd_kafka_consumer_group_type_t::RD_KAFKA_CONSUMER_GROUP_TYPE_CONSUMER,
             members: members
                 .map(|n| read_member(rd_kafka_ConsumerGroupDescription_member(group, n)))
@@ -289,10 +289,10 @@ fn milliseconds(duration: Duration) -> c_int {
 mod tests {
     use super::*;
 
-    fn group(assignor: &str, is_of_new_protocol: bool, client_ids: &[&str]) -> Group {
+    fn group(assignor: &str, is_consumer_protocol: bool, client_ids: &[&str]) -> Group {
         let member = |id: &&str| Member { client_id: (*id).into(), host: "/h".into(), partitions: 2 };
         let members = client_ids.iter().map(member).collect();
-        Group { state: "Stable".into(), assignor: assignor.into(), is_of_new_protocol, members }
+        Group { state: "Stable".into(), assignor: assignor.into(), is_consumer_protocol, members }
     }
 
     #[test]
@@ -304,13 +304,13 @@ mod tests {
             group("uniform", true, &["ours"]),
             group(ASSIGNOR, false, &["ours", ""]),
         ] {
-            assert_eq!(group.strangers("ours"), None, "{group:?}");
+            assert_eq!(group.foreign_members("ours"), None, "{group:?}");
         }
     }
 
     #[test]
     fn members_with_another_client_id_are_strangers_in_either_protocol() {
-        for (assignor, is_of_new_protocol, keep_ours_out) in [
+        for (assignor, is_consumer_protocol, has_other_assignor) in [
             ("range", false, true),
             ("roundrobin", false, true),
             (ASSIGNOR, false, false),
@@ -319,12 +319,16 @@ mod tests {
             // While a group moves partitions it tells no assignor.
             ("", false, false),
         ] {
-            let found = group(assignor, is_of_new_protocol, &["stranger"]).strangers("ours");
+            let found = group(assignor, is_consumer_protocol, &["stranger"]).foreign_members("ours");
             let named = "stranger at h (2 partitions)".to_owned();
-            assert_eq!(found, Some(Strangers { count: 1, named, keep_ours_out }), "{assignor}");
+            assert_eq!(
+                found,
+                Some(ForeignMembers { count: 1, description: named, has_other_assignor }),
+                "{assignor}"
+            );
         }
-        let many = group(ASSIGNOR, false, &["stranger"; 7]).strangers("ours").unwrap();
-        assert!(many.count == 7 && many.named.ends_with("(2 partitions), 2 more"), "{many:?}");
+        let many = group(ASSIGNOR, false, &["stranger"; 7]).foreign_members("ours").unwrap();
+        assert!(many.count == 7 && many.description.ends_with("(2 partitions), 2 more"), "{many:?}");
     }
 
     #[test]

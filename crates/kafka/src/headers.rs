@@ -23,25 +23,25 @@ pub struct RawHeader<'m> {
 /// Headers that can be read whatever their names are.
 pub trait RawHeaders {
     /// Each header, in order.
-    fn raw(&self) -> impl Iterator<Item = RawHeader<'_>>;
+    fn raw_headers(&self) -> impl Iterator<Item = RawHeader<'_>>;
 }
 
 impl RawHeaders for BorrowedHeaders {
-    fn raw(&self) -> impl Iterator<Item = RawHeader<'_>> {
+    fn raw_headers(&self) -> impl Iterator<Item = RawHeader<'_>> {
         (0..).map_while(|index| get(self, index))
     }
 }
 
 impl RawHeaders for OwnedHeaders {
-    fn raw(&self) -> impl Iterator<Item = RawHeader<'_>> {
-        self.as_borrowed().raw()
+    fn raw_headers(&self) -> impl Iterator<Item = RawHeader<'_>> {
+        self.as_borrowed().raw_headers()
     }
 }
 
 /// `headers` and one more behind them. Its name ends at a NUL.
 #[must_use]
 #[expect(unsafe_code, reason = "rdkafka takes the name of a header as text only")]
-pub fn with(headers: OwnedHeaders, header: RawHeader<'_>) -> OwnedHeaders {
+pub fn with_header(headers: OwnedHeaders, header: RawHeader<'_>) -> OwnedHeaders {
     let list = ptr::from_ref(headers.as_borrowed()).cast::<rd_kafka_headers_t>().cast_mut();
     let (value, length) = header.value.map_or((ptr::null(), 0), |value| (value.as_ptr(), value.len()));
     // Kafka has no longer ones.
@@ -87,8 +87,8 @@ mod tests {
         let headers =
             [(&b"\xffname"[..], Some(&b"\x00\xff"[..])), (b"", Some(b"")), (b"null", None), (b"null", None)];
         let headers = headers.map(|(name, value)| RawHeader { name, value });
-        let list = headers.into_iter().fold(OwnedHeaders::new(), with);
-        assert_eq!(list.raw().collect::<Vec<_>>(), headers);
-        assert_eq!(OwnedHeaders::new().raw().count(), 0);
+        let list = headers.into_iter().fold(OwnedHeaders::new(), with_header);
+        assert_eq!(list.raw_headers().collect::<Vec<_>>(), headers);
+        assert_eq!(OwnedHeaders::new().raw_headers().count(), 0);
     }
 }

@@ -1,9 +1,9 @@
 //! The one place for librdkafka: properties and client construction ([`client`], [`properties`]),
-//! KAFKA_BROKER ([`brokers`]), topic creation and readiness ([`topics`]), the members of a
+//! KAFKA_BROKER ([`bootstrap_servers`]), topic creation and readiness ([`topics`]), the members of a
 //! consumer group ([`group`]), record headers ([`headers`]) and the workaround for clients that
 //! lost every broker ([`rebootstrap`]).
 
-pub mod brokers;
+pub mod bootstrap_servers;
 pub mod client;
 pub mod group;
 pub mod headers;
@@ -11,5 +11,7 @@ pub mod properties;
 pub mod rebootstrap;
 pub mod topics;
 
-pub use client::{Listening, QuietContext, check_consumer, check_producer, client_config, log_line, stored};
-pub use properties::{Connection, KafkaProperties, connection};
+pub use client::{
+    ConnectionContext, QuietContext, check_consumer, check_producer, client_config, log_line, require_offset,
+};
+pub use properties::{Connection, KafkaProperties, read_connection};

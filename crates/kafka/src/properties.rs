@@ -6,8 +6,8 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaConfRes;
 
 use super::check_producer;
-use crate::brokers::{Brokers, upper};
-use service::{Check, Secret};
+use crate::bootstrap_servers::{BootstrapServers, upper};
+use service::{ConfigReader, Secret};
 
 /// Properties that a promise rests on: naming one in KAFKA_PROPERTIES is a wrong configuration.
 const RESERVED: &[&str] = &[
@@ -51,12 +51,12 @@ pub type Connection = (String, KafkaProperties);
 
 /// Reads KAFKA_BROKER and KAFKA_PROPERTIES. A scheme in KAFKA_BROKER sets `security.protocol`,
 /// unless KAFKA_PROPERTIES does; then both must agree.
-pub fn connection(
-    check: &mut Check,
+pub fn read_connection(
+    check: &mut ConfigReader,
     broker: Option<&String>,
     properties: Option<&String>,
 ) -> Option<Connection> {
-    let brokers = check.value("kafka_broker", broker, Brokers::parse);
+    let brokers = check.value("kafka_broker", broker, BootstrapServers::parse);
     let parse = match check.is_from_file("KAFKA_PROPERTIES") {
         true => KafkaProperties::parse_file,
         false => KafkaProperties::parse,
@@ -71,7 +71,7 @@ pub fn connection(
                  write host:port without a scheme",
                 upper(scheme)
             );
-            check.fault("KAFKA_BROKER", why);
+            check.add_error("KAFKA_BROKER", why);
             None
         }
         (Some(scheme), None) => Some((brokers.servers, properties.with("security.protocol", scheme))),
@@ -274,7 +274,7 @@ mod tests {
     service::settings! {
         /// Both variables.
         struct Settings {
-            /// Brokers.
+            /// BootstrapServers.
             kafka_broker: Kind::Required,
             /// Properties.
             kafka_properties: Kind::OptionalSecret("none"),
@@ -283,8 +283,8 @@ mod tests {
 
     fn connect(pairs: &[(&str, &str)]) -> Result<ClientConfig, String> {
         let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        let (s, mut check) = Check::read::<Settings>(Settings::VARIABLES, pairs);
-        let read = connection(&mut check, s.kafka_broker.as_ref(), s.kafka_properties.as_ref());
+        let (s, mut check) = ConfigReader::read::<Settings>(Settings::VARIABLES, pairs);
+        let read = read_connection(&mut check, s.kafka_broker.as_ref(), s.kafka_properties.as_ref());
         let read = check.finish(read).map_err(|faults| faults.to_string())?;
         Ok(client_config(&read.0, "c", &[], &read.1))
     }

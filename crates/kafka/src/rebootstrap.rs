@@ -17,7 +17,7 @@ use serde::Deserialize;
 
 /// The bootstrap servers of a client, and whether it has forgotten every broker.
 #[derive(Debug)]
-pub struct Bootstrap {
+pub struct Rebootstrap {
     servers: CString,
     forgotten: AtomicBool,
 }
@@ -33,10 +33,10 @@ struct Broker {
     source: String,
 }
 
-impl Bootstrap {
+impl Rebootstrap {
     /// Has the client that is made of `config` tell its statistics once a second: its context is to pass them on to
-    /// [`Bootstrap::told`], and somebody has to poll it.
-    pub fn of(config: &mut ClientConfig) -> Arc<Self> {
+    /// [`Rebootstrap::on_statistics`], and somebody has to poll it.
+    pub fn enable(config: &mut ClientConfig) -> Arc<Self> {
         config.set("statistics.interval.ms", "1000");
         let servers = config.get("bootstrap.servers").and_then(|servers| CString::new(servers).ok());
         Arc::new(Self { servers: servers.unwrap_or_default(), forgotten: AtomicBool::new(false) })
@@ -44,7 +44,7 @@ impl Bootstrap {
 
     /// What the client tells of itself, in JSON
     /// (<https://github.com/confluentinc/librdkafka/blob/v2.12.1/STATISTICS.md>).
-    pub fn told(&self, statistics: &[u8]) {
+    pub fn on_statistics(&self, statistics: &[u8]) {
         let Ok(Statistics { brokers }) = serde_json::from_slice(statistics) else { return };
         // The others are librdkafka's own, which stand for a role.
         let known = |broker: &Broker| broker.source == "learned" || broker.source == "configured";
@@ -54,7 +54,7 @@ impl Bootstrap {
     /// Gives `client` its bootstrap servers again if it has no broker. To be called once a second or so by whoever uses
     /// it.
     #[expect(unsafe_code, reason = "rdkafka does not pass on this call")]
-    pub fn again<C: ClientContext>(&self, client: &Client<C>) {
+    pub fn restore_brokers<C: ClientContext>(&self, client: &Client<C>) {
         if self.forgotten.swap(false, Ordering::Relaxed) {
             tracing::debug!("kafka client forgot every broker, giving it its bootstrap servers again");
             // SAFETY: the client is alive for as long as it is borrowed, the text ends with a zero and is copied, and any

@@ -14,10 +14,10 @@ use rdkafka::producer::{Producer, ThreadedProducer};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{Listening, QuietContext};
-use crate::rebootstrap::Bootstrap;
+use crate::client::{ConnectionContext, QuietContext};
+use crate::rebootstrap::Rebootstrap;
 use service::parse;
-use service::standstill::Standstill;
+use service::suspension::SuspensionDetector;
 
 /// How long one question to the broker may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
@@ -26,18 +26,18 @@ const PAUSE_WHEN_NOT: Duration = Duration::from_millis(200);
 
 /// What the last question to Kafka showed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum KafkaState {
+pub enum KafkaReadiness {
     /// Nothing has been asked yet.
     Unknown,
     /// Kafka answers and every topic exists.
     Ready,
     /// Kafka does not answer, or refuses us; why.
-    Away(String),
+    Unavailable(String),
     /// Kafka answers, but a topic is not there and could not be made yet; which and why.
     TopicMissing(String),
 }
 
-impl KafkaState {
+impl KafkaReadiness {
     /// Whether Kafka answers and the topics exist.
     ///
     /// # Errors
@@ -46,21 +46,21 @@ impl KafkaState {
         match self {
             Self::Ready => Ok(()),
             Self::Unknown => Err("kafka has not been asked yet".into()),
-            Self::Away(why) => Err(format!("kafka does not answer: {why}")),
+            Self::Unavailable(why) => Err(format!("kafka does not answer: {why}")),
             Self::TopicMissing(why) => Err(why.clone()),
         }
     }
 
     /// One line if this is another state than `last`. The words may differ from one question to the next; the state is
     /// the same.
-    pub fn tell_after(&self, last: &Self) {
+    pub fn log_change_from(&self, last: &Self) {
         if std::mem::discriminant(self) == std::mem::discriminant(last) {
             return;
         }
         match self {
             Self::Ready if *last == Self::Unknown => tracing::info!("kafka answers"),
             Self::Ready => tracing::info!("kafka is back"),
-            Self::Away(why) => tracing::warn!(reason = why, "kafka is away"),
+            Self::Unavailable(why) => tracing::warn!(reason = why, "kafka is away"),
             Self::TopicMissing(why) => tracing::warn!(reason = why, "topic is missing"),
             Self::Unknown => {}
         }
@@ -102,7 +102,7 @@ pub struct TopicSpec {
 
 impl TopicSpec {
     /// Whether it is a dead-letter topic.
-    pub fn is_for_dead_letters(&self) -> bool {
+    pub fn is_dead_letter_topic(&self) -> bool {
         !self.dead_letters_of.is_empty()
     }
 }
@@ -116,23 +116,23 @@ const HEADER_BYTES: u64 = 64 * 1024;
 ///
 /// # Errors
 /// librdkafka refuses the configuration.
-pub fn keep_topics(
+pub fn maintain_topics(
     config: &ClientConfig,
     topics: Vec<TopicSpec>,
     stop: CancellationToken,
-) -> Result<watch::Receiver<KafkaState>, KafkaError> {
+) -> Result<watch::Receiver<KafkaReadiness>, KafkaError> {
     let mut lasting = config.clone();
-    let bootstrap = Bootstrap::of(&mut lasting);
-    let asker = lasting.create_with_context(Listening::new(Arc::clone(&bootstrap)))?;
+    let bootstrap = Rebootstrap::enable(&mut lasting);
+    let asker = lasting.create_with_context(ConnectionContext::new(Arc::clone(&bootstrap)))?;
     let mut upkeep =
         Upkeep { asker: Arc::new(asker), bootstrap, config: config.clone(), maker: None, topics };
-    let (sender, receiver) = watch::channel(KafkaState::Unknown);
+    let (sender, receiver) = watch::channel(KafkaReadiness::Unknown);
     tokio::spawn(async move {
-        let standstill = Standstill::watch();
+        let standstill = SuspensionDetector::start();
         while !stop.is_cancelled() {
             let state = upkeep.look_and_make().await;
-            let pause = if state == KafkaState::Ready { PAUSE_WHEN_WELL } else { PAUSE_WHEN_NOT };
-            let ours = matches!(state, KafkaState::Away(_)) && standstill.is_just_over();
+            let pause = if state == KafkaReadiness::Ready { PAUSE_WHEN_WELL } else { PAUSE_WHEN_NOT };
+            let ours = matches!(state, KafkaReadiness::Unavailable(_)) && standstill.recently_resumed();
             sender.send_if_modified(|last| {
                 // It is not Kafka that was away then. The next question tells.
                 let changed = !ours && *last != state;
@@ -150,8 +150,8 @@ pub fn keep_topics(
 /// Who asks and makes.
 struct Upkeep {
     /// Has a thread that hands over what librdkafka tells; an administrator's client keeps that to itself.
-    asker: Arc<ThreadedProducer<Listening>>,
-    bootstrap: Arc<Bootstrap>,
+    asker: Arc<ThreadedProducer<ConnectionContext>>,
+    bootstrap: Arc<Rebootstrap>,
     config: ClientConfig,
     /// There while missing topics are made.
     maker: Option<AdminClient<QuietContext>>,
@@ -159,11 +159,11 @@ struct Upkeep {
 }
 
 /// Tells of each change of state, for a process that knows Kafka's state from here alone. Ends with the upkeep.
-pub async fn tell_changes(mut states: watch::Receiver<KafkaState>) {
-    let mut last = KafkaState::Unknown;
+pub async fn log_changes(mut states: watch::Receiver<KafkaReadiness>) {
+    let mut last = KafkaReadiness::Unknown;
     loop {
         let state = states.borrow_and_update().clone();
-        state.tell_after(&last);
+        state.log_change_from(&last);
         last = state;
         if states.changed().await.is_err() {
             return;
@@ -172,8 +172,8 @@ pub async fn tell_changes(mut states: watch::Receiver<KafkaState>) {
 }
 
 impl Upkeep {
-    async fn look_and_make(&mut self) -> KafkaState {
-        self.bootstrap.again(self.asker.client());
+    async fn look_and_make(&mut self) -> KafkaReadiness {
+        self.bootstrap.restore_brokers(self.asker.client());
         for topic in &self.topics {
             match exists(&self.asker, &topic.name).await {
                 Ok(true) => {}
@@ -182,7 +182,7 @@ impl Upkeep {
                     Err(why) => {
                         // It may have lost sight of every broker.
                         self.maker = None;
-                        return KafkaState::TopicMissing(format!(
+                        return KafkaReadiness::TopicMissing(format!(
                             "topic {} cannot be made: {why}",
                             topic.name
                         ));
@@ -190,17 +190,17 @@ impl Upkeep {
                 },
                 Err(error) => {
                     let why = self.asker.context().last_failure();
-                    return KafkaState::Away(why.unwrap_or_else(|| error.to_string()));
+                    return KafkaReadiness::Unavailable(why.unwrap_or_else(|| error.to_string()));
                 }
             }
         }
         self.maker = None;
-        self.asker.context().forget();
-        KafkaState::Ready
+        self.asker.context().clear_last_failure();
+        KafkaReadiness::Ready
     }
 }
 
-async fn exists(asker: &Arc<ThreadedProducer<Listening>>, topic: &str) -> Result<bool, KafkaError> {
+async fn exists(asker: &Arc<ThreadedProducer<ConnectionContext>>, topic: &str) -> Result<bool, KafkaError> {
     let (asker, topic) = (Arc::clone(asker), topic.to_owned());
     let ask = move || {
         let metadata = asker.client().fetch_metadata(Some(&topic), ANSWER_LIMIT)?;
@@ -223,7 +223,7 @@ async fn make(
     let bytes;
     let mut new =
         NewTopic::new(&topic.name, topic.partitions, TopicReplication::Fixed(topic.replication_factor));
-    if topic.is_for_dead_letters() {
+    if topic.is_dead_letter_topic() {
         bytes = (max_message_bytes(admin, &topic.dead_letters_of).await + HEADER_BYTES).to_string();
         new = new.set("retention.ms", "-1").set("max.message.bytes", &bytes);
     }

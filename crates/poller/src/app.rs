@@ -9,10 +9,10 @@ use std::time::Duration;
 use service::health::{self, Listener};
 use tokio_util::sync::CancellationToken;
 
-use crate::Config;
 use crate::client::{NoClient, Producer};
-use crate::polling::Polling;
-use crate::progress::{Progress, Tally};
+use crate::config::Config;
+use crate::metrics::{Progress, Tally};
+use crate::poll_loop::Polling;
 use crate::schedule::Schedule;
 
 /// How long the listener may take for the requests that it has.

@@ -10,8 +10,8 @@ use serde::Deserialize;
 use service::json::object;
 use url::Url;
 
-use crate::Config;
-use crate::trust::{self, Peer, root_cause};
+use crate::config::Config;
+use crate::tls::{self, ConnectionDiagnostics, root_cause};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// How long the producer may take to say whether it is ready.
@@ -64,7 +64,7 @@ pub struct Producer {
     ready: Url,
     ingest: Url,
     call_timeout: Duration,
-    peer: Peer,
+    peer: ConnectionDiagnostics,
 }
 
 impl Producer {
@@ -74,11 +74,11 @@ impl Producer {
     /// The TLS library finds no certificates.
     pub fn new(config: &Config) -> Result<Self, NoClient> {
         Ok(Self {
-            http: http(config, concat!("slipstream-poller/", env!("CARGO_PKG_VERSION")))?,
+            http: http_client(config, concat!("slipstream-poller/", env!("CARGO_PKG_VERSION")))?,
             ready: endpoint(&config.producer, "readyz"),
             ingest: endpoint(&config.producer, "ingest/adsbdb"),
             call_timeout: config.call_timeout,
-            peer: Peer::of(config),
+            peer: ConnectionDiagnostics::of(config),
         })
     }
 
@@ -126,7 +126,7 @@ impl Producer {
 ///
 /// # Errors
 /// The TLS library finds no certificates.
-pub fn http(config: &Config, agent: &str) -> Result<Client, NoClient> {
+pub fn http_client(config: &Config, agent: &str) -> Result<Client, NoClient> {
     // The first in this process to install it wins; all of ours install the same.
     _ = rustls::crypto::ring::default_provider().install_default();
     let mut headers = HeaderMap::new();
@@ -149,7 +149,7 @@ pub fn http(config: &Config, agent: &str) -> Result<Client, NoClient> {
         // No certificate is needed, so none is loaded and none has to be there.
         builder = builder.tls_certs_only([]);
     } else if let Some(certificates) = &config.authorities {
-        builder = builder.tls_backend_preconfigured(trust::tls(certificates)?);
+        builder = builder.tls_backend_preconfigured(tls::client_config(certificates)?);
     }
     Ok(builder.build()?)
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use service::{Check, ConfigFaults, Kind, Secret, parse};
+use service::{ConfigErrors, ConfigReader, Kind, Secret, parse};
 use url::Url;
 
-use crate::trust::authorities;
+use crate::tls::authorities;
 
 service::settings! {
     /// What the poller reads from its environment.
@@ -59,8 +59,8 @@ impl Config {
     /// Every fault, by variable.
     pub fn from_environment(
         environment: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Self, ConfigFaults> {
-        let (settings, mut check) = Check::read::<Settings>(Settings::VARIABLES, environment);
+    ) -> Result<Self, ConfigErrors> {
+        let (settings, mut check) = ConfigReader::read::<Settings>(Settings::VARIABLES, environment);
         let producer = check.value("producer_base_url", settings.producer_base_url.as_ref(), base_url);
         let interval =
             check.value("interval_sec", settings.interval_sec.as_ref(), parse::seconds(LEAST_SECONDS));

@@ -2,7 +2,7 @@
 //!
 //! It waits for the producer's `/readyz` first, for as long as that takes. Then a call starts at each tick of the
 //! schedule ([`schedule`]); calls never overlap, so a slow answer skips ticks. After a failure the next call waits
-//! for the answer's `Retry-After` and for a jittered backoff ([`polling`]). It keeps nothing: what the producer
+//! for the answer's `Retry-After` and for a jittered backoff ([`poll_loop`]). It keeps nothing: what the producer
 //! answered with 202 is the producer's promise.
 //!
 //! Exit codes: 0 a clean end, 1 if calls were made and not one succeeded, 2 a wrong configuration.
@@ -10,10 +10,10 @@
 pub mod app;
 pub mod client;
 pub mod config;
-pub mod polling;
-pub mod progress;
+pub mod metrics;
+pub mod poll_loop;
 pub mod schedule;
-pub mod trust;
+pub mod tls;
 
 pub use app::{App, Error};
 pub use config::{Config, Settings};

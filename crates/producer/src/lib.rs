@@ -22,14 +22,14 @@ mod shutdown;
 mod traces;
 
 use service::environment::value;
-use service::healthcheck::Secure;
+use service::healthcheck::TlsConnector;
 
 pub use app::{App, BuildError, RunError};
 pub use config::{Config, Settings};
 pub use metrics::Counters;
 
 /// How its own health check speaks to a producer of this environment, if that is not in the clear.
-pub fn secure(environment: &[(String, String)]) -> Option<Secure> {
+pub fn secure(environment: &[(String, String)]) -> Option<TlsConnector> {
     let certificate = value(environment, "TLS_CERT_FILE")?;
     let key = value(environment, "TLS_KEY_FILE")?;
     Some(http::tls::secure(certificate, key))

@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 
-use crate::settings::{ConfigFaults, Variable};
+use crate::config::{ConfigErrors, Variable};
 
 /// Names and values.
 pub type Environment = Vec<(String, String)>;
@@ -13,16 +13,16 @@ const NOT_TEXT: &str = "is not UTF-8";
 
 /// Reads the environment of this process; names and values that are not UTF-8 are left out. Those of `variables` that
 /// have such a value are the faults.
-pub fn read(variables: &[&[Variable]]) -> (Environment, ConfigFaults) {
+pub fn read(variables: &[&[Variable]]) -> (Environment, ConfigErrors) {
     texts(std::env::vars_os(), variables)
 }
 
 fn texts(
     pairs: impl IntoIterator<Item = (OsString, OsString)>,
     variables: &[&[Variable]],
-) -> (Environment, ConfigFaults) {
+) -> (Environment, ConfigErrors) {
     let ours = |name: &str| variables.iter().copied().flatten().any(|variable| variable.is_named(name));
-    let (mut environment, mut faults) = (Environment::new(), ConfigFaults::default());
+    let (mut environment, mut faults) = (Environment::new(), ConfigErrors::default());
     for (name, value) in pairs {
         let Ok(name) = name.into_string() else { continue };
         match value.into_string() {

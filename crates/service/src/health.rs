@@ -19,7 +19,7 @@ use crate::problem::Problem;
 use crate::process;
 
 /// What a process says of itself.
-pub trait Report: Send + Sync + 'static {
+pub trait HealthSource: Send + Sync + 'static {
     /// Whether the process works.
     ///
     /// # Errors
@@ -39,7 +39,7 @@ pub trait Report: Send + Sync + 'static {
 }
 
 /// The routes above.
-pub fn routes<R: Report>(report: Arc<R>) -> Router {
+pub fn routes<R: HealthSource>(report: Arc<R>) -> Router {
     let [alive, ready, health] = [(); 3].map(|()| Arc::clone(&report));
     let metrics = report;
     let process = Arc::new(process::registry());

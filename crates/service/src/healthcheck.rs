@@ -16,17 +16,17 @@ pub trait Stream: Read + Write {}
 impl<T: Read + Write> Stream for T {}
 
 /// Makes a connection a secure one.
-pub type Secure = Box<dyn FnOnce(TcpStream) -> io::Result<Box<dyn Stream>>>;
+pub type TlsConnector = Box<dyn FnOnce(TcpStream) -> io::Result<Box<dyn Stream>>>;
 
 /// How the running process is reached.
 pub struct Probe {
     address: SocketAddr,
-    secure: Option<Secure>,
+    secure: Option<TlsConnector>,
 }
 
 impl Probe {
     /// Asks the process that listens there.
-    pub fn new(listen: SocketAddr, secure: Option<Secure>) -> Self {
+    pub fn new(listen: SocketAddr, secure: Option<TlsConnector>) -> Self {
         let ip = match listen.ip() {
             ip if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
             ip => ip,

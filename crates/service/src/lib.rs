@@ -1,27 +1,31 @@
-//! Parts that every process shares: configuration from the [`environment`]
-//! ([`settings`](mod@settings)), the command line ([`program`]), logs ([`logs`]), the stop signal
-//! ([`stop`]), the listener for health and metrics ([`health`]), problem responses ([`problem`]),
-//! response parsing ([`json`], [`retry_after`](mod@retry_after)), [`backoff`] and the detection of
-//! a suspended process ([`standstill`]).
+//! Parts that every process shares.
+//!
+//! - Start: configuration from the [`environment`] ([`config`](mod@config)), the command line
+//!   ([`cli`]), logs ([`logging`]).
+//! - Stop: the stop signal ([`signals`]).
+//! - Observation: the listener for health and metrics ([`health`]), its probe ([`healthcheck`]),
+//!   and the process metrics ([`process`]).
+//! - HTTP: error bodies ([`problem`]) and the parsing of responses ([`json`],
+//!   [`retry_after`](mod@retry_after)).
+//! - Time: [`backoff`] between attempts, and the detection of a suspended process ([`suspension`]).
 
 pub mod backoff;
+pub mod cli;
+pub mod config;
 pub mod environment;
 pub mod health;
 pub mod healthcheck;
 pub mod json;
 pub mod lock;
-pub mod logs;
-pub mod open_files;
+pub mod logging;
 pub mod problem;
-mod process;
-pub mod program;
+pub mod process;
 pub mod retry_after;
 pub mod secret;
-pub mod settings;
-pub mod standstill;
-pub mod stop;
+pub mod signals;
+pub mod suspension;
 
-pub use program::{Outcome, Program};
+pub use cli::{Outcome, Program};
+pub use config::{ConfigErrors, ConfigReader, Kind, Variable, parse};
 pub use retry_after::retry_after;
 pub use secret::Secret;
-pub use settings::{Check, ConfigFaults, Kind, Variable, parse};

@@ -3,7 +3,7 @@
 //! and timestamp are those of the record byte for byte.
 
 use events::{Decoded, RecordView, decode};
-use kafka::headers::{RawHeader, RawHeaders, with};
+use kafka::headers::{RawHeader, RawHeaders, with_header};
 use rdkafka::Message;
 use rdkafka::message::OwnedHeaders;
 
@@ -72,7 +72,7 @@ pub fn added(message: &impl Message<Headers: RawHeaders>, name: &str) -> Option<
     let headers = message.headers()?;
     let name = format!("{ADDED}{name}");
     // A record that was a dead letter elsewhere has two of each; ours come last.
-    let value = headers.raw().filter(|header| header.name == name.as_bytes()).last()?.value?;
+    let value = headers.raw_headers().filter(|header| header.name == name.as_bytes()).last()?.value?;
     Some(String::from_utf8_lossy(value).into_owned())
 }
 
@@ -82,7 +82,7 @@ pub fn record_ms(message: &impl Message<Headers: RawHeaders>) -> Option<i64> {
         let headers = message.headers()?;
         let (first_added, name) = (first_added(headers), format!("{ADDED}timestamp"));
         // The record may bring such a header, if it was a dead letter elsewhere.
-        let ours = headers.raw().enumerate().filter(|(n, _)| *n >= first_added);
+        let ours = headers.raw_headers().enumerate().filter(|(n, _)| *n >= first_added);
         let value = ours.map(|(_, header)| header).find(|header| header.name == name.as_bytes())?.value?;
         std::str::from_utf8(value).ok()?.parse().ok()
     };
@@ -107,25 +107,29 @@ pub fn headers_of_replay(message: &impl Message<Headers: RawHeaders>) -> OwnedHe
             (*n < first_added || !header.name.starts_with(ADDED.as_bytes()))
                 && header.name != REPLAYS.as_bytes()
         };
-        for (_, header) in headers.raw().enumerate().filter(of_the_record) {
-            kept = with(kept, header);
+        for (_, header) in headers.raw_headers().enumerate().filter(of_the_record) {
+            kept = with_header(kept, header);
         }
     }
     let count = (replays(message) + 1).to_string();
-    with(kept, RawHeader { name: REPLAYS.as_bytes(), value: Some(count.as_bytes()) })
+    with_header(kept, RawHeader { name: REPLAYS.as_bytes(), value: Some(count.as_bytes()) })
 }
 
 /// Where the headers begin that the last dead-lettering added: it adds the topic first.
 fn first_added(headers: &impl RawHeaders) -> usize {
     let topic = format!("{ADDED}topic");
     let is_topic = |(_, header): &(usize, RawHeader<'_>)| header.name == topic.as_bytes();
-    headers.raw().enumerate().filter(is_topic).last().map_or(usize::MAX, |(n, _)| n)
+    headers.raw_headers().enumerate().filter(is_topic).last().map_or(usize::MAX, |(n, _)| n)
 }
 
 fn replays(message: &impl Message<Headers: RawHeaders>) -> u32 {
     let count = || {
-        let value =
-            message.headers()?.raw().filter(|header| header.name == REPLAYS.as_bytes()).last()?.value?;
+        let value = message
+            .headers()?
+            .raw_headers()
+            .filter(|header| header.name == REPLAYS.as_bytes())
+            .last()?
+            .value?;
         std::str::from_utf8(value).ok()?.parse::<u32>().ok()
     };
     // A record may bring anything under that name: what is no count counts for nothing.
@@ -236,14 +240,14 @@ mod tests {
     #[test]
     fn a_header_whose_name_is_not_utf_8_is_replayed_as_it_came() {
         let strange = RawHeader { name: b"\xff", value: None };
-        let headers = with(OwnedHeaders::new(), strange)
+        let headers = with_header(OwnedHeaders::new(), strange)
             .insert(Header { key: "__connect.errors.topic", value: Some("t") });
         let message =
             OwnedMessage::new(None, None, "t.dlq".into(), Timestamp::NotAvailable, 0, 0, Some(headers));
         assert_eq!(Letter::of(&message).replays, 0);
         let replay = headers_of_replay(&message);
-        assert_eq!(replay.raw().next(), Some(strange));
-        assert_eq!(replay.raw().count(), 2);
+        assert_eq!(replay.raw_headers().next(), Some(strange));
+        assert_eq!(replay.raw_headers().count(), 2);
     }
 
     #[test]

@@ -8,9 +8,9 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use service::config::COMMON;
 use service::environment::Environment;
-use service::settings::COMMON;
-use service::{ConfigFaults, Kind, Variable};
+use service::{ConfigErrors, Kind, Variable};
 
 pub mod check;
 pub mod cli;
@@ -62,7 +62,7 @@ const OWN: &[Variable] = &[Variable {
 }];
 
 /// The environment; or which of the variables that a command reads are not UTF-8.
-fn environment() -> Result<Environment, ConfigFaults> {
+fn environment() -> Result<Environment, ConfigErrors> {
     let ours = [
         producer::Settings::VARIABLES,
         consumer::Settings::VARIABLES,
@@ -80,7 +80,7 @@ fn environment() -> Result<Environment, ConfigFaults> {
 
 fn complain(error: &Failure) -> ExitCode {
     _ = writeln!(std::io::stderr(), "slipstream: {error}");
-    let wrong_configuration = error.downcast_ref::<ConfigFaults>().is_some()
+    let wrong_configuration = error.downcast_ref::<ConfigErrors>().is_some()
         || matches!(error.downcast_ref(), Some(devservers::ServerError::Setting(_)));
     ExitCode::from(if wrong_configuration { 2 } else { 1 })
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use service::environment::Environment;
-use service::{ConfigFaults, Kind, Variable};
+use service::{ConfigErrors, Kind, Variable};
 
 use crate::{check, dedupe, load};
 
@@ -12,7 +12,7 @@ struct Reader {
     name: &'static str,
     variables: Vec<Variable>,
     required: &'static [(&'static str, &'static str)],
-    read: fn(Environment) -> Result<(), ConfigFaults>,
+    read: fn(Environment) -> Result<(), ConfigErrors>,
 }
 
 const BROKER: (&str, &str) = ("KAFKA_BROKER", "k:1");

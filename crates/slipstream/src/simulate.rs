@@ -17,7 +17,7 @@ pub async fn simulate(options: SimulateOptions) -> Result<ExitCode, Failure> {
     if options.healthcheck {
         return Ok(if alive(options.listen).await { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
-    let stop = service::stop::on_signal()?;
+    let stop = service::signals::stop_token()?;
     let simulator = Simulator::start(options.listen).await?;
     out::line(format_args!("ADSBDB simulator on {}/v0/aircraft/random", simulator.base_url()))?;
     stop.cancelled().await;

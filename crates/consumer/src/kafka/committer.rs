@@ -23,8 +23,8 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::kafka::rebalance::{Member, places};
 use crate::partition::workers::{Lanes, Place};
-use kafka::Listening;
-use kafka::rebootstrap::Bootstrap;
+use kafka::ConnectionContext;
+use kafka::rebootstrap::Rebootstrap;
 use service::lock::lock;
 
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -41,8 +41,8 @@ pub type Failed = (TopicPartitionList, KafkaError);
 pub struct Gate {
     /// Looks on: a client that joins no group. The member's own connection to the coordinator answers nothing else while
     /// the group is being joined.
-    witness: BaseConsumer<Listening>,
-    bootstrap: Arc<Bootstrap>,
+    witness: BaseConsumer<ConnectionContext>,
+    bootstrap: Arc<Rebootstrap>,
     /// Where this client has committed.
     committed: Mutex<HashSet<Place>>,
     forgotten: OnceLock<Arc<str>>,
@@ -55,8 +55,8 @@ impl Gate {
     /// librdkafka refuses the configuration.
     pub fn new(config: &ClientConfig) -> KafkaResult<Self> {
         let mut config = config.clone();
-        let bootstrap = Bootstrap::of(&mut config);
-        let witness = config.create_with_context(Listening::new(Arc::clone(&bootstrap)))?;
+        let bootstrap = Rebootstrap::enable(&mut config);
+        let witness = config.create_with_context(ConnectionContext::new(Arc::clone(&bootstrap)))?;
         Ok(Self { witness, bootstrap, committed: Mutex::default(), forgotten: OnceLock::new() })
     }
 
@@ -95,7 +95,7 @@ impl Gate {
         for _ in 0..MOST_NEWS {
             _ = self.witness.poll(Duration::ZERO);
         }
-        self.bootstrap.again(self.witness.client());
+        self.bootstrap.restore_brokers(self.witness.client());
     }
 
     /// The topic whose committed offsets Kafka has forgotten, once that was seen: no commit passes any more.

@@ -6,8 +6,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use kafka::rebootstrap::Bootstrap;
-use kafka::{Listening, stored};
+use kafka::rebootstrap::Rebootstrap;
+use kafka::{ConnectionContext, require_offset};
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
@@ -146,39 +146,39 @@ impl DeadLetters {
 /// A producer, made for the first dead letter: most consumers never need it.
 struct Sender {
     config: ClientConfig,
-    bootstrap: Arc<Bootstrap>,
-    producer: Mutex<Option<FutureProducer<Listening>>>,
+    bootstrap: Arc<Rebootstrap>,
+    producer: Mutex<Option<FutureProducer<ConnectionContext>>>,
 }
 
 impl Sender {
     fn new(mut config: ClientConfig) -> Self {
-        let bootstrap = Bootstrap::of(&mut config);
+        let bootstrap = Rebootstrap::enable(&mut config);
         Self { config, bootstrap, producer: Mutex::default() }
     }
 
     async fn send(&self, letter: FutureRecord<'_, [u8], [u8]>) -> Result<Delivery, KafkaError> {
         let producer = self.client()?;
-        self.bootstrap.again(producer.client());
-        let sent = stored(producer.send(letter, QUEUE_LIMIT).await);
+        self.bootstrap.restore_brokers(producer.client());
+        let sent = require_offset(producer.send(letter, QUEUE_LIMIT).await);
         if sent.is_err() {
             self.replace_if_fatal(&producer);
         }
         sent
     }
 
-    fn client(&self) -> Result<FutureProducer<Listening>, KafkaError> {
+    fn client(&self) -> Result<FutureProducer<ConnectionContext>, KafkaError> {
         let mut producer = lock(&self.producer);
         match &*producer {
             Some(producer) => Ok(producer.clone()),
             None => {
-                let context = Listening::new(Arc::clone(&self.bootstrap));
+                let context = ConnectionContext::new(Arc::clone(&self.bootstrap));
                 Ok(producer.insert(self.config.create_with_context(context)?).clone())
             }
         }
     }
 
     /// An idempotent producer that met a fatal error never works again: the next attempt makes a new one.
-    fn replace_if_fatal(&self, failed: &FutureProducer<Listening>) {
+    fn replace_if_fatal(&self, failed: &FutureProducer<ConnectionContext>) {
         if let Some((code, reason)) = failed.client().fatal_error() {
             let mut producer = lock(&self.producer);
             if producer.as_ref().is_some_and(|now| now.client().native_ptr() == failed.client().native_ptr())

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use kafka::QuietContext;
-use kafka::group::{Group, Strangers, describe};
+use kafka::group::{ForeignMembers, Group, describe};
 use rdkafka::ClientConfig;
 use rdkafka::admin::AdminClient;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -74,8 +74,8 @@ fn tell(sender: &watch::Sender<Option<String>>, now: Option<String>) {
 
 /// What the members that are not ours do to this consumer, and the remedy.
 fn strangers(name: &str, group: &Group, client_id: &str) -> Option<String> {
-    let Strangers { named, keep_ours_out, .. } = group.strangers(client_id)?;
-    Some(match keep_ours_out {
+    let ForeignMembers { description: named, has_other_assignor, .. } = group.foreign_members(client_id)?;
+    Some(match has_other_assignor {
         true => format!(
             "group {name} is held by consumers that share partitions by {}, as the consumer of the Python system does: \
              {named}. This consumer cannot join before they leave: stop them, then it joins by itself and goes on at \
@@ -95,14 +95,14 @@ mod tests {
 
     use super::*;
 
-    fn told(assignor: &str, is_of_new_protocol: bool) -> String {
+    fn told(assignor: &str, is_consumer_protocol: bool) -> String {
         let member =
             |client_id: &str| Member { client_id: client_id.into(), host: "/10.0.0.7".into(), partitions: 2 };
         // A group whose members share by another assignor takes none of ours in.
-        let ours = (is_of_new_protocol || assignor == ASSIGNOR).then(|| member("ours"));
+        let ours = (is_consumer_protocol || assignor == ASSIGNOR).then(|| member("ours"));
         let members = ours.into_iter().chain([member("kafka-python-2.0.2")]).collect();
         let state = "Stable".into();
-        let group = Group { state, assignor: assignor.into(), is_of_new_protocol, members };
+        let group = Group { state, assignor: assignor.into(), is_consumer_protocol, members };
         strangers("g", &group, "ours").unwrap()
     }
 

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
-use kafka::rebootstrap::Bootstrap;
-use kafka::topics::KafkaState;
+use kafka::rebootstrap::Rebootstrap;
+use kafka::topics::KafkaReadiness;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -67,7 +67,7 @@ pub struct Reader {
     /// Where records go.
     pub lanes: Arc<Lanes>,
     /// Whether Kafka answers.
-    pub kafka: watch::Receiver<KafkaState>,
+    pub kafka: watch::Receiver<KafkaReadiness>,
     /// Where the lanes run.
     pub runtime: Handle,
     /// Says when to stop.
@@ -110,10 +110,15 @@ impl Reader {
         self.runtime.block_on(async {
             let wait = async {
                 _ = kafka
-                    .wait_for(|state| matches!(state, KafkaState::Ready | KafkaState::TopicMissing(_)))
+                    .wait_for(|state| {
+                        matches!(state, KafkaReadiness::Ready | KafkaReadiness::TopicMissing(_))
+                    })
                     .await;
-                _ = tokio::time::timeout(TOPICS_LIMIT, kafka.wait_for(|state| *state == KafkaState::Ready))
-                    .await;
+                _ = tokio::time::timeout(
+                    TOPICS_LIMIT,
+                    kafka.wait_for(|state| *state == KafkaReadiness::Ready),
+                )
+                .await;
             };
             tokio::select! { () = wait => !stop.is_cancelled(), () = stop.cancelled() => false }
         })
@@ -256,7 +261,7 @@ impl Reader {
     }
 
     fn kafka_answers(&self) -> bool {
-        *self.kafka.borrow() == KafkaState::Ready
+        *self.kafka.borrow() == KafkaReadiness::Ready
     }
 }
 
@@ -272,7 +277,7 @@ impl Client {
         let said = |error: KafkaError| error.to_string();
         let gate = Gate::new(&reader.client).map_err(said)?;
         let mut config = reader.client.clone();
-        let member = Member::new(Arc::clone(&reader.lanes), gate, Bootstrap::of(&mut config));
+        let member = Member::new(Arc::clone(&reader.lanes), gate, Rebootstrap::enable(&mut config));
         let consumer: BaseConsumer<Member> = config.create_with_context(member).map_err(said)?;
         let topics: Vec<&str> = reader.topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics).map_err(said)?;

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kafka::rebootstrap::Bootstrap;
+use kafka::rebootstrap::Rebootstrap;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
@@ -23,18 +23,18 @@ const GRACE: Duration = Duration::from_secs(8);
 pub struct Member {
     lanes: Arc<Lanes>,
     gate: Gate,
-    bootstrap: Arc<Bootstrap>,
+    bootstrap: Arc<Rebootstrap>,
 }
 
 impl Member {
     /// A member whose partitions have `lanes` and whose commits pass `gate`.
-    pub fn new(lanes: Arc<Lanes>, gate: Gate, bootstrap: Arc<Bootstrap>) -> Self {
+    pub fn new(lanes: Arc<Lanes>, gate: Gate, bootstrap: Arc<Rebootstrap>) -> Self {
         Self { lanes, gate, bootstrap }
     }
 
     /// To be called once a second or so: no client of `consumer` stays without a broker.
     pub fn keep(&self, consumer: &BaseConsumer<Self>) {
-        self.bootstrap.again(consumer.client());
+        self.bootstrap.restore_brokers(consumer.client());
         self.gate.keep();
     }
 
@@ -69,7 +69,7 @@ impl ClientContext for Member {
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
-        self.bootstrap.told(statistics);
+        self.bootstrap.on_statistics(statistics);
     }
 }
 

@@ -1,7 +1,7 @@
 //! One record, copied out of librdkafka's buffers so that these can be given back: everything that a dead letter
 //! must repeat byte for byte. One allocation holds it all: it is freed by another thread than the one that made it.
 
-use kafka::headers::{RawHeader, RawHeaders, with};
+use kafka::headers::{RawHeader, RawHeaders, with_header};
 use rdkafka::message::{BorrowedMessage, Message, OwnedHeaders};
 
 /// What a record costs in memory beside its bytes.
@@ -27,7 +27,7 @@ pub struct Record {
 impl Record {
     /// Copies `message`.
     pub fn copy_of(message: &BorrowedMessage<'_>) -> Self {
-        let headers = || message.headers().into_iter().flat_map(RawHeaders::raw);
+        let headers = || message.headers().into_iter().flat_map(RawHeaders::raw_headers);
         let (key, value) = (message.key(), message.payload());
         Self::new(message.offset(), message.timestamp().to_millis(), key, value, headers)
     }
@@ -78,7 +78,7 @@ impl Record {
         let start = self.key.unwrap_or(0) + self.value.unwrap_or(0);
         let mut rest = self.bytes.get(start..).unwrap_or_default();
         while let Some((header, behind)) = unpack(rest) {
-            headers = with(headers, header);
+            headers = with_header(headers, header);
             rest = behind;
         }
         headers
@@ -115,7 +115,7 @@ mod tests {
                 for count in 0..=headers.len() {
                     let record = Record::new(7, Some(5), key, value, || headers[..count].iter().copied());
                     assert_eq!((record.key(), record.value()), (key, value));
-                    assert_eq!(record.headers().raw().collect::<Vec<_>>(), headers[..count]);
+                    assert_eq!(record.headers().raw_headers().collect::<Vec<_>>(), headers[..count]);
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use bson::Document;
 use service::lock::lock;
-use service::standstill::Standstill;
+use service::suspension::SuspensionDetector;
 use tokio::sync::watch;
 
 /// The first wire version that stores every document of ours: MongoDB 5.0.
@@ -29,7 +29,7 @@ pub enum StoreState {
 pub(super) struct State {
     seen: Mutex<Seen>,
     /// There while the server is watched.
-    standstill: OnceLock<Arc<Standstill>>,
+    standstill: OnceLock<Arc<SuspensionDetector>>,
     told: watch::Sender<StoreState>,
 }
 
@@ -56,7 +56,7 @@ impl State {
 
     /// From now on the server is not blamed for a standstill of ours.
     pub(super) fn watch_standstills(&self) {
-        self.standstill.get_or_init(Standstill::watch);
+        self.standstill.get_or_init(SuspensionDetector::start);
     }
 
     /// Whether the server answered when it was last asked.
@@ -66,7 +66,7 @@ impl State {
 
     /// The server was asked, or a call could not reach it.
     pub(super) fn server_is(&self, server: StoreState) {
-        let stood_still = || self.standstill.get().is_some_and(|standstill| standstill.is_just_over());
+        let stood_still = || self.standstill.get().is_some_and(|standstill| standstill.recently_resumed());
         if matches!(server, StoreState::Away(_)) && stood_still() {
             // It is not the server that was away. The next greeting tells.
             return;

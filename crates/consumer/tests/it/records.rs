@@ -1,7 +1,7 @@
 //! What becomes of each kind of record.
 
 use bson::{Bson, Document, doc};
-use kafka::headers::{RawHeader, RawHeaders, with};
+use kafka::headers::{RawHeader, RawHeaders, with_header};
 use rdkafka::ClientConfig;
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 
@@ -99,7 +99,7 @@ async fn g3_a_batch_that_runs_backwards_over_a_stored_event_leaves_the_newer() {
 async fn g5_a_header_whose_name_is_not_utf_8_harms_nobody_and_comes_out_as_it_came() {
     let trial = Trial::new(1).await;
     let strange = RawHeader { name: b"\xffname", value: Some(b"v") };
-    let headers = || Some(with(OwnedHeaders::new(), strange));
+    let headers = || Some(with_header(OwnedHeaders::new(), strange));
     trial.send(Sent { headers: headers(), ..Sent::new("good", &event("good", 1, "{}")) }).await;
     trial.send(Sent { headers: headers(), ..Sent::new("poison", "{") }).await;
     trial.send(Sent::new("after", &event("after", 2, "{}"))).await;
@@ -109,7 +109,7 @@ async fn g5_a_header_whose_name_is_not_utf_8_harms_nobody_and_comes_out_as_it_ca
     assert_eq!(trial.ids().await, ["after", "good"]);
     let letters = trial.dead_letters().await;
     assert_eq!(letters.len(), 1);
-    assert_eq!(letters[0].headers().unwrap().raw().next(), Some(strange));
+    assert_eq!(letters[0].headers().unwrap().raw_headers().next(), Some(strange));
 }
 
 #[tokio::test(flavor = "multi_thread")]

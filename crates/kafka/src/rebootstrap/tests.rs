@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rdkafka::producer::{Producer, ThreadedProducer};
 
 use super::*;
-use crate::{KafkaProperties, Listening, client_config};
+use crate::{ConnectionContext, KafkaProperties, client_config};
 
 const TOPIC: &str = "t";
 const PARTITIONS: u32 = 6;
@@ -62,9 +62,9 @@ fn g6_a_client_whose_only_broker_names_none_finds_it_again_every_time() {
     });
     let old = [("api.version.request", "false"), ("broker.version.fallback", "0.9.0.1")];
     let mut config = client_config(&format!("127.0.0.1:{port}"), "c", &old, &KafkaProperties::default());
-    let bootstrap = Bootstrap::of(&mut config);
-    let client: ThreadedProducer<Listening> =
-        config.create_with_context(Listening::new(Arc::clone(&bootstrap))).unwrap();
+    let bootstrap = Rebootstrap::enable(&mut config);
+    let client: ThreadedProducer<ConnectionContext> =
+        config.create_with_context(ConnectionContext::new(Arc::clone(&bootstrap))).unwrap();
     for round in 0..ROUNDS {
         let (before, asked) = (answers.load(Ordering::Relaxed), Instant::now());
         while answers.load(Ordering::Relaxed) == before {
@@ -72,7 +72,7 @@ fn g6_a_client_whose_only_broker_names_none_finds_it_again_every_time() {
                 asked.elapsed() < Duration::from_secs(4),
                 "no question reached the broker in round {round}"
             );
-            bootstrap.again(client.client());
+            bootstrap.restore_brokers(client.client());
             _ = client.client().fetch_metadata(Some(TOPIC), Duration::from_millis(200));
         }
     }

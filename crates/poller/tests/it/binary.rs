@@ -7,8 +7,8 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::far_side::{Answer, FarSide};
-use crate::run::until;
+use crate::harness::until;
+use crate::scripted_producer::{Answer, FarSide};
 
 /// The binary with this environment and no other.
 fn poller(variables: &[(&str, &str)]) -> Command {

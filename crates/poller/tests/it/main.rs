@@ -3,9 +3,9 @@
 #![cfg(test)]
 
 mod binary;
-mod far_side;
-mod run;
+mod harness;
+mod outages;
 mod schedule;
+mod scripted_producer;
 mod stop;
-mod trouble;
-mod trust;
+mod tls;

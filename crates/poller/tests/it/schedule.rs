@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use poller::progress::Tally;
+use poller::metrics::Tally;
 
-use crate::far_side::{Answer, FarSide};
-use crate::run::Poller;
+use crate::harness::Poller;
+use crate::scripted_producer::{Answer, FarSide};
 
 /// What a busy machine may add to a call's time.
 const SLACK: Duration = Duration::from_millis(250);
@@ -43,7 +43,7 @@ async fn a_slow_answer_skips_ticks_and_calls_do_not_pile_up() {
 async fn a_duration_of_zero_goes_on_until_stopped() {
     let producer = FarSide::start([Answer::accepted()]).await;
     let poller = Poller::start(producer.address, &[("INTERVAL_SEC", "0.01"), ("DURATION_SEC", "0")]).await;
-    crate::run::until("thirty calls", || producer.calls().len() >= 30).await;
+    crate::harness::until("thirty calls", || producer.calls().len() >= 30).await;
     let ended = poller.stop().await;
     assert!(!ended.failed() && ended.took < Duration::from_secs(1), "{ended:?}");
     assert_eq!(ended.tally.sent, producer.calls().len() as u64);

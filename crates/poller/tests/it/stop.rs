@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use poller::progress::Tally;
+use poller::metrics::Tally;
 
-use crate::far_side::{Answer, FarSide};
-use crate::run::{Poller, until};
+use crate::harness::{Poller, until};
+use crate::scripted_producer::{Answer, FarSide};
 
 const AT_ONCE: Duration = Duration::from_secs(2);
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use service::{Check, parse};
+use service::{ConfigReader, parse};
 
 use crate::config::Settings;
 use crate::http::api_keys::ApiKeys;
@@ -28,7 +28,7 @@ pub struct Entrance {
 
 impl Entrance {
     /// Takes its variables.
-    pub fn read(s: &Settings, check: &mut Check) -> Option<Self> {
+    pub fn read(s: &Settings, check: &mut ConfigReader) -> Option<Self> {
         let number = parse::number(1..=1_000_000_usize);
         let max_connections = check.value("max_connections", s.max_connections.as_ref(), number);
         let number = parse::number(1..=1_000_000_usize);
@@ -50,15 +50,19 @@ impl Entrance {
 }
 
 /// Both files, or neither.
-fn tls(s: &Settings, check: &mut Check) -> Option<Option<Tls>> {
+fn tls(s: &Settings, check: &mut ConfigReader) -> Option<Option<Tls>> {
     match (s.tls_cert_file.as_deref().map(str::trim), s.tls_key_file.as_deref().map(str::trim)) {
         (None, None) => return Some(None),
         (Some(certificate), Some(key)) => match Tls::load(certificate, key) {
             Ok(tls) => return Some(Some(tls)),
-            Err(why) => check.fault("TLS_CERT_FILE, TLS_KEY_FILE", why),
+            Err(why) => check.add_error("TLS_CERT_FILE, TLS_KEY_FILE", why),
         },
-        (Some(_), None) => check.fault("TLS_KEY_FILE", "not set, but TLS_CERT_FILE is: set both or neither"),
-        (None, Some(_)) => check.fault("TLS_CERT_FILE", "not set, but TLS_KEY_FILE is: set both or neither"),
+        (Some(_), None) => {
+            check.add_error("TLS_KEY_FILE", "not set, but TLS_CERT_FILE is: set both or neither")
+        }
+        (None, Some(_)) => {
+            check.add_error("TLS_CERT_FILE", "not set, but TLS_KEY_FILE is: set both or neither")
+        }
     }
     None
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use events::Source;
 use kafka::topics::{BROKER_DEFAULT, TopicSpec, partitions, replication_factor};
-use kafka::{KafkaProperties, check_producer, connection};
-use service::{Check, ConfigFaults, Kind, parse};
+use kafka::{KafkaProperties, check_producer, read_connection};
+use service::{ConfigErrors, ConfigReader, Kind, parse};
 use url::Url;
 
 use crate::kafka::properties::client_config;
@@ -86,7 +86,7 @@ service::settings! {
 /// The configuration, every value valid.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Bootstrap servers.
+    /// Rebootstrap servers.
     pub kafka_broker: String,
     /// The topic, and how it is made if it is missing.
     pub topic: TopicSpec,
@@ -139,9 +139,9 @@ impl Config {
     /// Every variable that is missing or wrong, by name.
     pub fn from_environment(
         environment: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Self, ConfigFaults> {
-        let (s, mut check) = Check::read::<Settings>(Settings::VARIABLES, environment);
-        let connection = connection(&mut check, s.kafka_broker.as_ref(), s.kafka_properties.as_ref());
+    ) -> Result<Self, ConfigErrors> {
+        let (s, mut check) = ConfigReader::read::<Settings>(Settings::VARIABLES, environment);
+        let connection = read_connection(&mut check, s.kafka_broker.as_ref(), s.kafka_properties.as_ref());
         let topic = topic(&s, &mut check);
         let api_version = check.value("api_version", s.api_version.as_ref(), version);
         // A document holds 16 MiB.
@@ -196,7 +196,7 @@ impl Config {
 }
 
 /// Properties that are right by themselves may not fit those that the client has besides.
-fn check_properties(config: Option<&Config>, check: &mut Check) {
+fn check_properties(config: Option<&Config>, check: &mut ConfigReader) {
     if let Some(config) = config.filter(|config| !config.kafka_properties.is_empty())
         && let Err(why) = check_producer(
             &client_config(
@@ -208,11 +208,11 @@ fn check_properties(config: Option<&Config>, check: &mut Check) {
             &config.kafka_properties,
         )
     {
-        check.fault("KAFKA_PROPERTIES", why);
+        check.add_error("KAFKA_PROPERTIES", why);
     }
 }
 
-fn topic(s: &Settings, check: &mut Check) -> Option<TopicSpec> {
+fn topic(s: &Settings, check: &mut ConfigReader) -> Option<TopicSpec> {
     let name = check.value("kafka_topic", s.kafka_topic.as_ref(), parse::topic);
     let partitions = check.value("kafka_partitions", s.kafka_partitions.as_ref(), partitions);
     let replicas = s.kafka_replication_factor.as_ref();
@@ -252,7 +252,7 @@ fn sources(text: &str) -> Result<Vec<Source>, String> {
 mod tests {
     use super::*;
 
-    fn read(pairs: &[(&str, &str)]) -> Result<Config, ConfigFaults> {
+    fn read(pairs: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
         Config::from_environment(pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())))
     }
 

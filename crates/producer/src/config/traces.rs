@@ -1,6 +1,6 @@
 //! Whether, where to and which traces are exported: OpenTelemetry's own variables, checked like all others.
 
-use service::{Check, parse};
+use service::{ConfigReader, parse};
 use url::Url;
 
 use crate::config::Settings;
@@ -27,7 +27,7 @@ pub struct Sampling {
 
 impl Export {
     /// Takes the variables; `Some(None)`: no traces are exported.
-    pub fn read(s: &Settings, check: &mut Check) -> Option<Option<Self>> {
+    pub fn read(s: &Settings, check: &mut ConfigReader) -> Option<Option<Self>> {
         let endpoint = s.otel_exporter_otlp_endpoint.as_ref();
         let endpoint = check.optional("otel_exporter_otlp_endpoint", endpoint, parse::base_url);
         let service_name = check.value("otel_service_name", s.otel_service_name.as_ref(), parse::text);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use kafka::rebootstrap::Bootstrap;
+use kafka::rebootstrap::Rebootstrap;
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
@@ -35,7 +35,7 @@ pub type Client = ThreadedProducer<Context>;
 pub struct ReplaceableClient {
     pub config: ClientConfig,
     pub health: Arc<ClientHealth>,
-    bootstrap: Arc<Bootstrap>,
+    bootstrap: Arc<Rebootstrap>,
     /// `None` after the shutdown.
     client: RwLock<Option<Arc<Client>>>,
     replacements: AtomicU64,
@@ -55,7 +55,7 @@ impl ReplaceableClient {
     /// # Errors
     /// librdkafka rejects the configuration.
     pub fn new(mut config: ClientConfig) -> Result<Self, KafkaError> {
-        let (health, bootstrap) = (Arc::new(ClientHealth::default()), Bootstrap::of(&mut config));
+        let (health, bootstrap) = (Arc::new(ClientHealth::default()), Rebootstrap::enable(&mut config));
         let client = create(&config, &health, &bootstrap)?;
         Ok(Self {
             config,
@@ -117,7 +117,7 @@ impl ReplaceableClient {
     /// Adds the bootstrap servers to a client that lost every broker. It must be called regularly.
     pub fn rebootstrap_if_needed(&self) {
         if let Some(client) = self.current() {
-            self.bootstrap.again(client.client());
+            self.bootstrap.restore_brokers(client.client());
         }
     }
 
@@ -238,7 +238,7 @@ fn never_stored(message: &BorrowedMessage<'_>) -> bool {
 fn create(
     config: &ClientConfig,
     health: &Arc<ClientHealth>,
-    bootstrap: &Arc<Bootstrap>,
+    bootstrap: &Arc<Rebootstrap>,
 ) -> Result<Client, KafkaError> {
     let (health, bootstrap) = (Arc::clone(health), Arc::clone(bootstrap));
     let batch_queue_permits = Arc::new(Semaphore::new(BATCH_QUEUE_BYTES));
@@ -248,7 +248,7 @@ fn create(
 /// librdkafka's callbacks. They run on its own threads.
 pub struct Context {
     health: Arc<ClientHealth>,
-    bootstrap: Arc<Bootstrap>,
+    bootstrap: Arc<Rebootstrap>,
     batch_queue_permits: Arc<Semaphore>,
 }
 
@@ -271,7 +271,7 @@ impl ClientContext for Context {
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
-        self.bootstrap.told(statistics);
+        self.bootstrap.on_statistics(statistics);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use kafka::topics::{KafkaState, keep_topics};
+use kafka::topics::{KafkaReadiness, maintain_topics};
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{Producer, PurgeConfig};
 use tokio::sync::watch;
@@ -28,7 +28,7 @@ pub struct Publisher {
     /// A client whose batches hold one record, created at its first use. A broker rejects a whole
     /// batch for its size. Only a record that was alone in its batch is certainly too large.
     single_record_client: OnceLock<ReplaceableClient>,
-    topic_state: watch::Receiver<KafkaState>,
+    topic_state: watch::Receiver<KafkaReadiness>,
 }
 
 impl Publisher {
@@ -49,7 +49,7 @@ impl Publisher {
         let admin_config =
             kafka::client_config(&config.kafka_broker, properties::CLIENT_ID, &[], &config.kafka_properties);
         let topic_state =
-            keep_topics(&admin_config, vec![config.topic.clone()], shutdown.clone()).map_err(message)?;
+            maintain_topics(&admin_config, vec![config.topic.clone()], shutdown.clone()).map_err(message)?;
         let publisher = Self {
             topic: config.topic.name.as_str().into(),
             delivery_timeout: config.delivery_timeout,

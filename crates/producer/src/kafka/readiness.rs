@@ -3,18 +3,18 @@
 
 use std::sync::Arc;
 
-use kafka::topics::KafkaState;
+use kafka::topics::KafkaReadiness;
 use tokio::sync::watch;
 
 use super::client::ReplaceableClient;
 use super::client_health::{ACK_FRESHNESS, ClientHealth, ClientStatus};
 
 /// The state of Kafka, where `topic_state` is the result of the last topic check.
-pub fn kafka_state(health: &ClientHealth, topic_state: &KafkaState) -> KafkaState {
+pub fn kafka_state(health: &ClientHealth, topic_state: &KafkaReadiness) -> KafkaReadiness {
     match (health.status(), topic_state) {
-        (ClientStatus::Unreachable(reason), _) => KafkaState::Away(reason),
+        (ClientStatus::Unreachable(reason), _) => KafkaReadiness::Unavailable(reason),
         // The topic check timed out, but the broker acknowledges records.
-        (_, KafkaState::Away(_)) if health.has_recent_ack() => KafkaState::Ready,
+        (_, KafkaReadiness::Unavailable(_)) if health.has_recent_ack() => KafkaReadiness::Ready,
         (_, topic_state) => topic_state.clone(),
     }
 }
@@ -22,15 +22,15 @@ pub fn kafka_state(health: &ClientHealth, topic_state: &KafkaState) -> KafkaStat
 /// Logs each change of state. Ends when the topic check ends.
 pub async fn log_state_changes(
     client: Arc<ReplaceableClient>,
-    mut topic_states: watch::Receiver<KafkaState>,
+    mut topic_states: watch::Receiver<KafkaReadiness>,
 ) {
-    let (mut statuses, mut last) = (client.health.subscribe(), KafkaState::Unknown);
+    let (mut statuses, mut last) = (client.health.subscribe(), KafkaReadiness::Unknown);
     loop {
         let topic_state = topic_states.borrow_and_update().clone();
         let state = kafka_state(&client.health, &topic_state);
-        state.tell_after(&last);
+        state.log_change_from(&last);
         // The state relies on a recent acknowledgement, which proves nothing after ACK_FRESHNESS.
-        let relies_on_ack = state == KafkaState::Ready && topic_state != KafkaState::Ready;
+        let relies_on_ack = state == KafkaReadiness::Ready && topic_state != KafkaReadiness::Ready;
         last = state;
         tokio::select! {
             // The client owns the sending side, so this never fails.
@@ -48,21 +48,21 @@ mod tests {
 
     #[test]
     fn kafka_is_unavailable_per_client_or_topic_check_without_recent_ack() {
-        let (health, away) = (ClientHealth::default(), KafkaState::Away("no answer".into()));
-        assert_eq!(kafka_state(&health, &KafkaState::Unknown), KafkaState::Unknown);
+        let (health, away) = (ClientHealth::default(), KafkaReadiness::Unavailable("no answer".into()));
+        assert_eq!(kafka_state(&health, &KafkaReadiness::Unknown), KafkaReadiness::Unknown);
         assert_eq!(kafka_state(&health, &away), away);
         health.record_ack();
-        assert_eq!(kafka_state(&health, &away), KafkaState::Ready);
+        assert_eq!(kafka_state(&health, &away), KafkaReadiness::Ready);
         health.record_error(ErrorClass::AllBrokers, "down");
-        assert!(matches!(kafka_state(&health, &KafkaState::Ready), KafkaState::Away(_)));
+        assert!(matches!(kafka_state(&health, &KafkaReadiness::Ready), KafkaReadiness::Unavailable(_)));
     }
 
     #[test]
     fn a_client_replacement_does_not_change_the_state_of_kafka() {
         let health = ClientHealth::default();
         health.record_error(ErrorClass::Fatal, "fenced");
-        assert_eq!(kafka_state(&health, &KafkaState::Ready), KafkaState::Ready);
+        assert_eq!(kafka_state(&health, &KafkaReadiness::Ready), KafkaReadiness::Ready);
         health.record_replacement("fenced");
-        assert_eq!(kafka_state(&health, &KafkaState::Ready), KafkaState::Ready);
+        assert_eq!(kafka_state(&health, &KafkaReadiness::Ready), KafkaReadiness::Ready);
     }
 }

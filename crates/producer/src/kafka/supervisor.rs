@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use service::backoff::Backoff;
-use service::standstill::Standstill;
+use service::suspension::SuspensionDetector;
 use tokio_util::sync::CancellationToken;
 
 use super::client::ReplaceableClient;
@@ -19,7 +19,7 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(50);
 /// Supervises the client until `shutdown`.
 pub async fn supervise(client: Arc<ReplaceableClient>, topic: Arc<str>, shutdown: CancellationToken) {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(1));
-    let (mut statuses, standstill) = (client.health.subscribe(), Standstill::watch());
+    let (mut statuses, standstill) = (client.health.subscribe(), SuspensionDetector::start());
     while shutdown
         .run_until_cancelled(statuses.wait_for(|status| *status != ClientStatus::Healthy))
         .await
@@ -41,7 +41,7 @@ pub async fn supervise(client: Arc<ReplaceableClient>, topic: Arc<str>, shutdown
                 if client.health.status() == ClientStatus::Healthy {
                     client.record_recovery();
                 }
-            } else if !standstill.is_just_over() {
+            } else if !standstill.recently_resumed() {
                 client.health.record_no_answer();
             }
         }

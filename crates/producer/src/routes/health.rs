@@ -2,11 +2,11 @@
 
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
-use service::health::Report;
+use service::health::HealthSource;
 
 use crate::app::Producer;
 
-impl Report for Producer {
+impl HealthSource for Producer {
     fn ready(&self) -> Result<(), String> {
         if self.stopping.has_begun() {
             return Err("the producer is stopping".into());

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use serde_json::json;
-use service::health::{Listener, Report, routes};
+use service::health::{HealthSource, Listener, routes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +15,7 @@ struct Process {
     registry: Registry,
 }
 
-impl Report for Process {
+impl HealthSource for Process {
     fn ready(&self) -> Result<(), String> {
         if self.ready.load(Ordering::Relaxed) { Ok(()) } else { Err("kafka does not answer: refused".into()) }
     }

@@ -2,5 +2,5 @@
 
 #![cfg(test)]
 
+mod config;
 mod health;
-mod settings;

@@ -1,7 +1,7 @@
 //! What `check` reads from the environment: all of the consumer's variables, the poller's PRODUCER_* ones, which say how
 //! to reach the producer, and where the others are.
 
-use service::{Check, ConfigFaults, Kind, parse};
+use service::{ConfigErrors, ConfigReader, Kind, parse};
 
 service::settings! {
     /// Where to ask, beside what the consumer's variables say.
@@ -33,18 +33,18 @@ impl Config {
     ///
     /// # Errors
     /// Every wrong variable, by name.
-    pub fn from_environment(environment: &[(String, String)]) -> Result<Self, ConfigFaults> {
-        let (s, mut check) = Check::read::<Settings>(Settings::VARIABLES, environment.iter().cloned());
+    pub fn from_environment(environment: &[(String, String)]) -> Result<Self, ConfigErrors> {
+        let (s, mut check) = ConfigReader::read::<Settings>(Settings::VARIABLES, environment.iter().cloned());
         let url = |text: &str| parse::base_url(text).map(|url| url.as_str().trim_end_matches('/').to_owned());
         let of_producer = environment.iter().filter(|(name, _)| name.starts_with("PRODUCER_")).cloned();
         let producer =
             s.producer_base_url.map(|_| poller::Config::from_environment(of_producer)).transpose().map_err(
-                |faults| faults.0.into_iter().for_each(|(name, problem)| check.fault(&name, problem)),
+                |faults| faults.0.into_iter().for_each(|(name, problem)| check.add_error(&name, problem)),
             );
         let consumer_url = check.optional("consumer_base_url", s.consumer_base_url.as_ref(), url);
         let adsbdb_url = check.value("adsbdb_base_url", s.adsbdb_base_url.as_ref(), url);
         let consumer = consumer::Config::from_environment(environment.iter().cloned()).map_err(|faults| {
-            faults.0.into_iter().for_each(|(name, problem)| check.fault(&name, problem));
+            faults.0.into_iter().for_each(|(name, problem)| check.add_error(&name, problem));
         });
         let config = (|| {
             Some(Self {

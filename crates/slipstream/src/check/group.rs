@@ -1,6 +1,6 @@
 //! Judges the consumer group: whether somebody reads, whether it is us, and whether records were missed.
 
-use kafka::group::{Group, Strangers};
+use kafka::group::{ForeignMembers, Group};
 
 use super::finding::Finding;
 use crate::out::{counted, counted_with};
@@ -38,7 +38,7 @@ impl Position {
 }
 
 /// A group, and its members that are no consumers of Slipstream.
-pub type Members<'a> = (&'a Group, Option<Strangers>);
+pub type Members<'a> = (&'a Group, Option<ForeignMembers>);
 
 /// Everything that there is to say of the group `name`; `all` is whether these are all of its positions.
 pub fn judge(name: &str, group: Members<'_>, positions: &[Position], all: bool) -> Vec<Finding> {
@@ -64,8 +64,8 @@ fn members(subject: &str, (group, strangers): Members<'_>, positions: &[Position
             _ => Finding::fail(subject, format!("no consumer runs; {lag}"), remedy),
         };
     }
-    if let Some(Strangers { count, named, keep_ours_out }) = strangers {
-        if keep_ours_out {
+    if let Some(ForeignMembers { count, description: named, has_other_assignor }) = strangers {
+        if has_other_assignor {
             let assignor = &group.assignor;
             let cause = format!(
                 "its members share partitions by {assignor}, so they are not Slipstream's, and ours cannot join: \
@@ -140,7 +140,7 @@ mod tests {
     }
 
     fn judged(group: &Group, all: bool) -> Finding {
-        judge("g", (group, group.strangers("ours")), &[], all).swap_remove(0)
+        judge("g", (group, group.foreign_members("ours")), &[], all).swap_remove(0)
     }
 
     // A group is in between for milliseconds on a quick machine.
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_member_of_another_application_is_a_failure_that_names_it() {
-        let new = |group: Group| Group { is_of_new_protocol: true, ..group };
+        let new = |group: Group| Group { is_consumer_protocol: true, ..group };
         for (group, part) in [
             (group("Stable", "range", &["python"]), "share partitions by range"),
             (group("Stable", ASSIGNOR, &["ours", "python"]), "not Slipstream's: 1 of 2;"),

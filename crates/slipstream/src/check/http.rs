@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use poller::trust::Peer;
+use poller::tls::ConnectionDiagnostics;
 use reqwest::{Client, header};
 use serde_json::Value;
 
@@ -25,9 +25,9 @@ struct Answer {
 /// Whether the producer can do its work; it is reached as its clients reach it.
 pub async fn producer(config: Option<&poller::Config>) -> Vec<Finding> {
     let agent = concat!("slipstream-check/", env!("CARGO_PKG_VERSION"));
-    let place = config.map(|config| (poller::client::http(config, agent), config.producer.as_str()));
+    let place = config.map(|config| (poller::client::http_client(config, agent), config.producer.as_str()));
     let place = place.map(|(client, url)| (client.map_err(Failure::from), url.trim_end_matches('/')));
-    process("producer", "PRODUCER_BASE_URL", place, config.map(Peer::of).as_ref()).await
+    process("producer", "PRODUCER_BASE_URL", place, config.map(ConnectionDiagnostics::of).as_ref()).await
 }
 
 /// Whether the consumer can do its work.
@@ -55,7 +55,7 @@ async fn process(
     name: &str,
     variable: &str,
     place: Option<(Result<Client, Failure>, &str)>,
-    peer: Option<&Peer>,
+    peer: Option<&ConnectionDiagnostics>,
 ) -> Vec<Finding> {
     let Some((client, base_url)) = place else {
         let remedy = format!("set {variable} to its address, as seen from here");

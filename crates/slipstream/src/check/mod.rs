@@ -83,11 +83,11 @@ async fn kafka(config: &consumer::Config) -> Vec<Finding> {
                 Ok(true) => topic::hidden(&spec.name),
                 Err(why) => untold(topic::subject(&spec.name), &why.cause),
             });
-            all &= spec.is_for_dead_letters();
+            all &= spec.is_dead_letter_topic();
             continue;
         };
         findings.extend(topic::judge(&spec.name, topic));
-        if spec.is_for_dead_letters() {
+        if spec.is_dead_letter_topic() {
             let sources = spec.dead_letters_of.iter().filter_map(|source| topics.get(source));
             findings.extend(topic::judge_dead_letters(&spec.name, topic, sources));
             continue;
@@ -103,7 +103,7 @@ async fn kafka(config: &consumer::Config) -> Vec<Finding> {
     }
     match cluster.group().await {
         Ok(group) => {
-            let strangers = group.strangers(&config.client_id());
+            let strangers = group.foreign_members(&config.client_id());
             findings.extend(group::judge(&config.group_id, (&group, strangers), &positions, all));
         }
         Err(why) => findings.push(untold(format!("group {}", config.group_id), &why.cause)),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use reqwest::{Client, StatusCode, Url};
 use serde_json::{Value, json};
-use service::{Check, ConfigFaults, Kind, Secret, parse};
+use service::{ConfigErrors, ConfigReader, Kind, Secret, parse};
 use tokio::task::JoinSet;
 
 use super::options::AddOptions;
@@ -39,8 +39,8 @@ struct Config {
 impl Config {
     fn from_environment(
         environment: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Self, ConfigFaults> {
-        let (s, mut check) = Check::read::<Settings>(Settings::VARIABLES, environment);
+    ) -> Result<Self, ConfigErrors> {
+        let (s, mut check) = ConfigReader::read::<Settings>(Settings::VARIABLES, environment);
         let consumer = check.value("consumer_base_url", s.consumer_base_url.as_ref(), parse::base_url);
         let token = check.optional("admin_token", s.admin_token.as_ref(), consumer::admin_token);
         let config = consumer.zip(token).map(|(consumer, token)| Self { consumer, token });
@@ -60,7 +60,7 @@ pub async fn add(
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<ExitCode, Failure> {
     let config = Config::from_environment(environment)?;
-    let usage = |problem| ConfigFaults(vec![("PLACE".to_owned(), problem)]);
+    let usage = |problem| ConfigErrors(vec![("PLACE".to_owned(), problem)]);
     let place = options.place.whole().map_err(usage)?;
     let addresses = addresses(&config.consumer).await?;
     let answers = ask_each(&config, addresses, &place, &options.reason).await?;

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use service::ConfigFaults;
+use service::ConfigErrors;
 
 use crate::Failure;
 use crate::check::Cluster;
@@ -54,7 +54,7 @@ pub async fn run(
             let group = options.group.clone().unwrap_or_else(|| replay_group(&config));
             if group == config.group_id {
                 let problem = format!("{group} is the consumer's own group, KAFKA_GROUP_ID");
-                return Err(ConfigFaults(vec![("--group".to_owned(), problem)]).into());
+                return Err(ConfigErrors(vec![("--group".to_owned(), problem)]).into());
             }
             replay::replay(options, group, Deployment::of(config).await?).await
         }
@@ -71,7 +71,7 @@ impl Deployment {
         let cluster = Cluster::new(&config)?;
         let found = cluster.topics().await?;
         let mut letters = BTreeMap::new();
-        for spec in config.topic_specs().into_iter().filter(|spec| spec.is_for_dead_letters()) {
+        for spec in config.topic_specs().into_iter().filter(|spec| spec.is_dead_letter_topic()) {
             let topic = found.get(&spec.name).ok_or_else(|| {
                 format!(
                     "topic {} does not exist: the consumer makes it, or KAFKA_TOPIC and DEAD_LETTER_TOPIC are not the \

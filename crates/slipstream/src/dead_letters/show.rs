@@ -38,7 +38,7 @@ pub async fn show(options: ShowOptions, deployment: Deployment) -> Result<ExitCo
 }
 
 fn whole(message: &OwnedMessage) -> Value {
-    let headers = message.headers().into_iter().flat_map(RawHeaders::raw).map(|header| {
+    let headers = message.headers().into_iter().flat_map(RawHeaders::raw_headers).map(|header| {
         let mut entry = Map::new();
         member(&mut entry, "name", Some(header.name));
         member(&mut entry, "value", header.value);
@@ -63,7 +63,7 @@ fn text(message: &OwnedMessage) -> String {
         escaped(&letter.why()),
         letter.replays
     );
-    for header in message.headers().into_iter().flat_map(RawHeaders::raw) {
+    for header in message.headers().into_iter().flat_map(RawHeaders::raw_headers) {
         let value = header.value.map_or_else(|| "null".to_owned(), line);
         _ = write!(text, "\n  {}: {value}", line(header.name));
     }

@@ -2,7 +2,7 @@
 
 use consumer::mongo::{UpsertKeys, check_uri};
 use events::Source;
-use service::{Check, ConfigFaults, Kind, Secret};
+use service::{ConfigErrors, ConfigReader, Kind, Secret};
 
 service::settings! {
     /// The consumer's variables that say where documents are and what makes one unique.
@@ -39,8 +39,8 @@ impl Config {
     pub fn new(
         collection: Option<Source>,
         environment: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Self, ConfigFaults> {
-        let (s, mut check) = Check::read::<Settings>(Settings::VARIABLES, environment);
+    ) -> Result<Self, ConfigErrors> {
+        let (s, mut check) = ConfigReader::read::<Settings>(Settings::VARIABLES, environment);
         let uri = check.value("mongodb_uri", s.mongodb_uri.as_ref(), check_uri);
         let database = check.value("mongodb_db", s.mongodb_db.as_ref(), consumer::database_name);
         let collection = match collection {
@@ -71,7 +71,7 @@ pub fn first_source(option: &'static str) -> impl FnOnce(&str) -> Result<Source,
 mod tests {
     use super::*;
 
-    fn read(collection: Option<&str>, pairs: &[(&str, &str)]) -> Result<Config, ConfigFaults> {
+    fn read(collection: Option<&str>, pairs: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
         let owned = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         Config::new(collection.map(|name| Source::new(name).unwrap()), owned)
     }

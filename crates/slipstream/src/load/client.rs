@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use poller::trust::Peer;
+use poller::tls::ConnectionDiagnostics;
 use reqwest::Url;
 use reqwest::header::CONTENT_TYPE;
 use serde_json::Value;
@@ -23,7 +23,7 @@ pub struct Client {
     health: Url,
     batched: bool,
     limit: Duration,
-    peer: Peer,
+    peer: ConnectionDiagnostics,
 }
 
 /// How an attempt ended for one event.
@@ -64,12 +64,12 @@ impl Client {
         let path = if batched { "ingest/batch" } else { "ingest" };
         let agent = concat!("slipstream-load/", env!("CARGO_PKG_VERSION"));
         Ok(Self {
-            http: poller::client::http(config, agent)?,
+            http: poller::client::http_client(config, agent)?,
             ingest: poller::client::endpoint(&config.producer, path),
             health: poller::client::endpoint(&config.producer, "health"),
             batched,
             limit: config.call_timeout,
-            peer: Peer::of(config),
+            peer: ConnectionDiagnostics::of(config),
         })
     }
 

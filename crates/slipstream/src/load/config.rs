@@ -2,7 +2,7 @@
 //! the source.
 
 use events::Source;
-use service::{Check, ConfigFaults, Kind};
+use service::{ConfigErrors, ConfigReader, Kind};
 
 use crate::dedupe::first_source;
 
@@ -28,14 +28,14 @@ impl Config {
     ///
     /// # Errors
     /// Every wrong variable, by name.
-    pub fn new(source: Option<Source>, environment: &[(String, String)]) -> Result<Self, ConfigFaults> {
-        let (s, mut check) = Check::read::<Settings>(Settings::VARIABLES, environment.iter().cloned());
+    pub fn new(source: Option<Source>, environment: &[(String, String)]) -> Result<Self, ConfigErrors> {
+        let (s, mut check) = ConfigReader::read::<Settings>(Settings::VARIABLES, environment.iter().cloned());
         let source = match source {
             Some(source) => Some(source),
             None => check.value("expected_source", s.expected_source.as_ref(), first_source("--source")),
         };
         let producer = poller::Config::from_environment(environment.iter().cloned()).map_err(|faults| {
-            faults.0.into_iter().for_each(|(name, problem)| check.fault(&name, problem));
+            faults.0.into_iter().for_each(|(name, problem)| check.add_error(&name, problem));
         });
         let config = (|| Some(Self { producer: producer.ok()?, source: source? }))();
         check.finish(config)

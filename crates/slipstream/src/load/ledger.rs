@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
-use service::ConfigFaults;
+use service::ConfigErrors;
 use service::json::object;
 use service::lock::lock;
 
@@ -87,7 +87,7 @@ impl Ledger {
     pub fn create(path: Option<&Path>, header: &Header) -> Result<Self, Failure> {
         let Some(path) = path else { return Ok(Self(None)) };
         let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(|error| {
-            ConfigFaults(vec![("--ledger".into(), format!("cannot make {}: {error}", path.display()))])
+            ConfigErrors(vec![("--ledger".into(), format!("cannot make {}: {error}", path.display()))])
         })?;
         let ledger = Self(Some(Mutex::new(BufWriter::new(file))));
         ledger.append(header)?;
@@ -197,7 +197,7 @@ mod tests {
         let path = folder.path().join("ledger");
         std::fs::write(&path, "precious\n").unwrap();
         let refused = Ledger::create(Some(&path), &header()).unwrap_err();
-        assert!(refused.downcast_ref::<ConfigFaults>().is_some(), "{refused}");
+        assert!(refused.downcast_ref::<ConfigErrors>().is_some(), "{refused}");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious\n");
         assert!(Lines::open(&path).is_err());
         let text = serde_json::to_string(&header()).unwrap();

@@ -52,7 +52,7 @@ const SHOW_PERIOD: Duration = Duration::from_millis(500);
 /// A wrong configuration, or a ledger that cannot be written.
 pub async fn load(options: LoadOptions, environment: Vec<(String, String)>) -> Result<ExitCode, Failure> {
     let config = Config::new(options.source.clone(), &environment)?;
-    let summary = run(&config, &options, &service::stop::on_signal()?).await?;
+    let summary = run(&config, &options, &service::signals::stop_token()?).await?;
     let text = if options.json { summary.json().to_string() } else { summary.to_string() };
     out::line(text)?;
     Ok(if summary.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -67,7 +67,7 @@ pub async fn run(
     options: &LoadOptions,
     stop: &CancellationToken,
 ) -> Result<Summary, Failure> {
-    service::open_files::raise_limit();
+    service::process::raise_open_files_limit();
     let client = Client::new(&config.producer, options.batch > 1)?;
     let header = header(config, options, client.api_version().await);
     let ledger = Ledger::create(options.ledger.as_deref(), &header)?;

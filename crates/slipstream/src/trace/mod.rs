@@ -34,7 +34,7 @@ pub async fn trace(
     let since_ms = options.since.map(|since| now_ms.saturating_sub(since.as_millis()) as i64);
     let search = Arc::new(Search::new(&config, &options.id, since_ms));
     let (letter_topics, topics): (Vec<TopicSpec>, _) =
-        config.topic_specs().into_iter().partition(|spec| spec.is_for_dead_letters());
+        config.topic_specs().into_iter().partition(|spec| spec.is_dead_letter_topic());
     // In this order, as what the group has committed has left its document or its dead letter before.
     let found = read(Arc::clone(&search), topics, Search::records).await?;
     let committed = committed(&config, &found).await?;

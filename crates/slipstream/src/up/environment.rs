@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use service::ConfigFaults;
+use service::ConfigErrors;
 use service::environment::{Environment, value};
 
 /// Where the servers and the processes are.
@@ -34,7 +34,7 @@ pub struct Configs {
 ///
 /// # Errors
 /// Every wrong variable of all three processes.
-pub fn configs(environment: &[(String, String)], places: &Places) -> Result<Configs, ConfigFaults> {
+pub fn configs(environment: &[(String, String)], places: &Places) -> Result<Configs, ConfigErrors> {
     let producer = producer::Config::from_environment(with(environment, &producer_overrides(places)));
     let consumer =
         consumer::Config::from_environment(with(environment, &consumer_overrides(environment, places)));
@@ -47,7 +47,7 @@ pub fn configs(environment: &[(String, String)], places: &Places) -> Result<Conf
             let mut faults: Vec<_> = all.flat_map(|faults| faults.0).collect();
             faults.sort();
             faults.dedup();
-            Err(ConfigFaults(faults))
+            Err(ConfigErrors(faults))
         }
     }
 }
@@ -60,7 +60,7 @@ pub fn poller_config(
     environment: &[(String, String)],
     places: &Places,
     producer: SocketAddr,
-) -> Result<poller::Config, ConfigFaults> {
+) -> Result<poller::Config, ConfigErrors> {
     let mut overrides = vec![
         ("PRODUCER_BASE_URL", format!("http://{producer}")),
         ("DURATION_SEC", "0".into()),

@@ -44,8 +44,8 @@ struct Run {
 /// # Errors
 /// A server cannot be had, a configuration is wrong, or a process ended by itself.
 pub async fn up(options: UpOptions, environment: Environment) -> Result<ExitCode, Failure> {
-    let stop = service::stop::on_signal()?;
-    service::stop::also_on_hangup(&stop)?;
+    let stop = service::signals::stop_token()?;
+    service::signals::stop_on_hangup(&stop)?;
     let mut places = first_places(&options, &environment);
     // A wrong variable is told before anything is emptied, fetched or started.
     configs(&environment, &places)?;
@@ -55,7 +55,7 @@ pub async fn up(options: UpOptions, environment: Environment) -> Result<ExitCode
         empty(folder)?;
     }
     let log = std::fs::File::create(folder.join("slipstream.log"))?;
-    service::logs::start_in(log, value(&environment, "RUST_LOG").unwrap_or("info"));
+    service::logging::start_in_file(log, value(&environment, "RUST_LOG").unwrap_or("info"));
     let mut run = tokio::select! {
         run = start(&options, &environment, folder, &mut places) => run?,
         () = stop.cancelled() => return Ok(ExitCode::SUCCESS),

@@ -39,7 +39,7 @@ impl Letters {
     pub fn read(config: &consumer::Config, run: &str) -> Result<Self, Failure> {
         let scan = Scan::new(config, "slipstream-verify");
         let mut letters = Self::default();
-        for spec in config.topic_specs().iter().filter(|spec| spec.is_for_dead_letters()) {
+        for spec in config.topic_specs().iter().filter(|spec| spec.is_dead_letter_topic()) {
             scan.read(&spec.name, None, |message| {
                 letters.add(run, message);
                 NEXT

@@ -16,7 +16,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use bson::{Document, doc};
-use service::ConfigFaults;
+use service::ConfigErrors;
 
 use crate::load::ledger::{Header, Lines};
 use crate::mongo::Mongo;
@@ -82,7 +82,7 @@ async fn judge(
 }
 
 /// Where the pipeline is told to do something else with the events, there is nothing to judge.
-fn refuse(config: &consumer::Config, header: &Header) -> Result<(), ConfigFaults> {
+fn refuse(config: &consumer::Config, header: &Header) -> Result<(), ConfigErrors> {
     let keys = &config.store.upsert_keys;
     let source = &header.source;
     let mut faults = Vec::new();
@@ -94,7 +94,7 @@ fn refuse(config: &consumer::Config, header: &Header) -> Result<(), ConfigFaults
         let why = format!("the events of the ledger are of source {source}, which is not stored");
         faults.push(("EXPECTED_SOURCE".to_owned(), why));
     }
-    if faults.is_empty() { Ok(()) } else { Err(ConfigFaults(faults)) }
+    if faults.is_empty() { Ok(()) } else { Err(ConfigErrors(faults)) }
 }
 
 /// Every document whose id begins as the run's.

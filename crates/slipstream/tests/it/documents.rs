@@ -12,7 +12,7 @@ fn processes() -> [(&'static str, &'static [Variable]); 4] {
         ("Producer", producer::Settings::VARIABLES),
         ("Consumer", consumer::Settings::VARIABLES),
         ("Poller", poller::Settings::VARIABLES),
-        ("Every process", service::settings::COMMON),
+        ("Every process", service::config::COMMON),
     ]
 }
 
@@ -77,7 +77,7 @@ fn the_operations_manual_lists_every_metric() {
         include_str!("../../../producer/src/metrics.rs"),
         include_str!("../../../producer/src/http/connection_metrics.rs"),
         include_str!("../../../consumer/src/metrics.rs"),
-        include_str!("../../../poller/src/progress.rs"),
+        include_str!("../../../poller/src/metrics.rs"),
     ] {
         let names = registered(source);
         assert!(names.len() >= 4, "{names:?}");

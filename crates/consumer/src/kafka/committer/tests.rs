@@ -15,7 +15,7 @@ fn member(bootstrap: &str, lanes: Arc<Lanes>) -> BaseConsumer<Member> {
     let mut config = ClientConfig::new();
     config.set("group.id", "g").set("bootstrap.servers", bootstrap);
     let gate = Gate::new(&config).unwrap();
-    let member = Member::new(lanes, gate, Bootstrap::of(&mut config));
+    let member = Member::new(lanes, gate, Rebootstrap::enable(&mut config));
     config.create_with_context(member).unwrap()
 }
 

@@ -13,7 +13,7 @@ use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use service::healthcheck::Secure;
+use service::healthcheck::TlsConnector;
 use tokio_rustls::TlsAcceptor;
 
 use pair::Pair;
@@ -89,7 +89,7 @@ impl Tls {
 
 /// The client's side, for the process' own health check: takes the certificate in the file and no other. While the files
 /// cannot be used it takes any, since the process then goes on with those that they held before.
-pub fn secure(certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Secure {
+pub fn secure(certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> TlsConnector {
     let files = Files { certificate: certificate.into(), key: key.into() };
     probe::secure(files.read().ok().map(|pair| pair.certified))
 }

@@ -11,10 +11,10 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme};
 use rustls::{Error, StreamOwned};
-use service::healthcheck::{Secure, Stream};
+use service::healthcheck::{Stream, TlsConnector};
 
 /// Makes a connection secure with the holder of `own`; `None` is whoever is there.
-pub fn secure(own: Option<Arc<CertifiedKey>>) -> Secure {
+pub fn secure(own: Option<Arc<CertifiedKey>>) -> TlsConnector {
     Box::new(move |stream: TcpStream| {
         let verifier = Arc::new(OwnCertificate { own, provider: super::provider() });
         let config = ClientConfig::builder_with_provider(super::provider())

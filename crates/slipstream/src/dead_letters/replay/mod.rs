@@ -39,7 +39,7 @@ pub async fn replay(
     group: String,
     deployment: Deployment,
 ) -> Result<ExitCode, Failure> {
-    let stop = service::stop::on_signal()?;
+    let stop = service::signals::stop_token()?;
     let Deployment { config, letters, topics, .. } = deployment;
     let judge = Judge {
         filter: Filter::new(options.filters, now_ms()?),

@@ -1,6 +1,6 @@
 //! Sends records once more. One counts as replayed only after every in-sync replica has it.
 
-use kafka::{QuietContext, client_config, stored};
+use kafka::{QuietContext, client_config, require_offset};
 use rdkafka::ClientConfig;
 use rdkafka::Message;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -66,7 +66,7 @@ impl Sender {
 
 /// Waits for what Kafka says.
 async fn outcome(sent: Result<DeliveryFuture, KafkaError>) -> Result<(), KafkaError> {
-    stored(sent?.await.map_err(|_| KafkaError::Canceled)?).map(drop)
+    require_offset(sent?.await.map_err(|_| KafkaError::Canceled)?).map(drop)
 }
 
 fn client(config: &consumer::Config) -> ClientConfig {

@@ -11,7 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use serde_json::json;
-use service::health::Report;
+use service::health::HealthSource;
 use service::lock::lock;
 
 /// Counts of calls and ticks.
@@ -146,7 +146,7 @@ impl Progress {
     }
 }
 
-impl Report for Progress {
+impl HealthSource for Progress {
     fn ready(&self) -> Result<(), String> {
         self.standing(|standing| match &standing.trouble {
             None => Ok(()),

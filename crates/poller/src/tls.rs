@@ -15,7 +15,7 @@ use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use url::{Host, Url};
 
-use crate::Config;
+use crate::config::Config;
 
 /// webpki's words, which rustls passes on as text.
 const IS_AUTHORITY: &str = "CaUsedAsEndEntity";
@@ -35,7 +35,7 @@ pub fn authorities(certificates: &[CertificateDer<'static>]) -> Result<RootCertS
 ///
 /// # Errors
 /// One of them cannot be read.
-pub fn tls(certificates: &[CertificateDer<'static>]) -> Result<ClientConfig, Error> {
+pub fn client_config(certificates: &[CertificateDer<'static>]) -> Result<ClientConfig, Error> {
     let provider = Arc::new(default_provider());
     let roots = Arc::new(authorities(certificates)?);
     let descent = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
@@ -139,12 +139,12 @@ fn is_about_descent(error: &CertificateError) -> bool {
 
 /// The producer as its connections see it, to tell why one failed.
 #[derive(Debug, Clone)]
-pub struct Peer {
+pub struct ConnectionDiagnostics {
     base_url: Url,
     names_certificates: bool,
 }
 
-impl Peer {
+impl ConnectionDiagnostics {
     /// The configured producer.
     pub fn of(config: &Config) -> Self {
         Self { base_url: config.producer.clone(), names_certificates: config.authorities.is_some() }

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::client::{Accepted, Producer, Refusal};
-use crate::progress::Progress;
+use crate::metrics::Progress;
 use crate::schedule::{Next, Schedule};
 
 /// How long a call in hand may still take once a stop is asked for.

@@ -15,7 +15,7 @@ const AFTERMATH: Duration = Duration::from_secs(3);
 
 /// Notices standstills.
 #[derive(Debug)]
-pub struct Standstill(Mutex<Looks>);
+pub struct SuspensionDetector(Mutex<Looks>);
 
 #[derive(Debug, Default)]
 struct Looks {
@@ -23,9 +23,9 @@ struct Looks {
     woke: Option<Instant>,
 }
 
-impl Standstill {
+impl SuspensionDetector {
     /// Looks on in the background of the tokio runtime until this is dropped.
-    pub fn watch() -> Arc<Self> {
+    pub fn start() -> Arc<Self> {
         let looks = Looks { last: Some(Instant::now()), woke: None };
         let watched = Arc::new(Self(Mutex::new(looks)));
         let watcher = Arc::downgrade(&watched);
@@ -40,8 +40,8 @@ impl Standstill {
     }
 
     /// Whether it has just stood still.
-    pub fn is_just_over(&self) -> bool {
-        lock(&self.0).is_just_over(Instant::now())
+    pub fn recently_resumed(&self) -> bool {
+        lock(&self.0).recently_resumed(Instant::now())
     }
 }
 
@@ -53,7 +53,7 @@ impl Looks {
         self.last = Some(now);
     }
 
-    fn is_just_over(&self, now: Instant) -> bool {
+    fn recently_resumed(&self, now: Instant) -> bool {
         // Whoever looks may be late to find out.
         self.missed(now) || self.woke.is_some_and(|woke| now < woke + AFTERMATH)
     }
@@ -72,16 +72,16 @@ mod tests {
         let start = Instant::now();
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         let mut looks = Looks::default();
-        assert!(!looks.is_just_over(at(100)), "nobody looks");
+        assert!(!looks.recently_resumed(at(100)), "nobody looks");
         for second in [0, 1, 2] {
             looks.look(at(second));
-            assert!(!looks.is_just_over(at(second)), "a look every second");
+            assert!(!looks.recently_resumed(at(second)), "a look every second");
         }
-        assert!(looks.is_just_over(at(42)), "after 40 s without one");
+        assert!(looks.recently_resumed(at(42)), "after 40 s without one");
         looks.look(at(42));
         (43..45).for_each(|second| looks.look(at(second)));
-        assert!(looks.is_just_over(at(44)));
+        assert!(looks.recently_resumed(at(44)));
         looks.look(at(45));
-        assert!(!looks.is_just_over(at(45)), "it is over");
+        assert!(!looks.recently_resumed(at(45)), "it is over");
     }
 }

@@ -4,7 +4,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use service::settings::shown;
+use service::config::redact;
 
 /// Values of `security.protocol`, which are also the schemes that an entry may have.
 const SCHEMES: [&str; 4] = ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"];
@@ -15,14 +15,14 @@ const RIGHT: &str =
 
 /// A list of bootstrap servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Brokers {
+pub struct BootstrapServers {
     /// `host:port` separated by commas, without schemes.
     pub servers: String,
     /// The `security.protocol` that the schemes name, if an entry has one.
     pub protocol: Option<&'static str>,
 }
 
-impl Brokers {
+impl BootstrapServers {
     /// The parser of KAFKA_BROKER.
     ///
     /// # Errors
@@ -31,7 +31,7 @@ impl Brokers {
         let mut servers = Vec::new();
         let mut protocol = None;
         for entry in text.split(',').map(str::trim) {
-            let wrong = |why: String| format!("has the entry {:?}, which {why}; {RIGHT}", shown(entry));
+            let wrong = |why: String| format!("has the entry {:?}, which {why}; {RIGHT}", redact(entry));
             if entry.is_empty() {
                 return Err(format!("has an empty entry; {RIGHT}"));
             }
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     fn parsed(text: &str) -> (String, Option<&'static str>) {
-        let brokers = Brokers::parse(text).expect(text);
+        let brokers = BootstrapServers::parse(text).expect(text);
         (brokers.servers, brokers.protocol)
     }
 
@@ -178,14 +178,14 @@ mod tests {
             ("käfka:9092", "\"käfka:9092\"", "neither a name"),
             ("a..b:9092", "\"a..b:9092\"", "neither a name"),
         ] {
-            let error = Brokers::parse(text).expect_err(text);
+            let error = BootstrapServers::parse(text).expect_err(text);
             assert!(
                 error.contains(entry) && error.contains(why) && error.contains("host:port"),
                 "{text}: {error}"
             );
         }
         for text in ["", ",", "a:1,", ",a:1", "a:1,,b:2", " "] {
-            let error = Brokers::parse(text).expect_err(text);
+            let error = BootstrapServers::parse(text).expect_err(text);
             assert!(error.contains("empty entry") && error.contains("host:port"), "{text}: {error}");
         }
     }
@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn a_password_in_the_list_is_refused_and_not_shown() {
         for text in ["u:hunter2@k:9092", "SASL_SSL://u:hunter2@k:9092", "a:1,u:hunter2@k:9092;b:2"] {
-            let error = Brokers::parse(text).expect_err(text);
+            let error = BootstrapServers::parse(text).expect_err(text);
             assert!(!error.contains("hunter2") && error.contains("k:9092"), "{error}");
         }
     }

@@ -15,7 +15,7 @@ const REPEAT_WINDOW: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// The handlers cannot be installed.
-pub fn on_signal() -> std::io::Result<CancellationToken> {
+pub fn stop_token() -> std::io::Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let stop = CancellationToken::new();
@@ -43,7 +43,7 @@ pub fn on_signal() -> std::io::Result<CancellationToken> {
 ///
 /// # Errors
 /// The handler cannot be installed.
-pub fn also_on_hangup(stop: &CancellationToken) -> std::io::Result<()> {
+pub fn stop_on_hangup(stop: &CancellationToken) -> std::io::Result<()> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     if ignores_hangup(&status) {
         return Ok(());

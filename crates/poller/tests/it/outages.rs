@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::far_side::{Answer, FarSide};
-use crate::run::{Poller, until};
+use crate::harness::{Poller, until};
+use crate::scripted_producer::{Answer, FarSide};
 
 /// An address at which nothing listens.
 async fn free_address() -> std::net::SocketAddr {

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use service::{Check, ConfigFaults, Kind, parse};
+use service::{ConfigErrors, ConfigReader, Kind, parse};
 
 service::settings! {
     /// Variables of the test.
@@ -26,9 +26,9 @@ struct Config {
     sources: Option<String>,
 }
 
-fn read(environment: &[(&str, &str)]) -> Result<Config, ConfigFaults> {
+fn read(environment: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
     let pairs = environment.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-    let (settings, mut check) = Check::read::<Settings>(Settings::VARIABLES, pairs);
+    let (settings, mut check) = ConfigReader::read::<Settings>(Settings::VARIABLES, pairs);
     let broker = check.value("kafka_broker", settings.kafka_broker.as_ref(), parse::text);
     let bytes =
         check.value("max_payload_bytes", settings.max_payload_bytes.as_ref(), parse::number(1..=1_000_000));

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::config::{COMMON, ConfigErrors, ConfigReader, Kind, Variable, parse};
 use crate::environment::{self, Environment};
-use crate::healthcheck::{Probe, Secure};
-use crate::logs::{self, LogFormat};
-use crate::settings::{COMMON, Check, ConfigFaults, Kind, Variable, parse};
+use crate::healthcheck::{Probe, TlsConnector};
+use crate::logging::{self, LogFormat};
 
 /// How a run ended: its exit code, or why it could not go on.
 pub type Outcome = Result<ExitCode, Box<dyn Error + Send + Sync>>;
@@ -48,8 +48,8 @@ impl Program {
     /// `secure` is the client's side of TLS for `healthcheck`, where the process speaks that.
     pub fn main<C, F>(
         &self,
-        read: impl FnOnce(Environment) -> Result<C, ConfigFaults>,
-        secure: impl FnOnce(&[(String, String)]) -> Option<Secure>,
+        read: impl FnOnce(Environment) -> Result<C, ConfigErrors>,
+        secure: impl FnOnce(&[(String, String)]) -> Option<TlsConnector>,
         run: impl FnOnce(C, CancellationToken) -> F,
     ) -> ExitCode
     where
@@ -87,7 +87,7 @@ impl Program {
         if arguments == ["--check-config"] {
             return say("the configuration is right");
         }
-        logs::start(format, &filter);
+        logging::start(format, &filter);
         self.run(config, run)
     }
 
@@ -113,8 +113,8 @@ impl Program {
             Err(error) => return complain(&format!("{}: no runtime: {error}", self.name), 1),
         };
         let outcome = runtime.block_on(async {
-            let stop = crate::stop::on_signal()?;
-            let open_files = crate::open_files::raise_limit();
+            let stop = crate::signals::stop_token()?;
+            let open_files = crate::process::raise_open_files_limit();
             tracing::info!(version = self.version, open_files, "starting");
             run(config, stop).await
         });
@@ -152,8 +152,8 @@ impl Program {
     }
 }
 
-fn read_common(environment: Environment) -> Result<(Option<LogFormat>, String), ConfigFaults> {
-    let (settings, mut check) = Check::read::<CommonSettings>(CommonSettings::VARIABLES, environment);
+fn read_common(environment: Environment) -> Result<(Option<LogFormat>, String), ConfigErrors> {
+    let (settings, mut check) = ConfigReader::read::<CommonSettings>(CommonSettings::VARIABLES, environment);
     let format = check.optional("log_format", settings.log_format.as_ref(), LogFormat::parse);
     let filter = check.value("rust_log", settings.rust_log.as_ref(), |text| {
         match text.parse::<tracing_subscriber::EnvFilter>() {

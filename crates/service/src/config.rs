@@ -37,7 +37,7 @@ impl Kind {
     }
 }
 
-/// One environment variable of a process: the manual, and what [`Check`] goes by.
+/// One environment variable of a process: the manual, and what [`ConfigReader`] goes by.
 #[derive(Debug, Clone, Copy)]
 pub struct Variable {
     /// The field of the settings struct: the variable's name in lower case.
@@ -110,9 +110,9 @@ macro_rules! settings {
 
 /// Every fault of a configuration. `Display` is a line for each, with the variable's name.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct ConfigFaults(pub Vec<(String, String)>);
+pub struct ConfigErrors(pub Vec<(String, String)>);
 
-impl ConfigFaults {
+impl ConfigErrors {
     /// Adds those of variables that are not named yet: one whose value could not be read seems to be missing later.
     pub fn join(&mut self, more: Self) {
         let new = more.0.into_iter().filter(|(name, _)| self.0.iter().all(|(named, _)| named != name));
@@ -121,35 +121,35 @@ impl ConfigFaults {
     }
 }
 
-impl fmt::Display for ConfigFaults {
+impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the configuration is wrong:")?;
         self.0.iter().try_for_each(|(name, problem)| write!(f, "\n  {name}: {problem}"))
     }
 }
 
-impl std::error::Error for ConfigFaults {}
+impl std::error::Error for ConfigErrors {}
 
 /// The one pass over a settings struct: takes each value through its parser and collects what is wrong.
 #[derive(Debug)]
-pub struct Check {
+pub struct ConfigReader {
     variables: &'static [Variable],
     /// Names of the variables that were read from a file.
     from_files: Vec<String>,
-    faults: ConfigFaults,
+    faults: ConfigErrors,
 }
 
-impl Check {
+impl ConfigReader {
     /// Reads `environment` into the settings struct `T`, the files behind `NAME_FILE` included.
     ///
     /// Only the documented spelling of a name counts: envy alone would take `kafka_topic` for
     /// `KAFKA_TOPIC`, and fail where both are set. Nothing fails here: faults are kept for
-    /// [`Check::finish`].
+    /// [`ConfigReader::finish`].
     pub fn read<T: DeserializeOwned + Default>(
         variables: &'static [Variable],
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> (T, Self) {
-        let mut check = Self { variables, from_files: Vec::new(), faults: ConfigFaults::default() };
+        let mut check = Self { variables, from_files: Vec::new(), faults: ConfigErrors::default() };
         let ours = |name: &str| variables.iter().any(|variable| variable.is_named(name));
         let mut values: BTreeMap<String, String> =
             environment.into_iter().filter(|(name, value)| ours(name) && !value.trim().is_empty()).collect();
@@ -157,7 +157,7 @@ impl Check {
             check.read_secret_file(&name, &mut values);
         }
         let settings = envy::from_iter(values).unwrap_or_else(|error| {
-            check.fault("environment", error.to_string());
+            check.add_error("environment", error.to_string());
             T::default()
         });
         (settings, check)
@@ -167,16 +167,16 @@ impl Check {
         let file_name = format!("{name}_FILE");
         let Some(path) = values.get(&file_name) else { return };
         if values.contains_key(name) {
-            return self.fault(&file_name, format!("set together with {name}; set one of them"));
+            return self.add_error(&file_name, format!("set together with {name}; set one of them"));
         }
         // The path is not shown: it may be the secret itself, set by mistake.
         match std::fs::read_to_string(path) {
-            Ok(text) if text.trim().is_empty() => self.fault(&file_name, "names a file that is empty"),
+            Ok(text) if text.trim().is_empty() => self.add_error(&file_name, "names a file that is empty"),
             Ok(text) => {
                 values.insert(name.to_owned(), text.trim_end_matches(['\r', '\n']).to_owned());
                 self.from_files.push(name.to_owned());
             }
-            Err(error) => self.fault(&file_name, format!("names a file that cannot be read: {error}")),
+            Err(error) => self.add_error(&file_name, format!("names a file that cannot be read: {error}")),
         }
     }
 
@@ -186,7 +186,7 @@ impl Check {
     }
 
     /// Records that the variable `name` is wrong.
-    pub fn fault(&mut self, name: &str, problem: impl Into<String>) {
+    pub fn add_error(&mut self, name: &str, problem: impl Into<String>) {
         self.faults.0.push((name.to_owned(), problem.into()));
     }
 
@@ -207,7 +207,7 @@ impl Check {
                 let told = self.faults.0.iter().any(|(faulty, _)| *faulty == format!("{name}_FILE"));
                 if !told {
                     let doc = variable.map_or("", |variable| variable.doc.trim());
-                    self.fault(&name, format!("not set, and required: {doc}"));
+                    self.add_error(&name, format!("not set, and required: {doc}"));
                 }
                 return None;
             }
@@ -215,17 +215,17 @@ impl Check {
         match parse(text) {
             Ok(parsed) => Some(parsed),
             Err(problem) if kind.is_secret() => {
-                self.fault(&name, problem);
+                self.add_error(&name, problem);
                 None
             }
             Err(problem) => {
-                self.fault(&name, format!("{:?} {problem}", shown(text)));
+                self.add_error(&name, format!("{:?} {problem}", redact(text)));
                 None
             }
         }
     }
 
-    /// As [`Check::value`] for a variable that may be unset: `Some(None)` then.
+    /// As [`ConfigReader::value`] for a variable that may be unset: `Some(None)` then.
     pub fn optional<T>(
         &mut self,
         field: &str,
@@ -238,8 +238,8 @@ impl Check {
     /// The configuration, if nothing was wrong.
     ///
     /// # Errors
-    /// Every fault found since [`Check::read`].
-    pub fn finish<T>(self, config: Option<T>) -> Result<T, ConfigFaults> {
+    /// Every fault found since [`ConfigReader::read`].
+    pub fn finish<T>(self, config: Option<T>) -> Result<T, ConfigErrors> {
         match config {
             Some(config) if self.faults.0.is_empty() => Ok(config),
             _ => Err(self.faults),
@@ -249,7 +249,7 @@ impl Check {
 
 /// A wrong value as a message may show it: in a URL, the part before an `@` and the query may hold
 /// a password.
-pub fn shown(text: &str) -> String {
+pub fn redact(text: &str) -> String {
     let text = text.rsplit_once('@').map_or_else(|| text.to_owned(), |(_, host)| format!("***@{host}"));
     match text.split_once('?') {
         Some((url, _)) if url.contains("://") || url.starts_with("***") => format!("{url}?***"),
@@ -257,7 +257,7 @@ pub fn shown(text: &str) -> String {
     }
 }
 
-/// Parsers for [`Check::value`]; the error completes the sentence `NAME: "value" …`.
+/// Parsers for [`ConfigReader::value`]; the error completes the sentence `NAME: "value" …`.
 pub mod parse {
     use std::str::FromStr;
 

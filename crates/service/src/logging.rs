@@ -35,7 +35,7 @@ pub fn start(format: Option<LogFormat>, filter: &str) {
 }
 
 /// As [`start`], into a file, as text: for a program whose standard output belongs to its user.
-pub fn start_in(file: std::fs::File, filter: &str) {
+pub fn start_in_file(file: std::fs::File, filter: &str) {
     let builder = tracing_subscriber::fmt().with_env_filter(quiet(filter)).with_ansi(false);
     _ = builder.with_writer(std::sync::Mutex::new(file)).try_init();
 }
