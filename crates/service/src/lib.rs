@@ -2,7 +2,7 @@
 //!
 //! - Start: configuration from the [`environment`] ([`config`](mod@config)), the command line
 //!   ([`cli`]), logs ([`logging`]).
-//! - Stop: the stop signal ([`signals`]).
+//! - Stop: the stop signal ([`signals`]) and the supervision of long-lived tasks ([`tasks`]).
 //! - Observation: the listener for health and metrics ([`health`]), its probe ([`healthcheck`]),
 //!   and the process metrics ([`process`]).
 //! - HTTP: error bodies ([`problem`]) and the parsing of responses ([`json`],
@@ -24,6 +24,7 @@ pub mod retry_after;
 pub mod secret;
 pub mod signals;
 pub mod suspension;
+pub mod tasks;
 
 pub use cli::{Outcome, Program};
 pub use config::{ConfigErrors, ConfigReader, Kind, Variable, parse};
