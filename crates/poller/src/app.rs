@@ -1,97 +1,100 @@
 //! The poller as an application: [`App::build`] binds and wires, [`App::run_until`] runs.
 
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use service::health::{self, Listener};
+use service::tasks::Supervisor;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{NoClient, Producer};
+use crate::client::{ClientError, ProducerClient};
 use crate::config::Config;
-use crate::metrics::{Progress, Tally};
-use crate::poll_loop::Polling;
+use crate::health::Health;
+use crate::metrics::{CallCounts, Metrics};
+use crate::poll_loop::PollLoop;
 use crate::schedule::Schedule;
 
-/// How long the listener may take for the requests that it has.
-const LISTENER_GRACE: Duration = Duration::from_secs(1);
+/// Time that the listener has at shutdown to respond to its current requests.
+const LISTENER_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Why the poller cannot start or go on.
+/// A reason why the poller cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The address cannot be listened on, or the listener failed.
+    /// The address cannot be bound.
     #[error(transparent)]
     Listener(#[from] std::io::Error),
-    /// The listener ended though nobody asked it to.
-    #[error("the health listener ended by itself")]
-    ListenerEnded,
-    /// No client.
+    /// The HTTP client cannot be created.
     #[error(transparent)]
-    Client(#[from] NoClient),
+    Client(#[from] ClientError),
 }
 
 /// A poller that is ready to run.
 #[derive(Debug)]
 pub struct App {
     listener: Listener,
-    producer: Producer,
-    progress: Progress,
+    producer: ProducerClient,
+    metrics: Metrics,
     schedule: Schedule,
 }
 
 impl App {
-    /// Binds the listener; nothing is sent yet.
+    /// Binds the listener. Sends nothing yet.
     ///
     /// # Errors
-    /// The address is in use, or the system has no certificates though the producer's URL is https.
+    /// The address is in use, or the producer's URL is https and the system has no certificates.
     pub async fn build(config: Config) -> Result<Self, Error> {
         Ok(Self {
-            producer: Producer::new(&config)?,
+            producer: ProducerClient::new(&config)?,
             listener: Listener::bind(config.listen_addr).await?,
-            progress: Progress::default(),
+            metrics: Metrics::default(),
             schedule: Schedule::new(config.interval, config.duration),
         })
     }
 
-    /// Where it listens, with the real port.
+    /// The bound address, with the real port.
     pub fn address(&self) -> SocketAddr {
         self.listener.address()
     }
 
-    /// What it counts, also while and after it runs.
-    pub fn progress(&self) -> Progress {
-        self.progress.clone()
+    /// The metrics. The clone stays current during and after the run.
+    pub fn metrics(&self) -> Metrics {
+        self.metrics.clone()
     }
 
-    /// Polls until the schedule is over or `stop`; ends within 10 s of `stop`.
+    /// Polls until the schedule ends or `stop` is cancelled. Returns within 10 s of `stop`.
     ///
-    /// The code is 1 if calls failed and not one succeeded. A stop before the first answer is a clean end.
-    ///
-    /// # Errors
-    /// The listener failed.
-    pub async fn run_until(self, stop: CancellationToken) -> Result<ExitCode, Error> {
-        let Self { listener, producer, progress, schedule } = self;
+    /// The exit code is 1 if calls failed and none succeeded, or if a task failed. A stop before the
+    /// first response is a clean end.
+    pub async fn run_until(self, stop: CancellationToken) -> ExitCode {
+        self.run_with(stop, |_| ()).await
+    }
+
+    /// As [`App::run_until`], with the tasks that `start_tasks` starts. Tests use it to end a task on
+    /// purpose.
+    pub async fn run_with(self, stop: CancellationToken, start_tasks: impl FnOnce(&Supervisor)) -> ExitCode {
+        let Self { listener, producer, metrics, schedule } = self;
         tracing::info!(address = %listener.address(), "listening");
-        let over = CancellationToken::new();
-        let routes = health::routes(Arc::new(progress.clone()));
-        let mut serving = pin!(listener.serve(routes, over.clone()));
-        let polling = Polling { producer, progress: progress.clone(), stop };
-        tokio::select! {
-            ended = &mut serving => {
-                ended?;
-                return Err(Error::ListenerEnded);
-            }
-            () = polling.run(schedule) => {}
-        }
-        let Tally { sent, failed, abandoned, skipped } = progress.tally();
-        let stopped = polling.stop.is_cancelled();
-        tracing::info!(sent, failed, abandoned, skipped, stopped, "polling ended");
-        over.cancel();
-        if let Ok(ended) = tokio::time::timeout(LISTENER_GRACE, serving).await {
-            ended?;
-        }
-        Ok(if failed > 0 && sent == 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        let supervisor = Supervisor::new(&stop);
+        let health = Health { metrics: metrics.clone(), supervisor: supervisor.clone() };
+        // The listener runs until the last call has ended, so it has a token of its own.
+        let stop_listener = CancellationToken::new();
+        let serve = listener.serve(health::routes(Arc::new(health)), stop_listener.clone());
+        let listener = supervisor.spawn("health listener", serve);
+        let planned_end = supervisor.stop_token().clone();
+        let poll_loop = PollLoop { producer, metrics: metrics.clone(), stop: planned_end.clone() };
+        let polling = supervisor.spawn("poll loop", async move {
+            poll_loop.run(schedule).await;
+            planned_end.cancel();
+        });
+        start_tasks(&supervisor);
+        _ = polling.await;
+        let CallCounts { sent, failed, abandoned, skipped } = metrics.counts();
+        tracing::info!(sent, failed, abandoned, skipped, stopped = stop.is_cancelled(), "polling ended");
+        stop_listener.cancel();
+        _ = tokio::time::timeout(LISTENER_SHUTDOWN_TIMEOUT, listener).await;
+        let none_succeeded = failed > 0 && sent == 0;
+        supervisor.exit_code(if none_succeeded { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 }

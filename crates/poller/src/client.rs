@@ -1,6 +1,7 @@
-//! The producer, as seen from here. The one module that uses reqwest. `slipstream load` reaches the producer in the same
-//! way. Every call has a deadline, looks at the whole
-//! reply before it calls it a success, and never follows a redirect.
+//! HTTP client of the producer, also for `slipstream load`. The only module that uses reqwest.
+//!
+//! Every call has a deadline. A call succeeds only if its whole response is valid. Redirects are
+//! never followed.
 
 use std::time::Duration;
 
@@ -13,148 +14,150 @@ use url::Url;
 use crate::config::Config;
 use crate::tls::{self, ConnectionDiagnostics, root_cause};
 
-const CONNECT_LIMIT: Duration = Duration::from_secs(2);
-/// How long the producer may take to say whether it is ready.
-const READY_LIMIT: Duration = Duration::from_secs(3);
-/// More than any reply of the producer has.
-const BODY_BYTES: usize = 1 << 20;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Deadline of a readiness check.
+const READY_TIMEOUT: Duration = Duration::from_secs(3);
+/// Size at which a response body is cut. Every valid response is smaller.
+const MAX_BODY_BYTES: usize = 1 << 20;
+/// Characters of a problem's `detail` that an error contains.
+const MAX_DETAIL_CHARS: usize = 300;
 
-/// An event that the producer took.
+/// An event that the producer accepted (202).
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Accepted {
-    /// The event's id.
+    /// Id of the event.
     pub id: String,
-    /// Where it is kept.
+    /// Partition of the event.
     pub partition: i32,
-    /// Its place there; not every acknowledgement tells it.
+    /// Offset of the event in the partition. The producer may leave it out.
     pub offset: Option<i64>,
 }
 
-/// A call that did not succeed.
+/// A failed call. `Display` is the reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
-pub struct Refusal {
-    /// Why, in words.
+pub struct CallError {
+    /// The reason, as a text that follows the name of the producer.
     pub reason: String,
-    /// How long the producer asks to be left alone.
+    /// The `Retry-After` of the response.
     pub retry_after: Option<Duration>,
 }
 
-impl Refusal {
-    fn without_answer(reason: impl Into<String>) -> Self {
+impl CallError {
+    fn without_response(reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), retry_after: None }
     }
 }
 
-/// The client cannot be made, as when the system has no certificates at all and the URL is https.
+/// A reason why the HTTP client cannot be created.
 #[derive(Debug, thiserror::Error)]
-pub enum NoClient {
-    /// Of the client as a whole.
+pub enum ClientError {
+    /// reqwest failed, for example because the URL is https and the system has no certificates.
     #[error("no HTTP client: {}", root_cause(.0))]
     Client(#[from] reqwest::Error),
-    /// Of the certificates of PRODUCER_CA_FILE.
+    /// A certificate of PRODUCER_CA_FILE is invalid.
     #[error("no HTTP client: {0}")]
     Certificates(#[from] rustls::Error),
 }
 
-/// The producer.
+/// Client of one producer.
 #[derive(Debug, Clone)]
-pub struct Producer {
+pub struct ProducerClient {
     http: Client,
     ready: Url,
     ingest: Url,
     call_timeout: Duration,
-    peer: ConnectionDiagnostics,
+    diagnostics: ConnectionDiagnostics,
 }
 
-impl Producer {
-    /// Nothing is sent before the first call.
+impl ProducerClient {
+    /// Creates the client. Sends nothing yet.
     ///
     /// # Errors
-    /// The TLS library finds no certificates.
-    pub fn new(config: &Config) -> Result<Self, NoClient> {
+    /// The URL is https and there are no valid certificates.
+    pub fn new(config: &Config) -> Result<Self, ClientError> {
         Ok(Self {
             http: http_client(config, concat!("slipstream-poller/", env!("CARGO_PKG_VERSION")))?,
             ready: endpoint(&config.producer, "readyz"),
             ingest: endpoint(&config.producer, "ingest/adsbdb"),
             call_timeout: config.call_timeout,
-            peer: ConnectionDiagnostics::of(config),
+            diagnostics: ConnectionDiagnostics::new(config),
         })
     }
 
-    /// Whether the producer can do its work now.
+    /// Checks the readiness of the producer.
     ///
     /// # Errors
-    /// Why not, or why it could not be asked.
-    pub async fn ready(&self) -> Result<(), Refusal> {
-        let sent = self.http.get(self.ready.clone()).timeout(READY_LIMIT).send().await;
-        let response = sent.map_err(|error| self.failure(&error, READY_LIMIT))?;
+    /// The producer is not ready, or it did not respond within 3 s.
+    pub async fn ready(&self) -> Result<(), CallError> {
+        let sent = self.http.get(self.ready.clone()).timeout(READY_TIMEOUT).send().await;
+        let response = sent.map_err(|error| self.failure(&error, READY_TIMEOUT))?;
         if response.status().is_success() {
             return Ok(());
         }
-        Err(refused(response).await)
+        Err(rejection(response).await)
     }
 
-    /// Has one aircraft fetched and its event stored.
+    /// Makes the producer ingest one aircraft.
     ///
     /// # Errors
-    /// Any answer but the producer's own that says that an event was stored.
-    pub async fn ingest_adsbdb(&self) -> Result<Accepted, Refusal> {
+    /// Every result except a valid 202, within the call timeout.
+    pub async fn ingest_adsbdb(&self) -> Result<Accepted, CallError> {
         let sent = self.http.post(self.ingest.clone()).timeout(self.call_timeout).send().await;
         let response = sent.map_err(|error| self.failure(&error, self.call_timeout))?;
         if response.status() != StatusCode::ACCEPTED {
-            return Err(refused(response).await);
+            return Err(rejection(response).await);
         }
         let body = body(response).await.map_err(|error| self.failure(&error, self.call_timeout))?;
         object(&body)
-            .map_err(|_| Refusal::without_answer("answered 202 with a body that is not the producer's"))
+            .map_err(|_| CallError::without_response("answered 202 with a body that is not the producer's"))
     }
 
-    fn failure(&self, error: &reqwest::Error, limit: Duration) -> Refusal {
+    fn failure(&self, error: &reqwest::Error, timeout: Duration) -> CallError {
         let reason = if error.is_connect() {
-            format!("cannot be reached: {}", self.peer.reason(error))
+            format!("cannot be reached: {}", self.diagnostics.describe(error))
         } else if error.is_timeout() {
-            format!("did not answer within {} ms", limit.as_millis())
+            format!("did not answer within {} ms", timeout.as_millis())
         } else {
-            format!("did not answer: {}", self.peer.reason(error))
+            format!("did not answer: {}", self.diagnostics.describe(error))
         };
-        Refusal::without_answer(reason)
+        CallError::without_response(reason)
     }
 }
 
-/// A client that brings the configured key, trusts the configured certificates and never follows a redirect.
+/// An HTTP client with the configured key and certificates. It never follows a redirect.
 ///
 /// # Errors
-/// The TLS library finds no certificates.
-pub fn http_client(config: &Config, agent: &str) -> Result<Client, NoClient> {
-    // The first in this process to install it wins; all of ours install the same.
+/// The URL is https and there are no valid certificates.
+pub fn http_client(config: &Config, user_agent: &str) -> Result<Client, ClientError> {
+    // The first installation in this process wins. All of them install the same provider.
     _ = rustls::crypto::ring::default_provider().install_default();
     let mut headers = HeaderMap::new();
     if let Some(key) = &config.api_key {
-        // The configuration let only keys through that fit.
+        // The configuration accepts only keys that are valid in a header.
         if let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {}", key.expose())) {
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
         }
     }
     let mut builder = Client::builder()
-        .user_agent(agent)
+        .user_agent(user_agent)
         .default_headers(headers)
-        .connect_timeout(CONNECT_LIMIT)
-        // The producer is a neighbour: a proxy for the internet does not know it.
+        .connect_timeout(CONNECT_TIMEOUT)
+        // The producer is on the local network, which a proxy for the internet cannot reach.
         .no_proxy()
         // A redirected POST would become a GET.
         .redirect(redirect::Policy::none());
     if config.producer.scheme() == "http" {
-        // No certificate is needed, so none is loaded and none has to be there.
+        // Plain HTTP needs no certificates. The system may have none.
         builder = builder.tls_certs_only([]);
-    } else if let Some(certificates) = &config.authorities {
+    } else if let Some(certificates) = &config.ca_certificates {
         builder = builder.tls_backend_preconfigured(tls::client_config(certificates)?);
     }
     Ok(builder.build()?)
 }
 
-/// What `path` is at the producer.
+/// The URL of `path` at the producer, below the path of the base URL.
 pub fn endpoint(base: &Url, path: &str) -> Url {
     let mut url = base.clone();
     url.set_path(&format!("{}/{path}", base.path().trim_end_matches('/')));
@@ -162,20 +165,20 @@ pub fn endpoint(base: &Url, path: &str) -> Url {
     url
 }
 
-/// The body, cut at [`BODY_BYTES`].
+/// Reads the body, up to about [`MAX_BODY_BYTES`].
 async fn body(mut response: Response) -> Result<Vec<u8>, reqwest::Error> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         body.extend_from_slice(&chunk);
-        if body.len() > BODY_BYTES {
+        if body.len() > MAX_BODY_BYTES {
             break;
         }
     }
     Ok(body)
 }
 
-/// What an answer that is not a success says: its status, and the `detail` of its body if it has one.
-async fn refused(response: Response) -> Refusal {
+/// The error of a response: its status, and the `detail` of a problem body.
+async fn rejection(response: Response) -> CallError {
     #[derive(Deserialize)]
     struct Problem {
         detail: String,
@@ -185,11 +188,11 @@ async fn refused(response: Response) -> Refusal {
     let body = body(response).await.unwrap_or_default();
     let reason = match object(&body) {
         Ok(Problem { detail }) => {
-            format!("answered {status}: {}", detail.chars().take(300).collect::<String>())
+            format!("answered {status}: {}", detail.chars().take(MAX_DETAIL_CHARS).collect::<String>())
         }
         Err(_) => format!("answered {status}"),
     };
-    Refusal { reason, retry_after }
+    CallError { reason, retry_after }
 }
 
 #[cfg(test)]
@@ -197,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn endpoints_keep_the_path_of_the_base_url() {
+    fn an_endpoint_keeps_the_path_of_the_base_url() {
         let url = |base: &str| endpoint(&Url::parse(base).unwrap(), "ingest/adsbdb").to_string();
         assert_eq!(url("http://api-producer:8080"), "http://api-producer:8080/ingest/adsbdb");
         assert_eq!(url("https://host/slipstream/#x"), "https://host/slipstream/ingest/adsbdb");

@@ -1,15 +1,17 @@
-//! Clock to `POST /ingest/adsbdb`: asks the producer, on a fixed schedule, to fetch one aircraft.
+//! Calls the producer's `POST /ingest/adsbdb` on a fixed schedule.
 //!
-//! It waits for the producer's `/readyz` first, for as long as that takes. Then a call starts at each tick of the
-//! schedule ([`schedule`]); calls never overlap, so a slow answer skips ticks. After a failure the next call waits
-//! for the answer's `Retry-After` and for a jittered backoff ([`poll_loop`]). It keeps nothing: what the producer
-//! answered with 202 is the producer's promise.
+//! The poller first waits until the producer's `/readyz` is 200. Then one call starts at each tick
+//! of the [`schedule`]. Calls never overlap, so a slow response skips ticks. After a failure, the
+//! next call waits for the response's `Retry-After` and for a jittered backoff ([`poll_loop`]). The
+//! poller stores nothing: after a 202, the producer guarantees that the event is stored.
 //!
-//! Exit codes: 0 a clean end, 1 if calls were made and not one succeeded, 2 a wrong configuration.
+//! Exit codes: 0 for a clean end, 1 if calls failed and none succeeded or if a task failed, 2 for
+//! a wrong configuration.
 
 pub mod app;
 pub mod client;
 pub mod config;
+pub mod health;
 pub mod metrics;
 pub mod poll_loop;
 pub mod schedule;
@@ -18,10 +20,10 @@ pub mod tls;
 pub use app::{App, Error};
 pub use config::{Config, Settings};
 
-/// The poller as its binary runs it.
+/// The command line of the binary.
 pub const PROGRAM: service::Program = service::Program {
     name: "poller",
     version: env!("CARGO_PKG_VERSION"),
-    about: "Asks the producer for one aircraft of ADSBDB every INTERVAL_SEC.",
+    about: "Calls the producer every INTERVAL_SEC to ingest one aircraft of ADSBDB.",
     variables: Settings::VARIABLES,
 };

@@ -1,4 +1,4 @@
-//! The poller's binary.
+//! The binary of the poller.
 
 use std::process::ExitCode;
 
@@ -8,7 +8,7 @@ fn main() -> ExitCode {
         |_| None,
         |config, stop| async move {
             let app = poller::App::build(config).await?;
-            Ok(app.run_until(stop).await?)
+            Ok(app.run_until(stop).await)
         },
     )
 }

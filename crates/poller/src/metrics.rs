@@ -1,5 +1,6 @@
-//! What the poller has done so far and how the producer last answered: for the health listener, the metrics and
-//! the summary. Every call is counted once, as sent, failed or abandoned.
+//! Metrics of the poller, and the result of the last request to the producer.
+//!
+//! Every call is counted once: as sent, failed or abandoned.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -10,20 +11,18 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-use serde_json::json;
-use service::health::HealthSource;
 use service::lock::lock;
 
 /// Counts of calls and ticks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Calls whose event the producer took.
+pub struct CallCounts {
+    /// Calls whose event the producer accepted.
     pub sent: u64,
-    /// Calls that the producer refused or did not answer.
+    /// Calls that the producer rejected or did not respond to.
     pub failed: u64,
-    /// Calls given up because the poller was stopped.
+    /// Calls cancelled at shutdown.
     pub abandoned: u64,
-    /// Ticks at which no call was made.
+    /// Ticks without a call.
     pub skipped: u64,
 }
 
@@ -36,9 +35,9 @@ const SENT: Outcome = Outcome { outcome: "sent" };
 const FAILED: Outcome = Outcome { outcome: "failed" };
 const ABANDONED: Outcome = Outcome { outcome: "abandoned" };
 
-/// Shared by the loop that polls and the listener.
+/// A handle of the metrics. Clones share the same values.
 #[derive(Debug, Clone)]
-pub struct Progress(Arc<Inner>);
+pub struct Metrics(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -48,18 +47,18 @@ struct Inner {
     seconds: Histogram,
     producer_up: Gauge,
     started: Instant,
-    producer: Mutex<Standing>,
+    producer: Mutex<ProducerState>,
 }
 
 #[derive(Debug)]
-struct Standing {
-    /// Why the producer's last answer was no success, if so.
-    trouble: Option<String>,
-    /// The last trouble, kept after it is over.
+struct ProducerState {
+    /// The reason of the last failure, until a request succeeds.
+    failure: Option<String>,
+    /// The reason of the last failure, kept after a success.
     last_error: Option<String>,
 }
 
-impl Default for Progress {
+impl Default for Metrics {
     fn default() -> Self {
         let calls = Family::<Outcome, Counter>::default();
         for outcome in [SENT, FAILED, ABANDONED] {
@@ -70,14 +69,14 @@ impl Default for Progress {
         let mut registry = Registry::with_prefix("slipstream");
         registry.register("poll_calls", "Calls of the producer by outcome", calls.clone());
         registry.register("poll_ticks_skipped", "Ticks without a call", skipped.clone());
-        registry.register("poll_call_seconds", "Time from call to answer", seconds.clone());
+        registry.register("poll_call_seconds", "Time from call to response", seconds.clone());
         registry.register(
             "producer_up",
-            "1 if the producer's last answer was a success",
+            "1 if the last request to the producer succeeded",
             producer_up.clone(),
         );
-        let trouble = Some("the producer has not been asked yet".to_owned());
-        let producer = Mutex::new(Standing { trouble, last_error: None });
+        let failure = Some("no response yet".to_owned());
+        let producer = Mutex::new(ProducerState { failure, last_error: None });
         Self(Arc::new(Inner {
             registry,
             calls,
@@ -90,50 +89,59 @@ impl Default for Progress {
     }
 }
 
-impl Progress {
-    /// The producer's answer to a question or a call was a success. Tells what was wrong until now.
-    pub fn producer_is_well(&self) -> Option<String> {
+impl Metrics {
+    /// Records that a request to the producer succeeded. Returns the failure that ended with it.
+    pub fn producer_succeeded(&self) -> Option<String> {
         self.0.producer_up.set(1);
-        self.standing(|standing| standing.trouble.take())
+        lock(&self.0.producer).failure.take()
     }
 
-    /// The producer's answer was no success. Tells whether that is news.
-    pub fn producer_is_in_trouble(&self, reason: &str) -> bool {
+    /// Records that a request to the producer failed. Returns whether `reason` is a new one.
+    pub fn producer_failed(&self, reason: &str) -> bool {
         self.0.producer_up.set(0);
-        self.standing(|standing| {
-            let news = standing.trouble.as_deref() != Some(reason);
-            standing.trouble = Some(reason.to_owned());
-            standing.last_error = Some(reason.to_owned());
-            news
-        })
+        let mut producer = lock(&self.0.producer);
+        let is_new = producer.failure.as_deref() != Some(reason);
+        producer.failure = Some(reason.to_owned());
+        producer.last_error = Some(reason.to_owned());
+        is_new
     }
 
-    /// A call's event was taken.
-    pub fn sent(&self, took: Duration) {
+    /// Why the last request to the producer failed. `None` after a success.
+    pub fn producer_failure(&self) -> Option<String> {
+        lock(&self.0.producer).failure.clone()
+    }
+
+    /// Why a request to the producer last failed, kept after a success.
+    pub fn last_error(&self) -> Option<String> {
+        lock(&self.0.producer).last_error.clone()
+    }
+
+    /// Counts a call whose event the producer accepted after `duration`.
+    pub fn sent(&self, duration: Duration) {
         self.0.calls.get_or_create(&SENT).inc();
-        self.0.seconds.observe(took.as_secs_f64());
+        self.0.seconds.observe(duration.as_secs_f64());
     }
 
-    /// A call failed.
-    pub fn failed(&self, took: Duration) {
+    /// Counts a call that failed after `duration`.
+    pub fn failed(&self, duration: Duration) {
         self.0.calls.get_or_create(&FAILED).inc();
-        self.0.seconds.observe(took.as_secs_f64());
+        self.0.seconds.observe(duration.as_secs_f64());
     }
 
-    /// A call was given up.
+    /// Counts a call cancelled at shutdown.
     pub fn abandoned(&self) {
         self.0.calls.get_or_create(&ABANDONED).inc();
     }
 
-    /// Ticks passed without a call.
+    /// Counts ticks without a call.
     pub fn skipped(&self, ticks: u64) {
         self.0.skipped.inc_by(ticks);
     }
 
     /// The counts so far.
-    pub fn tally(&self) -> Tally {
+    pub fn counts(&self) -> CallCounts {
         let calls = |outcome: &Outcome| self.0.calls.get_or_create(outcome).get();
-        Tally {
+        CallCounts {
             sent: calls(&SENT),
             failed: calls(&FAILED),
             abandoned: calls(&ABANDONED),
@@ -141,33 +149,13 @@ impl Progress {
         }
     }
 
-    fn standing<T>(&self, look: impl FnOnce(&mut Standing) -> T) -> T {
-        look(&mut lock(&self.0.producer))
-    }
-}
-
-impl HealthSource for Progress {
-    fn ready(&self) -> Result<(), String> {
-        self.standing(|standing| match &standing.trouble {
-            None => Ok(()),
-            Some(trouble) => Err(format!("producer: {trouble}")),
-        })
+    /// Time since the creation of the metrics.
+    pub fn uptime(&self) -> Duration {
+        self.0.started.elapsed()
     }
 
-    fn health(&self) -> serde_json::Value {
-        let Tally { sent, failed, abandoned, skipped } = self.tally();
-        let (trouble, last_error) =
-            self.standing(|standing| (standing.trouble.clone(), standing.last_error.clone()));
-        json!({
-            "status": if trouble.is_none() { "ok" } else { "degraded" },
-            "cause": trouble,
-            "uptime_seconds": self.0.started.elapsed().as_secs(),
-            "counters": {"sent": sent, "failed": failed, "abandoned": abandoned, "skipped": skipped},
-            "last_error": last_error,
-        })
-    }
-
-    fn registry(&self) -> &Registry {
+    /// The Prometheus registry.
+    pub fn registry(&self) -> &Registry {
         &self.0.registry
     }
 }

@@ -1,5 +1,6 @@
-//! The loop: waits for the producer, then makes one call after the other until the schedule is over or a stop is
-//! asked for. A stop ends each wait at once and leaves the call in hand [`GRACE`] to be answered.
+//! The poll loop: waits for the producer, then makes the calls of the schedule one by one.
+//!
+//! A stop ends every wait at once. A call in flight has [`SHUTDOWN_TIMEOUT`] to complete.
 
 use std::time::Duration;
 
@@ -7,73 +8,74 @@ use service::backoff::Backoff;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{Accepted, Producer, Refusal};
-use crate::metrics::Progress;
+use crate::client::{Accepted, CallError, ProducerClient};
+use crate::metrics::Metrics;
 use crate::schedule::{Next, Schedule};
 
-/// How long a call in hand may still take once a stop is asked for.
-pub const GRACE: Duration = Duration::from_secs(8);
-/// Between two questions whether the producer is ready: short, so that a start is quick.
-const READY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
-/// After failures: at most this, so that calls resume within 5 s of the producer's return.
-const FAILURE_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(4));
+/// Time that a call in flight has after a stop.
+pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(8);
+/// Backoff between readiness checks, first and largest. It is short, so that a start is quick.
+const READY_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// Backoff after failed calls, first and largest. Calls must resume within 5 s of the producer's
+/// return.
+const FAILURE_BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(4));
 
-/// The loop's handles.
+/// The poll loop and its handles.
 #[derive(Debug)]
-pub struct Polling {
-    /// Whom to call.
-    pub producer: Producer,
-    /// What to count.
-    pub progress: Progress,
-    /// Ends it all.
+pub struct PollLoop {
+    /// Client of the producer.
+    pub producer: ProducerClient,
+    /// Counters of calls and ticks.
+    pub metrics: Metrics,
+    /// Ends the loop.
     pub stop: CancellationToken,
 }
 
-impl Polling {
-    /// Waits and calls; returns when `schedule` is over or a stop was asked for.
+impl PollLoop {
+    /// Runs until `schedule` ends or `stop` is cancelled.
     pub async fn run(&self, mut schedule: Schedule) {
         if !self.wait_for_producer().await {
             return;
         }
         let start = Instant::now();
-        let mut backoff = Backoff::new(FAILURE_PAUSE.0, FAILURE_PAUSE.1);
+        let mut backoff = Backoff::new(FAILURE_BACKOFF.0, FAILURE_BACKOFF.1);
         let mut earliest = Duration::ZERO;
         loop {
             let at = match schedule.next(start.elapsed(), earliest) {
                 Next::Call { at, skipped } => {
-                    self.progress.skipped(skipped);
+                    self.metrics.skipped(skipped);
                     at
                 }
-                Next::Over { skipped } => return self.progress.skipped(skipped),
+                Next::Over { skipped } => return self.metrics.skipped(skipped),
             };
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
                 () = sleep_until(start + at) => {}
             }
-            let called = Instant::now();
-            let Some(answer) = self.call().await else { return self.progress.abandoned() };
-            let pause = self.take(answer, called.elapsed(), &mut backoff);
-            earliest = start.elapsed() + pause;
+            let call_start = Instant::now();
+            let Some(result) = self.call().await else { return self.metrics.abandoned() };
+            let delay = self.record(result, call_start.elapsed(), &mut backoff);
+            earliest = start.elapsed() + delay;
         }
     }
 
-    /// Asks until the producer is ready; `false` if a stop came first.
+    /// Checks the readiness of the producer until it is ready. Returns `false` after a stop.
     async fn wait_for_producer(&self) -> bool {
-        let mut backoff = Backoff::new(READY_PAUSE.0, READY_PAUSE.1);
+        let mut backoff = Backoff::new(READY_BACKOFF.0, READY_BACKOFF.1);
         loop {
-            let answer = tokio::select! {
+            let readiness = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return false,
-                answer = self.producer.ready() => answer,
+                readiness = self.producer.ready() => readiness,
             };
-            let Err(refusal) = answer else {
-                self.progress.producer_is_well();
+            let Err(error) = readiness else {
+                self.metrics.producer_succeeded();
                 tracing::info!("producer is ready");
                 return true;
             };
-            if self.progress.producer_is_in_trouble(&refusal.reason) {
-                tracing::warn!(reason = refusal.reason, "waiting for the producer");
+            if self.metrics.producer_failed(&error.reason) {
+                tracing::warn!(reason = error.reason, "producer is not ready");
             }
             tokio::select! {
                 biased;
@@ -83,33 +85,39 @@ impl Polling {
         }
     }
 
-    /// One call; `None` if it was given up after a stop.
-    async fn call(&self) -> Option<Result<Accepted, Refusal>> {
+    /// Makes one call. Returns `None` if it was cancelled at shutdown.
+    async fn call(&self) -> Option<Result<Accepted, CallError>> {
         tokio::select! {
-            answer = self.producer.ingest_adsbdb() => Some(answer),
-            () = async { self.stop.cancelled().await; sleep(GRACE).await } => None,
+            result = self.producer.ingest_adsbdb() => Some(result),
+            () = async { self.stop.cancelled().await; sleep(SHUTDOWN_TIMEOUT).await } => None,
         }
     }
 
-    /// Counts and tells an answer; returns how long to leave the producer alone.
-    fn take(&self, answer: Result<Accepted, Refusal>, took: Duration, backoff: &mut Backoff) -> Duration {
-        match answer {
+    /// Counts and logs a result. Returns the delay before the next call.
+    fn record(
+        &self,
+        result: Result<Accepted, CallError>,
+        duration: Duration,
+        backoff: &mut Backoff,
+    ) -> Duration {
+        match result {
             Ok(Accepted { id, partition, offset }) => {
-                self.progress.sent(took);
-                if self.progress.producer_is_well().is_some() {
+                self.metrics.sent(duration);
+                if self.metrics.producer_succeeded().is_some() {
                     tracing::info!(failures = backoff.attempts(), "calls succeed again");
                 }
-                tracing::info!(id, partition, offset, took_ms = took.as_secs_f64() * 1e3, "event accepted");
+                let took_ms = duration.as_secs_f64() * 1e3;
+                tracing::info!(id, partition, offset, took_ms, "event accepted");
                 backoff.reset();
                 Duration::ZERO
             }
-            Err(Refusal { reason, retry_after }) => {
-                self.progress.failed(took);
-                let pause = backoff.next_delay().max(retry_after.unwrap_or_default());
-                if self.progress.producer_is_in_trouble(&reason) {
-                    tracing::warn!(reason, pause_ms = pause.as_secs_f64() * 1e3, "call failed");
+            Err(CallError { reason, retry_after }) => {
+                self.metrics.failed(duration);
+                let delay = backoff.next_delay().max(retry_after.unwrap_or_default());
+                if self.metrics.producer_failed(&reason) {
+                    tracing::warn!(reason, pause_ms = delay.as_secs_f64() * 1e3, "call failed");
                 }
-                pause
+                delay
             }
         }
     }

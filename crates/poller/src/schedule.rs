@@ -1,49 +1,52 @@
-//! The schedule, a pure function of time: tick *n* is due *n* intervals after the start, the first at once. Each
-//! tick is handed out at most once and in order, and is either called or counted as skipped; a tick that became
-//! due while a call was in flight is skipped, so calls neither overlap nor pile up.
+//! The schedule of the calls, a pure function of time.
+//!
+//! Tick *n* is due *n* intervals after the start. Each tick is either called or counted as skipped,
+//! once and in order. A tick that becomes due during a call is skipped, so calls neither overlap nor
+//! accumulate.
 
 use std::time::Duration;
 
-/// What to do next.
+/// The next step of the poll loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// Call at this time after the start.
+    /// Make a call.
     Call {
-        /// The time after the start.
+        /// Time of the call, from the start.
         at: Duration,
-        /// Ticks passed over since the last call.
+        /// Ticks skipped since the last call.
         skipped: u64,
     },
-    /// No tick is left.
+    /// The schedule has ended.
     Over {
-        /// Ticks passed over since the last call.
+        /// Ticks skipped since the last call.
         skipped: u64,
     },
 }
 
-/// Ticks from a start on. Times are counted from that start.
+/// The ticks of one run. All times count from its start.
 #[derive(Debug, Clone)]
 pub struct Schedule {
     interval_ns: u64,
-    /// `None` is without end.
+    /// `None` means no end.
     duration_ns: Option<u64>,
-    /// The first tick that was not handed out.
+    /// The lowest tick that is neither called nor skipped.
     next: u64,
 }
 
 impl Schedule {
-    /// Ticks every `interval` (above zero), the first at the start, all before `duration` if there is one.
+    /// A tick every `interval` (above zero), from the start until before `duration`.
     pub fn new(interval: Duration, duration: Option<Duration>) -> Self {
         Self { interval_ns: nanoseconds(interval).max(1), duration_ns: duration.map(nanoseconds), next: 0 }
     }
 
-    /// Hands out the next tick, when it is `now` and no call may start before `earliest`.
+    /// Returns the next call. It starts neither before `now` nor before `earliest`.
     ///
-    /// The tick is the next one that is not past. If `earliest` is later than that, it is the last one due by
-    /// then, called late, so that the delay after a failure keeps its jitter instead of being rounded up to a tick.
+    /// The call belongs to the next tick after `now`. If `earliest` is later than that tick, the call
+    /// starts at `earliest` and belongs to the last tick due by then. The delay after a failure
+    /// therefore keeps its jitter: it is not rounded up to a tick.
     pub fn next(&mut self, now: Duration, earliest: Duration) -> Next {
-        let not_past = nanoseconds(now).div_ceil(self.interval_ns);
-        let upcoming = if self.next == 0 { 0 } else { self.next.max(not_past) };
+        let first_upcoming = nanoseconds(now).div_ceil(self.interval_ns);
+        let upcoming = if self.next == 0 { 0 } else { self.next.max(first_upcoming) };
         let due = self.due(upcoming);
         let (tick, at) = if earliest > due {
             (nanoseconds(earliest) / self.interval_ns, earliest)
@@ -66,7 +69,7 @@ impl Schedule {
     }
 }
 
-/// 584 years at most.
+/// Saturates at 584 years.
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -90,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn prompt_answers_keep_every_tick_and_do_not_shift_the_schedule() {
+    fn fast_responses_keep_every_tick_on_schedule() {
         let mut schedule = every(3, 10);
         assert_eq!(step(&mut schedule, 0.001), call(0.0, 0));
         assert_eq!(step(&mut schedule, 0.2), call(3.0, 0));
@@ -100,15 +103,15 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_answer_skips_the_ticks_that_passed_meanwhile() {
+    fn a_slow_response_skips_the_ticks_within_it() {
         let mut schedule = every(3, 0);
         assert_eq!(step(&mut schedule, 0.0), call(0.0, 0));
         assert_eq!(step(&mut schedule, 7.0), call(9.0, 2));
-        assert_eq!(step(&mut schedule, 12.0), call(12.0, 0), "an answer just at a tick does not miss it");
+        assert_eq!(step(&mut schedule, 12.0), call(12.0, 0), "a response exactly at a tick keeps the tick");
     }
 
     #[test]
-    fn a_delay_within_the_interval_changes_nothing() {
+    fn a_delay_shorter_than_the_interval_keeps_the_next_tick() {
         let mut schedule = every(3, 0);
         step(&mut schedule, 0.0);
         let (now, earliest) = (SECOND / 10, SECOND * 2);
@@ -116,15 +119,15 @@ mod tests {
     }
 
     #[test]
-    fn a_delay_beyond_ticks_calls_the_last_of_them_late() {
+    fn a_delay_longer_than_ticks_calls_the_last_tick_late() {
         let mut schedule = every(3, 0);
         step(&mut schedule, 0.0);
         assert_eq!(schedule.next(SECOND / 10, SECOND * 10), call(10.0, 2), "ticks 3 and 6 skipped, 9 at 10");
-        assert_eq!(step(&mut schedule, 10.1), call(12.0, 0), "then the schedule goes on as before");
+        assert_eq!(step(&mut schedule, 10.1), call(12.0, 0), "the later ticks keep their times");
     }
 
     #[test]
-    fn the_end_is_exclusive_and_no_late_call_passes_it() {
+    fn no_call_starts_at_or_after_the_end() {
         let mut schedule = every(3, 9);
         step(&mut schedule, 0.0);
         assert_eq!(step(&mut schedule, 5.9), call(6.0, 1));
@@ -132,18 +135,18 @@ mod tests {
         let mut schedule = every(3, 10);
         step(&mut schedule, 0.0);
         assert_eq!(schedule.next(SECOND, SECOND * 10), Next::Over { skipped: 3 });
-        assert_eq!(step(&mut schedule, 11.0), Next::Over { skipped: 0 }, "over is over");
+        assert_eq!(step(&mut schedule, 11.0), Next::Over { skipped: 0 }, "the schedule stays ended");
     }
 
     #[test]
-    fn a_duration_shorter_than_the_interval_is_one_call() {
+    fn a_duration_shorter_than_the_interval_makes_one_call() {
         let mut schedule = every(3, 1);
         assert_eq!(step(&mut schedule, 0.0), call(0.0, 0));
         assert_eq!(step(&mut schedule, 0.1), Next::Over { skipped: 0 });
     }
 
     #[test]
-    fn every_tick_is_called_or_skipped_whatever_the_answers_take() {
+    fn every_tick_is_called_or_skipped_for_random_response_times() {
         for seed in 0..50_u64 {
             let mut random = seed;
             let mut up_to = |limit: u64| {

@@ -1,7 +1,8 @@
-//! Which certificate of an https producer is accepted, and what to do about one that is not.
+//! TLS of an https producer: verification of its certificate, and advice after a failure.
 //!
-//! With PRODUCER_CA_FILE a certificate is accepted that descends from one of the file, or that is one of the file, as
-//! with curl. webpki alone refuses the latter where it is an authority's, as `openssl req -x509` makes it.
+//! With PRODUCER_CA_FILE, a certificate is accepted if it is in the file or if a certificate of the
+//! file issued it, as with curl. webpki alone rejects a CA certificate as a server certificate.
+//! `openssl req -x509` creates such certificates.
 
 use std::error::Error as StdError;
 use std::io;
@@ -12,54 +13,46 @@ use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use url::{Host, Url};
 
-use crate::config::Config;
+use crate::config::{Config, root_store};
 
-/// webpki's words, which rustls passes on as text.
-const IS_AUTHORITY: &str = "CaUsedAsEndEntity";
-const IS_VERSION_1: &str = "UnsupportedCertVersion";
+/// Error names of webpki, which rustls passes on only as text.
+const CA_AS_END_ENTITY: &str = "CaUsedAsEndEntity";
+const UNSUPPORTED_VERSION: &str = "UnsupportedCertVersion";
 
-/// The certificates of a file, as a set of authorities.
+/// A TLS configuration that accepts `certificates` and the certificates that they issued.
 ///
 /// # Errors
-/// One of them cannot be read.
-pub fn authorities(certificates: &[CertificateDer<'static>]) -> Result<RootCertStore, Error> {
-    let mut roots = RootCertStore::empty();
-    certificates.iter().try_for_each(|certificate| roots.add(certificate.clone()))?;
-    Ok(roots)
-}
-
-/// TLS that accepts `certificates` and what descends from them.
-///
-/// # Errors
-/// One of them cannot be read.
+/// One of them is invalid.
 pub fn client_config(certificates: &[CertificateDer<'static>]) -> Result<ClientConfig, Error> {
     let provider = Arc::new(default_provider());
-    let roots = Arc::new(authorities(certificates)?);
-    let descent = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
+    let roots = Arc::new(root_store(certificates)?);
+    let chains = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
         .build()
         .map_err(|error| Error::General(error.to_string()))?;
-    let named = Named { descent, certificates: certificates.to_vec() };
+    let verifier = CaFileVerifier { chains, certificates: certificates.to_vec() };
     let mut tls = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(named))
+        .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
-    // As reqwest sets it where it makes the configuration itself.
+    // reqwest sets the same protocols in a configuration of its own.
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(tls)
 }
 
-/// Accepts the certificates that are named, and those that descend from them.
+/// Accepts the certificates of PRODUCER_CA_FILE and the certificates that they issued.
 #[derive(Debug)]
-struct Named {
-    descent: Arc<WebPkiServerVerifier>,
+struct CaFileVerifier {
+    /// Verifies a chain of issuers.
+    chains: Arc<WebPkiServerVerifier>,
+    /// The certificates of the file.
     certificates: Vec<CertificateDer<'static>>,
 }
 
-impl ServerCertVerifier for Named {
+impl ServerCertVerifier for CaFileVerifier {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
@@ -69,12 +62,12 @@ impl ServerCertVerifier for Named {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         if !self.certificates.contains(certificate) {
-            return self.descent.verify_server_cert(certificate, intermediates, name, ocsp, now);
+            return self.chains.verify_server_cert(certificate, intermediates, name, ocsp, now);
         }
-        // Without intermediates every error is about this certificate. Its validity period is checked first, so an error
-        // about its descent means that now is within it.
-        match self.descent.verify_server_cert(certificate, &[], name, ocsp, now) {
-            Err(Error::InvalidCertificate(error)) if is_about_descent(&error) || lacks_names(&error) => {
+        // Without intermediates, every error is about this certificate. webpki checks the validity
+        // period first, so an error about the issuer means that the period is valid.
+        match self.chains.verify_server_cert(certificate, &[], name, ocsp, now) {
+            Err(Error::InvalidCertificate(error)) if is_issuer_error(&error) || lacks_names(&error) => {
                 verify_name(certificate, name).map(|()| ServerCertVerified::assertion())
             }
             outcome => outcome,
@@ -87,7 +80,7 @@ impl ServerCertVerifier for Named {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.descent.verify_tls12_signature(message, certificate, signature)
+        self.chains.verify_tls12_signature(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -96,21 +89,21 @@ impl ServerCertVerifier for Named {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.descent.verify_tls13_signature(message, certificate, signature)
+        self.chains.verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.descent.supported_verify_schemes()
+        self.chains.supported_verify_schemes()
     }
 }
 
-/// A certificate without alternative names has that of its CN, as for OpenSSL.
+/// Verifies the name. A certificate without alternative names has its CN as name, as in OpenSSL.
 fn verify_name(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> Result<(), Error> {
     match verify_server_name(&ParsedCertificate::try_from(certificate)?, name) {
         Err(Error::InvalidCertificate(error)) if lacks_names(&error) => {
-            let own = authorities(&[certificate.clone().into_owned()])?;
-            let common_name = own.roots.first().and_then(|own| common_name(&own.subject));
-            let is_named = common_name.is_some_and(|own| own.eq_ignore_ascii_case(name.to_str().as_bytes()));
+            let roots = root_store(&[certificate.clone().into_owned()])?;
+            let common_name = roots.roots.first().and_then(|root| common_name(&root.subject));
+            let is_named = common_name.is_some_and(|cn| cn.eq_ignore_ascii_case(name.to_str().as_bytes()));
             if is_named { Ok(()) } else { Err(Error::InvalidCertificate(error)) }
         }
         outcome => outcome,
@@ -121,7 +114,7 @@ fn lacks_names(error: &CertificateError) -> bool {
     matches!(error, CertificateError::NotValidForNameContext { presented, .. } if presented.is_empty())
 }
 
-/// The value of the CN in a subject in DER, if it is short: the type 2.5.4.3, then a text.
+/// The CN of a subject in DER, up to 127 bytes: the type 2.5.4.3, then a string.
 fn common_name(subject: &[u8]) -> Option<&[u8]> {
     const TYPE: &[u8] = &[0x06, 0x03, 0x55, 0x04, 0x03];
     let start = subject.windows(TYPE.len()).position(|window| window == TYPE)? + TYPE.len();
@@ -129,34 +122,34 @@ fn common_name(subject: &[u8]) -> Option<&[u8]> {
     rest.get(..usize::from(*length))
 }
 
-fn is_about_descent(error: &CertificateError) -> bool {
+fn is_issuer_error(error: &CertificateError) -> bool {
     match error {
         CertificateError::UnknownIssuer | CertificateError::BadSignature => true,
-        CertificateError::Other(other) => other.to_string() == IS_AUTHORITY,
+        CertificateError::Other(other) => other.to_string() == CA_AS_END_ENTITY,
         _ => false,
     }
 }
 
-/// The producer as its connections see it, to tell why one failed.
+/// Explains why a connection to the producer failed.
 #[derive(Debug, Clone)]
 pub struct ConnectionDiagnostics {
     base_url: Url,
-    names_certificates: bool,
+    has_ca_file: bool,
 }
 
 impl ConnectionDiagnostics {
-    /// The configured producer.
-    pub fn of(config: &Config) -> Self {
-        Self { base_url: config.producer.clone(), names_certificates: config.authorities.is_some() }
+    /// Diagnostics for the configured producer.
+    pub fn new(config: &Config) -> Self {
+        Self { base_url: config.producer.clone(), has_ca_file: config.ca_certificates.is_some() }
     }
 
-    /// What a failure says innermost, and what to do where that is known.
-    pub fn reason(&self, error: &(dyn StdError + 'static)) -> String {
+    /// The root cause of a failure, and the advice if there is one.
+    pub fn describe(&self, error: &(dyn StdError + 'static)) -> String {
         let root = root_cause(error);
         self.advice(error).map_or_else(|| root.clone(), |advice| format!("{root}: {advice}"))
     }
 
-    /// What to do about a connection that failed, where that is known.
+    /// What to change so that the connection works, for the known causes.
     pub fn advice(&self, error: &(dyn StdError + 'static)) -> Option<String> {
         match tls_error(error) {
             Some(Error::InvalidCertificate(error)) => self.advice_on_certificate(error),
@@ -178,7 +171,7 @@ impl ConnectionDiagnostics {
             None => "-addext subjectAltName=…".into(),
         };
         Some(match error {
-            CertificateError::UnknownIssuer if self.names_certificates => {
+            CertificateError::UnknownIssuer if self.has_ca_file => {
                 "the file of PRODUCER_CA_FILE has neither this certificate nor its issuer's".into()
             }
             CertificateError::UnknownIssuer => {
@@ -190,12 +183,12 @@ impl ConnectionDiagnostics {
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 format!("it has another name; make one with `openssl req -x509 {}`", alt_name())
             }
-            CertificateError::Other(other) if other.to_string() == IS_AUTHORITY => {
+            CertificateError::Other(other) if other.to_string() == CA_AS_END_ENTITY => {
                 "it is an authority's certificate (CA:TRUE); name this very certificate in PRODUCER_CA_FILE, or make \
                  it with -addext basicConstraints=critical,CA:FALSE"
                     .into()
             }
-            CertificateError::Other(other) if other.to_string().contains(IS_VERSION_1) => {
+            CertificateError::Other(other) if other.to_string().contains(UNSUPPORTED_VERSION) => {
                 format!("it is an X.509 certificate of version 1; make one with `openssl req -x509 {}`", alt_name())
             }
             _ => return None,
@@ -203,7 +196,7 @@ impl ConnectionDiagnostics {
     }
 }
 
-/// The innermost cause: the outer ones repeat the URL and say that something went wrong.
+/// The innermost cause of an error. The outer causes only repeat the URL.
 pub fn root_cause(error: &(dyn StdError + 'static)) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {
@@ -212,7 +205,7 @@ pub fn root_cause(error: &(dyn StdError + 'static)) -> String {
     cause.to_string()
 }
 
-/// The error of TLS in an error. An I/O error does not name what it holds as its source.
+/// The TLS error inside an error. An I/O error does not return its inner error as its source.
 fn tls_error<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e Error> {
     let mut next = Some(error);
     while let Some(cause) = next {
@@ -220,7 +213,7 @@ fn tls_error<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e Error> {
             return Some(found);
         }
         next = match cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-            Some(held) => Some(held),
+            Some(inner) => Some(inner),
             None => cause.source(),
         };
     }

@@ -1,4 +1,4 @@
-//! The binary: its exit codes, its summary line, its signals, its configuration.
+//! The binary: exit codes, summary line, signals, configuration.
 
 use std::io::Write;
 use std::process::{Child, Command, Output, Stdio};
@@ -8,16 +8,16 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::harness::until;
-use crate::scripted_producer::{Answer, FarSide};
+use crate::scripted_producer::{Response, ScriptedProducer};
 
-/// The binary with this environment and no other.
+/// The binary with only `variables` as its environment.
 fn poller(variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_poller"));
     command.env_clear().envs(variables.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
-/// Waits in a thread, as the test's own server has to go on.
+/// Waits on a blocking thread, so that the server of the test keeps running.
 async fn output(child: Child) -> Output {
     let waiting = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
     tokio::time::timeout(Duration::from_secs(15), waiting).await.unwrap().unwrap()
@@ -25,7 +25,8 @@ async fn output(child: Child) -> Output {
 
 #[tokio::test]
 async fn a_run_ends_with_code_0_and_one_summary_line() {
-    let producer = FarSide::start([Answer::accepted(), Answer::refused(502), Answer::accepted()]).await;
+    let producer =
+        ScriptedProducer::start([Response::accepted(), Response::rejected(502), Response::accepted()]).await;
     let url = format!("http://{}", producer.address);
     let variables = [("PRODUCER_BASE_URL", url.as_str()), ("INTERVAL_SEC", "0.1"), ("DURATION_SEC", "2")];
     let child = poller(&variables).env("LISTEN_ADDR", "127.0.0.1:0").spawn().unwrap();
@@ -42,8 +43,8 @@ async fn a_run_ends_with_code_0_and_one_summary_line() {
 }
 
 #[tokio::test]
-async fn not_one_success_ends_with_code_1() {
-    let producer = FarSide::start([Answer::refused(503).retry_after(1)]).await;
+async fn calls_without_one_success_end_with_code_1() {
+    let producer = ScriptedProducer::start([Response::rejected(503).retry_after(1)]).await;
     let url = format!("http://{}", producer.address);
     let variables = [("PRODUCER_BASE_URL", url.as_str()), ("INTERVAL_SEC", "0.1"), ("DURATION_SEC", "0.5")];
     let child = poller(&variables).env("LISTEN_ADDR", "127.0.0.1:0").spawn().unwrap();
@@ -55,7 +56,7 @@ async fn sigterm_is_a_clean_end_and_no_log_line_shows_the_key() {
     let mut file = std::env::temp_dir();
     file.push(format!("poller-key-{}", std::process::id()));
     std::fs::File::create(&file).unwrap().write_all(b"s3cret-key\n").unwrap();
-    let producer = FarSide::start([Answer::accepted()]).await;
+    let producer = ScriptedProducer::start([Response::accepted()]).await;
     let url = format!("http://{}", producer.address);
     let variables = [("PRODUCER_BASE_URL", url.as_str()), ("DURATION_SEC", "0"), ("RUST_LOG", "trace")];
     let mut command = poller(&variables);
@@ -74,7 +75,7 @@ async fn sigterm_is_a_clean_end_and_no_log_line_shows_the_key() {
 }
 
 #[tokio::test]
-async fn a_wrong_configuration_names_every_variable_and_ends_with_code_2() {
+async fn a_wrong_configuration_names_every_variable_and_exits_with_2() {
     let child = poller(&[
         ("PRODUCER_BASE_URL", ""),
         ("INTERVAL_SEC", "0"),
@@ -104,7 +105,7 @@ async fn a_wrong_configuration_names_every_variable_and_ends_with_code_2() {
 }
 
 #[tokio::test]
-async fn a_password_in_the_url_is_refused_and_not_shown() {
+async fn a_password_in_the_url_is_rejected_and_not_shown() {
     for (url, remedy) in
         [("http://u:hunter2@h:1", "PRODUCER_API_KEY"), ("htp://u:hunter2@h:1", "is not a URL")]
     {
@@ -116,7 +117,7 @@ async fn a_password_in_the_url_is_refused_and_not_shown() {
 }
 
 #[tokio::test]
-async fn an_address_in_use_ends_with_code_1_and_names_it() {
+async fn an_address_in_use_is_named_and_exits_with_1() {
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr();
     let holder = tokio::net::TcpListener::bind(taken.unwrap()).await.unwrap();
     let address = holder.local_addr().unwrap().to_string();

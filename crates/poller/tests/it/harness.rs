@@ -1,11 +1,12 @@
-//! Runs a poller in this process and asks its listener.
+//! A poller that runs in the test process, and requests to its listener.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use poller::metrics::{Progress, Tally};
+use poller::metrics::{CallCounts, Metrics};
 use poller::{App, Config};
+use service::tasks::Supervisor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -14,27 +15,27 @@ use tokio_util::sync::CancellationToken;
 pub struct Poller {
     pub address: SocketAddr,
     pub stop: CancellationToken,
-    progress: Progress,
+    metrics: Metrics,
     task: JoinHandle<ExitCode>,
 }
 
-/// How a run ended.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Ended {
     pub code: ExitCode,
-    pub tally: Tally,
-    /// Since it was waited for, or stopped.
+    pub counts: CallCounts,
+    /// Time from the call of `end` or `stop` to the end of the run.
     pub took: Duration,
 }
 
 impl Ended {
-    /// `ExitCode` has no comparison of its own.
+    /// Whether the exit code is 1.
     pub fn failed(&self) -> bool {
         self.code == ExitCode::FAILURE
     }
 }
 
-/// The configuration of a poller of `producer`, with further variables.
+/// A configuration for `producer` and `variables`.
 pub fn config(producer: SocketAddr, variables: &[(&str, &str)]) -> Config {
     let url = format!("http://{producer}");
     let base = [("PRODUCER_BASE_URL", url.as_str()), ("LISTEN_ADDR", "127.0.0.1:0")];
@@ -44,22 +45,30 @@ pub fn config(producer: SocketAddr, variables: &[(&str, &str)]) -> Config {
 
 impl Poller {
     pub async fn start(producer: SocketAddr, variables: &[(&str, &str)]) -> Self {
+        Self::start_with(producer, variables, |_| ()).await
+    }
+
+    /// Starts a poller with further supervised tasks.
+    pub async fn start_with(
+        producer: SocketAddr,
+        variables: &[(&str, &str)],
+        start_tasks: impl FnOnce(&Supervisor) + Send + 'static,
+    ) -> Self {
         let app = App::build(config(producer, variables)).await.unwrap();
-        let (address, progress, stop) = (app.address(), app.progress(), CancellationToken::new());
-        let stopped = stop.clone();
-        let task = tokio::spawn(async move { app.run_until(stopped).await.unwrap() });
-        Self { address, stop, progress, task }
+        let (address, metrics, stop) = (app.address(), app.metrics(), CancellationToken::new());
+        let task = tokio::spawn(app.run_with(stop.clone(), start_tasks));
+        Self { address, stop, metrics, task }
     }
 
-    pub fn tally(&self) -> Tally {
-        self.progress.tally()
+    pub fn counts(&self) -> CallCounts {
+        self.metrics.counts()
     }
 
-    /// Waits for its own end.
+    /// Waits until the run ends.
     pub async fn end(self) -> Ended {
         let since = Instant::now();
         let code = tokio::time::timeout(Duration::from_secs(20), self.task).await.unwrap().unwrap();
-        Ended { code, tally: self.progress.tally(), took: since.elapsed() }
+        Ended { code, counts: self.metrics.counts(), took: since.elapsed() }
     }
 
     pub async fn stop(self) -> Ended {
@@ -67,18 +76,18 @@ impl Poller {
         self.end().await
     }
 
-    /// The answer of its listener, head and body.
+    /// The response of the poller's listener, head and body.
     pub async fn get(&self, path: &str) -> String {
         let mut stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: poller\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        answer
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        response
     }
 }
 
-/// Waits for a condition, for ten seconds at most.
+/// Waits up to 10 s until `holds` returns true.
 pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !holds() {

@@ -1,4 +1,4 @@
-//! The poller against a server that plays the producer's side of HTTP with scripted answers.
+//! Tests of the poller against a producer with scripted responses.
 
 #![cfg(test)]
 
@@ -8,4 +8,5 @@ mod outages;
 mod schedule;
 mod scripted_producer;
 mod stop;
+mod supervision;
 mod tls;

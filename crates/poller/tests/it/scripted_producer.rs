@@ -1,4 +1,4 @@
-//! The producer's side of HTTP: answers as a test scripts them, and keeps what it was asked.
+//! A producer with scripted responses. It records the calls that it receives.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -6,33 +6,33 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract;
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// One scripted answer to POST /ingest/adsbdb.
+/// One scripted response to POST /ingest/adsbdb.
 #[derive(Debug, Clone)]
-pub struct Answer {
+pub struct Response {
     status: u16,
     body: String,
     headers: Vec<(&'static str, String)>,
-    after: Duration,
+    delay: Duration,
 }
 
-impl Answer {
-    /// An event was stored.
+impl Response {
+    /// A 202: the event is stored.
     pub fn accepted() -> Self {
         let body = r#"{"id":"3F28BC","topic":"events.raw","partition":4,"offset":17,"status":"enqueued",
             "timestamp":1730000000000,"ingested_at":1730000000100,"payload":{"mode_s":"3F28BC"}}"#;
-        Self { status: 202, body: body.into(), headers: Vec::new(), after: Duration::ZERO }
+        Self { status: 202, body: body.into(), headers: Vec::new(), delay: Duration::ZERO }
     }
 
-    /// A problem body.
-    pub fn refused(status: u16) -> Self {
-        let body = format!(r#"{{"status":{status},"detail":"refused by script","retryable":true}}"#);
+    /// A problem body with `status`.
+    pub fn rejected(status: u16) -> Self {
+        let body = format!(r#"{{"status":{status},"detail":"rejected by script","retryable":true}}"#);
         Self { status, body, ..Self::accepted() }
     }
 
@@ -49,60 +49,61 @@ impl Answer {
         self.with_header("retry-after", &seconds.to_string())
     }
 
-    /// Given only after a while.
-    pub fn after(self, after: Duration) -> Self {
-        Self { after, ..self }
+    /// The same response, sent after `delay`.
+    pub fn delayed(self, delay: Duration) -> Self {
+        Self { delay, ..self }
     }
 
-    /// Never given.
+    /// A response that is never sent.
     pub fn never() -> Self {
-        Self::accepted().after(Duration::from_secs(3600))
+        Self::accepted().delayed(Duration::from_secs(3600))
     }
 }
 
-/// One call as it was seen.
+/// One received call.
 #[derive(Debug, Clone)]
 pub struct Call {
-    /// Since the first call.
+    /// Time since the first call.
     pub at: Duration,
-    /// The call was answered before the next one came.
-    pub alone: bool,
+    /// No other call was in flight.
+    pub was_alone: bool,
     pub authorization: Option<String>,
 }
 
 #[derive(Debug, Default)]
-struct Seen {
-    script: VecDeque<Answer>,
-    last: Option<Answer>,
+struct State {
+    script: VecDeque<Response>,
+    /// The last response of the script, which repeats.
+    last: Option<Response>,
     ready: bool,
-    asked_ready: usize,
+    readiness_checks: usize,
     in_flight: usize,
     first: Option<Instant>,
     calls: Vec<Call>,
 }
 
-/// The server; it ends when this is dropped.
+/// The server. It ends when it is dropped.
 #[derive(Debug)]
-pub struct FarSide {
+pub struct ScriptedProducer {
     pub address: SocketAddr,
-    seen: Arc<Mutex<Seen>>,
+    state: Arc<Mutex<State>>,
     _stop: DropGuard,
 }
 
-impl FarSide {
-    /// Gives these answers in turn, the last one for ever.
-    pub async fn start(script: impl IntoIterator<Item = Answer>) -> Self {
+impl ScriptedProducer {
+    /// Sends the responses of `script` in order and repeats the last one.
+    pub async fn start(script: impl IntoIterator<Item = Response>) -> Self {
         Self::start_at(([127, 0, 0, 1], 0).into(), script).await
     }
 
-    pub async fn start_at(address: SocketAddr, script: impl IntoIterator<Item = Answer>) -> Self {
-        let script: VecDeque<Answer> = script.into_iter().collect();
+    pub async fn start_at(address: SocketAddr, script: impl IntoIterator<Item = Response>) -> Self {
+        let script: VecDeque<Response> = script.into_iter().collect();
         let last = script.back().cloned();
-        let seen = Arc::new(Mutex::new(Seen { script, last, ready: true, ..Seen::default() }));
+        let state = Arc::new(Mutex::new(State { script, last, ready: true, ..State::default() }));
         let router = Router::new()
             .route("/readyz", get(ready))
             .route("/ingest/adsbdb", post(ingest))
-            .with_state(Arc::clone(&seen));
+            .with_state(Arc::clone(&state));
         let socket = TcpListener::bind(address).await.unwrap();
         let address = socket.local_addr().unwrap();
         let stop = CancellationToken::new();
@@ -113,44 +114,47 @@ impl FarSide {
                 () = stopped.cancelled() => {}
             }
         });
-        Self { address, seen, _stop: stop.drop_guard() }
+        Self { address, state, _stop: stop.drop_guard() }
     }
 
     pub fn set_ready(&self, ready: bool) {
-        self.seen.lock().unwrap().ready = ready;
+        self.state.lock().unwrap().ready = ready;
     }
 
-    pub fn asked_ready(&self) -> usize {
-        self.seen.lock().unwrap().asked_ready
+    pub fn readiness_checks(&self) -> usize {
+        self.state.lock().unwrap().readiness_checks
     }
 
     pub fn calls(&self) -> Vec<Call> {
-        self.seen.lock().unwrap().calls.clone()
+        self.state.lock().unwrap().calls.clone()
     }
 }
 
-async fn ready(State(seen): State<Arc<Mutex<Seen>>>) -> StatusCode {
-    let mut seen = seen.lock().unwrap();
-    seen.asked_ready += 1;
-    if seen.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+async fn ready(extract::State(state): extract::State<Arc<Mutex<State>>>) -> StatusCode {
+    let mut state = state.lock().unwrap();
+    state.readiness_checks += 1;
+    if state.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
-async fn ingest(State(seen): State<Arc<Mutex<Seen>>>, headers: HeaderMap) -> Response {
-    let answer = {
-        let mut seen = seen.lock().unwrap();
-        let first = *seen.first.get_or_insert_with(Instant::now);
+async fn ingest(
+    extract::State(state): extract::State<Arc<Mutex<State>>>,
+    headers: HeaderMap,
+) -> axum::response::Response {
+    let response = {
+        let mut state = state.lock().unwrap();
+        let first = *state.first.get_or_insert_with(Instant::now);
         let authorization =
             headers.get(header::AUTHORIZATION).map(|value| value.to_str().unwrap().to_owned());
-        let call = Call { at: first.elapsed(), alone: seen.in_flight == 0, authorization };
-        seen.calls.push(call);
-        seen.in_flight += 1;
-        seen.script.pop_front().or_else(|| seen.last.clone()).unwrap()
+        let call = Call { at: first.elapsed(), was_alone: state.in_flight == 0, authorization };
+        state.calls.push(call);
+        state.in_flight += 1;
+        state.script.pop_front().or_else(|| state.last.clone()).unwrap()
     };
-    tokio::time::sleep(answer.after).await;
-    seen.lock().unwrap().in_flight -= 1;
-    let mut response = (StatusCode::from_u16(answer.status).unwrap(), answer.body).into_response();
-    for (name, value) in answer.headers {
-        response.headers_mut().insert(name, value.parse().unwrap());
+    tokio::time::sleep(response.delay).await;
+    state.lock().unwrap().in_flight -= 1;
+    let mut answer = (StatusCode::from_u16(response.status).unwrap(), response.body).into_response();
+    for (name, value) in response.headers {
+        answer.headers_mut().insert(name, value.parse().unwrap());
     }
-    response
+    answer
 }

@@ -1,10 +1,10 @@
-//! Certificates of a producer that speaks TLS, and those that PRODUCER_CA_FILE names.
+//! Verification of the producer's certificate, with and without PRODUCER_CA_FILE.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use poller::Config;
-use poller::client::Producer;
+use poller::client::ProducerClient;
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
     date_time_ymd,
@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 /// A certificate and its key.
-struct Made {
+struct Identity {
     certificate: Certificate,
     key: KeyPair,
     params: CertificateParams,
@@ -29,20 +29,20 @@ fn params(host: &str, is_ca: IsCa) -> CertificateParams {
     params
 }
 
-/// What `openssl req -x509` makes: CA:TRUE.
-fn of_openssl(host: &str) -> CertificateParams {
+/// The parameters of `openssl req -x509`: CA:TRUE.
+fn openssl_params(host: &str) -> CertificateParams {
     params(host, IsCa::Ca(BasicConstraints::Unconstrained))
 }
 
-fn self_signed(params: CertificateParams) -> Made {
+fn self_signed(params: CertificateParams) -> Identity {
     let key = KeyPair::generate().unwrap();
-    Made { certificate: params.self_signed(&key).unwrap(), key, params }
+    Identity { certificate: params.self_signed(&key).unwrap(), key, params }
 }
 
-fn signed_by(issuer: &Made, params: CertificateParams) -> Made {
+fn signed_by(issuer: &Identity, params: CertificateParams) -> Identity {
     let key = KeyPair::generate().unwrap();
     let issuer = Issuer::from_params(&issuer.params, &issuer.key);
-    Made { certificate: params.signed_by(&key, &issuer).unwrap(), key, params }
+    Identity { certificate: params.signed_by(&key, &issuer).unwrap(), key, params }
 }
 
 async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
@@ -52,15 +52,15 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     _ = stream.shutdown().await;
 }
 
-/// Answers every request with 200, over TLS if it has a certificate.
-async fn serve(tls: Option<&Made>) -> SocketAddr {
-    let acceptor = tls.map(|made| {
-        let key = PrivateKeyDer::try_from(made.key.serialize_der()).unwrap();
+/// Starts a server that responds 200 to every request, over TLS if `identity` is given.
+async fn serve(identity: Option<&Identity>) -> SocketAddr {
+    let acceptor = identity.map(|identity| {
+        let key = PrivateKeyDer::try_from(identity.key.serialize_der()).unwrap();
         let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()
-            .with_single_cert(vec![made.certificate.der().clone()], key)
+            .with_single_cert(vec![identity.certificate.der().clone()], key)
             .unwrap();
         TlsAcceptor::from(Arc::new(config))
     });
@@ -82,42 +82,42 @@ async fn serve(tls: Option<&Made>) -> SocketAddr {
     address
 }
 
-/// What the poller says of the producer at `url` if its file holds `named`.
-async fn asked(url: &str, named: &[&Made]) -> Result<(), String> {
+/// Checks the readiness of the producer at `url`, with `ca_file` in PRODUCER_CA_FILE.
+async fn check_url(url: &str, ca_file: &[&Identity]) -> Result<(), String> {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("named.pem");
-    let pem: String = named.iter().map(|made| made.certificate.pem()).collect();
+    let file = folder.path().join("ca.pem");
+    let pem: String = ca_file.iter().map(|identity| identity.certificate.pem()).collect();
     std::fs::write(&file, pem).unwrap();
     let mut environment = vec![("PRODUCER_BASE_URL", url)];
-    if !named.is_empty() {
+    if !ca_file.is_empty() {
         environment.push(("PRODUCER_CA_FILE", file.to_str().unwrap()));
     }
     let environment = environment.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let producer = Producer::new(&Config::from_environment(environment).unwrap()).unwrap();
-    producer.ready().await.map_err(|refusal| refusal.reason)
+    let producer = ProducerClient::new(&Config::from_environment(environment).unwrap()).unwrap();
+    producer.ready().await.map_err(|error| error.reason)
 }
 
-/// The same of a producer that shows `shown`.
-async fn shown(shown: &Made, named: &[&Made]) -> Result<(), String> {
-    asked(&format!("https://{}", serve(Some(shown)).await), named).await
+/// Checks the readiness of a TLS server that has the certificate of `identity`.
+async fn check(identity: &Identity, ca_file: &[&Identity]) -> Result<(), String> {
+    check_url(&format!("https://{}", serve(Some(identity)).await), ca_file).await
 }
 
 #[tokio::test]
-async fn a_certificate_that_the_file_holds_is_accepted() {
-    let authority = self_signed(of_openssl("127.0.0.1"));
-    let other = self_signed(of_openssl("127.0.0.1"));
+async fn a_certificate_of_the_ca_file_is_accepted() {
+    let authority = self_signed(openssl_params("127.0.0.1"));
+    let other = self_signed(openssl_params("127.0.0.1"));
     let plain = self_signed(params("127.0.0.1", IsCa::NoCa));
     let explicit = self_signed(params("127.0.0.1", IsCa::ExplicitNoCa));
     let leaf = signed_by(&other, params("127.0.0.1", IsCa::NoCa));
-    for made in [&authority, &plain, &explicit, &leaf] {
-        assert_eq!(shown(made, &[made]).await, Ok(()));
-        assert_eq!(shown(made, &[&other, made]).await, Ok(()));
+    for identity in [&authority, &plain, &explicit, &leaf] {
+        assert_eq!(check(identity, &[identity]).await, Ok(()));
+        assert_eq!(check(identity, &[&other, identity]).await, Ok(()));
     }
-    assert_eq!(shown(&leaf, &[&other]).await, Ok(()), "it descends from the one in the file");
+    assert_eq!(check(&leaf, &[&other]).await, Ok(()), "a certificate of the file issued it");
 }
 
 #[tokio::test]
-async fn a_certificate_without_alternative_names_has_that_of_its_cn() {
+async fn a_certificate_without_alternative_names_has_its_cn_as_name() {
     for is_ca in [IsCa::Ca(BasicConstraints::Unconstrained), IsCa::ExplicitNoCa] {
         for (common_name, right) in
             [("localhost", true), ("LocalHost", true), ("localhost.", false), ("other", false)]
@@ -127,22 +127,22 @@ async fn a_certificate_without_alternative_names_has_that_of_its_cn() {
             params.distinguished_name = DistinguishedName::new();
             params.distinguished_name.push(DnType::OrganizationName, "localhost");
             params.distinguished_name.push(DnType::CommonName, common_name);
-            let made = self_signed(params);
-            let url = format!("https://localhost:{}", serve(Some(&made)).await.port());
-            let asked = asked(&url, &[&made]).await;
-            assert_eq!(asked.is_ok(), right, "{common_name}: {asked:?}");
-            assert!(asked.err().is_none_or(|why| why.contains("subjectAltName=DNS:localhost")));
+            let identity = self_signed(params);
+            let url = format!("https://localhost:{}", serve(Some(&identity)).await.port());
+            let checked = check_url(&url, &[&identity]).await;
+            assert_eq!(checked.is_ok(), right, "{common_name}: {checked:?}");
+            assert!(checked.err().is_none_or(|why| why.contains("subjectAltName=DNS:localhost")));
         }
     }
     let mut params = params("127.0.0.1", IsCa::ExplicitNoCa);
     params.distinguished_name.push(DnType::CommonName, "localhost");
-    let made = self_signed(params);
-    let url = format!("https://localhost:{}", serve(Some(&made)).await.port());
-    assert!(asked(&url, &[&made]).await.is_err(), "with another alternative name the CN does not count");
+    let identity = self_signed(params);
+    let url = format!("https://localhost:{}", serve(Some(&identity)).await.port());
+    assert!(check_url(&url, &[&identity]).await.is_err(), "an alternative name replaces the CN");
 }
 
 #[tokio::test]
-async fn a_certificate_that_the_file_holds_is_refused_for_its_name_or_time() {
+async fn a_certificate_of_the_ca_file_is_rejected_for_its_name_or_period() {
     for (host, from, to, words) in [
         ("localhost", 2020, 4096, "subjectAltName=IP:127.0.0.1"),
         ("127.0.0.1", 2020, 2021, "expired"),
@@ -152,39 +152,39 @@ async fn a_certificate_that_the_file_holds_is_refused_for_its_name_or_time() {
         for is_ca in [authority, IsCa::NoCa] {
             let mut params = params(host, is_ca);
             (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(to, 1, 1));
-            let made = self_signed(params);
-            let reason = shown(&made, &[&made]).await.unwrap_err();
+            let identity = self_signed(params);
+            let reason = check(&identity, &[&identity]).await.unwrap_err();
             assert!(reason.contains(words), "{words}: {reason}");
         }
     }
 }
 
 #[tokio::test]
-async fn a_certificate_that_the_file_does_not_hold_is_refused_with_advice() {
+async fn a_certificate_missing_in_the_ca_file_is_rejected_with_advice() {
     let (authority, plain) =
-        (self_signed(of_openssl("127.0.0.1")), self_signed(params("127.0.0.1", IsCa::NoCa)));
-    let mut named = of_openssl("127.0.0.1");
+        (self_signed(openssl_params("127.0.0.1")), self_signed(params("127.0.0.1", IsCa::NoCa)));
+    let mut named = openssl_params("127.0.0.1");
     named.distinguished_name.push(DnType::CommonName, "another");
     let other = self_signed(named);
-    for (made, file, words) in [
+    for (identity, file, words) in [
         (&authority, vec![&other], "name this very certificate in PRODUCER_CA_FILE"),
         (&authority, vec![], "name this very certificate in PRODUCER_CA_FILE"),
         (&plain, vec![&other], "has neither this certificate nor its issuer's"),
         (&plain, vec![], "name the certificate, or that of its authority, in PRODUCER_CA_FILE"),
         (&plain, vec![&authority], "the issuer's name with another key"),
     ] {
-        let reason = shown(made, &file).await.unwrap_err();
+        let reason = check(identity, &file).await.unwrap_err();
         assert!(reason.starts_with("cannot be reached: ") && reason.contains(words), "{words}: {reason}");
     }
 }
 
 #[tokio::test]
-async fn a_scheme_that_the_producer_does_not_speak_is_named() {
-    let made = self_signed(of_openssl("127.0.0.1"));
+async fn a_wrong_scheme_of_the_url_is_named() {
+    let identity = self_signed(openssl_params("127.0.0.1"));
     let plain = format!("https://{}", serve(None).await);
-    let reason = asked(&plain, &[&made]).await.unwrap_err();
+    let reason = check_url(&plain, &[&identity]).await.unwrap_err();
     assert!(reason.contains("does not speak TLS") && reason.contains("http://"), "{reason}");
-    let tls = format!("http://{}", serve(Some(&made)).await);
-    let reason = asked(&tls, &[]).await.unwrap_err();
+    let tls = format!("http://{}", serve(Some(&identity)).await);
+    let reason = check_url(&tls, &[]).await.unwrap_err();
     assert!(reason.contains("may speak TLS") && reason.contains("https://"), "{reason}");
 }

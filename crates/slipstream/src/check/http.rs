@@ -27,7 +27,7 @@ pub async fn producer(config: Option<&poller::Config>) -> Vec<Finding> {
     let agent = concat!("slipstream-check/", env!("CARGO_PKG_VERSION"));
     let place = config.map(|config| (poller::client::http_client(config, agent), config.producer.as_str()));
     let place = place.map(|(client, url)| (client.map_err(Failure::from), url.trim_end_matches('/')));
-    process("producer", "PRODUCER_BASE_URL", place, config.map(ConnectionDiagnostics::of).as_ref()).await
+    process("producer", "PRODUCER_BASE_URL", place, config.map(ConnectionDiagnostics::new).as_ref()).await
 }
 
 /// Whether the consumer can do its work.

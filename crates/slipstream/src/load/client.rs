@@ -69,7 +69,7 @@ impl Client {
             health: poller::client::endpoint(&config.producer, "health"),
             batched,
             limit: config.call_timeout,
-            peer: ConnectionDiagnostics::of(config),
+            peer: ConnectionDiagnostics::new(config),
         })
     }
 
@@ -86,7 +86,7 @@ impl Client {
         let answer = match self.post(lines.join("\n")).await {
             Ok(answer) => answer,
             Err(error) => {
-                let unreachable = || Ended::Unreachable(self.peer.reason(&error).into());
+                let unreachable = || Ended::Unreachable(self.peer.describe(&error).into());
                 let ended = if error.is_connect() { unreachable() } else { Ended::Cut };
                 return (vec![ended; events.len()], None);
             }

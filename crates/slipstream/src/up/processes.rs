@@ -133,7 +133,8 @@ impl Processes {
         let app = poller::App::build(config).await?;
         self.poller = Some(Running::start("poller", async move |stop| {
             // Its exit code says whether a call succeeded, which the status line shows.
-            app.run_until(stop).await.map(drop).map_err(Failure::from)
+            _ = app.run_until(stop).await;
+            Ok(())
         }));
         Ok(())
     }
