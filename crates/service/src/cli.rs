@@ -1,6 +1,8 @@
-//! The command line and the life of a process: read the configuration whole, start logs, run until a signal.
+//! The command line of a process: it reads the configuration, starts the logs and runs until a
+//! signal.
 //!
-//! Exit codes: 0 a clean end, 1 a failure, 2 a wrong configuration or command line, 130 a second signal.
+//! Exit codes: 0 for a clean end, 1 for a failure, 2 for a wrong configuration or command line, 130
+//! for a second signal.
 
 use std::error::Error;
 use std::future::Future;
@@ -11,31 +13,32 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{COMMON, ConfigErrors, ConfigReader, Kind, Variable, parse};
+use crate::config::{COMMON, ConfigErrors, ConfigReader, Kind, Variable};
 use crate::environment::{self, Environment};
 use crate::healthcheck::{Probe, TlsConnector};
 use crate::logging::{self, LogFormat};
+use crate::{parse, process, signals};
 
-/// How a run ended: its exit code, or why it could not go on.
-pub type Outcome = Result<ExitCode, Box<dyn Error + Send + Sync>>;
+/// The result of a run: an exit code, or the error that ended it.
+pub type RunResult = Result<ExitCode, Box<dyn Error + Send + Sync>>;
 
-/// A process, as its `main` describes it.
+/// The description of a process for its `main`.
 #[derive(Debug, Clone, Copy)]
 pub struct Program {
-    /// The binary's name.
+    /// Name of the binary.
     pub name: &'static str,
-    /// Its version.
+    /// Version of the binary.
     pub version: &'static str,
-    /// One sentence for `--help`.
+    /// First sentence of `--help`.
     pub about: &'static str,
-    /// Its environment variables.
+    /// Environment variables of the process.
     pub variables: &'static [Variable],
 }
 
 crate::settings! {
-    /// What every process reads besides its own variables; see `COMMON`.
+    /// The variables of [`COMMON`].
     struct CommonSettings {
-        /// Form of the log lines.
+        /// Format of the log lines.
         log_format: Kind::Optional(""),
         /// Filter of the log lines.
         rust_log: Kind::Default("info"),
@@ -43,59 +46,61 @@ crate::settings! {
 }
 
 impl Program {
-    /// Does what the command line says; without arguments, runs.
+    /// Runs the command of the command line. Without arguments, it runs the process.
     ///
-    /// `secure` is the client's side of TLS for `healthcheck`, where the process speaks that.
+    /// `tls` returns the TLS client of `healthcheck` if the process serves HTTPS.
     pub fn main<C, F>(
         &self,
         read: impl FnOnce(Environment) -> Result<C, ConfigErrors>,
-        secure: impl FnOnce(&[(String, String)]) -> Option<TlsConnector>,
+        tls: impl FnOnce(&[(String, String)]) -> Option<TlsConnector>,
         run: impl FnOnce(C, CancellationToken) -> F,
     ) -> ExitCode
     where
-        F: Future<Output = Outcome>,
+        F: Future<Output = RunResult>,
     {
         let arguments = std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
         let arguments: Vec<String> = arguments.collect();
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         match arguments.as_slice() {
-            ["--help" | "-h"] => return say(&self.help()),
-            ["--version" | "-V"] => return say(&format!("{} {}", self.name, self.version)),
+            ["--help" | "-h"] => return print(&self.help()),
+            ["--version" | "-V"] => return print(&format!("{} {}", self.name, self.version)),
             [] | ["--check-config" | "healthcheck"] => {}
             _ => {
-                return complain(
+                return print_error(
                     &format!("{}: unknown arguments {arguments:?}\n\n{}", self.name, self.help()),
                     2,
                 );
             }
         }
-        let (environment, mut faults) = environment::read(&[self.variables, COMMON]);
+        let (environment, mut errors) = environment::read(&[self.variables, COMMON]);
         if arguments == ["healthcheck"] {
-            let asked = self.listen_addr(&environment);
-            return match asked.and_then(|address| Probe::new(address, secure(&environment)).ask()) {
+            let address = self.listen_addr(&environment);
+            return match address.and_then(|address| Probe::new(address, tls(&environment)).run()) {
                 Ok(()) => ExitCode::SUCCESS,
-                Err(why) => complain(&why, 1),
+                Err(error) => print_error(&error, 1),
             };
         }
         let (config, (format, filter)) = match (read(environment.clone()), read_common(environment)) {
-            (Ok(config), Ok(common)) if faults.0.is_empty() => (config, common),
+            (Ok(config), Ok(common)) if errors.0.is_empty() => (config, common),
             (config, common) => {
-                config.err().into_iter().chain(common.err()).for_each(|more| faults.join(more));
-                return complain(&format!("{}: {faults}", self.name), 2);
+                config.err().into_iter().chain(common.err()).for_each(|more| errors.merge(more));
+                return print_error(&format!("{}: {errors}", self.name), 2);
             }
         };
         if arguments == ["--check-config"] {
-            return say("the configuration is right");
+            return print("the configuration is right");
         }
         logging::start(format, &filter);
         self.run(config, run)
     }
 
-    /// Where the process listens. Nothing else is read for `healthcheck`: it may run well although one of its other
-    /// variables, or a file that one names, would not do any more.
+    /// The address that the process listens on.
+    ///
+    /// `healthcheck` reads no other variable. The process may run well although another variable, or
+    /// a file that it names, is no longer valid.
     fn listen_addr(&self, environment: &[(String, String)]) -> Result<SocketAddr, String> {
-        let own = self.variables.iter().find(|variable| variable.field == "listen_addr");
-        let default = own.and_then(|variable| match variable.kind {
+        let variable = self.variables.iter().find(|variable| variable.field == "listen_addr");
+        let default = variable.and_then(|variable| match variable.kind {
             Kind::Default(address) => Some(address),
             _ => None,
         });
@@ -103,41 +108,43 @@ impl Program {
         parse::address(text).map_err(|problem| format!("LISTEN_ADDR: {text:?} {problem}"))
     }
 
-    fn run<C, F: Future<Output = Outcome>>(
+    fn run<C, F: Future<Output = RunResult>>(
         &self,
         config: C,
         run: impl FnOnce(C, CancellationToken) -> F,
     ) -> ExitCode {
         let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
             Ok(runtime) => runtime,
-            Err(error) => return complain(&format!("{}: no runtime: {error}", self.name), 1),
+            Err(error) => {
+                return print_error(&format!("{}: cannot start the runtime: {error}", self.name), 1);
+            }
         };
-        let outcome = runtime.block_on(async {
-            let stop = crate::signals::stop_token()?;
-            let open_files = crate::process::raise_open_files_limit();
+        let result = runtime.block_on(async {
+            let stop = signals::stop_token()?;
+            let open_files = process::raise_open_files_limit();
             tracing::info!(version = self.version, open_files, "starting");
             run(config, stop).await
         });
-        // What still blocks a thread (a name lookup, say) must not hold up the end.
+        // A thread that still blocks, for example in a name lookup, must not delay the exit.
         runtime.shutdown_timeout(Duration::from_millis(500));
-        match outcome {
+        match result {
             Ok(code) => {
                 tracing::info!("stopped");
                 code
             }
             Err(error) => {
                 tracing::error!(error = %error, "failed");
-                complain(&format!("{}: {error}", self.name), 1)
+                print_error(&format!("{}: {error}", self.name), 1)
             }
         }
     }
 
-    /// The text of `--help`.
+    /// Text of `--help`.
     pub fn help(&self) -> String {
         let mut text = format!(
-            "{about}\n\nUsage: {name} [--help | --version | --check-config | healthcheck]\n\n  --check-config  read \
-             the configuration, name every fault, and exit with 0 or 2\n  healthcheck     ask the running process' own \
-             /livez, and exit with 0 or 1\n\nEnvironment (an empty value counts as unset):\n",
+            "{about}\n\nUsage: {name} [--help | --version | --check-config | healthcheck]\n\n  --check-config  check \
+             the configuration, print every error, and exit with 0 or 2\n  healthcheck     request /livez of the running \
+             process, and exit with 0 or 1\n\nEnvironment (an empty value counts as unset):\n",
             about = self.about,
             name = self.name
         );
@@ -165,14 +172,14 @@ fn read_common(environment: Environment) -> Result<(Option<LogFormat>, String), 
     check.finish(common)
 }
 
-fn say(text: &str) -> ExitCode {
+fn print(text: &str) -> ExitCode {
     match writeln!(std::io::stdout(), "{text}") {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
 }
 
-fn complain(text: &str, code: u8) -> ExitCode {
+fn print_error(text: &str, code: u8) -> ExitCode {
     _ = writeln!(std::io::stderr(), "{text}");
     ExitCode::from(code)
 }

@@ -1,43 +1,45 @@
-//! The environment as texts. A variable of others may hold anything; one of ours that is no text is a wrong
-//! configuration.
+//! The environment of the process as UTF-8 text.
+//!
+//! A variable that is not UTF-8 is an error if it is declared, and is ignored otherwise.
 
 use std::ffi::OsString;
 
 use crate::config::{ConfigErrors, Variable};
 
-/// Names and values.
+/// Pairs of name and value.
 pub type Environment = Vec<(String, String)>;
 
-/// What is wrong with a value that is not UTF-8.
-const NOT_TEXT: &str = "is not UTF-8";
+const NOT_UTF_8: &str = "is not UTF-8";
 
-/// Reads the environment of this process; names and values that are not UTF-8 are left out. Those of `variables` that
-/// have such a value are the faults.
+/// Reads the environment of this process, without names and values that are not UTF-8.
+///
+/// The errors are the variables of `variables` whose values are not UTF-8.
 pub fn read(variables: &[&[Variable]]) -> (Environment, ConfigErrors) {
-    texts(std::env::vars_os(), variables)
+    decode(std::env::vars_os(), variables)
 }
 
-fn texts(
+fn decode(
     pairs: impl IntoIterator<Item = (OsString, OsString)>,
     variables: &[&[Variable]],
 ) -> (Environment, ConfigErrors) {
-    let ours = |name: &str| variables.iter().copied().flatten().any(|variable| variable.is_named(name));
-    let (mut environment, mut faults) = (Environment::new(), ConfigErrors::default());
+    let is_declared =
+        |name: &str| variables.iter().copied().flatten().any(|variable| variable.is_named(name));
+    let (mut environment, mut errors) = (Environment::new(), ConfigErrors::default());
     for (name, value) in pairs {
         let Ok(name) = name.into_string() else { continue };
         match value.into_string() {
             Ok(value) => environment.push((name, value)),
-            Err(_) if ours(&name) => faults.0.push((name, NOT_TEXT.into())),
+            Err(_) if is_declared(&name) => errors.0.push((name, NOT_UTF_8.into())),
             Err(_) => {}
         }
     }
-    (environment, faults)
+    (environment, errors)
 }
 
-/// The value of a variable; an empty one counts as not set.
+/// The trimmed value of a variable. An empty value counts as unset.
 pub fn value<'a>(environment: &'a [(String, String)], name: &str) -> Option<&'a str> {
-    let found = environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.trim());
-    found.filter(|value| !value.is_empty())
+    let value = environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.trim());
+    value.filter(|value| !value.is_empty())
 }
 
 #[cfg(test)]
@@ -48,7 +50,7 @@ mod tests {
     use crate::Kind;
 
     #[test]
-    fn what_is_not_utf_8_is_a_fault_if_it_is_ours_and_left_out_if_it_is_not() {
+    fn a_value_that_is_not_utf_8_is_an_error_only_if_declared() {
         let text = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
         let pairs = [
             (text(b"LANG"), text(b"caf\xe9")),
@@ -63,9 +65,9 @@ mod tests {
             variable("listen_addr", Kind::Default("0.0.0.0:8080")),
             variable("kafka_topic", Kind::Default("events.raw")),
         ];
-        let (environment, faults) = texts(pairs, &[&variables]);
+        let (environment, errors) = decode(pairs, &[&variables]);
         assert_eq!(environment, [("KAFKA_TOPIC".to_owned(), "caf\u{e9}".to_owned())]);
-        let named: Vec<&str> = faults.0.iter().map(|(name, _)| name.as_str()).collect();
+        let named: Vec<&str> = errors.0.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(named, ["MONGODB_URI_FILE", "LISTEN_ADDR"]);
     }
 }

@@ -1,6 +1,9 @@
-//! The listener for health and metrics, and the routes that every process answers alike:
-//! `/livez` (the process runs), `/readyz` (it can do its work now, else 503 and why), `/health` (for people,
-//! always 200), `/metrics` (Prometheus text: the process' own, and what the kernel knows of it).
+//! The listener for health and metrics, with the same routes in every process.
+//!
+//! - `/livez`: 200 while the process works, else 503 with the reason.
+//! - `/readyz`: 200 if the process can do its work now, else 503 with the reason.
+//! - `/health`: details for people, always 200.
+//! - `/metrics`: OpenMetrics text with the metrics of the application and of the process.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,50 +21,50 @@ use tokio_util::sync::CancellationToken;
 use crate::problem::Problem;
 use crate::process;
 
-/// What a process says of itself.
+/// Source of the health, readiness and metrics responses.
 pub trait HealthSource: Send + Sync + 'static {
-    /// Whether the process works.
+    /// Liveness: whether the process works.
     ///
     /// # Errors
-    /// Why it cannot go on.
+    /// The reason why only a restart helps.
     fn alive(&self) -> Result<(), String> {
         Ok(())
     }
-    /// Whether it can do its work now.
+    /// Readiness: whether the process can do its work now.
     ///
     /// # Errors
-    /// The reason, in words, with the remedy where one is known.
+    /// The reason, with the remedy if it is known.
     fn ready(&self) -> Result<(), String>;
-    /// The body of `/health`.
+    /// Body of `/health`.
     fn health(&self) -> serde_json::Value;
-    /// The metrics.
+    /// Metrics of the application.
     fn registry(&self) -> &Registry;
 }
 
-/// The routes above.
-pub fn routes<R: HealthSource>(report: Arc<R>) -> Router {
-    let [alive, ready, health] = [(); 3].map(|()| Arc::clone(&report));
-    let metrics = report;
+/// The routes `/livez`, `/readyz`, `/health` and `/metrics`.
+pub fn routes<S: HealthSource>(source: Arc<S>) -> Router {
+    let [alive, ready, health] = [(); 3].map(|()| Arc::clone(&source));
+    let metrics = source;
     let process = Arc::new(process::registry());
     Router::new()
-        .route("/livez", get(move || async move { answer("alive", alive.alive()) }))
-        .route("/readyz", get(move || async move { answer("ready", ready.ready()) }))
+        .route("/livez", get(move || async move { status_response("alive", alive.alive()) }))
+        .route("/readyz", get(move || async move { status_response("ready", ready.ready()) }))
         .route("/health", get(move || async move { Json(health.health()) }))
-        .route("/metrics", get(move || async move { exposition(metrics.registry(), &process) }))
+        .route("/metrics", get(move || async move { metrics_response(metrics.registry(), &process) }))
 }
 
-fn answer(status: &str, result: Result<(), String>) -> Response {
+fn status_response(status: &str, result: Result<(), String>) -> Response {
     match result {
         Ok(()) => Json(json!({"status": status})).into_response(),
-        Err(why) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, why)
+        Err(reason) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, reason)
             .retryable(Duration::from_secs(1))
             .into_response(),
     }
 }
 
-fn exposition(own: &Registry, process: &Registry) -> Response {
+fn metrics_response(application: &Registry, process: &Registry) -> Response {
     let mut text = String::new();
-    let encoded = encode_registry(&mut text, own)
+    let encoded = encode_registry(&mut text, application)
         .and_then(|()| encode_registry(&mut text, process))
         .and_then(|()| encode_eof(&mut text));
     match encoded {
@@ -75,7 +78,7 @@ fn exposition(own: &Registry, process: &Registry) -> Response {
     }
 }
 
-/// A bound socket, so that port 0 works and the real port can be asked for before anything runs.
+/// A bound socket. Port 0 becomes a free port, which [`Listener::address`] returns.
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
@@ -86,13 +89,13 @@ impl Listener {
     /// Binds `address`.
     ///
     /// # Errors
-    /// The address is in use or not this machine's; the error names it.
+    /// The address is in use or belongs to another machine. The error contains it.
     pub async fn bind(address: SocketAddr) -> std::io::Result<Self> {
-        let named = |error: std::io::Error| {
+        let with_address = |error: std::io::Error| {
             std::io::Error::new(error.kind(), format!("cannot listen on {address} (LISTEN_ADDR): {error}"))
         };
-        let socket = TcpListener::bind(address).await.map_err(named)?;
-        let address = socket.local_addr().map_err(named)?;
+        let socket = TcpListener::bind(address).await.map_err(with_address)?;
+        let address = socket.local_addr().map_err(with_address)?;
         Ok(Self { socket, address })
     }
 
@@ -101,15 +104,15 @@ impl Listener {
         self.address
     }
 
-    /// The socket, for a process that accepts connections itself.
+    /// The socket, for a process with an accept loop of its own.
     pub fn into_socket(self) -> TcpListener {
         self.socket
     }
 
-    /// Answers until `stop`, then lets the requests in flight end.
+    /// Serves until `stop`, then completes the requests in flight.
     ///
     /// # Errors
-    /// The socket failed.
+    /// The socket fails.
     pub async fn serve(self, router: Router, stop: CancellationToken) -> std::io::Result<()> {
         axum::serve(self.socket, router).with_graceful_shutdown(stop.cancelled_owned()).await
     }

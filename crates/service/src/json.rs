@@ -1,5 +1,6 @@
-//! JSON from outside. A struct is read from a JSON object only: serde's derived readers also take an array, whose items
-//! they assign to the fields in order.
+//! Structs from JSON of other processes. Only a JSON object is accepted.
+//!
+//! A derived `Deserialize` alone also accepts an array: it assigns the items to the fields in order.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -7,19 +8,19 @@ use std::marker::PhantomData;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
-/// A `T` that is a JSON object. It stands around each struct, and each struct inside one, that is read from outside.
+/// Deserializes a `T` from a JSON object only. Nested structs need it too.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Object<T>(pub T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(Members(PhantomData)).map(Self)
+        deserializer.deserialize_map(ObjectVisitor(PhantomData)).map(Self)
     }
 }
 
-struct Members<T>(PhantomData<T>);
+struct ObjectVisitor<T>(PhantomData<T>);
 
-impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
     type Value = T;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -31,12 +32,12 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
     }
 }
 
-/// The `T` that the JSON object `bytes` is.
+/// Parses a `T` from a JSON object.
 ///
 /// # Errors
-/// Not JSON, not an object, or not a `T`.
+/// `bytes` is not JSON, not an object, or not a `T`.
 pub fn object<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> serde_json::Result<T> {
-    serde_json::from_slice::<Object<T>>(bytes).map(|Object(read)| read)
+    serde_json::from_slice::<Object<T>>(bytes).map(|Object(value)| value)
 }
 
 #[cfg(test)]
@@ -59,14 +60,14 @@ mod tests {
     }
 
     #[test]
-    fn a_struct_is_read_from_an_object() {
-        let read: Outer<'_> = object(br#" {"raw": [1.50], "list": [{"number": 7}], "other": 1}"#).unwrap();
-        assert_eq!((read.raw.get(), read.list.unwrap()[0].0.number), ("[1.50]", 7));
+    fn a_struct_is_parsed_from_an_object() {
+        let outer: Outer<'_> = object(br#" {"raw": [1.50], "list": [{"number": 7}], "other": 1}"#).unwrap();
+        assert_eq!((outer.raw.get(), outer.list.unwrap()[0].0.number), ("[1.50]", 7));
     }
 
     #[test]
-    fn a_struct_is_not_read_from_an_array() {
-        assert!(serde_json::from_slice::<Outer<'_>>(b"[1, null]").is_ok(), "serde takes it");
+    fn a_struct_is_not_parsed_from_an_array() {
+        assert!(serde_json::from_slice::<Outer<'_>>(b"[1, null]").is_ok(), "serde alone accepts it");
         for wrong in
             [&b"[1, [[7]]]"[..], b"[1, null]", br#"{"raw": 1, "list": [[7]]}"#, b"null", b"1", b"\"\""]
         {

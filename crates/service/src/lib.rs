@@ -1,7 +1,7 @@
 //! Parts that every process shares.
 //!
-//! - Start: configuration from the [`environment`] ([`config`](mod@config)), the command line
-//!   ([`cli`]), logs ([`logging`]).
+//! - Start: configuration from the [`environment`] ([`config`]) with its value parsers ([`parse`]),
+//!   the command line ([`cli`]), logs ([`logging`]).
 //! - Stop: the stop signal ([`signals`]) and the supervision of long-lived tasks ([`tasks`]).
 //! - Observation: the listener for health and metrics ([`health`]), its probe ([`healthcheck`]),
 //!   and the process metrics ([`process`]).
@@ -18,15 +18,14 @@ pub mod healthcheck;
 pub mod json;
 pub mod lock;
 pub mod logging;
+pub mod parse;
 pub mod problem;
 pub mod process;
 pub mod retry_after;
-pub mod secret;
 pub mod signals;
 pub mod suspension;
 pub mod tasks;
 
-pub use cli::{Outcome, Program};
-pub use config::{ConfigErrors, ConfigReader, Kind, Variable, parse};
+pub use cli::{Program, RunResult};
+pub use config::{ConfigErrors, ConfigReader, Kind, Secret, Variable};
 pub use retry_after::retry_after;
-pub use secret::Secret;

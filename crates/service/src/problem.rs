@@ -1,5 +1,4 @@
-//! Error answers: `application/problem+json` as RFC 9457 describes it, with what a client needs to decide
-//! whether to try again.
+//! Error responses: `application/problem+json` (RFC 9457), with `retryable` and `Retry-After`.
 
 use std::time::Duration;
 
@@ -7,28 +6,28 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-/// An answer that is not 2xx.
+/// The body of an error response.
 #[derive(Debug, Clone, Serialize)]
 pub struct Problem {
-    /// A URI that names the kind of problem.
+    /// URI of the problem type: `about:blank`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The status' own words.
+    /// Reason phrase of the status.
     pub title: String,
-    /// The HTTP status.
+    /// HTTP status.
     #[serde(serialize_with = "status_number")]
     pub status: StatusCode,
-    /// What was wrong and what is right, for a person.
+    /// What is wrong and what is right, for people.
     pub detail: String,
-    /// Whether sending the same request again can help.
+    /// Whether a retry of the same request can help.
     pub retryable: bool,
-    /// The event's id, where the outcome is unknown or the event was not taken.
+    /// Id of the event, if it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// Each fault, as FastAPI lists them: `{loc, msg, type}`.
+    /// Every violation as `{loc, msg, type}`, as in FastAPI.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub errors: Option<serde_json::Value>,
-    /// The header `Retry-After`, rounded up to whole seconds.
+    /// Value of the header `Retry-After`, rounded up to whole seconds, at least 1.
     #[serde(skip)]
     pub retry_after: Option<Duration>,
 }
@@ -38,7 +37,7 @@ fn status_number<S: serde::Serializer>(status: &StatusCode, serializer: S) -> Re
 }
 
 impl Problem {
-    /// A problem that trying again does not solve.
+    /// A problem that a retry does not solve.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self {
             kind: "about:blank".into(),
@@ -52,7 +51,7 @@ impl Problem {
         }
     }
 
-    /// Trying again can help; after `delay` where that is known.
+    /// Marks the problem as retryable, with `Retry-After: delay` if it is known.
     #[must_use]
     pub fn retryable(mut self, delay: impl Into<Option<Duration>>) -> Self {
         self.retryable = true;
@@ -60,14 +59,14 @@ impl Problem {
         self
     }
 
-    /// Names the event.
+    /// Adds the id of the event.
     #[must_use]
     pub fn with_id(mut self, id: impl Into<String>) -> Self {
         self.id = Some(id.into());
         self
     }
 
-    /// Lists the faults.
+    /// Adds the list of violations.
     #[must_use]
     pub fn with_errors(mut self, errors: serde_json::Value) -> Self {
         self.errors = Some(errors);

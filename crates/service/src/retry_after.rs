@@ -1,15 +1,16 @@
-//! The header `Retry-After` of an answer, in both forms of RFC 9110: seconds, and a date.
+//! The response header `Retry-After` in both forms of RFC 9110: seconds and a date.
 
 use std::time::{Duration, SystemTime};
 
 use axum::http::{HeaderMap, HeaderName, header};
 
-/// No answer can silence a client of ours for longer.
-const LONGEST: Duration = Duration::from_secs(3600);
+/// Cap of the delay, so that one response cannot stop a client for long.
+const MAX_DELAY: Duration = Duration::from_secs(3600);
 
-/// How long an answer asks its client to wait, at most an hour; `None` where it does not say so.
+/// The delay that a response demands, at most one hour. `None` if the header is absent or invalid.
 ///
-/// A date counts from the answer's own `Date`, so that a clock that differs from ours changes nothing.
+/// A date counts from the response's `Date`, so that a difference between the clocks has no effect.
+/// Without `Date` it counts from the local clock.
 #[must_use]
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = text(headers, &header::RETRY_AFTER)?;
@@ -20,7 +21,7 @@ pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         let now = self::text(headers, &header::DATE).and_then(|date| httpdate::parse_http_date(date).ok());
         until.duration_since(now.unwrap_or_else(SystemTime::now)).unwrap_or_default()
     };
-    Some(delay.min(LONGEST))
+    Some(delay.min(MAX_DELAY))
 }
 
 fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
@@ -43,7 +44,7 @@ mod tests {
             (" 0 ", Some(0)),
             ("18446744073709551615", Some(3600)),
             ("99999999999999999999999", Some(3600)),
-            // Each form of a date that HTTP knows.
+            // The three date formats of HTTP.
             ("Tue, 24 Nov 2026 06:30:39 GMT", Some(39)),
             ("Tuesday, 24-Nov-26 06:31:00 GMT", Some(60)),
             ("Tue Nov 24 06:30:05 2026", Some(5)),
@@ -62,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_counts_from_our_clock_where_the_answer_has_none() {
+    fn a_date_counts_from_the_local_clock_without_a_date_header() {
         let soon = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(100));
         let delay = seconds(&[(header::RETRY_AFTER, &soon)]).unwrap();
         assert!((90..=100).contains(&delay), "{delay}");

@@ -1,5 +1,4 @@
-//! The stop signal. This is the one place that listens to signals; everything else takes a
-//! [`CancellationToken`].
+//! The stop signal. Only this module handles signals. All other code takes a [`CancellationToken`].
 
 use std::time::Duration;
 
@@ -7,11 +6,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Terminals, shells and container runtimes may send one stop signal twice.
+/// Time in which a further signal counts as the same one. Terminals, shells and container runtimes
+/// may send a stop signal twice.
 const REPEAT_WINDOW: Duration = Duration::from_millis(500);
 
-/// A token that SIGTERM or SIGINT cancels. A further signal within 500 ms is ignored; a later one
-/// ends the process at once with code 130.
+/// Returns a token that SIGTERM or SIGINT cancels.
+///
+/// A further signal within 500 ms is ignored. A later one ends the process at once with code 130.
 ///
 /// # Errors
 /// The handlers cannot be installed.
@@ -23,7 +24,7 @@ pub fn stop_token() -> std::io::Result<CancellationToken> {
     tokio::spawn(async move {
         let name = either(&mut terminate, &mut interrupt).await;
         let first = Instant::now();
-        tracing::info!(signal = name, "stopping");
+        tracing::info!(signal = name, "stop signal received");
         cancelled.cancel();
         loop {
             either(&mut terminate, &mut interrupt).await;
@@ -31,15 +32,16 @@ pub fn stop_token() -> std::io::Result<CancellationToken> {
                 break;
             }
         }
-        tracing::warn!("second signal, ending at once");
-        #[expect(clippy::disallowed_methods, reason = "the user asked twice: nothing may delay the end")]
+        tracing::warn!("second stop signal received, exiting at once");
+        #[expect(clippy::disallowed_methods, reason = "a second signal must end the process at once")]
         std::process::exit(130);
     });
     Ok(stop)
 }
 
-/// Cancels `stop` on SIGHUP as well: the terminal of a command that runs until it is stopped was closed. Where whoever
-/// started the command had it ignore that (nohup), it goes on.
+/// Also cancels `stop` on SIGHUP, which a closed terminal sends to a foreground command.
+///
+/// Does nothing if the process ignores SIGHUP, as after `nohup`.
 ///
 /// # Errors
 /// The handler cannot be installed.
@@ -51,14 +53,14 @@ pub fn stop_on_hangup(stop: &CancellationToken) -> std::io::Result<()> {
     let (mut hangup, stop) = (signal(SignalKind::hangup())?, stop.clone());
     tokio::spawn(async move {
         if hangup.recv().await.is_some() {
-            tracing::info!(signal = "SIGHUP", "stopping");
+            tracing::info!(signal = "SIGHUP", "stop signal received");
             stop.cancel();
         }
     });
     Ok(())
 }
 
-/// Whether SIGHUP, which is signal 1, is ignored, as the kernel tells it.
+/// Whether `/proc/self/status` lists SIGHUP (signal 1) as ignored.
 fn ignores_hangup(status: &str) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
@@ -76,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_ignored_hangup_is_read_from_what_the_kernel_tells() {
+    fn an_ignored_sighup_is_recognized_in_the_process_status() {
         assert!(ignores_hangup("Name:\tx\nSigIgn:\t0000000000001001\nSigCgt:\t0\n"));
         assert!(!ignores_hangup("Name:\tx\nSigIgn:\t0000000000001000\n"));
         assert!(!ignores_hangup(""));

@@ -74,12 +74,11 @@ impl Supervisor {
         tokio::spawn(async move {
             let mut task = pin!(task);
             // Unwind safety: a task that panicked is not polled again.
-            let ended = poll_fn(|context| {
-                match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(context))) {
+            let ended =
+                poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(context))) {
                     Ok(poll) => poll.map(Ok),
                     Err(panic) => std::task::Poll::Ready(Err(panic)),
-                }
-            });
+                });
             supervisor.on_end(name, ended.await);
         })
     }

@@ -138,7 +138,7 @@ async fn g7_signals_within_500_ms_of_the_first_are_ignored() {
         let cluster = Cluster::start();
         let (mut child, mut lines, mut request) = busy_producer(&cluster).await;
         send(&child, Signal::SIGTERM);
-        said(&mut lines, "stopping").await;
+        said(&mut lines, "stop signal received").await;
         send(&child, second);
         request.write_all(b"{}").await.unwrap();
         let status = tokio::time::timeout(Duration::from_secs(10), child.wait()).await.unwrap().unwrap();
@@ -152,11 +152,11 @@ async fn g7_a_second_signal_later_than_500_ms_ends_it_with_code_130() {
         let cluster = Cluster::start();
         let (mut child, mut lines, _request) = busy_producer(&cluster).await;
         send(&child, Signal::SIGTERM);
-        said(&mut lines, "stopping").await;
+        said(&mut lines, "stop signal received").await;
         tokio::time::sleep(Duration::from_millis(550)).await;
         let began = Instant::now();
         send(&child, second);
-        said(&mut lines, "second signal, ending at once").await;
+        said(&mut lines, "second stop signal received, exiting at once").await;
         let status = tokio::time::timeout(Duration::from_secs(5), child.wait()).await.unwrap().unwrap();
         assert_eq!(status.code(), Some(130), "{second}");
         assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());

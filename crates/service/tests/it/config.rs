@@ -1,4 +1,4 @@
-//! Every fault is named at once, and no secret is shown.
+//! All configuration errors are reported at once, without secrets.
 
 use std::io::Write;
 
@@ -7,13 +7,13 @@ use service::{ConfigErrors, ConfigReader, Kind, parse};
 service::settings! {
     /// Variables of the test.
     pub struct Settings {
-        /// Where Kafka is.
+        /// Bootstrap servers of Kafka.
         kafka_broker: Kind::Required,
         /// Largest payload, in bytes.
         max_payload_bytes: Kind::Default("65536"),
-        /// Where MongoDB is.
+        /// URI of MongoDB.
         mongodb_uri: Kind::RequiredSecret,
-        /// Which sources are accepted.
+        /// Accepted sources.
         accept_sources: Kind::Optional("all"),
     }
 }
@@ -28,20 +28,20 @@ struct Config {
 
 fn read(environment: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
     let pairs = environment.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-    let (settings, mut check) = ConfigReader::read::<Settings>(Settings::VARIABLES, pairs);
-    let broker = check.value("kafka_broker", settings.kafka_broker.as_ref(), parse::text);
+    let (settings, mut reader) = ConfigReader::read::<Settings>(Settings::VARIABLES, pairs);
+    let broker = reader.value("kafka_broker", settings.kafka_broker.as_ref(), parse::text);
     let bytes =
-        check.value("max_payload_bytes", settings.max_payload_bytes.as_ref(), parse::number(1..=1_000_000));
-    let uri = check.value("mongodb_uri", settings.mongodb_uri.as_ref(), |uri| {
+        reader.value("max_payload_bytes", settings.max_payload_bytes.as_ref(), parse::number(1..=1_000_000));
+    let uri = reader.value("mongodb_uri", settings.mongodb_uri.as_ref(), |uri| {
         if uri.starts_with("mongodb://") { Ok(uri.to_owned()) } else { Err("is not a MongoDB URI".into()) }
     });
-    let sources = check.optional("accept_sources", settings.accept_sources.as_ref(), parse::text);
+    let sources = reader.optional("accept_sources", settings.accept_sources.as_ref(), parse::text);
     let config = (|| Some(Config { broker: broker?, bytes: bytes?, uri: uri?, sources: sources? }))();
-    check.finish(config)
+    reader.finish(config)
 }
 
 #[test]
-fn defaults_fill_what_is_unset_and_an_empty_value_counts_as_unset() {
+fn an_unset_or_empty_variable_gets_its_default() {
     let config =
         read(&[("KAFKA_BROKER", "k:9092"), ("MONGODB_URI", "mongodb://m"), ("MAX_PAYLOAD_BYTES", " ")]);
     let expected = Config { broker: "k:9092".into(), bytes: 65536, uri: "mongodb://m".into(), sources: None };
@@ -49,10 +49,10 @@ fn defaults_fill_what_is_unset_and_an_empty_value_counts_as_unset() {
 }
 
 #[test]
-fn every_wrong_variable_is_named_at_once_and_no_secret_is_shown() {
-    let faults =
+fn all_wrong_variables_are_named_without_secrets() {
+    let errors =
         read(&[("KAFKA_BROKER", ""), ("MAX_PAYLOAD_BYTES", "abc"), ("MONGODB_URI", "monogdb://u:hunter2@m")]);
-    let text = faults.unwrap_err().to_string();
+    let text = errors.unwrap_err().to_string();
     for part in [
         "KAFKA_BROKER: not set, and required",
         "MAX_PAYLOAD_BYTES: \"abc\" is not a whole number",
@@ -64,7 +64,7 @@ fn every_wrong_variable_is_named_at_once_and_no_secret_is_shown() {
 }
 
 #[test]
-fn a_secret_is_read_from_the_file_that_name_file_names() {
+fn a_secret_is_read_from_the_file_of_its_file_variable() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     writeln!(file, "mongodb://u:p@m").unwrap();
     let path = file.path().to_str().unwrap();
@@ -73,11 +73,11 @@ fn a_secret_is_read_from_the_file_that_name_file_names() {
     let both = read(&[("KAFKA_BROKER", "k:1"), ("MONGODB_URI_FILE", path), ("MONGODB_URI", "mongodb://m")]);
     assert!(both.unwrap_err().to_string().contains("MONGODB_URI_FILE: set together with MONGODB_URI"));
     let missing = read(&[("KAFKA_BROKER", "k:1"), ("MONGODB_URI_FILE", "/no/such/file")]).unwrap_err();
-    assert_eq!(missing.0.len(), 1, "the missing file is the one fault: {missing}");
+    assert_eq!(missing.0.len(), 1, "the missing file is the only error: {missing}");
 }
 
 #[test]
-fn only_the_documented_spelling_of_a_variable_counts() {
+fn a_variable_in_another_letter_case_is_ignored() {
     let right = [("KAFKA_BROKER", "k:1"), ("MONGODB_URI", "mongodb://m")];
     let other = [
         ("kafka_broker", "x:1"),
@@ -89,27 +89,27 @@ fn only_the_documented_spelling_of_a_variable_counts() {
     let config = read(&[&other[..], &right, &other].concat()).unwrap();
     let expected = Config { broker: "k:1".into(), bytes: 65536, uri: "mongodb://m".into(), sources: None };
     assert_eq!(config, expected);
-    let faults = read(&other).unwrap_err();
-    let names: Vec<&str> = faults.0.iter().map(|(name, _)| name.as_str()).collect();
+    let errors = read(&other).unwrap_err();
+    let names: Vec<&str> = errors.0.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["KAFKA_BROKER", "MONGODB_URI"]);
 }
 
 #[test]
-fn no_fault_shows_a_secret_that_is_set_in_the_wrong_place() {
+fn no_error_shows_a_secret_in_the_wrong_variable() {
     let secret = "mongodb://u:hunter2@m";
     for wrong in [
         [("KAFKA_BROKER", "k:1"), ("MONGODB_URI_FILE", secret)],
         [("MAX_PAYLOAD_BYTES", "http://u:hunter2@h"), ("MONGODB_URI", "mongodb://m")],
         [("MAX_PAYLOAD_BYTES", "http://h/?key=hunter2"), ("MONGODB_URI", "mongodb://m")],
     ] {
-        let faults = read(&wrong).unwrap_err().to_string();
-        assert!(faults.contains(wrong[0].0) || faults.contains(wrong[1].0), "{faults}");
-        assert!(!faults.contains("hunter2"), "{faults}");
+        let errors = read(&wrong).unwrap_err().to_string();
+        assert!(errors.contains(wrong[0].0) || errors.contains(wrong[1].0), "{errors}");
+        assert!(!errors.contains("hunter2"), "{errors}");
     }
 }
 
 #[test]
-fn parsers_say_what_is_right() {
+fn parsers_accept_only_valid_values() {
     assert_eq!(parse::boolean("TRUE"), Ok(true));
     assert!(parse::boolean("maybe").is_err());
     assert_eq!(parse::seconds(0.0)("0.25"), Ok(std::time::Duration::from_millis(250)));

@@ -1,4 +1,4 @@
-//! The listener's answers, read from the socket.
+//! The responses of the health listener, read from a socket.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,13 +31,13 @@ async fn get(address: std::net::SocketAddr, path: &str) -> String {
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    response
 }
 
 #[tokio::test]
-async fn a_process_that_is_not_ready_says_why_and_that_trying_again_helps() {
+async fn readyz_of_a_process_that_is_not_ready_is_a_retryable_problem() {
     let mut registry = Registry::default();
     registry.register("slipstream_tests", "Tests run", Counter::<u64>::default());
     let process = Arc::new(Process { ready: AtomicBool::new(false), registry });
@@ -45,12 +45,12 @@ async fn a_process_that_is_not_ready_says_why_and_that_trying_again_helps() {
     let (address, stop) = (listener.address(), CancellationToken::new());
     let serving = tokio::spawn(listener.serve(routes(Arc::clone(&process)), stop.clone()));
 
-    let answer = get(address, "/readyz").await.to_lowercase();
-    assert!(answer.starts_with("http/1.1 503"), "{answer}");
+    let response = get(address, "/readyz").await.to_lowercase();
+    assert!(response.starts_with("http/1.1 503"), "{response}");
     for part in
         ["retry-after: 1", "application/problem+json", "\"retryable\":true", "kafka does not answer: refused"]
     {
-        assert!(answer.contains(part), "{part} in {answer}");
+        assert!(response.contains(part), "{part} in {response}");
     }
     assert!(get(address, "/livez").await.starts_with("HTTP/1.1 200"));
     assert!(get(address, "/health").await.starts_with("HTTP/1.1 200"));
@@ -65,7 +65,7 @@ async fn a_process_that_is_not_ready_says_why_and_that_trying_again_helps() {
 }
 
 #[tokio::test]
-async fn an_address_in_use_is_named_with_its_variable() {
+async fn an_address_in_use_is_an_error_with_address_and_variable() {
     let first = Listener::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
     let error = Listener::bind(first.address()).await.unwrap_err().to_string();
     assert!(error.contains(&first.address().to_string()) && error.contains("LISTEN_ADDR"), "{error}");
@@ -73,7 +73,7 @@ async fn an_address_in_use_is_named_with_its_variable() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn the_metrics_tell_what_the_kernel_knows_of_the_process() {
+async fn metrics_contain_the_process_metrics() {
     let process = Process { ready: AtomicBool::new(true), registry: Registry::default() };
     let listener = Listener::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
     let (address, stop) = (listener.address(), CancellationToken::new());
@@ -85,7 +85,7 @@ async fn the_metrics_tell_what_the_kernel_knows_of_the_process() {
     };
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
     let age = now - value("process_start_time_seconds");
-    // The kernel tells the machine's start in whole seconds.
+    // The kernel reports the boot time in whole seconds.
     assert!((-1.5..3600.0).contains(&age), "{age} s old");
     assert!((0.0..3600.0).contains(&value("process_cpu_seconds_total")), "{metrics}");
     assert!(value("process_resident_memory_bytes") > 1e6, "{metrics}");

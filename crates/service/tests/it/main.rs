@@ -1,4 +1,4 @@
-//! Configuration, problem bodies and the health listener, as a process uses them.
+//! Tests of the configuration and of the health listener, and rules over the sources of all crates.
 
 #![cfg(test)]
 
