@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::adsbdb::client::Adsbdb;
+use crate::adsbdb::client::AdsbdbClient;
 use crate::batch::results;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -22,7 +22,7 @@ use crate::http::server::{self as serving, Shared};
 use crate::http::timeouts::Limits;
 use crate::kafka::publisher::Publisher;
 use crate::metrics::{Counters, Metrics};
-use crate::poll_jobs::registry::Jobs;
+use crate::poll_jobs::registry::JobRegistry;
 use crate::routes::Front;
 use crate::shutdown::Stopping;
 use crate::traces::Traces;
@@ -79,11 +79,11 @@ pub struct Parts {
     /// Stamps events.
     pub clock: Clock,
     /// The client of ADSBDB.
-    pub adsbdb: Adsbdb,
+    pub adsbdb: AdsbdbClient,
     /// The source of its events.
     pub adsbdb_source: Source,
     /// Poll jobs.
-    pub jobs: Jobs,
+    pub jobs: JobRegistry,
     /// Places of requests that bring events.
     pub in_flight: Places,
     /// What the results of batches may take.
@@ -140,9 +140,9 @@ impl App {
             rules: Rules { accept_sources: config.accept_sources.clone() },
             kafka: Publisher::connect(&config, &upkeep).map_err(BuildError::Kafka)?,
             clock: Clock::default(),
-            adsbdb: Adsbdb::new(&config, Arc::clone(&metrics)).map_err(BuildError::Adsbdb)?,
+            adsbdb: AdsbdbClient::new(&config, Arc::clone(&metrics)).map_err(BuildError::Adsbdb)?,
             adsbdb_source: Source::new("adsbdb").map_err(BuildError::Adsbdb)?,
-            jobs: Jobs::new(config.max_poll_jobs),
+            jobs: JobRegistry::new(config.max_poll_jobs),
             in_flight: Places::new(config.entrance.max_in_flight, metrics.serving.in_flight.clone()),
             journals: results::memory_permits(),
             zstd_room: body::zstd_room(),

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use events::{EventId, Fault, Refusal};
 use service::problem::Problem;
 
-use crate::adsbdb::response::UpstreamFault;
+use crate::adsbdb::response::UpstreamError;
 use crate::http::body::CODINGS;
 use crate::kafka::delivery_error::DeliveryError;
 
@@ -78,7 +78,7 @@ pub enum ApiError {
     /// So many poll jobs run; the first ends after the delay.
     JobsFull(usize, Duration),
     /// ADSBDB gave no aircraft.
-    Upstream(UpstreamFault),
+    Upstream(UpstreamError),
     /// Nothing was stored.
     NotStored {
         /// For metrics.

@@ -1,5 +1,9 @@
-//! The one place that asks ADSBDB. Guarantees: an answer within the time limit, retries included; never more than
-//! the allowed questions at a time; none while a rate limit is known to hold; a bounded body.
+//! The client of ADSBDB.
+//!
+//! - A call takes at most ADSBDB_TIMEOUT_MS, retries included.
+//! - At most ADSBDB_MAX_CONCURRENCY requests run at a time.
+//! - No request is sent while a rate limit is active.
+//! - The size of a response is limited.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,132 +15,132 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use url::Url;
 
-use super::rate_limit::Gate;
-use super::response::{Answer, UpstreamFault};
+use super::rate_limit::RateLimit;
+use super::response::{Response, UpstreamError};
 use crate::config::Config;
 use crate::metrics::Metrics;
 
-const CONNECT_LIMIT: Duration = Duration::from_secs(2);
-/// A first attempt and two more.
-const ATTEMPTS: u32 = 3;
-/// An aircraft has about 500 bytes.
-const MOST_BYTES: usize = 256 * 1024;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const MAX_ATTEMPTS: u32 = 3;
+/// Maximum size of a response. An aircraft has about 500 bytes.
+const MAX_RESPONSE_BYTES: usize = 256 * 1024;
 
-/// The client.
 #[derive(Debug)]
-pub struct Adsbdb {
+pub struct AdsbdbClient {
     http: reqwest::Client,
     url: Url,
-    gate: Gate,
-    at_a_time: Semaphore,
-    limit: Duration,
+    rate_limit: RateLimit,
+    request_permits: Semaphore,
+    timeout: Duration,
     metrics: Arc<Metrics>,
 }
 
-impl Adsbdb {
-    /// Connects when asked.
+impl AdsbdbClient {
+    /// Creates the client. It connects at the first request.
     ///
     /// # Errors
-    /// The base URL cannot be extended, or there is no TLS on this machine.
+    /// The base URL cannot have a path, or TLS cannot be set up.
     pub fn new(config: &Config, metrics: Arc<Metrics>) -> Result<Self, String> {
-        // reqwest has no provider of its own here; another part of the process may have chosen the same before.
+        // reqwest is built without a TLS provider. An error means that another part of the process
+        // installed the same provider before.
         _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = reqwest::Client::builder()
-            .connect_timeout(CONNECT_LIMIT)
-            // Half of the whole: a question that got lost leaves time for another.
+            .connect_timeout(CONNECT_TIMEOUT)
+            // Half of the total time: after a lost request there is time for a retry.
             .timeout(config.adsbdb_timeout / 2)
             .redirect(reqwest::redirect::Policy::limited(2))
             .user_agent(concat!("slipstream/", env!("CARGO_PKG_VERSION")));
         if config.adsbdb_base_url.scheme() == "http" {
-            // Not the public service: a simulator, which a proxy for the internet does not know.
+            // Not the public service but a simulator, which a proxy to the internet cannot reach.
             builder = builder.no_proxy();
         }
         let http = builder.build().map_err(|error| error.to_string())?;
         let mut url = config.adsbdb_base_url.clone();
-        let mut path = url.path_segments_mut().map_err(|()| "ADSBDB_BASE_URL has no path".to_owned())?;
+        let mut path =
+            url.path_segments_mut().map_err(|()| "ADSBDB_BASE_URL cannot have a path".to_owned())?;
         path.pop_if_empty().extend(["v0", "aircraft", "random"]);
         drop(path);
         Ok(Self {
             http,
             url,
-            gate: Gate::default(),
-            at_a_time: Semaphore::new(config.adsbdb_max_concurrency),
-            limit: config.adsbdb_timeout,
+            rate_limit: RateLimit::default(),
+            request_permits: Semaphore::new(config.adsbdb_max_concurrency),
+            timeout: config.adsbdb_timeout,
             metrics,
         })
     }
 
-    /// A random aircraft.
+    /// Fetches a random aircraft. Transient errors are retried.
     ///
     /// # Errors
-    /// There is none; why.
-    pub async fn random_aircraft(&self) -> Result<Payload, UpstreamFault> {
-        let deadline = Instant::now() + self.limit;
+    /// No aircraft was received. The error states why.
+    pub async fn random_aircraft(&self) -> Result<Payload, UpstreamError> {
+        let deadline = Instant::now() + self.timeout;
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(1));
         loop {
-            let fault = match self.ask(deadline).await {
+            let error = match self.attempt(deadline).await {
                 Ok(payload) => return Ok(payload),
-                Err(fault) => fault,
+                Err(error) => error,
             };
-            let again = Instant::now() + backoff.next_delay();
-            if !fault.is_passing() || backoff.attempts() >= ATTEMPTS || again >= deadline {
-                return Err(fault);
+            let retry_at = Instant::now() + backoff.next_delay();
+            if !error.is_transient() || backoff.attempts() >= MAX_ATTEMPTS || retry_at >= deadline {
+                return Err(error);
             }
-            tracing::debug!(reason = %fault, "adsbdb gave no aircraft, asking again");
-            tokio::time::sleep_until(again).await;
+            tracing::debug!(reason = %error, "request to adsbdb failed, retrying");
+            tokio::time::sleep_until(retry_at).await;
         }
     }
 
-    /// One question, once there is a place for it. Only what is sent is counted.
-    async fn ask(&self, deadline: Instant) -> Result<Payload, UpstreamFault> {
-        self.pass()?;
-        // A permit that comes later leaves too little time for an answer: without this margin each waiting request
-        // would get its permit when the request before it times out, and would be sent only to time out as well.
-        let wait = self.limit - self.limit / 10;
-        let latest = deadline - self.limit / 10;
+    /// Sends one request, as soon as it has a permit. The metric counts only sent requests.
+    async fn attempt(&self, deadline: Instant) -> Result<Payload, UpstreamError> {
+        self.check_rate_limit()?;
+        // A later permit leaves too little time for a response. Without this margin each waiting
+        // request would get its permit when the request before it times out, and time out as well.
+        let margin = self.timeout / 10;
         // The semaphore is never closed.
-        let _permit = tokio::time::timeout_at(latest, self.at_a_time.acquire())
+        let _permit = tokio::time::timeout_at(deadline - margin, self.request_permits.acquire())
             .await
-            .map_err(|_| UpstreamFault::NoPlace(wait))?;
-        self.pass()?;
-        let outcome = tokio::time::timeout_at(deadline, self.exchange()).await;
-        let outcome = outcome.unwrap_or(Err(UpstreamFault::Slow(self.limit)));
-        self.metrics.upstream(outcome.as_ref().map_or_else(UpstreamFault::outcome, |_| "ok"));
-        if let Err(UpstreamFault::Limited(time)) = &outcome {
-            tracing::warn!(seconds = time.as_secs(), "adsbdb limits the rate");
-            self.gate.shut(Instant::now().into_std(), *time);
+            .map_err(|_| UpstreamError::NoPermit(self.timeout - margin))?;
+        self.check_rate_limit()?;
+        let outcome = tokio::time::timeout_at(deadline, self.request()).await;
+        let outcome = outcome.unwrap_or(Err(UpstreamError::Timeout(self.timeout)));
+        self.metrics.upstream(outcome.as_ref().map_or_else(UpstreamError::outcome, |_| "ok"));
+        if let Err(UpstreamError::RateLimited(time)) = &outcome {
+            tracing::warn!(seconds = time.as_secs(), "adsbdb rate limit reached");
+            self.rate_limit.activate(Instant::now().into_std(), *time);
         }
         outcome
     }
 
-    async fn exchange(&self) -> Result<Payload, UpstreamFault> {
+    async fn request(&self) -> Result<Payload, UpstreamError> {
         let mut response =
-            self.http.get(self.url.clone()).send().await.map_err(|error| self.fault(&error))?;
+            self.http.get(self.url.clone()).send().await.map_err(|error| self.transport_error(&error))?;
         let retry_after = service::retry_after(response.headers());
         let mut body = BytesMut::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.fault(&error))? {
-            if body.len() + chunk.len() > MOST_BYTES {
-                return Err(UpstreamFault::TooLong(MOST_BYTES));
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.transport_error(&error))? {
+            if body.len() + chunk.len() > MAX_RESPONSE_BYTES {
+                return Err(UpstreamError::TooLarge(MAX_RESPONSE_BYTES));
             }
             body.extend_from_slice(&chunk);
         }
         let status = response.status().as_u16();
-        Answer { status, retry_after, body: &body }.aircraft()
+        Response { status, retry_after, body: &body }.aircraft()
     }
 
-    fn pass(&self) -> Result<(), UpstreamFault> {
-        self.gate.shut_for(Instant::now().into_std()).map_or(Ok(()), |left| Err(UpstreamFault::Limited(left)))
+    fn check_rate_limit(&self) -> Result<(), UpstreamError> {
+        let remaining = self.rate_limit.remaining(Instant::now().into_std());
+        remaining.map_or(Ok(()), |remaining| Err(UpstreamError::RateLimited(remaining)))
     }
 
-    fn fault(&self, error: &reqwest::Error) -> UpstreamFault {
+    fn transport_error(&self, error: &reqwest::Error) -> UpstreamError {
         if error.is_timeout() && !error.is_connect() {
-            return UpstreamFault::Slow(self.limit / 2);
+            return UpstreamError::Timeout(self.timeout / 2);
         }
-        // The outermost says only that something failed; the innermost says what.
+        // Only the innermost error states the cause.
         let mut cause: &dyn std::error::Error = error;
         while let Some(source) = cause.source() {
             cause = source;
         }
-        UpstreamFault::Unreachable(cause.to_string())
+        UpstreamError::Unreachable(cause.to_string())
     }
 }

@@ -1,4 +1,4 @@
-//! The client of ADSBDB.
+//! The client of ADSBDB, `response` to classify what it returns, and the rate limit that it set.
 
 pub mod client;
 mod rate_limit;

@@ -1,27 +1,28 @@
-//! While ADSBDB's rate limit is known to hold, nobody asks: the gate answers at once how long it stays shut.
+//! ADSBDB's rate limit. While it is active, the client sends no request.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use service::lock::lock;
 
-/// Shut until a point in time, or open.
+/// The end of the active rate limit, if there is one.
 #[derive(Debug, Default)]
-pub struct Gate(Mutex<Option<Instant>>);
+pub struct RateLimit(Mutex<Option<Instant>>);
 
-impl Gate {
-    /// How long it stays shut, if it is.
-    pub fn shut_for(&self, now: Instant) -> Option<Duration> {
+impl RateLimit {
+    /// How long the rate limit is still active. `None` if it is not.
+    pub fn remaining(&self, now: Instant) -> Option<Duration> {
         let mut until = lock(&self.0);
-        let left = until.and_then(|until| until.checked_duration_since(now)).filter(|left| !left.is_zero());
-        if left.is_none() {
+        let remaining =
+            until.and_then(|until| until.checked_duration_since(now)).filter(|left| !left.is_zero());
+        if remaining.is_none() {
             *until = None;
         }
-        left
+        remaining
     }
 
-    /// Shuts it; a longer time that it is shut for already stays.
-    pub fn shut(&self, now: Instant, time: Duration) {
+    /// Activates the rate limit for `time`. An active one that ends later stays.
+    pub fn activate(&self, now: Instant, time: Duration) {
         let mut until = lock(&self.0);
         *until = Some(now + time).max(*until);
     }
@@ -32,13 +33,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_gate_is_shut_until_the_limit_is_over_and_not_longer() {
-        let (gate, now) = (Gate::default(), Instant::now());
-        assert_eq!(gate.shut_for(now), None);
-        gate.shut(now, Duration::from_secs(60));
-        gate.shut(now, Duration::from_secs(5));
-        assert_eq!(gate.shut_for(now + Duration::from_secs(20)), Some(Duration::from_secs(40)));
-        assert_eq!(gate.shut_for(now + Duration::from_secs(60)), None);
-        assert_eq!(gate.shut_for(now), None, "once open, it stays open");
+    fn a_rate_limit_is_active_until_its_latest_end() {
+        let (limit, now) = (RateLimit::default(), Instant::now());
+        assert_eq!(limit.remaining(now), None);
+        limit.activate(now, Duration::from_secs(60));
+        limit.activate(now, Duration::from_secs(5));
+        assert_eq!(limit.remaining(now + Duration::from_secs(20)), Some(Duration::from_secs(40)));
+        assert_eq!(limit.remaining(now + Duration::from_secs(60)), None);
+        assert_eq!(limit.remaining(now), None, "it does not become active again");
     }
 }

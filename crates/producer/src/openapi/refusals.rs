@@ -7,7 +7,7 @@ use events::{EventId, Fault, Rules};
 use serde_json::{Value, json};
 use service::problem::Problem;
 
-use crate::adsbdb::response::UpstreamFault;
+use crate::adsbdb::response::UpstreamError;
 use crate::batch::splitter::RIGHT_TYPES;
 use crate::config::Config;
 use crate::error::ApiError;
@@ -206,13 +206,13 @@ pub fn of_delivery() -> Vec<ApiError> {
 
 /// What ADSBDB may be to blame for.
 pub fn of_adsbdb(config: &Config) -> [Refusal; 5] {
-    let status = UpstreamFault::Status { status: 500, words: None, retry_after: None };
+    let status = UpstreamError::Status { status: 500, text: None, retry_after: None };
     let named = |name: &str, fault| Refusal { name: name.into(), ..ApiError::Upstream(fault).into() };
     [
-        named("limited", UpstreamFault::Limited(Duration::from_secs(60))),
-        named("slow", UpstreamFault::Slow(config.adsbdb_timeout)),
-        named("unreachable", UpstreamFault::Unreachable("Connection refused (os error 111)".into())),
+        named("limited", UpstreamError::RateLimited(Duration::from_secs(60))),
+        named("slow", UpstreamError::Timeout(config.adsbdb_timeout)),
+        named("unreachable", UpstreamError::Unreachable("Connection refused (os error 111)".into())),
         named("status", status),
-        named("nonsense", UpstreamFault::Nonsense("not a JSON object".into())),
+        named("nonsense", UpstreamError::InvalidResponse("not a JSON object".into())),
     ]
 }

@@ -1,7 +1,7 @@
-//! One poll job: its state and counts, and the task that makes its calls. They follow a fixed schedule and never
-//! overlap: a call that takes longer than the interval skips what it missed, and a rate limit is waited for.
+//! One poll job: its state, its counts and the loop that makes its calls. The calls follow a fixed
+//! schedule and never overlap. A call longer than the interval skips ticks, and `Retry-After` delays
+//! the next call.
 
-use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -11,26 +11,19 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::schedule::{Schedule, Seconds};
-use super::tick::{Tick, next_tick};
-use crate::app::Producer;
+use super::schedule::{Schedule, Seconds, Tick, next_tick};
 use crate::clock::wall_ms;
-use crate::error::ApiError;
-use crate::routes::aircraft;
-use crate::shutdown::Admission;
 use service::lock::lock;
 
-/// What a job is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// It calls, or waits for its next call.
     Running,
-    /// Its time is over, and at least one call succeeded.
+    /// The job ended at its time, and at least one call succeeded.
     Done,
-    /// It was cancelled, or the process stops.
+    /// The job was cancelled, by a request or by the shutdown.
     Cancelled,
-    /// Its time is over, and not one call succeeded.
+    /// The job ended at its time, and no call succeeded.
     Failed,
 }
 
@@ -45,9 +38,9 @@ impl State {
     }
 }
 
-/// What a job has done so far.
+/// The job as the API shows it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Report {
+pub struct JobReport {
     job_id: String,
     state: State,
     interval_sec: Seconds,
@@ -61,9 +54,24 @@ pub struct Report {
     last_error: Option<String>,
 }
 
+/// The result of one call.
+#[derive(Debug)]
+pub enum CallResult {
+    /// An aircraft was ingested.
+    Sent,
+    /// The call was cancelled before Kafka received an event.
+    Cancelled,
+    Failed {
+        error: String,
+        /// Minimum time to the next call.
+        retry_after: Duration,
+    },
+}
+
 #[derive(Debug)]
 struct Progress {
     state: State,
+    /// The end, on both clocks.
     ended: Option<(Instant, Option<Millis>)>,
     next_tick_at: Option<Millis>,
     sent: u64,
@@ -72,7 +80,7 @@ struct Progress {
     last_error: Option<String>,
 }
 
-/// A job, shared by its task and those who ask for it.
+/// A job. Its task and the requests for it share it.
 #[derive(Debug)]
 pub struct Job {
     id: String,
@@ -84,14 +92,14 @@ pub struct Job {
 }
 
 impl Job {
-    /// A job that begins now; `stop` cancels it too.
-    pub fn new(schedule: Schedule, stop: &CancellationToken, now: Instant) -> Self {
+    /// Creates a job that starts now. `shutdown` cancels it too.
+    pub fn new(schedule: Schedule, shutdown: &CancellationToken, now: Instant) -> Self {
         Self {
             id: Uuid::now_v7().to_string(),
             schedule,
             started: now,
             started_at: Millis::new(wall_ms()),
-            cancelled: stop.child_token(),
+            cancelled: shutdown.child_token(),
             progress: Mutex::new(Progress {
                 state: State::Running,
                 ended: None,
@@ -104,23 +112,27 @@ impl Job {
         }
     }
 
-    /// Its id.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// How long it will still run; `None` if it does not run any more.
-    pub fn left(&self, now: Instant) -> Option<Duration> {
+    /// Cancelled when the job is cancelled.
+    pub fn cancelled(&self) -> &CancellationToken {
+        &self.cancelled
+    }
+
+    /// Time to the end of a running job. `None` if it has ended.
+    pub fn remaining(&self, now: Instant) -> Option<Duration> {
         let running = lock(&self.progress).state == State::Running;
         running.then(|| self.end().saturating_duration_since(now))
     }
 
-    /// How long ago it ended; `None` if it still runs.
-    pub fn ended_for(&self, now: Instant) -> Option<Duration> {
+    /// Time since the end of the job. `None` if it runs.
+    pub fn time_since_end(&self, now: Instant) -> Option<Duration> {
         lock(&self.progress).ended.map(|(ended, _)| now.saturating_duration_since(ended))
     }
 
-    /// No call begins any more.
+    /// Cancels the job. No further call starts.
     pub fn cancel(&self, now: Instant) {
         self.cancelled.cancel();
         self.finish(State::Cancelled, now);
@@ -130,7 +142,7 @@ impl Job {
         self.started + self.schedule.duration_sec.duration()
     }
 
-    /// The first end counts.
+    /// Sets the final state, unless the job has one.
     fn finish(&self, state: State, now: Instant) {
         let mut progress = lock(&self.progress);
         if progress.state == State::Running {
@@ -140,10 +152,9 @@ impl Job {
         }
     }
 
-    /// What it has done so far.
-    pub fn report(&self) -> Report {
+    pub fn report(&self) -> JobReport {
         let progress = lock(&self.progress);
-        Report {
+        JobReport {
             job_id: self.id.clone(),
             state: progress.state,
             interval_sec: self.schedule.interval_sec,
@@ -158,7 +169,7 @@ impl Job {
         }
     }
 
-    fn note(&self, tick: Tick) {
+    fn record_tick(&self, tick: Tick) {
         let wait = tick.at.saturating_duration_since(Instant::now()).as_millis();
         let at = wall_ms().saturating_add(i64::try_from(wait).unwrap_or(i64::MAX));
         let mut progress = lock(&self.progress);
@@ -166,41 +177,61 @@ impl Job {
         progress.next_tick_at =
             (progress.state == State::Running && tick.at < self.end()).then(|| Millis::new(at)).flatten();
     }
+
+    /// Records the result of a call. Returns the minimum time to the next call.
+    fn record_call(&self, result: CallResult) -> Duration {
+        let mut progress = lock(&self.progress);
+        match result {
+            CallResult::Sent => {
+                progress.sent += 1;
+                Duration::ZERO
+            }
+            CallResult::Cancelled => Duration::ZERO,
+            CallResult::Failed { error, retry_after } => {
+                progress.failed += 1;
+                progress.last_error = Some(error);
+                retry_after
+            }
+        }
+    }
 }
 
-/// A job whose task is gone has ended, whatever became of the task.
-struct Ending(Arc<Job>);
+/// Ends the job when its task ends, also if the task panics.
+struct EndGuard<'j>(&'j Job);
 
-impl Drop for Ending {
+impl Drop for EndGuard<'_> {
     fn drop(&mut self) {
         self.0.finish(State::Failed, Instant::now());
     }
 }
 
-/// Runs a job to its end.
-pub async fn run(job: Arc<Job>, producer: Producer, _unfinished: Admission) {
-    let ending = Ending(Arc::clone(&job));
+/// Runs a job to its end. `call` makes one call.
+pub async fn run<F>(job: &Job, call: impl Fn() -> F)
+where
+    F: Future<Output = CallResult>,
+{
+    let guard = EndGuard(job);
     let interval = job.schedule.interval_sec.duration();
     let mut tick = Tick { at: job.started, skipped: 0 };
     while tick.at < job.end() {
         if job.cancelled.run_until_cancelled(tokio::time::sleep_until(tick.at)).await.is_none() {
             break;
         }
-        let pause = call(&job, &producer).await;
+        let pause = job.record_call(call().await);
         tick = next_tick(tick.at, interval, Instant::now() + pause, job.end());
-        job.note(tick);
+        job.record_tick(tick);
     }
     job.cancelled.run_until_cancelled(tokio::time::sleep_until(job.end())).await;
-    let in_vain = lock(&job.progress).sent == 0;
+    let none_sent = lock(&job.progress).sent == 0;
     job.finish(
-        match (job.cancelled.is_cancelled(), in_vain) {
+        match (job.cancelled.is_cancelled(), none_sent) {
             (true, _) => State::Cancelled,
             (false, true) => State::Failed,
             (false, false) => State::Done,
         },
         Instant::now(),
     );
-    drop(ending);
+    drop(guard);
     let report = job.report();
     tracing::info!(
         job_id = report.job_id,
@@ -210,27 +241,4 @@ pub async fn run(job: Arc<Job>, producer: Producer, _unfinished: Admission) {
         skipped_ticks = report.skipped_ticks,
         "poll job ended"
     );
-}
-
-/// One call; how long the next one should wait at least.
-async fn call(job: &Job, producer: &Producer) -> Duration {
-    let outcome = aircraft::take_one(producer, None, &job.cancelled).await;
-    let mut progress = lock(&job.progress);
-    match outcome {
-        Ok(_) => {
-            progress.sent += 1;
-            Duration::ZERO
-        }
-        // Given up before anything was asked of Kafka: no failure, just the end.
-        Err(ApiError::NotStored { reason: "stopping", .. }) if job.cancelled.is_cancelled() => Duration::ZERO,
-        Err(error) => {
-            let problem = error.problem();
-            tracing::debug!(job_id = job.id, reason = problem.detail, "poll call failed");
-            producer.metrics.rejected(error.reason(), 1);
-            producer.note_failure(&problem.detail);
-            progress.failed += 1;
-            progress.last_error = Some(problem.detail);
-            problem.retry_after.unwrap_or_default()
-        }
-    }
 }

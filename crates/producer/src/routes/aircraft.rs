@@ -1,5 +1,5 @@
-//! `POST /ingest/adsbdb`: one aircraft of ADSBDB becomes one event of the source `adsbdb`, with the aircraft's text
-//! byte for byte as its payload.
+//! `POST /ingest/adsbdb`: fetches one aircraft from ADSBDB and ingests it as one event of source
+//! `adsbdb`. The aircraft's text is the payload, byte for byte.
 
 use axum::extract::{Extension, Request, State};
 use events::Draft;
@@ -10,7 +10,7 @@ use crate::error::ApiError;
 use crate::routes::ingest::{Accepted, accept, new_id, traceparent};
 use crate::shutdown::Admission;
 
-/// The handler. A body is not looked at.
+/// The handler of `POST /ingest/adsbdb`. It ignores the body.
 pub async fn ingest_aircraft(
     State(producer): State<Producer>,
     Extension(admission): Extension<Admission>,
@@ -19,19 +19,20 @@ pub async fn ingest_aircraft(
     if !admission.granted() {
         return Err(ApiError::stopping(None));
     }
-    take_one(&producer, traceparent(request.headers()), &CancellationToken::new()).await
+    fetch_and_ingest(&producer, traceparent(request.headers()), &CancellationToken::new()).await
 }
 
-/// Asks for an aircraft and accepts it. `cancelled` ends the question; an event that Kafka has been given is awaited.
+/// Fetches an aircraft and ingests it. `cancelled` ends the request to ADSBDB. It does not end the
+/// delivery of an event that Kafka received.
 ///
 /// # Errors
-/// 502, and what [`accept`] refuses.
-pub async fn take_one(
+/// 502, and the errors of [`accept`].
+pub async fn fetch_and_ingest(
     producer: &Producer,
     traceparent: Option<&str>,
     cancelled: &CancellationToken,
 ) -> Result<Accepted, ApiError> {
-    // Known to be in vain: ADSBDB is not asked for nothing.
+    // The event could not be stored, so ADSBDB gets no request.
     if let Err(why) = producer.kafka.ready() {
         return Err(ApiError::NotStored { reason: "kafka_away", why, id: None });
     }

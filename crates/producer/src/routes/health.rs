@@ -28,7 +28,7 @@ impl HealthSource for Producer {
                 "accepted": counters.accepted(),
                 "rejected": counters.rejected(),
                 "unconfirmed": counters.unconfirmed(),
-                "poll_jobs": self.jobs.running(),
+                "poll_jobs": self.jobs.running_count(),
                 "kafka_queue_records": self.kafka.queued_records(),
             },
             "last_error": self.last_failure(),
@@ -43,7 +43,7 @@ impl HealthSource for Producer {
         let metrics = &self.metrics;
         metrics.kafka_up.set(i64::from(self.kafka.ready().is_ok()));
         metrics.kafka_queue_records.set(self.kafka.queued_records());
-        metrics.poll_jobs.set(i64::try_from(self.jobs.running()).unwrap_or(i64::MAX));
+        metrics.poll_jobs.set(i64::try_from(self.jobs.running_count()).unwrap_or(i64::MAX));
         &metrics.registry
     }
 }

@@ -1,6 +1,6 @@
 //! The route table, and what is known of a route before its handler is called.
 
-pub mod aircraft;
+mod aircraft;
 mod batch;
 pub mod docs;
 mod health;

@@ -1,4 +1,6 @@
-//! `/ingest/adsbdb/poll`: jobs in the background that call what `POST /ingest/adsbdb` calls, again and again.
+//! `/ingest/adsbdb/poll`: jobs that repeat `POST /ingest/adsbdb` in the background.
+
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
@@ -9,10 +11,11 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::time::Instant;
 
+use super::aircraft::fetch_and_ingest;
 use crate::app::Producer;
 use crate::error::ApiError;
 use crate::http::middleware::HadBody;
-use crate::poll_jobs::job::{self, Report};
+use crate::poll_jobs::job::{self, CallResult, Job, JobReport};
 use crate::poll_jobs::schedule::Schedule;
 use crate::shutdown::Admission;
 
@@ -29,7 +32,7 @@ pub async fn start(
     if !admission.granted() {
         return Err(ApiError::stopping(None));
     }
-    let job = producer.jobs.start(schedule, &producer.stopping, Instant::now())?;
+    let job = producer.jobs.start(schedule, &producer.stopping.begun(), Instant::now())?;
     let location = format!("/ingest/adsbdb/poll/{}", job.id());
     let body = json!({
         "status": "started",
@@ -37,34 +40,55 @@ pub async fn start(
         "interval_sec": schedule.interval_sec,
         "duration_sec": schedule.duration_sec,
     });
-    // It counts as unfinished work until it ends; stopping cancels it.
-    tokio::spawn(job::run(job, producer, admission));
+    tokio::spawn(async move {
+        job::run(&job, || call(&job, &producer)).await;
+        // The job counts as unfinished work until here. The shutdown cancels it.
+        drop(admission);
+    });
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(body)).into_response())
 }
 
-/// The id in the path; one that is not UTF-8 names no job.
+/// One call of a job.
+async fn call(job: &Job, producer: &Producer) -> CallResult {
+    match fetch_and_ingest(producer, None, job.cancelled()).await {
+        Ok(_) => CallResult::Sent,
+        Err(ApiError::NotStored { reason: "stopping", .. }) if job.cancelled().is_cancelled() => {
+            CallResult::Cancelled
+        }
+        Err(error) => {
+            let problem = error.problem();
+            tracing::debug!(job_id = job.id(), reason = problem.detail, "poll call failed");
+            producer.metrics.rejected(error.reason(), 1);
+            producer.note_failure(&problem.detail);
+            let retry_after: Duration = problem.retry_after.unwrap_or_default();
+            CallResult::Failed { error: problem.detail, retry_after }
+        }
+    }
+}
+
+/// The job id in the path. An id that is not UTF-8 is an unknown job.
 type JobId = Result<Path<String>, PathRejection>;
 
-/// What `GET` lists.
+/// The response of `GET` without a job id.
 #[derive(Debug, Serialize)]
-pub struct List {
-    jobs: Vec<Report>,
+pub struct JobList {
+    jobs: Vec<JobReport>,
 }
 
-/// `GET`: all jobs that run or have ended within the last hour, the newest first.
-pub async fn list(State(producer): State<Producer>) -> Json<List> {
-    let jobs = producer.jobs.all(Instant::now());
-    Json(List { jobs: jobs.iter().map(|job| job.report()).collect() })
+/// `GET`: lists all running jobs and those that ended within the last hour, the newest first.
+pub async fn list(State(producer): State<Producer>) -> Json<JobList> {
+    let jobs = producer.jobs.list(Instant::now());
+    Json(JobList { jobs: jobs.iter().map(|job| job.report()).collect() })
 }
 
-/// `GET …/{job_id}`.
-pub async fn show(State(producer): State<Producer>, id: JobId) -> Result<Json<Report>, ApiError> {
+/// `GET …/{job_id}`: shows a job.
+pub async fn show(State(producer): State<Producer>, id: JobId) -> Result<Json<JobReport>, ApiError> {
     let Path(id) = id.map_err(|_| ApiError::NoSuchJob)?;
     producer.jobs.find(&id, Instant::now()).map(|job| Json(job.report())).ok_or(ApiError::NoSuchJob)
 }
 
-/// `DELETE …/{job_id}`: no call begins any more; one that is under way ends.
-pub async fn cancel(State(producer): State<Producer>, id: JobId) -> Result<Json<Report>, ApiError> {
+/// `DELETE …/{job_id}`: cancels a job. No further call starts, and a running request to ADSBDB ends.
+pub async fn cancel(State(producer): State<Producer>, id: JobId) -> Result<Json<JobReport>, ApiError> {
     let Path(id) = id.map_err(|_| ApiError::NoSuchJob)?;
     let job = producer.jobs.find(&id, Instant::now()).ok_or(ApiError::NoSuchJob)?;
     job.cancel(Instant::now());
