@@ -100,7 +100,7 @@ impl ReplaceableClient {
             Ok(client) => {
                 let old = self.swap(Some(client));
                 self.health.record_replacement(error);
-                // Records in flight may still be acknowledged. Dropping the client purges the others.
+                // Records in flight may still be acknowledged. The drop purges the others.
                 tokio::task::spawn_blocking(move || old.map(|old| old.flush(FLUSH_TIMEOUT)));
             }
             Err(error) => tracing::error!(error = %error, "kafka client cannot be created"),

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use service::lock::lock;
 
-/// librdkafka suppresses a connection's error if the connection had the same error within this time.
+/// librdkafka does not report an error of a connection again within this time.
 const ERROR_SUPPRESSION: Duration = Duration::from_secs(30);
 /// Time for which an acknowledgement proves that a broker answers.
 pub const ACK_FRESHNESS: Duration = Duration::from_secs(1);

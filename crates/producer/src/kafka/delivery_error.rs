@@ -44,7 +44,7 @@ impl DeliveryError {
 /// Why one attempt to deliver a record failed.
 #[derive(Debug)]
 pub enum AttemptError {
-    /// The broker rejected librdkafka's whole batch for its size. This says nothing about one record.
+    /// The broker rejected librdkafka's whole batch for its size. One record in it may be small.
     BatchTooLarge,
     /// The result for the record.
     Final(DeliveryError),
@@ -72,7 +72,7 @@ pub fn classify(failure: DeliveryFailure, disconnected: bool) -> AttemptError {
         // The record was in the local queue. librdkafka remembers whether it ever left that queue,
         // so a broken connection does not matter.
         Code::PurgeQueue if never_stored => DeliveryError::not_stored("kafka_refused", detail).into(),
-        // The broker rejects these before it stores anything. It stores a batch whole or not at all.
+        // The broker reports these before it stores anything. It stores a whole batch or nothing.
         Code::UnknownTopic
         | Code::UnknownPartition
         | Code::UnknownTopicOrPartition

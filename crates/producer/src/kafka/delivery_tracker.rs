@@ -113,8 +113,8 @@ impl DeliveryTracker {
         u32::try_from(slot).unwrap_or(u32::MAX)
     }
 
-    /// Sets a slot to the error at `error_index`. `pending` tells that there was no delivery report:
-    /// the record was not sent.
+    /// Sets a slot to the error at `error_index`. `pending` is true if the record was not sent, so
+    /// that it still counts as pending.
     pub fn fail(&self, slot: u32, error_index: u32, pending: bool) {
         let mut state = lock(&self.state);
         state.set(slot, DeliveryState::Failed(error_index));

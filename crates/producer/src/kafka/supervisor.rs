@@ -35,7 +35,7 @@ pub async fn supervise(client: Arc<ReplaceableClient>, topic: Arc<str>, shutdown
             pause = INIT_TIMEOUT + backoff.next_delay();
         } else {
             let (error_count, probed_at) = (client.health.error_count(), client.health.elapsed());
-            // Metadata may be slow while records are acknowledged. An acknowledgement is an answer too.
+            // Metadata may be slow while records are acknowledged, which is an answer too.
             if client.probe(&topic).await || client.health.acked_since(probed_at) {
                 client.health.record_answer(error_count);
                 if client.health.status() == ClientStatus::Healthy {

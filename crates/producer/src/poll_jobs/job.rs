@@ -1,6 +1,6 @@
 //! One poll job: its state, its counts and the loop that makes its calls. The calls follow a fixed
-//! schedule and never overlap. A call longer than the interval skips ticks, and `Retry-After` delays
-//! the next call.
+//! schedule and never overlap. A call longer than the interval skips ticks. `Retry-After` delays the
+//! next call.
 
 use std::sync::Mutex;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! Batches and a broker that is away, slow, full or refuses: each result is as true as the answer to a single event.
+//! Batches while the broker is unavailable or slow, or rejects records. Each result is as reliable
+//! as the response to a single event.
 
 use std::time::{Duration, Instant};
 
@@ -16,109 +17,113 @@ const NAMED: &str = r#"{"id":"a-1","source":"manual","payload":{}}"#;
 const UNNAMED: &str = r#"{"source":"manual","payload":{}}"#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_the_broker_is_away_each_event_is_a_503_at_once() {
+async fn while_the_broker_is_unavailable_each_event_is_a_503_at_once() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     cluster.mock.broker_down(-1).unwrap();
     app.readyz(503).await;
     let began = Instant::now();
-    let answer = app.batch(&[NAMED, UNNAMED]).await;
+    let response = app.batch(&[NAMED, UNNAMED]).await;
     assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
-    let (seconds, body) = answer.retry_after(503);
+    let (seconds, body) = response.retry_after(503);
     assert_says(&body, &["no event was accepted"]);
-    assert_eq!((seconds, answer.statuses()), (1, vec![503, 503]));
-    let (named, unnamed) = (answer.result(0), answer.result(1));
+    assert_eq!((seconds, response.statuses()), (1, vec![503, 503]));
+    let (named, unnamed) = (response.result(0), response.result(1));
     assert_eq!((&named["id"], &named["retryable"]), (&json!("a-1"), &json!(true)));
     assert_says(&named, &["nothing was stored", "kafka does not answer"]);
-    assert_eq!(unnamed["id"].as_str().map(str::len), Some(36), "a generated id is told too");
-    let answer = app.batch(&[NAMED, "oops"]).await;
-    assert_eq!((answer.status, answer.statuses()), (207, vec![503, 400]));
+    assert_eq!(unnamed["id"].as_str().map(str::len), Some(36), "a generated id is in the result too");
+    let response = app.batch(&[NAMED, "oops"]).await;
+    assert_eq!((response.status, response.statuses()), (207, vec![503, 400]));
     assert_eq!(app.metric(r#"slipstream_events_rejected_total{reason="kafka_away"}"#).await, Some(3.0));
     let health = app.get("/health").await.json();
     assert!(health["last_error"].as_str().unwrap().contains("nothing was stored"), "{health}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn events_whose_acknowledgement_does_not_come_are_504_with_their_ids() {
+async fn an_event_without_acknowledgement_is_a_504_with_its_id() {
     let cluster = Cluster::start();
     let app = cluster.application(&[("DELIVERY_TIMEOUT_MS", "1000")]).await;
     cluster.mock.broker_round_trip_time(-1, Duration::from_secs(60)).unwrap();
     let began = Instant::now();
-    let answer = app.batch(&[NAMED, UNNAMED, "{}"]).await;
+    let response = app.batch(&[NAMED, UNNAMED, "{}"]).await;
     assert!(began.elapsed() < Duration::from_millis(2500), "{:?}", began.elapsed());
-    assert_eq!((answer.status, answer.statuses()), (207, vec![504, 504, 422]));
-    assert_eq!(answer.result(0)["id"], "a-1");
-    assert_says(&answer.result(0), &["may or may not be stored", "same id is safe"]);
-    assert_eq!(answer.result(1)["id"].as_str().map(str::len), Some(36));
-    let answer = app.batch(&[NAMED]).await;
-    answer.problem(504, true);
+    assert_eq!((response.status, response.statuses()), (207, vec![504, 504, 422]));
+    assert_eq!(response.result(0)["id"], "a-1");
+    assert_says(&response.result(0), &["may or may not be stored", "same id is safe"]);
+    assert_eq!(response.result(1)["id"].as_str().map(str::len), Some(36));
+    let response = app.batch(&[NAMED]).await;
+    response.problem(504, true);
     assert_eq!((app.counters.unconfirmed(), app.counters.rejected()), (3, 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_queue_is_waited_for_until_the_deadline() {
+async fn a_full_queue_delays_a_batch_until_the_delivery_timeout() {
     let cluster = Cluster::start();
     let full = [("KAFKA_PROPERTIES", "queue.buffering.max.messages=1"), ("DELIVERY_TIMEOUT_MS", "1000")];
     let app = cluster.application(&full).await;
-    let answer = app.batch(&[NAMED; 20]).await;
-    assert_eq!((answer.status, answer.statuses()), (202, vec![202; 20]), "one after another");
+    let response = app.batch(&[NAMED; 20]).await;
+    assert_eq!((response.status, response.statuses()), (202, vec![202; 20]), "sent one after another");
     cluster.mock.broker_round_trip_time(-1, Duration::from_secs(60)).unwrap();
-    let answer = app.batch(&[NAMED, NAMED]).await;
-    assert_eq!(answer.status, 207);
-    assert_says(&answer.result(0), &["may or may not be stored"]);
-    let second = answer.result(1);
+    let response = app.batch(&[NAMED, NAMED]).await;
+    assert_eq!(response.status, 207);
+    assert_says(&response.result(0), &["may or may not be stored"]);
+    let second = response.result(1);
     match second["status"].as_u64() {
         Some(503) => assert_says(&second, &["nothing was stored", "too many events"]),
-        // The first one's end made room for it.
+        // The queue had room again when the first event timed out.
         Some(504) => assert_says(&second, &["may or may not be stored"]),
         _ => panic!("{second}"),
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refusal_of_the_broker_is_a_503_for_each_event() {
+async fn a_rejection_by_the_broker_is_a_503_for_each_event() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     cluster.mock.request_errors(Api::Produce, &[Wire::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED; 8]);
-    let answer = app.batch(&[NAMED, NAMED]).await;
-    answer.retry_after(503);
-    assert_says(&answer.result(1), &["nothing was stored", "uthorization"]);
+    let response = app.batch(&[NAMED, NAMED]).await;
+    response.retry_after(503);
+    assert_says(&response.result(1), &["nothing was stored", "uthorization"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_passing_error_of_the_broker_is_not_seen_by_the_client() {
+async fn a_transient_error_of_the_broker_is_hidden_from_the_client() {
     let cluster = Cluster::start();
-    // The mock cluster takes a later request though an earlier one failed, which a broker refuses.
-    let one_by_one = [("KAFKA_PROPERTIES", "max.in.flight.requests.per.connection=1")];
-    let app = cluster.application(&one_by_one).await;
-    let passing = [
+    // The mock cluster accepts a request after an earlier one failed. A broker rejects it.
+    let sequential = [("KAFKA_PROPERTIES", "max.in.flight.requests.per.connection=1")];
+    let app = cluster.application(&sequential).await;
+    let transient = [
         Wire::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
         Wire::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
         Wire::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT,
     ];
-    cluster.mock.request_errors(Api::Produce, &passing);
-    let answer = app.batch(&[UNNAMED; 50]).await;
-    assert_eq!(answer.status, 202, "{answer:?}");
+    cluster.mock.request_errors(Api::Produce, &transient);
+    let response = app.batch(&[UNNAMED; 50]).await;
+    assert_eq!(response.status, 202, "{response:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn events_that_were_refused_with_their_whole_batch_are_sent_again_alone() {
+async fn events_rejected_with_their_librdkafka_batch_are_sent_again_alone() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     cluster.mock.request_errors(Api::Produce, &[Wire::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
     let began = Instant::now();
-    let answer = app.batch(&[NAMED; 100]).await;
+    let response = app.batch(&[NAMED; 100]).await;
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
-    assert_eq!((answer.status, answer.statuses()), (202, vec![202; 100]));
-    let mut offsets: Vec<i64> =
-        answer.json()["results"].as_array().unwrap().iter().map(|r| r["offset"].as_i64().unwrap()).collect();
+    assert_eq!((response.status, response.statuses()), (202, vec![202; 100]));
+    let mut offsets: Vec<i64> = response.json()["results"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| r["offset"].as_i64().unwrap())
+        .collect();
     offsets.sort_unstable();
-    assert!(offsets.windows(2).all(|pair| pair[0] < pair[1]), "each is stored once: {offsets:?}");
+    assert!(offsets.windows(2).all(|pair| pair[0] < pair[1]), "each event is stored once: {offsets:?}");
 }
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_the_record_above_the_brokers_limit_is_refused_for_its_size() {
+async fn only_the_record_above_the_brokers_limit_is_rejected_for_its_size() {
     let (bootstrap, topic) = (shared().await, unique("small"));
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", bootstrap).create().unwrap();
@@ -128,34 +133,34 @@ async fn only_the_record_above_the_brokers_limit_is_refused_for_its_size() {
     let event = |bytes: usize| format!(r#"{{"source":"manual","payload":{{"x":"{}"}}}}"#, "y".repeat(bytes));
     let (small, large) = (event(500), event(4000));
     let events: Vec<&str> = (0..200).map(|number| if number == 30 { &*large } else { &*small }).collect();
-    let answer = app.batch(&events).await;
-    assert_eq!(answer.status, 207);
-    for (number, status) in answer.statuses().into_iter().enumerate() {
+    let response = app.batch(&events).await;
+    assert_eq!(response.status, 207);
+    for (number, status) in response.statuses().into_iter().enumerate() {
         assert_eq!(status, if number == 30 { 413 } else { 202 }, "{number}");
     }
-    assert_says(&answer.result(30), &["kafka's limit"]);
+    assert_says(&response.result(30), &["kafka's limit"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_the_broker_disowns_is_replaced_under_a_batch() {
+async fn a_client_whose_producer_id_is_rejected_is_replaced_during_a_batch() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     cluster.mock.request_errors(Api::Produce, &[Wire::RD_KAFKA_RESP_ERR_PRODUCER_FENCED]);
     app.batch(&[NAMED]).await.problem(504, true);
     let began = Instant::now();
     loop {
-        let answer = app.batch(&[NAMED; 10]).await;
-        if answer.status == 202 {
+        let response = app.batch(&[NAMED; 10]).await;
+        if response.status == 202 {
             break;
         }
-        assert!(answer.statuses().iter().all(|status| matches!(status, 202 | 503)), "{answer:?}");
-        assert!(began.elapsed() < Duration::from_secs(15), "{answer:?}");
+        assert!(response.statuses().iter().all(|status| matches!(status, 202 | 503)), "{response:?}");
+        assert!(began.elapsed() < Duration::from_secs(15), "{response:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g7_a_batch_that_cannot_be_finished_is_given_up_truthfully_within_10_seconds() {
+async fn g7_an_unfinished_batch_ends_truthfully_within_10_s_of_the_shutdown() {
     let cluster = Cluster::start();
     let slow = [("DELIVERY_TIMEOUT_MS", "60000"), ("REQUEST_TIMEOUT_MS", "60000")];
     let app = cluster.application(&slow).await;
@@ -174,10 +179,10 @@ async fn g7_a_batch_that_cannot_be_finished_is_given_up_truthfully_within_10_sec
         app.readyz(503).await;
         app.batch(&[NAMED]).await.retry_after(503);
     };
-    let (answer, ()) = tokio::join!(app.raw(&parts), stop);
-    assert_eq!((answer.status, answer.statuses()), (207, vec![504, 503]), "{answer:?}");
-    assert_eq!(answer.result(0)["id"], "a-1");
-    assert_says(&answer.result(1), &["nothing was stored", "stopping"]);
+    let (response, ()) = tokio::join!(app.raw(&parts), stop);
+    assert_eq!((response.status, response.statuses()), (207, vec![504, 503]), "{response:?}");
+    assert_eq!(response.result(0)["id"], "a-1");
+    assert_says(&response.result(1), &["nothing was stored", "stopping"]);
     app.stop().await;
     assert!(began.elapsed() < Duration::from_secs(11), "{:?}", began.elapsed());
 }

@@ -1,4 +1,4 @@
-//! Batches against a real broker that goes away: what was said to be stored is stored.
+//! Batches against a real broker that is killed: each accepted event is stored.
 
 use std::fmt::Write;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use crate::application::{Answer, Application, PATIENCE};
 use crate::real_broker::assert_kept;
 
-/// A request of which the body is written bit by bit.
+/// A batch request whose body is written in parts.
 struct Upload {
     connection: TcpStream,
     events: usize,
@@ -36,41 +36,49 @@ impl Upload {
 
     async fn end(mut self) -> Answer {
         self.connection.write_all(b"0\r\n\r\n").await.unwrap();
-        let mut answer = Vec::new();
-        self.connection.read_to_end(&mut answer).await.unwrap();
-        Answer::parse(&answer)
+        let mut response = Vec::new();
+        self.connection.read_to_end(&mut response).await.unwrap();
+        Answer::parse(&response)
     }
 }
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g1_a_broker_killed_under_a_batch_loses_nothing_that_was_accepted() {
+async fn g1_a_broker_killed_during_a_batch_loses_no_accepted_event() {
     let broker = testkit::servers::start_broker().await;
     let app = Application::start(&broker.bootstrap(), &[("DELIVERY_TIMEOUT_MS", "5000")]).await.ready().await;
     let mut upload = Upload::begin(&app).await;
     upload.write(1000).await;
     let began = Instant::now();
     while app.metric("slipstream_kafka_delivery_seconds_count").await != Some(1000.0) {
-        assert!(began.elapsed() < PATIENCE, "nothing is sent");
+        assert!(began.elapsed() < PATIENCE, "no event is sent");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    // In flight when the broker goes, and after it went.
+    // Events in flight at the kill, and events after it.
     upload.write(3000).await;
     broker.kill();
     upload.write(1000).await;
     app.readyz(503).await;
     upload.write(1000).await;
     let written = upload.events;
-    let answer = upload.end().await;
-    let statuses = answer.statuses();
-    assert_eq!((answer.status, statuses.len()), (207, written));
+    let response = upload.end().await;
+    let statuses = response.statuses();
+    assert_eq!((response.status, statuses.len()), (207, written));
     assert!(statuses.iter().all(|status| matches!(status, 202 | 503 | 504)), "{statuses:?}");
-    assert!(statuses[written - 1000..].iter().all(|status| *status == 503), "known to be away");
+    assert!(
+        statuses[written - 1000..].iter().all(|status| *status == 503),
+        "kafka is known to be unavailable"
+    );
     assert!(statuses[..1000].iter().all(|status| *status == 202), "acknowledged before the kill");
 
     broker.restart().await.unwrap();
-    let accepted =
-        answer.json()["results"].as_array().unwrap().iter().filter(|r| r["status"] == 202).cloned().collect();
+    let accepted = response.json()["results"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|r| r["status"] == 202)
+        .cloned()
+        .collect();
     assert_kept(&broker.bootstrap(), &app.topic, accepted).await;
     app.readyz(200).await;
     assert_eq!(app.batch(&[r#"{"source":"manual","payload":{}}"#]).await.status, 202);

@@ -1,4 +1,5 @@
-//! gzip and zstd bodies: the limits are those of what they become, and a bomb is a 413 in bounded memory.
+//! gzip and zstd bodies: the limits apply to the decompressed body. A decompression bomb is a 413
+//! and uses bounded memory.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -35,7 +36,7 @@ fn headers<'a>(coding: &'a str, media_type: &'a str) -> [(&'a str, &'a str); 2] 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_ingest_endpoint_takes_gzip_and_zstd() {
+async fn every_ingest_endpoint_accepts_gzip_and_zstd() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     let lines = [EVENT; 1000].join("\n");
@@ -43,11 +44,11 @@ async fn every_ingest_endpoint_takes_gzip_and_zstd() {
         ("gzip", gzip(EVENT.as_bytes()).await, gzip(lines.as_bytes()).await),
         ("zstd", zstd(EVENT.as_bytes(), &[]).await, zstd(lines.as_bytes(), &[]).await),
     ] {
-        let answer = app.post_bytes("/ingest", &headers(coding, "application/json"), &one).await;
-        assert_eq!((answer.status, &answer.json()["id"]), (202, &"a-1".into()), "{coding}: {answer:?}");
-        let answer = app.post_bytes("/ingest/batch", &headers(coding, "application/x-ndjson"), &many).await;
-        assert_eq!((answer.status, answer.statuses()), (202, vec![202; 1000]), "{coding}");
-        // Several members, one after another, are one body.
+        let response = app.post_bytes("/ingest", &headers(coding, "application/json"), &one).await;
+        assert_eq!((response.status, &response.json()["id"]), (202, &"a-1".into()), "{coding}: {response:?}");
+        let response = app.post_bytes("/ingest/batch", &headers(coding, "application/x-ndjson"), &many).await;
+        assert_eq!((response.status, response.statuses()), (202, vec![202; 1000]), "{coding}");
+        // Several compressed members form one body.
         let twice = [one.clone(), one].concat();
         let body =
             app.post_bytes("/ingest", &headers(coding, "application/json"), &twice).await.problem(400, false);
@@ -56,29 +57,29 @@ async fn every_ingest_endpoint_takes_gzip_and_zstd() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn another_coding_is_a_415_that_names_those_that_are_taken() {
+async fn an_unknown_coding_is_a_415_with_the_supported_codings() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     for path in ["/ingest", "/ingest/batch"] {
         for coding in ["br", "deflate", "gzip, zstd"] {
-            let answer = app.request("POST", path, &headers(coding, "application/json"), EVENT).await;
+            let response = app.request("POST", path, &headers(coding, "application/json"), EVENT).await;
             let given = format!("Content-Encoding {coding:?} is not supported");
-            assert_says(&answer.problem(415, false), &["gzip, zstd", &given]);
-            assert_eq!(answer.header("accept-encoding"), Some("gzip, zstd"));
+            assert_says(&response.problem(415, false), &["gzip, zstd", &given]);
+            assert_eq!(response.header("accept-encoding"), Some("gzip, zstd"));
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_that_is_compressed_twice_is_told_so() {
+async fn a_body_that_is_compressed_twice_is_a_400_that_says_so() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     let twice = gzip(&gzip(format!("[{EVENT}]").as_bytes()).await).await;
     let body =
         app.post_bytes("/ingest", &headers("gzip", "application/json"), &twice).await.problem(400, false);
     assert_says(&body, &["compressed twice"]);
-    let answer = app.post_bytes("/ingest/batch", &headers("gzip", "application/json"), &twice).await;
-    assert_says(&answer.result(0), &["compressed twice"]);
+    let response = app.post_bytes("/ingest/batch", &headers("gzip", "application/json"), &twice).await;
+    assert_says(&response.result(0), &["compressed twice"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -95,21 +96,21 @@ async fn a_corrupt_or_truncated_body_is_a_400() {
     ] {
         let words = format!("cannot be decompressed as {coding}");
         for body in [EVENT.as_bytes(), &one[..one.len() - 3]] {
-            let answer = app.post_bytes("/ingest", &headers(coding, "application/json"), body).await;
-            assert_says(&answer.problem(400, false), &["the body cannot be read", &words]);
+            let response = app.post_bytes("/ingest", &headers(coding, "application/json"), body).await;
+            assert_says(&response.problem(400, false), &["the body cannot be read", &words]);
         }
         let half = &many[..many.len() / 2];
-        let answer = app.post_bytes("/ingest/batch", &headers(coding, "application/x-ndjson"), half).await;
-        let statuses = answer.statuses();
+        let response = app.post_bytes("/ingest/batch", &headers(coding, "application/x-ndjson"), half).await;
+        let statuses = response.statuses();
         let (last, read) = statuses.split_last().unwrap();
         assert_eq!(*last, 400, "{coding}");
-        assert!(read.iter().all(|status| *status == 202), "what came before the cut is taken");
-        assert_says(&answer.result(read.len()), &[&words]);
+        assert!(read.iter().all(|status| *status == 202), "events before the cut are accepted");
+        assert_says(&response.result(read.len()), &[&words]);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_limits_are_those_of_the_decompressed_body() {
+async fn the_size_limits_apply_to_the_decompressed_body() {
     let cluster = Cluster::start();
     let app = cluster.application(&[("MAX_PAYLOAD_BYTES", "1000"), ("MAX_BATCH_BYTES", "1000")]).await;
     let event =
@@ -117,43 +118,43 @@ async fn the_limits_are_those_of_the_decompressed_body() {
     for (bytes, status) in [(1000, 202), (1001, 413)] {
         let body = gzip(event(bytes).as_bytes()).await;
         assert!(body.len() < 200);
-        let answer = app.post_bytes("/ingest", &headers("gzip", "application/json"), &body).await;
-        assert_eq!(answer.status, status);
+        let response = app.post_bytes("/ingest", &headers("gzip", "application/json"), &body).await;
+        assert_eq!(response.status, status);
     }
     let body = zstd([EVENT; 100].join("\n").as_bytes(), &[]).await;
-    let answer = app.post_bytes("/ingest/batch", &headers("zstd", "application/x-ndjson"), &body).await;
-    let statuses = answer.statuses();
-    assert_eq!((answer.status, statuses.len(), statuses.last()), (207, 23, Some(&413)), "{answer:?}");
-    // Empty members take no room in what they become: the compressed body has the same limit.
+    let response = app.post_bytes("/ingest/batch", &headers("zstd", "application/x-ndjson"), &body).await;
+    let statuses = response.statuses();
+    assert_eq!((response.status, statuses.len(), statuses.last()), (207, 23, Some(&413)), "{response:?}");
+    // Empty members decompress to nothing, so the compressed body has the same limit.
     let empty = gzip(b"").await.repeat(100);
-    let answer = app.post_bytes("/ingest", &headers("gzip", "application/json"), &empty).await;
-    answer.problem(413, false);
+    let response = app.post_bytes("/ingest", &headers("gzip", "application/json"), &empty).await;
+    response.problem(413, false);
     let head =
         "POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n";
     let chunk = format!("{head}{:x}\r\n", empty.len());
-    let answer = app.raw(&[chunk.as_bytes(), &empty, b"\r\n0\r\n\r\n"]).await;
-    assert_says(&answer.problem(413, false), &["MAX_PAYLOAD_BYTES"]);
+    let response = app.raw(&[chunk.as_bytes(), &empty, b"\r\n0\r\n\r\n"]).await;
+    assert_says(&response.problem(413, false), &["MAX_PAYLOAD_BYTES"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_window_that_asks_for_much_memory_is_refused() {
+async fn a_zstd_window_above_the_limit_is_rejected() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     let lines = [EVENT; 100_000].join("\n");
     let wide = zstd(lines.as_bytes(), &[CParameter::window_log(27)]).await;
-    let answer = app.post_bytes("/ingest/batch", &headers("zstd", "application/x-ndjson"), &wide).await;
-    answer.problem(400, false);
-    assert_says(&answer.result(0), &["zstd", "memory"]);
+    let response = app.post_bytes("/ingest/batch", &headers("zstd", "application/x-ndjson"), &wide).await;
+    response.problem(400, false);
+    assert_says(&response.result(0), &["zstd", "memory"]);
 }
 
-/// The most memory that a process has had so far, in bytes.
+/// Peak memory of a process, in bytes.
 pub async fn peak(child: &Child) -> usize {
     let status = tokio::fs::read_to_string(format!("/proc/{}/status", child.id().unwrap())).await.unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
 }
 
-/// The producer as a process of its own, so that its memory can be told from that of the tests.
+/// Starts the producer as a process of its own, to measure its memory without that of the tests.
 pub async fn process(environment: &[(&str, &str)]) -> (Child, Application) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_producer"));
     command.env_clear().env("LISTEN_ADDR", "127.0.0.1:0").envs(environment.iter().copied());
@@ -176,18 +177,18 @@ async fn a_decompression_bomb_is_a_413_in_bounded_memory() {
     let zeros = vec![0; 16 * MIB];
     let before = peak(&child).await;
     for (coding, member) in [("gzip", gzip(&zeros).await), ("zstd", zstd(&zeros, &[]).await)] {
-        // A gibibyte, of which the limits let 64 KiB and 16 MiB through.
+        // It decompresses to 1 GiB. The limits are 64 KiB and 16 MiB.
         let bomb = member.repeat(64);
         assert!(bomb.len() < 2 * MIB, "{coding}: {}", bomb.len());
         for (path, body) in [("/ingest", &member), ("/ingest/batch", &bomb)] {
             let began = Instant::now();
-            let answer = app.post_bytes(path, &headers(coding, "application/json"), body).await;
-            answer.problem(if path == "/ingest" { 413 } else { 400 }, false);
-            let answer = app.post_bytes(path, &headers(coding, "application/x-ndjson"), body).await;
+            let response = app.post_bytes(path, &headers(coding, "application/json"), body).await;
+            response.problem(if path == "/ingest" { 413 } else { 400 }, false);
+            let response = app.post_bytes(path, &headers(coding, "application/x-ndjson"), body).await;
             if path == "/ingest/batch" {
-                answer.problem(413, false);
-                assert_eq!(answer.statuses(), [413]);
-                assert_says(&answer.result(0), &["16777216 bytes", "MAX_BATCH_BYTES"]);
+                response.problem(413, false);
+                assert_eq!(response.statuses(), [413]);
+                assert_says(&response.result(0), &["16777216 bytes", "MAX_BATCH_BYTES"]);
             }
             assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
         }
@@ -196,21 +197,21 @@ async fn a_decompression_bomb_is_a_413_in_bounded_memory() {
     assert!(more < 32 * MIB, "{} MiB more", more / MIB);
 }
 
-/// Sends a body that makes its decoder fill a window of 8 MiB, all but its end, and nothing more; what is answered.
+/// Sends a body without its end, so that its decoder uses a window of 8 MiB.
 async fn stalled(app: &Application, to: (&str, &str), wide: &[u8]) -> Answer {
     let mut connection = TcpStream::connect(app.address).await.unwrap();
     let head =
         format!("POST {} HTTP/1.1\r\nHost: t\r\nContent-Type: {}\r\nConnection: close\r\n", to.0, to.1);
     let head = format!("{head}Content-Encoding: zstd\r\nContent-Length: {}\r\n\r\n", wide.len());
     connection.write_all(&[head.as_bytes(), &wide[..wide.len() - 8]].concat()).await.unwrap();
-    let mut answer = Vec::new();
-    let read = connection.read_to_end(&mut answer);
-    tokio::time::timeout(PATIENCE, read).await.expect("an answer in time").unwrap();
-    Answer::parse(&answer)
+    let mut response = Vec::new();
+    let read = connection.read_to_end(&mut response);
+    tokio::time::timeout(PATIENCE, read).await.expect("no response in time").unwrap();
+    Answer::parse(&response)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stalled_zstd_bodies_take_bounded_memory_and_those_beyond_it_are_a_503() {
+async fn stalled_zstd_bodies_use_bounded_memory_and_excess_ones_are_a_503() {
     let cluster = Cluster::start();
     let broker = cluster.mock.bootstrap_servers();
     let settings =
@@ -221,39 +222,39 @@ async fn stalled_zstd_bodies_take_bounded_memory_and_those_beyond_it_are_a_503()
     assert!(wide.len() < 4096, "{}", wide.len());
     let (single, batch) = (("/ingest", "application/json"), ("/ingest/batch", "application/x-ndjson"));
     let small = zstd(EVENT.as_bytes(), &[]).await;
-    let crowd = futures::future::join_all((0..100).map(|_| stalled(&app, batch, &wide)));
+    let stalled_batches = futures::future::join_all((0..100).map(|_| stalled(&app, batch, &wide)));
     let others = async {
         let began = Instant::now();
-        let refused = loop {
-            let answer = app.post_bytes(batch.0, &headers("zstd", batch.1), &small).await;
-            if answer.status != 202 {
-                break answer;
+        let rejected = loop {
+            let response = app.post_bytes(batch.0, &headers("zstd", batch.1), &small).await;
+            if response.status != 202 {
+                break response;
             }
-            assert!(began.elapsed() < PATIENCE, "no batch is refused");
+            assert!(began.elapsed() < PATIENCE, "no batch is rejected");
         };
-        assert_says(&refused.retry_after(503).1, &["nothing was stored", "zstd"]);
+        assert_says(&rejected.retry_after(503).1, &["nothing was stored", "zstd"]);
         let packed = gzip(EVENT.as_bytes()).await;
-        let answer = app.post_bytes(single.0, &headers("gzip", single.1), &packed).await;
-        assert_eq!(answer.status, 202, "gzip takes no such memory");
+        let response = app.post_bytes(single.0, &headers("gzip", single.1), &packed).await;
+        assert_eq!(response.status, 202, "gzip needs no such memory");
     };
-    let (answers, ()) = tokio::join!(crowd, others);
-    // Of a single event no more than 64 KiB is decompressed, so there is room for more of them.
+    let (responses, ()) = tokio::join!(stalled_batches, others);
+    // Of a single event at most 64 KiB are decompressed, so more of them fit.
     let singles = (0..450).map(|_| stalled(&app, single, &wide));
     let singles = futures::future::join_all(singles).await;
-    for (answers, status, most) in [(answers, 408, 29), (singles, 413, 372)] {
-        let (refused, taken): (Vec<Answer>, Vec<Answer>) =
-            answers.into_iter().partition(|answer| answer.status == 503);
-        assert!(taken.len() <= most && taken.len() > most / 2, "{} of {most} were taken", taken.len());
-        for answer in taken {
-            answer.problem(status, status == 408);
+    for (responses, status, max) in [(responses, 408, 29), (singles, 413, 372)] {
+        let (rejected, accepted): (Vec<Answer>, Vec<Answer>) =
+            responses.into_iter().partition(|response| response.status == 503);
+        assert!(accepted.len() <= max && accepted.len() > max / 2, "{} of {max} got memory", accepted.len());
+        for response in accepted {
+            response.problem(status, status == 408);
         }
-        for answer in refused {
-            assert_says(&answer.retry_after(503).1, &["nothing was stored", "zstd"]);
+        for response in rejected {
+            assert_says(&response.retry_after(503).1, &["nothing was stored", "zstd"]);
         }
     }
     let peak = peak(&child).await;
-    println!("at most {} MiB", peak / MIB);
+    println!("peak: {} MiB", peak / MIB);
     assert!(peak < 350 * MIB, "{} MiB", peak / MIB);
-    let answer = app.post_bytes(single.0, &headers("zstd", single.1), &small).await;
-    assert_eq!(answer.status, 202, "there is room again");
+    let response = app.post_bytes(single.0, &headers("zstd", single.1), &small).await;
+    assert_eq!(response.status, 202, "the memory is released");
 }

@@ -1,4 +1,4 @@
-//! A batch far above the usual limits, with curl, as a user would send it.
+//! A batch far above the default limits, sent with curl.
 
 use std::fmt::Write;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::real_broker::shared;
 const MIB: usize = 1024 * 1024;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_mebibytes_of_events_take_less_than_150_megabytes_of_memory() {
+async fn a_batch_of_100_mib_uses_less_than_150_mb_of_memory() {
     let topic = unique("large");
     let raised = [
         ("KAFKA_BROKER", shared().await),
@@ -40,9 +40,9 @@ async fn a_hundred_mebibytes_of_events_take_less_than_150_megabytes_of_memory() 
     assert!(began.elapsed() < Duration::from_secs(300), "{:?}", began.elapsed());
     let peak = peak(&child).await;
     assert!(peak < 150_000_000, "{} MB", peak / 1_000_000);
-    let answer: Value = serde_json::from_slice(&tokio::fs::read(&results).await.unwrap()).unwrap();
-    assert_eq!((&answer["accepted"], &answer["rejected"]), (&count.into(), &0.into()));
-    let results = answer["results"].as_array().unwrap();
+    let response: Value = serde_json::from_slice(&tokio::fs::read(&results).await.unwrap()).unwrap();
+    assert_eq!((&response["accepted"], &response["rejected"]), (&count.into(), &0.into()));
+    let results = response["results"].as_array().unwrap();
     assert_eq!((results.len(), &results[4711]["id"]), (count, &"aircraft-4711".into()));
     println!("{count} events in {:?}, {} MB", began.elapsed(), peak / 1_000_000);
 }

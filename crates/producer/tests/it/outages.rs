@@ -1,4 +1,5 @@
-//! Brokers that are away, slow, or refuse: what is answered is true, and work resumes by itself.
+//! Brokers that are unavailable, slow or reject records: responses are true, and work resumes
+//! without a restart.
 
 use std::time::{Duration, Instant};
 
@@ -12,21 +13,21 @@ const NAMED: &str = r#"{"id":"a-1","source":"manual","payload":{}}"#;
 const UNNAMED: &str = r#"{"source":"manual","payload":{}}"#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_the_broker_is_away_the_answer_is_503_at_once_and_work_resumes_by_itself() {
+async fn an_unavailable_broker_is_a_503_at_once_and_work_resumes_by_itself() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     assert_eq!(app.ingest(NAMED).await.status, 202);
     assert_eq!(app.get("/health").await.json()["status"], "ok");
 
     cluster.mock.broker_down(-1).unwrap();
-    assert!(app.readyz(503).await < Duration::from_secs(1), "known too late");
+    assert!(app.readyz(503).await < Duration::from_secs(1), "the outage was detected too late");
     let began = Instant::now();
     let (seconds, body) = app.ingest(NAMED).await.retry_after(503);
     assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
     assert_eq!((seconds, &body["id"]), (1, &json!("a-1")));
     assert_says(&body, &["nothing was stored", "kafka does not answer"]);
     let (_, body) = app.ingest(UNNAMED).await.retry_after(503);
-    assert_eq!(body["id"].as_str().map(str::len), Some(36), "a generated id is told too");
+    assert_eq!(body["id"].as_str().map(str::len), Some(36), "a generated id is in the response too");
     app.post("/ingest/adsbdb").await.retry_after(503);
 
     let health = app.get("/health").await;
@@ -49,7 +50,7 @@ async fn while_the_broker_is_away_the_answer_is_503_at_once_and_work_resumes_by_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_was_never_there_is_waited_for() {
+async fn a_broker_that_was_never_available_is_a_503_and_no_exit() {
     let app = Application::start("127.0.0.1:9", &[]).await;
     let began = Instant::now();
     let (_, body) = app.ingest(NAMED).await.retry_after(503);
@@ -63,9 +64,9 @@ async fn a_broker_that_was_never_there_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_missing_topic_is_named() {
+async fn a_missing_topic_is_named_in_readyz_and_in_the_503() {
     let cluster = Cluster::start();
-    // The mock cluster cannot make topics.
+    // The mock cluster cannot create topics.
     let topic = unique("missing");
     let app = Application::start_on(&cluster.mock.bootstrap_servers(), &topic, &[]).await;
     let began = Instant::now();
@@ -81,7 +82,7 @@ async fn a_missing_topic_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_acknowledgement_that_does_not_come_is_a_504_with_the_id() {
+async fn a_missing_acknowledgement_is_a_504_with_the_id() {
     let cluster = Cluster::start();
     let app = cluster.application(&[("DELIVERY_TIMEOUT_MS", "1000")]).await;
     cluster.mock.broker_round_trip_time(-1, Duration::from_secs(60)).unwrap();
@@ -102,7 +103,7 @@ async fn a_full_queue_is_a_503_at_once() {
     let full = [("KAFKA_PROPERTIES", "queue.buffering.max.messages=1"), ("DELIVERY_TIMEOUT_MS", "1500")];
     let app = cluster.application(&full).await;
     cluster.mock.broker_round_trip_time(-1, Duration::from_secs(60)).unwrap();
-    let later = async {
+    let second = async {
         while app.get("/health").await.json()["counters"]["kafka_queue_records"] != 1 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -111,14 +112,14 @@ async fn a_full_queue_is_a_503_at_once() {
         assert!(began.elapsed() < Duration::from_millis(500));
         body
     };
-    let (first, body) = tokio::join!(app.ingest(NAMED), later);
+    let (first, body) = tokio::join!(app.ingest(NAMED), second);
     first.problem(504, true);
     assert_says(&body, &["nothing was stored", "too many events"]);
     assert!(body["id"].is_string());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refusal_of_the_broker_is_a_503_because_nothing_was_stored() {
+async fn a_rejection_by_the_broker_is_a_503_because_nothing_was_stored() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     cluster.mock.request_errors(Api::Produce, &[Wire::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED]);
@@ -128,32 +129,32 @@ async fn a_refusal_of_the_broker_is_a_503_because_nothing_was_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_passing_error_of_the_broker_or_the_connection_is_not_seen_by_the_client() {
+async fn a_transient_error_of_broker_or_connection_is_hidden_from_the_client() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
-    let passing = [
+    let transient = [
         Wire::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
         Wire::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
         Wire::RD_KAFKA_RESP_ERR__TRANSPORT,
     ];
-    cluster.mock.request_errors(Api::Produce, &passing);
+    cluster.mock.request_errors(Api::Produce, &transient);
     assert_eq!(app.ingest(NAMED).await.status, 202);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_record_is_too_large_only_if_the_broker_refuses_it_alone() {
+async fn a_record_is_too_large_only_if_the_broker_rejects_it_alone() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     let too_large = Wire::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
     cluster.mock.request_errors(Api::Produce, &[too_large]);
-    assert_eq!(app.ingest(NAMED).await.status, 202, "its batch was too large, the record is not");
+    assert_eq!(app.ingest(NAMED).await.status, 202, "the librdkafka batch was too large, the record is not");
     cluster.mock.request_errors(Api::Produce, &[too_large, too_large]);
     assert_says(&app.ingest(NAMED).await.problem(413, false), &["kafka's limit"]);
     assert_eq!(app.ingest(NAMED).await.status, 202);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fatal_error_of_the_client_is_an_unknown_outcome_and_the_client_is_replaced() {
+async fn a_fatal_client_error_is_an_unknown_outcome_and_replaces_the_client() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     assert_eq!(app.ingest(NAMED).await.status, 202);
@@ -165,26 +166,27 @@ async fn a_fatal_error_of_the_client_is_an_unknown_outcome_and_the_client_is_rep
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_kafka_takes_for_a_repetition_without_saying_where_it_is_is_an_unknown_outcome() {
+async fn a_duplicate_sequence_without_an_offset_is_an_unknown_outcome() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
-    let repetition = Wire::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER;
-    cluster.mock.request_errors(Api::Produce, &[repetition]);
+    let duplicate = Wire::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER;
+    cluster.mock.request_errors(Api::Produce, &[duplicate]);
     let body = app.ingest(NAMED).await.problem(504, true);
     assert_says(&body, &["may not be stored"]);
     assert_eq!(body["id"], "a-1");
-    cluster.mock.request_errors(Api::Produce, &[repetition]);
-    let answer = app.batch(&[NAMED]).await;
-    assert_eq!(answer.statuses(), [504], "{answer:?}");
+    cluster.mock.request_errors(Api::Produce, &[duplicate]);
+    let response = app.batch(&[NAMED]).await;
+    assert_eq!(response.statuses(), [504], "{response:?}");
     assert_eq!(app.ingest(NAMED).await.status, 202);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_the_broker_disowns_is_replaced() {
+async fn a_client_whose_producer_id_is_rejected_is_replaced() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
-    for refusal in [Wire::RD_KAFKA_RESP_ERR_PRODUCER_FENCED, Wire::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH] {
-        cluster.mock.request_errors(Api::Produce, &[refusal]);
+    for rejection in [Wire::RD_KAFKA_RESP_ERR_PRODUCER_FENCED, Wire::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH]
+    {
+        cluster.mock.request_errors(Api::Produce, &[rejection]);
         assert_eq!(app.ingest(NAMED).await.problem(504, true)["id"], "a-1");
         assert!(app.readyz(503).await < Duration::from_secs(1));
         assert_resumes(&app).await;
@@ -192,11 +194,11 @@ async fn a_client_that_the_broker_disowns_is_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_is_replaced_is_not_ready() {
+async fn a_replaced_client_is_not_ready_until_the_broker_accepts_it() {
     let cluster = Cluster::start();
-    // Each new client asks for a producer id, and is refused for good.
-    let refusals = [Wire::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED; 3];
-    cluster.mock.request_errors(Api::InitProducerId, &refusals);
+    // Each new client requests a producer id, and the broker rejects the client.
+    let rejections = [Wire::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED; 3];
+    cluster.mock.request_errors(Api::InitProducerId, &rejections);
     let app = Application::start_on(&cluster.mock.bootstrap_servers(), &cluster.topic, &[]).await;
     let began = Instant::now();
     while !app.get("/readyz").await.text.contains("fatal error") {
@@ -207,16 +209,16 @@ async fn a_client_that_is_replaced_is_not_ready() {
     app.readyz(200).await;
 }
 
-/// Refused as not stored until an event is accepted.
+/// Checks that events are rejected as not stored until one is accepted.
 async fn assert_resumes(app: &Application) {
     let began = Instant::now();
     loop {
-        let answer = app.ingest(NAMED).await;
-        if answer.status == 202 {
+        let response = app.ingest(NAMED).await;
+        if response.status == 202 {
             break;
         }
-        answer.retry_after(503);
-        assert!(began.elapsed() < Duration::from_secs(15), "{answer:?}");
+        response.retry_after(503);
+        assert!(began.elapsed() < Duration::from_secs(15), "{response:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

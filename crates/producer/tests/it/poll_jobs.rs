@@ -1,4 +1,4 @@
-//! Poll jobs: their schedule, their state and counts, and their end.
+//! Poll jobs: their schedule, state, counts and end.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 
 use crate::application::{Application, PATIENCE, assert_says};
 use crate::real_broker::{records, shared};
-use crate::upstream::World;
+use crate::upstream::Stack;
 
 const JSON: &str = "application/json";
 
+/// Waits until the job meets a condition. Returns it.
 async fn job(app: &Application, location: &str, until: impl Fn(&Value) -> bool) -> Value {
     let began = Instant::now();
     loop {
@@ -28,22 +29,22 @@ async fn job(app: &Application, location: &str, until: impl Fn(&Value) -> bool) 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_poll_job_calls_on_schedule_and_ends() {
-    let world = World::start(&[]).await;
-    let app = &world.app;
-    let answer = app.post("/ingest/adsbdb/poll?interval_sec=0.2&duration_sec=1").await;
-    assert_eq!((answer.status, answer.header("content-type")), (202, Some(JSON)), "{answer:?}");
-    let said = answer.json();
-    let id = said["job_id"].as_str().unwrap();
+    let stack = Stack::start(&[]).await;
+    let app = &stack.app;
+    let response = app.post("/ingest/adsbdb/poll?interval_sec=0.2&duration_sec=1").await;
+    assert_eq!((response.status, response.header("content-type")), (202, Some(JSON)), "{response:?}");
+    let started = response.json();
+    let id = started["job_id"].as_str().unwrap();
     let expected = json!({"status": "started", "job_id": id, "interval_sec": 0.2, "duration_sec": 1});
-    assert_eq!(said, expected);
-    let location = answer.header("location").unwrap();
+    assert_eq!(started, expected);
+    let location = response.header("location").unwrap();
     assert_eq!(location, format!("/ingest/adsbdb/poll/{id}"));
     assert_eq!(app.metric("slipstream_poll_jobs").await, Some(1.0));
 
     let ended = job(app, location, |job| job["state"] == "done").await;
     let (sent, skipped) = (ended["sent"].as_u64().unwrap(), ended["skipped_ticks"].as_u64().unwrap());
     assert_eq!((sent + skipped, &ended["failed"]), (5, &json!(0)), "{ended}");
-    assert_eq!((app.counters.accepted(), world.simulator.requests()), (sent, sent));
+    assert_eq!((app.counters.accepted(), stack.simulator.requests()), (sent, sent));
     assert_eq!((&ended["last_error"], &ended["next_tick_at"]), (&Value::Null, &Value::Null));
     assert!(ended["started_at"].as_str() < ended["ended_at"].as_str(), "{ended}");
     let mut fields: Vec<&String> = ended.as_object().unwrap().keys().collect();
@@ -73,11 +74,11 @@ async fn g1_each_aircraft_that_a_poll_job_counts_as_sent_is_on_the_topic() {
         (shared().await, Simulator::start(([127, 0, 0, 1], 0).into()).await.unwrap());
     let url = simulator.base_url();
     let app = Application::start(bootstrap, &[("ADSBDB_BASE_URL", &url)]).await.ready().await;
-    let answer = app.post("/ingest/adsbdb/poll?interval_sec=0.2&duration_sec=1").await;
-    let ended = job(&app, answer.header("location").unwrap(), |job| job["state"] == "done").await;
+    let response = app.post("/ingest/adsbdb/poll?interval_sec=0.2&duration_sec=1").await;
+    let ended = job(&app, response.header("location").unwrap(), |job| job["state"] == "done").await;
     let sent = ended["sent"].as_i64().unwrap();
     assert_eq!((sent > 0, &ended["failed"]), (true, &json!(0)), "{ended}");
-    // An aircraft may come twice, but the last record of each partition is there.
+    // An aircraft can occur twice, so the offsets of the last records are counted.
     let count = |found: &BTreeMap<String, OwnedMessage>| -> i64 {
         let of = |partition| found.values().filter(move |record| record.partition() == partition);
         (0..3).filter_map(|partition| of(partition).map(|record| record.offset() + 1).max()).sum()
@@ -88,33 +89,33 @@ async fn g1_each_aircraft_that_a_poll_job_counts_as_sent_is_on_the_topic() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_of_a_slow_job_do_not_overlap() {
-    let world = World::start(&[]).await;
-    world.simulator.set_latency(Duration::from_millis(300));
-    let answer = world.app.post("/ingest/adsbdb/poll?interval_sec=0.01&duration_sec=1").await;
-    let location = answer.header("location").unwrap();
-    let ended = job(&world.app, location, |job| job["state"] == "done").await;
+    let stack = Stack::start(&[]).await;
+    stack.simulator.set_latency(Duration::from_millis(300));
+    let response = stack.app.post("/ingest/adsbdb/poll?interval_sec=0.01&duration_sec=1").await;
+    let location = response.header("location").unwrap();
+    let ended = job(&stack.app, location, |job| job["state"] == "done").await;
     let calls = ended["sent"].as_u64().unwrap();
-    assert!((2..=4).contains(&calls), "a second holds four calls of 0.3 s at most: {ended}");
+    assert!((2..=4).contains(&calls), "at most four calls of 0.3 s start within a second: {ended}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_job_counts_its_failures_and_waits_for_a_rate_limit() {
-    let world = World::start(&[]).await;
-    world.simulator.set_fault(Some(Fault::RateLimited { seconds: 60 }));
-    let answer = world.app.post("/ingest/adsbdb/poll?interval_sec=0.01&duration_sec=0.5").await;
-    let location = answer.header("location").unwrap();
-    let ended = job(&world.app, location, |job| job["state"] == "failed").await;
+async fn a_job_counts_failures_and_waits_for_the_end_of_a_rate_limit() {
+    let stack = Stack::start(&[]).await;
+    stack.simulator.set_fault(Some(Fault::RateLimited { seconds: 60 }));
+    let response = stack.app.post("/ingest/adsbdb/poll?interval_sec=0.01&duration_sec=0.5").await;
+    let location = response.header("location").unwrap();
+    let ended = job(&stack.app, location, |job| job["state"] == "failed").await;
     assert_eq!((&ended["sent"], &ended["failed"]), (&json!(0), &json!(1)), "{ended}");
-    // Ticks at 0.01, 0.02, … 0.49: all but the first fall into the time of the limit.
+    // Ticks at 0.01, 0.02, … 0.49 s: the rate limit is active at all of them but the first.
     assert_eq!(ended["skipped_ticks"], 49, "{ended}");
-    assert!(ended["last_error"].as_str().unwrap().contains("limits the rate"), "{ended}");
-    assert_eq!(world.app.counters.rejected(), 1);
+    assert!(ended["last_error"].as_str().unwrap().contains("rate limit is active"), "{ended}");
+    assert_eq!(stack.app.counters.rejected(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn more_jobs_than_allowed_are_a_429_until_one_is_cancelled() {
-    let world = World::start(&[("MAX_POLL_JOBS", "1")]).await;
-    let app = &world.app;
+async fn a_job_above_the_maximum_is_a_429_until_one_is_cancelled() {
+    let stack = Stack::start(&[("MAX_POLL_JOBS", "1")]).await;
+    let app = &stack.app;
     let poll = "/ingest/adsbdb/poll?interval_sec=1&duration_sec=30";
     let first = app.post(poll).await;
     let (seconds, body) = app.post(poll).await.retry_after(429);
@@ -124,15 +125,15 @@ async fn more_jobs_than_allowed_are_a_429_until_one_is_cancelled() {
     assert_eq!((cancelled.status, &cancelled.json()["state"]), (200, &json!("cancelled")));
     assert_eq!(app.post(poll).await.status, 202);
     assert_eq!(app.get("/ingest/adsbdb/poll").await.json()["jobs"].as_array().unwrap().len(), 2);
-    assert!(world.app.stop().await < Duration::from_secs(3), "a job does not hold up the end");
+    assert!(stack.app.stop().await < Duration::from_secs(3), "a job does not delay the shutdown");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_running_job_tells_its_next_tick_and_a_cancelled_one_has_none() {
-    let world = World::start(&[]).await;
-    let app = &world.app;
-    let answer = app.post("/ingest/adsbdb/poll?interval_sec=30&duration_sec=90").await;
-    let location = answer.header("location").unwrap();
+async fn a_running_job_has_a_next_tick_and_a_cancelled_one_has_none() {
+    let stack = Stack::start(&[]).await;
+    let app = &stack.app;
+    let response = app.post("/ingest/adsbdb/poll?interval_sec=30&duration_sec=90").await;
+    let location = response.header("location").unwrap();
     let running = job(app, location, |job| {
         job["sent"] == 1 && job["next_tick_at"].as_str() > job["started_at"].as_str()
     })
@@ -157,28 +158,28 @@ async fn a_running_job_tells_its_next_tick_and_a_cancelled_one_has_none() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_job_whose_calls_partly_fail_counts_both_and_is_done() {
-    let world = World::start(&[]).await;
-    world.simulator.set_fault_for(1, Fault::NotFound);
-    let answer = world.app.post("/ingest/adsbdb/poll?interval_sec=0.2&duration_sec=1").await;
-    let ended = job(&world.app, answer.header("location").unwrap(), |job| job["state"] == "done").await;
+async fn a_job_with_failed_and_successful_calls_counts_both_and_is_done() {
+    let stack = Stack::start(&[]).await;
+    stack.simulator.set_fault_for(1, Fault::NotFound);
+    let response = stack.app.post("/ingest/adsbdb/poll?interval_sec=0.2&duration_sec=1").await;
+    let ended = job(&stack.app, response.header("location").unwrap(), |job| job["state"] == "done").await;
     assert_eq!((&ended["failed"], ended["sent"].as_u64() > Some(0)), (&json!(1), true), "{ended}");
     assert!(ended["last_error"].as_str().unwrap().contains("404"), "{ended}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g7_a_stop_finishes_the_call_that_kafka_has_and_ends_the_job() {
-    let world = World::start(&[]).await;
-    let app = &world.app;
+async fn g7_a_shutdown_finishes_the_sent_call_and_ends_the_job() {
+    let stack = Stack::start(&[]).await;
+    let app = &stack.app;
     let queue_holds = async |records: u64| {
         while app.get("/health").await.json()["counters"]["kafka_queue_records"] != records {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     assert_eq!(app.post("/ingest/adsbdb").await.status, 202);
-    // Until librdkafka forgets it, the first record would pass for the job's.
+    // The first record must leave the queue, or it would count as the job's record.
     queue_holds(0).await;
-    world.cluster.mock.broker_round_trip_time(-1, Duration::from_millis(1000)).unwrap();
+    stack.cluster.mock.broker_round_trip_time(-1, Duration::from_millis(1000)).unwrap();
     assert_eq!(app.post("/ingest/adsbdb/poll?interval_sec=0.01&duration_sec=600").await.status, 202);
     queue_holds(1).await;
     let began = Instant::now();

@@ -1,4 +1,5 @@
-//! Against a real broker: what a 202 promises, and what becomes of it when the broker or the producer goes.
+//! Events against a real broker: each event with a 202 is stored, even if the broker is killed or
+//! the producer is shut down.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,18 +19,18 @@ use tokio::sync::OnceCell;
 
 use crate::application::{Application, PATIENCE, assert_says, unique};
 
-/// The bootstrap server of the broker that all tests of this binary share.
+/// Starts the broker that the tests of this binary share. It ends with the binary.
 pub async fn shared() -> &'static str {
     static BOOTSTRAP: OnceCell<String> = OnceCell::const_new();
     BOOTSTRAP.get_or_init(async || shared_broker().await.bootstrap()).await
 }
 
-/// Reads the topic from its beginning until `enough`, by event id; of records of one id the last.
+/// Reads the topic from its beginning until `complete`. Returns the last record of each event id.
 pub async fn records(
     bootstrap: &str,
     topic: &str,
     partitions: i32,
-    enough: impl Fn(&BTreeMap<String, OwnedMessage>) -> bool + Send + 'static,
+    complete: impl Fn(&BTreeMap<String, OwnedMessage>) -> bool + Send + 'static,
 ) -> BTreeMap<String, OwnedMessage> {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", bootstrap).set("group.id", unique("reader"));
@@ -41,7 +42,7 @@ pub async fn records(
     consumer.assign(&assignment).unwrap();
     let read = move || {
         let (mut found, began) = (BTreeMap::new(), Instant::now());
-        while !enough(&found) {
+        while !complete(&found) {
             assert!(began.elapsed() < PATIENCE, "only {} records", found.len());
             if let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) {
                 let key = String::from_utf8(message.key().unwrap().to_vec()).unwrap();
@@ -54,30 +55,30 @@ pub async fn records(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g1_a_202_names_the_record_that_is_on_the_topic() {
+async fn g1_a_202_names_the_position_of_the_record_on_the_topic() {
     let bootstrap = shared().await;
     let app = Application::start(bootstrap, &[]).await.ready().await;
     let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let event = r#"{"source":"manual","id":"é-1","timestamp":1730000000.5,"payload":{"b" : 1.50, "a":[ ]}}"#;
     let headers = [("Content-Type", "application/json"), ("traceparent", trace)];
-    let answer = app.request("POST", "/ingest", &headers, event).await;
-    let media_type = answer.header("content-type");
-    assert_eq!((answer.status, media_type), (202, Some("application/json")), "{answer:?}");
-    let said = answer.json();
-    let ingested_at = said["ingested_at"].as_i64().unwrap();
-    let fields: Vec<&String> = said.as_object().unwrap().keys().collect();
+    let response = app.request("POST", "/ingest", &headers, event).await;
+    let media_type = response.header("content-type");
+    assert_eq!((response.status, media_type), (202, Some("application/json")), "{response:?}");
+    let body = response.json();
+    let ingested_at = body["ingested_at"].as_i64().unwrap();
+    let fields: Vec<&String> = body.as_object().unwrap().keys().collect();
     let mut expected = ["id", "topic", "partition", "offset", "status", "timestamp", "ingested_at"];
     expected.sort_unstable();
     let mut fields: Vec<&str> = fields.into_iter().map(String::as_str).collect();
     fields.sort_unstable();
     assert_eq!(fields, expected);
-    assert_eq!((&said["id"], &said["status"]), (&json!("é-1"), &json!("enqueued")));
-    assert_eq!((&said["topic"], &said["timestamp"]), (&json!(app.topic), &json!(1_730_000_000_500_i64)));
+    assert_eq!((&body["id"], &body["status"]), (&json!("é-1"), &json!("enqueued")));
+    assert_eq!((&body["topic"], &body["timestamp"]), (&json!(app.topic), &json!(1_730_000_000_500_i64)));
 
     let found = records(bootstrap, &app.topic, 3, |found| !found.is_empty()).await;
     let record = &found["é-1"];
-    assert_eq!((&json!(record.partition()), &json!(record.offset())), (&said["partition"], &said["offset"]));
-    assert_eq!(record.timestamp().to_millis(), Some(ingested_at), "never the event's own");
+    assert_eq!((&json!(record.partition()), &json!(record.offset())), (&body["partition"], &body["offset"]));
+    assert_eq!(record.timestamp().to_millis(), Some(ingested_at), "not the timestamp of the event");
     let value = std::str::from_utf8(record.payload().unwrap()).unwrap();
     assert_eq!(
         value,
@@ -105,21 +106,25 @@ async fn g1_a_202_names_the_record_that_is_on_the_topic() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g1_an_aircraft_is_on_the_topic_byte_for_byte_and_in_the_answer() {
+async fn g1_an_aircraft_is_on_the_topic_byte_for_byte_and_in_the_response() {
     let (bootstrap, simulator) =
         (shared().await, Simulator::start(([127, 0, 0, 1], 0).into()).await.unwrap());
     let url = simulator.base_url();
     let app = Application::start(bootstrap, &[("ADSBDB_BASE_URL", &url)]).await.ready().await;
-    let answer = app.post("/ingest/adsbdb").await;
-    assert_eq!((answer.status, answer.header("content-type")), (202, Some("application/json")), "{answer:?}");
-    let said = answer.json();
-    let id = said["id"].as_str().unwrap().to_owned();
-    assert_eq!((said["payload"]["mode_s"].as_str(), &said["topic"]), (Some(&*id), &json!(app.topic)));
+    let response = app.post("/ingest/adsbdb").await;
+    assert_eq!(
+        (response.status, response.header("content-type")),
+        (202, Some("application/json")),
+        "{response:?}"
+    );
+    let body = response.json();
+    let id = body["id"].as_str().unwrap().to_owned();
+    assert_eq!((body["payload"]["mode_s"].as_str(), &body["topic"]), (Some(&*id), &json!(app.topic)));
     let found = records(bootstrap, &app.topic, 3, |found| !found.is_empty()).await;
     let record = &found[&id];
-    assert_eq!((&json!(record.partition()), &json!(record.offset())), (&said["partition"], &said["offset"]));
+    assert_eq!((&json!(record.partition()), &json!(record.offset())), (&body["partition"], &body["offset"]));
     let value = std::str::from_utf8(record.payload().unwrap()).unwrap();
-    let (_, payload) = answer.text.split_once(r#""payload":"#).unwrap();
+    let (_, payload) = response.text.split_once(r#""payload":"#).unwrap();
     assert!(
         value.contains(&format!(r#""source":"adsbdb","payload":{},"#, &payload[..payload.len() - 1])),
         "{value}"
@@ -127,18 +132,18 @@ async fn g1_an_aircraft_is_on_the_topic_byte_for_byte_and_in_the_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_id_goes_to_the_partition_where_the_original_put_it() {
+async fn an_id_goes_to_the_partition_that_the_python_client_chose() {
     let app = Application::start(shared().await, &[("KAFKA_PARTITIONS", "5")]).await.ready().await;
     // Values of murmur2 from Kafka's own tests, modulo 5.
     for (id, partition) in [("21", 0), ("foobar", 1), ("a-little-bit-long-string", 2)] {
-        let answer = app.ingest(&format!(r#"{{"id":"{id}","source":"manual","payload":{{}}}}"#)).await;
-        assert_eq!(answer.json()["partition"], partition, "{id}");
+        let response = app.ingest(&format!(r#"{{"id":"{id}","source":"manual","payload":{{}}}}"#)).await;
+        assert_eq!(response.json()["partition"], partition, "{id}");
     }
 }
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_the_record_above_the_brokers_limit_is_refused_for_its_size() {
+async fn only_the_record_above_the_brokers_limit_is_rejected_for_its_size() {
     let bootstrap = shared().await;
     let topic = unique("small");
     let admin: AdminClient<DefaultClientContext> =
@@ -149,17 +154,17 @@ async fn only_the_record_above_the_brokers_limit_is_refused_for_its_size() {
     let event = |bytes: usize| format!(r#"{{"source":"manual","payload":{{"x":"{}"}}}}"#, "y".repeat(bytes));
     let (small, large) = (event(500), event(4000));
     let requests = (0..60).map(|number| app.ingest(if number == 30 { &large } else { &small }));
-    let answers = futures::future::join_all(requests).await;
-    for (number, answer) in answers.iter().enumerate() {
+    let responses = futures::future::join_all(requests).await;
+    for (number, response) in responses.iter().enumerate() {
         if number == 30 {
-            assert_says(&answer.problem(413, false), &["kafka's limit"]);
+            assert_says(&response.problem(413, false), &["kafka's limit"]);
         } else {
-            assert_eq!(answer.status, 202, "{number}: {answer:?}");
+            assert_eq!(response.status, 202, "{number}: {response:?}");
         }
     }
 }
 
-/// Clients that send one event after another until told to end; what was answered with 202, as id and offset.
+/// Clients that send one event after another until the end. They collect the bodies of all 202s.
 struct Load {
     end: Arc<AtomicBool>,
     clients: Vec<tokio::task::JoinHandle<Vec<Value>>>,
@@ -178,10 +183,10 @@ impl Load {
                     }
                     let event = format!(r#"{{"id":"{client}-{number}","source":"manual","payload":{{}}}}"#);
                     match app.try_ingest(&event).await {
-                        Some(answer) if answer.status == 202 => accepted.push(answer.json()),
-                        Some(answer) => {
-                            assert!(matches!(answer.status, 503 | 504), "{answer:?}");
-                            assert_eq!(answer.json()["id"], json!(format!("{client}-{number}")));
+                        Some(response) if response.status == 202 => accepted.push(response.json()),
+                        Some(response) => {
+                            assert!(matches!(response.status, 503 | 504), "{response:?}");
+                            assert_eq!(response.json()["id"], json!(format!("{client}-{number}")));
                         }
                         None => break,
                     }
@@ -194,25 +199,25 @@ impl Load {
 
     async fn end(self) -> Vec<Value> {
         self.end.store(true, Ordering::Relaxed);
-        let answers = futures::future::join_all(self.clients).await;
-        answers.into_iter().flat_map(|answers| answers.expect("no panic")).collect()
+        let responses = futures::future::join_all(self.clients).await;
+        responses.into_iter().flat_map(|responses| responses.expect("no panic")).collect()
     }
 }
 
-/// Checks that each answer's record is where the answer said.
+/// Checks that the record of each accepted event is at the position that its response names.
 pub async fn assert_kept(bootstrap: &str, topic: &str, accepted: Vec<Value>) {
-    let ids: Vec<String> = accepted.iter().map(|said| said["id"].as_str().unwrap().to_owned()).collect();
-    let all_there = move |found: &BTreeMap<String, OwnedMessage>| ids.iter().all(|id| found.contains_key(id));
-    let found = records(bootstrap, topic, 3, all_there).await;
-    for said in accepted {
-        let record = &found[said["id"].as_str().unwrap()];
-        let place = (json!(record.partition()), json!(record.offset()));
-        assert_eq!(place, (said["partition"].clone(), said["offset"].clone()), "{said}");
+    let ids: Vec<String> = accepted.iter().map(|body| body["id"].as_str().unwrap().to_owned()).collect();
+    let complete = move |found: &BTreeMap<String, OwnedMessage>| ids.iter().all(|id| found.contains_key(id));
+    let found = records(bootstrap, topic, 3, complete).await;
+    for body in accepted {
+        let record = &found[body["id"].as_str().unwrap()];
+        let position = (json!(record.partition()), json!(record.offset()));
+        assert_eq!(position, (body["partition"].clone(), body["offset"].clone()), "{body}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g7_a_stop_under_load_loses_nothing_that_was_acknowledged() {
+async fn g7_a_shutdown_under_load_loses_no_acknowledged_event() {
     let bootstrap = shared().await;
     let app = Arc::new(Application::start(bootstrap, &[]).await.ready().await);
     let load = Load::start(&app);
@@ -230,7 +235,7 @@ async fn g7_a_stop_under_load_loses_nothing_that_was_acknowledged() {
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g1_g6_a_broker_killed_under_load_loses_nothing_and_work_resumes_within_5_seconds() {
+async fn g1_g6_a_broker_killed_under_load_loses_nothing_and_resumes_within_5_s() {
     let broker = start_broker().await;
     let app = Arc::new(Application::start(&broker.bootstrap(), &[]).await.ready().await);
     let load = Load::start(&app);
@@ -238,10 +243,10 @@ async fn g1_g6_a_broker_killed_under_load_loses_nothing_and_work_resumes_within_
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     broker.kill();
-    assert!(app.readyz(503).await < Duration::from_secs(1), "known too late");
+    assert!(app.readyz(503).await < Duration::from_secs(1), "the outage was detected too late");
     let began = Instant::now();
-    let refused = app.ingest(r#"{"id":"meanwhile","source":"manual","payload":{}}"#).await;
-    assert_says(&refused.retry_after(503).1, &["nothing was stored"]);
+    let rejected = app.ingest(r#"{"id":"meanwhile","source":"manual","payload":{}}"#).await;
+    assert_says(&rejected.retry_after(503).1, &["nothing was stored"]);
     assert!(began.elapsed() < Duration::from_millis(500));
 
     broker.restart().await.unwrap();
@@ -258,21 +263,21 @@ async fn g1_g6_a_broker_killed_under_load_loses_nothing_and_work_resumes_within_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g6_a_broker_that_falls_silent_is_known_to_be_away_and_its_return_is_noticed() {
+async fn g6_a_broker_that_stalls_is_detected_and_work_resumes_after_it() {
     let broker = start_broker().await;
     let app = Application::start(&broker.bootstrap(), &[("DELIVERY_TIMEOUT_MS", "3000")]).await.ready().await;
     let event = r#"{"id":"a-1","source":"manual","payload":{}}"#;
     assert_eq!(app.ingest(event).await.status, 202);
     broker.pause();
-    let silent = app.ingest(event).await;
-    assert_eq!(silent.problem(504, true)["id"], "a-1");
+    let unacknowledged = app.ingest(event).await;
+    assert_eq!(unacknowledged.problem(504, true)["id"], "a-1");
     assert!(app.readyz(503).await < Duration::from_secs(5));
     app.ingest(event).await.retry_after(503);
     broker.resume();
-    let healed = Instant::now();
+    let resumed = Instant::now();
     app.readyz(200).await;
     while app.ingest(event).await.status != 202 {
-        assert!(healed.elapsed() < Duration::from_secs(5), "work did not resume");
+        assert!(resumed.elapsed() < Duration::from_secs(5), "work did not resume");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

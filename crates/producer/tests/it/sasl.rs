@@ -1,5 +1,5 @@
-//! A broker that asks for a password, through TLS: KAFKA_PROPERTIES reach every client, and a wrong password is told
-//! without being shown.
+//! A broker with SASL over TLS: KAFKA_PROPERTIES apply to every client. A wrong password is
+//! reported, but never shown.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,20 +13,20 @@ use crate::application::{Application, assert_says, unique};
 const EVENT: &str = r#"{"id":"a-1","source":"manual","payload":{}}"#;
 const PASSWORD: &str = "correcthorse";
 
-struct World {
+struct SaslBroker {
     broker: Broker,
     folder: tempfile::TempDir,
 }
 
-impl World {
+impl SaslBroker {
     async fn start() -> Self {
-        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let certificate = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
         let folder = testkit::servers::folder();
-        std::fs::write(folder.path().join("ca.pem"), made.cert.pem()).unwrap();
+        std::fs::write(folder.path().join("ca.pem"), certificate.cert.pem()).unwrap();
         let mut options = BrokerOptions::new(BrokerKind::ApacheKafka, folder.path().join("broker"));
         options.sasl = Some(Sasl {
-            certificate: made.cert.pem(),
-            key: made.signing_key.serialize_pem(),
+            certificate: certificate.cert.pem(),
+            key: certificate.signing_key.serialize_pem(),
             user: "alice".into(),
             password: PASSWORD.into(),
         });
@@ -35,7 +35,7 @@ impl World {
     }
 
     async fn shared() -> &'static Self {
-        static SHARED: OnceCell<World> = OnceCell::const_new();
+        static SHARED: OnceCell<SaslBroker> = OnceCell::const_new();
         SHARED.get_or_init(Self::start).await
     }
 
@@ -56,14 +56,14 @@ impl World {
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_the_password_events_are_accepted_by_each_mechanism_and_a_wrong_one_is_told_but_not_shown() {
-    let world = World::shared().await;
+async fn each_mechanism_accepts_the_password_and_a_wrong_one_is_never_shown() {
+    let broker = SaslBroker::shared().await;
     for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] {
-        let app = world.application(&world.authority(), mechanism, PASSWORD).await.ready().await;
+        let app = broker.application(&broker.authority(), mechanism, PASSWORD).await.ready().await;
         assert_eq!(app.ingest(EVENT).await.status, 202, "{mechanism}");
         app.stop().await;
 
-        let app = world.application(&world.authority(), mechanism, "wrongbattery").await;
+        let app = broker.application(&broker.authority(), mechanism, "wrongbattery").await;
         let began = Instant::now();
         let body = loop {
             let body = app.get("/readyz").await.problem(503, true);
@@ -74,25 +74,25 @@ async fn with_the_password_events_are_accepted_by_each_mechanism_and_a_wrong_one
             tokio::time::sleep(Duration::from_millis(50)).await;
         };
         assert_says(&body, &["kafka"]);
-        let (_, refused) = app.ingest(EVENT).await.retry_after(503);
-        assert_says(&refused, &["nothing was stored"]);
+        let (_, rejected) = app.ingest(EVENT).await.retry_after(503);
+        assert_says(&rejected, &["nothing was stored"]);
         for path in ["/readyz", "/health", "/metrics"] {
             let text = app.get(path).await.text;
             assert!(!text.contains("wrongbattery") && !text.contains("alice"), "{path}: {text}");
         }
-        assert_eq!(app.get("/livez").await.status, 200, "it waits");
+        assert_eq!(app.get("/livez").await.status, 200, "the process keeps running");
         assert!(app.stop().await < Duration::from_secs(10));
     }
 }
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_whose_certificate_is_not_trusted_gets_no_password() {
-    let world = World::shared().await;
-    let stranger = rcgen::generate_simple_self_signed([unique("ca")]).unwrap();
+async fn an_untrusted_broker_gets_no_password() {
+    let broker = SaslBroker::shared().await;
+    let unknown_ca = rcgen::generate_simple_self_signed([unique("ca")]).unwrap();
     let authority = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(&authority, stranger.cert.pem()).unwrap();
-    let app = world.application(authority.path(), "PLAIN", PASSWORD).await;
+    std::fs::write(&authority, unknown_ca.cert.pem()).unwrap();
+    let app = broker.application(authority.path(), "PLAIN", PASSWORD).await;
     let began = Instant::now();
     while !app.get("/readyz").await.text.contains("certificate") {
         assert!(began.elapsed() < Duration::from_secs(20), "{:?}", app.get("/readyz").await);
