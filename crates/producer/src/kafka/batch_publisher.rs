@@ -135,7 +135,8 @@ impl<'p> BatchPublisher<'p> {
     ) -> Result<OwnedSemaphorePermit, DeliveryError> {
         let bytes = u32::try_from(bytes + OVERHEAD_BYTES).unwrap_or(u32::MAX);
         loop {
-            let permits = self.publisher.client.batch_queue_permits().ok_or_else(DeliveryError::stopping)?;
+            let permits =
+                self.publisher.client.batch_queue_permits().ok_or_else(DeliveryError::shutting_down)?;
             if let Ok(permit) = Arc::clone(&permits).try_acquire_many_owned(bytes) {
                 return Ok(permit);
             }
@@ -149,7 +150,7 @@ impl<'p> BatchPublisher<'p> {
                     };
                 }
                 () = tracker.wait_for_failures() => self.resend_rejected().await,
-                () = self.abandoned.cancelled() => return Err(DeliveryError::stopping()),
+                () = self.abandoned.cancelled() => return Err(DeliveryError::shutting_down()),
             }
         }
     }

@@ -193,7 +193,7 @@ impl ReplaceableClient {
         // The lock is held for this call only. A replacement waits for nothing else under it.
         let current = self.client.read().unwrap_or_else(PoisonError::into_inner);
         let Some(client) = current.as_ref() else {
-            return Err(Box::new((DeliveryError::stopping(), *base.delivery_opaque)));
+            return Err(Box::new((DeliveryError::shutting_down(), *base.delivery_opaque)));
         };
         client
             .send(base)

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use service::lock::lock;
 
-/// librdkafka does not report an error of a connection again within this time.
+/// Within this time librdkafka does not report the same error of a connection again.
 const ERROR_SUPPRESSION: Duration = Duration::from_secs(30);
 /// Time for which an acknowledgement proves that a broker answers.
 pub const ACK_FRESHNESS: Duration = Duration::from_secs(1);

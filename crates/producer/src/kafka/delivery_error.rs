@@ -30,9 +30,9 @@ impl DeliveryError {
         Self::not_stored("queue_full", "too many events are waiting for kafka")
     }
 
-    /// The producer no longer sends, because it shuts down.
-    pub fn stopping() -> Self {
-        Self::not_stored("stopping", "the producer is stopping")
+    /// The producer no longer sends records.
+    pub fn shutting_down() -> Self {
+        Self::not_stored("stopping", "the producer is shutting down")
     }
 
     /// There was no delivery report before the deadline.
