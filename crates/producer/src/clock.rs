@@ -22,7 +22,7 @@ use service::lock::lock;
 
 /// Maximum number of ids in one millisecond. It bounds the memory; no machine reaches it.
 const MAX_IDS_PER_MS: usize = 4096;
-/// An event waits for the wall clock if that is at most this far behind.
+/// An event waits for the wall clock if the wall clock is at most this far behind.
 const MAX_WAIT_MS: i64 = 1000;
 
 /// The clock of one process.

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use service::json::object;
 use thiserror::Error;
 
-/// Duration of a rate limit for which ADSBDB names none.
+/// Duration of a rate limit if ADSBDB does not name it.
 const DEFAULT_RATE_LIMIT: Duration = Duration::from_secs(60);
 /// Maximum duration that is accepted from ADSBDB. A longer one is cut.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
@@ -105,7 +105,7 @@ impl Response<'_> {
     /// The aircraft in the response, its text unchanged.
     ///
     /// # Errors
-    /// There is none.
+    /// The response contains no aircraft.
     pub fn aircraft(&self) -> Result<Payload, UpstreamError> {
         match self.status {
             200 => aircraft_in(self.body),

@@ -170,8 +170,8 @@ impl Summary {
         self.body_cut |= matches!(error, ApiError::BodyCut);
     }
 
-    /// 202 if every event was accepted, 207 if some were. If none was, the status that all results
-    /// share, or 207 if they differ.
+    /// 202 if every event was accepted, 207 if some were accepted. Otherwise the status that all
+    /// results share, or 207 if they differ.
     pub fn status(&self) -> StatusCode {
         let mut statuses = self.statuses.iter();
         match (statuses.next(), statuses.next()) {

@@ -58,8 +58,8 @@ impl From<DeliveryError> for AttemptError {
 
 /// Classifies a failed delivery.
 ///
-/// `disconnected` tells that a connection may have broken after the record was sent. librdkafka
-/// may then have sent the record twice, and the code describes only the second attempt.
+/// `disconnected` is true if a connection may have broken after the record was sent. librdkafka may
+/// then have sent the record twice, and the code describes only the second attempt.
 pub fn classify(failure: DeliveryFailure, disconnected: bool) -> AttemptError {
     let DeliveryFailure { code, never_stored } = failure;
     let detail = format!("delivery to kafka failed: {code}");
