@@ -120,8 +120,8 @@ fn store_ready(state: &StoreState) -> Result<(), String> {
     match state {
         StoreState::Ready => Ok(()),
         StoreState::Unknown => Err("mongodb has not been asked yet".into()),
-        StoreState::Away(why) => Err(format!("mongodb does not answer: {why}")),
-        StoreState::Refused(why) => Err(format!("mongodb refuses: {why}")),
+        StoreState::Unavailable(why) => Err(format!("mongodb does not answer: {why}")),
+        StoreState::Unusable(why) => Err(format!("mongodb refuses: {why}")),
     }
 }
 

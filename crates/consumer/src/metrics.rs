@@ -155,7 +155,7 @@ impl Metrics {
         self.finished(Outcome::Inserted, counts.inserted);
         self.finished(Outcome::Updated, counts.updated);
         self.finished(Outcome::Unchanged, counts.unchanged);
-        self.finished(Outcome::Stale, counts.stale);
+        self.finished(Outcome::Stale, counts.superseded);
     }
 
     /// A record became visible this long after it was ingested.

@@ -1,152 +1,158 @@
-//! The one escape from waiting for ever: a record that the server refuses with a code of which
-//! nobody knows whether waiting helps, by itself or as the only one of its command. It is tried
-//! alone, and dead-lettered after at least five refusals and [`UNLISTED_GRACE`], if the server
-//! takes other writes to the collection. Never for a write concern that failed, and never for a
-//! code that is listed as transient.
+//! Retry of a record that the server rejects with an unlisted code, in a statement or a command of
+//! its own. Whether a retry helps is unknown for such a code. The record is written alone, and
+//! dead-lettered after at least five rejections and [`UNLISTED_GRACE`] if the server accepts other
+//! writes to the collection. A write concern error or a listed transient code never leads to a dead
+//! letter.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::kafka::dead_letters::Cause;
-use crate::mongo::Applied;
+use crate::mongo::BatchOutcome;
 
-/// How long a record is refused before it is dead-lettered.
+/// Minimum time from the first rejection of a record to its dead letter.
 pub const UNLISTED_GRACE: Duration = Duration::from_secs(60);
 
-/// Refusals of a record that was alone, before it is dead-lettered.
-const REFUSALS_MIN: u32 = 5;
+/// Minimum rejections of a record that was written alone before it is dead-lettered.
+const MIN_REJECTIONS: u32 = 5;
 
-/// The suspects of one batch.
+/// The records of one batch that were rejected with an unlisted code.
 #[derive(Debug)]
-pub struct Suspects {
+pub struct UnlistedCodeRetry {
     grace: Duration,
-    /// By their place in the batch.
-    suspects: BTreeMap<usize, Suspect>,
+    /// By the index in the batch.
+    records: BTreeMap<usize, RejectedRecord>,
 }
 
 #[derive(Debug)]
-struct Suspect {
-    refusals: u32,
+struct RejectedRecord {
+    /// Rejections while it was written alone.
+    rejections: u32,
     first: Instant,
-    /// Events that were in the collection at the last refusal.
+    /// Events written to the collection until the last rejection.
     written: u64,
 }
 
-/// What is to become of the record that was written alone.
+/// The next step for a record that was written alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Judgement {
-    /// It is no suspect, or is tried again.
-    TryAgain,
-    /// It is dead-lettered if others are stored.
-    Due {
-        /// Others were stored since its last refusal. If not, only the server can tell whether it
-        /// takes writes.
+pub enum RetryDecision {
+    /// It was not rejected with an unlisted code, or is retried.
+    Retry,
+    /// It is dead-lettered if the server accepts other writes.
+    DeadLetter {
+        /// Others were stored since the last rejection. If not, only a probe shows whether the
+        /// server accepts writes.
         others_stored: bool,
     },
 }
 
-impl Suspects {
-    /// Suspects are dead-lettered after `grace`.
+impl UnlistedCodeRetry {
+    /// Records are dead-lettered after `grace` at the earliest.
     pub fn new(grace: Duration) -> Self {
-        Self { grace, suspects: BTreeMap::new() }
+        Self { grace, records: BTreeMap::new() }
     }
 
-    /// How many of `todo` to write next, at most `most`: a suspect goes alone.
-    pub fn share(&self, todo: &VecDeque<usize>, most: usize) -> usize {
-        let unsuspected =
-            todo.iter().take(most).take_while(|index| !self.suspects.contains_key(index)).count();
-        unsuspected.max(1)
+    /// The number of records of `todo` to write next, at most `max`. A rejected record is written
+    /// alone.
+    pub fn chunk_size(&self, todo: &VecDeque<usize>, max: usize) -> usize {
+        let others = todo.iter().take(max).take_while(|index| !self.records.contains_key(index)).count();
+        others.max(1)
     }
 
-    /// Looks at what became of `chunk` at `now`.
-    pub fn judge(&mut self, chunk: &[usize], applied: &Applied, now: Instant) -> Judgement {
-        let mut judgement = Judgement::TryAgain;
-        for refused in &applied.strange {
-            let new = Suspect { refusals: 0, first: now, written: applied.written };
-            let suspect = self.suspects.entry(chunk[refused.index]).or_insert(new);
+    /// Records the outcome of writing `chunk` and decides what to do.
+    pub fn after_write(&mut self, chunk: &[usize], outcome: &BatchOutcome, now: Instant) -> RetryDecision {
+        let mut decision = RetryDecision::Retry;
+        for rejected in &outcome.unlisted {
+            let new = RejectedRecord { rejections: 0, first: now, written: outcome.written };
+            let record = self.records.entry(chunk[rejected.index]).or_insert(new);
             if chunk.len() == 1 {
-                suspect.refusals += 1;
-                let others_stored = applied.written > suspect.written;
-                if suspect.refusals >= REFUSALS_MIN && now.duration_since(suspect.first) >= self.grace {
-                    judgement = Judgement::Due { others_stored };
+                record.rejections += 1;
+                let others_stored = outcome.written > record.written;
+                if record.rejections >= MIN_REJECTIONS && now.duration_since(record.first) >= self.grace {
+                    decision = RetryDecision::DeadLetter { others_stored };
                 }
             }
-            suspect.written = applied.written;
+            record.written = outcome.written;
         }
-        judgement
+        decision
     }
 }
 
-/// Takes the one record out of what is unfinished, to be dead-lettered.
-pub fn give_up(applied: &mut Applied) -> Option<Cause> {
-    let refused = applied.strange.pop()?;
-    applied.unfinished.clear();
-    applied.trouble = None;
-    Some(Cause::from(refused))
+/// Removes the only record from the unfinished ones and returns the cause of its dead letter.
+pub fn take_rejected(outcome: &mut BatchOutcome) -> Option<Cause> {
+    let rejected = outcome.unlisted.pop()?;
+    outcome.unfinished.clear();
+    outcome.error = None;
+    Some(Cause::from(rejected))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mongo::{Counts, Rejected, Trouble};
+    use crate::mongo::{Counts, Rejected, TransientError};
 
-    fn refused(index: usize, others: u64, written: u64) -> Applied {
-        let trouble = Trouble { reason: "refused for now".into(), timed_out: false };
-        let strange = Rejected { index, code: 987_654, class: "Location987654".into(), reason: "no".into() };
-        Applied {
+    fn outcome(index: usize, others: u64, written: u64) -> BatchOutcome {
+        let error = TransientError { reason: "rejected for now".into(), timed_out: false };
+        let rejected =
+            Rejected { index, code: 987_654, code_name: "Location987654".into(), reason: "no".into() };
+        BatchOutcome {
             counts: Counts { inserted: others, ..Counts::default() },
             unfinished: vec![index],
-            strange: vec![strange],
-            trouble: Some(trouble),
+            unlisted: vec![rejected],
+            error: Some(error),
             written,
-            ..Applied::default()
+            ..BatchOutcome::default()
         }
     }
 
     #[test]
-    fn a_suspect_goes_alone() {
-        let mut suspects = Suspects::new(UNLISTED_GRACE);
-        assert_eq!(suspects.share(&[4, 5, 6, 7].into(), 3), 3);
-        let judgement = suspects.judge(&[4, 5, 6], &refused(1, 2, 2), Instant::now());
-        assert_eq!(judgement, Judgement::TryAgain);
-        assert_eq!(suspects.share(&[4, 5, 6].into(), 3), 1, "up to the suspect");
-        assert_eq!(suspects.share(&[5, 6].into(), 3), 1, "the suspect alone");
+    fn a_rejected_record_is_written_alone() {
+        let mut retry = UnlistedCodeRetry::new(UNLISTED_GRACE);
+        assert_eq!(retry.chunk_size(&[4, 5, 6, 7].into(), 3), 3);
+        let decision = retry.after_write(&[4, 5, 6], &outcome(1, 2, 2), Instant::now());
+        assert_eq!(decision, RetryDecision::Retry);
+        assert_eq!(retry.chunk_size(&[4, 5, 6].into(), 3), 1, "up to the rejected record");
+        assert_eq!(retry.chunk_size(&[5, 6].into(), 3), 1, "the rejected record alone");
     }
 
     #[test]
-    fn a_suspect_is_due_after_five_refusals_alone_and_sixty_seconds() {
+    fn dead_letter_after_five_rejections_alone_and_sixty_seconds() {
         let start = Instant::now();
         for (times, due) in [
             (&[0, 10, 20, 59, 60][..], &[false, false, false, false, true][..]),
             (&[0, 1, 2, 3, 4, 59, 60], &[false, false, false, false, false, false, true]),
             (&[0, 70, 80, 90, 95], &[false, false, false, false, true]),
         ] {
-            let mut suspects = Suspects::new(UNLISTED_GRACE);
+            let mut retry = UnlistedCodeRetry::new(UNLISTED_GRACE);
             for (second, due) in times.iter().zip(due) {
                 let now = start + Duration::from_secs(*second);
-                let wanted = if *due { Judgement::Due { others_stored: false } } else { Judgement::TryAgain };
-                assert_eq!(suspects.judge(&[5], &refused(0, 0, 7), now), wanted, "{second} of {times:?}");
+                let wanted = if *due {
+                    RetryDecision::DeadLetter { others_stored: false }
+                } else {
+                    RetryDecision::Retry
+                };
+                assert_eq!(retry.after_write(&[5], &outcome(0, 0, 7), now), wanted, "{second} of {times:?}");
             }
         }
     }
 
     #[test]
-    fn others_count_as_stored_only_since_the_last_refusal() {
-        let mut suspects = Suspects::new(Duration::ZERO);
+    fn others_count_as_stored_only_since_the_last_rejection() {
+        let mut retry = UnlistedCodeRetry::new(Duration::ZERO);
         let now = Instant::now();
         for written in [7, 9, 9, 9] {
-            assert_eq!(suspects.judge(&[5], &refused(0, 0, written), now), Judgement::TryAgain);
+            assert_eq!(retry.after_write(&[5], &outcome(0, 0, written), now), RetryDecision::Retry);
         }
-        let due = |others_stored| Judgement::Due { others_stored };
-        assert_eq!(suspects.judge(&[5], &refused(0, 0, 9), now), due(false));
-        assert_eq!(suspects.judge(&[5], &refused(0, 0, 10), now), due(true));
+        let due = |others_stored| RetryDecision::DeadLetter { others_stored };
+        assert_eq!(retry.after_write(&[5], &outcome(0, 0, 9), now), due(false));
+        assert_eq!(retry.after_write(&[5], &outcome(0, 0, 10), now), due(true));
     }
 
     #[test]
-    fn a_suspect_that_is_given_up_is_finished_with_its_cause() {
-        let mut applied = refused(0, 0, 2);
-        let cause = give_up(&mut applied).expect("a cause");
+    fn a_dead_lettered_record_is_finished_with_its_cause() {
+        let mut outcome = outcome(0, 0, 2);
+        let cause = take_rejected(&mut outcome).expect("a cause");
         assert_eq!((cause.class.as_str(), cause.reason.as_str()), ("Location987654", "code 987654: no"));
-        assert!(applied.unfinished.is_empty() && applied.trouble.is_none());
+        assert!(outcome.unfinished.is_empty() && outcome.error.is_none());
     }
 }

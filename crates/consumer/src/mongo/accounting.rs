@@ -1,108 +1,152 @@
-//! What the replies to a batch's commands mean for its events: each is counted, rejected or put off, by a reply that
-//! says so. An update that changes nothing is *stale* if the stored document is newer, else *unchanged*.
+//! Outcome accounting: reads what the replies to a batch's commands mean for its events. Each event
+//! is counted, rejected or postponed, and only by a reply that says so. An update that changes
+//! nothing is *superseded* if the stored document is newer, else *unchanged*.
 
-use super::error::Refusal;
-use super::error_codes::{self, Verdict};
+use events::StorableEvent;
+
+use super::collection::CallContext;
+use super::error::{CommandError, TransientError};
+use super::error_codes::{self, ErrorClass};
 use super::key::Key;
-use super::merged_write::{Ending, Known, Run};
-use super::outcome::{Rejected, Trouble};
-use super::plan::Fate;
+use super::merged_write::{BatchEvents, DocumentState, EventOutcome, MergedWrite};
+use super::outcome::{BatchOutcome, Rejected};
+use super::plan::{EventStatus, WritePlan};
 use super::reply::{Reply, StatementError};
 use super::version::Version;
-use super::write::Batch;
 
-/// What an update came to.
+/// A batch, the plan of its writes, and its outcome so far.
+pub(super) struct Batch<'a> {
+    pub(super) context: CallContext<'a>,
+    pub(super) events: &'a [&'a StorableEvent],
+    pub(super) keys: Vec<Key<'a>>,
+    pub(super) plan: WritePlan,
+    pub(super) outcome: BatchOutcome,
+}
+
+/// The reply to an update.
 pub(super) struct Updated {
-    /// The runs that were not refused.
-    pub(super) done: Vec<Run>,
-    /// How many of their documents were there.
+    /// The writes that were not rejected.
+    pub(super) done: Vec<MergedWrite>,
+    /// The number of their documents that exist.
     pub(super) matched: usize,
-    /// How many of these it changed.
+    /// The number of these documents that changed.
     pub(super) modified: usize,
 }
 
 impl Updated {
-    /// For documents that are known to exist: one that is gone is not updated, and so not finished.
-    pub(super) fn must_all_match(&self) -> Result<(), Trouble> {
+    /// Fails if a document that was known to exist is gone: its event is not finished.
+    pub(super) fn must_all_match(&self) -> Result<(), TransientError> {
         if self.matched == self.done.len() {
             return Ok(());
         }
-        Err(Trouble::new("documents that existed were not there to be updated"))
+        Err(TransientError::new("documents that existed were deleted before their update"))
     }
 }
 
-impl Batch<'_> {
-    /// Counts what was inserted and gives back the runs whose documents exist already.
-    pub(super) async fn read_insert(&mut self, chunk: Vec<Run>, reply: Reply) -> Result<Vec<Run>, Trouble> {
-        if let Some(trouble) = reply.write_concern_error {
-            return Err(trouble);
+impl BatchEvents for &[&StorableEvent] {
+    fn version(&self, index: usize) -> Version {
+        Version::of(self[index])
+    }
+
+    fn same_document(&self, one: usize, other: usize) -> bool {
+        self[one].document == self[other].document
+    }
+}
+
+impl<'a> Batch<'a> {
+    pub(super) fn new(context: CallContext<'a>, events: &'a [&'a StorableEvent]) -> Self {
+        let keys: Vec<Key<'a>> = events.iter().map(|event| context.keys.key_of(event)).collect();
+        let plan = WritePlan::new(keys.iter().map(Key::identity), context.collection.merges_events());
+        Self { context, events, keys, plan, outcome: BatchOutcome::default() }
+    }
+
+    /// Counts the inserted events and returns the writes whose documents exist already.
+    pub(super) async fn read_insert(
+        &mut self,
+        chunk: Vec<MergedWrite>,
+        reply: Reply,
+    ) -> Result<Vec<MergedWrite>, TransientError> {
+        if let Some(error) = reply.write_concern_error {
+            return Err(error);
         }
         if reply.n + reply.errors.len() != chunk.len() {
-            return Err(Trouble::new("the reply to an insert leaves documents out"));
+            return Err(TransientError::new("the reply to an insert does not cover all documents"));
         }
         let mut existing = Vec::new();
         let mut doubtful = Vec::new();
-        for (run, error) in with_errors(chunk, reply.errors) {
+        for (write, error) in with_errors(chunk, reply.errors) {
             match error {
-                None => self.inserted(&run),
-                Some(error) => match error_codes::verdict(error.code) {
-                    Verdict::Duplicate if self.is_own_key(run.head, &error) => existing.push(run),
-                    Verdict::Duplicate | Verdict::Permanent => doubtful.push((run, error)),
-                    Verdict::Transient => self.postpone(run.head, error.into()),
+                None => self.count_inserted(&write),
+                Some(error) => match error_codes::class(error.code) {
+                    ErrorClass::Duplicate if self.is_own_key(write.sent, &error) => existing.push(write),
+                    ErrorClass::Duplicate | ErrorClass::Permanent => doubtful.push((write, error)),
+                    ErrorClass::Transient => self.postpone(write.sent, error.into()),
                 },
             }
         }
-        existing.extend(self.judge_doubtful(doubtful).await?);
-        // That there was no document is what the others' endings rest on.
-        existing.retain(|run| {
-            let alone = run.events.len() == 1;
-            if !alone {
-                self.waves.doubt(run.head);
+        existing.extend(self.resolve_doubtful(doubtful).await?);
+        // The outcomes of merged events assumed that there was no document.
+        existing.retain(|write| {
+            let is_single = write.events.len() == 1;
+            if !is_single {
+                self.plan.distrust_document(write.sent);
             }
-            alone
+            is_single
         });
-        existing.iter_mut().for_each(|run| *run = Run::alone(run.head));
+        existing.iter_mut().for_each(|write| *write = MergedWrite::single(write.sent));
         Ok(existing)
     }
 
-    /// What an insert refused is gone for good only where there is no document: a server may hold one that was there
-    /// before its rule, and take an update of it; and a document in the way of several indexes is named for one.
-    async fn judge_doubtful(&mut self, doubtful: Vec<(Run, StatementError)>) -> Result<Vec<Run>, Trouble> {
-        let keys: Vec<&Key<'_>> = doubtful.iter().map(|(run, _)| &self.keys[run.head]).collect();
-        let versions = self.lookup().versions(&keys).await?;
+    /// A rejected insert is permanent only if there is no document. A document older than a
+    /// validator may still accept an update, and the error of a document that collides in several
+    /// indexes names only one of them.
+    async fn resolve_doubtful(
+        &mut self,
+        doubtful: Vec<(MergedWrite, StatementError)>,
+    ) -> Result<Vec<MergedWrite>, TransientError> {
+        let keys: Vec<&Key<'_>> = doubtful.iter().map(|(write, _)| &self.keys[write.sent]).collect();
+        let versions = self.context.find_versions(&keys).await?;
         let mut existing = Vec::new();
-        for ((run, error), version) in doubtful.into_iter().zip(versions) {
-            match error_codes::verdict(error.code) {
-                _ if version.is_some() => existing.push(run),
-                Verdict::Permanent => self.reject(run.head, error.code, error.message, Fate::Absent),
-                _ => self.judge_foreign_duplicate(run.head, error),
+        for ((write, error), version) in doubtful.into_iter().zip(versions) {
+            match error_codes::class(error.code) {
+                _ if version.is_some() => existing.push(write),
+                ErrorClass::Permanent => {
+                    self.reject(write.sent, error.code, error.message, EventStatus::Absent);
+                }
+                _ => self.resolve_other_duplicate(write.sent, error),
             }
         }
         Ok(existing)
     }
 
-    fn inserted(&mut self, run: &Run) {
-        for (index, ending) in run.events.iter().zip(&run.endings) {
-            self.count(ending.unwrap_or(Ending::Inserted), 1);
-            self.waves.tell(*index, Fate::Present);
+    fn count_inserted(&mut self, write: &MergedWrite) {
+        for (index, outcome) in write.events.iter().zip(&write.outcomes) {
+            self.count(outcome.unwrap_or(EventOutcome::Inserted), 1);
+            self.plan.set_status(*index, EventStatus::Present);
         }
-        self.waves.learn(run.head, Known::Present(Version::of(self.events[run.head]), Some(run.head)));
+        let version = Version::of(self.events[write.sent]);
+        self.plan.set_document(write.sent, DocumentState::Present(version, Some(write.sent)));
     }
 
-    /// Rejects or puts off what an update refused, and gives back the rest.
-    pub(super) fn read_update(&mut self, chunk: Vec<Run>, reply: Reply) -> Result<Updated, Trouble> {
-        if let Some(trouble) = reply.write_concern_error {
-            return Err(trouble);
+    /// Rejects or postpones the writes that an update rejected, and returns the other writes.
+    pub(super) fn read_update(
+        &mut self,
+        chunk: Vec<MergedWrite>,
+        reply: Reply,
+    ) -> Result<Updated, TransientError> {
+        if let Some(error) = reply.write_concern_error {
+            return Err(error);
         }
         let mut done = Vec::with_capacity(chunk.len());
-        for (run, error) in with_errors(chunk, reply.errors) {
+        for (write, error) in with_errors(chunk, reply.errors) {
             match error {
-                None => done.push(run),
-                Some(error) => match error_codes::verdict(error.code) {
-                    Verdict::Transient => self.postpone(run.head, error.into()),
-                    // An update of one document collides with another only in an index of the user's own.
-                    Verdict::Permanent | Verdict::Duplicate => {
-                        self.reject(run.head, error.code, error.message, Fate::Present);
+                None => done.push(write),
+                Some(error) => match error_codes::class(error.code) {
+                    ErrorClass::Transient => self.postpone(write.sent, error.into()),
+                    // An update can collide with another document only in a unique index of the
+                    // user.
+                    ErrorClass::Permanent | ErrorClass::Duplicate => {
+                        self.reject(write.sent, error.code, error.message, EventStatus::Present);
                     }
                 },
             }
@@ -110,173 +154,189 @@ impl Batch<'_> {
         Ok(Updated { done, matched: reply.n, modified: reply.n_modified })
     }
 
-    /// Counts what updates of existing documents came to, which changed `changed` of them. Only if that is less than
-    /// it could be, the documents are asked how new they are: a document never turns back, so one that is newer now
-    /// made its event stale.
-    pub(super) async fn settle(&mut self, done: Vec<Run>, changed: usize) -> Result<(), Trouble> {
-        let open: Vec<usize> = done.iter().filter_map(Run::open).collect();
-        let foretold: Vec<usize> = done.iter().filter(|run| run.changes).map(|run| run.head).collect();
-        for run in &done {
-            self.leave_behind(run.head);
+    /// Counts the events of updates that changed `changed` documents. If fewer changed than could
+    /// have, the versions are looked up. Versions never decrease, so a document that is newer now
+    /// superseded its event.
+    pub(super) async fn count_updated(
+        &mut self,
+        done: Vec<MergedWrite>,
+        changed: usize,
+    ) -> Result<(), TransientError> {
+        let undecided: Vec<usize> = done.iter().filter_map(MergedWrite::undecided).collect();
+        let predicted: Vec<usize> =
+            done.iter().filter(|write| write.changes).map(|write| write.sent).collect();
+        for write in &done {
+            self.set_document_of(write.sent);
         }
-        if changed < foretold.len() + open.len() {
-            self.look_up(&[open.as_slice(), foretold.as_slice()].concat()).await?;
+        if changed < predicted.len() + undecided.len() {
+            self.look_up(&[undecided.as_slice(), predicted.as_slice()].concat()).await?;
         }
-        let newer = |index: &&usize| self.version_of_key(**index) > Some(Version::of(self.events[**index]));
-        // Another writer's newer document keeps even what was foretold from changing it.
-        let foretold = foretold.len() - foretold.iter().filter(newer).count();
-        let changed = changed.saturating_sub(foretold).min(open.len());
-        let same = open.len() - changed;
-        let stale = open.iter().filter(newer).count().min(same);
-        self.count(Ending::Updated, changed);
-        self.count(Ending::Stale, stale);
-        self.count(Ending::Unchanged, same - stale);
-        for run in done {
-            run.endings.iter().flatten().for_each(|ending| self.count(*ending, 1));
-            run.events.iter().for_each(|index| self.waves.tell(*index, Fate::Present));
+        let is_newer =
+            |index: &&usize| self.stored_version(**index) > Some(Version::of(self.events[**index]));
+        // The newer document of another writer also prevents a change that was predicted.
+        let predicted = predicted.len() - predicted.iter().filter(is_newer).count();
+        let changed = changed.saturating_sub(predicted).min(undecided.len());
+        let superseded = undecided.iter().filter(is_newer).count();
+        self.count_by_change(undecided.len(), changed, superseded);
+        for write in done {
+            write.outcomes.iter().flatten().for_each(|outcome| self.count(*outcome, 1));
+            write.events.iter().for_each(|index| self.plan.set_status(*index, EventStatus::Present));
         }
         Ok(())
     }
 
-    /// Counts what an ordered update came to, up to its first error; each event met the document that the ones before
-    /// it left.
-    pub(super) fn read_tail(&mut self, mut chunk: Vec<Run>, reply: Reply) -> Result<(), Trouble> {
+    /// Counts the events of an ordered update up to its first error. Each event was compared with
+    /// the document that the previous events left.
+    pub(super) fn read_ordered_update(
+        &mut self,
+        mut chunk: Vec<MergedWrite>,
+        reply: Reply,
+    ) -> Result<(), TransientError> {
         chunk.truncate(reply.errors.first().map_or(chunk.len(), |error| error.position + 1));
         let updated = self.read_update(chunk, reply)?;
         updated.must_all_match()?;
         let Updated { done, modified: changed, .. } = updated;
-        let mut stale = 0;
-        for run in &done {
-            if self.version_of_key(run.head) > Some(Version::of(self.events[run.head])) {
-                stale += 1;
+        let mut superseded = 0;
+        for write in &done {
+            if self.stored_version(write.sent) > Some(Version::of(self.events[write.sent])) {
+                superseded += 1;
             } else {
-                self.leave_behind(run.head);
+                self.set_document_of(write.sent);
             }
-            self.waves.tell(run.head, Fate::Present);
+            self.plan.set_status(write.sent, EventStatus::Present);
         }
-        let same = done.len() - changed;
-        let stale = stale.min(same);
-        self.count(Ending::Updated, changed);
-        self.count(Ending::Stale, stale);
-        self.count(Ending::Unchanged, same - stale);
+        self.count_by_change(done.len(), changed, superseded);
         Ok(())
     }
 
-    /// The document of an event that was applied is the event's, unless it was newer before.
-    fn leave_behind(&mut self, index: usize) {
+    /// Counts `events` of which `changed` changed their document. At most `superseded` of the
+    /// others were superseded.
+    fn count_by_change(&mut self, events: usize, changed: usize, superseded: usize) {
+        let same = events - changed;
+        let superseded = superseded.min(same);
+        self.count(EventOutcome::Updated, changed);
+        self.count(EventOutcome::Superseded, superseded);
+        self.count(EventOutcome::Unchanged, same - superseded);
+    }
+
+    /// Records that an applied event made the document, unless the document was newer.
+    fn set_document_of(&mut self, index: usize) {
         let version = Version::of(self.events[index]);
-        if self.version_of_key(index).is_none_or(|stored| stored <= version) {
-            self.waves.learn(index, Known::Present(version, Some(index)));
+        if self.stored_version(index).is_none_or(|stored| stored <= version) {
+            self.plan.set_document(index, DocumentState::Present(version, Some(index)));
         }
     }
 
-    fn version_of_key(&self, index: usize) -> Option<Version> {
-        match self.waves.known(index) {
-            Known::Present(version, _) => Some(version),
-            Known::Nothing | Known::Absent => None,
+    fn stored_version(&self, index: usize) -> Option<Version> {
+        match self.plan.document(index) {
+            DocumentState::Present(version, _) => Some(version),
+            DocumentState::Unknown | DocumentState::Absent => None,
         }
     }
 
-    fn count(&mut self, ending: Ending, events: usize) {
-        let counts = &mut self.applied.counts;
-        let count = match ending {
-            Ending::Inserted => &mut counts.inserted,
-            Ending::Updated => &mut counts.updated,
-            Ending::Unchanged => &mut counts.unchanged,
-            Ending::Stale => &mut counts.stale,
+    fn count(&mut self, outcome: EventOutcome, events: usize) {
+        let counts = &mut self.outcome.counts;
+        let count = match outcome {
+            EventOutcome::Inserted => &mut counts.inserted,
+            EventOutcome::Updated => &mut counts.updated,
+            EventOutcome::Unchanged => &mut counts.unchanged,
+            EventOutcome::Superseded => &mut counts.superseded,
         };
         *count += events as u64;
     }
 
-    /// Asks how new the documents of these events are.
-    pub(super) async fn look_up(&mut self, indexes: &[usize]) -> Result<(), Trouble> {
-        let indexes = self.one_a_key(indexes);
+    /// Looks the versions of these events' documents up.
+    pub(super) async fn look_up(&mut self, indexes: &[usize]) -> Result<(), TransientError> {
+        let indexes = self.one_per_key(indexes);
         let keys: Vec<&Key<'_>> = indexes.iter().map(|index| &self.keys[*index]).collect();
-        let versions = self.lookup().versions(&keys).await?;
-        self.learn_all(&indexes, versions);
+        let versions = self.context.find_versions(&keys).await?;
+        self.set_documents(&indexes, versions);
         Ok(())
     }
 
-    /// The same in one question where that is possible. A document that it misses counts as absent, which an insert
-    /// will prove wrong.
-    pub(super) async fn look(&mut self, indexes: &[usize]) -> Result<(), Trouble> {
+    /// As [`Batch::look_up`], with one query if possible. A missed document counts as absent; an
+    /// insert then fails with a duplicate key.
+    pub(super) async fn look_up_quickly(&mut self, indexes: &[usize]) -> Result<(), TransientError> {
         let keys: Vec<&Key<'_>> = indexes.iter().map(|index| &self.keys[*index]).collect();
-        let versions = self.lookup().seen(&keys).await?;
-        self.learn_all(indexes, versions);
+        let versions = self.context.find_versions_quickly(&keys).await?;
+        self.set_documents(indexes, versions);
         Ok(())
     }
 
-    fn learn_all(&mut self, indexes: &[usize], versions: Vec<Option<Version>>) {
+    fn set_documents(&mut self, indexes: &[usize], versions: Vec<Option<Version>>) {
         for (index, version) in indexes.iter().zip(versions) {
-            let known = match (version, self.waves.known(*index)) {
-                (None, _) => Known::Absent,
-                (Some(version), Known::Present(same, content)) if version == same => {
-                    Known::Present(version, content)
+            let document = match (version, self.plan.document(*index)) {
+                (None, _) => DocumentState::Absent,
+                (Some(version), DocumentState::Present(same, content)) if version == same => {
+                    DocumentState::Present(version, content)
                 }
-                (Some(version), _) => Known::Present(version, None),
+                (Some(version), _) => DocumentState::Present(version, None),
             };
-            self.waves.learn(*index, known);
+            self.plan.set_document(*index, document);
         }
     }
 
-    fn one_a_key(&self, indexes: &[usize]) -> Vec<usize> {
-        let mut asked: Vec<(usize, usize)> =
-            indexes.iter().map(|index| (self.waves.key(*index), *index)).collect();
-        asked.sort_unstable();
-        asked.dedup_by_key(|(key, _)| *key);
-        asked.into_iter().map(|(_, index)| index).collect()
+    fn one_per_key(&self, indexes: &[usize]) -> Vec<usize> {
+        let mut by_key: Vec<(usize, usize)> =
+            indexes.iter().map(|index| (self.plan.key_number(*index), *index)).collect();
+        by_key.sort_unstable();
+        by_key.dedup_by_key(|(key, _)| *key);
+        by_key.into_iter().map(|(_, index)| index).collect()
     }
 
     fn is_own_key(&self, index: usize, error: &StatementError) -> bool {
         match self.keys[index] {
             Key::Derived(_) => error.is_duplicate_of(std::iter::once("_id")),
-            Key::Fields(_) => error.is_duplicate_of(self.way.keys.fields()),
+            Key::Fields(_) => error.is_duplicate_of(self.context.keys.fields()),
         }
     }
 
-    /// The key is free, but an index that is not the key's has one of the values.
-    fn judge_foreign_duplicate(&mut self, index: usize, error: StatementError) {
-        // Without a name it may have been the key after all, its document deleted since; a new _id may be free.
-        let nameless = error.duplicate_of.is_none() && !error.message.contains("index: ");
-        if nameless || error.is_duplicate_of(std::iter::once("_id")) {
+    /// Handles a duplicate in an index that is not the key's. The key itself is free.
+    fn resolve_other_duplicate(&mut self, index: usize, error: StatementError) {
+        // If the error names no index, it may have been the key of a document deleted since. A new
+        // _id may be free.
+        let names_no_index = error.duplicate_of.is_none() && !error.message.contains("index: ");
+        if names_no_index || error.is_duplicate_of(std::iter::once("_id")) {
             self.postpone(index, error.into());
         } else {
-            self.reject(index, error.code, error.message, Fate::Absent);
+            self.reject(index, error.code, error.message, EventStatus::Absent);
         }
     }
 
-    pub(super) fn reject(&mut self, index: usize, code: i32, reason: String, fate: Fate) {
-        self.applied.rejected.push(Rejected { index, code, class: error_codes::name(code), reason });
-        self.waves.tell(index, fate);
+    pub(super) fn reject(&mut self, index: usize, code: i32, reason: String, status: EventStatus) {
+        let code_name = error_codes::name(code);
+        self.outcome.rejected.push(Rejected { index, code, code_name, reason });
+        self.plan.set_status(index, status);
     }
 
-    pub(super) fn postpone(&mut self, index: usize, refusal: Refusal) {
-        let Refusal { code, class, message } = refusal;
-        self.way.known.heed(code, &message);
-        let reason = format!("a record was refused for now: {class} ({code})");
-        let trouble = self.applied.trouble.get_or_insert(Trouble::new(reason));
-        trouble.timed_out |= error_codes::is_time_limit(code);
+    /// Leaves an event unfinished, to be retried.
+    pub(super) fn postpone(&mut self, index: usize, error: CommandError) {
+        let CommandError { code, code_name, message } = error;
+        self.context.collection.note_rejection(code, &message);
+        let reason = format!("the server rejected a record for now: {code_name} ({code})");
+        let error = self.outcome.error.get_or_insert(TransientError::new(reason));
+        error.timed_out |= error_codes::is_time_limit(code);
         if !error_codes::is_listed(code) {
-            self.applied.strange.push(Rejected { index, code, class, reason: message });
+            self.outcome.unlisted.push(Rejected { index, code, code_name, reason: message });
         }
-        self.waves.tell(index, Fate::Unfinished);
+        self.plan.set_status(index, EventStatus::Unfinished);
     }
 }
 
-impl From<StatementError> for Refusal {
+impl From<StatementError> for CommandError {
     fn from(error: StatementError) -> Self {
-        Self { code: error.code, class: error_codes::name(error.code), message: error.message }
+        Self { code: error.code, code_name: error_codes::name(error.code), message: error.message }
     }
 }
 
-/// Each statement of a command and its error, if it failed.
+/// The statements of a command, each with its error if it failed.
 fn with_errors(
-    chunk: Vec<Run>,
+    chunk: Vec<MergedWrite>,
     errors: Vec<StatementError>,
-) -> impl Iterator<Item = (Run, Option<StatementError>)> {
+) -> impl Iterator<Item = (MergedWrite, Option<StatementError>)> {
     let mut errors = errors.into_iter().peekable();
-    chunk.into_iter().enumerate().map(move |(position, run)| {
+    chunk.into_iter().enumerate().map(move |(position, write)| {
         let error = errors.next_if(|error| error.position == position);
-        (run, error)
+        (write, error)
     })
 }

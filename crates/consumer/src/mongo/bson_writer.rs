@@ -1,12 +1,13 @@
-//! Writes BSON into one buffer, so that a batch of documents becomes a command without being copied level by level.
+//! Writes BSON into one buffer. The documents of a batch become a command without a copy per
+//! nesting level.
 
 use bson::oid::ObjectId;
 use bson::raw::cstr;
 use bson::spec::ElementType;
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
 
-/// A document under construction. What was opened last is closed first.
-pub(super) struct RawWriter {
+/// A document that is being written. Nested documents are closed in reverse order.
+pub(super) struct BsonWriter {
     bytes: Vec<u8>,
 }
 
@@ -14,8 +15,7 @@ pub(super) struct RawWriter {
 #[must_use = "a document that is not closed is not BSON"]
 pub(super) struct Open(usize);
 
-impl RawWriter {
-    /// An empty document, with room for `capacity` bytes.
+impl BsonWriter {
     pub(super) fn with_capacity(capacity: usize) -> Self {
         let mut bytes = Vec::with_capacity(capacity);
         bytes.extend_from_slice(&[0; 4]);
@@ -45,7 +45,7 @@ impl RawWriter {
         self.value(key, RawBsonRef::Boolean(value));
     }
 
-    /// Any value that is not a document.
+    /// Writes any value that is not a document.
     pub(super) fn value(&mut self, key: &str, value: RawBsonRef<'_>) {
         let mut alone = RawDocumentBuf::new();
         alone.append(cstr!(""), value);
@@ -59,7 +59,7 @@ impl RawWriter {
         self.bytes.extend_from_slice(document.as_bytes());
     }
 
-    /// `document` with an `_id` put before its fields.
+    /// Writes `document` with an `_id` before its fields.
     pub(super) fn document_with_id(&mut self, key: &str, id: ObjectId, document: &RawDocument) {
         let whole = self.open_document(key);
         self.element(ElementType::ObjectId, "_id");
@@ -69,7 +69,6 @@ impl RawWriter {
         self.close(whole);
     }
 
-    /// The finished document.
     pub(super) fn finish(mut self) -> Result<RawDocumentBuf, bson::error::Error> {
         self.bytes.push(0);
         self.patch_length(0);
@@ -88,7 +87,7 @@ impl RawWriter {
         Open(start)
     }
 
-    /// No command reaches 2 GiB: see [`LONE_COMMAND_MAX_BYTES`](super::command::LONE_COMMAND_MAX_BYTES).
+    /// The length always fits: no command reaches 2 GiB.
     fn patch_length(&mut self, start: usize) {
         let length = u32::try_from(self.bytes.len() - start).unwrap_or(u32::MAX);
         self.bytes[start..start + 4].copy_from_slice(&length.to_le_bytes());
@@ -103,7 +102,7 @@ mod tests {
     #[test]
     fn what_is_written_reads_back_as_the_same_document() {
         let id = ObjectId::from_bytes([7; 12]);
-        let mut writer = RawWriter::with_capacity(64);
+        let mut writer = BsonWriter::with_capacity(64);
         writer.text("name", "$value");
         let list = writer.open_array("list");
         writer.document_with_id("0", id, &rawdoc! { "$x": 1, "a.b": { "": "y" } });

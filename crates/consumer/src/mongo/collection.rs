@@ -1,41 +1,48 @@
-//! The collections that were written to. Each is ready once the server confirmed that its unique index is built. Lanes
-//! that need the same collection wait for one preparation; others are not held up.
+//! The collections that were written to. A collection is ready once the server confirmed its unique
+//! index. Workers that need the same collection wait for one attempt; other collections are not
+//! delayed.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use bson::RawDocument;
 use events::Source;
 use service::backoff::Backoff;
 use service::lock::lock;
 
-use super::error::Fault;
-use super::outcome::Trouble;
-use super::write_strategy::Habit;
+use super::connection::Connection;
+use super::error::{CallError, TransientError};
+use super::key::UpsertKeys;
+use super::write_strategy::WriteStrategy;
 
-/// Indexes can be dropped while we run, by one who starts over; then they are made again before more is written.
-const CHECKED_FOR: Duration = Duration::from_secs(5);
+/// Time between two confirmations of the indexes. An operator can drop an index while the consumer
+/// runs; it is then built again before the next write.
+const INDEX_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// An unanswered build is reported after this time. A build of an empty collection is answered sooner.
-const BUILD_REPORTED_AFTER: Duration = Duration::from_secs(1);
+/// A build without a reply is reported after this time. The build on an empty collection takes
+/// less.
+const BUILD_REPORT_DELAY: Duration = Duration::from_secs(1);
 
-/// What keeps records waiting is reported for this time after a lane last asked. A lane that waits asks every second.
-const REPORTED_FOR: Duration = Duration::from_secs(5);
+/// A blocked collection is reported for this time after the last attempt of a worker. A waiting
+/// worker retries every second.
+const BLOCK_REPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Building an index reads the whole collection: not more often than this while it cannot be built.
-const BUILD_BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// Maximum backoff of an index build that fails, because each build reads the whole collection.
+const MAX_BUILD_BACKOFF: Duration = Duration::from_secs(30);
 
-/// An attempt that runs out of time gets twice as much the next time, up to this.
-const BUILD_DEADLINE_MAX: Duration = Duration::from_secs(3600);
+/// Maximum deadline of an index build. It doubles after each timeout.
+const MAX_BUILD_DEADLINE: Duration = Duration::from_secs(3600);
 
-/// The server does not take the name of the database or of the collection.
+/// InvalidNamespace: the server rejects the name of the database or of the collection.
 const INVALID_NAMESPACE: i32 = 73;
-/// A database of this name in another case exists.
+/// DatabaseDifferCase: a database with the same name in another case exists.
 const DATABASE_DIFFER_CASE: i32 = 13297;
+/// CommandNotSupportedOnView.
 const NOT_SUPPORTED_ON_VIEW: i32 = 166;
 
-/// Every collection, by its source.
+/// All collections, by source.
 #[derive(Debug, Default)]
 pub(super) struct Collections {
     by_source: Mutex<BTreeMap<Source, Arc<Collection>>>,
@@ -52,259 +59,274 @@ impl Collections {
         collection
     }
 
-    /// Why collections take no writes at all.
+    /// The reasons why collections accept no writes.
     pub(super) fn blocked(&self) -> Vec<String> {
         let now = Instant::now();
-        lock(&self.by_source).values().filter_map(|collection| collection.obstacle(now)).collect()
+        lock(&self.by_source).values().filter_map(|collection| collection.block_reason(now)).collect()
     }
 }
 
-/// What is known of one collection.
+/// The collection of a command, and how the command is sent.
+#[derive(Clone, Copy)]
+pub(super) struct CallContext<'a> {
+    pub(super) connection: &'a Connection,
+    pub(super) keys: &'a UpsertKeys,
+    /// The write concern of the URI.
+    pub(super) write_concern: &'a RawDocument,
+    pub(super) collection: &'a Collection,
+    /// Maximum bytes of a command with several events.
+    pub(super) command_bytes: usize,
+    pub(super) deadline: Duration,
+}
+
+/// The state of one collection.
 #[derive(Debug, Default)]
 pub(super) struct Collection {
-    name: String,
-    checked: Mutex<Checked>,
-    gate: tokio::sync::Mutex<Gate>,
-    lookups_given_up: AtomicBool,
-    collapses: AtomicBool,
+    pub(super) name: String,
+    index_status: Mutex<IndexStatus>,
+    index_lock: tokio::sync::Mutex<IndexAttempts>,
+    lookup_indexes_given_up: AtomicBool,
+    merges_events: AtomicBool,
     written: AtomicU64,
-    /// Which command goes first.
-    pub(super) habit: Habit,
+    /// Decides which command is sent first.
+    pub(super) write_strategy: WriteStrategy,
 }
 
 #[derive(Debug, Default)]
-struct Checked {
+struct IndexStatus {
     /// When the indexes were last confirmed.
-    at: Option<Instant>,
-    /// Why they cannot be made.
+    confirmed_at: Option<Instant>,
+    /// Why they cannot be built.
     blocked: Option<String>,
-    /// Why writes are rejected, although the indexes were confirmed.
+    /// Why writes are rejected although the indexes were confirmed.
     writes_rejected: Option<String>,
-    /// The index whose build has no answer yet, and since when.
+    /// The index whose build has no reply yet, and the time of the call.
     building: Option<(Instant, String)>,
-    /// Lanes that wait for the indexes now.
+    /// The number of workers that wait for the indexes.
     waiting: usize,
-    /// When a lane last asked for them.
-    asked: Option<Instant>,
+    /// When a worker last needed the indexes.
+    last_needed: Option<Instant>,
 }
 
-/// Counts a lane as waiting until it is dropped.
-struct Waiting<'a>(&'a Collection);
+/// Counts a worker as waiting until it is dropped.
+struct WaitingGuard<'a>(&'a Collection);
 
-impl<'a> Waiting<'a> {
+impl<'a> WaitingGuard<'a> {
     fn new(collection: &'a Collection) -> Self {
-        collection.checked().waiting += 1;
+        collection.index_status().waiting += 1;
         Self(collection)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingGuard<'_> {
     fn drop(&mut self) {
-        let mut checked = self.0.checked();
-        checked.waiting -= 1;
-        checked.asked = Some(Instant::now());
+        let mut status = self.0.index_status();
+        status.waiting -= 1;
+        status.last_needed = Some(Instant::now());
     }
 }
 
-/// Held by the one attempt that is under way.
+/// Attempts to have the indexes ready. The index lock around it lets one attempt run at a time.
 #[derive(Debug)]
-struct Gate {
+struct IndexAttempts {
     backoff: Backoff,
     doublings: u32,
-    failed: Option<(Instant, Unprepared)>,
+    failed: Option<(Instant, NotReady)>,
     not_before: Option<Instant>,
 }
 
-impl Default for Gate {
+impl Default for IndexAttempts {
     fn default() -> Self {
-        let backoff = Backoff::new(Duration::from_secs(1), BUILD_BACKOFF_MAX);
+        let backoff = Backoff::new(Duration::from_secs(1), MAX_BUILD_BACKOFF);
         Self { backoff, doublings: 0, failed: None, not_before: None }
     }
 }
 
 /// Why a collection is not ready.
 #[derive(Debug, Clone)]
-pub(super) enum Unprepared {
-    /// The server was in trouble: try again with the batch.
-    Trouble(Trouble),
-    /// An index is being built: its records wait.
+pub(super) enum NotReady {
+    /// A transient error: retry with the batch.
+    Transient(TransientError),
+    /// An index is being built: the records wait.
     Building(String),
-    /// An operator has to put the collection right: what is wrong, and how to see it.
+    /// An operator has to act: the cause and the remedy.
     Blocked(String),
 }
 
-impl From<Unprepared> for Trouble {
-    fn from(unprepared: Unprepared) -> Self {
-        match unprepared {
-            Unprepared::Trouble(trouble) => trouble,
-            Unprepared::Building(reason) | Unprepared::Blocked(reason) => Self::new(reason),
+impl From<NotReady> for TransientError {
+    fn from(not_ready: NotReady) -> Self {
+        match not_ready {
+            NotReady::Transient(error) => error,
+            NotReady::Building(reason) | NotReady::Blocked(reason) => Self::new(reason),
         }
     }
 }
 
 impl Collection {
-    /// Has `attempt` make the indexes unless they were confirmed lately. It gets the deadline of a build, and whether
-    /// the attempt before succeeded.
-    pub(super) async fn prepare<F>(
+    /// Runs `attempt` unless the indexes were confirmed lately. Its arguments are the deadline of a
+    /// build, and whether the previous attempt succeeded.
+    pub(super) async fn ensure_indexes<F>(
         &self,
         deadline: Duration,
         attempt: impl FnOnce(Duration, bool) -> F,
-    ) -> Result<(), Trouble>
+    ) -> Result<(), TransientError>
     where
-        F: Future<Output = Result<(), Unprepared>>,
+        F: Future<Output = Result<(), NotReady>>,
     {
-        let asked = Instant::now();
-        if self.is_checked(asked) {
+        let called_at = Instant::now();
+        if self.is_confirmed(called_at) {
             return Ok(());
         }
-        let _waiting = Waiting::new(self);
-        let mut gate = self.gate.lock().await;
+        let _waiting = WaitingGuard::new(self);
+        let mut attempts = self.index_lock.lock().await;
         let now = Instant::now();
-        if self.is_checked(now) {
+        if self.is_confirmed(now) {
             return Ok(());
         }
-        if let Some((at, why)) = &gate.failed
-            && (*at > asked || gate.not_before.is_some_and(|not_before| now < not_before))
+        if let Some((failed_at, not_ready)) = &attempts.failed
+            && (*failed_at > called_at || attempts.not_before.is_some_and(|not_before| now < not_before))
         {
-            return Err(why.clone().into());
+            return Err(not_ready.clone().into());
         }
-        let build_deadline = deadline.saturating_mul(1 << gate.doublings.min(16)).min(BUILD_DEADLINE_MAX);
+        let build_deadline = deadline.saturating_mul(1 << attempts.doublings.min(16)).min(MAX_BUILD_DEADLINE);
         let confirmed = {
-            let mut checked = self.checked();
-            if gate.doublings == 0 {
-                // An attempt that was aborted leaves its build behind.
-                checked.building = None;
+            let mut status = self.index_status();
+            if attempts.doublings == 0 {
+                // An attempt that was aborted did not reset this.
+                status.building = None;
             }
-            checked.at.is_some()
+            status.confirmed_at.is_some()
         };
         match attempt(build_deadline.max(deadline), confirmed).await {
             Ok(()) => {
-                if gate.doublings > 0 {
-                    tracing::info!(collection = self.name, "indexes are built");
+                if attempts.doublings > 0 {
+                    tracing::info!(collection = self.name, "index build finished");
                 }
-                *gate = Gate::default();
-                let mut checked = self.checked();
-                checked.at = Some(Instant::now());
-                (checked.blocked, checked.building) = (None, None);
+                *attempts = IndexAttempts::default();
+                let mut status = self.index_status();
+                status.confirmed_at = Some(Instant::now());
+                (status.blocked, status.building) = (None, None);
                 Ok(())
             }
-            Err(why) => {
-                self.keep(&mut gate, &why);
-                Err(why.into())
+            Err(not_ready) => {
+                self.record_failure(&mut attempts, &not_ready);
+                Err(not_ready.into())
             }
         }
     }
 
-    fn keep(&self, gate: &mut Gate, why: &Unprepared) {
-        gate.failed = Some((Instant::now(), why.clone()));
-        gate.not_before = None;
-        let mut checked = self.checked();
-        match why {
-            Unprepared::Building(reason) => {
-                if gate.doublings == 0 {
+    fn record_failure(&self, attempts: &mut IndexAttempts, not_ready: &NotReady) {
+        attempts.failed = Some((Instant::now(), not_ready.clone()));
+        attempts.not_before = None;
+        let mut status = self.index_status();
+        match not_ready {
+            NotReady::Building(reason) => {
+                if attempts.doublings == 0 {
                     tracing::warn!(reason, "records wait for an index build");
                 }
-                gate.doublings += 1;
-                (checked.at, checked.blocked) = (None, None);
+                attempts.doublings += 1;
+                (status.confirmed_at, status.blocked) = (None, None);
             }
-            Unprepared::Trouble(_) => checked.building = None,
-            Unprepared::Blocked(reason) => {
-                gate.not_before = Some(Instant::now() + gate.backoff.next_delay());
-                (checked.at, checked.building) = (None, None);
-                if checked.blocked.replace(reason.clone()).is_none() {
-                    tracing::error!(reason, "a collection takes no writes");
+            NotReady::Transient(_) => status.building = None,
+            NotReady::Blocked(reason) => {
+                attempts.not_before = Some(Instant::now() + attempts.backoff.next_delay());
+                (status.confirmed_at, status.building) = (None, None);
+                if status.blocked.replace(reason.clone()).is_none() {
+                    tracing::error!(reason, "collection is blocked");
                 }
             }
         }
     }
 
-    /// The build of this index is asked for.
-    pub(super) fn builds(&self, index: &str) {
-        let mut checked = self.checked();
-        if checked.building.as_ref().is_none_or(|(_, building)| building != index) {
-            checked.building = Some((Instant::now(), index.to_owned()));
+    /// Records that `createIndexes` was sent for this index.
+    pub(super) fn index_build_requested(&self, index: &str) {
+        let mut status = self.index_status();
+        if status.building.as_ref().is_none_or(|(_, building)| building != index) {
+            status.building = Some((Instant::now(), index.to_owned()));
         }
     }
 
-    /// Keeps a rejection by which the server says that it takes no writes to this namespace.
-    pub(super) fn heed(&self, code: i32, message: &str) {
+    /// Records a rejection that means that the server accepts no writes to this namespace.
+    pub(super) fn note_rejection(&self, code: i32, message: &str) {
         let Some(reason) = namespace_rejection(&self.name, code, message) else { return };
-        let mut checked = self.checked();
-        (checked.at, checked.asked) = (None, Some(Instant::now()));
-        if checked.writes_rejected.replace(reason.clone()).is_none() {
-            tracing::error!(reason, "a collection takes no writes");
+        let mut status = self.index_status();
+        (status.confirmed_at, status.last_needed) = (None, Some(Instant::now()));
+        if status.writes_rejected.replace(reason.clone()).is_none() {
+            tracing::error!(reason, "collection is blocked");
         }
     }
 
-    /// As [`Collection::heed`], for a call that failed.
-    pub(super) fn heed_fault(&self, fault: &Fault) {
-        if let Fault::Refused(refusal) = fault {
-            self.heed(refusal.code, &refusal.message);
+    /// Calls [`Collection::note_rejection`] for a call that the server rejected.
+    pub(super) fn note_error(&self, error: &CallError) {
+        if let CallError::Rejected(error) = error {
+            self.note_rejection(error.code, &error.message);
         }
     }
 
-    /// What keeps the records of lanes waiting.
-    fn obstacle(&self, now: Instant) -> Option<String> {
-        let checked = self.checked();
-        let asked_lately =
-            checked.asked.is_some_and(|asked| now.saturating_duration_since(asked) < REPORTED_FOR);
-        if checked.waiting == 0 && !asked_lately {
+    /// Why the records of workers wait.
+    fn block_reason(&self, now: Instant) -> Option<String> {
+        let status = self.index_status();
+        let needed_lately = status
+            .last_needed
+            .is_some_and(|needed| now.saturating_duration_since(needed) < BLOCK_REPORT_TIMEOUT);
+        if status.waiting == 0 && !needed_lately {
             return None;
         }
-        let blocked = checked.blocked.as_ref().or(checked.writes_rejected.as_ref()).cloned();
+        let blocked = status.blocked.as_ref().or(status.writes_rejected.as_ref()).cloned();
         blocked.or_else(|| {
-            let (since, index) = checked.building.as_ref()?;
-            let unanswered = now.saturating_duration_since(*since);
-            (unanswered >= BUILD_REPORTED_AFTER).then(|| is_being_built(&self.name, index, unanswered))
+            let (since, index) = status.building.as_ref()?;
+            let elapsed = now.saturating_duration_since(*since);
+            (elapsed >= BUILD_REPORT_DELAY).then(|| build_in_progress(&self.name, index, elapsed))
         })
     }
 
-    fn is_checked(&self, now: Instant) -> bool {
-        self.checked().at.is_some_and(|at| now.saturating_duration_since(at) < CHECKED_FOR)
+    fn is_confirmed(&self, now: Instant) -> bool {
+        self.index_status()
+            .confirmed_at
+            .is_some_and(|at| now.saturating_duration_since(at) < INDEX_CHECK_INTERVAL)
     }
 
-    fn checked(&self) -> std::sync::MutexGuard<'_, Checked> {
-        lock(&self.checked)
+    fn index_status(&self) -> std::sync::MutexGuard<'_, IndexStatus> {
+        lock(&self.index_status)
     }
 
-    /// A look-up index that cannot be built is tried once, as each attempt reads the whole collection.
-    pub(super) fn wants_lookups(&self) -> bool {
-        !self.lookups_given_up.load(Ordering::Relaxed)
+    /// Whether to build look-up indexes. One that failed is not retried, because each attempt reads
+    /// the whole collection.
+    pub(super) fn wants_lookup_indexes(&self) -> bool {
+        !self.lookup_indexes_given_up.load(Ordering::Relaxed)
     }
 
-    pub(super) fn give_lookups_up(&self) {
-        self.lookups_given_up.store(true, Ordering::Relaxed);
+    pub(super) fn give_up_lookup_indexes(&self) {
+        self.lookup_indexes_given_up.store(true, Ordering::Relaxed);
     }
 
-    /// Whether one statement may stand for several events of a key: the server has no rule of its own by which it
-    /// would refuse one of them and take another.
-    pub(super) fn collapses(&self) -> bool {
-        self.collapses.load(Ordering::Relaxed)
+    /// Whether several events of a key may be merged into one write. They may not if the collection
+    /// has rules by which the server could reject one of the events and accept another.
+    pub(super) fn merges_events(&self) -> bool {
+        self.merges_events.load(Ordering::Relaxed)
     }
 
-    pub(super) fn has_rules(&self, rules: bool) {
-        self.collapses.store(!rules, Ordering::Relaxed);
+    pub(super) fn set_has_rules(&self, rules: bool) {
+        self.merges_events.store(!rules, Ordering::Relaxed);
     }
 
-    /// Adds to the events that were written, and tells how many that makes.
-    pub(super) fn wrote(&self, events: u64) -> u64 {
+    /// Adds to the number of written events and returns the sum.
+    pub(super) fn add_written(&self, events: u64) -> u64 {
         if events > 0 {
-            self.checked().writes_rejected = None;
+            self.index_status().writes_rejected = None;
         }
         self.written.fetch_add(events, Ordering::Relaxed) + events
     }
 }
 
-/// That records wait for a build, in words.
-pub(super) fn is_being_built(collection: &str, index: &str, unanswered: Duration) -> String {
+fn build_in_progress(collection: &str, index: &str, elapsed: Duration) -> String {
     format!(
-        "collection {collection}: its index {index} is being built, createIndexes is unanswered for {} s; \
-         its records wait",
-        unanswered.as_secs()
+        "collection {collection}: writes are paused: index {index} is being built (no reply to createIndexes for {} s)",
+        elapsed.as_secs()
     )
 }
 
-/// The reason and the remedy where `code` says that the server takes no writes to this namespace, whatever the record.
+/// The reason and the remedy if `code` means that the server accepts no writes to this namespace.
 pub(super) fn namespace_rejection(collection: &str, code: i32, message: &str) -> Option<String> {
     let cause = match code {
         INVALID_NAMESPACE | DATABASE_DIFFER_CASE => "the server rejects its name",
@@ -314,10 +336,10 @@ pub(super) fn namespace_rejection(collection: &str, code: i32, message: &str) ->
     Some(cannot_be_written(collection, &format!("{cause} ({message})")))
 }
 
-/// The words for a collection that takes no writes because of what it is.
+/// The reason and the remedy for a collection whose kind or name does not allow writes.
 pub(super) fn cannot_be_written(collection: &str, cause: &str) -> String {
     format!(
-        "collection {collection}: {cause}; its records wait. Rename or drop it, set another MONGODB_DB, or leave \
-         the source out of EXPECTED_SOURCE, which skips its records"
+        "collection {collection}: writes are paused: {cause}. Rename or drop it, set another MONGODB_DB, or leave the \
+         source out of EXPECTED_SOURCE, which skips its records"
     )
 }

@@ -1,29 +1,30 @@
-//! The commands of the write path, as raw BSON. Values are data wherever they stand: in a filter they are single values
-//! and no operators, in an update they stand behind `$literal`.
+//! The commands of the write path as raw BSON. Values of events are always data: a filter compares
+//! them as single values, an update has them inside `$literal`.
 
 use bson::oid::ObjectId;
 use bson::raw::CStr;
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 use events::StorableEvent;
 
-use super::bson_writer::RawWriter;
-use super::index::INDEXED_TYPES;
-use super::key::{Key, UpsertKeys};
+use super::bson_writer::BsonWriter;
+use super::index;
+use super::key::{INDEXED_TYPES, Key, UpsertKeys};
 
-/// A command with more than one record stays below this, well under the server's limit of 16 MiB.
-pub(super) const COMMAND_MAX_BYTES: usize = 12 << 20;
+/// Maximum size of a command with several records, well below the server's limit of 16 MiB.
+pub(super) const MAX_COMMAND_BYTES: usize = 12 << 20;
 
-/// A server reads no command above 16 MiB + 16 KiB: it closes the connection, which must not pass for an outage.
-/// The rest of a page is left for what the driver adds.
-pub(super) const LONE_COMMAND_MAX_BYTES: usize = (16 << 20) + (12 << 10);
+/// Maximum size of a command with one record. A server closes the connection on a command above 16
+/// MiB + 16 KiB, which must not look like an outage. The last 4 KiB are for the fields that the
+/// driver adds.
+pub(super) const MAX_SINGLE_COMMAND_BYTES: usize = (16 << 20) + (12 << 10);
 
-/// What a statement costs beside its document and key values.
-const INSERT_BYTES: usize = 40;
-const UPDATE_BYTES: usize = 520;
+/// Upper bounds of what a statement adds to its document and key values.
+const INSERT_OVERHEAD_BYTES: usize = 40;
+const UPDATE_OVERHEAD_BYTES: usize = 520;
 
 type Command = Result<RawDocumentBuf, bson::error::Error>;
 
-/// Where the writes of one batch go.
+/// The collection of a batch's commands.
 #[derive(Clone, Copy)]
 pub(super) struct Target<'a> {
     pub(super) collection: &'a str,
@@ -31,19 +32,19 @@ pub(super) struct Target<'a> {
     pub(super) write_concern: &'a RawDocument,
 }
 
-/// One event and the document that it belongs to.
+/// An event and the key of its document.
 #[derive(Clone, Copy)]
 pub(super) struct Statement<'a> {
     pub(super) key: &'a Key<'a>,
     pub(super) event: &'a StorableEvent,
 }
 
-/// The size of a statement inside an insert command, at most.
+/// Maximum size of a statement inside an insert command.
 pub(super) fn insert_bytes(statement: &Statement<'_>, _: &UpsertKeys) -> usize {
-    statement.event.document.as_bytes().len() + INSERT_BYTES
+    statement.event.document.as_bytes().len() + INSERT_OVERHEAD_BYTES
 }
 
-/// The size of a statement inside an update command, at most.
+/// Maximum size of a statement inside an update command.
 pub(super) fn update_bytes(statement: &Statement<'_>, keys: &UpsertKeys) -> usize {
     let key_bytes = match statement.key {
         Key::Derived(_) => 0,
@@ -51,17 +52,17 @@ pub(super) fn update_bytes(statement: &Statement<'_>, keys: &UpsertKeys) -> usiz
             keys.fields().zip(values).map(|(field, value)| field.len() + value_bytes(*value) + 96).sum()
         }
     };
-    statement.event.document.as_bytes().len() + key_bytes + UPDATE_BYTES
+    statement.event.document.as_bytes().len() + key_bytes + UPDATE_OVERHEAD_BYTES
 }
 
 fn value_bytes(value: RawBsonRef<'_>) -> usize {
     value.as_str().map_or(16, str::len)
 }
 
-/// Inserts every event; the rest goes on where one fails.
+/// The unordered insert of all events. The server continues after an error.
 pub(super) fn insert(target: Target<'_>, statements: &[Statement<'_>]) -> Command {
     let room: usize = statements.iter().map(|statement| insert_bytes(statement, target.keys)).sum();
-    let mut writer = RawWriter::with_capacity(room + 512);
+    let mut writer = BsonWriter::with_capacity(room + 512);
     writer.text("insert", target.collection);
     writer.boolean("ordered", false);
     writer.document("writeConcern", target.write_concern);
@@ -73,7 +74,7 @@ pub(super) fn insert(target: Target<'_>, statements: &[Statement<'_>]) -> Comman
     writer.finish()
 }
 
-/// What [`insert`] inserts.
+/// The documents that [`insert`] inserts.
 pub(super) fn documents(statements: &[Statement<'_>]) -> Result<Vec<RawDocumentBuf>, bson::error::Error> {
     let document = |statement: &Statement<'_>| {
         let mut document = rawdoc! { "_id": id_of(statement) };
@@ -93,10 +94,11 @@ fn id_of(statement: &Statement<'_>) -> ObjectId {
     }
 }
 
-/// Replaces each event's document, its `_id` kept, unless the stored one is newer. Never inserts.
+/// Guarded updates: each replaces the event's document and keeps its `_id`, unless the stored one
+/// is newer. An update never inserts.
 pub(super) fn update(target: Target<'_>, ordered: bool, statements: &[Statement<'_>]) -> Command {
     let room: usize = statements.iter().map(|statement| update_bytes(statement, target.keys)).sum();
-    let mut writer = RawWriter::with_capacity(room + 512);
+    let mut writer = BsonWriter::with_capacity(room + 512);
     writer.text("update", target.collection);
     writer.boolean("ordered", ordered);
     writer.document("writeConcern", target.write_concern);
@@ -108,9 +110,9 @@ pub(super) fn update(target: Target<'_>, ordered: bool, statements: &[Statement<
     writer.finish()
 }
 
-/// Finds out whether the server takes writes to the collection. It matches no document, would
-/// change none, makes no collection, and needs no right that an update does not need. A router asks
-/// every shard, as the `_id` is nobody's.
+/// An update that matches no document, to test whether the server accepts writes to the collection.
+/// It changes nothing, creates no collection, and needs only the right to update. A router sends it
+/// to every shard, because no document has its `_id`.
 pub(super) fn probe(target: Target<'_>) -> RawDocumentBuf {
     rawdoc! {
         "update": target.collection,
@@ -119,7 +121,7 @@ pub(super) fn probe(target: Target<'_>) -> RawDocumentBuf {
     }
 }
 
-/// Asks for the version of the document of `key`.
+/// The query for the version of a key's document.
 pub(super) fn find(collection: &str, keys: &UpsertKeys, key: &Key<'_>) -> Command {
     let mut writer = find_in(collection);
     let filter = writer.open_document("filter");
@@ -130,7 +132,8 @@ pub(super) fn find(collection: &str, keys: &UpsertKeys, key: &Key<'_>) -> Comman
     writer.finish()
 }
 
-/// Asks for the versions of many documents, each with its key; `None` if an index cannot answer that at once.
+/// One query for the versions of many documents, each returned with its key. `None` if no index can
+/// answer it.
 pub(super) fn find_all(collection: &str, keys: &UpsertKeys, wanted: &[&Key<'_>]) -> Option<Command> {
     let mut values = Vec::with_capacity(wanted.len());
     let mut field = "_id";
@@ -151,19 +154,19 @@ pub(super) fn find_all(collection: &str, keys: &UpsertKeys, wanted: &[&Key<'_>])
         writer.value(&position.to_string(), *value);
     }
     writer.close(list);
-    if field != "_id" && keys.need_types() {
+    if field != "_id" && index::filter_needs_types(keys) {
         append_types(&mut writer);
     }
     writer.close(condition);
     writer.close(filter);
     writer.document("projection", &projection(std::iter::once(field)));
-    // One more, so that the server has nothing to keep for later.
+    // One more than expected, so that the server keeps no cursor open.
     writer.value("batchSize", RawBsonRef::Int32(i32::try_from(wanted.len() + 1).unwrap_or(i32::MAX)));
     Some(writer.finish())
 }
 
-fn find_in(collection: &str) -> RawWriter {
-    let mut writer = RawWriter::with_capacity(512);
+fn find_in(collection: &str) -> BsonWriter {
+    let mut writer = BsonWriter::with_capacity(512);
     writer.text("find", collection);
     writer.boolean("singleBatch", true);
     writer
@@ -172,7 +175,7 @@ fn find_in(collection: &str) -> RawWriter {
 fn projection<'a>(fields: impl Iterator<Item = &'a str>) -> RawDocumentBuf {
     let mut projection = rawdoc! { "event_timestamp": 1, "ingested_at": 1 };
     for field in fields.filter(|field| !["event_timestamp", "ingested_at"].contains(field)) {
-        // A field's name has no NUL: `UpsertKeys` sees to it.
+        // A field's name has no NUL: `UpsertKeys::parse` rejects one.
         if let Ok(field) = <&CStr>::try_from(field) {
             projection.append(field, 1);
         }
@@ -180,7 +183,7 @@ fn projection<'a>(fields: impl Iterator<Item = &'a str>) -> RawDocumentBuf {
     projection
 }
 
-fn append_update(writer: &mut RawWriter, position: &str, keys: &UpsertKeys, statement: Statement<'_>) {
+fn append_update(writer: &mut BsonWriter, position: &str, keys: &UpsertKeys, statement: Statement<'_>) {
     let update = writer.open_document(position);
     let filter = writer.open_document("q");
     append_filter(writer, keys, statement.key);
@@ -207,12 +210,12 @@ fn append_update(writer: &mut RawWriter, position: &str, keys: &UpsertKeys, stat
     writer.close(update);
 }
 
-/// Nothing but `field: value`, which is `$eq` for a value that is neither document nor regular expression: every
-/// planner has an index for that. The types are added where only the partial index is left.
-fn append_filter(writer: &mut RawWriter, keys: &UpsertKeys, key: &Key<'_>) {
+/// A filter is only `field: value`, which means `$eq` for single values. Every query planner finds
+/// an index for it. Types are added if only a partial index covers the key.
+fn append_filter(writer: &mut BsonWriter, keys: &UpsertKeys, key: &Key<'_>) {
     match key {
         Key::Derived(id) => writer.value("_id", RawBsonRef::ObjectId(*id)),
-        Key::Fields(values) if keys.need_types() => {
+        Key::Fields(values) if index::filter_needs_types(keys) => {
             for (field, value) in keys.fields().zip(values) {
                 let condition = writer.open_document(field);
                 writer.value("$eq", *value);
@@ -226,8 +229,8 @@ fn append_filter(writer: &mut RawWriter, keys: &UpsertKeys, key: &Key<'_>) {
     }
 }
 
-/// A partial index is used only by a query that implies its filter.
-fn append_types(writer: &mut RawWriter) {
+/// The planner uses a partial index only for a query that implies its filter.
+fn append_types(writer: &mut BsonWriter) {
     let types = writer.open_array("$type");
     for (position, name) in INDEXED_TYPES.iter().enumerate() {
         writer.text(&position.to_string(), name);
@@ -235,9 +238,10 @@ fn append_types(writer: &mut RawWriter) {
     writer.close(types);
 }
 
-/// True if the stored `(event_timestamp, ingested_at)` is not above the event's. A field that is missing or null is
-/// below every number in BSON's order, so it counts as lowest. It stands in the update and not in the filter, because
-/// a filter of more than the key makes a planner choose other indexes, or none.
+/// The guard: true if the stored `(event_timestamp, ingested_at)` is not above the event's pair. A
+/// missing or null field is below every number in BSON order, so it counts as lowest. The guard is
+/// in the update and not in the filter, because a planner may choose another index, or none, for a
+/// filter with more than the key.
 fn guard(timestamp: i64, ingested_at: i64) -> RawDocumentBuf {
     rawdoc! { "$or": [
         { "$lt": ["$event_timestamp", timestamp] },
@@ -266,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_is_never_larger_than_its_statements_were_taken_to_be() {
+    fn a_command_is_never_larger_than_the_sum_of_its_statements() {
         let long = "k".repeat(3_000);
         for fields in ["event_id", "text", "text,number,event_id", "number,absent.field"] {
             let keys = UpsertKeys::parse(fields).expect("keys");
@@ -276,16 +280,16 @@ mod tests {
                 of_events.iter().zip(&events).map(|(key, event)| Statement { key, event }).collect();
             let write_concern = rawdoc! { "w": "majority" };
             let target = Target { collection: "c", keys: &keys, write_concern: &write_concern };
-            let taken: usize = statements.iter().map(|statement| update_bytes(statement, &keys)).sum();
+            let estimate: usize = statements.iter().map(|statement| update_bytes(statement, &keys)).sum();
             let command = update(target, true, &statements).expect("BSON");
-            assert!(command.as_bytes().len() <= taken, "{fields}");
-            let taken: usize = statements.iter().map(|statement| insert_bytes(statement, &keys)).sum();
-            assert!(insert(target, &statements).expect("BSON").as_bytes().len() <= taken, "{fields}");
+            assert!(command.as_bytes().len() <= estimate, "{fields}");
+            let estimate: usize = statements.iter().map(|statement| insert_bytes(statement, &keys)).sum();
+            assert!(insert(target, &statements).expect("BSON").as_bytes().len() <= estimate, "{fields}");
         }
     }
 
     #[test]
-    fn a_filter_is_plain_equality_unless_only_the_partial_index_has_the_key() {
+    fn a_filter_names_types_only_if_a_partial_index_covers_the_key() {
         let (event, number) = (event("$id", "$text"), doc! { "$eq": 5, "$type": INDEXED_TYPES.to_vec() });
         for (fields, wanted) in [
             ("event_id", doc! { "event_id": "$id" }),

@@ -1,4 +1,5 @@
-//! The one place that calls the server. Every call has a deadline, and every call's outcome is known to [`State`].
+//! The connection to the server. Every call goes through it, has a deadline, and updates the
+//! [`StateTracker`].
 
 use std::time::Duration;
 
@@ -10,26 +11,26 @@ use service::Secret;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
-use super::error::Fault;
+use super::error::{self, CallError};
 use super::extended_json;
-use super::server_state::{State, StoreState, read_hello};
+use super::server_state::{StateTracker, StoreState, read_hello};
 use super::uri;
 
-/// Between two greetings, and the most that one may take.
-const WATCH_INTERVAL: Duration = Duration::from_secs(1);
-const WATCH_DEADLINE: Duration = Duration::from_secs(2);
+/// Time between two `hello` commands of the watch, and the deadline of each.
+const HELLO_INTERVAL: Duration = Duration::from_secs(1);
+const HELLO_DEADLINE: Duration = Duration::from_secs(2);
 
-/// The server's own time limit for an operation is this much longer than our wait for the reply.
-const SERVER_GRACE: Duration = Duration::from_secs(1);
+/// The server's own time limit of an operation is this much longer than the client's deadline.
+const SERVER_TIME_MARGIN: Duration = Duration::from_secs(1);
 
-/// The server, reached when it is first needed.
+/// The server. The client connects at the first call.
 #[derive(Debug)]
 pub(super) struct Connection {
     uri: Secret,
     database: String,
     client: OnceCell<Client>,
     reads_extended_json: OnceCell<bool>,
-    pub(super) state: State,
+    pub(super) state: StateTracker,
 }
 
 impl Connection {
@@ -39,7 +40,7 @@ impl Connection {
             database,
             client: OnceCell::new(),
             reads_extended_json: OnceCell::new(),
-            state: State::new(),
+            state: StateTracker::new(),
         }
     }
 
@@ -47,112 +48,123 @@ impl Connection {
         &self.database
     }
 
-    /// Runs a command that writes events on the database.
-    pub(super) async fn write(&self, command: RawDocumentBuf, deadline: Duration) -> Result<Document, Fault> {
+    /// Runs a command that writes events.
+    pub(super) async fn write(
+        &self,
+        command: RawDocumentBuf,
+        deadline: Duration,
+    ) -> Result<Document, CallError> {
         let reply = self.call(command, deadline).await?;
-        self.state.write_is_taken();
+        self.state.write_accepted();
         Ok(reply)
     }
 
-    /// Inserts documents that a server which reads extended JSON would change in a command.
-    pub(super) async fn insert_sequence(
+    /// Inserts documents outside the command's body, for a server that reads extended JSON there.
+    pub(super) async fn insert_document_sequence(
         &self,
         collection: &str,
         documents: Vec<RawDocumentBuf>,
         write_concern: &RawDocument,
         deadline: Duration,
-    ) -> Result<Document, Fault> {
+    ) -> Result<Document, CallError> {
         let insert = async {
             extended_json::insert(&self.database().await?, collection, documents, write_concern).await
         };
-        let reply = self.within(deadline, insert).await.inspect_err(|fault| self.note(fault))?;
-        self.state.write_is_taken();
+        let reply =
+            self.with_deadline(deadline, insert).await.inspect_err(|error| self.record_error(error))?;
+        self.state.write_accepted();
         Ok(reply)
     }
 
-    /// Whether the server reads commands through extended JSON. It is asked once.
-    pub(super) async fn reads_extended_json(&self, deadline: Duration) -> Result<bool, Fault> {
-        let ask = || async {
-            match self.ask(rawdoc! { "buildInfo": 1 }, deadline).await {
-                Ok(reply) => Ok(extended_json::is_read_by_server(&reply)),
-                // A server that does not say is MongoDB.
-                Err(Fault::Refused(_) | Fault::NotAllowed(_)) => Ok(false),
-                Err(fault) => Err(fault),
+    /// Whether the server reads command bodies as extended JSON. Queried once.
+    pub(super) async fn reads_extended_json(&self, deadline: Duration) -> Result<bool, CallError> {
+        let run = || async {
+            match self.run(rawdoc! { "buildInfo": 1 }, deadline).await {
+                Ok(reply) => Ok(extended_json::is_secantus(&reply)),
+                // A server that rejects the query is MongoDB.
+                Err(CallError::Rejected(_) | CallError::Unauthorized(_)) => Ok(false),
+                Err(error) => Err(error),
             }
         };
-        self.reads_extended_json.get_or_try_init(ask).await.copied()
+        self.reads_extended_json.get_or_try_init(run).await.copied()
     }
 
-    /// Runs any other command on the database.
-    pub(super) async fn call(&self, command: RawDocumentBuf, deadline: Duration) -> Result<Document, Fault> {
-        self.ask(command, deadline).await.inspect_err(|fault| self.note(fault))
+    /// Runs a command and records an error in the state.
+    pub(super) async fn call(
+        &self,
+        command: RawDocumentBuf,
+        deadline: Duration,
+    ) -> Result<Document, CallError> {
+        self.run(command, deadline).await.inspect_err(|error| self.record_error(error))
     }
 
-    /// Keeps what a fault says of the server.
-    pub(super) fn note(&self, fault: &Fault) {
-        match fault {
-            Fault::Unreachable(reason) => self.state.server_is(StoreState::Away(reason.clone())),
-            Fault::NotAllowed(reason) => self.state.write_is_refused(reason),
+    /// Updates the state if the error concerns the whole server.
+    pub(super) fn record_error(&self, error: &CallError) {
+        match error {
+            CallError::Unreachable(reason) => self.state.set_server(StoreState::Unavailable(reason.clone())),
+            CallError::Unauthorized(reason) => self.state.write_rejected(reason),
             _ => {}
         }
     }
 
-    /// Runs a command that we can do without.
-    pub(super) async fn ask(
+    /// Runs a command without recording an error.
+    pub(super) async fn run(
         &self,
         mut command: RawDocumentBuf,
         deadline: Duration,
-    ) -> Result<Document, Fault> {
+    ) -> Result<Document, CallError> {
         limit_time(&mut command, deadline);
-        self.within(deadline, async { Ok(self.database().await?.run_raw_command(command).await?) }).await
+        self.with_deadline(deadline, async { Ok(self.database().await?.run_raw_command(command).await?) })
+            .await
     }
 
-    /// Asks the server who it is, and keeps what that means. Returns its reply.
-    pub(super) async fn greet(&self, deadline: Duration) -> Result<Document, Fault> {
-        let (state, outcome) = match self.ask(rawdoc! { "hello": 1 }, deadline).await {
+    /// Sends `hello`, updates the state, and returns the reply.
+    pub(super) async fn hello(&self, deadline: Duration) -> Result<Document, CallError> {
+        let (state, outcome) = match self.run(rawdoc! { "hello": 1 }, deadline).await {
             Ok(reply) => match read_hello(&reply) {
                 StoreState::Ready => (StoreState::Ready, Ok(reply)),
-                StoreState::Refused(reason) => {
-                    (StoreState::Refused(reason.clone()), Err(Fault::Other(reason)))
+                StoreState::Unusable(reason) => {
+                    (StoreState::Unusable(reason.clone()), Err(CallError::Other(reason)))
                 }
-                StoreState::Away(reason) => {
-                    (StoreState::Away(reason.clone()), Err(Fault::Unreachable(reason)))
+                StoreState::Unavailable(reason) => {
+                    (StoreState::Unavailable(reason.clone()), Err(CallError::Unreachable(reason)))
                 }
                 StoreState::Unknown => (StoreState::Unknown, Ok(reply)),
             },
-            Err(Fault::NotAllowed(reason)) => {
-                (StoreState::Refused(reason.clone()), Err(Fault::NotAllowed(reason)))
+            Err(CallError::Unauthorized(reason)) => {
+                (StoreState::Unusable(reason.clone()), Err(CallError::Unauthorized(reason)))
             }
-            Err(Fault::TimedOut(deadline)) => {
-                let reason = format!("no answer within {} ms", deadline.as_millis());
-                (StoreState::Away(reason), Err(Fault::TimedOut(deadline)))
+            Err(CallError::TimedOut(deadline)) => {
+                let reason = error::no_reply_within(deadline);
+                (StoreState::Unavailable(reason), Err(CallError::TimedOut(deadline)))
             }
-            Err(Fault::Unreachable(reason)) => {
-                (StoreState::Away(reason.clone()), Err(Fault::Unreachable(reason)))
+            Err(CallError::Unreachable(reason)) => {
+                (StoreState::Unavailable(reason.clone()), Err(CallError::Unreachable(reason)))
             }
-            Err(fault) => (StoreState::Away(format!("{fault:?}")), Err(fault)),
+            Err(error) => (StoreState::Unavailable(format!("{error:?}")), Err(error)),
         };
-        self.state.server_is(state);
+        self.state.set_server(state);
         outcome
     }
 
-    /// Greets the server every second until `stop`.
+    /// Sends `hello` every second until `stop`.
     pub(super) async fn watch(&self, stop: CancellationToken) {
         self.state.watch_standstills();
-        let mut tick = tokio::time::interval(WATCH_INTERVAL);
+        let mut tick = tokio::time::interval(HELLO_INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let greetings = async {
+        let hellos = async {
             loop {
                 tick.tick().await;
-                // What it found is in the state.
-                _ = self.greet(WATCH_DEADLINE).await;
+                // The result is in the state.
+                _ = self.hello(HELLO_DEADLINE).await;
             }
         };
-        stop.run_until_cancelled(greetings).await;
+        stop.run_until_cancelled(hellos).await;
     }
 
-    /// The look-up of a `mongodb+srv` name is part of connecting, so it is repeated like everything else.
-    async fn database(&self) -> Result<Database, Fault> {
+    /// Connects if necessary. A `mongodb+srv` name is resolved here, so a failed resolution is
+    /// retried like a failed call.
+    async fn database(&self) -> Result<Database, CallError> {
         let connect = async {
             let mut options = ClientOptions::parse(uri::usable_uri(&self.uri).expose()).await?;
             uri::set_defaults(&mut options);
@@ -162,23 +174,23 @@ impl Connection {
         Ok(client.database(&self.database))
     }
 
-    /// The driver has no time limit of its own for an answer.
-    async fn within<T>(
+    /// The driver itself has no time limit for a reply.
+    async fn with_deadline<T>(
         &self,
         deadline: Duration,
-        call: impl Future<Output = Result<T, Fault>>,
-    ) -> Result<T, Fault> {
-        tokio::time::timeout(deadline, call).await.unwrap_or(Err(Fault::TimedOut(deadline)))
+        call: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<T, CallError> {
+        tokio::time::timeout(deadline, call).await.unwrap_or(Err(CallError::TimedOut(deadline)))
     }
 }
 
-/// Sets `maxTimeMS`. Without it the server goes on with an operation that we abandoned: writes that
-/// wait for a missing majority would pile up there. `createIndexes` has none, because a repeated
-/// call joins the build that is under way.
+/// Sets `maxTimeMS`. Without it the server continues an operation that the client abandoned, and
+/// writes that wait for a missing majority pile up. `createIndexes` gets none, because a repeated
+/// call waits for the same build.
 fn limit_time(command: &mut RawDocumentBuf, deadline: Duration) {
     let name = command.iter().next().and_then(Result::ok).map(|(name, _)| name.as_str());
     if name != Some("createIndexes") {
-        let limit = (deadline + SERVER_GRACE).as_millis();
+        let limit = (deadline + SERVER_TIME_MARGIN).as_millis();
         command.append(cstr!("maxTimeMS"), i32::try_from(limit).unwrap_or(i32::MAX));
     }
 }

@@ -1,48 +1,49 @@
-//! What an error code of the server means for the records. MongoDB's list, `src/mongo/base/error_codes.yml`, is the
-//! source of codes and names. Only an error that can never go away by itself, and that one document alone is the cause
-//! of, is permanent; a code that is not listed is transient, so that an outage is never a reason to dead-letter.
+//! The error codes of MongoDB and what they mean for a record. Codes and names come from
+//! `src/mongo/base/error_codes.yml` of MongoDB. A code is permanent only if one document alone is
+//! the cause and a retry can never help. A code that is not listed is transient, so that an outage
+//! never causes a dead letter.
 
 /// What to do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// Try again later.
+pub(super) enum ErrorClass {
+    /// Retry later.
     Transient,
-    /// The server refuses this one document. For a whole command: one of its documents, so the batch is split, and
-    /// only a record that is alone is rejected.
+    /// The server will never accept this one document. If a whole command fails, one of its
+    /// documents is the cause: the command is split until the record is alone.
     Permanent,
-    /// A unique index has the value already; which index decides.
+    /// A unique index has the value already. The index decides what to do.
     Duplicate,
 }
 
 struct Code {
     code: i32,
     name: &'static str,
-    verdict: Verdict,
+    class: ErrorClass,
 }
 
 const fn permanent(code: i32, name: &'static str) -> Code {
-    Code { code, name, verdict: Verdict::Permanent }
+    Code { code, name, class: ErrorClass::Permanent }
 }
 
 const fn transient(code: i32, name: &'static str) -> Code {
-    Code { code, name, verdict: Verdict::Transient }
+    Code { code, name, class: ErrorClass::Transient }
 }
 
 const fn duplicate(code: i32, name: &'static str) -> Code {
-    Code { code, name, verdict: Verdict::Duplicate }
+    Code { code, name, class: ErrorClass::Duplicate }
 }
 
 const CODES: &[Code] = &[
     duplicate(11000, "DuplicateKey"),
     duplicate(11001, "DuplicateKey"),
-    // The document is too large or too deep, by itself or inside the command.
+    // The document is too large or nested too deeply, alone or inside the command.
     permanent(10334, "BSONObjectTooLarge"),
-    permanent(17419, "BSONObjectTooLarge"), // the result of an update
-    permanent(17420, "BSONObjectTooLarge"), // the same, by another path of the server
+    permanent(17419, "BSONObjectTooLarge"), // the result of an update is too large
+    permanent(17420, "BSONObjectTooLarge"), // the same, from another code path of the server
     permanent(15, "Overflow"),              // nesting above the server's limit
     permanent(22, "InvalidBSON"),
     permanent(378, "NonConformantBSON"),
-    // A rule of the collection.
+    // The collection's own rules.
     permanent(121, "DocumentValidationFailure"),
     permanent(116, "DocTooLargeForCapped"),
     // Field names that this server does not store.
@@ -51,7 +52,7 @@ const CODES: &[Code] = &[
     permanent(55, "InvalidDBRef"),
     permanent(56, "EmptyFieldName"),
     permanent(57, "DottedFieldName"),
-    // An index, the user's or ours, that cannot hold the value.
+    // An index of the user or of the consumer cannot hold the value.
     permanent(171, "CannotIndexParallelArrays"),
     permanent(201, "CannotBuildIndexKeys"),
     permanent(17280, "KeyTooLong"),
@@ -61,7 +62,7 @@ const CODES: &[Code] = &[
     permanent(16766, "HashedIndexCannotHoldArray"),
     permanent(17261, "TextLanguageNotString"),   // text
     permanent(17262, "TextLanguageUnsupported"), // text
-    // Network and name service.
+    // Network and DNS.
     transient(6, "HostUnreachable"),
     transient(7, "HostNotFound"),
     transient(89, "NetworkTimeout"),
@@ -72,10 +73,10 @@ const CODES: &[Code] = &[
     transient(407, "PooledConnectionAcquisitionExceededTimeLimit"),
     transient(450, "PooledConnectionAcquisitionRejected"),
     transient(9001, "SocketException"),
-    // No primary, or another one soon.
+    // No primary.
     transient(71, "ReplicaSetNotFound"),
     transient(91, "ShutdownInProgress"),
-    transient(133, "FailedToSatisfyReadPreference"), // a router says so of a shard without a primary
+    transient(133, "FailedToSatisfyReadPreference"), // a router, for a shard without a primary
     transient(134, "ReadConcernMajorityNotAvailableYet"),
     transient(164, "InitialSyncActive"),
     transient(189, "PrimarySteppedDown"),
@@ -89,7 +90,7 @@ const CODES: &[Code] = &[
     transient(11602, "InterruptedDueToReplStateChange"),
     transient(13435, "NotPrimaryNoSecondaryOk"),
     transient(13436, "NotPrimaryOrSecondary"),
-    // Too slow, too busy, or in the way of another.
+    // Too slow, overloaded, or a conflict with another operation.
     transient(24, "LockTimeout"),
     transient(46, "LockBusy"),
     transient(50, "MaxTimeMSExpired"),
@@ -120,22 +121,22 @@ const CODES: &[Code] = &[
     transient(100, "UnsatisfiableWriteConcern"),
     transient(371, "UserWritesBlocked"),
     transient(14031, "OutOfDiskSpace"),
-    // An operator puts these right.
+    // An operator has to act.
     transient(13, "Unauthorized"),
     transient(18, "AuthenticationFailed"),
     transient(391, "ReauthenticationRequired"),
     transient(8000, "AtlasError"),
     transient(166, "CommandNotSupportedOnView"),
-    // The name of the database or the collection is the cause, so every record waits.
+    // The name of the database or collection is the cause, so all records wait.
     transient(73, "InvalidNamespace"),
     transient(13297, "DatabaseDifferCase"),
-    // An index that is being built.
+    // An index is being built.
     transient(215, "DatabaseDropPending"),
     transient(276, "IndexBuildAborted"),
     transient(285, "IndexBuildAlreadyInProgress"),
     transient(12586, "BackgroundOperationInProgressForDatabase"),
     transient(12587, "BackgroundOperationInProgressForNamespace"),
-    // A sharded cluster, whose router reports a shard's trouble as a refusal of each record that belongs there.
+    // Sharded clusters. The router reports a failed shard as a rejection of each of its records.
     transient(63, "StaleShardVersion"),
     transient(70, "ShardNotFound"),
     transient(82, "NoProgressMade"),
@@ -168,34 +169,32 @@ fn listed(code: i32) -> Option<&'static Code> {
     CODES.iter().find(|known| known.code == code)
 }
 
-/// Whether the table knows `code`.
+/// Whether the table has `code`.
 pub(super) fn is_listed(code: i32) -> bool {
     listed(code).is_some()
 }
 
-/// What `code` means.
-pub(super) fn verdict(code: i32) -> Verdict {
-    listed(code).map_or(Verdict::Transient, |known| known.verdict)
+/// The class of `code`.
+pub(super) fn class(code: i32) -> ErrorClass {
+    listed(code).map_or(ErrorClass::Transient, |known| known.class)
 }
 
-/// Whether `code` says that the server stopped the operation at its own time limit, as `maxTimeMS`
-/// is one.
+/// Whether the server stopped the operation at a time limit, such as `maxTimeMS`.
 pub(super) fn is_time_limit(code: i32) -> bool {
     matches!(code, 50 | 262)
 }
 
-/// The name of `code`.
 pub(super) fn name(code: i32) -> String {
     listed(code).map_or_else(|| format!("Location{code}"), |known| known.name.to_owned())
 }
 
-/// The name of `code`, which the server calls `told`.
-pub(super) fn name_or(code: i32, told: &str) -> String {
-    if listed(code).is_none() && !told.is_empty() { told.to_owned() } else { name(code) }
+/// The name of `code`. For an unlisted code it is the name in the server's reply.
+pub(super) fn name_or(code: i32, server_name: &str) -> String {
+    if listed(code).is_none() && !server_name.is_empty() { server_name.to_owned() } else { name(code) }
 }
 
-/// Whether the server wants other credentials or more rights, which waiting alone does not bring.
-pub(super) fn is_not_allowed(code: i32) -> bool {
+/// Whether credentials or rights are missing, which a retry alone does not change.
+pub(super) fn is_unauthorized(code: i32) -> bool {
     matches!(code, 13 | 18 | 391 | 8000)
 }
 
@@ -211,12 +210,12 @@ mod tests {
     }
 
     #[test]
-    fn only_what_one_document_causes_is_permanent_and_the_unknown_is_transient() {
-        assert_eq!(verdict(121), Verdict::Permanent);
-        assert_eq!(verdict(10334), Verdict::Permanent);
-        assert_eq!(verdict(11000), Verdict::Duplicate);
+    fn only_codes_of_one_document_are_permanent_and_others_transient() {
+        assert_eq!(class(121), ErrorClass::Permanent);
+        assert_eq!(class(10334), ErrorClass::Permanent);
+        assert_eq!(class(11000), ErrorClass::Duplicate);
         for transient in [10107, 91, 64, 13, 18, 112, 2, 9, 14, 1, 8, 987_654] {
-            assert_eq!(verdict(transient), Verdict::Transient, "{transient}");
+            assert_eq!(class(transient), ErrorClass::Transient, "{transient}");
         }
         for unlisted in [1, 2, 8, 96, 146] {
             assert!(!is_listed(unlisted), "{unlisted}");
@@ -226,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_of_a_sharded_cluster_in_trouble_are_transient() {
+    fn codes_of_a_failing_sharded_cluster_are_transient() {
         for (code, wanted) in [
             (149, "NoConfigPrimary"),
             (310, "PeriodicJobIsStopped"),
@@ -238,7 +237,7 @@ mod tests {
             (56846, "ConfigServerUnreachable"),
         ] {
             assert!(is_listed(code), "{code}");
-            assert_eq!((verdict(code), name(code).as_str()), (Verdict::Transient, wanted));
+            assert_eq!((class(code), name(code).as_str()), (ErrorClass::Transient, wanted));
         }
     }
 }

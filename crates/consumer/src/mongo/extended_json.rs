@@ -1,14 +1,14 @@
-//! SecantusDB, the database that `slipstream up` brings, reads the body of a command through
-//! extended JSON: the value `{"$numberLong": "5"}` becomes a number. Documents outside the body, in
-//! a document sequence, it keeps. Only the driver's own insert sends one, without `maxTimeMS` and
-//! without the whole reply, so it is used there and for such documents only.
+//! A workaround for SecantusDB, the database of `slipstream up`. It reads the body of a command as
+//! extended JSON: the value `{"$numberLong": "5"}` becomes a number. It does not change documents
+//! in a document sequence outside the body. Only the driver's own insert sends one, without
+//! `maxTimeMS` and without the whole reply. It is therefore used only there and for such documents.
 
 use bson::{Document, RawBsonRef, RawDocument, RawDocumentBuf, doc};
 use mongodb::Database;
 use mongodb::error::ErrorKind;
 use mongodb::options::WriteConcern;
 
-use super::error::Fault;
+use super::error::CallError;
 
 /// The first field of each form of extended JSON.
 const FORMS: [&str; 20] = [
@@ -34,8 +34,8 @@ const FORMS: [&str; 20] = [
     "$uuid",
 ];
 
-/// Whether the reply to `buildInfo` is SecantusDB's.
-pub(super) fn is_read_by_server(build_info: &Document) -> bool {
+/// Whether a reply to `buildInfo` comes from SecantusDB.
+pub(super) fn is_secantus(build_info: &Document) -> bool {
     build_info.contains_key("secantusVersion")
 }
 
@@ -55,13 +55,13 @@ fn is_value(value: RawBsonRef<'_>) -> bool {
     }
 }
 
-/// Inserts `documents`, unordered; the reply has what the reply to the command has.
+/// Inserts `documents` unordered. The result has the fields of a reply to the `insert` command.
 pub(super) async fn insert(
     database: &Database,
     collection: &str,
     documents: Vec<RawDocumentBuf>,
     write_concern: &RawDocument,
-) -> Result<Document, Fault> {
+) -> Result<Document, CallError> {
     let sent = documents.len();
     let write_concern: WriteConcern = bson::deserialize_from_slice(write_concern.as_bytes())?;
     let collection = database.collection::<RawDocumentBuf>(collection);

@@ -1,264 +1,272 @@
-//! Makes the indexes of a collection when its source first appears, and confirms them again while it is written to.
+//! Builds the indexes of a collection when its source first appears, and confirms them again while
+//! it is written to.
 //!
-//! listIndexes lists an index that is still being built like one that is ready, and a build checks uniqueness only when
-//! it ends. The proof of a unique index is therefore an answer to `createIndexes`: it waits for a build under way, and
-//! changes nothing where the index is ready. Each check asks for it anew, as an index may be dropped and built again
-//! between two checks.
+//! `listIndexes` lists an index that is being built like a finished one, and a build checks
+//! uniqueness only at its end. A unique index is therefore confirmed by a reply to `createIndexes`.
+//! That command waits for a running build and changes nothing if the index is finished. Each check
+//! sends it again, because an index may be dropped and rebuilt between two checks.
 
 use std::time::Duration;
 
-use bson::{Document, RawDocument, RawDocumentBuf, doc};
+use bson::{Document, RawDocumentBuf, doc};
 
-use super::collection::{self, Collection, Unprepared};
-use super::connection::Connection;
-use super::error::Fault;
-use super::index::{self, Wanted};
-use super::key::UpsertKeys;
-use super::outcome::Trouble;
+use super::collection::{self, CallContext, NotReady};
+use super::error::{CallError, TransientError};
+use super::index::{self, IndexSpec};
 use super::server_state::StoreState;
 
-/// The collection does not exist yet.
+/// NamespaceNotFound: the collection does not exist yet.
 const NAMESPACE_NOT_FOUND: i32 = 26;
-/// Two documents share a key.
+/// DuplicateKey: two documents have the same key.
 const DUPLICATE_KEY: i32 = 11000;
-/// The server does not build this index on this collection: an option, another index, or the kind of the collection
-/// is in the way. These codes stay until an operator changes something.
+/// The server does not build this index on this collection, because of an option, another index, or
+/// the kind of the collection. An operator has to change something.
 const CANNOT_BUILD: [i32; 8] = [2, 67, 68, 72, 85, 86, 171, 197];
-/// The index, or another one of the collection, is being built.
-const BUILDS_ALREADY: [i32; 3] = [285, 12586, 12587];
+/// The index, or another index of the collection, is being built.
+const BUILD_IN_PROGRESS: [i32; 3] = [285, 12586, 12587];
 
-/// Options of a collection by which its server may refuse one document and take another.
-const REFUSING: [&str; 2] = ["validator", "capped"];
+/// Options of a collection by which the server may reject one document and accept another.
+const REJECTING_OPTIONS: [&str; 2] = ["validator", "capped"];
 
-/// One collection whose indexes are to be there.
+/// One attempt to have the indexes of a collection ready.
 #[derive(Clone, Copy)]
-pub(super) struct Preparation<'a> {
-    pub(super) connection: &'a Connection,
-    pub(super) keys: &'a UpsertKeys,
-    /// The write concern of the URI.
-    pub(super) write_concern: &'a RawDocument,
-    pub(super) collection: &'a str,
-    pub(super) known: &'a Collection,
-    /// The last attempt confirmed the unique index.
+pub(super) struct IndexBuild<'a> {
+    pub(super) context: CallContext<'a>,
+    /// The previous attempt confirmed the unique index.
     pub(super) confirmed: bool,
-    pub(super) deadline: Duration,
     pub(super) build_deadline: Duration,
 }
 
-impl Preparation<'_> {
-    /// Checks the server's version, the collection's rules and its indexes, makes those that are missing, and waits
-    /// until the unique one is built.
-    pub(super) async fn run(self) -> Result<(), Unprepared> {
-        let hello = self.connection.greet(self.deadline).await.map_err(|fault| self.unprepared(fault))?;
+impl IndexBuild<'_> {
+    /// Checks the version of the server, the rules of the collection and its indexes. Builds the
+    /// missing indexes and waits until the unique index is finished.
+    pub(super) async fn run(self) -> Result<(), NotReady> {
+        let CallContext { connection, keys, collection, deadline, .. } = self.context;
+        let hello = connection.hello(deadline).await.map_err(|error| self.not_ready(error))?;
         let in_replica_set = hello.contains_key("setName");
-        let has_options = self.has_options().await?;
-        let existing = self.existing(false).await?;
-        self.known.has_rules(has_options || index::others_may_refuse(self.keys, &existing));
-        let missing = index::missing(self.keys, &existing).map_err(|name| self.conflict(&name))?;
-        match (index::listed_unique(self.keys, &existing), missing.unique) {
-            (Some(listed), _) => self.confirm(&listed, in_replica_set).await?,
-            (None, Some(unique)) => self.make_unique(&unique, in_replica_set).await?,
+        let has_options = self.has_rejecting_options().await?;
+        let existing = self.list_indexes(false).await?;
+        collection.set_has_rules(has_options || index::user_indexes_may_reject(keys, &existing));
+        let missing =
+            index::missing_indexes(keys, &existing).map_err(|name| self.conflicting_index(&name))?;
+        match (index::listed_unique_index(keys, &existing), missing.unique) {
+            (Some(listed), _) => self.confirm_unique(&listed, in_replica_set).await?,
+            (None, Some(unique)) => self.build_unique(&unique, in_replica_set).await?,
             (None, None) => {}
         }
-        if missing.lookups.is_empty() || !self.known.wants_lookups() {
+        if missing.lookups.is_empty() || !collection.wants_lookup_indexes() {
             return Ok(());
         }
-        self.make_lookups(&missing.lookups, in_replica_set).await
+        self.build_lookups(&missing.lookups, in_replica_set).await
     }
 
-    async fn make_unique(&self, unique: &Wanted, in_replica_set: bool) -> Result<(), Unprepared> {
-        let made = self.create(std::slice::from_ref(unique), in_replica_set, true).await;
-        made.map_err(|fault| {
-            self.connection.note(&fault);
-            self.unbuilt(fault, &unique.name)
+    async fn build_unique(&self, unique: &IndexSpec, in_replica_set: bool) -> Result<(), NotReady> {
+        let built = self.create_indexes(std::slice::from_ref(unique), in_replica_set, true).await;
+        built.map_err(|error| {
+            self.context.connection.record_error(&error);
+            self.build_failed(error, &unique.name)
         })?;
-        tracing::info!(collection = self.collection, names = unique.name, "indexes made");
+        tracing::info!(collection = self.context.collection.name, names = unique.name, "indexes built");
         Ok(())
     }
 
-    /// Waits until the listed unique index is built. Who may not create indexes has to believe the list.
-    async fn confirm(&self, listed: &Wanted, in_replica_set: bool) -> Result<(), Unprepared> {
-        // A new check of a durable index writes nothing. It must not need more members than the writes do.
-        let built = self.create(std::slice::from_ref(listed), in_replica_set, !self.confirmed).await;
-        match built {
+    /// Waits until the listed unique index is finished. Without the right to create indexes the
+    /// list decides.
+    async fn confirm_unique(&self, listed: &IndexSpec, in_replica_set: bool) -> Result<(), NotReady> {
+        // A repeated check of a durable index writes nothing, so the write concern of the writes is
+        // enough.
+        let durable = !self.confirmed;
+        match self.create_indexes(std::slice::from_ref(listed), in_replica_set, durable).await {
             Ok(()) => {}
-            Err(fault @ Fault::NotAllowed(_)) => self.believe_list(fault, &listed.name).await?,
-            Err(fault) => {
-                self.connection.note(&fault);
-                return Err(self.unbuilt(fault, &listed.name));
+            Err(error @ CallError::Unauthorized(_)) => self.trust_listed_index(error, &listed.name).await?,
+            Err(error) => {
+                self.context.connection.record_error(&error);
+                return Err(self.build_failed(error, &listed.name));
             }
         }
         if !self.confirmed && listed.specification.get_bool("hidden").unwrap_or(false) {
-            let index = listed.name.as_str();
-            tracing::warn!(collection = self.collection, index, "a unique index is hidden, updates are slow");
+            let (collection, index) = (&*self.context.collection.name, &*listed.name);
+            tracing::warn!(collection, index, "unique index is hidden, updates are slow");
         }
         Ok(())
     }
 
-    /// Replica sets mark the builds in the list on request.
-    async fn believe_list(&self, fault: Fault, index: &str) -> Result<(), Unprepared> {
-        let marked = self.existing(true).await?;
-        if index::listed_unique(self.keys, &marked).is_some() {
+    /// Accepts a listed index unless a replica set marks it as being built, which it does on
+    /// request.
+    async fn trust_listed_index(&self, error: CallError, index: &str) -> Result<(), NotReady> {
+        let CallContext { connection, keys, collection, .. } = self.context;
+        let marked = self.list_indexes(true).await?;
+        if index::listed_unique_index(keys, &marked).is_some() {
             return Ok(());
         }
         let specifications = marked.iter().map(|entry| entry.get_document("spec").unwrap_or(entry).clone());
-        if index::listed_unique(self.keys, &specifications.collect::<Vec<_>>()).is_some() {
-            self.known.builds(index);
-            return Err(self.building(index));
+        if index::listed_unique_index(keys, &specifications.collect::<Vec<_>>()).is_some() {
+            collection.index_build_requested(index);
+            return Err(self.build_in_progress(index));
         }
-        self.connection.note(&fault);
-        Err(self.unprepared(fault))
+        connection.record_error(&error);
+        Err(self.not_ready(error))
     }
 
-    async fn make_lookups(&self, lookups: &[Wanted], in_replica_set: bool) -> Result<(), Unprepared> {
+    async fn build_lookups(&self, lookups: &[IndexSpec], in_replica_set: bool) -> Result<(), NotReady> {
+        let collection = self.context.collection;
         let names: Vec<&str> = lookups.iter().map(|index| index.name.as_str()).collect();
-        let error = match self.create(lookups, in_replica_set, true).await {
+        let error = match self.create_indexes(lookups, in_replica_set, true).await {
             Ok(()) => {
-                tracing::info!(collection = self.collection, names = names.join(","), "indexes made");
+                tracing::info!(collection = collection.name, names = names.join(","), "indexes built");
                 return Ok(());
             }
-            Err(Fault::Refused(refusal)) if CANNOT_BUILD.contains(&refusal.code) => refusal.class,
-            Err(Fault::NotAllowed(reason)) => reason,
-            Err(fault) => {
-                self.connection.note(&fault);
-                return Err(self.unbuilt(fault, &names.join(",")));
+            Err(CallError::Rejected(error)) if CANNOT_BUILD.contains(&error.code) => error.code_name,
+            Err(CallError::Unauthorized(reason)) => reason,
+            Err(error) => {
+                self.context.connection.record_error(&error);
+                return Err(self.build_failed(error, &names.join(",")));
             }
         };
-        self.known.give_lookups_up();
-        tracing::warn!(collection = self.collection, error, "a look-up index cannot be built");
+        collection.give_up_lookup_indexes();
+        tracing::warn!(collection = collection.name, error, "look-up index cannot be built");
         Ok(())
     }
 
-    /// Whether the collection was made with options by which it may refuse a document, as a validator. Who may not
-    /// ask has to assume so.
-    async fn has_options(&self) -> Result<bool, Unprepared> {
-        let command = doc! { "listCollections": 1, "filter": { "name": self.collection }, "cursor": {} };
-        let command = RawDocumentBuf::try_from(&command).map_err(|error| self.unprepared(error.into()))?;
-        let reply = match self.connection.ask(command, self.deadline).await {
-            Err(Fault::NotAllowed(_)) => return Ok(true),
-            reply => reply.map_err(|fault| self.unprepared(fault))?,
+    /// Whether the collection has options by which the server may reject a document, such as a
+    /// validator. Without the right to list collections, assumes that it has.
+    async fn has_rejecting_options(&self) -> Result<bool, NotReady> {
+        let CallContext { connection, collection, deadline, .. } = self.context;
+        let command = doc! { "listCollections": 1, "filter": { "name": &collection.name }, "cursor": {} };
+        let command = RawDocumentBuf::try_from(&command).map_err(|error| self.not_ready(error.into()))?;
+        let reply = match connection.run(command, deadline).await {
+            Err(CallError::Unauthorized(_)) => return Ok(true),
+            reply => reply.map_err(|error| self.not_ready(error))?,
         };
-        let collections = entries("listCollections", &reply)?;
-        for collection in &collections {
-            let cause = match collection.get_str("type") {
+        let entries = first_batch("listCollections", &reply)?;
+        for entry in &entries {
+            let cause = match entry.get_str("type") {
                 Ok("view") => "it is a view",
-                Ok("timeseries") => "it is a time-series collection, which can have no unique index",
+                Ok("timeseries") => "it is a time-series collection, which cannot have a unique index",
                 _ => continue,
             };
-            return Err(Unprepared::Blocked(collection::cannot_be_written(self.collection, cause)));
+            return Err(NotReady::Blocked(collection::cannot_be_written(&collection.name, cause)));
         }
-        let options = collections.iter().filter_map(|collection| collection.get_document("options").ok());
-        Ok(options.flat_map(|options| options.keys()).any(|option| REFUSING.contains(&option.as_str())))
+        let options = entries.iter().filter_map(|entry| entry.get_document("options").ok());
+        let mut names = options.flat_map(|options| options.keys());
+        Ok(names.any(|name| REJECTING_OPTIONS.contains(&name.as_str())))
     }
 
-    /// What listIndexes returns. With `marked`, an index under construction has its fields in `spec`, where the server
-    /// knows it.
-    async fn existing(&self, marked: bool) -> Result<Vec<Document>, Unprepared> {
-        let mut command = doc! { "listIndexes": self.collection, "cursor": { "batchSize": 1000 } };
-        if marked {
+    /// The reply to `listIndexes`. With `mark_builds`, a server that can do so returns the fields
+    /// of an index that is being built in `spec`.
+    async fn list_indexes(&self, mark_builds: bool) -> Result<Vec<Document>, NotReady> {
+        let CallContext { connection, collection, deadline, .. } = self.context;
+        let mut command = doc! { "listIndexes": &collection.name, "cursor": { "batchSize": 1000 } };
+        if mark_builds {
             command.insert("includeBuildUUIDs", true);
         }
-        match self.call(&command).await {
-            Err(Fault::Refused(refusal)) if refusal.code == NAMESPACE_NOT_FOUND => Ok(Vec::new()),
-            reply => entries("listIndexes", &reply.map_err(|fault| self.unprepared(fault))?),
+        let command = RawDocumentBuf::try_from(&command).map_err(|error| self.not_ready(error.into()))?;
+        match connection.call(command, deadline).await {
+            Err(CallError::Rejected(error)) if error.code == NAMESPACE_NOT_FOUND => Ok(Vec::new()),
+            reply => first_batch("listIndexes", &reply.map_err(|error| self.not_ready(error))?),
         }
     }
 
-    /// Has the server build `wanted`, and waits until it did. A call that was given up does not stop the build, and the
-    /// next one waits for the same.
-    async fn create(&self, wanted: &[Wanted], in_replica_set: bool, durable: bool) -> Result<(), Fault> {
-        let mut command = index::create(self.collection, wanted);
+    /// Sends `createIndexes` and waits until the indexes are built. A call that timed out does not
+    /// stop the build; the next call waits for the same build.
+    async fn create_indexes(
+        &self,
+        indexes: &[IndexSpec],
+        in_replica_set: bool,
+        durable: bool,
+    ) -> Result<(), CallError> {
+        let CallContext { connection, collection, write_concern, .. } = self.context;
+        let mut command = index::create_command(&collection.name, indexes);
         if durable {
             command.insert("writeConcern", doc! { "w": "majority" });
         } else {
-            command.insert("writeConcern", Document::try_from(self.write_concern)?);
+            command.insert("writeConcern", Document::try_from(write_concern)?);
         }
         if in_replica_set {
             command.insert("commitQuorum", "majority");
         }
-        let names: Vec<&str> = wanted.iter().map(|index| index.name.as_str()).collect();
-        self.known.builds(&names.join(","));
+        let names: Vec<&str> = indexes.iter().map(|index| index.name.as_str()).collect();
+        collection.index_build_requested(&names.join(","));
         let command = RawDocumentBuf::try_from(&command)?;
-        let mut state = self.connection.state.subscribe();
-        // The call may last for an hour, and a connection that broke silently would not end it.
-        let away = async { drop(state.wait_for(|state| matches!(state, StoreState::Away(_))).await) };
+        let mut state = connection.state.subscribe();
+        // The call may take an hour, and a half-open connection would not end it.
+        let unavailable =
+            async { drop(state.wait_for(|state| matches!(state, StoreState::Unavailable(_))).await) };
         let reply = tokio::select! {
-            reply = self.connection.ask(command, self.build_deadline) => reply?,
-            () = away => return Err(Fault::Unreachable("the server does not answer during an index build".into())),
+            reply = connection.run(command, self.build_deadline) => reply?,
+            () = unavailable => {
+                let reason = "mongodb became unavailable during an index build";
+                return Err(CallError::Unreachable(reason.into()));
+            }
         };
         match reply.get("writeConcernError") {
             None => Ok(()),
             Some(error) => {
                 let message = error.as_document().and_then(|error| error.get_str("errmsg").ok());
-                let message = message.unwrap_or("no reason was given");
-                Err(Fault::Other(format!("the write concern of createIndexes was not met: {message}")))
+                let message = message.unwrap_or("no reason given");
+                let reason = format!("the write concern of createIndexes was not met: {message}");
+                Err(CallError::Other(reason))
             }
         }
     }
 
-    async fn call(&self, command: &Document) -> Result<Document, Fault> {
-        self.connection.call(RawDocumentBuf::try_from(command)?, self.deadline).await
-    }
-
-    fn unbuilt(&self, fault: Fault, index: &str) -> Unprepared {
-        match fault {
-            Fault::TimedOut(_) => self.building(index),
-            Fault::Refused(refusal) if BUILDS_ALREADY.contains(&refusal.code) => self.building(index),
-            Fault::Refused(refusal) if refusal.code == DUPLICATE_KEY => {
-                let (database, collection) = (self.connection.database_name(), self.collection);
-                let query = index::duplicates_query(database, collection, self.keys);
-                Unprepared::Blocked(format!(
-                    "collection {collection}: documents share a value of {}, so its unique index cannot be built; \
-                     its records wait until only one document of each value is left, which `slipstream dedupe` sees to. \
-                     They are found by: {query}",
-                    self.keys
+    fn build_failed(&self, error: CallError, index: &str) -> NotReady {
+        let CallContext { connection, keys, collection, .. } = self.context;
+        match error {
+            CallError::TimedOut(_) => self.build_in_progress(index),
+            CallError::Rejected(error) if BUILD_IN_PROGRESS.contains(&error.code) => {
+                self.build_in_progress(index)
+            }
+            CallError::Rejected(error) if error.code == DUPLICATE_KEY => {
+                let query = index::duplicates_query(connection.database_name(), &collection.name, keys);
+                NotReady::Blocked(format!(
+                    "collection {}: writes are paused: duplicate values of {keys}; run `slipstream dedupe`. \
+                     This query finds them: {query}",
+                    collection.name
                 ))
             }
-            Fault::Refused(refusal) if CANNOT_BUILD.contains(&refusal.code) => Unprepared::Blocked(format!(
-                "collection {}: its unique index on {} cannot be built: {} ({}); its records wait until the cause is \
-                 removed, or the collection is renamed or dropped",
-                self.collection, self.keys, refusal.message, refusal.class
+            CallError::Rejected(error) if CANNOT_BUILD.contains(&error.code) => NotReady::Blocked(format!(
+                "collection {}: writes are paused: its unique index on {keys} cannot be built: {} ({}). Remove the \
+                 cause, or rename or drop the collection",
+                collection.name, error.message, error.code_name
             )),
-            fault => self.unprepared(fault),
+            error => self.not_ready(error),
         }
     }
 
-    fn building(&self, index: &str) -> Unprepared {
-        Unprepared::Building(format!(
-            "collection {}: its index {index} is being built; its records wait",
-            self.collection
+    fn build_in_progress(&self, index: &str) -> NotReady {
+        let collection = &self.context.collection.name;
+        NotReady::Building(format!(
+            "collection {collection}: writes are paused: index {index} is being built"
         ))
     }
 
-    /// What a failed call means for the collection.
-    fn unprepared(&self, fault: Fault) -> Unprepared {
-        let rejection = match &fault {
-            Fault::Refused(refusal) => {
-                collection::namespace_rejection(self.collection, refusal.code, &refusal.message)
+    fn not_ready(&self, error: CallError) -> NotReady {
+        let rejection = match &error {
+            CallError::Rejected(error) => {
+                collection::namespace_rejection(&self.context.collection.name, error.code, &error.message)
             }
             _ => None,
         };
-        rejection.map_or_else(|| Unprepared::Trouble(Trouble::from(fault)), Unprepared::Blocked)
+        rejection.map_or_else(|| NotReady::Transient(TransientError::from(error)), NotReady::Blocked)
     }
 
-    fn conflict(&self, name: &str) -> Unprepared {
-        let drop = format!(
-            "db.getSiblingDB({:?}).getCollection({:?}).dropIndex({name:?})",
-            self.connection.database_name(),
-            self.collection
-        );
-        Unprepared::Blocked(format!(
-            "collection {}: its index {name} has not the options that a unique index on {} needs; \
-             its records wait until it is dropped, and it is then made anew: {drop}",
-            self.collection, self.keys
+    fn conflicting_index(&self, name: &str) -> NotReady {
+        let CallContext { connection, keys, collection, .. } = self.context;
+        let (database, collection) = (connection.database_name(), &*collection.name);
+        NotReady::Blocked(format!(
+            "collection {collection}: writes are paused: its index {name} lacks the options that a unique index on \
+             {keys} needs. Drop it; the consumer then builds the right one: \
+             db.getSiblingDB({database:?}).getCollection({collection:?}).dropIndex({name:?})"
         ))
     }
 }
 
-/// The list in the reply to the command of this name.
-fn entries(name: &str, reply: &Document) -> Result<Vec<Document>, Unprepared> {
+/// The entries in the reply to the named command.
+fn first_batch(command: &str, reply: &Document) -> Result<Vec<Document>, NotReady> {
     let batch = reply.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
-    let batch =
-        batch.map_err(|_| Unprepared::Trouble(Trouble::new(format!("the reply to {name} has no list"))))?;
+    let batch = batch.map_err(|_| {
+        NotReady::Transient(TransientError::new(format!("the reply to {command} has no firstBatch")))
+    })?;
     Ok(batch.iter().filter_map(|entry| entry.as_document().cloned()).collect())
 }

@@ -1,5 +1,6 @@
-//! Which document an event belongs to: the values of the fields that UPSERT_KEYS names, or, where one of them is no
-//! single value, an `_id` derived from the event's id. The same event always has the same key.
+//! The key of an event decides to which document it belongs. It holds the values of the fields in
+//! UPSERT_KEYS. If one of them is not a single value, it is an `_id` derived from the event's id.
+//! The same event always has the same key.
 
 use std::fmt;
 
@@ -7,15 +8,19 @@ use bson::oid::ObjectId;
 use bson::{Bson, Document, RawBsonRef, RawDocument, RawDocumentBuf, doc};
 use events::StorableEvent;
 
-/// The fields of UPSERT_KEYS: at least one, each a path whose parts are joined by dots.
+/// The types of a key's values. The unique index does not cover null, objects and absent fields:
+/// their events are upserted by an `_id` of their own.
+pub(super) const INDEXED_TYPES: [&str; 3] = ["string", "number", "bool"];
+
+/// The fields of UPSERT_KEYS: at least one. Each is a path whose parts are joined by dots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpsertKeys(Vec<String>);
 
 impl UpsertKeys {
-    /// Reads a comma-separated list, as in `event_id` or `mode_s,registration`.
+    /// Parses a comma-separated list such as `event_id` or `mode_s,registration`.
     ///
     /// # Errors
-    /// Says what is wrong, to complete a sentence that begins with the text.
+    /// The reason, which completes a sentence that begins with the text.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut fields: Vec<String> = Vec::new();
         for field in text.split(',').map(str::trim) {
@@ -23,7 +28,7 @@ impl UpsertKeys {
                 return Err("is not a list of fields such as event_id or mode_s,registration".into());
             }
             if field == "_id" || field.starts_with("_id.") {
-                return Err("names _id, which MongoDB makes; use event_id".into());
+                return Err("names _id, which MongoDB creates; use event_id".into());
             }
             if fields.iter().any(|other| overlap(other, field)) {
                 return Err(format!("names {field} twice"));
@@ -33,24 +38,17 @@ impl UpsertKeys {
         Ok(Self(fields))
     }
 
-    /// The paths, in the order given.
+    /// The paths in the given order.
     pub fn fields(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(String::as_str)
     }
 
-    /// Whether the key is `event_id` alone, which no event lacks.
+    /// Whether the key is `event_id` alone, which every event has.
     pub fn is_event_id(&self) -> bool {
         self.0 == ["event_id"]
     }
 
-    /// Whether a filter must name the types to find an index: not where one that is not partial begins with the key.
-    pub(super) fn need_types(&self) -> bool {
-        let first = super::index::LOOKUP.get(..self.0.len()).unwrap_or_default();
-        let looked_up = !first.is_empty() && self.fields().all(|field| first.contains(&field));
-        !self.is_event_id() && !looked_up
-    }
-
-    /// The identity of the key that a stored document has.
+    /// The identity of a stored document's key.
     pub(super) fn identity_in(&self, document: &Document) -> Option<Vec<u8>> {
         let raw = RawDocumentBuf::try_from(document).ok()?;
         let values: Option<Vec<_>> = self.0.iter().map(|path| scalar_at(&raw, path)).collect();
@@ -61,7 +59,7 @@ impl UpsertKeys {
         }
     }
 
-    /// What finds the document that `event` belongs to, by the unique index.
+    /// The filter that finds the document of `event` by the unique index.
     pub fn filter(&self, event: &StorableEvent) -> Document {
         let values = match self.key_of(event) {
             Key::Derived(id) => return doc! { "_id": id },
@@ -70,16 +68,15 @@ impl UpsertKeys {
         let condition = |value| {
             let mut condition = doc! { "$eq": Bson::try_from(value).unwrap_or(Bson::Null) };
             if !self.is_event_id() {
-                condition.insert("$type", super::index::INDEXED_TYPES.to_vec());
+                condition.insert("$type", INDEXED_TYPES.to_vec());
             }
             Bson::Document(condition)
         };
         self.fields().zip(values).map(|(field, value)| (field.to_owned(), condition(value))).collect()
     }
 
-    /// The key of `event`.
     pub(super) fn key_of<'a>(&self, event: &'a StorableEvent) -> Key<'a> {
-        // The document has it too, behind the payload's fields.
+        // The document has the id too, but after the fields of the payload.
         if self.is_event_id() {
             return Key::Fields(vec![RawBsonRef::String(event.id.as_str())]);
         }
@@ -97,24 +94,24 @@ impl fmt::Display for UpsertKeys {
     }
 }
 
-/// Whether two paths are the same, or one lies within the other.
+/// Whether two paths are equal, or one is inside the other.
 fn overlap(one: &str, other: &str) -> bool {
     let within =
         |inner: &str, outer: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('.'));
     one == other || within(one, other) || within(other, one)
 }
 
-/// The document that an event belongs to.
+/// The key of a document.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Key<'a> {
-    /// The one whose key fields have these values, in the order of UPSERT_KEYS.
+    /// The values of the key fields, in the order of UPSERT_KEYS.
     Fields(Vec<RawBsonRef<'a>>),
-    /// The one with this `_id`.
+    /// The `_id`.
     Derived(ObjectId),
 }
 
 impl Key<'_> {
-    /// Bytes that are equal for two keys exactly if the server holds them for equal.
+    /// Bytes that are equal for two keys exactly if the server holds the keys for equal.
     pub(super) fn identity(&self) -> Vec<u8> {
         match self {
             Self::Derived(id) => id.bytes().to_vec(),
@@ -126,7 +123,7 @@ impl Key<'_> {
     }
 }
 
-/// 1 and 1.0 are one value to the server, as in an index.
+/// The server holds 1 and 1.0 for equal, also in an index.
 fn append_identity(bytes: &mut Vec<u8>, value: RawBsonRef<'_>) {
     match value {
         RawBsonRef::String(text) => {
@@ -157,7 +154,7 @@ fn append_number(bytes: &mut Vec<u8>, number: i64) {
     bytes.extend_from_slice(&number.to_le_bytes());
 }
 
-/// The single value at `path`. A field whose own name contains the dots is another field to MongoDB, and here.
+/// The single value at `path`. A field whose name contains dots is not such a path, as in MongoDB.
 fn scalar_at<'a>(document: &'a RawDocument, path: &str) -> Option<RawBsonRef<'a>> {
     let (parent, last) = match path.rsplit_once('.') {
         Some((parents, last)) => {
@@ -169,7 +166,7 @@ fn scalar_at<'a>(document: &'a RawDocument, path: &str) -> Option<RawBsonRef<'a>
     parent.get(last).ok().flatten().filter(|value| is_scalar(*value))
 }
 
-/// The values that [`INDEXED_TYPES`](super::index::INDEXED_TYPES) covers.
+/// Whether [`INDEXED_TYPES`] includes the type of the value.
 fn is_scalar(value: RawBsonRef<'_>) -> bool {
     use RawBsonRef::{Boolean, Decimal128, Double, Int32, Int64, String};
     matches!(value, String(_) | Boolean(_) | Int32(_) | Int64(_) | Double(_) | Decimal128(_))
@@ -181,7 +178,7 @@ mod tests {
     use bson::rawdoc;
 
     #[test]
-    fn a_list_of_fields_is_read_and_anything_else_is_refused() {
+    fn a_list_of_fields_is_parsed_and_other_text_is_rejected() {
         let keys = UpsertKeys::parse("mode_s, position.registration").expect("two fields");
         assert_eq!(keys.fields().collect::<Vec<_>>(), ["mode_s", "position.registration"]);
         assert!(!keys.is_event_id());
@@ -189,12 +186,12 @@ mod tests {
         for wrong in
             ["", " ", "a,,b", ".a", "a.", "a..b", "$a", "a.$b", "_id", "_id.x", "a,a", "a,a.b", "a.b,a"]
         {
-            assert!(UpsertKeys::parse(wrong).is_err(), "{wrong:?} was taken");
+            assert!(UpsertKeys::parse(wrong).is_err(), "{wrong:?} was accepted");
         }
     }
 
     #[test]
-    fn a_key_field_is_a_path_through_documents_to_one_value() {
+    fn a_key_field_is_a_path_through_documents_to_a_single_value() {
         let document = rawdoc! {
             "a": { "b": { "c": "deep" }, "n": null }, "a.x": "a name with a dot", "list": [ { "b": 1 } ], "one": 1,
         };
@@ -206,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_values_have_one_identity_and_others_do_not() {
+    fn keys_have_the_same_identity_only_if_their_values_are_equal() {
         let identity = |values: &[RawBsonRef<'_>]| Key::Fields(values.to_vec()).identity();
         use RawBsonRef::{Boolean, Double, Int32, Int64, String};
         assert_eq!(identity(&[Int32(1)]), identity(&[Double(1.0)]));

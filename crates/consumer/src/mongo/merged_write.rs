@@ -1,103 +1,107 @@
-//! Several events of one key in a batch come down to one statement: that of the event that the guard would leave. How
-//! each of the others would have ended, one after another, follows from what is known of the document.
+//! Several events of one key in a batch need only one statement: that of the event which the guard
+//! would keep. The outcomes of the other events, as if applied one after another, follow from the
+//! state of the document.
 //!
-//! That holds only where the server cannot refuse one event of a key and take another, so not in a collection with a
-//! validator or a unique index of the user's own.
+//! This holds only if the server cannot reject one event of a key and accept another. Events are
+//! therefore not merged in a collection with a validator or with a unique index of the user.
 
 use super::version::Version;
 
-/// What is known of a key's document.
+/// The document of a key, as far as it is known.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) enum Known {
-    /// Nothing yet.
+pub(super) enum DocumentState {
+    /// Whether it exists is not known.
     #[default]
-    Nothing,
-    /// There was none.
+    Unknown,
+    /// It does not exist.
     Absent,
-    /// How new it is, and the event of this batch that it is the document of, if it is one's.
+    /// Its version, and the event of this batch that it was made from, if any.
     Present(Version, Option<usize>),
 }
 
-/// How an event ends.
+/// The outcome of a finished event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(super) enum EventOutcome {
     Inserted,
     Updated,
     Unchanged,
-    Stale,
+    Superseded,
 }
 
-/// Events of one key that one statement stands for.
+/// Events of one key that are written by one statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Run {
+pub(super) struct MergedWrite {
     /// The event that is sent.
-    pub(super) head: usize,
-    /// The events that it stands for, itself among them.
+    pub(super) sent: usize,
+    /// All events of this write, the sent one included.
     pub(super) events: Vec<usize>,
-    /// How they end once the statement is done; `None` is what the reply has to tell, of one event at most.
-    pub(super) endings: Vec<Option<Ending>>,
-    /// Whether the statement changes the document, where no ending is left to the reply.
+    /// Their outcomes if the statement succeeds. At most one is `None`: the reply decides it.
+    pub(super) outcomes: Vec<Option<EventOutcome>>,
+    /// Whether the statement changes the document. Meaningful only if no outcome is `None`.
     pub(super) changes: bool,
 }
 
-/// One event and what it would make of the document.
-pub(super) trait Events {
-    /// What the guard compares.
+/// The properties of a batch's events that decide how they are merged.
+pub(super) trait BatchEvents {
+    /// The version that the guard compares.
     fn version(&self, index: usize) -> Version;
     /// Whether two events make the same document.
-    fn same(&self, one: usize, other: usize) -> bool;
+    fn same_document(&self, one: usize, other: usize) -> bool;
 }
 
-impl Run {
-    /// One event whose reply tells how it ended.
-    pub(super) fn alone(event: usize) -> Self {
-        Self { head: event, events: vec![event], endings: vec![None], changes: false }
+impl MergedWrite {
+    /// A write of one event. The reply decides its outcome.
+    pub(super) fn single(event: usize) -> Self {
+        Self { sent: event, events: vec![event], outcomes: vec![None], changes: false }
     }
 
-    /// As many of `events`, at least the first, as one statement can stand for; all have the key whose document is
-    /// `known`.
-    pub(super) fn of(known: Known, events: &[usize], all: &impl Events) -> Self {
-        let (stored, content) = match known {
-            Known::Nothing => return Self::alone(events[0]),
-            Known::Absent => (None, None),
-            Known::Present(version, content) => (Some(version), content),
+    /// Merges as many of `events` as one statement can write, at least the first. All have the key
+    /// of `document`.
+    pub(super) fn of(document: DocumentState, events: &[usize], batch: &impl BatchEvents) -> Self {
+        let (stored, content) = match document {
+            DocumentState::Unknown => return Self::single(events[0]),
+            DocumentState::Absent => (None, None),
+            DocumentState::Present(version, content) => (Some(version), content),
         };
-        let mut run = Self { head: events[0], events: Vec::new(), endings: Vec::new(), changes: false };
+        let mut write = Self { sent: events[0], events: Vec::new(), outcomes: Vec::new(), changes: false };
         let mut current = (stored, content);
         for (position, &event) in events.iter().enumerate() {
-            let version = all.version(event);
-            run.events.push(event);
-            let ending = match current {
-                (None, _) => Some(Ending::Inserted),
-                (Some(newest), _) if version < newest => Some(Ending::Stale),
+            let version = batch.version(event);
+            write.events.push(event);
+            let outcome = match current {
+                (None, _) => Some(EventOutcome::Inserted),
+                (Some(newest), _) if version < newest => Some(EventOutcome::Superseded),
                 (Some(newest), None) if version == newest => None,
-                (Some(newest), Some(same)) if version == newest && all.same(event, same) => {
-                    Some(Ending::Unchanged)
+                (Some(newest), Some(same)) if version == newest && batch.same_document(event, same) => {
+                    Some(EventOutcome::Unchanged)
                 }
-                _ => Some(Ending::Updated),
+                _ => Some(EventOutcome::Updated),
             };
-            run.endings.push(ending);
-            if ending != Some(Ending::Stale) {
+            write.outcomes.push(outcome);
+            if outcome != Some(EventOutcome::Superseded) {
                 current = (Some(version), Some(event));
-                run.head = event;
+                write.sent = event;
             }
-            // Only a reply tells whether this one changes anything, and only if it is sent itself.
-            if ending.is_none() && events[position + 1..].iter().any(|later| all.version(*later) >= version) {
+            // Only a reply can decide this outcome, and only if this event is sent itself.
+            let later = &events[position + 1..];
+            if outcome.is_none() && later.iter().any(|later| batch.version(*later) >= version) {
                 break;
             }
         }
-        run.changes = match (stored, content) {
-            _ if run.endings.contains(&None) => false,
-            (Some(stored), _) if all.version(run.head) < stored => false,
-            (Some(stored), Some(same)) if all.version(run.head) == stored => !all.same(run.head, same),
+        write.changes = match (stored, content) {
+            _ if write.outcomes.contains(&None) => false,
+            (Some(stored), _) if batch.version(write.sent) < stored => false,
+            (Some(stored), Some(same)) if batch.version(write.sent) == stored => {
+                !batch.same_document(write.sent, same)
+            }
             _ => true,
         };
-        run
+        write
     }
 
-    /// The event whose ending the reply has to tell.
-    pub(super) fn open(&self) -> Option<usize> {
-        let position = self.endings.iter().position(Option::is_none)?;
+    /// The event whose outcome the reply decides.
+    pub(super) fn undecided(&self) -> Option<usize> {
+        let position = self.outcomes.iter().position(Option::is_none)?;
         self.events.get(position).copied()
     }
 }
@@ -111,77 +115,80 @@ mod tests {
     /// `(version, content)` of each event.
     struct Batch(Vec<(i64, u8)>);
 
-    impl Events for Batch {
+    impl BatchEvents for Batch {
         fn version(&self, index: usize) -> Version {
             Version::at(self.0[index].0, 0)
         }
 
-        fn same(&self, one: usize, other: usize) -> bool {
+        fn same_document(&self, one: usize, other: usize) -> bool {
             self.0[one] == self.0[other]
         }
     }
 
-    /// The words of the promise: one event after another.
+    /// The specification: apply one event after another.
     fn one_after_another(
         mut stored: Option<(i64, u8)>,
         events: &[(i64, u8)],
-    ) -> (Vec<Ending>, Option<(i64, u8)>) {
-        let mut endings = Vec::new();
+    ) -> (Vec<EventOutcome>, Option<(i64, u8)>) {
+        let mut outcomes = Vec::new();
         for event in events {
-            endings.push(match stored {
-                None => Ending::Inserted,
-                Some(document) if event.0 < document.0 => Ending::Stale,
-                Some(document) if *event == document => Ending::Unchanged,
-                Some(_) => Ending::Updated,
+            outcomes.push(match stored {
+                None => EventOutcome::Inserted,
+                Some(document) if event.0 < document.0 => EventOutcome::Superseded,
+                Some(document) if *event == document => EventOutcome::Unchanged,
+                Some(_) => EventOutcome::Updated,
             });
-            if endings.last() != Some(&Ending::Stale) {
+            if outcomes.last() != Some(&EventOutcome::Superseded) {
                 stored = Some(*event);
             }
         }
-        (endings, stored)
+        (outcomes, stored)
     }
 
     proptest! {
         #[test]
-        fn runs_end_as_if_each_event_had_been_applied_after_the_other(
+        fn merged_writes_end_as_if_events_were_applied_one_by_one(
             stored in proptest::option::of((1_i64..5, 0_u8..3)),
             batch in proptest::collection::vec((1_i64..5, 0_u8..3), 1..12),
         ) {
-            let (wanted, document) = one_after_another(stored, &batch);
+            let (wanted, wanted_document) = one_after_another(stored, &batch);
             let batch = Batch(batch);
-            let mut known = match stored {
-                None => Known::Absent,
-                Some((version, _)) => Known::Present(Version::at(version, 0), None),
+            let mut document = match stored {
+                None => DocumentState::Absent,
+                Some((version, _)) => DocumentState::Present(Version::at(version, 0), None),
             };
-            let (mut server, mut endings, mut runs) = (stored, Vec::new(), 0);
+            let (mut server, mut outcomes, mut writes) = (stored, Vec::new(), 0);
             let mut left: Vec<usize> = (0..batch.0.len()).collect();
             while !left.is_empty() {
-                let run = Run::of(known, &left, &batch);
-                runs += 1;
-                prop_assert_eq!(&run.events[..], &left[..run.events.len()]);
-                prop_assert!(run.events.contains(&run.head));
-                let sent = batch.0[run.head];
-                let taken = server.is_none_or(|document| sent.0 >= document.0);
-                let changed = taken && server != Some(sent);
-                if taken {
+                let write = MergedWrite::of(document, &left, &batch);
+                writes += 1;
+                prop_assert_eq!(&write.events[..], &left[..write.events.len()]);
+                prop_assert!(write.events.contains(&write.sent));
+                let sent = batch.0[write.sent];
+                let accepted = server.is_none_or(|stored| sent.0 >= stored.0);
+                let changed = accepted && server != Some(sent);
+                if accepted {
                     server = Some(sent);
                 }
-                let told = if changed { Ending::Updated } else { Ending::Unchanged };
-                prop_assert!(run.open().is_some() || run.changes == changed);
-                endings.extend(run.endings.iter().map(|ending| ending.unwrap_or(told)));
-                if taken {
-                    known = Known::Present(batch.version(run.head), Some(run.head));
+                let decided = if changed { EventOutcome::Updated } else { EventOutcome::Unchanged };
+                prop_assert!(write.undecided().is_some() || write.changes == changed);
+                outcomes.extend(write.outcomes.iter().map(|outcome| outcome.unwrap_or(decided)));
+                if accepted {
+                    document = DocumentState::Present(batch.version(write.sent), Some(write.sent));
                 }
-                left.drain(..run.events.len());
+                left.drain(..write.events.len());
             }
-            prop_assert_eq!(endings, wanted);
-            prop_assert_eq!(server, document);
-            prop_assert!(runs <= 2, "{} statements", runs);
+            prop_assert_eq!(outcomes, wanted);
+            prop_assert_eq!(server, wanted_document);
+            prop_assert!(writes <= 2, "{} statements", writes);
         }
     }
 
     #[test]
-    fn an_event_of_an_unknown_key_stands_for_itself() {
-        assert_eq!(Run::of(Known::Nothing, &[0, 1], &Batch(vec![(1, 0), (2, 0)])), Run::alone(0));
+    fn an_event_of_an_unknown_document_is_not_merged() {
+        assert_eq!(
+            MergedWrite::of(DocumentState::Unknown, &[0, 1], &Batch(vec![(1, 0), (2, 0)])),
+            MergedWrite::single(0)
+        );
     }
 }

@@ -1,75 +1,64 @@
-//! What became of a batch: each of its events is counted, rejected or unfinished, and only one of these.
+//! The outcome of a batch: each of its events is counted, rejected or unfinished, and only one of
+//! these.
 
-/// What [`Store::apply`](super::store::Store::apply) did. Each index of its events is told exactly once: inside `counts`, in
-/// `rejected`, or in `unfinished`.
+use super::error::TransientError;
+
+/// The result of [`Store::apply`](super::store::Store::apply). Each index of an event appears
+/// exactly once: within `counts`, in `rejected` or in `unfinished`.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Applied {
-    /// Events that are finished: written with the write concern, or superseded.
+pub struct BatchOutcome {
+    /// Finished events: written with the write concern, or superseded.
     pub counts: Counts,
-    /// Events that the server will never take, by ascending index.
+    /// Events that the server will never accept, by ascending index.
     pub rejected: Vec<Rejected>,
-    /// Indexes of events that are to be tried again, ascending.
+    /// Indexes of the events to retry, ascending.
     pub unfinished: Vec<usize>,
-    /// Those of `unfinished` that the server refused with a code that is in no list of ours, by
-    /// themselves or alone in a command, so that nobody can say whether waiting helps.
-    pub strange: Vec<Rejected>,
+    /// The events of `unfinished` that the server rejected with an unlisted code, in a statement or
+    /// a command of their own. Whether a retry helps is unknown.
+    pub unlisted: Vec<Rejected>,
     /// Why `unfinished` is not empty.
-    pub trouble: Option<Trouble>,
-    /// All events that were written to the collection so far, by whoever shares the store.
+    pub error: Option<TransientError>,
+    /// Events written to the collection so far, by all users of the store.
     pub written: u64,
 }
 
-/// How the finished events ended.
+/// Finished events by outcome.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
-    /// A new document.
+    /// The document is new.
     pub inserted: u64,
-    /// A document that changed.
+    /// The document changed.
     pub updated: u64,
-    /// A document that was the same already, as after a replay.
+    /// The document was the same already, as after a replay.
     pub unchanged: u64,
-    /// The stored document is newer and stays.
-    pub stale: u64,
+    /// The stored document is newer and was kept.
+    pub superseded: u64,
 }
 
 impl Counts {
-    /// All finished events.
+    /// The number of finished events.
     pub fn total(&self) -> u64 {
-        self.inserted + self.updated + self.unchanged + self.stale
+        self.inserted + self.updated + self.unchanged + self.superseded
     }
 }
 
-/// An event that can never be stored as it is.
+/// An event that the server rejected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejected {
-    /// Which of the events.
+    /// The index of the event in its batch.
     pub index: usize,
     /// The server's error code.
     pub code: i32,
-    /// The code's name, as in `DocumentValidationFailure`.
-    pub class: String,
-    /// The server's words. They may quote values of the document, so they belong into a dead letter, not into a log.
+    /// The name of the code, such as `DocumentValidationFailure`.
+    pub code_name: String,
+    /// The server's message. It may quote values of the document, so it belongs into a dead letter
+    /// and not into a log.
     pub reason: String,
 }
 
-/// Why events are unfinished.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trouble {
-    /// The cause in words, without values of documents.
-    pub reason: String,
-    /// A deadline passed: a smaller batch may fit into it, or more time help.
-    pub timed_out: bool,
-}
-
-impl Trouble {
-    pub(super) fn new(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), timed_out: false }
-    }
-}
-
-impl Applied {
-    /// Nothing was tried: all `events` are unfinished.
-    pub(super) fn nothing(events: usize, trouble: Trouble) -> Self {
-        Self { unfinished: (0..events).collect(), trouble: Some(trouble), ..Self::default() }
+impl BatchOutcome {
+    /// No event was written: all `events` are unfinished.
+    pub(super) fn unfinished(events: usize, error: TransientError) -> Self {
+        Self { unfinished: (0..events).collect(), error: Some(error), ..Self::default() }
     }
 }

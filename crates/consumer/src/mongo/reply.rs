@@ -1,26 +1,26 @@
-//! Reads the reply to a write in full. What a reply does not say has not happened: a reply whose numbers do not add up
-//! is an error and never a success.
+//! Reads the whole reply to a write. Only what the reply confirms has happened: a reply with
+//! inconsistent numbers is an error, never a success.
 
 use bson::{Bson, Document};
 
+use super::error::TransientError;
 use super::error_codes;
-use super::outcome::Trouble;
 
-/// What the server said of one command.
+/// The reply to one command.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Reply {
-    /// Documents inserted, or matched by an update.
+    /// Documents that were inserted, or matched by an update.
     pub(super) n: usize,
     /// Documents that an update changed.
     pub(super) n_modified: usize,
-    /// The statements that failed, by their position in the command.
+    /// The statements that failed, in the order of their positions.
     pub(super) errors: Vec<StatementError>,
-    /// The write concern was not met: nothing of this command is known to last, not even what an
-    /// error rests on.
-    pub(super) write_concern_error: Option<Trouble>,
+    /// The write concern was not met. Nothing of this command is durable, not even the reason for
+    /// an error.
+    pub(super) write_concern_error: Option<TransientError>,
 }
 
-/// One statement that failed.
+/// The error of one statement.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct StatementError {
     pub(super) position: usize,
@@ -34,19 +34,19 @@ impl Reply {
     /// Reads the reply to a command of `sent` statements.
     ///
     /// # Errors
-    /// What is missing or impossible.
+    /// The field that is missing or impossible.
     pub(super) fn read(reply: &Document, sent: usize) -> Result<Self, String> {
         let n = count(reply, "n")?.ok_or("the reply has no n")?;
         let n_modified = count(reply, "nModified")?.unwrap_or(0);
         let mut errors = match reply.get("writeErrors") {
             None => Vec::new(),
             Some(Bson::Array(errors)) => errors.iter().map(StatementError::read).collect::<Result<_, _>>()?,
-            Some(_) => return Err("the reply's writeErrors is no array".into()),
+            Some(_) => return Err("the reply's writeErrors is not an array".into()),
         };
         errors.sort_by_key(|error| error.position);
         let distinct = errors.windows(2).all(|pair| pair[0].position < pair[1].position);
         if !distinct || errors.last().is_some_and(|error| error.position >= sent) {
-            return Err("the reply's writeErrors name statements that were not sent".into());
+            return Err("the reply's writeErrors name a statement twice or one that was not sent".into());
         }
         if n + errors.len() > sent || n_modified > n {
             return Err(format!("the reply counts {n} of {sent} statements, {} failed", errors.len()));
@@ -57,7 +57,7 @@ impl Reply {
 
 impl StatementError {
     fn read(error: &Bson) -> Result<Self, String> {
-        let error = error.as_document().ok_or("an entry of writeErrors is no document")?;
+        let error = error.as_document().ok_or("an entry of writeErrors is not a document")?;
         let position = count(error, "index")?.ok_or("an entry of writeErrors has no index")?;
         let code = count(error, "code")?.and_then(|code| i32::try_from(code).ok());
         let message = error.get_str("errmsg").unwrap_or_default();
@@ -73,7 +73,8 @@ impl StatementError {
         })
     }
 
-    /// Whether this is the index over exactly `fields`, in any order and direction: then the key as a whole exists.
+    /// Whether the duplicate is in the index over exactly `fields`, in any order and direction.
+    /// Then the whole key exists.
     pub(super) fn is_duplicate_of<'a>(&self, fields: impl Iterator<Item = &'a str>) -> bool {
         let Some(indexed) = &self.duplicate_of else { return false };
         let mut fields: Vec<&str> = fields.collect();
@@ -84,28 +85,28 @@ impl StatementError {
     }
 }
 
-/// A whole number that is not negative, whichever numeric type it has.
+/// A nonnegative whole number of any numeric type.
 fn count(document: &Document, field: &str) -> Result<Option<usize>, String> {
     let number = match document.get(field) {
         None => return Ok(None),
         Some(Bson::Int32(number)) => i64::from(*number),
         Some(Bson::Int64(number)) => *number,
         Some(Bson::Double(number)) if number.fract() == 0.0 => *number as i64,
-        Some(_) => return Err(format!("the reply's {field} is no whole number")),
+        Some(_) => return Err(format!("the reply's {field} is not a whole number")),
     };
     usize::try_from(number).map(Some).map_err(|_| format!("the reply's {field} is negative"))
 }
 
-fn write_concern_error(reply: &Document) -> Option<Trouble> {
+fn write_concern_error(reply: &Document) -> Option<TransientError> {
     let error = reply.get("writeConcernError")?.as_document();
-    let text = error.and_then(|error| error.get_str("errmsg").ok()).unwrap_or("no reason was given");
+    let text = error.and_then(|error| error.get_str("errmsg").ok()).unwrap_or("no reason given");
     let code = error.and_then(|error| count(error, "code").ok()?).and_then(|code| i32::try_from(code).ok());
     let reason = format!("the write concern was not met: {text}");
-    Some(Trouble { reason, timed_out: code.is_some_and(error_codes::is_time_limit) })
+    Some(TransientError { reason, timed_out: code.is_some_and(error_codes::is_time_limit) })
 }
 
-/// Older servers name the index only in the message, `… index: mode_s_1_registration_1 dup key: …`; a name made by
-/// MongoDB's rule is its fields with their directions.
+/// Older servers name the index only in the message: `… index: mode_s_1_registration_1 dup key: …`.
+/// A default name consists of the fields and their directions.
 fn fields_of_index_name(message: &str) -> Option<Vec<String>> {
     let (_, rest) = message.split_once("index: ")?;
     let name = rest.split(" dup key").next()?.trim();
@@ -128,7 +129,7 @@ mod tests {
     use bson::doc;
 
     #[test]
-    fn a_reply_is_read_in_full() {
+    fn a_reply_is_read_completely() {
         let reply = doc! { "ok": 1.0, "n": 1, "writeErrors": [
             { "index": 2, "code": 121, "errmsg": "Document failed validation" },
             { "index": 0, "code": 11000, "keyPattern": { "registration": 1, "mode_s": -1 }, "errmsg": "E11000" },
@@ -139,12 +140,12 @@ mod tests {
         assert!(read.errors[0].is_duplicate_of(["mode_s", "registration"].into_iter()));
         assert!(!read.errors[0].is_duplicate_of(["mode_s"].into_iter()));
         assert!(!read.errors[1].is_duplicate_of(std::iter::empty()));
-        let unmet = Trouble::new("the write concern was not met: timed out");
+        let unmet = TransientError::new("the write concern was not met: timed out");
         assert_eq!(read.write_concern_error, Some(unmet));
     }
 
     #[test]
-    fn success_is_never_assumed() {
+    fn an_inconsistent_reply_is_an_error() {
         let wrong = [
             doc! { "ok": 1 },
             doc! { "n": "2" },
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn the_index_is_known_from_the_message_where_the_pattern_is_missing() {
+    fn the_index_comes_from_the_message_if_there_is_no_key_pattern() {
         let fields = |name: &str| fields_of_index_name(&format!("E11000 … index: {name} dup key: {{ : 1 }}"));
         assert_eq!(fields("_id_"), Some(vec!["_id".to_owned()]));
         assert_eq!(fields("event_id_1"), Some(vec!["event_id".to_owned()]));

@@ -1,5 +1,5 @@
-//! Whether the server can be used, as others see it: a server that answers but takes no write of ours is not ready.
-//! Each change is one log line.
+//! The state of the server for health and readiness. A server that replies but rejects writes is
+//! not ready. Each change is one log line.
 
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -8,102 +8,105 @@ use service::lock::lock;
 use service::suspension::SuspensionDetector;
 use tokio::sync::watch;
 
-/// The first wire version that stores every document of ours: MongoDB 5.0.
-const WIRE_VERSION_MIN: i64 = 13;
+/// The wire version of MongoDB 5.0, the first version that stores every document of the consumer.
+const MIN_WIRE_VERSION: i64 = 13;
 
-/// What is known of the server.
+/// The state of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreState {
-    /// Nothing yet.
+    /// No reply yet.
     Unknown,
-    /// It answers, and no write was refused since the last that succeeded.
+    /// It replies, and no write was rejected since the last accepted one.
     Ready,
-    /// It does not answer, or has no primary: it comes back by itself.
-    Away(String),
-    /// It answers, but an operator has to put something right: credentials, rights, or its version.
-    Refused(String),
+    /// It does not reply, or has no primary. It recovers without an operator.
+    Unavailable(String),
+    /// It replies, but an operator has to correct credentials, rights or its version.
+    Unusable(String),
 }
 
-/// The state, fed by the watch and by the writes.
+/// Derives the state from the replies to `hello` and to writes.
 #[derive(Debug)]
-pub(super) struct State {
-    seen: Mutex<Seen>,
-    /// There while the server is watched.
+pub(super) struct StateTracker {
+    observed: Mutex<Observed>,
+    /// Set while the server is watched.
     standstill: OnceLock<Arc<SuspensionDetector>>,
-    told: watch::Sender<StoreState>,
+    published: watch::Sender<StoreState>,
 }
 
 #[derive(Debug)]
-struct Seen {
+struct Observed {
     server: StoreState,
-    /// A greeting needs no rights, so a refused write stays the word until a write succeeds.
-    write_refused: Option<String>,
+    /// Set until a write is accepted. `hello` needs no rights, so its reply does not clear it.
+    rejected_write: Option<String>,
 }
 
-impl State {
+impl StateTracker {
     pub(super) fn new() -> Self {
-        let seen = Seen { server: StoreState::Unknown, write_refused: None };
+        let observed = Observed { server: StoreState::Unknown, rejected_write: None };
         Self {
-            seen: Mutex::new(seen),
+            observed: Mutex::new(observed),
             standstill: OnceLock::new(),
-            told: watch::Sender::new(StoreState::Unknown),
+            published: watch::Sender::new(StoreState::Unknown),
         }
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<StoreState> {
-        self.told.subscribe()
+        self.published.subscribe()
     }
 
-    /// From now on the server is not blamed for a standstill of ours.
+    /// Ignores failures of the server that were caused by a standstill of this process from now on.
     pub(super) fn watch_standstills(&self) {
         self.standstill.get_or_init(SuspensionDetector::start);
     }
 
-    /// Whether the server answered when it was last asked.
+    /// Whether the server replied to the last `hello`.
     pub(super) fn answers(&self) -> bool {
-        self.with(|seen| seen.server == StoreState::Ready)
+        self.with(|observed| observed.server == StoreState::Ready)
     }
 
-    /// The server was asked, or a call could not reach it.
-    pub(super) fn server_is(&self, server: StoreState) {
-        let stood_still = || self.standstill.get().is_some_and(|standstill| standstill.recently_resumed());
-        if matches!(server, StoreState::Away(_)) && stood_still() {
-            // It is not the server that was away. The next greeting tells.
+    /// Sets the state after a `hello`, or after a call that did not reach the server.
+    pub(super) fn set_server(&self, server: StoreState) {
+        let was_standing_still =
+            || self.standstill.get().is_some_and(|standstill| standstill.recently_resumed());
+        if matches!(server, StoreState::Unavailable(_)) && was_standing_still() {
+            // This process stood still, not the server. The next `hello` shows the state.
             return;
         }
-        self.with(|seen| seen.server = server);
+        self.with(|observed| observed.server = server);
         self.publish();
     }
 
-    /// A write was refused for lack of credentials or rights.
-    pub(super) fn write_is_refused(&self, reason: &str) {
-        self.with(|seen| seen.write_refused = Some(reason.to_owned()));
+    /// Records a write that was rejected for missing credentials or rights.
+    pub(super) fn write_rejected(&self, reason: &str) {
+        self.with(|observed| observed.rejected_write = Some(reason.to_owned()));
         self.publish();
     }
 
-    /// A write was answered.
-    pub(super) fn write_is_taken(&self) {
-        let news = self.with(|seen| seen.write_refused.take().is_some() | (seen.server != StoreState::Ready));
-        if news {
-            self.server_is(StoreState::Ready);
+    /// Records a write that got a reply.
+    pub(super) fn write_accepted(&self) {
+        let changed = self.with(|observed| {
+            observed.rejected_write.take().is_some() | (observed.server != StoreState::Ready)
+        });
+        if changed {
+            self.set_server(StoreState::Ready);
         }
     }
 
-    fn with<T>(&self, look: impl FnOnce(&mut Seen) -> T) -> T {
-        look(&mut lock(&self.seen))
+    fn with<T>(&self, access: impl FnOnce(&mut Observed) -> T) -> T {
+        access(&mut lock(&self.observed))
     }
 
     fn publish(&self) {
-        let state = self.with(|seen| match (&seen.server, &seen.write_refused) {
-            (StoreState::Ready | StoreState::Unknown, Some(reason)) => StoreState::Refused(reason.clone()),
+        let state = self.with(|observed| match (&observed.server, &observed.rejected_write) {
+            (StoreState::Ready | StoreState::Unknown, Some(reason)) => StoreState::Unusable(reason.clone()),
             (server, _) => server.clone(),
         });
-        self.told.send_if_modified(|told| {
-            let changed = std::mem::discriminant(told) != std::mem::discriminant(&state);
+        self.published.send_if_modified(|published| {
+            let changed = std::mem::discriminant(published) != std::mem::discriminant(&state);
             if changed {
                 log(&state);
             }
-            *told = state;
+            *published = state;
             changed
         });
     }
@@ -113,25 +116,25 @@ fn log(state: &StoreState) {
     match state {
         StoreState::Unknown => {}
         StoreState::Ready => tracing::info!("mongodb is ready"),
-        StoreState::Away(reason) => tracing::warn!(reason, "mongodb is away"),
-        StoreState::Refused(reason) => tracing::error!(reason, "mongodb cannot be used"),
+        StoreState::Unavailable(reason) => tracing::warn!(reason, "mongodb is unavailable"),
+        StoreState::Unusable(reason) => tracing::error!(reason, "mongodb cannot be used"),
     }
 }
 
-/// What a reply to `hello` says of the server.
+/// The state that a reply to `hello` means.
 pub fn read_hello(reply: &Document) -> StoreState {
     let wire_version = match reply.get("maxWireVersion") {
         Some(bson::Bson::Int32(version)) => i64::from(*version),
         Some(bson::Bson::Int64(version)) => *version,
         _ => 0,
     };
-    if wire_version < WIRE_VERSION_MIN {
-        return StoreState::Refused(format!(
-            "MongoDB 5.0 or later is needed; this server is older (wire version {wire_version}, not {WIRE_VERSION_MIN})"
+    if wire_version < MIN_WIRE_VERSION {
+        return StoreState::Unusable(format!(
+            "MongoDB 5.0 or later is needed; this server is older (wire version {wire_version} is below {MIN_WIRE_VERSION})"
         ));
     }
     if !reply.get_bool("isWritablePrimary").unwrap_or(false) {
-        return StoreState::Away("the server is no primary that takes writes".into());
+        return StoreState::Unavailable("the server is not a primary that accepts writes".into());
     }
     StoreState::Ready
 }
@@ -142,25 +145,25 @@ mod tests {
     use bson::doc;
 
     #[test]
-    fn a_server_before_5_0_is_refused_and_a_secondary_is_away() {
+    fn a_server_before_5_0_is_unusable_and_a_secondary_unavailable() {
         let old = read_hello(&doc! { "maxWireVersion": 9, "isWritablePrimary": true });
-        assert!(matches!(&old, StoreState::Refused(reason) if reason.contains("5.0")), "{old:?}");
-        assert!(matches!(read_hello(&doc! {}), StoreState::Refused(_)));
-        assert!(matches!(read_hello(&doc! { "maxWireVersion": 21 }), StoreState::Away(_)));
+        assert!(matches!(&old, StoreState::Unusable(reason) if reason.contains("5.0")), "{old:?}");
+        assert!(matches!(read_hello(&doc! {}), StoreState::Unusable(_)));
+        assert!(matches!(read_hello(&doc! { "maxWireVersion": 21 }), StoreState::Unavailable(_)));
         assert_eq!(read_hello(&doc! { "maxWireVersion": 13, "isWritablePrimary": true }), StoreState::Ready);
     }
 
     #[test]
-    fn a_refused_write_outlasts_greetings_until_a_write_is_taken() {
-        let state = State::new();
-        let told = state.subscribe();
-        state.server_is(StoreState::Ready);
-        state.write_is_refused("no rights");
-        state.server_is(StoreState::Ready);
-        assert_eq!(*told.borrow(), StoreState::Refused("no rights".into()));
-        state.server_is(StoreState::Away("gone".into()));
-        assert_eq!(*told.borrow(), StoreState::Away("gone".into()));
-        state.write_is_taken();
-        assert_eq!(*told.borrow(), StoreState::Ready);
+    fn a_rejected_write_stays_reported_until_a_write_is_accepted() {
+        let state = StateTracker::new();
+        let published = state.subscribe();
+        state.set_server(StoreState::Ready);
+        state.write_rejected("no rights");
+        state.set_server(StoreState::Ready);
+        assert_eq!(*published.borrow(), StoreState::Unusable("no rights".into()));
+        state.set_server(StoreState::Unavailable("gone".into()));
+        assert_eq!(*published.borrow(), StoreState::Unavailable("gone".into()));
+        state.write_accepted();
+        assert_eq!(*published.borrow(), StoreState::Ready);
     }
 }

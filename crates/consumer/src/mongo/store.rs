@@ -1,8 +1,4 @@
-//! Events into MongoDB, one collection a source.
-//!
-//! Guarantee: a document changes only if the event's `(event_timestamp, ingested_at)` is not lower than the stored one
-//! (G3), and an event is told as finished only if a reply said so under the write concern of the URI (G2). No error of
-//! the server or the network ends in anything but [`Applied`], which tells each event once.
+//! The store: one database, its collections, and the calls of the partition workers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,41 +9,42 @@ use service::Secret;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::collection::{Collection, Collections};
+use super::collection::{CallContext, Collection, Collections};
 use super::command;
 use super::connection::Connection;
-use super::index_build::Preparation;
+use super::error::TransientError;
+use super::index_build::IndexBuild;
 use super::key::UpsertKeys;
-use super::outcome::{Applied, Trouble};
+use super::outcome::BatchOutcome;
 use super::server_state::StoreState;
 use super::uri::{check_uri, ignored_options, write_concern};
-use super::write::{Batch, Way};
+use super::write::BatchWriter;
 
-/// The most that one call to the server may take.
+/// Deadline of one call to the server.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(10);
 
-/// A command may take up to `2^DOUBLINGS_MAX` deadlines.
-pub const DOUBLINGS_MAX: u32 = 6;
+/// The deadline of a write is at most `2^MAX_DOUBLINGS` times the deadline of a call.
+pub const MAX_DOUBLINGS: u32 = 6;
 
-/// Where events are stored, and under which keys.
+/// Where events are stored, and by which keys.
 #[derive(Debug, Clone)]
 pub struct StoreConfig {
-    /// The connection string, as [`check_uri`] took it.
+    /// The connection string, checked by [`check_uri`].
     pub uri: Secret,
-    /// The database whose collections are named after the sources.
+    /// The database. Its collections are named after the sources.
     pub database: String,
-    /// What identifies a document.
+    /// The fields that identify a document.
     pub upsert_keys: UpsertKeys,
-    /// The most bytes of one command, a record that is larger by itself excepted.
+    /// Maximum bytes of a command with several records.
     pub batch_max_bytes: usize,
 }
 
-/// The connection string cannot be used.
+/// The connection string is invalid.
 #[derive(Debug, thiserror::Error)]
 #[error("the MongoDB URI {0}")]
 pub struct StoreSetupError(String);
 
-/// The database. Clones share everything.
+/// The database. Clones share its state.
 #[derive(Debug, Clone)]
 pub struct Store {
     inner: Arc<Inner>,
@@ -64,102 +61,90 @@ struct Inner {
 }
 
 impl Store {
-    /// Sets the database up; no server needs to be there yet.
+    /// Creates a store. The server may be unavailable.
     ///
     /// # Errors
-    /// A connection string that [`check_uri`] refuses.
+    /// [`check_uri`] rejects the connection string.
     pub async fn new(config: StoreConfig) -> Result<Self, StoreSetupError> {
         Self::with_deadline(config, CALL_DEADLINE).await
     }
 
-    /// As [`Store::new`], with another deadline for a call.
+    /// As [`Store::new`], with another deadline of a call.
     ///
     /// # Errors
     /// As [`Store::new`].
     pub async fn with_deadline(config: StoreConfig, deadline: Duration) -> Result<Self, StoreSetupError> {
         let uri = check_uri(config.uri.expose()).map_err(StoreSetupError)?;
         for option in ignored_options(&uri) {
-            tracing::warn!(option, "an option of the mongodb uri is ignored");
+            tracing::warn!(option, "mongodb uri option ignored");
         }
         let inner = Inner {
             write_concern: write_concern(&uri).map_err(StoreSetupError)?,
             connection: Connection::new(uri, config.database),
             collections: Collections::default(),
             keys: config.upsert_keys,
-            command_bytes: config.batch_max_bytes.min(command::COMMAND_MAX_BYTES),
+            command_bytes: config.batch_max_bytes.min(command::MAX_COMMAND_BYTES),
             deadline,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Writes `events`, which all come from `source`, as if one after another in this order. Each command may take
-    /// `2^doublings` deadlines.
-    pub async fn apply(&self, source: &Source, events: &[&StorableEvent], doublings: u32) -> Applied {
+    /// Writes `events` of one source as if one after another in this order. The deadline of each
+    /// command is doubled `doublings` times.
+    pub async fn apply(&self, source: &Source, events: &[&StorableEvent], doublings: u32) -> BatchOutcome {
         if events.is_empty() {
-            return Applied::default();
+            return BatchOutcome::default();
         }
-        let Inner { connection, keys, deadline, write_concern, .. } = &*self.inner;
+        let deadline = self.inner.deadline;
         let collection = self.inner.collections.of(source);
-        let prepared = collection.prepare(*deadline, |build_deadline, confirmed| {
-            let preparation = Preparation {
-                connection,
-                keys,
-                write_concern,
-                collection: source.as_str(),
-                known: &collection,
-                confirmed,
-                deadline: *deadline,
-                build_deadline,
-            };
-            preparation.run()
+        let ready = collection.ensure_indexes(deadline, |build_deadline, confirmed| {
+            IndexBuild { context: self.context(&collection, deadline), confirmed, build_deadline }.run()
         });
-        if let Err(trouble) = prepared.await {
-            // Nothing was written, so neither a smaller batch nor more time for one would have helped.
-            return Applied::nothing(events.len(), Trouble { timed_out: false, ..trouble });
+        if let Err(error) = ready.await {
+            // Nothing was written, so neither a smaller batch nor more time would help.
+            return BatchOutcome::unfinished(events.len(), TransientError { timed_out: false, ..error });
         }
-        let way = self.way(source, &collection, deadline.saturating_mul(1 << doublings.min(DOUBLINGS_MAX)));
-        let mut applied = Batch::new(way, events).run().await;
-        applied.written = collection.wrote(applied.counts.total());
-        applied
+        let write_deadline = deadline.saturating_mul(1 << doublings.min(MAX_DOUBLINGS));
+        let mut outcome = BatchWriter::new(self.context(&collection, write_deadline), events).run().await;
+        outcome.written = collection.add_written(outcome.counts.total());
+        outcome
     }
 
-    /// Whether the server takes a write to the collection of `source` now. The write changes and
-    /// leaves nothing.
+    /// Whether the server accepts a write to the collection of `source` now. The write changes
+    /// nothing.
     pub async fn takes_writes(&self, source: &Source) -> bool {
         let collection = self.inner.collections.of(source);
-        self.way(source, &collection, self.inner.deadline).takes_writes().await
+        self.context(&collection, self.inner.deadline).accepts_writes().await
     }
 
-    fn way<'a>(&'a self, source: &'a Source, collection: &'a Collection, deadline: Duration) -> Way<'a> {
-        Way {
+    fn context<'a>(&'a self, collection: &'a Collection, deadline: Duration) -> CallContext<'a> {
+        CallContext {
             connection: &self.inner.connection,
             keys: &self.inner.keys,
             write_concern: &self.inner.write_concern,
-            collection: source.as_str(),
-            known: collection,
-            collapses: collection.collapses(),
+            collection,
             command_bytes: self.inner.command_bytes,
             deadline,
         }
     }
 
-    /// Whether the server answered lately, whatever became of a single command.
+    /// Whether the server replied to the last `hello`, even if a command failed.
     pub fn server_answers(&self) -> bool {
         self.inner.connection.state.answers()
     }
 
-    /// Whether the server can be used, and each change of it.
+    /// The state of the server, and each change of it.
     pub fn state(&self) -> watch::Receiver<StoreState> {
         self.inner.connection.state.subscribe()
     }
 
-    /// Asks the server every second until `stop`. Without it, only writes tell the state.
+    /// Sends `hello` every second until `stop`. Without it, only writes update the state.
     pub async fn watch(&self, stop: CancellationToken) {
         self.inner.connection.watch(stop).await;
     }
 
-    /// The collections that take no writes, each with the reason: an index is being built, or an operator has to put
-    /// something right, with the query or command for it.
+    /// The collections that accept no writes, each with the cause and the remedy: an index is being
+    /// built, or an operator has to act.
     pub fn blocked(&self) -> Vec<String> {
         self.inner.collections.blocked()
     }

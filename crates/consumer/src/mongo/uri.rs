@@ -1,6 +1,6 @@
-//! The connection string: checked where the configuration is read, shown nowhere. It is taken as
-//! the Python driver takes it: an option that the Rust driver does not know is left out, with a
-//! warning. No message here repeats any part of it that may belong to a password.
+//! The connection string, checked with the configuration and never printed. As in the Python
+//! driver, an option that the driver does not have is ignored with a warning. No message here
+//! repeats a part of the URI that may belong to a password.
 
 use std::time::Duration;
 
@@ -11,33 +11,34 @@ use mongodb::options::{Acknowledgment, ClientOptions, ConnectionString, WriteCon
 use service::Secret;
 
 const EXAMPLE: &str = "is not a MongoDB URI such as mongodb://user:password@host:27017/?authSource=admin";
-const ENCODE: &str = "in user and password, the characters : / ? # [ ] @ % must be percent-encoded";
-const OTHER_LOGIN: &str = "log in with user and password (SCRAM), or with a certificate (MONGODB-X509)";
-/// The driver is built with these.
+const ENCODING_HINT: &str = "in user and password, the characters : / ? # [ ] @ % must be percent-encoded";
+const SUPPORTED_LOGINS: &str = "log in with user and password (SCRAM), or with a certificate (MONGODB-X509)";
+/// The compressors that the driver is built with.
 const COMPRESSORS: [&str; 2] = ["zlib", "zstd"];
 
-/// A connection string without what the driver would refuse, although the URI is right.
-struct Usable {
+/// A connection string without the valid options that the Rust driver would reject.
+struct DriverUri {
     text: String,
-    /// The options that were left out.
+    /// The options that were removed.
     ignored: Vec<String>,
 }
 
-/// Reads MONGODB_URI.
+/// Checks MONGODB_URI.
 ///
 /// # Errors
-/// What is wrong, to complete a sentence that begins with the variable's name.
+/// The reason, which completes a sentence that begins with the variable's name.
 pub fn check_uri(text: &str) -> Result<Secret, String> {
     let uri = parse(text)?;
     match uri.write_concern.and_then(|concern| concern.w) {
-        Some(Acknowledgment::Nodes(0)) => {
-            Err("asks with w=0 for writes that nobody acknowledges; leave w out (majority) or set it to 1 or more".into())
-        }
+        Some(Acknowledgment::Nodes(0)) => Err(
+            "has w=0, which asks for unacknowledged writes; leave w out (majority) or set it to 1 or more"
+                .into(),
+        ),
         _ => Ok(Secret::new(text)),
     }
 }
 
-/// The connection string for the driver, without the options that it does not know.
+/// The connection string for the driver, without the options that it does not have.
 pub fn usable_uri(uri: &Secret) -> Secret {
     usable(uri.expose()).map_or_else(|_| uri.clone(), |usable| Secret::new(usable.text))
 }
@@ -52,8 +53,8 @@ fn parse(text: &str) -> Result<ConnectionString, String> {
     verify(&usable.text).map_err(|_| explain(&usable.text))
 }
 
-/// What the driver checks. It looks the name of a `mongodb+srv` URI up first, so there the options
-/// alone are checked.
+/// Runs the driver's checks. The driver resolves the name of a `mongodb+srv` URI first, so for such
+/// a URI only the options are checked.
 fn verify(text: &str) -> Result<ConnectionString, Error> {
     let uri = ConnectionString::parse(text)?;
     if text.starts_with("mongodb://") {
@@ -62,13 +63,13 @@ fn verify(text: &str) -> Result<ConnectionString, Error> {
     Ok(uri)
 }
 
-/// Leaves out what has no effect here, and refuses what can never work.
-fn usable(text: &str) -> Result<Usable, String> {
+/// Removes options without effect, and rejects those that cannot work.
+fn usable(text: &str) -> Result<DriverUri, String> {
     let Some((before, options)) = text.split_once('?') else {
-        return Ok(Usable { text: text.to_owned(), ignored: Vec::new() });
+        return Ok(DriverUri { text: text.to_owned(), ignored: Vec::new() });
     };
     if !before.contains('@') && options.contains('@') {
-        return Err(format!("{EXAMPLE}; {ENCODE}"));
+        return Err(format!("{EXAMPLE}; {ENCODING_HINT}"));
     }
     let mut kept: Vec<(String, String)> = Vec::new();
     let mut ignored = Vec::new();
@@ -76,7 +77,7 @@ fn usable(text: &str) -> Result<Usable, String> {
     for pair in options.split(separator).filter(|pair| !pair.is_empty()) {
         let Some((name, value)) = pair.split_once('=') else {
             return Err(format!(
-                "is no usable MongoDB URI: what follows ? is not a list of name=value; {ENCODE}"
+                "is not a usable MongoDB URI: the text after ? is not a list of name=value; {ENCODING_HINT}"
             ));
         };
         let written = name;
@@ -87,19 +88,19 @@ fn usable(text: &str) -> Result<Usable, String> {
         };
         if kept.iter().any(|(known, _)| *known == name) && name != "readpreferencetags" {
             kept.retain(|(known, _)| *known != name);
-            ignored.push(format!("{written}, but for its last value"));
+            ignored.push(format!("{written}, except its last value"));
         }
-        if let Some(value) = judge(&name, written, value, &mut ignored)? {
+        if let Some(value) = check_option(&name, written, value, &mut ignored)? {
             kept.push((name, value));
         }
     }
     let kept: Vec<String> = kept.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
-    Ok(Usable { text: format!("{before}?{}", kept.join("&")), ignored })
+    Ok(DriverUri { text: format!("{before}?{}", kept.join("&")), ignored })
 }
 
-/// The value of an option, if the driver is to have it. One that is left out goes to `ignored`, as
-/// it was `written`.
-fn judge(
+/// The value of an option for the driver, or `None` if it is ignored. An ignored option is added to
+/// `ignored` in its original spelling, `written`.
+fn check_option(
     name: &str,
     written: &str,
     value: &str,
@@ -107,18 +108,18 @@ fn judge(
 ) -> Result<Option<String>, String> {
     let (kept, left_out) = match name {
         "authmechanism" => match value.to_ascii_uppercase().as_str() {
-            // It says what holds anyway.
+            // The default needs no option.
             "DEFAULT" => (None, None),
             mechanism @ ("MONGODB-AWS" | "GSSAPI") => {
                 return Err(format!(
-                    "asks for authMechanism={mechanism}, which Slipstream does not support; {OTHER_LOGIN}"
+                    "has authMechanism={mechanism}, which Slipstream does not support; {SUPPORTED_LOGINS}"
                 ));
             }
             _ => (Some(value.to_owned()), None),
         },
-        "authmechanismproperties" if names_foreign_tokens(value) => {
+        "authmechanismproperties" if uses_cloud_tokens(value) => {
             return Err(format!(
-                "asks for a login by the tokens of a cloud provider, which Slipstream does not support; {OTHER_LOGIN}"
+                "asks for a login with tokens of a cloud provider, which Slipstream does not support; {SUPPORTED_LOGINS}"
             ));
         }
         "tlscertificatekeyfilepassword" => {
@@ -127,28 +128,28 @@ fn judge(
                 .into());
         }
         "compressors" => {
-            let is_built = |name: &&str| COMPRESSORS.contains(&name.to_ascii_lowercase().as_str());
-            let (built, foreign): (Vec<&str>, Vec<&str>) = value.split(',').partition(is_built);
+            let is_supported = |name: &&str| COMPRESSORS.contains(&name.to_ascii_lowercase().as_str());
+            let (supported, unsupported): (Vec<&str>, Vec<&str>) = value.split(',').partition(is_supported);
             let list = |names: Vec<&str>| (!names.is_empty()).then(|| names.join(","));
-            (list(built), list(foreign).map(|names| format!("{written}={names}")))
+            (list(supported), list(unsupported).map(|names| format!("{written}={names}")))
         }
-        // Each call has a deadline of its own, and no document has a UUID.
+        // Each call has its own deadline, and no document contains a UUID.
         "sockettimeoutms" | "uuidrepresentation" => (None, Some(written.to_owned())),
-        // "Without limit" in other drivers.
+        // In other drivers 0 means no limit.
         "maxpoolsize" if value == "0" => (None, Some(written.to_owned())),
         _ if is_unknown(name, value) => (None, Some(written.to_owned())),
         _ => (Some(value.to_owned()), None),
     };
-    // What was left out may be part of a password that is not encoded.
+    // A removed option may be part of a password that is not encoded.
     if left_out.is_some() && (written.contains('@') || value.contains('@')) {
-        return Err(format!("{EXAMPLE}; {ENCODE}"));
+        return Err(format!("{EXAMPLE}; {ENCODING_HINT}"));
     }
     ignored.extend(left_out);
     Ok(kept)
 }
 
-/// A login by tokens of Azure or Google needs parts of the driver that ask these.
-fn names_foreign_tokens(value: &str) -> bool {
+/// A login with tokens of Azure or Google needs features of the driver that are not built in.
+fn uses_cloud_tokens(value: &str) -> bool {
     let value = value.to_ascii_lowercase();
     ["environment:azure", "environment:gcp"].iter().any(|entry| value.split(',').any(|e| e == *entry))
 }
@@ -156,14 +157,14 @@ fn names_foreign_tokens(value: &str) -> bool {
 fn is_unknown(name: &str, value: &str) -> bool {
     let unknown = format!("{name} is an invalid option");
     let alone = ConnectionString::parse(format!("mongodb://host/?{name}={value}"));
-    alone.is_err_and(|error| words(&error).starts_with(&unknown))
+    alone.is_err_and(|error| error_text(&error).starts_with(&unknown))
 }
 
-/// The driver's reason, taken from a URI in which nothing is left that may be a secret.
+/// The driver's reason, taken from a URI without anything that may be a secret.
 fn explain(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else { return EXAMPLE.into() };
     if !["mongodb", "mongodb+srv"].contains(&scheme) {
-        return format!("{EXAMPLE}: its scheme is another");
+        return format!("{EXAMPLE}: its scheme is neither mongodb nor mongodb+srv");
     }
     let public = match rest.rsplit_once('@') {
         Some((login, hosts)) if login.contains(':') => format!("user:password@{}", masked(hosts)),
@@ -171,19 +172,19 @@ fn explain(text: &str) -> String {
         None => masked(rest),
     };
     match verify(&format!("{scheme}://{public}")) {
-        Err(error) => format!("is no usable MongoDB URI: {}", words(&error)),
-        Ok(_) => format!("{EXAMPLE}; {ENCODE}"),
+        Err(error) => format!("is not a usable MongoDB URI: {}", error_text(&error)),
+        Ok(_) => format!("{EXAMPLE}; {ENCODING_HINT}"),
     }
 }
 
-fn words(error: &Error) -> String {
+fn error_text(error: &Error) -> String {
     match &*error.kind {
         ErrorKind::InvalidArgument { message, .. } => message.clone(),
         kind => kind.to_string(),
     }
 }
 
-/// What stands behind the login, without secrets. A wrong port may be the password of a URI without
+/// The part after the login, without secrets. A wrong port may be the password of a URI without
 /// host.
 fn masked(public: &str) -> String {
     let (before, options) = public.split_once('?').unwrap_or((public, ""));
@@ -195,7 +196,7 @@ fn masked(public: &str) -> String {
 }
 
 fn masked_port(host: &str) -> String {
-    // An address of version 6 stands in brackets.
+    // An IPv6 address is in brackets.
     let (address, rest) = match host.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
             Some((address, rest)) => (format!("[{address}]"), rest),
@@ -229,10 +230,10 @@ fn masked_value(pair: &str) -> String {
     if is_secret { format!("{name}=***") } else { pair.to_owned() }
 }
 
-/// The write concern of every command. `run_command` adds none, so it is put into the command.
+/// The write concern of every command. `run_command` adds none, so each command contains it.
 ///
 /// # Errors
-/// A connection string that [`check_uri`] refuses.
+/// [`check_uri`] rejects the connection string.
 pub fn write_concern(uri: &Secret) -> Result<RawDocumentBuf, String> {
     let concern: WriteConcern = parse(uri.expose())?.write_concern.unwrap_or_default();
     let mut document = match concern.w {
@@ -249,15 +250,18 @@ pub fn write_concern(uri: &Secret) -> Result<RawDocumentBuf, String> {
     Ok(document)
 }
 
-/// Where the URI is silent, the driver is set to notice within seconds that a server went away and that it came back.
+/// Defaults for options that the URI does not set. With them the driver notices within seconds that
+/// a server is unavailable or available again.
 pub(super) fn set_defaults(options: &mut ClientOptions) {
-    // The driver's 10 s would hold up every attempt of an outage.
+    // The driver's default of 10 s would delay every attempt of an outage.
     options.connect_timeout.get_or_insert(Duration::from_secs(2));
-    // Attempts fail soon and are repeated for ever, instead of one attempt waiting for 30 s.
+    // Attempts fail soon and are repeated without limit, instead of one attempt that waits for 30
+    // s.
     options.server_selection_timeout.get_or_insert(Duration::from_secs(2));
-    // A server that is back is seen within a second, not within 10.
+    // The driver notices a server that is back within a second, not within 10 s.
     options.heartbeat_freq.get_or_insert(Duration::from_millis(500));
-    // A connection for each lane that writes; the driver's 10 would make lanes wait for one another.
+    // One connection for each partition worker that writes. With the driver's default of 10,
+    // workers would wait for each other.
     options.max_pool_size.get_or_insert(64);
     options.app_name.get_or_insert_with(|| "slipstream-consumer".to_owned());
 }
@@ -269,7 +273,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_usable_uri_is_taken_as_it_is() {
+    fn a_usable_uri_is_kept_unchanged() {
         for uri in [
             "mongodb://localhost",
             "mongodb://root:p%40ss@a:27017,b:27018/?authSource=admin&replicaSet=rs&w=2",
@@ -280,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn an_option_of_another_driver_is_left_out_and_named() {
+    fn an_option_of_another_driver_is_removed_and_reported() {
         let none: [&str; 0] = [];
         let cases = [
             ("mongodb://h/?foo=bar", "mongodb://h/?", &["foo"][..]),
@@ -296,7 +300,7 @@ mod tests {
             ("mongodb://h/?maxPoolSize=5", "mongodb://h/?maxpoolsize=5", &none),
             ("mongodb://h/?j=true&wtimeout=5", "mongodb://h/?journal=true&wtimeoutms=5", &none),
             ("mongodb://h/?w=1;tls=false", "mongodb://h/?w=1&tls=false", &none),
-            ("mongodb://h/?w=1&w=2", "mongodb://h/?w=2", &["w, but for its last value"]),
+            ("mongodb://h/?w=1&w=2", "mongodb://h/?w=2", &["w, except its last value"]),
             ("mongodb://u:p@h/?authMechanism=DEFAULT", "mongodb://u:p@h/?", &none),
             ("mongodb://h/?compressors=snappy", "mongodb://h/?", &["compressors=snappy"]),
             (
@@ -328,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_uri_is_explained_without_its_password() {
+    fn an_invalid_uri_is_explained_without_its_password() {
         let wrong = [
             ("hunter2", "is not a MongoDB URI"),
             ("mongodb//root:hunter2@host", "is not a MongoDB URI"),
@@ -378,7 +382,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_message_has_a_part_of_a_password(
+        fn no_message_contains_a_part_of_a_password(
             password in "[A-Z]{6}[:/?#\\[\\]@%&=;,. ]{0,2}[A-Z]{6}",
             form in 0_usize..8,
             rest in "(:port|:0|/d\\$b|/\\?tls=maybe|/\\?foo=1&w=0|/\\?x|/\\?authMechanism=GSSAPI)",
@@ -386,7 +390,7 @@ mod tests {
             let uri = match form {
                 0 => format!("mongodb://root:{password}@host{rest}"),
                 1 => format!("mongodb+srv://root:{password}@host{rest}"),
-                // What follows an @ is a host.
+                // The text after an @ is a host.
                 2 => format!("mongodb://root:{}", password.replace('@', ":")),
                 3 => format!("mongodb//root:{password}@host{rest}"),
                 4 => format!("mongodb://{password}@host{rest}"),
@@ -406,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn the_write_concern_of_the_uri_goes_into_the_command_and_is_majority_by_default() {
+    fn commands_have_the_uri_s_write_concern_or_majority() {
         let concern = |uri: &str| write_concern(&Secret::new(uri)).expect("a URI");
         assert_eq!(concern("mongodb://h"), rawdoc! { "w": "majority" });
         assert_eq!(concern("mongodb://h/?w=1"), rawdoc! { "w": 1 });

@@ -1,44 +1,47 @@
-//! Whether the events of a collection mostly bring new documents or mostly change those that are there, learnt from
-//! the replies. It decides which command is sent first, and so only what a batch costs, never what it ends as.
+//! The write strategy of a collection: whether updates or inserts are sent first. It follows the
+//! share of events that found an existing document. It changes only the cost of a batch, never its
+//! outcome.
 
 use std::sync::Mutex;
 
 use service::lock::lock;
 
-/// The share of existing documents above which updates go first, and below which inserts do again. Between the two
-/// both cost about the same (`docs/architecture.md` has the figures).
+/// Updates are sent first while the share of existing documents is above this value.
 const UPDATES_FIRST_ABOVE: f64 = 0.75;
+/// Inserts are sent first again below this value. Between the two values both cost about the same
+/// (`docs/architecture.md` has the figures).
 const INSERTS_FIRST_BELOW: f64 = 0.5;
-/// So many events weigh as much as everything seen before them.
-const MEMORY: f64 = 500.0;
+/// So many events have the same weight as all events before them.
+const MEMORY_EVENTS: f64 = 500.0;
 
-/// What was seen lately.
+/// Chooses the command that is sent first.
 #[derive(Debug, Default)]
-pub(super) struct Habit(Mutex<Seen>);
+pub(super) struct WriteStrategy(Mutex<Observed>);
 
 #[derive(Debug, Default)]
-struct Seen {
-    share_existing: f64,
+struct Observed {
+    existing_share: f64,
     updates_first: bool,
 }
 
-impl Habit {
-    /// Whether an event of which nothing is known is more likely to find its document.
+impl WriteStrategy {
+    /// Whether the document of an event is more likely to exist.
     pub(super) fn updates_first(&self) -> bool {
         lock(&self.0).updates_first
     }
 
-    /// Of `events` of which nothing was known, `existing` found their documents.
-    pub(super) fn saw(&self, existing: usize, events: usize) {
+    /// Adds the observation that `existing` of `events` found a document. Nothing was known of
+    /// these documents.
+    pub(super) fn observe(&self, existing: usize, events: usize) {
         if events == 0 {
             return;
         }
-        let mut seen = lock(&self.0);
+        let mut observed = lock(&self.0);
         let share = existing as f64 / events as f64;
-        let weight = events as f64 / (events as f64 + MEMORY);
-        seen.share_existing += (share - seen.share_existing) * weight;
-        let limit = if seen.updates_first { INSERTS_FIRST_BELOW } else { UPDATES_FIRST_ABOVE };
-        seen.updates_first = seen.share_existing > limit;
+        let weight = events as f64 / (events as f64 + MEMORY_EVENTS);
+        observed.existing_share += (share - observed.existing_share) * weight;
+        let threshold = if observed.updates_first { INSERTS_FIRST_BELOW } else { UPDATES_FIRST_ABOVE };
+        observed.updates_first = observed.existing_share > threshold;
     }
 }
 
@@ -47,21 +50,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_most_events_find_goes_first_and_a_few_others_do_not_turn_it() {
-        let habit = Habit::default();
-        assert!(!habit.updates_first(), "events are new until they are seen not to be");
-        habit.saw(0, 0);
+    fn the_strategy_follows_the_majority_and_few_events_do_not_change_it() {
+        let strategy = WriteStrategy::default();
+        assert!(!strategy.updates_first(), "inserts first by default");
+        strategy.observe(0, 0);
         for _ in 0..3 {
-            habit.saw(1000, 1000);
+            strategy.observe(1000, 1000);
         }
-        assert!(habit.updates_first());
-        habit.saw(0, 100);
-        assert!(habit.updates_first());
+        assert!(strategy.updates_first());
+        strategy.observe(0, 100);
+        assert!(strategy.updates_first());
         for _ in 0..3 {
-            habit.saw(0, 1000);
+            strategy.observe(0, 1000);
         }
-        assert!(!habit.updates_first());
-        (0..5000).for_each(|_| habit.saw(1, 1));
-        assert!(habit.updates_first(), "single events teach as well");
+        assert!(!strategy.updates_first());
+        (0..5000).for_each(|_| strategy.observe(1, 1));
+        assert!(strategy.updates_first(), "single events count as well");
     }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use crate::mongo::DOUBLINGS_MAX;
+use crate::mongo::MAX_DOUBLINGS;
 
 /// One lane's pace.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl Pace {
                 self.records.store((records / 2).max(1), Ordering::Relaxed);
                 if records == 1 && server_answers {
                     let doublings = self.doublings.load(Ordering::Relaxed);
-                    self.doublings.store((doublings + 1).min(DOUBLINGS_MAX), Ordering::Relaxed);
+                    self.doublings.store((doublings + 1).min(MAX_DOUBLINGS), Ordering::Relaxed);
                 }
             }
             Went::Wrong => {}
@@ -80,7 +80,7 @@ mod tests {
         pace.after(1, Went::TimedOut { server_answers: false });
         assert_eq!(pace.doublings(1), 1, "more time does not bring a server back");
         (0..10).for_each(|_| pace.after(1, slow));
-        assert_eq!(pace.doublings(1), DOUBLINGS_MAX);
+        assert_eq!(pace.doublings(1), MAX_DOUBLINGS);
         for wanted in [2, 4, 4] {
             pace.after(pace.records(), Went::Well);
             assert_eq!((pace.records(), pace.doublings(1)), (wanted, 0));

@@ -17,14 +17,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::kafka::dead_letters::{Cause, DeadLetters, Letter, Origin};
 use crate::metrics::{Metrics, Outcome};
-use crate::mongo::{Applied, Rejected, Store, StoreState, Trouble};
+use crate::mongo::{BatchOutcome, Rejected, Store, StoreState, TransientError};
 use crate::partition::batch::{Batch, Batcher, Limits};
 use crate::partition::batch_size::{Pace, Went};
 use crate::partition::decision::Expected;
 use crate::partition::progress::{Progress, Waits};
 use crate::partition::queue::Inbox;
 use crate::partition::set_aside::{Reply, SetAside};
-use crate::unlisted_code::{self, Judgement, Suspects};
+use crate::unlisted_code::{self, RetryDecision, UnlistedCodeRetry};
 
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const MOST_DELAY: Duration = Duration::from_secs(1);
@@ -249,7 +249,7 @@ impl Lane {
     /// Writes the events of one source, what is unfinished again and again.
     async fn store(&self, hand: Hand<'_>, source: &Source, members: Vec<usize>) -> Result<(), GaveUp> {
         let mut todo = VecDeque::from(members);
-        let mut suspects = Suspects::new(self.work.unlisted_grace);
+        let mut unlisted = UnlistedCodeRetry::new(self.work.unlisted_grace);
         let mut backoff = Backoff::new(FIRST_DELAY, MOST_DELAY);
         loop {
             // Of some the dead letter is under way, as somebody asked for it.
@@ -257,29 +257,30 @@ impl Lane {
             if todo.is_empty() {
                 break;
             }
-            let count = suspects.share(&todo, self.pace.records());
+            let count = unlisted.chunk_size(&todo, self.pace.records());
             let chunk: Vec<usize> = todo.drain(..count).collect();
             let Some(mut applied) = self.write(hand, source, &chunk).await else {
                 chunk.into_iter().rev().for_each(|index| todo.push_front(index));
                 continue;
             };
             let mut causes = Vec::new();
-            if let Judgement::Due { others_stored } = suspects.judge(&chunk, &applied, Instant::now())
+            if let RetryDecision::DeadLetter { others_stored } =
+                unlisted.after_write(&chunk, &applied, Instant::now())
                 && (others_stored || self.work.store.takes_writes(source).await)
             {
-                causes.extend(unlisted_code::give_up(&mut applied).map(|cause| (chunk[0], cause)));
+                causes.extend(unlisted_code::take_rejected(&mut applied).map(|cause| (chunk[0], cause)));
             }
             causes.extend(applied.rejected.into_iter().map(|r| (chunk[r.index], Cause::from(r))));
             self.bury(hand, causes).await?;
             applied.unfinished.iter().rev().for_each(|&index| todo.push_front(chunk[index]));
-            self.pace.after(count, self.went(applied.trouble.as_ref()));
+            self.pace.after(count, self.went(applied.error.as_ref()));
             if applied.unfinished.len() < count {
                 backoff.reset();
             }
             if applied.unfinished.is_empty() {
                 self.progress.waits_for(None);
             } else {
-                self.wait(&mut backoff, applied.trouble).await?;
+                self.wait(&mut backoff, applied.error).await?;
             }
         }
         if backoff.attempts() > 0 {
@@ -290,7 +291,7 @@ impl Lane {
 
     /// Writes `chunk`. Nothing if one of its records was taken away meanwhile: whatever the server does with the write, it
     /// is not counted, and the guard makes it harmless to write the others again.
-    async fn write(&self, hand: Hand<'_>, source: &Source, chunk: &[usize]) -> Option<Applied> {
+    async fn write(&self, hand: Hand<'_>, source: &Source, chunk: &[usize]) -> Option<BatchOutcome> {
         let events: Vec<&StorableEvent> = chunk.iter().filter_map(|&index| hand.batch.event(index)).collect();
         let started = Instant::now();
         let applied = tokio::select! {
@@ -366,7 +367,7 @@ impl Lane {
         self.progress.finish(indices.iter().map(|&index| hand.first + index as u64));
     }
 
-    fn went(&self, trouble: Option<&Trouble>) -> Went {
+    fn went(&self, trouble: Option<&TransientError>) -> Went {
         match trouble {
             None => Went::Well,
             Some(trouble) if trouble.timed_out => {
@@ -376,7 +377,7 @@ impl Lane {
         }
     }
 
-    async fn wait(&self, backoff: &mut Backoff, trouble: Option<Trouble>) -> Result<(), GaveUp> {
+    async fn wait(&self, backoff: &mut Backoff, trouble: Option<TransientError>) -> Result<(), GaveUp> {
         let delay = backoff.next_delay();
         let reason = trouble.map_or_else(|| "the database did not finish the write".into(), |t| t.reason);
         // While the database is away its own watch has said so, once for all lanes.
@@ -409,6 +410,6 @@ impl From<&Poison> for Cause {
 impl From<Rejected> for Cause {
     fn from(rejected: Rejected) -> Self {
         let reason = format!("code {}: {}", rejected.code, rejected.reason);
-        Self { stage: "store", class: rejected.class, reason }
+        Self { stage: "store", class: rejected.code_name, reason }
     }
 }

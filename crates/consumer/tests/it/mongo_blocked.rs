@@ -50,10 +50,10 @@ async fn is_blocked_by(command_name: &'static str, reply: Document) {
     for _ in 0..8 {
         let applied = stage.apply(&events).await;
         assert_eq!((applied.counts, applied.rejected), (Counts::default(), vec![]), "{command_name} {reply}");
-        assert_eq!(applied.strange, vec![], "{command_name} {reply}: no record is the cause");
+        assert_eq!(applied.unlisted, vec![], "{command_name} {reply}: no record is the cause");
     }
     let blocked = stage.store.blocked();
-    let names = |why: &String| why.starts_with("collection adsbdb: ") && why.contains("its records wait");
+    let names = |why: &String| why.starts_with("collection adsbdb: ") && why.contains("writes are paused");
     assert!(blocked.len() == 1 && names(&blocked[0]), "{command_name} {reply}: {blocked:?}");
 
     let other = Source::new("other").expect("a source");

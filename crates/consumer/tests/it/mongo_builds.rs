@@ -55,7 +55,7 @@ fn one() -> [StorableEvent; 1] {
     [event("a", 1, 1, &json!({}))]
 }
 
-async fn apply(store: &Store) -> consumer::mongo::Applied {
+async fn apply(store: &Store) -> consumer::mongo::BatchOutcome {
     let source = Source::new("adsbdb").expect("a source");
     store.apply(&source, &[&one()[0]], 0).await
 }
@@ -205,7 +205,7 @@ async fn who_may_not_create_indexes_does_not_write_without_the_unique_one() {
     assert_eq!(stage.apply(&one()).await.unfinished, [0]);
     assert!(server.writes().is_empty());
     let state = stage.store.state().borrow().clone();
-    assert!(matches!(state, StoreState::Refused(_)), "{state:?}");
+    assert!(matches!(state, StoreState::Unusable(_)), "{state:?}");
 }
 
 #[tokio::test]

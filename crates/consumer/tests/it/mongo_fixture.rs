@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use bson::{Document, doc};
-use consumer::mongo::{Applied, Counts, Store, StoreConfig, StoreState, UpsertKeys, check_uri};
+use consumer::mongo::{BatchOutcome, Counts, Store, StoreConfig, StoreState, UpsertKeys, check_uri};
 use events::{Decoded, RecordView, Source, StorableEvent};
 use serde_json::{Value, json};
 use testkit::servers::shared_mongodb;
@@ -55,7 +55,7 @@ impl Stage {
         self.database.collection(self.source.as_str())
     }
 
-    pub async fn apply(&self, events: &[StorableEvent]) -> Applied {
+    pub async fn apply(&self, events: &[StorableEvent]) -> BatchOutcome {
         let events: Vec<&StorableEvent> = events.iter().collect();
         let applied = self.store.apply(&self.source, &events, 0).await;
         assert_told_once(&applied, events.len());
@@ -65,7 +65,7 @@ impl Stage {
     /// Applies events of which none is refused and no server is away.
     pub async fn store(&self, events: &[StorableEvent]) -> Counts {
         let applied = self.apply(events).await;
-        assert_eq!((applied.rejected, applied.unfinished, applied.trouble), (vec![], vec![], None));
+        assert_eq!((applied.rejected, applied.unfinished, applied.error), (vec![], vec![], None));
         applied.counts
     }
 
@@ -80,7 +80,7 @@ impl Stage {
             assert_eq!(applied.rejected, vec![]);
             counts = sum(counts, applied.counts);
             left = applied.unfinished.iter().map(|index| left[*index]).collect();
-            assert!(started.elapsed() < within, "unfinished after {within:?}: {:?}", applied.trouble);
+            assert!(started.elapsed() < within, "unfinished after {within:?}: {:?}", applied.error);
             tokio::task::yield_now().await;
         }
         counts
@@ -158,8 +158,8 @@ pub fn expected(event: &StorableEvent) -> Document {
     Document::try_from(event.document.clone()).expect("a document")
 }
 
-pub fn counts(inserted: u64, updated: u64, unchanged: u64, stale: u64) -> Counts {
-    Counts { inserted, updated, unchanged, stale }
+pub fn counts(inserted: u64, updated: u64, unchanged: u64, superseded: u64) -> Counts {
+    Counts { inserted, updated, unchanged, superseded }
 }
 
 pub fn sum(one: Counts, other: Counts) -> Counts {
@@ -167,17 +167,17 @@ pub fn sum(one: Counts, other: Counts) -> Counts {
         one.inserted + other.inserted,
         one.updated + other.updated,
         one.unchanged + other.unchanged,
-        one.stale + other.stale,
+        one.superseded + other.superseded,
     )
 }
 
 /// Each event is counted, rejected or unfinished, and only one of these.
-fn assert_told_once(applied: &Applied, events: usize) {
+fn assert_told_once(applied: &BatchOutcome, events: usize) {
     let mut indexes: Vec<usize> = applied.rejected.iter().map(|rejected| rejected.index).collect();
     indexes.extend(&applied.unfinished);
     indexes.sort_unstable();
     indexes.dedup();
     assert_eq!(indexes.len(), applied.rejected.len() + applied.unfinished.len(), "{applied:?}");
     assert_eq!(indexes.len() as u64 + applied.counts.total(), events as u64, "{applied:?}");
-    assert_eq!(applied.unfinished.is_empty(), applied.trouble.is_none(), "{applied:?}");
+    assert_eq!(applied.unfinished.is_empty(), applied.error.is_none(), "{applied:?}");
 }

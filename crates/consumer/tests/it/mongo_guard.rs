@@ -26,15 +26,15 @@ impl Model {
         let older = |stored: &StorableEvent| {
             (event.timestamp, event.ingested_at) < (stored.timestamp, stored.ingested_at)
         };
-        let stale = self.newest.get(event.id.as_str()).is_some_and(older);
-        if event.document.get_i32("v").expect("v") == REFUSED && (rejected || !stale) {
+        let superseded = self.newest.get(event.id.as_str()).is_some_and(older);
+        if event.document.get_i32("v").expect("v") == REFUSED && (rejected || !superseded) {
             return None;
         }
         let Some(stored) = self.newest.get(event.id.as_str()) else {
             self.newest.insert(event.id.to_string(), event.clone());
             return Some(counts(1, 0, 0, 0));
         };
-        if stale {
+        if superseded {
             return Some(counts(0, 0, 0, 1));
         }
         let unchanged = stored.document == event.document;

@@ -103,7 +103,7 @@ async fn lanes_that_meet_a_new_source_together_make_its_indexes_once() {
     }
     for lane in lanes {
         let applied = lane.await.expect("a lane");
-        assert_eq!((applied.unfinished, applied.trouble), (vec![], None));
+        assert_eq!((applied.unfinished, applied.error), (vec![], None));
     }
     assert_eq!(stage.documents().await.len(), 1);
 }

@@ -35,7 +35,7 @@ async fn g6_a_killed_database_costs_no_event_and_work_resumes_by_itself() {
     database.kill();
     let applied = stage.apply(&batch(50..60)).await;
     assert_eq!((applied.counts, applied.unfinished.len()), (Counts::default(), 10));
-    stage.until(|state| matches!(state, StoreState::Away(_))).await;
+    stage.until(|state| matches!(state, StoreState::Unavailable(_))).await;
 
     database.restart().await.expect("restarted");
     let back = Instant::now();
@@ -59,8 +59,8 @@ async fn g6_a_database_that_hangs_is_given_up_at_the_deadline() {
     let applied = stage.apply(&batch(5..10)).await;
     assert!(started.elapsed() < deadline + Duration::from_secs(1), "{:?}", started.elapsed());
     assert_eq!(applied.unfinished, [0, 1, 2, 3, 4]);
-    assert!(applied.trouble.is_some_and(|trouble| trouble.timed_out));
-    stage.until(|state| matches!(state, StoreState::Away(_))).await;
+    assert!(applied.error.is_some_and(|trouble| trouble.timed_out));
+    stage.until(|state| matches!(state, StoreState::Unavailable(_))).await;
 
     database.resume();
     let finished = stage.finish(&batch(5..10), Duration::from_secs(5)).await;
@@ -78,7 +78,7 @@ async fn g6_a_database_that_is_not_there_yet_is_waited_for() {
     assert_eq!(*stage.store.state().borrow(), StoreState::Unknown);
     let _watch = watch(&stage);
     assert_eq!(stage.apply(&batch(0..3)).await.unfinished, [0, 1, 2]);
-    stage.until(|state| matches!(state, StoreState::Away(_))).await;
+    stage.until(|state| matches!(state, StoreState::Unavailable(_))).await;
     database.restart().await.expect("restarted");
     assert_eq!(stage.finish(&batch(0..3), Duration::from_secs(5)).await, counts(3, 0, 0, 0));
 }
@@ -96,11 +96,11 @@ async fn a_wrong_password_is_told_as_refused_and_tried_again_until_it_is_right()
     let _watch = watch(&stage);
     let applied = stage.apply(&batch(0..3)).await;
     assert_eq!(applied.unfinished, [0, 1, 2]);
-    let StoreState::Refused(reason) = stage.until(|state| matches!(state, StoreState::Refused(_))).await
+    let StoreState::Unusable(reason) = stage.until(|state| matches!(state, StoreState::Unusable(_))).await
     else {
         panic!("not refused")
     };
-    let told = format!("{reason} {:?} {:?}", applied.trouble, stage.store);
+    let told = format!("{reason} {:?} {:?}", applied.error, stage.store);
     assert!(!told.contains(secret), "{told}");
 
     let admin = mongodb::Client::with_uri_str(&uri).await.expect("a client").database("admin");

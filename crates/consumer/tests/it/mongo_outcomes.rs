@@ -80,7 +80,7 @@ async fn a_record_that_no_command_can_hold_is_rejected_alone() {
     let applied = stage.apply(&[neighbour(2), huge(2), neighbour(3)]).await;
     assert_eq!(applied.counts, counts(0, 2, 0, 0));
     let rejected: Vec<_> =
-        applied.rejected.iter().map(|rejected| (rejected.index, rejected.class.as_str())).collect();
+        applied.rejected.iter().map(|rejected| (rejected.index, rejected.code_name.as_str())).collect();
     assert_eq!(rejected, [(1, "BSONObjectTooLarge")]);
     assert_eq!(stage.one(doc! { "event_id": "small" }).await.get_i64("event_timestamp").ok(), Some(3));
 }
@@ -96,6 +96,6 @@ async fn nothing_is_finished_that_misses_its_write_concern() {
     for _ in 0..2 {
         let applied = stage.apply(&batch).await;
         assert_eq!((applied.counts, applied.unfinished), (Counts::default(), vec![0, 1, 2]));
-        assert!(applied.trouble.is_some_and(|trouble| !trouble.timed_out));
+        assert!(applied.error.is_some_and(|trouble| !trouble.timed_out));
     }
 }

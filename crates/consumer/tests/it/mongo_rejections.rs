@@ -1,14 +1,18 @@
 //! G5: what the server refuses for good is told record by record, and its neighbours are stored.
 
 use bson::doc;
-use consumer::mongo::Applied;
+use consumer::mongo::BatchOutcome;
 use events::StorableEvent;
 use serde_json::json;
 
 use crate::mongo_fixture::{Stage, counts, event};
 
-fn rejected(applied: &Applied) -> Vec<(usize, i32, &str)> {
-    applied.rejected.iter().map(|rejected| (rejected.index, rejected.code, rejected.class.as_str())).collect()
+fn rejected(applied: &BatchOutcome) -> Vec<(usize, i32, &str)> {
+    applied
+        .rejected
+        .iter()
+        .map(|rejected| (rejected.index, rejected.code, rejected.code_name.as_str()))
+        .collect()
 }
 
 #[tokio::test]

@@ -42,7 +42,7 @@ async fn a_server_before_5_0_is_refused_with_the_reason_and_nothing_is_written()
     let applied = stage.apply(&batch(3)).await;
     assert_eq!(applied.unfinished, [0, 1, 2]);
     let state = stage.store.state().borrow().clone();
-    assert!(matches!(&state, StoreState::Refused(reason) if reason.contains("MongoDB 5.0")), "{state:?}");
+    assert!(matches!(&state, StoreState::Unusable(reason) if reason.contains("MongoDB 5.0")), "{state:?}");
     assert_eq!(server.commands(), Vec::<String>::new());
 }
 
@@ -66,7 +66,7 @@ async fn g5_a_document_for_which_the_whole_command_is_refused_is_found_and_rejec
     let stage = stage(&server).await;
     let applied = stage.apply(&batch(11)).await;
     let rejected: Vec<_> =
-        applied.rejected.iter().map(|rejected| (rejected.index, rejected.class.as_str())).collect();
+        applied.rejected.iter().map(|rejected| (rejected.index, rejected.code_name.as_str())).collect();
     assert_eq!(rejected, [(2, "Overflow"), (6, "Overflow"), (10, "Overflow")]);
     assert_eq!((applied.counts, applied.unfinished), (counts(8, 0, 0, 0), vec![]));
 
@@ -102,8 +102,8 @@ async fn g5_a_refusal_in_a_reply_with_a_write_concern_error_is_not_final() {
                 let applied = stage(&server).await.apply(&batch(4)).await;
                 let what = format!("{command} {reply}");
                 assert_eq!((applied.counts, applied.rejected), (Counts::default(), vec![]), "{what}");
-                assert_eq!((applied.unfinished, applied.strange), (vec![0, 1, 2, 3], vec![]), "{what}");
-                assert!(applied.trouble.is_some_and(|trouble| !trouble.timed_out), "{what}");
+                assert_eq!((applied.unfinished, applied.unlisted), (vec![0, 1, 2, 3], vec![]), "{what}");
+                assert!(applied.error.is_some_and(|trouble| !trouble.timed_out), "{what}");
             }
         }
     }
@@ -153,8 +153,8 @@ async fn a_time_limit_of_the_server_counts_as_timed_out_wherever_it_stands() {
         for reply in replies {
             let server = answering("insert", reply.clone()).await;
             let applied = stage(&server).await.apply(&batch(4)).await;
-            assert!(applied.trouble.is_some_and(|trouble| trouble.timed_out), "{reply}");
-            assert_eq!((applied.rejected, applied.strange), (vec![], vec![]), "{reply}");
+            assert!(applied.error.is_some_and(|trouble| trouble.timed_out), "{reply}");
+            assert_eq!((applied.rejected, applied.unlisted), (vec![], vec![]), "{reply}");
             assert!(applied.unfinished.contains(&1), "{reply}");
         }
     }
@@ -183,7 +183,7 @@ async fn g5_an_event_whose_command_is_refused_with_an_unlisted_code_is_found() {
             assert_eq!((applied.counts.total(), applied.rejected), (8, vec![]), "{code} {existing}");
             assert_eq!(applied.unfinished, [2, 6, 10], "{code} {existing}");
             let strange: Vec<_> =
-                applied.strange.iter().map(|strange| (strange.index, strange.code)).collect();
+                applied.unlisted.iter().map(|strange| (strange.index, strange.code)).collect();
             assert_eq!(strange, [(2, code), (6, code), (10, code)], "{existing}");
         }
     }
@@ -247,7 +247,7 @@ async fn a_record_that_is_refused_for_now_holds_up_only_its_own_key() {
         let applied = stage(&server).await.apply(&events).await;
         assert_eq!(applied.rejected, vec![], "{code}");
         assert_eq!((applied.counts, applied.unfinished), (counts(2, 1, 0, 0), vec![1, 3, 5]), "{code}");
-        let strange = applied.strange.iter().map(|strange| strange.code).collect::<Vec<_>>();
+        let strange = applied.unlisted.iter().map(|strange| strange.code).collect::<Vec<_>>();
         assert_eq!(strange, if code == 987_654 { vec![code] } else { vec![] });
     }
 }
@@ -336,7 +336,7 @@ async fn after_a_lost_reply_the_retry_s_outcome_counts() {
     let stage = stage(&server).await;
     let applied = stage.apply(&batch(4)).await;
     assert_eq!((applied.counts, applied.rejected), (Counts::default(), vec![]));
-    assert!(matches!(*stage.store.state().borrow(), StoreState::Away(_)));
+    assert!(matches!(*stage.store.state().borrow(), StoreState::Unavailable(_)));
     assert_eq!(stage.store(&batch(4)).await, counts(0, 0, 4, 0));
     assert_eq!(*stage.store.state().borrow(), StoreState::Ready);
 }
@@ -354,7 +354,7 @@ async fn a_uri_of_another_driver_connects_and_its_compressor_is_used() {
         let (event, source) =
             (event("a", 1, 1, &json!({})), events::Source::new("adsbdb").expect("a source"));
         let applied = store.apply(&source, &[&event], 0).await;
-        assert_eq!(applied.counts, counts(1, 0, 0, 0), "{options}: {:?}", applied.trouble);
+        assert_eq!(applied.counts, counts(1, 0, 0, 0), "{options}: {:?}", applied.error);
         assert_eq!(server.compressed() > 0, compresses, "{options}");
     }
 }

@@ -117,7 +117,7 @@ async fn a_value_that_is_no_right_extended_json_holds_up_no_other() {
         .collect();
     let applied = stage.apply(&events).await;
     // A server that takes values for data stores them all.
-    let refused: Vec<usize> = applied.strange.iter().map(|refused| refused.index).collect();
+    let refused: Vec<usize> = applied.unlisted.iter().map(|refused| refused.index).collect();
     assert!(refused.is_empty() || refused == [1, 3], "{applied:?}");
     assert_eq!((applied.unfinished, applied.rejected), (refused.clone(), vec![]));
     assert_eq!(applied.counts, counts(5 - refused.len() as u64, 0, 0, 0));

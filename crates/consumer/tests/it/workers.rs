@@ -47,7 +47,7 @@ async fn a_source_seen_for_the_first_time_costs_no_other_lane_its_time() {
     }
     let named = async || {
         let (status, why) = member.get("/readyz").await;
-        status == 503 && why.contains("collection new: its index event_id_1 is being built")
+        status == 503 && why.contains("collection new: writes are paused: index event_id_1 is being built")
     };
     eventually("readyz names the build", SOON, named).await;
     assert!(server.writes().iter().all(|write| write.collection == "adsbdb"), "the index was not waited for");

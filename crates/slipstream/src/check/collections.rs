@@ -128,7 +128,7 @@ fn built_or_hidden(subject: &str, keys: &UpsertKeys, target: &Target, indexes: &
     }
     let missing = match index_state(keys, &indexes.ready) {
         IndexState::Complete => Vec::new(),
-        IndexState::WithoutLookups(names) => names,
+        IndexState::MissingLookups(names) => names,
         _ => return None,
     };
     if let Some(name) = hidden(&indexes.ready) {
@@ -156,7 +156,7 @@ async fn judge_indexes(subject: &str, keys: &UpsertKeys, target: &Target) -> Res
         IndexState::Complete => {
             Finding::ok(subject, format!("unique index on {keys}, and the look-up indexes"))
         }
-        IndexState::WithoutLookups(names) => {
+        IndexState::MissingLookups(names) => {
             let cause = format!("look-up indexes are missing: {}", names.join(", "));
             Finding::warn(
                 subject,
@@ -164,7 +164,7 @@ async fn judge_indexes(subject: &str, keys: &UpsertKeys, target: &Target) -> Res
                 "the consumer makes them with the next event; see its log if it does not",
             )
         }
-        IndexState::InTheWay(name) => {
+        IndexState::Conflicting(name) => {
             let cause = format!("index {name} is not the unique one on {keys}, so nothing is written");
             let remedy = format!(
                 "{dedupe} --apply --out FILE, or \
@@ -172,7 +172,7 @@ async fn judge_indexes(subject: &str, keys: &UpsertKeys, target: &Target) -> Res
             );
             Finding::fail(subject, cause, remedy)
         }
-        IndexState::NotUnique => match dedupe::in_the_way(target, LIMIT).await {
+        IndexState::MissingUnique => match dedupe::in_the_way(target, LIMIT).await {
             Ok(0) => Finding::warn(
                 subject,
                 format!("no unique index on {keys} yet"),

@@ -53,8 +53,8 @@ pub async fn hello(config: &consumer::Config, database: &Database) -> Result<Doc
 /// Whether it is a server that we can use.
 pub fn judge_hello(hello: &Document) -> Finding {
     match read_hello(hello) {
-        StoreState::Refused(reason) => Finding::fail(SUBJECT, reason, "upgrade it"),
-        StoreState::Away(reason) => Finding::fail(
+        StoreState::Unusable(reason) => Finding::fail(SUBJECT, reason, "upgrade it"),
+        StoreState::Unavailable(reason) => Finding::fail(
             SUBJECT,
             reason,
             "name every member of the replica set in MONGODB_URI, and see why it has no primary",

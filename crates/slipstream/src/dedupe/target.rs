@@ -60,7 +60,7 @@ impl Indexes {
     /// The name of the unique index of `keys`, if it is being built.
     pub fn building(&self, keys: &UpsertKeys) -> Option<String> {
         let lacks = |existing: &[Document]| {
-            matches!(index_state(keys, existing), IndexState::NotUnique | IndexState::InTheWay(_))
+            matches!(index_state(keys, existing), IndexState::MissingUnique | IndexState::Conflicting(_))
         };
         let builds = |index: &&Document| !lacks(&[self.ready.clone(), vec![(*index).clone()]].concat());
         let index = if lacks(&self.ready) { self.in_progress.iter().find(builds) } else { None };
@@ -204,7 +204,7 @@ impl Target {
         let indexes = self.indexes().await?.unwrap_or_default();
         let building = indexes.building(&self.keys);
         let existing = [indexes.ready, indexes.in_progress].concat();
-        let IndexState::InTheWay(name) = index_state(&self.keys, &existing) else {
+        let IndexState::Conflicting(name) = index_state(&self.keys, &existing) else {
             return Ok((None, building));
         };
         let named = existing.iter().find(|index| index.get_str("name").is_ok_and(|this| this == name));

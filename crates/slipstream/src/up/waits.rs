@@ -71,7 +71,7 @@ impl Waits {
             };
             let why = match hello.await.map(|hello| read_hello(&hello)) {
                 Ok(StoreState::Ready | StoreState::Unknown) => return,
-                Ok(StoreState::Away(why) | StoreState::Refused(why)) => {
+                Ok(StoreState::Unavailable(why) | StoreState::Unusable(why)) => {
                     format!("mongodb at {} (MONGODB_URI): {why}", address(&store.uri))
                 }
                 Err(why) => why.to_string(),

@@ -49,7 +49,7 @@ async fn g6_a_database_that_is_away_for_20_s_costs_nothing() {
     );
     assert!(consumer.is_running() && producer.is_running());
     let log = consumer.log();
-    let lines = ["mongodb is away", "mongodb is ready"].map(|message| log.matches(message).count());
+    let lines = ["mongodb is unavailable", "mongodb is ready"].map(|message| log.matches(message).count());
     assert_eq!(lines, [1, 2], "one line a change of state: {log}");
     assert!(consumer.terminate().await.success());
 }

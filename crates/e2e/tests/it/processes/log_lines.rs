@@ -59,7 +59,7 @@ async fn fields_of_log_lines_are_json_values() {
 
     let accepted = line(&poller, "event accepted").await;
     assert!(accepted["offset"].is_u64() && accepted["partition"].is_u64(), "{accepted}");
-    let made = line(&consumer, "indexes made").await;
+    let made = line(&consumer, "indexes built").await;
     assert!(made["names"].as_str().is_some_and(|names| names.contains("event_id")), "{made}");
     assert_eq!(line(&producer, "poll job ended").await["state"], "done");
     [&producer, &consumer, &poller].into_iter().for_each(check_all);
