@@ -1,5 +1,5 @@
-//! A collection that cannot take writes, whatever the record, is blocked: its records wait, readiness names it with the
-//! remedy, and other collections are not held up.
+//! A collection that accepts no writes is blocked: its records wait, `/readyz` names it with the
+//! remedy, and other collections are not delayed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use consumer::mongo::Counts;
 use events::Source;
 use serde_json::json;
 
-use crate::mongo_fixture::{PATIENCE, Setting, Stage, counts, event};
+use crate::mongo_fixture::{StoreFixture, StoreOptions, WAIT_TIMEOUT, counts, event};
 use testkit::scripted_mongodb::{Answer, ScriptedServer};
 
 const WIRE_VERSION_5_0: i32 = 13;
@@ -18,11 +18,11 @@ fn is(command: &Document, name: &str) -> bool {
     command.keys().next().is_some_and(|first| first == name)
 }
 
-fn refused(code: i32) -> Document {
+fn rejected_reply(code: i32) -> Document {
     doc! { "ok": 0, "code": code, "codeName": format!("Code{code}"), "errmsg": "this is the reason" }
 }
 
-/// Whether a command belongs to the collection of the stage.
+/// Whether a command belongs to the collection of the fixture.
 fn is_of_adsbdb(command: &Document) -> bool {
     let of_filter = command
         .get_document("filter")
@@ -30,7 +30,8 @@ fn is_of_adsbdb(command: &Document) -> bool {
     of_filter || command.values().next().is_some_and(|name| name.as_str() == Some("adsbdb"))
 }
 
-/// Has the server answer one command on `adsbdb` with `reply` until it is healed, and expects a blocked collection.
+/// Replies to one command on `adsbdb` with `reply` until `healed`, and expects a blocked
+/// collection.
 async fn is_blocked_by(command_name: &'static str, reply: Document) {
     let healed = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&healed);
@@ -39,56 +40,56 @@ async fn is_blocked_by(command_name: &'static str, reply: Document) {
         let hit = is(command, command_name) && is_of_adsbdb(command) && !seen.load(Ordering::Relaxed);
         match command.keys().next().map(String::as_str) {
             _ if hit => Answer::Reply(answer.clone()),
-            // Without rules of its own, a repeated key is looked up.
+            // Without rules a repeated key is looked up.
             Some("listCollections") => Answer::Reply(testkit::scripted_mongodb::collections(doc! {})),
             _ => Answer::Usual,
         }
     };
     let server = ScriptedServer::start(WIRE_VERSION_5_0, script).await;
-    let stage = Stage::at(&server.uri, Setting::default()).await;
+    let fixture = StoreFixture::on_server(&server.uri, StoreOptions::default()).await;
     let events = [event("a", 1, 1, &json!({})), event("a", 2, 1, &json!({}))];
     for _ in 0..8 {
-        let applied = stage.apply(&events).await;
+        let applied = fixture.apply(&events).await;
         assert_eq!((applied.counts, applied.rejected), (Counts::default(), vec![]), "{command_name} {reply}");
         assert_eq!(applied.unlisted, vec![], "{command_name} {reply}: no record is the cause");
     }
-    let blocked = stage.store.blocked();
+    let blocked = fixture.store.blocked();
     let names = |why: &String| why.starts_with("collection adsbdb: ") && why.contains("writes are paused");
     assert!(blocked.len() == 1 && names(&blocked[0]), "{command_name} {reply}: {blocked:?}");
 
     let other = Source::new("other").expect("a source");
-    let applied = stage.store.apply(&other, &[&events[0]], 0).await;
+    let applied = fixture.store.apply(&other, &[&events[0]], 0).await;
     assert_eq!(applied.counts.total(), 1, "another collection is held up by {command_name} {reply}");
 
     healed.store(true, Ordering::Relaxed);
-    assert_eq!(stage.finish(&events, PATIENCE).await.total(), 2);
-    assert_eq!(stage.store.blocked(), Vec::<String>::new(), "{command_name} {reply}");
+    assert_eq!(fixture.finish(&events, WAIT_TIMEOUT).await.total(), 2);
+    assert_eq!(fixture.store.blocked(), Vec::<String>::new(), "{command_name} {reply}");
 }
 
 #[tokio::test]
-async fn a_unique_index_that_the_server_does_not_build_blocks_its_collection() {
+async fn a_unique_index_that_cannot_be_built_blocks_its_collection() {
     let codes = [2, 67, 68, 72, 73, 85, 86, 166, 171, 197, 11000, 13297];
-    let all = codes.map(|code| is_blocked_by("createIndexes", refused(code)));
+    let all = codes.map(|code| is_blocked_by("createIndexes", rejected_reply(code)));
     futures::future::join_all(all).await;
 }
 
 #[tokio::test]
-async fn g5_a_rejected_name_blocks_its_collection_whichever_command_meets_it() {
+async fn g5_a_rejected_namespace_blocks_its_collection_for_any_command() {
     let commands = ["listIndexes", "listCollections", "createIndexes", "insert", "find"];
     let all = commands
         .iter()
-        .flat_map(|command| [73, 166, 13297].map(|code| is_blocked_by(command, refused(code))));
+        .flat_map(|command| [73, 166, 13297].map(|code| is_blocked_by(command, rejected_reply(code))));
     futures::future::join_all(all).await;
 }
 
 #[tokio::test]
-async fn g5_a_rejected_name_in_a_write_error_blocks_its_collection() {
+async fn g5_a_rejected_namespace_in_a_write_error_blocks_its_collection() {
     let error = doc! { "index": 0, "code": 73, "errmsg": "this is the reason" };
     is_blocked_by("insert", doc! { "ok": 1, "n": 0, "writeErrors": [error] }).await;
 }
 
 #[tokio::test]
-async fn a_view_or_time_series_collection_of_the_source_s_name_is_blocked() {
+async fn a_view_or_time_series_collection_is_blocked() {
     for kind in ["view", "timeseries"] {
         let entry = doc! { "name": "adsbdb", "type": kind, "options": {} };
         let cursor = doc! { "id": 0_i64, "ns": "d.$cmd.listCollections", "firstBatch": [entry] };
@@ -97,14 +98,14 @@ async fn a_view_or_time_series_collection_of_the_source_s_name_is_blocked() {
 }
 
 #[tokio::test]
-async fn a_view_on_the_database_is_blocked_and_taken_over_once_it_is_dropped() {
-    let stage = Stage::with_keys("event_id").await;
-    let create = doc! { "create": stage.source.as_str(), "viewOn": "other", "pipeline": [] };
-    stage.database.run_command(create).await.expect("a view");
+async fn a_blocked_view_is_replaced_after_it_is_dropped() {
+    let fixture = StoreFixture::with_keys("event_id").await;
+    let create = doc! { "create": fixture.source.as_str(), "viewOn": "other", "pipeline": [] };
+    fixture.database.run_command(create).await.expect("a view");
     let events = [event("a", 1, 1, &json!({}))];
-    assert_eq!(stage.apply(&events).await.unfinished, [0]);
-    let blocked = stage.store.blocked();
+    assert_eq!(fixture.apply(&events).await.unfinished, [0]);
+    let blocked = fixture.store.blocked();
     assert!(blocked.len() == 1 && blocked[0].contains("it is a view"), "{blocked:?}");
-    stage.collection().drop().await.expect("no view");
-    assert_eq!(stage.finish(&events, PATIENCE).await, counts(1, 0, 0, 0));
+    fixture.collection().drop().await.expect("no view");
+    assert_eq!(fixture.finish(&events, WAIT_TIMEOUT).await, counts(1, 0, 0, 0));
 }

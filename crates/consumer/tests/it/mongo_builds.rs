@@ -1,5 +1,5 @@
-//! A unique index that is still being built is listed like one that is ready, and checks nothing yet: no event is
-//! written before the server confirmed the index.
+//! A unique index that is being built is listed like a finished one and does not check uniqueness
+//! yet. No event is written before the server confirmed the index.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use events::{Source, StorableEvent};
 use serde_json::json;
 use tokio::sync::watch;
 
-use crate::mongo_fixture::{self, PATIENCE, Setting, Stage, counts, event};
+use crate::mongo_fixture::{self, StoreFixture, StoreOptions, WAIT_TIMEOUT, counts, event};
 use crate::trial::eventually;
 use testkit::scripted_mongodb::{Answer, ScriptedServer, indexes, open};
 
@@ -26,7 +26,7 @@ fn lookup() -> Document {
     doc! { "v": 2, "key": key, "name": "mode_s_1_registration_1_event_timestamp_1" }
 }
 
-/// The reply to listIndexes where the unique index is the given one.
+/// The reply to listIndexes with this unique index.
 fn listed(unique: Document) -> Document {
     let id = doc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" };
     indexes(&[id, unique, lookup()])
@@ -36,19 +36,19 @@ fn is(command: &Document, name: &str) -> bool {
     command.keys().next().is_some_and(|first| first == name)
 }
 
-fn refused(code: i32, name: &str) -> Document {
+fn rejected_reply(code: i32, name: &str) -> Document {
     doc! { "ok": 0, "code": code, "codeName": name, "errmsg": "no" }
 }
 
-/// A server that lists the unique index, and answers createIndexes only while the gate is open.
+/// A server that lists the unique index, and replies to createIndexes after `release`.
 async fn building() -> (Arc<ScriptedServer>, watch::Sender<bool>) {
-    let (gate, opened) = watch::channel(false);
+    let (release, released) = watch::channel(false);
     let script = move |command: &Document| match command.keys().next().map(String::as_str) {
         Some("listIndexes") => Answer::Reply(listed(unique())),
-        Some("createIndexes") => Answer::after(open(&opened)),
+        Some("createIndexes") => Answer::after(open(&released)),
         _ => Answer::Usual,
     };
-    (Arc::new(ScriptedServer::start(WIRE_VERSION_5_0, script).await), gate)
+    (Arc::new(ScriptedServer::start(WIRE_VERSION_5_0, script).await), release)
 }
 
 fn one() -> [StorableEvent; 1] {
@@ -60,102 +60,104 @@ async fn apply(store: &Store) -> consumer::mongo::BatchOutcome {
     store.apply(&source, &[&one()[0]], 0).await
 }
 
-/// Applies one event until it is stored, as a lane does.
+/// Applies one event until it is stored, as a partition worker does.
 async fn finish(store: Store) {
     let started = Instant::now();
     while !apply(&store).await.unfinished.is_empty() {
-        assert!(started.elapsed() < PATIENCE, "unfinished");
+        assert!(started.elapsed() < WAIT_TIMEOUT, "unfinished");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
 async fn until(what: &str, reached: impl Fn() -> bool) {
-    eventually(what, PATIENCE, async || reached()).await;
+    eventually(what, WAIT_TIMEOUT, async || reached()).await;
 }
 
 #[tokio::test]
-async fn g3_a_listed_index_that_is_being_built_gets_no_write_before_its_end() {
-    let (server, gate) = building().await;
-    let stage = Stage::at(&server.uri, Setting::default()).await;
-    let lane = tokio::spawn(finish(stage.store.clone()));
-    let named = || stage.store.blocked().iter().any(|why| why.contains("index event_id_1 is being built"));
+async fn g3_no_write_before_a_listed_unique_index_is_built() {
+    let (server, release) = building().await;
+    let fixture = StoreFixture::on_server(&server.uri, StoreOptions::default()).await;
+    let worker = tokio::spawn(finish(fixture.store.clone()));
+    let named = || fixture.store.blocked().iter().any(|why| why.contains("index event_id_1 is being built"));
     until("the build is named", named).await;
-    assert!(!lane.is_finished() && server.writes().is_empty());
-    gate.send_replace(true);
-    lane.await.expect("a lane");
+    assert!(!worker.is_finished() && server.writes().is_empty());
+    release.send_replace(true);
+    worker.await.expect("a worker");
     assert_eq!(server.writes().len(), 1);
-    assert_eq!(stage.store.blocked(), Vec::<String>::new());
+    assert_eq!(fixture.store.blocked(), Vec::<String>::new());
 }
 
 #[tokio::test]
-async fn g3_two_consumers_repeat_a_build_one_call_at_a_time_and_wait_longer() {
-    let (server, gate) = building().await;
-    let setting = || Setting { deadline: Duration::from_millis(150), ..Setting::default() };
+async fn g3_two_consumers_repeat_create_indexes_with_longer_deadlines() {
+    let (server, release) = building().await;
+    let options = || StoreOptions { deadline: Duration::from_millis(150), ..StoreOptions::default() };
     let started = Instant::now();
     let stores = [
-        mongo_fixture::open(&server.uri, "d", &setting()).await,
-        mongo_fixture::open(&server.uri, "d", &setting()).await,
+        mongo_fixture::open(&server.uri, "d", &options()).await,
+        mongo_fixture::open(&server.uri, "d", &options()).await,
     ];
-    let lanes: Vec<_> =
+    let workers: Vec<_> =
         stores.iter().flat_map(|store| [store; 4]).cloned().map(finish).map(tokio::spawn).collect();
     let calls = || server.commands_named("createIndexes").len();
-    until("each repeats its call", || calls() >= 8).await;
-    // Deadlines of 150, 300 and 600 ms passed in each before its fourth call. Without doubling, 450 ms would do.
+    until("each store repeats its call", || calls() >= 8).await;
+    // Deadlines of 150, 300 and 600 ms passed before the fourth call of each store. Without
+    // doubling 450 ms would be enough.
     assert!(started.elapsed() >= Duration::from_millis(1_050), "{:?}", started.elapsed());
     assert!(server.writes().is_empty());
     assert!(stores.iter().all(|store| store.blocked().len() == 1), "a repeated build is named");
-    gate.send_replace(true);
-    for lane in lanes {
-        lane.await.expect("a lane");
+    release.send_replace(true);
+    for worker in workers {
+        worker.await.expect("a worker");
     }
     assert_eq!(server.writes().len(), 8);
-    assert!(calls() <= 10, "the lanes of a consumer share a call: {}", calls());
+    assert!(calls() <= 10, "the workers of a consumer share a call: {}", calls());
 }
 
 #[tokio::test]
-async fn g3_an_index_that_is_built_anew_between_two_checks_stops_the_writes() {
-    let (gate, opened) = watch::channel(true);
+async fn g3_an_index_rebuilt_between_two_checks_pauses_writes() {
+    let (release, released) = watch::channel(true);
     let script = move |command: &Document| match command.keys().next().map(String::as_str) {
         Some("listIndexes") => Answer::Reply(listed(unique())),
-        Some("createIndexes") => Answer::after(open(&opened)),
+        Some("createIndexes") => Answer::after(open(&released)),
         _ => Answer::Usual,
     };
     let server = ScriptedServer::start(WIRE_VERSION_5_0, script).await;
-    let stage = Stage::at(&server.uri, Setting::default()).await;
-    stage.store(&one()).await;
-    // Dropped, and built again by another: the list says the same as before.
-    gate.send_replace(false);
+    let fixture = StoreFixture::on_server(&server.uri, StoreOptions::default()).await;
+    fixture.write(&one()).await;
+    // The index was dropped and is built again elsewhere: the list is the same as before.
+    release.send_replace(false);
     let before = server.commands_named("createIndexes").len();
-    let store = stage.store.clone();
-    let lane = tokio::spawn(async move {
+    let store = fixture.store.clone();
+    let worker = tokio::spawn(async move {
         loop {
             assert_eq!(apply(&store).await.unfinished, Vec::<usize>::new());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     });
-    until("the index is asked for again", || server.commands_named("createIndexes").len() > before).await;
+    until("createIndexes is sent again", || server.commands_named("createIndexes").len() > before).await;
     let written = server.writes().len();
-    until("the build is named", || stage.store.blocked().len() == 1).await;
+    until("the build is named", || fixture.store.blocked().len() == 1).await;
     assert_eq!(server.writes().len(), written, "written to during the build");
-    gate.send_replace(true);
+    release.send_replace(true);
     until("writes go on", || server.writes().len() > written).await;
-    lane.abort();
+    worker.abort();
 }
 
 #[tokio::test]
-async fn g6_a_build_is_asked_for_again_once_the_server_was_away() {
-    let (gate, opened) = watch::channel(false);
+async fn g6_create_indexes_is_repeated_after_an_outage() {
+    let (release, released) = watch::channel(false);
     let script = move |command: &Document| match command.keys().next().map(String::as_str) {
         Some("createIndexes") if command.get_str("createIndexes").is_ok_and(|name| name == "adsbdb") => {
-            Answer::after(open(&opened))
+            Answer::after(open(&released))
         }
         Some("insert") if command.get_str("insert").is_ok_and(|name| name == "other") => Answer::Silence,
         _ => Answer::Usual,
     };
     let server = ScriptedServer::start(WIRE_VERSION_5_0, script).await;
     let deadline = Duration::from_secs(300);
-    let stage = Stage::at(&server.uri, Setting { deadline, ..Setting::default() }).await;
-    let lane = tokio::spawn(finish(stage.store.clone()));
+    let fixture =
+        StoreFixture::on_server(&server.uri, StoreOptions { deadline, ..StoreOptions::default() }).await;
+    let worker = tokio::spawn(finish(fixture.store.clone()));
     let builds = || {
         let sent = server.commands_named("createIndexes");
         sent.iter()
@@ -163,20 +165,20 @@ async fn g6_a_build_is_asked_for_again_once_the_server_was_away() {
             .count()
     };
     until("the build began", || builds() == 1).await;
-    // Another lane finds the server away.
+    // Another worker finds the server unavailable.
     let other = Source::new("other").expect("a source");
-    assert_eq!(stage.store.apply(&other, &[&one()[0]], 0).await.unfinished, [0]);
+    assert_eq!(fixture.store.apply(&other, &[&one()[0]], 0).await.unfinished, [0]);
     until("the call is repeated before its deadline", || builds() == 2).await;
-    gate.send_replace(true);
-    lane.await.expect("a lane");
+    release.send_replace(true);
+    worker.await.expect("a worker");
 }
 
 #[tokio::test]
-async fn who_may_not_create_indexes_believes_the_list_except_of_a_build() {
+async fn without_the_right_to_create_indexes_a_finished_index_is_trusted() {
     let ready = Arc::new(AtomicBool::new(false));
     let is_ready = Arc::clone(&ready);
     let script = move |command: &Document| match command.keys().next().map(String::as_str) {
-        Some("createIndexes") => Answer::Reply(refused(13, "Unauthorized")),
+        Some("createIndexes") => Answer::Reply(rejected_reply(13, "Unauthorized")),
         Some("listIndexes")
             if command.contains_key("includeBuildUUIDs") && !is_ready.load(Ordering::Relaxed) =>
         {
@@ -186,43 +188,43 @@ async fn who_may_not_create_indexes_believes_the_list_except_of_a_build() {
         _ => Answer::Usual,
     };
     let server = ScriptedServer::start(WIRE_VERSION_5_0, script).await;
-    let stage = Stage::at(&server.uri, Setting::default()).await;
-    assert_eq!(stage.apply(&one()).await.unfinished, [0]);
+    let fixture = StoreFixture::on_server(&server.uri, StoreOptions::default()).await;
+    assert_eq!(fixture.apply(&one()).await.unfinished, [0]);
     assert!(server.writes().is_empty());
     ready.store(true, Ordering::Relaxed);
-    assert_eq!(stage.store(&one()).await, counts(1, 0, 0, 0));
-    assert_eq!(*stage.store.state().borrow(), StoreState::Ready);
+    assert_eq!(fixture.write(&one()).await, counts(1, 0, 0, 0));
+    assert_eq!(*fixture.store.state().borrow(), StoreState::Ready);
 }
 
 #[tokio::test]
-async fn who_may_not_create_indexes_does_not_write_without_the_unique_one() {
+async fn without_the_right_to_create_indexes_a_missing_index_stops_writes() {
     let script = move |command: &Document| match is(command, "createIndexes") {
-        true => Answer::Reply(refused(13, "Unauthorized")),
+        true => Answer::Reply(rejected_reply(13, "Unauthorized")),
         false => Answer::Usual,
     };
     let server = ScriptedServer::start(WIRE_VERSION_5_0, script).await;
-    let stage = Stage::at(&server.uri, Setting::default()).await;
-    assert_eq!(stage.apply(&one()).await.unfinished, [0]);
+    let fixture = StoreFixture::on_server(&server.uri, StoreOptions::default()).await;
+    assert_eq!(fixture.apply(&one()).await.unfinished, [0]);
     assert!(server.writes().is_empty());
-    let state = stage.store.state().borrow().clone();
+    let state = fixture.store.state().borrow().clone();
     assert!(matches!(state, StoreState::Unusable(_)), "{state:?}");
 }
 
 #[tokio::test]
-async fn who_may_not_create_look_up_indexes_still_writes() {
+async fn without_the_right_to_create_look_up_indexes_events_are_written() {
     let script = move |command: &Document| match command.keys().next().map(String::as_str) {
-        Some("createIndexes") => Answer::Reply(refused(13, "Unauthorized")),
+        Some("createIndexes") => Answer::Reply(rejected_reply(13, "Unauthorized")),
         Some("listIndexes") => Answer::Reply(indexes(&[unique()])),
         _ => Answer::Usual,
     };
     let server = ScriptedServer::start(WIRE_VERSION_5_0, script).await;
-    let stage = Stage::at(&server.uri, Setting::default()).await;
-    assert_eq!(stage.store(&one()).await, counts(1, 0, 0, 0));
-    assert_eq!(*stage.store.state().borrow(), StoreState::Ready);
+    let fixture = StoreFixture::on_server(&server.uri, StoreOptions::default()).await;
+    assert_eq!(fixture.write(&one()).await, counts(1, 0, 0, 0));
+    assert_eq!(*fixture.store.state().borrow(), StoreState::Ready);
 }
 
 #[tokio::test]
-async fn a_guarding_index_is_confirmed_by_the_specification_that_is_listed() {
+async fn an_index_is_confirmed_with_its_listed_specification() {
     let base = || doc! { "key": { "event_id": -1 }, "name": "by_hand", "unique": true };
     for more in [
         doc! {},
@@ -239,8 +241,8 @@ async fn a_guarding_index_is_confirmed_by_the_specification_that_is_listed() {
             false => Answer::Usual,
         };
         let server = ScriptedServer::start(WIRE_VERSION_5_0, script).await;
-        let stage = Stage::at(&server.uri, Setting::default()).await;
-        assert_eq!(stage.store(&one()).await, counts(1, 0, 0, 0), "{index}");
+        let fixture = StoreFixture::on_server(&server.uri, StoreOptions::default()).await;
+        assert_eq!(fixture.write(&one()).await, counts(1, 0, 0, 0), "{index}");
         let sent = server.commands_named("createIndexes");
         assert_eq!(sent.len(), 1, "{sent:?}");
         let sent = sent[0].get_array("indexes").expect("indexes")[0].as_document().expect("an index").clone();
@@ -250,13 +252,17 @@ async fn a_guarding_index_is_confirmed_by_the_specification_that_is_listed() {
 }
 
 #[tokio::test]
-async fn create_indexes_has_write_concern_majority_and_a_quorum_on_replica_sets() {
+async fn create_indexes_has_write_concern_and_commit_quorum_majority() {
     let in_set = doc! { "setName": "rs0", "hosts": ["127.0.0.1:1"], "me": "127.0.0.1:1" };
     for (greeting, quorum) in [(doc! {}, None), (in_set, Some("majority"))] {
         let server = ScriptedServer::start_as(WIRE_VERSION_5_0, greeting, |_| Answer::Usual).await;
-        // The write concern of the writes is another one.
-        let stage = Stage::at(&format!("{}?directConnection=true&w=1", server.uri), Setting::default()).await;
-        assert_eq!(stage.store(&one()).await, counts(1, 0, 0, 0));
+        // The writes have another write concern.
+        let fixture = StoreFixture::on_server(
+            &format!("{}?directConnection=true&w=1", server.uri),
+            StoreOptions::default(),
+        )
+        .await;
+        assert_eq!(fixture.write(&one()).await, counts(1, 0, 0, 0));
         let created = server.commands_named("createIndexes");
         assert_eq!(created.len(), 2, "the unique index and the look-up index");
         for command in created {
@@ -268,17 +274,17 @@ async fn create_indexes_has_write_concern_majority_and_a_quorum_on_replica_sets(
 }
 
 #[tokio::test]
-async fn a_confirmed_index_is_checked_with_the_write_concern_of_the_writes() {
+async fn a_confirmed_index_is_checked_with_the_writes_write_concern() {
     let script = move |command: &Document| match is(command, "listIndexes") {
         true => Answer::Reply(listed(unique())),
         false => Answer::Usual,
     };
     let server = ScriptedServer::start(WIRE_VERSION_5_0, script).await;
-    let stage = Stage::at(&format!("{}?w=1", server.uri), Setting::default()).await;
+    let fixture = StoreFixture::on_server(&format!("{}?w=1", server.uri), StoreOptions::default()).await;
     let started = Instant::now();
     while server.commands_named("createIndexes").len() < 2 {
-        assert!(started.elapsed() < PATIENCE, "not checked again");
-        stage.store(&one()).await;
+        assert!(started.elapsed() < WAIT_TIMEOUT, "not checked again");
+        fixture.write(&one()).await;
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let concerns = server.commands_named("createIndexes");
@@ -298,8 +304,8 @@ async fn an_index_whose_write_concern_was_not_met_is_not_ready() {
         Answer::Usual
     };
     let server = ScriptedServer::start(WIRE_VERSION_5_0, script).await;
-    let stage = Stage::at(&server.uri, Setting::default()).await;
-    assert_eq!(stage.apply(&one()).await.unfinished, [0]);
+    let fixture = StoreFixture::on_server(&server.uri, StoreOptions::default()).await;
+    assert_eq!(fixture.apply(&one()).await.unfinished, [0]);
     assert!(server.writes().is_empty());
-    assert_eq!(stage.store(&one()).await, counts(1, 0, 0, 0));
+    assert_eq!(fixture.write(&one()).await, counts(1, 0, 0, 0));
 }

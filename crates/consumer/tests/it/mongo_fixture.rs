@@ -1,5 +1,4 @@
-//! What the tests of the store share: a database server for all of them, and for each a [`Stage`] with a database and a
-//! collection of its own.
+//! A store with its own database and collection on the database server that the tests share.
 
 use std::time::{Duration, Instant};
 
@@ -9,44 +8,43 @@ use events::{Decoded, RecordView, Source, StorableEvent};
 use serde_json::{Value, json};
 use testkit::servers::shared_mongodb;
 
-/// How long a condition may take to come true.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Maximum time to wait for a condition.
+pub const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A store with a database of its own, seen from both sides.
-pub struct Stage {
+/// A store and direct access to its database.
+pub struct StoreFixture {
     pub store: Store,
     pub source: Source,
     pub database: mongodb::Database,
 }
 
-/// How a test's store differs from the usual.
-pub struct Setting {
+/// Options of a test's store.
+pub struct StoreOptions {
     pub keys: &'static str,
     pub deadline: Duration,
     pub batch_max_bytes: usize,
 }
 
-impl Default for Setting {
+impl Default for StoreOptions {
     fn default() -> Self {
         Self { keys: "event_id", deadline: Duration::from_secs(10), batch_max_bytes: 8 << 20 }
     }
 }
 
-impl Stage {
-    /// On the server that all tests share.
+impl StoreFixture {
+    /// On the server that the tests share.
     pub async fn with_keys(keys: &'static str) -> Self {
-        Self::on_shared(Setting { keys, ..Setting::default() }).await
+        Self::with_options(StoreOptions { keys, ..StoreOptions::default() }).await
     }
 
-    pub async fn on_shared(setting: Setting) -> Self {
-        Self::at(&shared_mongodb().await.uri(), setting).await
+    pub async fn with_options(options: StoreOptions) -> Self {
+        Self::on_server(&shared_mongodb().await.uri(), options).await
     }
 
-    /// On the server at `uri`.
-    pub async fn at(uri: &str, setting: Setting) -> Self {
+    pub async fn on_server(uri: &str, options: StoreOptions) -> Self {
         let name = format!("store_{:016x}", fastrand::u64(..));
         let client = mongodb::Client::with_uri_str(uri).await.expect("a client");
-        let store = open(uri, &name, &setting).await;
+        let store = open(uri, &name, &options).await;
         let source = Source::new("adsbdb").expect("a source");
         Self { store, source, database: client.database(&name) }
     }
@@ -58,25 +56,25 @@ impl Stage {
     pub async fn apply(&self, events: &[StorableEvent]) -> BatchOutcome {
         let events: Vec<&StorableEvent> = events.iter().collect();
         let applied = self.store.apply(&self.source, &events, 0).await;
-        assert_told_once(&applied, events.len());
+        assert_accounted_once(&applied, events.len());
         applied
     }
 
-    /// Applies events of which none is refused and no server is away.
-    pub async fn store(&self, events: &[StorableEvent]) -> Counts {
+    /// Applies events of which none is rejected or unfinished.
+    pub async fn write(&self, events: &[StorableEvent]) -> Counts {
         let applied = self.apply(events).await;
         assert_eq!((applied.rejected, applied.unfinished, applied.error), (vec![], vec![], None));
         applied.counts
     }
 
-    /// Applies what is unfinished again and again, as a lane does, until nothing is left.
+    /// Applies the unfinished events again until none is left, as a partition worker does.
     pub async fn finish(&self, events: &[StorableEvent], within: Duration) -> Counts {
         let started = Instant::now();
         let mut left: Vec<&StorableEvent> = events.iter().collect();
         let mut counts = Counts::default();
         while !left.is_empty() {
             let applied = self.store.apply(&self.source, &left, 0).await;
-            assert_told_once(&applied, left.len());
+            assert_accounted_once(&applied, left.len());
             assert_eq!(applied.rejected, vec![]);
             counts = sum(counts, applied.counts);
             left = applied.unfinished.iter().map(|index| left[*index]).collect();
@@ -86,7 +84,7 @@ impl Stage {
         counts
     }
 
-    /// The collection by event id, without the documents' own ids.
+    /// All documents by event id, with their `_id`.
     pub async fn documents(&self) -> Vec<Document> {
         let mut cursor =
             self.collection().find(doc! {}).sort(doc! { "event_id": 1 }).await.expect("a cursor");
@@ -97,7 +95,7 @@ impl Stage {
         documents
     }
 
-    pub async fn one(&self, filter: Document) -> Document {
+    pub async fn find_one(&self, filter: Document) -> Document {
         self.collection().find_one(filter).await.expect("an answer").expect("a document")
     }
 
@@ -111,30 +109,30 @@ impl Stage {
     }
 
     /// Waits until the state is as wanted.
-    pub async fn until(&self, wanted: impl Fn(&StoreState) -> bool) -> StoreState {
+    pub async fn wait_for_state(&self, wanted: impl Fn(&StoreState) -> bool) -> StoreState {
         let mut state = self.store.state();
-        let waited = tokio::time::timeout(PATIENCE, state.wait_for(|state| wanted(state)));
+        let waited = tokio::time::timeout(WAIT_TIMEOUT, state.wait_for(|state| wanted(state)));
         waited.await.expect("the state in time").expect("a state").clone()
     }
 }
 
-/// A store as the consumer opens it.
-pub async fn open(uri: &str, database: &str, setting: &Setting) -> Store {
+/// Opens a store as the consumer does.
+pub async fn open(uri: &str, database: &str, options: &StoreOptions) -> Store {
     let config = StoreConfig {
         uri: check_uri(uri).expect("a URI"),
         database: database.to_owned(),
-        upsert_keys: UpsertKeys::parse(setting.keys).expect("keys"),
-        batch_max_bytes: setting.batch_max_bytes,
+        upsert_keys: UpsertKeys::parse(options.keys).expect("keys"),
+        batch_max_bytes: options.batch_max_bytes,
     };
-    Store::with_deadline(config, setting.deadline).await.expect("a store")
+    Store::with_deadline(config, options.deadline).await.expect("a store")
 }
 
-/// An event as it comes from Kafka.
+/// An event as decoded from a record.
 pub fn event(id: &str, timestamp: i64, ingested_at: i64, payload: &Value) -> StorableEvent {
     event_with(id, timestamp, ingested_at, &payload.to_string())
 }
 
-/// As [`event`], its payload as text, for what serde_json cannot hold.
+/// As [`event`], with the payload as text, for values that serde_json cannot hold.
 pub fn event_with(id: &str, timestamp: i64, ingested_at: i64, payload: &str) -> StorableEvent {
     let id = json!(id);
     let value = format!(
@@ -147,14 +145,13 @@ pub fn event_with(id: &str, timestamp: i64, ingested_at: i64, payload: &str) -> 
     }
 }
 
-/// The document without `_id`.
-pub fn body(mut document: Document) -> Document {
+pub fn without_id(mut document: Document) -> Document {
     document.remove("_id");
     document
 }
 
-/// What `event` is to become, without `_id`.
-pub fn expected(event: &StorableEvent) -> Document {
+/// The document of `event` without `_id`.
+pub fn expected_document(event: &StorableEvent) -> Document {
     Document::try_from(event.document.clone()).expect("a document")
 }
 
@@ -171,8 +168,8 @@ pub fn sum(one: Counts, other: Counts) -> Counts {
     )
 }
 
-/// Each event is counted, rejected or unfinished, and only one of these.
-fn assert_told_once(applied: &BatchOutcome, events: usize) {
+/// Asserts that each event is counted, rejected or unfinished, and only one of these.
+fn assert_accounted_once(applied: &BatchOutcome, events: usize) {
     let mut indexes: Vec<usize> = applied.rejected.iter().map(|rejected| rejected.index).collect();
     indexes.extend(&applied.unfinished);
     indexes.sort_unstable();

@@ -1,4 +1,4 @@
-//! G3: the newest event wins, whatever the order, and a document keeps its `_id`.
+//! G3: the newest event wins in any order, and a document keeps its `_id`.
 
 use std::collections::BTreeMap;
 
@@ -12,16 +12,19 @@ use proptest::test_runner::TestRunner;
 use serde_json::json;
 use testkit::servers::shared_mongodb;
 
-use crate::mongo_fixture::{Setting, Stage, body, counts, event, expected, open, sum};
+use crate::mongo_fixture::{
+    StoreFixture, StoreOptions, counts, event, expected_document, open, sum, without_id,
+};
 
-/// What the collection ought to be, by the words of the promise: one event after another.
+/// The specification of a collection: events are applied one after another.
 #[derive(Default)]
 struct Model {
     newest: BTreeMap<String, StorableEvent>,
 }
 
 impl Model {
-    /// `None`: the validator refuses it. What is refused and superseded at once may end as either.
+    /// Returns `None` if the validator rejects the event. An event that is both rejected and
+    /// superseded may end as either.
     fn apply(&mut self, event: &StorableEvent, rejected: bool) -> Option<Counts> {
         let older = |stored: &StorableEvent| {
             (event.timestamp, event.ingested_at) < (stored.timestamp, stored.ingested_at)
@@ -43,10 +46,10 @@ impl Model {
     }
 }
 
-/// A value that the collection's validator refuses.
+/// A value that the collection's validator rejects.
 const REFUSED: i32 = 7;
 
-/// An event of few keys and versions, so that they meet.
+/// An event with few possible keys and versions, so that events collide.
 #[derive(Debug, Clone)]
 struct Draw {
     id: u32,
@@ -55,7 +58,7 @@ struct Draw {
     v: i32,
 }
 
-/// A life of one collection.
+/// The batches of one collection.
 #[derive(Debug, Clone)]
 struct Case {
     batch_max_bytes: usize,
@@ -78,9 +81,9 @@ fn cases(values: i32) -> impl Strategy<Value = Case> {
 #[test]
 fn g3_any_order_of_events_ends_as_if_applied_one_after_another() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    // Without a rule of the collection's, one statement may stand for several events of a key.
+    // Without rules of the collection, events of a key may be merged.
     for (has_rule, values) in [(true, REFUSED + 1), (false, 3)] {
-        // Each case has a database of its own; a failure takes minutes to shrink to a few events.
+        // Each case uses its own database. A failure takes minutes to shrink.
         let config = ProptestConfig {
             cases: 8,
             max_shrink_iters: 2000,
@@ -96,11 +99,14 @@ fn g3_any_order_of_events_ends_as_if_applied_one_after_another() {
 }
 
 async fn ends_as_the_model(has_rule: bool, case: &Case) {
-    let stage =
-        Stage::on_shared(Setting { batch_max_bytes: case.batch_max_bytes, ..Setting::default() }).await;
+    let fixture = StoreFixture::with_options(StoreOptions {
+        batch_max_bytes: case.batch_max_bytes,
+        ..StoreOptions::default()
+    })
+    .await;
     if has_rule {
-        let create = doc! { "create": stage.source.as_str(), "validator": { "v": { "$ne": REFUSED } } };
-        stage.database.run_command(create).await.expect("a collection");
+        let create = doc! { "create": fixture.source.as_str(), "validator": { "v": { "$ne": REFUSED } } };
+        fixture.database.run_command(create).await.expect("a collection");
     }
     let mut model = Model::default();
     let mut ids: BTreeMap<String, bson::oid::ObjectId> = BTreeMap::new();
@@ -109,29 +115,33 @@ async fn ends_as_the_model(has_rule: bool, case: &Case) {
             .iter()
             .map(|d| event(&format!("id{}", d.id), d.timestamp, d.ingested_at, &json!({ "v": d.v })))
             .collect();
-        let applied = stage.apply(&batch).await;
+        let applied = fixture.apply(&batch).await;
         let rejected = |index| applied.rejected.iter().any(|rejected| rejected.index == index);
         let outcomes: Vec<Option<Counts>> =
             batch.iter().enumerate().map(|(index, event)| model.apply(event, rejected(index))).collect();
-        let refused: Vec<usize> = (0..batch.len()).filter(|index| outcomes[*index].is_none()).collect();
-        assert_eq!(applied.rejected.iter().map(|rejected| rejected.index).collect::<Vec<_>>(), refused);
+        let rejected_reply: Vec<usize> =
+            (0..batch.len()).filter(|index| outcomes[*index].is_none()).collect();
+        assert_eq!(
+            applied.rejected.iter().map(|rejected| rejected.index).collect::<Vec<_>>(),
+            rejected_reply
+        );
         assert_eq!(applied.unfinished, Vec::<usize>::new());
         assert_eq!(applied.counts, outcomes.into_iter().flatten().fold(Counts::default(), sum));
 
-        let documents = stage.documents().await;
+        let documents = fixture.documents().await;
         assert_eq!(documents.len(), model.newest.len());
         for (document, wanted) in documents.into_iter().zip(model.newest.values()) {
             let id = document.get_object_id("_id").expect("an _id");
             assert_eq!(*ids.entry(wanted.id.to_string()).or_insert(id), id, "the _id changed");
-            assert_eq!(body(document), expected(wanted));
+            assert_eq!(without_id(document), expected_document(wanted));
         }
     }
 }
 
 #[tokio::test]
-async fn g3_writers_that_race_leave_the_newest() {
+async fn g3_concurrent_writers_leave_the_newest_event() {
     let uri = shared_mongodb().await.uri();
-    let stage = Stage::at(&uri, Setting::default()).await;
+    let fixture = StoreFixture::on_server(&uri, StoreOptions::default()).await;
     let mut random = Rng::with_seed(3);
     let mut all: Vec<StorableEvent> = (0..400)
         .map(|n| event(&format!("id{:02}", n % 20), 1_000 + random.i64(0..50), n, &json!({ "v": n })))
@@ -143,13 +153,13 @@ async fn g3_writers_that_race_leave_the_newest() {
             *best = event;
         }
     }
-    let wanted: Vec<Document> = newest.values().map(|event| expected(event)).collect();
+    let wanted: Vec<Document> = newest.values().map(|event| expected_document(event)).collect();
     random.shuffle(&mut all);
 
     let mut writers = Vec::new();
     for share in all.chunks(50) {
-        let store = open(&uri, stage.database.name(), &Setting::default()).await;
-        let (share, source) = (share.to_vec(), stage.source.clone());
+        let store = open(&uri, fixture.database.name(), &StoreOptions::default()).await;
+        let (share, source) = (share.to_vec(), fixture.source.clone());
         writers.push(tokio::spawn(async move {
             for batch in share.chunks(10) {
                 let applied = store.apply(&source, &batch.iter().collect::<Vec<_>>(), 0).await;
@@ -160,12 +170,12 @@ async fn g3_writers_that_race_leave_the_newest() {
     for writer in writers {
         writer.await.expect("a writer");
     }
-    assert_eq!(stage.documents().await.into_iter().map(body).collect::<Vec<_>>(), wanted);
+    assert_eq!(fixture.documents().await.into_iter().map(without_id).collect::<Vec<_>>(), wanted);
 }
 
 #[tokio::test]
-async fn g3_a_stored_document_that_lacks_the_fields_counts_as_lowest() {
-    let stage = Stage::with_keys("event_id").await;
+async fn g3_a_stored_document_without_version_fields_counts_as_lowest() {
+    let fixture = StoreFixture::with_keys("event_id").await;
     let stored = [
         doc! { "event_id": "none", "left": "over" },
         doc! { "event_id": "null", "event_timestamp": null, "ingested_at": null },
@@ -173,9 +183,9 @@ async fn g3_a_stored_document_that_lacks_the_fields_counts_as_lowest() {
         doc! { "event_id": "real", "event_timestamp": 5.5, "ingested_at": 1 },
         doc! { "event_id": "newer", "event_timestamp": 6_i64 },
     ];
-    stage.collection().insert_many(stored).await.expect("documents");
+    fixture.collection().insert_many(stored).await.expect("documents");
     let batch: Vec<StorableEvent> =
         ["none", "null", "half", "real", "newer"].iter().map(|id| event(id, 5, 5, &json!({}))).collect();
-    assert_eq!(stage.store(&batch).await, counts(0, 3, 0, 2));
-    assert_eq!(body(stage.one(doc! { "event_id": "none" }).await), expected(&batch[0]));
+    assert_eq!(fixture.write(&batch).await, counts(0, 3, 0, 2));
+    assert_eq!(without_id(fixture.find_one(doc! { "event_id": "none" }).await), expected_document(&batch[0]));
 }

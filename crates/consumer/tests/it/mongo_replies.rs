@@ -1,5 +1,5 @@
-//! Replies that a healthy database does not give: each event is still told once, nothing is taken for stored that was
-//! not said to be, and nothing is dead-lettered for an outage.
+//! Replies that a healthy database does not give. Each event still has one outcome, no event counts
+//! as stored without a confirmation, and an outage causes no dead letter.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use consumer::mongo::{Counts, StoreState};
 use events::StorableEvent;
 use serde_json::json;
 
-use crate::mongo_fixture::{self, Setting, Stage, counts, event};
+use crate::mongo_fixture::{self, StoreFixture, StoreOptions, counts, event};
 use testkit::scripted_mongodb::{Answer, ScriptedServer, collections};
 
 const WIRE_VERSION_5_0: i32 = 13;
@@ -22,11 +22,11 @@ fn is(command: &Document, name: &str) -> bool {
     command.keys().next().is_some_and(|first| first == name)
 }
 
-async fn stage(server: &ScriptedServer) -> Stage {
-    Stage::at(&server.uri, Setting::default()).await
+async fn fixture_on(server: &ScriptedServer) -> StoreFixture {
+    StoreFixture::on_server(&server.uri, StoreOptions::default()).await
 }
 
-/// A server that gives this answer to the command of this name.
+/// A server that sends this reply to the named command.
 async fn answering(name: &'static str, reply: Document) -> ScriptedServer {
     let script = move |command: &Document| match is(command, name) {
         true => Answer::Reply(reply.clone()),
@@ -36,18 +36,18 @@ async fn answering(name: &'static str, reply: Document) -> ScriptedServer {
 }
 
 #[tokio::test]
-async fn a_server_before_5_0_is_refused_with_the_reason_and_nothing_is_written() {
+async fn a_server_before_5_0_gets_no_write_and_the_reason_is_reported() {
     let server = ScriptedServer::start(9, |_| Answer::Usual).await;
-    let stage = stage(&server).await;
-    let applied = stage.apply(&batch(3)).await;
+    let fixture = fixture_on(&server).await;
+    let applied = fixture.apply(&batch(3)).await;
     assert_eq!(applied.unfinished, [0, 1, 2]);
-    let state = stage.store.state().borrow().clone();
+    let state = fixture.store.state().borrow().clone();
     assert!(matches!(&state, StoreState::Unusable(reason) if reason.contains("MongoDB 5.0")), "{state:?}");
     assert_eq!(server.commands(), Vec::<String>::new());
 }
 
 #[tokio::test]
-async fn g5_a_document_for_which_the_whole_command_is_refused_is_found_and_rejected_alone() {
+async fn g5_a_document_that_fails_its_whole_command_is_rejected_alone() {
     let bad = |command: &Document| {
         let refuse = |documents: &[bson::Bson]| {
             documents.iter().filter_map(|document| document.as_document()).any(|document| {
@@ -63,27 +63,28 @@ async fn g5_a_document_for_which_the_whole_command_is_refused_is_found_and_rejec
     let script =
         move |command: &Document| if bad(command) { Answer::Reply(deep.clone()) } else { Answer::Usual };
     let server = ScriptedServer::start(WIRE_VERSION_5_0, script).await;
-    let stage = stage(&server).await;
-    let applied = stage.apply(&batch(11)).await;
+    let fixture = fixture_on(&server).await;
+    let applied = fixture.apply(&batch(11)).await;
     let rejected: Vec<_> =
         applied.rejected.iter().map(|rejected| (rejected.index, rejected.code_name.as_str())).collect();
     assert_eq!(rejected, [(2, "Overflow"), (6, "Overflow"), (10, "Overflow")]);
     assert_eq!((applied.counts, applied.unfinished), (counts(8, 0, 0, 0), vec![]));
 
-    // The same within the events that follow the first of their key.
+    // The same for later events of a key.
     let later = (0..9).map(|n| event("e", 1 + n, 1, &json!({ "bad": n % 4 == 2 }))).collect::<Vec<_>>();
-    let applied = stage.apply(&later).await;
+    let applied = fixture.apply(&later).await;
     assert_eq!(applied.rejected.iter().map(|rejected| rejected.index).collect::<Vec<_>>(), [2, 6]);
     assert_eq!((applied.counts, applied.unfinished), (counts(1, 6, 0, 0), vec![]));
 }
 
 #[tokio::test]
-async fn g5_a_refusal_in_a_reply_with_a_write_concern_error_is_not_final() {
+async fn g5_a_rejection_with_a_write_concern_error_is_not_final() {
     let unmet = doc! { "code": 64, "errmsg": "waiting for replication timed out" };
     for code in [121, 11000, 987_654] {
-        let refused = doc! { "index": 2, "code": code, "errmsg": "refused", "keyPattern": { "mode_s": 1 } };
+        let rejected_reply =
+            doc! { "index": 2, "code": code, "errmsg": "refused", "keyPattern": { "mode_s": 1 } };
         let of_a_statement = doc! {
-            "ok": 1, "n": 3, "nModified": 0, "writeErrors": [refused], "writeConcernError": unmet.clone(),
+            "ok": 1, "n": 3, "nModified": 0, "writeErrors": [rejected_reply], "writeConcernError": unmet.clone(),
         };
         let of_the_command = doc! {
             "ok": 0, "code": code, "codeName": "x", "errmsg": "refused", "writeConcernError": unmet.clone(),
@@ -99,7 +100,7 @@ async fn g5_a_refusal_in_a_reply_with_a_write_concern_error_is_not_final() {
                     }
                 };
                 let server = ScriptedServer::start(WIRE_VERSION_5_0, script).await;
-                let applied = stage(&server).await.apply(&batch(4)).await;
+                let applied = fixture_on(&server).await.apply(&batch(4)).await;
                 let what = format!("{command} {reply}");
                 assert_eq!((applied.counts, applied.rejected), (Counts::default(), vec![]), "{what}");
                 assert_eq!((applied.unfinished, applied.unlisted), (vec![0, 1, 2, 3], vec![]), "{what}");
@@ -110,18 +111,19 @@ async fn g5_a_refusal_in_a_reply_with_a_write_concern_error_is_not_final() {
 }
 
 #[tokio::test]
-async fn every_command_but_create_indexes_carries_a_time_limit() {
+async fn every_command_except_create_indexes_has_max_time_ms() {
     let deadline = Duration::from_secs(7);
     let server = ScriptedServer::start(WIRE_VERSION_5_0, |command| match is(command, "insert") {
         true => Answer::Reply(first_exist(length(command), length(command))),
         false => Answer::Usual,
     })
     .await;
-    let stage = Stage::at(&server.uri, Setting { deadline, ..Setting::default() }).await;
+    let fixture =
+        StoreFixture::on_server(&server.uri, StoreOptions { deadline, ..StoreOptions::default() }).await;
     let twice = [event("a", 1, 1, &json!({})), event("a", 2, 1, &json!({}))];
-    assert_eq!(stage.store(&twice).await.total(), 2);
-    stage.store.apply(&stage.source, &[&twice[0]], 2).await;
-    assert!(stage.store.takes_writes(&stage.source).await);
+    assert_eq!(fixture.write(&twice).await.total(), 2);
+    fixture.store.apply(&fixture.source, &[&twice[0]], 2).await;
+    assert!(fixture.store.takes_writes(&fixture.source).await);
 
     let of = |name: &str| {
         let commands = server.sent().into_iter().filter(|command| is(command, name));
@@ -140,7 +142,7 @@ async fn every_command_but_create_indexes_carries_a_time_limit() {
 }
 
 #[tokio::test]
-async fn a_time_limit_of_the_server_counts_as_timed_out_wherever_it_stands() {
+async fn a_time_limit_of_the_server_in_any_reply_counts_as_timeout() {
     for code in [50, 262] {
         let error = doc! { "code": code, "errmsg": "operation exceeded time limit" };
         let of_a_statement = doc! { "index": 1, "code": code, "errmsg": "operation exceeded time limit" };
@@ -152,7 +154,7 @@ async fn a_time_limit_of_the_server_counts_as_timed_out_wherever_it_stands() {
         ];
         for reply in replies {
             let server = answering("insert", reply.clone()).await;
-            let applied = stage(&server).await.apply(&batch(4)).await;
+            let applied = fixture_on(&server).await.apply(&batch(4)).await;
             assert!(applied.error.is_some_and(|trouble| trouble.timed_out), "{reply}");
             assert_eq!((applied.rejected, applied.unlisted), (vec![], vec![]), "{reply}");
             assert!(applied.unfinished.contains(&1), "{reply}");
@@ -167,19 +169,19 @@ fn has_bad(command: &Document) -> bool {
 }
 
 #[tokio::test]
-async fn g5_an_event_whose_command_is_refused_with_an_unlisted_code_is_found() {
-    // Codes of whole commands as well: BadValue, InternalError, UnknownError, OperationFailed,
+async fn g5_an_event_that_fails_its_command_with_an_unlisted_code_is_found() {
+    // Includes codes of whole commands: BadValue, InternalError, UnknownError, OperationFailed,
     // ExceededMemoryLimit.
     for code in [2, 1, 8, 96, 146, 987_654] {
         for existing in [false, true] {
-            let refused = doc! { "ok": 0, "code": code, "codeName": "SomeName", "errmsg": "no" };
+            let rejected_reply = doc! { "ok": 0, "code": code, "codeName": "SomeName", "errmsg": "no" };
             let script = move |command: &Document| match command.keys().next().map(String::as_str) {
                 Some("insert") if existing => Answer::Reply(first_exist(length(command), length(command))),
-                _ if has_bad(command) => Answer::Reply(refused.clone()),
+                _ if has_bad(command) => Answer::Reply(rejected_reply.clone()),
                 _ => Answer::Usual,
             };
             let server = ScriptedServer::start(WIRE_VERSION_5_0, script).await;
-            let applied = stage(&server).await.apply(&batch(11)).await;
+            let applied = fixture_on(&server).await.apply(&batch(11)).await;
             assert_eq!((applied.counts.total(), applied.rejected), (8, vec![]), "{code} {existing}");
             assert_eq!(applied.unfinished, [2, 6, 10], "{code} {existing}");
             let strange: Vec<_> =
@@ -190,14 +192,14 @@ async fn g5_an_event_whose_command_is_refused_with_an_unlisted_code_is_found() {
 }
 
 #[tokio::test]
-async fn g6_a_refusal_of_every_command_is_not_repeated_for_each_event() {
-    let refused = doc! { "ok": 0, "code": 96, "codeName": "OperationFailed", "errmsg": "no" };
+async fn g6_a_rejection_of_all_commands_is_not_repeated_per_event() {
+    let rejected_reply = doc! { "ok": 0, "code": 96, "codeName": "OperationFailed", "errmsg": "no" };
     let script = move |command: &Document| match is(command, "insert") || is(command, "update") {
-        true => Answer::Reply(refused.clone()),
+        true => Answer::Reply(rejected_reply.clone()),
         false => Answer::Usual,
     };
     let server = ScriptedServer::start(WIRE_VERSION_5_0, script).await;
-    let applied = stage(&server).await.apply(&batch(1000)).await;
+    let applied = fixture_on(&server).await.apply(&batch(1000)).await;
     assert_eq!((applied.counts, applied.rejected), (Counts::default(), vec![]));
     assert_eq!(applied.unfinished.len(), 1000);
     let writes = server.sent().iter().filter(|c| is(c, "insert") || is(c, "update")).count();
@@ -206,13 +208,13 @@ async fn g6_a_refusal_of_every_command_is_not_repeated_for_each_event() {
 
 #[tokio::test]
 async fn an_outage_in_any_form_rejects_nothing() {
-    let refused = |code: i32| doc! { "ok": 0, "code": code, "codeName": "x", "errmsg": "x" };
+    let rejected_reply = |code: i32| doc! { "ok": 0, "code": code, "codeName": "x", "errmsg": "x" };
     let replies = [
-        refused(10107),
-        refused(91),
-        refused(13),
-        refused(2),
-        refused(987_654),
+        rejected_reply(10107),
+        rejected_reply(91),
+        rejected_reply(13),
+        rejected_reply(2),
+        rejected_reply(987_654),
         doc! { "ok": 1 },
         doc! { "ok": 1, "n": 1 },
         doc! { "ok": 1, "n": 9 },
@@ -220,31 +222,32 @@ async fn an_outage_in_any_form_rejects_nothing() {
     ];
     for reply in replies {
         let server = answering("insert", reply.clone()).await;
-        let applied = stage(&server).await.apply(&batch(4)).await;
+        let applied = fixture_on(&server).await.apply(&batch(4)).await;
         assert_eq!((applied.counts, applied.rejected), (Counts::default(), vec![]), "{reply}");
         assert_eq!(applied.unfinished, [0, 1, 2, 3], "{reply}");
     }
 }
 
 #[tokio::test]
-async fn a_record_that_is_refused_for_now_holds_up_only_its_own_key() {
-    // 11000 without a word of the index: it may have been the key, so in doubt it is tried again.
+async fn a_transient_rejection_delays_only_the_events_of_its_key() {
+    // Error 11000 without an index name may concern the key, so the event is retried.
     for (code, options) in [(112, true), (10107, false), (987_654, true), (987_654, false), (11000, false)] {
         let options = if options {
             doc! { "validator": {} }
         } else {
             doc! {}
         };
-        let refused = doc! { "ok": 1, "n": 2, "writeErrors": [{ "index": 1, "code": code, "errmsg": "x" }] };
+        let rejected_reply =
+            doc! { "ok": 1, "n": 2, "writeErrors": [{ "index": 1, "code": code, "errmsg": "x" }] };
         let script = move |command: &Document| match command.keys().next().map(String::as_str) {
-            Some("insert") => Answer::Reply(refused.clone()),
+            Some("insert") => Answer::Reply(rejected_reply.clone()),
             Some("listCollections") => Answer::Reply(collections(options.clone())),
             _ => Answer::Usual,
         };
         let server = ScriptedServer::start(WIRE_VERSION_5_0, script).await;
         let one = |id: &str, timestamp| event(id, timestamp, 1, &json!({}));
         let events = [one("a", 1), one("b", 1), one("c", 1), one("b", 2), one("a", 2), one("b", 3)];
-        let applied = stage(&server).await.apply(&events).await;
+        let applied = fixture_on(&server).await.apply(&events).await;
         assert_eq!(applied.rejected, vec![], "{code}");
         assert_eq!((applied.counts, applied.unfinished), (counts(2, 1, 0, 0), vec![1, 3, 5]), "{code}");
         let strange = applied.unlisted.iter().map(|strange| strange.code).collect::<Vec<_>>();
@@ -253,11 +256,13 @@ async fn a_record_that_is_refused_for_now_holds_up_only_its_own_key() {
 }
 
 #[tokio::test]
-async fn g5_what_an_insert_refuses_is_still_updated_where_the_document_is_there() {
-    // As with validationLevel moderate, or a rule that is younger than the documents.
-    let refused = |index: i32| doc! { "index": index, "code": 121, "errmsg": "refused" };
+async fn g5_an_insert_rejected_for_an_existing_document_is_updated() {
+    // As with validationLevel moderate, or a validator that is newer than the documents.
+    let rejected_reply = |index: i32| doc! { "index": index, "code": 121, "errmsg": "refused" };
     let script = move |command: &Document| match command.keys().next().map(String::as_str) {
-        Some("insert") => Answer::Reply(doc! { "ok": 1, "n": 0, "writeErrors": [refused(0), refused(1)] }),
+        Some("insert") => {
+            Answer::Reply(doc! { "ok": 1, "n": 0, "writeErrors": [rejected_reply(0), rejected_reply(1)] })
+        }
         Some("find") => {
             let there = doc! { "event_id": "e1", "event_timestamp": 1_i64, "ingested_at": 0_i64 };
             let asks_for_other =
@@ -268,39 +273,39 @@ async fn g5_what_an_insert_refuses_is_still_updated_where_the_document_is_there(
         _ => Answer::Usual,
     };
     let server = ScriptedServer::start(WIRE_VERSION_5_0, script).await;
-    let applied = stage(&server).await.apply(&batch(2)).await;
+    let applied = fixture_on(&server).await.apply(&batch(2)).await;
     assert_eq!(applied.rejected.iter().map(|rejected| rejected.index).collect::<Vec<_>>(), [0]);
     assert_eq!((applied.counts, applied.unfinished), (counts(0, 1, 0, 0), vec![]));
 }
 
 #[tokio::test]
-async fn who_may_not_list_collections_still_writes_each_event_by_itself() {
+async fn without_the_right_to_list_collections_events_are_not_merged() {
     let denied = doc! { "ok": 0, "code": 13, "codeName": "Unauthorized", "errmsg": "not allowed" };
     let server = answering("listCollections", denied).await;
-    let stage = stage(&server).await;
+    let fixture = fixture_on(&server).await;
     let events = [event("a", 1, 1, &json!({})), event("a", 2, 1, &json!({}))];
-    assert_eq!(stage.store(&events).await, counts(1, 1, 0, 0));
-    assert_eq!(*stage.store.state().borrow(), StoreState::Ready);
+    assert_eq!(fixture.write(&events).await, counts(1, 1, 0, 0));
+    assert_eq!(*fixture.store.state().borrow(), StoreState::Ready);
 }
 
-/// How long the list of a write command is.
+/// The number of statements of a write command.
 fn length(command: &Document) -> i32 {
     let lists = ["documents", "updates"].iter().filter_map(|list| command.get_array(list).ok());
     lists.map(|list| i32::try_from(list.len()).unwrap_or(i32::MAX)).sum()
 }
 
-/// The reply to an insert whose first `existing` of `sent` documents are there already.
+/// The reply to an insert if the first `existing` of `sent` documents exist already.
 fn first_exist(existing: i32, sent: i32) -> Document {
     let error = |index: i32| doc! { "index": index, "code": 11000, "keyPattern": { "event_id": 1 }, "errmsg": "E11000" };
     doc! { "ok": 1, "n": sent - existing, "writeErrors": (0..existing).map(error).collect::<Vec<_>>() }
 }
 
 #[tokio::test]
-async fn a_document_that_appears_between_an_update_and_an_insert_is_updated_once_more() {
+async fn a_document_inserted_between_update_and_insert_is_updated_again() {
     let updates = AtomicUsize::new(0);
     let script = move |command: &Document| match (command.keys().next().map(String::as_str), length(command))
     {
-        // Many that exist make updates go first from then on.
+        // Many existing documents make the strategy send updates first.
         (Some("insert"), sent @ 100..) => Answer::Reply(first_exist(sent, sent)),
         // Two of four matched the update, but three exist now.
         (Some("insert"), sent) => Answer::Reply(first_exist(3, sent)),
@@ -315,16 +320,16 @@ async fn a_document_that_appears_between_an_update_and_an_insert_is_updated_once
         _ => Answer::Usual,
     };
     let server = ScriptedServer::start(WIRE_VERSION_5_0, script).await;
-    let stage = stage(&server).await;
-    assert_eq!(stage.store(&batch(2000)).await, counts(0, 2000, 0, 0));
-    // Of the three that exist, one changed each time, and the third one is newer.
-    assert_eq!(stage.store(&batch(4)).await, counts(1, 2, 0, 1));
+    let fixture = fixture_on(&server).await;
+    assert_eq!(fixture.write(&batch(2000)).await, counts(0, 2000, 0, 0));
+    // Of the three existing documents one changed each time, and the third is newer.
+    assert_eq!(fixture.write(&batch(4)).await, counts(1, 2, 0, 1));
     let writes = server.commands().into_iter().filter(|name| ["insert", "update"].contains(&name.as_str()));
     assert_eq!(writes.collect::<Vec<_>>(), ["insert", "update", "update", "insert", "update"]);
 }
 
 #[tokio::test]
-async fn after_a_lost_reply_the_retry_s_outcome_counts() {
+async fn after_a_lost_reply_the_outcome_of_the_retry_counts() {
     let lost = AtomicBool::new(false);
     let script = move |command: &Document| match command.keys().next().map(String::as_str) {
         Some("insert") if !lost.swap(true, Ordering::Relaxed) => Answer::Silence,
@@ -333,16 +338,16 @@ async fn after_a_lost_reply_the_retry_s_outcome_counts() {
         _ => Answer::Usual,
     };
     let server = ScriptedServer::start(WIRE_VERSION_5_0, script).await;
-    let stage = stage(&server).await;
-    let applied = stage.apply(&batch(4)).await;
+    let fixture = fixture_on(&server).await;
+    let applied = fixture.apply(&batch(4)).await;
     assert_eq!((applied.counts, applied.rejected), (Counts::default(), vec![]));
-    assert!(matches!(*stage.store.state().borrow(), StoreState::Unavailable(_)));
-    assert_eq!(stage.store(&batch(4)).await, counts(0, 0, 4, 0));
-    assert_eq!(*stage.store.state().borrow(), StoreState::Ready);
+    assert!(matches!(*fixture.store.state().borrow(), StoreState::Unavailable(_)));
+    assert_eq!(fixture.write(&batch(4)).await, counts(0, 0, 4, 0));
+    assert_eq!(*fixture.store.state().borrow(), StoreState::Ready);
 }
 
 #[tokio::test]
-async fn a_uri_of_another_driver_connects_and_its_compressor_is_used() {
+async fn a_uri_for_another_driver_connects_and_its_compressor_is_used() {
     let server = ScriptedServer::start(WIRE_VERSION_5_0, |_| Answer::Usual).await;
     for (options, compresses) in [
         ("foo=bar&socketTimeoutMS=1000&uuidRepresentation=standard&maxPoolSize=0", false),
@@ -350,7 +355,7 @@ async fn a_uri_of_another_driver_connects_and_its_compressor_is_used() {
         ("compressors=snappy,zlib&zlibCompressionLevel=1", true),
     ] {
         let uri = format!("{}?{options}", server.uri);
-        let store = mongo_fixture::open(&uri, "d", &Setting::default()).await;
+        let store = mongo_fixture::open(&uri, "d", &StoreOptions::default()).await;
         let (event, source) =
             (event("a", 1, 1, &json!({})), events::Source::new("adsbdb").expect("a source"));
         let applied = store.apply(&source, &[&event], 0).await;

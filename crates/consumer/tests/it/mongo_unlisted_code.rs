@@ -1,5 +1,5 @@
-//! A record that the server refuses with a code that is in no list: dead-lettered only where
-//! waiting cannot be the answer.
+//! A record that the server rejects with an unlisted code is dead-lettered only if a retry cannot
+//! help.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,25 +12,26 @@ use testkit::scripted_mongodb::{Answer, ScriptedServer, is_write};
 use testkit::servers::shared_broker;
 
 const WIRE_VERSION_7_0: i32 = 21;
-const CODE_NOBODY_KNOWS: i32 = 987_654;
-const NO_PRIMARY_OF_THE_SHARD: i32 = 133;
+const UNLISTED_CODE: i32 = 987_654;
+const FAILED_TO_SATISFY_READ_PREFERENCE: i32 = 133;
 
-/// A server that refuses the documents with `bad: true` with `code`, each by itself, and where `all` every other one too.
-async fn refusing(all: bool, code: i32) -> ScriptedServer {
-    refusing_while(Arc::new(AtomicBool::new(true)), all, code).await
+/// A server that rejects documents with `bad: true` with `code`, each with its own error, and with
+/// `all` every document.
+async fn rejecting(all: bool, code: i32) -> ScriptedServer {
+    rejecting_while(Arc::new(AtomicBool::new(true)), all, code).await
 }
 
-/// The same as long as `refuses`.
-async fn refusing_while(refuses: Arc<AtomicBool>, all: bool, code: i32) -> ScriptedServer {
+/// As [`rejecting`], while `rejects` is true.
+async fn rejecting_while(rejects: Arc<AtomicBool>, all: bool, code: i32) -> ScriptedServer {
     let script = move |command: &Document| {
         let Ok(documents) = command.get_array("documents") else { return Answer::Usual };
-        if !refuses.load(Ordering::Relaxed) {
+        if !rejects.load(Ordering::Relaxed) {
             return Answer::Usual;
         }
         let is_bad =
             |document: &Bson| document.as_document().is_some_and(|d| d.get_bool("bad").unwrap_or(false));
-        let refused = documents.iter().enumerate().filter(|(_, document)| all || is_bad(document));
-        let errors = refused.map(|(index, _)| {
+        let rejected_reply = documents.iter().enumerate().filter(|(_, document)| all || is_bad(document));
+        let errors = rejected_reply.map(|(index, _)| {
             doc! { "index": index as i32, "code": code, "errmsg": "not this one" }
         });
         let errors: Vec<Document> = errors.collect();
@@ -39,24 +40,23 @@ async fn refusing_while(refuses: Arc<AtomicBool>, all: bool, code: i32) -> Scrip
     ScriptedServer::start(WIRE_VERSION_7_0, script).await
 }
 
-/// A server that refuses each command with a `bad: true` document in it, and where `all` every
-/// write.
-async fn refusing_commands(all: bool, code: i32) -> ScriptedServer {
-    let refused = doc! { "ok": 0, "code": code, "codeName": "BadValue", "errmsg": "not this one" };
+/// A server that rejects each command with a `bad: true` document, and with `all` every write.
+async fn rejecting_commands(all: bool, code: i32) -> ScriptedServer {
+    let rejected_reply = doc! { "ok": 0, "code": code, "codeName": "BadValue", "errmsg": "not this one" };
     let script = move |command: &Document| {
         let bad = command.to_string().contains(r#""bad": true"#);
-        let refuses = if all { is_write(command) } else { bad };
-        if refuses { Answer::Reply(refused.clone()) } else { Answer::Usual }
+        let rejects = if all { is_write(command) } else { bad };
+        if rejects { Answer::Reply(rejected_reply.clone()) } else { Answer::Usual }
     };
     ScriptedServer::start(WIRE_VERSION_7_0, script).await
 }
 
-/// A consumer that waits for the escape less long than a real one.
+/// A consumer with a shorter grace period than in production.
 async fn start(trial: &Trial, grace: Duration) -> Member {
     trial.start_with(&[], |config| config.unlisted_grace = grace).await
 }
 
-/// How often events were written.
+/// The number of insert commands.
 fn inserts(server: &ScriptedServer) -> usize {
     server.commands().iter().filter(|name| *name == "insert").count()
 }
@@ -71,8 +71,8 @@ async fn trial(server: &ScriptedServer) -> Trial {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g5_a_refusal_that_nobody_knows_is_a_dead_letter_after_five_times_alone_while_others_are_stored() {
-    let server = refusing(false, CODE_NOBODY_KNOWS).await;
+async fn g5_an_unlisted_code_is_dead_lettered_after_five_rejections_alone() {
+    let server = rejecting(false, UNLISTED_CODE).await;
     let trial = trial(&server).await;
     let member = start(&trial, Duration::ZERO).await;
     member.finishes(4).await;
@@ -94,28 +94,29 @@ async fn g5_a_refusal_that_nobody_knows_is_a_dead_letter_after_five_times_alone_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g5_a_refused_record_waits_for_the_grace_however_often_it_is_refused() {
-    let server = refusing(false, CODE_NOBODY_KNOWS).await;
+async fn g5_a_rejected_record_waits_for_the_grace_period() {
+    let server = rejecting(false, UNLISTED_CODE).await;
     let trial = trial(&server).await;
     let (started, grace) = (Instant::now(), Duration::from_secs(8));
     let member = start(&trial, grace).await;
-    eventually("the good ones", SOON, async || member.seen().inserted == 2).await;
+    eventually("the valid records", SOON, async || member.seen().inserted == 2).await;
     let first_refusal = Instant::now();
     eventually("the first dead letter", SOON, async || member.seen().dead_lettered > 0).await;
     assert!(started.elapsed() >= grace && inserts(&server) > 6);
-    // The second was refused for as long.
+    // The second record was rejected for as long.
     eventually("the second", grace, async || member.seen().dead_lettered == 2).await;
     assert!(first_refusal.elapsed() < grace * 2);
     member.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g5_a_refused_record_that_is_all_there_is_becomes_a_dead_letter() {
-    // One partition, one record: nothing else is stored, so only a write of ours can tell.
+async fn g5_the_only_record_with_an_unlisted_code_is_dead_lettered() {
+    // One partition and one record: no other event is stored, so only a probe shows that the server
+    // accepts writes.
     for of_the_command in [false, true] {
         let server = match of_the_command {
-            true => refusing_commands(false, 2).await,
-            false => refusing(false, CODE_NOBODY_KNOWS).await,
+            true => rejecting_commands(false, 2).await,
+            false => rejecting(false, UNLISTED_CODE).await,
         };
         let trial = Trial::on(&shared_broker().await.bootstrap(), &server.uri, 1);
         trial.make_topic(&trial.topic, 1, &[]).await;
@@ -128,16 +129,16 @@ async fn g5_a_refused_record_that_is_all_there_is_becomes_a_dead_letter() {
         assert_eq!(member.stop().await.inserted, 1);
         assert!(inserts(&server) >= 6);
         let probes = server.sent().into_iter().filter(|command| command.contains_key("update")).count();
-        assert!(probes >= 1, "the server is asked whether it takes writes");
+        assert!(probes >= 1, "a probe was sent");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g5_records_beside_one_that_fails_the_whole_command_are_stored_at_once() {
-    let server = refusing_commands(false, 2).await;
+async fn g5_records_beside_one_that_fails_the_command_are_stored_at_once() {
+    let server = rejecting_commands(false, 2).await;
     let trial = trial(&server).await;
     let member = start(&trial, Duration::from_secs(3)).await;
-    eventually("the good ones", SOON, async || member.seen().inserted == 2).await;
+    eventually("the valid records", SOON, async || member.seen().inserted == 2).await;
     assert_eq!(member.seen().dead_lettered, 0);
     member.finishes(4).await;
     let counted = member.stop().await;
@@ -151,8 +152,8 @@ async fn g5_records_beside_one_that_fails_the_whole_command_are_stored_at_once()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g5_a_refusal_of_everything_is_an_outage_whatever_its_code() {
-    for server in [refusing_commands(true, 2).await, refusing_commands(true, 96).await] {
+async fn g5_a_rejection_of_everything_is_an_outage_whatever_its_code() {
+    for server in [rejecting_commands(true, 2).await, rejecting_commands(true, 96).await] {
         let trial = trial(&server).await;
         let member = start(&trial, Duration::ZERO).await;
         eventually("many attempts", SOON, async || inserts(&server) > 9).await;
@@ -162,14 +163,14 @@ async fn g5_a_refusal_of_everything_is_an_outage_whatever_its_code() {
     }
 }
 
-// A router takes the records of the other shards meanwhile.
+// The router stores the records of the other shards meanwhile.
 #[tokio::test(flavor = "multi_thread")]
-async fn g5_what_a_router_says_of_a_shard_that_is_away_is_an_outage_although_others_are_stored() {
+async fn g5_a_router_s_error_for_an_unavailable_shard_is_an_outage() {
     let away = Arc::new(AtomicBool::new(true));
-    let server = refusing_while(Arc::clone(&away), false, NO_PRIMARY_OF_THE_SHARD).await;
+    let server = rejecting_while(Arc::clone(&away), false, FAILED_TO_SATISFY_READ_PREFERENCE).await;
     let trial = trial(&server).await;
     let member = start(&trial, Duration::ZERO).await;
-    eventually("more attempts than a suspect has", SOON, async || inserts(&server) > 9).await;
+    eventually("more attempts than an unlisted code gets", SOON, async || inserts(&server) > 9).await;
     let seen = member.seen();
     assert!(seen.inserted > 0 && seen.dead_lettered == 0, "{seen:?}");
     away.store(false, Ordering::Relaxed);

@@ -1,11 +1,11 @@
-//! Values are data: nothing inside a payload is ever an operator, a path or a variable to the database.
+//! Values are data: MongoDB interprets no part of a payload as operator, path or variable.
 
 use bson::{Document, RawDocumentBuf, doc};
 use serde_json::json;
 
-use crate::mongo_fixture::{Stage, body, counts, event_with, expected};
+use crate::mongo_fixture::{StoreFixture, counts, event_with, expected_document, without_id};
 
-/// Every name and text that means something to MongoDB, and numbers beyond int64.
+/// Names and texts with a meaning for MongoDB, and numbers beyond int64.
 fn hostile(mark: u32) -> String {
     let fields = [
         r#""$x":"$y""#,
@@ -27,26 +27,26 @@ fn hostile(mark: u32) -> String {
 }
 
 #[tokio::test]
-async fn hostile_names_and_values_survive_an_insert_and_an_update() {
-    let stage = Stage::with_keys("event_id").await;
+async fn hostile_names_and_values_are_inserted_and_updated_unchanged() {
+    let fixture = StoreFixture::with_keys("event_id").await;
     let id = "$event_id.{\"$ne\": null}";
     let first = event_with(id, 1, 1, &hostile(1));
-    assert_eq!(stage.store(std::slice::from_ref(&first)).await, counts(1, 0, 0, 0));
-    let stored = stage.documents().await.remove(0);
+    assert_eq!(fixture.write(std::slice::from_ref(&first)).await, counts(1, 0, 0, 0));
+    let stored = fixture.documents().await.remove(0);
     let object_id = stored.get_object_id("_id").expect("an _id");
-    assert_eq!(body(stored), expected(&first));
+    assert_eq!(without_id(stored), expected_document(&first));
 
     let second = event_with(id, 2, 1, &hostile(2));
-    assert_eq!(stage.store(&[second.clone(), second.clone()]).await, counts(0, 1, 1, 0));
-    let stored = stage.documents().await.remove(0);
+    assert_eq!(fixture.write(&[second.clone(), second.clone()]).await, counts(0, 1, 1, 0));
+    let stored = fixture.documents().await.remove(0);
     assert_eq!(stored.get_object_id("_id").ok(), Some(object_id));
     assert_eq!(stored.keys().nth(1).map(String::as_str), Some("$x"), "the fields keep their order");
-    assert_eq!(body(stored), expected(&second));
+    assert_eq!(without_id(stored), expected_document(&second));
 }
 
 #[tokio::test]
-async fn a_key_s_value_is_only_ever_compared() {
-    let stage = Stage::with_keys("mode_s,place.name").await;
+async fn a_value_of_a_key_is_only_compared() {
+    let fixture = StoreFixture::with_keys("mode_s,place.name").await;
     let values = ["$mode_s", "$$ROOT", "", ".", "{\"$ne\":1}", "a.b", "/.*/", "A"];
     let batch = |timestamp: i64| {
         let one = |value: &&str| {
@@ -55,23 +55,23 @@ async fn a_key_s_value_is_only_ever_compared() {
         };
         values.iter().map(one).collect::<Vec<_>>()
     };
-    assert_eq!(stage.store(&batch(1)).await, counts(8, 0, 0, 0));
-    assert_eq!(stage.store(&batch(2)).await, counts(0, 8, 0, 0));
-    assert_eq!(stage.store(&batch(1)).await, counts(0, 0, 0, 8));
-    assert_eq!(stage.documents().await.len(), 8);
+    assert_eq!(fixture.write(&batch(1)).await, counts(8, 0, 0, 0));
+    assert_eq!(fixture.write(&batch(2)).await, counts(0, 8, 0, 0));
+    assert_eq!(fixture.write(&batch(1)).await, counts(0, 0, 0, 8));
+    assert_eq!(fixture.documents().await.len(), 8);
 }
 
 #[tokio::test]
-async fn a_payload_as_deep_as_is_accepted_survives_both_ways() {
-    let stage = Stage::with_keys("event_id").await;
+async fn the_deepest_accepted_payload_is_inserted_and_updated_unchanged() {
+    let fixture = StoreFixture::with_keys("event_id").await;
     let deep = |mark: u32| {
         let nested = format!("{}{mark}{}", r#"{"a":"#.repeat(88), "}".repeat(88));
         event_with("deep", i64::from(mark), 1, &nested)
     };
-    assert_eq!(stage.store(&[deep(1)]).await, counts(1, 0, 0, 0));
-    assert_eq!(stage.store(&[deep(2)]).await, counts(0, 1, 0, 0));
-    // Compared as bytes: reading so deep a document into a tree needs more stack than a test has.
-    let raw = stage.collection().clone_with_type::<RawDocumentBuf>();
+    assert_eq!(fixture.write(&[deep(1)]).await, counts(1, 0, 0, 0));
+    assert_eq!(fixture.write(&[deep(2)]).await, counts(0, 1, 0, 0));
+    // Compared as bytes: parsing a document of this depth needs more stack than a test thread has.
+    let raw = fixture.collection().clone_with_type::<RawDocumentBuf>();
     let stored = raw.find_one(doc! {}).await.expect("an answer").expect("a document");
     let event = deep(2);
     assert_eq!(stored.iter().count(), event.document.iter().count() + 1);
@@ -83,7 +83,7 @@ async fn a_payload_as_deep_as_is_accepted_survives_both_ways() {
 
 #[tokio::test]
 async fn values_that_look_like_extended_json_are_inserted_unchanged() {
-    let stage = Stage::with_keys("event_id").await;
+    let fixture = StoreFixture::with_keys("event_id").await;
     let payloads = [
         r#"{"n":{"$numberLong":"5"}}"#,
         r#"{"a":[1,{"deep":[{"$date":"2020-01-01T00:00:00Z"}]}]}"#,
@@ -92,34 +92,36 @@ async fn values_that_look_like_extended_json_are_inserted_unchanged() {
     ];
     let events: Vec<_> =
         payloads.iter().enumerate().map(|(n, p)| event_with(&format!("e{n}"), 1, 1, p)).collect();
-    assert_eq!(stage.store(&events).await, counts(payloads.len() as u64, 0, 0, 0));
-    // Read as bytes: a reader of documents would take the values for extended JSON.
-    let raw = stage.collection().clone_with_type::<RawDocumentBuf>();
+    assert_eq!(fixture.write(&events).await, counts(payloads.len() as u64, 0, 0, 0));
+    // Read as bytes: parsing a document would interpret the values as extended JSON.
+    let raw = fixture.collection().clone_with_type::<RawDocumentBuf>();
     let stored = async |id: &str| raw.find_one(doc! { "event_id": id }).await.expect("an answer").expect(id);
-    let fields = |document: &RawDocumentBuf| format!("{:?}", Document::try_from(document.clone()).map(body));
+    let fields =
+        |document: &RawDocumentBuf| format!("{:?}", Document::try_from(document.clone()).map(without_id));
     for (n, event) in events.iter().enumerate() {
         assert_eq!(fields(&stored(&format!("e{n}")).await), fields(&event.document));
     }
 
-    // With one that exists already, which the reply has to tell.
+    // With one that exists already, so that the reply contains an error.
     let older = [event_with("e0", 0, 0, payloads[0]), event_with("f", 1, 1, payloads[1])];
-    assert_eq!(stage.store(&older).await, counts(1, 0, 0, 1));
+    assert_eq!(fixture.write(&older).await, counts(1, 0, 0, 1));
     assert_eq!(fields(&stored("e0").await), fields(&events[0].document));
 }
 
 #[tokio::test]
-async fn a_value_that_is_no_right_extended_json_holds_up_no_other() {
-    let stage = Stage::with_keys("event_id").await;
+async fn invalid_extended_json_delays_no_other_event() {
+    let fixture = StoreFixture::with_keys("event_id").await;
     let events: Vec<_> = ["1", r#"{"$uuid":"x"}"#, "2", r#"{"$oid":"x"}"#, r#"{"$numberLong":"5"}"#]
         .iter()
         .enumerate()
         .map(|(n, value)| event_with(&format!("e{n}"), 1, 1, &format!(r#"{{"n":{value}}}"#)))
         .collect();
-    let applied = stage.apply(&events).await;
-    // A server that takes values for data stores them all.
-    let refused: Vec<usize> = applied.unlisted.iter().map(|refused| refused.index).collect();
-    assert!(refused.is_empty() || refused == [1, 3], "{applied:?}");
-    assert_eq!((applied.unfinished, applied.rejected), (refused.clone(), vec![]));
-    assert_eq!(applied.counts, counts(5 - refused.len() as u64, 0, 0, 0));
-    assert!(stage.store.takes_writes(&stage.source).await);
+    let applied = fixture.apply(&events).await;
+    // A server that treats values as data stores them all.
+    let rejected_reply: Vec<usize> =
+        applied.unlisted.iter().map(|rejected_reply| rejected_reply.index).collect();
+    assert!(rejected_reply.is_empty() || rejected_reply == [1, 3], "{applied:?}");
+    assert_eq!((applied.unfinished, applied.rejected), (rejected_reply.clone(), vec![]));
+    assert_eq!(applied.counts, counts(5 - rejected_reply.len() as u64, 0, 0, 0));
+    assert!(fixture.store.takes_writes(&fixture.source).await);
 }
