@@ -1,5 +1,6 @@
-//! Every answer that is not 2xx, and what it tells the client (G4): the status, whether trying again helps and when,
-//! and the id to try again with.
+//! Every error response of the HTTP API: its status, its text, and whether a retry can help (G4).
+//!
+//! This module depends on no other. Modules convert their errors into an [`ApiError`].
 
 use std::time::Duration;
 
@@ -8,323 +9,333 @@ use axum::response::{IntoResponse, Response};
 use events::{EventId, Fault, Refusal};
 use service::problem::Problem;
 
-use crate::adsbdb::response::UpstreamError;
-use crate::http::body::CODINGS;
-use crate::kafka::delivery_error::DeliveryError;
+/// `Retry-After` of a rejection that the client did not cause.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// After a refusal that was not the client's fault.
-const SOON: Duration = Duration::from_secs(1);
-
-/// Why a request was refused, or did not end well.
+/// The reason of an error response.
 #[derive(Debug)]
 pub enum ApiError {
-    /// There is no body.
-    Empty,
+    EmptyBody,
     /// The body, or an event of a batch, is not JSON.
-    NotJson {
-        /// Which of them.
+    InvalidJson {
+        /// "body" or "event".
         subject: &'static str,
-        /// What is wrong.
         message: String,
-        /// Where, from 1.
+        /// Line of the error, from 1.
         line: usize,
-        /// Where, from 1.
+        /// Column of the error, from 1.
         column: usize,
-        /// What is probably meant, and what to send instead.
+        /// What the client probably sent, and what it should send.
         hint: Option<&'static str>,
     },
-    /// The framing of the body or its compression is wrong.
-    BodyBroken(String),
-    /// The connection ended, or its sending side, before the body did.
-    BodyCut,
-    /// There is no Host, or no valid one, or more than one.
-    Host(&'static str),
-    /// The body comes in a transfer coding that is not known.
-    TransferCoding,
-    /// REQUIRE_ID is set, and the event has none.
-    IdMissing,
-    /// An Idempotency-Key where no event is sent.
-    KeyNotTaken,
-    /// A number of seconds that is not above 0.
+    /// The framing or the compression of the body is invalid.
+    UnreadableBody(String),
+    /// The client closed the connection or its sending side before the end of the body.
+    TruncatedBody,
+    /// The request does not have exactly one valid Host.
+    InvalidHost(&'static str),
+    /// The request has a Transfer-Encoding other than `chunked`.
+    UnsupportedTransferCoding,
+    /// REQUIRE_ID is set, and the event has no id.
+    MissingId,
+    /// The request has an Idempotency-Key and is not a `POST /ingest`.
+    UnexpectedIdempotencyKey,
+    /// The parameter is not a number of seconds above 0.
     NotPositive(&'static str),
-    /// The start of a poll job has something that no poll job takes; what.
-    JobInput(String),
-    /// No such path.
-    NoSuchPath,
-    /// No such poll job.
-    NoSuchJob,
-    /// The path has other methods.
+    /// The request to start a poll job has a body or an unknown parameter.
+    InvalidJobRequest(String),
+    PathNotFound,
+    JobNotFound,
     MethodNotAllowed,
-    /// The body did not arrive in time.
-    BodySlow(Duration),
-    /// The body is longer than this, which the variable sets.
+    /// The body was not received within this time.
+    BodyTimeout(Duration),
+    /// The body has more bytes than this limit; the variable sets it.
     BodyTooLarge(usize, &'static str),
-    /// An event of a batch is longer than this.
+    /// An event of a batch has more bytes than this limit.
     EventTooLarge(usize),
-    /// A batch has more events than this.
+    /// A batch has more events than this limit.
     TooManyEvents(usize),
-    /// A batch has no events.
-    NoEvents,
-    /// What is around the events of a batch is not as it should be.
-    BatchBroken(String),
-    /// The broker takes no record of this size.
+    EmptyBatch,
+    /// The body of a batch is no array of JSON values.
+    InvalidBatch(String),
+    /// Kafka rejected the record because of its size.
     RecordTooLarge,
-    /// The body is of another type or charset; what is wrong, and what is right.
-    MediaType(String),
-    /// The body is compressed in another way than those that are taken: what its header says.
-    Coding(String),
-    /// The request breaks rules: all of them.
-    Invalid(Vec<Fault>),
-    /// So many poll jobs run; the first ends after the delay.
-    JobsFull(usize, Duration),
-    /// ADSBDB gave no aircraft.
-    Upstream(UpstreamError),
+    /// The media type or charset is not supported. The text also states what is supported.
+    UnsupportedMediaType(String),
+    /// The Content-Encoding is not supported.
+    UnsupportedContentCoding {
+        /// The value of the header.
+        given: String,
+        /// The value of Accept-Encoding in the response.
+        supported: &'static str,
+    },
+    /// The request violates rules; all violations are listed.
+    Violations(Vec<Fault>),
+    /// This number of poll jobs is running; the first ends after the delay.
+    TooManyJobs(usize, Duration),
+    /// ADSBDB returned no aircraft.
+    NoAircraft {
+        detail: String,
+        retry_after: Option<Duration>,
+    },
     /// Nothing was stored.
     NotStored {
-        /// For metrics.
+        /// The label of the metric.
         reason: &'static str,
-        /// For people.
-        why: String,
-        /// The event's id, where it has one already.
+        detail: String,
+        /// The event's id, if it is known.
         id: Option<EventId>,
     },
     /// The event may or may not be stored.
-    Unknown {
-        /// For people.
-        why: String,
-        /// The event's id.
+    UnknownOutcome {
+        detail: String,
         id: EventId,
     },
 }
 
 impl ApiError {
-    /// The producer is stopping, and nothing was stored.
-    pub fn stopping(id: Option<EventId>) -> Self {
-        Self::NotStored { reason: "stopping", why: "the producer is stopping".into(), id }
+    /// The producer is shutting down, and nothing was stored.
+    pub fn shutting_down(id: Option<EventId>) -> Self {
+        Self::NotStored { reason: "stopping", detail: "the producer is shutting down".into(), id }
     }
 
-    /// There is no room, and nothing was stored.
-    pub fn overloaded(why: &str) -> Self {
-        Self::NotStored { reason: "overloaded", why: why.into(), id: None }
+    /// A limit was reached, and nothing was stored.
+    pub fn overloaded(detail: &str) -> Self {
+        Self::NotStored { reason: "overloaded", detail: detail.into(), id: None }
     }
 
-    /// The same, with the id that the request named, if it named one and nothing was stored.
+    /// More than MAX_IN_FLIGHT requests.
+    pub fn too_many_requests() -> Self {
+        Self::overloaded("too many requests are in flight (MAX_IN_FLIGHT)")
+    }
+
+    /// More than MAX_CONNECTIONS connections.
+    pub fn too_many_connections() -> Self {
+        Self::overloaded("too many connections are open (MAX_CONNECTIONS)")
+    }
+
+    /// Adds the id that the head of the request contains, if nothing was stored and no id is known.
     #[must_use]
-    pub fn naming(mut self, named: Option<EventId>) -> Self {
+    pub fn with_head_id(mut self, head_id: Option<EventId>) -> Self {
         if let Self::NotStored { id: id @ None, .. } = &mut self {
-            *id = named;
+            *id = head_id;
         }
         self
     }
 
-    /// Of what is not JSON, `subject`; another hint than its own counts more.
-    pub fn refusal(refusal: Refusal, subject: &'static str, other: Option<&'static str>) -> Self {
-        match refusal {
-            Refusal::Empty => Self::Empty,
-            Refusal::NotJson { message, line, column, hint } => {
-                Self::NotJson { subject, message, line, column, hint: other.or(hint) }
+    /// Converts the rejection of the parser. `hint` replaces the hint of the parser.
+    pub fn from_parser(error: Refusal, subject: &'static str, hint: Option<&'static str>) -> Self {
+        match error {
+            Refusal::Empty => Self::EmptyBody,
+            Refusal::NotJson { message, line, column, hint: other } => {
+                Self::InvalidJson { subject, message, line, column, hint: hint.or(other) }
             }
-            Refusal::Invalid(faults) => Self::Invalid(faults),
+            Refusal::Invalid(violations) => Self::Violations(violations),
         }
     }
 
-    /// Between two commas of a batch is no event.
-    pub fn nothing_for_an_event() -> Self {
+    /// A batch has no value between two commas.
+    pub fn missing_event() -> Self {
         let (message, hint) = ("there is nothing".into(), Some("a comma stands between two events only"));
-        Self::NotJson { subject: "event", message, line: 1, column: 1, hint }
+        Self::InvalidJson { subject: "event", message, line: 1, column: 1, hint }
     }
 
-    /// The problem of a batch of which no event was accepted; `cut` is whether its body was cut
-    /// off.
-    pub fn whole_batch(status: StatusCode, cut: bool) -> Problem {
+    /// The problem of a batch of which no event was accepted. `truncated` states whether its body
+    /// was incomplete.
+    pub fn whole_batch(status: StatusCode, truncated: bool) -> Problem {
         let problem = Problem::new(status, "no event was accepted: see results");
         match status {
             StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => problem.retryable(None),
-            StatusCode::SERVICE_UNAVAILABLE => problem.retryable(SOON),
-            _ if cut => problem.retryable(None),
+            StatusCode::SERVICE_UNAVAILABLE => problem.retryable(RETRY_AFTER),
+            _ if truncated => problem.retryable(None),
             _ => problem,
         }
     }
 
-    /// What became of the event of `id`.
-    pub fn not_sent(error: DeliveryError, id: EventId) -> Self {
-        match error {
-            DeliveryError::TooLarge => Self::RecordTooLarge,
-            DeliveryError::NotStored { reason, detail } => {
-                Self::NotStored { reason, why: detail, id: Some(id) }
-            }
-            DeliveryError::Unknown(why) => Self::Unknown { why, id },
-        }
-    }
-
-    /// A word for metrics, from a fixed set.
+    /// The `reason` label of the metric.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Empty | Self::NoEvents => "empty",
-            Self::NotJson { .. } => "not_json",
-            Self::BodyBroken(_) | Self::BatchBroken(_) => "body_broken",
-            Self::BodyCut => "body_cut",
-            Self::Host(_) => "host",
-            Self::TransferCoding => "transfer_coding",
-            Self::IdMissing => "id_missing",
-            Self::KeyNotTaken => "idempotency_key",
+            Self::EmptyBody | Self::EmptyBatch => "empty",
+            Self::InvalidJson { .. } => "not_json",
+            Self::UnreadableBody(_) | Self::InvalidBatch(_) => "body_broken",
+            Self::TruncatedBody => "body_cut",
+            Self::InvalidHost(_) => "host",
+            Self::UnsupportedTransferCoding => "transfer_coding",
+            Self::MissingId => "id_missing",
+            Self::UnexpectedIdempotencyKey => "idempotency_key",
             Self::NotPositive(_) => "not_positive",
-            Self::JobInput(_) => "job_input",
-            Self::NoSuchPath | Self::NoSuchJob => "not_found",
+            Self::InvalidJobRequest(_) => "job_input",
+            Self::PathNotFound | Self::JobNotFound => "not_found",
             Self::MethodNotAllowed => "method",
-            Self::BodySlow(_) => "body_slow",
+            Self::BodyTimeout(_) => "body_slow",
             Self::BodyTooLarge(..) => "body_too_large",
             Self::EventTooLarge(_) => "event_too_large",
             Self::TooManyEvents(_) => "too_many_events",
             Self::RecordTooLarge => "record_too_large",
-            Self::MediaType(_) => "media_type",
-            Self::Coding(_) => "content_coding",
-            Self::Invalid(_) => "invalid",
-            Self::JobsFull(..) => "jobs_full",
-            Self::Upstream(_) => "upstream",
+            Self::UnsupportedMediaType(_) => "media_type",
+            Self::UnsupportedContentCoding { .. } => "content_coding",
+            Self::Violations(_) => "invalid",
+            Self::TooManyJobs(..) => "jobs_full",
+            Self::NoAircraft { .. } => "upstream",
             Self::NotStored { reason, .. } => reason,
-            Self::Unknown { .. } => "unconfirmed",
+            Self::UnknownOutcome { .. } => "unconfirmed",
         }
     }
 
-    /// The status.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Empty
-            | Self::NoEvents
-            | Self::BatchBroken(_)
-            | Self::NotJson { .. }
-            | Self::BodyBroken(_)
-            | Self::BodyCut
-            | Self::Host(_)
-            | Self::IdMissing
-            | Self::KeyNotTaken
+            Self::EmptyBody
+            | Self::EmptyBatch
+            | Self::InvalidBatch(_)
+            | Self::InvalidJson { .. }
+            | Self::UnreadableBody(_)
+            | Self::TruncatedBody
+            | Self::InvalidHost(_)
+            | Self::MissingId
+            | Self::UnexpectedIdempotencyKey
             | Self::NotPositive(_)
-            | Self::JobInput(_) => StatusCode::BAD_REQUEST,
-            Self::NoSuchPath | Self::NoSuchJob => StatusCode::NOT_FOUND,
+            | Self::InvalidJobRequest(_) => StatusCode::BAD_REQUEST,
+            Self::PathNotFound | Self::JobNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::BodySlow(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge(..)
             | Self::EventTooLarge(_)
             | Self::TooManyEvents(_)
             | Self::RecordTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::MediaType(_) | Self::Coding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::JobsFull(..) => StatusCode::TOO_MANY_REQUESTS,
-            Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
-            Self::Upstream(_) => StatusCode::BAD_GATEWAY,
+            Self::UnsupportedMediaType(_) | Self::UnsupportedContentCoding { .. } => {
+                StatusCode::UNSUPPORTED_MEDIA_TYPE
+            }
+            Self::Violations(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::TooManyJobs(..) => StatusCode::TOO_MANY_REQUESTS,
+            Self::UnsupportedTransferCoding => StatusCode::NOT_IMPLEMENTED,
+            Self::NoAircraft { .. } => StatusCode::BAD_GATEWAY,
             Self::NotStored { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Unknown { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::UnknownOutcome { .. } => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm per error")]
     fn detail(&self) -> String {
         match self {
-            Self::Empty => "the body is empty: send one event as a JSON object".into(),
-            Self::NotJson { subject, message, line, column, hint } => {
+            Self::EmptyBody => "the body is empty: send one event as a JSON object".into(),
+            Self::InvalidJson { subject, message, line, column, hint } => {
                 let hint = hint.map(|hint| format!("; {hint}")).unwrap_or_default();
                 format!("the {subject} is not JSON: {message} at line {line} column {column}{hint}")
             }
-            Self::BodyBroken(why) => format!("the body cannot be read: {why}"),
-            Self::BodyCut => "the body was cut off before its end: send the request again".into(),
-            Self::Host(why) => format!("{why}: send one header Host, as in `Host: example.com:8080`"),
-            Self::TransferCoding => {
-                "the only Transfer-Encoding that is known is chunked; compress with Content-Encoding".into()
+            Self::UnreadableBody(reason) => format!("the body cannot be read: {reason}"),
+            Self::TruncatedBody => "the body is incomplete: send the request again".into(),
+            Self::InvalidHost(reason) => {
+                format!("{reason}: send one header Host, as in `Host: example.com:8080`")
             }
-            Self::IdMissing => {
-                "the event has no id, and this producer requires one: send `id`, not null, or with POST /ingest the \
-                 header Idempotency-Key"
-                    .into()
+            Self::UnsupportedTransferCoding => {
+                "Transfer-Encoding must be chunked: to compress the body, use Content-Encoding".into()
             }
-            Self::KeyNotTaken => "the header Idempotency-Key is for POST /ingest only".into(),
+            Self::MissingId => "the event has no id, and this producer requires one: send `id`, or with \
+                 POST /ingest the header Idempotency-Key"
+                .into(),
+            Self::UnexpectedIdempotencyKey => "the header Idempotency-Key is for POST /ingest only".into(),
             Self::NotPositive(name) => format!("{name} must be a number of seconds above 0"),
-            Self::JobInput(what) => {
-                format!("{what}; a poll job takes the query parameters interval_sec and duration_sec, and no body")
+            Self::InvalidJobRequest(reason) => format!(
+                "{reason}; a poll job has the query parameters interval_sec and duration_sec, and \
+                 no body"
+            ),
+            Self::PathNotFound => "this path does not exist".into(),
+            Self::JobNotFound => "no poll job has this id".into(),
+            Self::MethodNotAllowed => {
+                "this path does not allow the method: the header Allow lists its methods".into()
             }
-            Self::NoSuchPath => "there is nothing at this path".into(),
-            Self::NoSuchJob => "there is no poll job of this id".into(),
-            Self::MethodNotAllowed => "this path has other methods: see the header Allow".into(),
-            Self::BodySlow(limit) => format!("the body did not arrive within {} ms", limit.as_millis()),
-            Self::BodyTooLarge(limit, variable) => format!("the body is longer than {limit} bytes ({variable})"),
-            Self::EventTooLarge(limit) => format!("the event is longer than {limit} bytes (MAX_PAYLOAD_BYTES)"),
+            Self::BodyTimeout(timeout) => {
+                format!("the body was not received within {} ms", timeout.as_millis())
+            }
+            Self::BodyTooLarge(limit, variable) => {
+                format!("the body has more than {limit} bytes ({variable})")
+            }
+            Self::EventTooLarge(limit) => {
+                format!("the event has more than {limit} bytes (MAX_PAYLOAD_BYTES)")
+            }
             Self::TooManyEvents(limit) => {
                 format!("the batch has more than {limit} events (MAX_BATCH_EVENTS): send the rest in another")
             }
-            Self::NoEvents => "the batch is empty: send at least one event".into(),
-            Self::BatchBroken(why) => format!("the batch cannot be read: {why}"),
+            Self::EmptyBatch => "the batch is empty: send at least one event".into(),
+            Self::InvalidBatch(reason) => format!("the batch cannot be read: {reason}"),
             Self::RecordTooLarge => "the event is larger than kafka's limit for a record".into(),
-            Self::MediaType(what) => what.clone(),
-            Self::Coding(given) => {
-                format!("Content-Encoding {given:?} is not supported: compress with one of {CODINGS}, once, or not")
-            }
-            Self::Invalid(faults) => match faults.as_slice() {
+            Self::UnsupportedMediaType(detail) => detail.clone(),
+            Self::UnsupportedContentCoding { given, supported } => format!(
+                "Content-Encoding {given:?} is not supported: compress the body once, with one of \
+                 {supported}, or not at all"
+            ),
+            Self::Violations(violations) => match violations.as_slice() {
                 [one] => format!("the request breaks a rule: {one}"),
                 several => format!("the request breaks {} rules: see errors", several.len()),
             },
-            Self::JobsFull(0, _) => "poll jobs are not allowed (MAX_POLL_JOBS is 0)".into(),
-            Self::JobsFull(most, _) => {
-                format!("{most} poll jobs are running, and no more are allowed (MAX_POLL_JOBS)")
+            Self::TooManyJobs(0, _) => "poll jobs are disabled (MAX_POLL_JOBS is 0)".into(),
+            Self::TooManyJobs(max, _) => {
+                format!("{max} poll jobs are running, which is the maximum (MAX_POLL_JOBS)")
             }
-            Self::Upstream(fault) => fault.to_string(),
-            Self::NotStored { why, .. } => format!("nothing was stored: {why}"),
-            Self::Unknown { why, .. } => {
-                format!(
-                    "the event may or may not be stored: {why}; sending it again with the same id is safe"
-                )
-            }
+            Self::NoAircraft { detail, .. } => detail.clone(),
+            Self::NotStored { detail, .. } => format!("nothing was stored: {detail}"),
+            Self::UnknownOutcome { detail, .. } => format!(
+                "the event may or may not be stored: {detail}; sending it again with the same id is safe"
+            ),
         }
     }
 
-    /// The answer's body and headers.
+    /// The body and the headers of the response.
     pub fn problem(&self) -> Problem {
         let problem = Problem::new(self.status(), self.detail());
         match self {
-            Self::BodySlow(_) | Self::BodyCut => problem.retryable(None),
-            Self::Invalid(faults) => problem.with_errors(serde_json::json!(faults)),
-            Self::JobsFull(0, _) => problem,
-            Self::JobsFull(_, free_in) => problem.retryable((*free_in).max(SOON)),
-            Self::Upstream(fault) => problem.retryable(fault.retry_after()),
+            Self::BodyTimeout(_) | Self::TruncatedBody => problem.retryable(None),
+            Self::Violations(violations) => problem.with_errors(serde_json::json!(violations)),
+            Self::TooManyJobs(0, _) => problem,
+            Self::TooManyJobs(_, free_in) => problem.retryable((*free_in).max(RETRY_AFTER)),
+            Self::NoAircraft { retry_after, .. } => problem.retryable(*retry_after),
             Self::NotStored { id, .. } => {
-                let problem = problem.retryable(SOON);
+                let problem = problem.retryable(RETRY_AFTER);
                 match id {
                     Some(id) => problem.with_id(id.as_str()),
                     None => problem,
                 }
             }
-            Self::Unknown { id, .. } => problem.retryable(None).with_id(id.as_str()),
+            Self::UnknownOutcome { id, .. } => problem.retryable(None).with_id(id.as_str()),
             _ => problem,
         }
     }
+
+    /// Whether the rest of the body may still arrive, so that the connection must be closed. Else
+    /// the rest would be read as the next request.
+    fn closes_connection(&self) -> bool {
+        matches!(
+            self,
+            Self::BodyTimeout(_)
+                | Self::BodyTooLarge(..)
+                | Self::UnreadableBody(_)
+                | Self::TruncatedBody
+                | Self::UnsupportedTransferCoding
+        )
+    }
 }
 
-/// What the traffic log needs to know of a refusal; travels with the response.
+/// An extension of error responses, from which the middleware counts rejections.
 #[derive(Debug, Clone)]
-pub struct Refused {
-    /// For metrics.
+pub struct Rejection {
+    /// The `reason` label of the metric.
     pub reason: &'static str,
-    /// Set where the client is not to blame.
+    /// The text for `last_error` in `/health`, unless the client caused the error.
     pub failure: Option<String>,
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let problem = self.problem();
-        let ours = problem.status.is_server_error() && !matches!(self, Self::TransferCoding);
-        let failure = ours.then(|| problem.detail.clone());
+        let client_error =
+            !problem.status.is_server_error() || matches!(self, Self::UnsupportedTransferCoding);
+        let failure = (!client_error).then(|| problem.detail.clone());
         let mut response = problem.into_response();
-        response.extensions_mut().insert(Refused { reason: self.reason(), failure });
-        if matches!(self, Self::Coding(_)) {
-            response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static(CODINGS));
+        response.extensions_mut().insert(Rejection { reason: self.reason(), failure });
+        if let Self::UnsupportedContentCoding { supported, .. } = self {
+            response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static(supported));
         }
-        if matches!(
-            self,
-            Self::BodySlow(_)
-                | Self::BodyTooLarge(..)
-                | Self::BodyBroken(_)
-                | Self::BodyCut
-                | Self::TransferCoding
-        ) {
-            // The rest of the body, if it ever comes, must not be read as the next request.
+        if self.closes_connection() {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response

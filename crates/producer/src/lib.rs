@@ -1,10 +1,22 @@
-//! HTTP to topic. The guarantee (G1): `POST /ingest` answers 202 only after the broker has acknowledged the event
-//! (all in-sync replicas, idempotent client). Whatever else it answers says whether trying again helps, and is true:
-//! 503 means that nothing was stored, 504 that nobody knows; sending the same `id` again is always safe.
+//! The producer: it accepts events over HTTP and writes them to a Kafka topic.
 //!
-//! [`App::build`] binds and wires, and needs no server to be up; [`App::run_until`] runs until its stop token is
-//! cancelled. The route table is `routes.rs`; the statuses and their bodies are `error.rs`; librdkafka is used in
-//! `kafka/` only, reqwest in `adsbdb/client.rs` and `traces/export.rs` only.
+//! `POST /ingest` returns 202 only after Kafka acknowledged the record on all in-sync replicas (G1).
+//! A 503 means that nothing was stored, a 504 that the outcome is unknown. A retry with the same
+//! `id` is always safe (G4).
+//!
+//! [`App::build`] binds the address and needs no server to be available. [`App::run_until`] runs
+//! until its stop token is cancelled.
+//!
+//! | module | content |
+//! |---|---|
+//! | `app`, `state` | wiring; the state that handlers receive |
+//! | `config` | the variables and the validated configuration |
+//! | `http` | server, middleware, authentication, bodies, TLS |
+//! | `routes` | the route table and the handlers |
+//! | `openapi` | the OpenAPI document |
+//! | `error` | every error response |
+//! | `kafka` | the only use of librdkafka |
+//! | `adsbdb`, `traces` | the only uses of reqwest |
 
 mod adsbdb;
 mod app;
@@ -19,26 +31,28 @@ mod openapi;
 mod poll_jobs;
 mod routes;
 mod shutdown;
+mod state;
 mod traces;
 
 use service::environment::value;
 use service::healthcheck::TlsConnector;
 
 pub use app::{App, BuildError, RunError};
-pub use config::{Config, Settings};
+pub use config::Config;
+pub use config::settings::Settings;
 pub use metrics::Counters;
 
-/// How its own health check speaks to a producer of this environment, if that is not in the clear.
+/// The TLS client of the process's own health check, if `environment` enables TLS.
 pub fn secure(environment: &[(String, String)]) -> Option<TlsConnector> {
     let certificate = value(environment, "TLS_CERT_FILE")?;
     let key = value(environment, "TLS_KEY_FILE")?;
     Some(http::tls::secure(certificate, key))
 }
 
-/// The producer as its binary runs it.
+/// The command line of the producer.
 pub const PROGRAM: service::Program = service::Program {
     name: "producer",
     version: env!("CARGO_PKG_VERSION"),
-    about: "HTTP to Kafka topic: answers 202 only once the broker has acknowledged the event.",
+    about: "HTTP to Kafka: returns 202 only after Kafka acknowledged the event.",
     variables: Settings::VARIABLES,
 };

@@ -1,4 +1,4 @@
-//! The producer's binary.
+//! The binary of the producer.
 
 use std::process::ExitCode;
 

@@ -1,5 +1,5 @@
-//! What the producer counts: for `/metrics`, and the few numbers that `/health` shows. One application has one
-//! [`Metrics`], so that several can run in one process.
+//! The metrics of the producer, and the totals that `/health` contains. Each application has its own
+//! [`Metrics`], because several can run in one process.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,15 +14,13 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use crate::http::connection_metrics as serving;
 use service::lock::lock;
 
-/// Clients choose sources, so only so many get a label of their own.
-const MOST_SOURCES: usize = 50;
-/// The label of the others.
-const OTHER: &str = "other";
+/// Maximum number of `source` labels, because clients choose the sources.
+const MAX_SOURCES: usize = 50;
+/// The label of all further sources.
+const OTHER_SOURCE: &str = "other";
 
-/// Labels of one value.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BySource {
     source: String,
@@ -39,7 +37,7 @@ struct ByOutcome {
 struct ByRoute {
     route: &'static str,
 }
-/// Of a key: the operator chooses the names, not the client.
+/// The operator chooses the names of keys, not the client.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByKeyAndStatus {
     key: Arc<str>,
@@ -51,9 +49,14 @@ struct ByRouteAndStatus {
     status: u16,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByStep {
+    step: &'static str,
+}
+
 type Durations<L> = Family<L, Histogram, fn() -> Histogram>;
 
-/// Totals since the start, for whoever runs the producer in its own process.
+/// Totals since the start, for a process that runs a producer within itself.
 #[derive(Debug, Clone, Default)]
 pub struct Counters(Arc<Totals>);
 
@@ -66,40 +69,70 @@ struct Totals {
 }
 
 impl Counters {
-    /// Events that were answered with 202.
+    /// Events with a 202.
     pub fn accepted(&self) -> u64 {
         self.0.accepted.load(Ordering::Relaxed)
     }
 
-    /// Events that were not, unconfirmed ones excepted.
+    /// Events with an error response other than 504.
     pub fn rejected(&self) -> u64 {
         self.0.rejected.load(Ordering::Relaxed)
     }
 
-    /// Events that were answered with 504: they may or may not be in the topic.
+    /// Events with a 504, whose outcome is unknown.
     pub fn unconfirmed(&self) -> u64 {
         self.0.unconfirmed.load(Ordering::Relaxed)
+    }
+}
+
+/// The metrics of connections and of concurrent requests.
+#[derive(Debug, Clone, Default)]
+pub struct ConnectionMetrics {
+    pub connections: Gauge,
+    /// Requests that hold a permit of MAX_IN_FLIGHT.
+    pub in_flight: Gauge,
+    rejected: Counter,
+    timeouts: Family<ByStep, Counter>,
+}
+
+impl ConnectionMetrics {
+    fn register(&self, registry: &mut Registry) {
+        let in_flight = "Requests that send events and are in flight";
+        let rejected = "Connections rejected because of MAX_CONNECTIONS";
+        let timeouts = "Connections closed because the client was too slow, by step";
+        registry.register("connections", "Open connections", self.connections.clone());
+        registry.register("requests_in_flight", in_flight, self.in_flight.clone());
+        registry.register("connections_refused", rejected, self.rejected.clone());
+        registry.register("connections_cut", timeouts, self.timeouts.clone());
+    }
+
+    /// Counts a connection beyond MAX_CONNECTIONS.
+    pub fn rejected(&self) {
+        self.rejected.inc();
+    }
+
+    /// Counts a connection that was closed on a timeout, or because its TLS handshake failed.
+    /// `None` is an idle connection, which is not counted.
+    pub fn closed_on_timeout(&self, step: Option<&'static str>) {
+        if let Some(step) = step {
+            self.timeouts.get_or_create(&ByStep { step }).inc();
+        }
     }
 }
 
 /// The metrics of one application.
 #[derive(Debug)]
 pub struct Metrics {
-    /// All of them, for the exposition.
     pub registry: Registry,
-    /// Totals.
     pub counters: Counters,
-    /// Set when asked for.
+    /// Set for each exposition, as the next two.
     pub kafka_up: Gauge,
-    /// Set when asked for.
     pub kafka_queue_records: Gauge,
-    /// Set when asked for.
     pub poll_jobs: Gauge,
-    /// Connections, and requests in flight.
-    pub serving: serving::Counts,
+    pub connections: ConnectionMetrics,
     api_key_requests: Family<ByKeyAndStatus, Counter>,
     started: Instant,
-    /// Those that have a label of their own.
+    /// The sources that have their own label.
     sources: Mutex<HashMap<Source, Counter>>,
     events_accepted: Family<BySource, Counter>,
     events_rejected: Family<ByReason, Counter>,
@@ -109,13 +142,12 @@ pub struct Metrics {
     http_duration: Durations<ByRoute>,
 }
 
-/// From half a millisecond to 16 s.
+/// A histogram from 0.5 ms to 16 s.
 fn durations() -> Histogram {
     Histogram::new(exponential_buckets(0.0005, 2.0, 16))
 }
 
 impl Metrics {
-    /// Nothing counted yet.
     pub fn new() -> Self {
         let mut metrics = Self {
             registry: Registry::with_prefix("slipstream"),
@@ -123,7 +155,7 @@ impl Metrics {
             kafka_up: Gauge::default(),
             kafka_queue_records: Gauge::default(),
             poll_jobs: Gauge::default(),
-            serving: serving::Counts::default(),
+            connections: ConnectionMetrics::default(),
             api_key_requests: Family::default(),
             started: Instant::now(),
             sources: Mutex::default(),
@@ -140,42 +172,65 @@ impl Metrics {
 
     fn register(&mut self) {
         let r = &mut self.registry;
-        self.serving.register(r);
-        r.register("api_key_requests", "Requests let in, by key", self.api_key_requests.clone());
+        self.connections.register(r);
+        r.register(
+            "api_key_requests",
+            "Authenticated requests, by API key and status",
+            self.api_key_requests.clone(),
+        );
         r.register(
             "events_accepted",
-            "Events acknowledged by Kafka, by source",
+            "Events with a delivery report of Kafka, by source",
             self.events_accepted.clone(),
         );
-        r.register("events_rejected", "Events that were not accepted", self.events_rejected.clone());
-        r.register("upstream_requests", "Questions to ADSBDB", self.upstream_requests.clone());
-        r.register("kafka_delivery_seconds", "Sent to acknowledged", self.kafka_delivery.clone());
-        r.register("kafka_queue_records", "Sent, not acknowledged", self.kafka_queue_records.clone());
-        r.register("kafka_up", "Whether Kafka answers and the topic exists", self.kafka_up.clone());
-        r.register("poll_jobs", "Poll jobs that run", self.poll_jobs.clone());
-        r.register("http_requests", "Requests answered", self.http_requests.clone());
-        r.register("http_request_duration_seconds", "Request to answer", self.http_duration.clone());
+        r.register(
+            "events_rejected",
+            "Events that were not accepted, by reason",
+            self.events_rejected.clone(),
+        );
+        r.register("upstream_requests", "Requests to ADSBDB, by outcome", self.upstream_requests.clone());
+        r.register(
+            "kafka_delivery_seconds",
+            "Time from send to delivery report",
+            self.kafka_delivery.clone(),
+        );
+        r.register(
+            "kafka_queue_records",
+            "Records without a delivery report yet",
+            self.kafka_queue_records.clone(),
+        );
+        r.register("kafka_up", "Whether Kafka is available and the topic exists", self.kafka_up.clone());
+        r.register("poll_jobs", "Running poll jobs", self.poll_jobs.clone());
+        r.register(
+            "http_requests",
+            "Requests with a response, by route and status",
+            self.http_requests.clone(),
+        );
+        r.register(
+            "http_request_duration_seconds",
+            "Time from request to response, by route",
+            self.http_duration.clone(),
+        );
     }
 
-    /// Since the start.
     pub fn uptime(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// To be given to [`Metrics::accepted`].
+    /// The start of a delivery, for [`Metrics::event_accepted`].
     pub fn delivery_timer(&self) -> Instant {
         Instant::now()
     }
 
-    /// An event was acknowledged.
-    pub fn accepted(&self, source: &Source, sent_at: Instant) {
+    /// Counts an accepted event and the duration of its delivery.
+    pub fn event_accepted(&self, source: &Source, sent_at: Instant) {
         self.kafka_delivery.observe(sent_at.elapsed().as_secs_f64());
-        self.count_accepted(&self.of(source), 1);
+        self.count_accepted(&self.counter_of(source), 1);
     }
 
-    /// So many events of one label were acknowledged, whose deliveries were measured already.
-    pub fn accepted_many(&self, label: &str, count: u64) {
-        self.count_accepted(&self.labelled(label), count);
+    /// Counts accepted events of one label. The durations of their deliveries were recorded before.
+    pub fn events_accepted(&self, label: &str, count: u64) {
+        self.count_accepted(&self.counter_of_label(label), count);
     }
 
     fn count_accepted(&self, counter: &Counter, count: u64) {
@@ -184,66 +239,65 @@ impl Metrics {
         counter.inc_by(count);
     }
 
-    fn labelled(&self, label: &str) -> Counter {
+    fn counter_of_label(&self, label: &str) -> Counter {
         self.events_accepted.get_or_create(&BySource { source: label.to_owned() }).clone()
     }
 
-    /// Sent to acknowledged.
+    /// The histogram of delivery durations.
     pub fn delivery_seconds(&self) -> Histogram {
         self.kafka_delivery.clone()
     }
 
-    /// What a source is counted by.
+    /// The `source` label of a source.
     pub fn label(&self, source: &Source) -> String {
         let mut known = lock(&self.sources);
         if known.contains_key(source) {
             return source.to_string();
         }
-        if known.len() >= MOST_SOURCES {
-            return OTHER.into();
+        if known.len() >= MAX_SOURCES {
+            return OTHER_SOURCE.into();
         }
-        known.insert(source.clone(), self.labelled(source.as_str()));
+        known.insert(source.clone(), self.counter_of_label(source.as_str()));
         source.to_string()
     }
 
-    fn of(&self, source: &Source) -> Counter {
+    fn counter_of(&self, source: &Source) -> Counter {
         if let Some(counter) = lock(&self.sources).get(source) {
             return counter.clone();
         }
-        self.labelled(&self.label(source))
+        self.counter_of_label(&self.label(source))
     }
 
-    /// So many events were not accepted.
-    pub fn rejected(&self, reason: &'static str, count: u64) {
+    /// Counts events that were not accepted.
+    pub fn events_rejected(&self, reason: &'static str, count: u64) {
         self.events_rejected.get_or_create(&ByReason { reason }).inc_by(count);
         let totals = &self.counters.0;
         let total = if reason == "unconfirmed" { &totals.unconfirmed } else { &totals.rejected };
         total.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// ADSBDB was asked.
+    /// Counts a request to ADSBDB.
     pub fn upstream(&self, outcome: &'static str) {
         self.upstream_requests.get_or_create(&ByOutcome { outcome }).inc();
     }
 
-    /// A request that was let in with a key was answered.
-    pub fn answered_to(&self, key: &Arc<str>, status: u16) {
+    /// Counts the response to an authenticated request.
+    pub fn authenticated(&self, key: &Arc<str>, status: u16) {
         self.api_key_requests.get_or_create(&ByKeyAndStatus { key: Arc::clone(key), status }).inc();
     }
 
-    /// A request was answered.
-    pub fn answered(&self, route: &'static str, status: u16, took: Duration) {
+    /// Counts the response to a request.
+    pub fn request_finished(&self, route: &'static str, status: u16, duration: Duration) {
         self.http_requests.get_or_create(&ByRouteAndStatus { route, status }).inc();
-        self.http_duration.get_or_create(&ByRoute { route }).observe(took.as_secs_f64());
+        self.http_duration.get_or_create(&ByRoute { route }).observe(duration.as_secs_f64());
     }
 
-    /// Events accepted within the last minute.
     pub fn accepted_last_minute(&self) -> u64 {
         lock(&self.counters.0.last_minute).total(self.uptime().as_secs())
     }
 }
 
-/// A count for each of the last 60 seconds.
+/// The number of events in each of the last 60 seconds.
 #[derive(Debug)]
 struct LastMinute([(u64, u64); 60]);
 
@@ -272,7 +326,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_minute_forgets() {
+    fn the_last_minute_drops_older_events() {
         let mut minute = LastMinute::default();
         minute.count(0, 1);
         minute.count(0, 1);
@@ -285,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn sources_beyond_the_fiftieth_share_a_label() {
+    fn sources_beyond_the_limit_share_a_label() {
         let metrics = Metrics::new();
         for number in 0..60 {
             let source = Source::new(format!("s{number}")).unwrap();

@@ -1,75 +1,76 @@
-//! Stopping, as requests see it: those that were there before it began are finished, later ones are refused, and
-//! what is still unfinished at the end is told to give up.
+//! The phases of a shutdown, as requests see them.
+//!
+//! 1. `begin`: requests that were admitted before are finished; later ones are rejected.
+//! 2. `abandon`: requests that are still unfinished return at once with the outcome known so far.
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-/// The state of stopping.
+/// The phase of the shutdown, and the number of unfinished requests. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Stopping {
+pub struct Shutdown {
     begun: CancellationToken,
-    given_up: CancellationToken,
-    work: TaskTracker,
+    abandoned: CancellationToken,
+    requests: TaskTracker,
 }
 
-/// Whether a request came before stopping began. It counts as unfinished while this lives.
+/// States whether a request arrived before the shutdown began. The request counts as unfinished
+/// until its last admission is dropped.
 #[derive(Debug, Clone)]
 pub struct Admission(Option<TaskTrackerToken>);
 
 impl Admission {
-    /// Whether the request may put something into the topic.
+    /// Whether the request may produce records.
     pub fn granted(&self) -> bool {
         self.0.is_some()
     }
 }
 
-impl Stopping {
-    /// Admits a request unless stopping has begun.
+impl Shutdown {
+    /// Admits a request, unless the shutdown has begun.
     pub fn admit(&self) -> Admission {
-        // The token comes first: whoever sees no stop yet is certainly waited for.
-        let token = self.work.token();
+        // The token is taken before the check. So a request that is admitted is always waited for.
+        let token = self.requests.token();
         Admission((!self.has_begun()).then_some(token))
     }
 
-    /// Whether stopping has begun.
     pub fn has_begun(&self) -> bool {
         self.begun.is_cancelled()
     }
 
-    /// From now on nothing is admitted.
+    /// Starts the first phase: no request is admitted any more.
     pub fn begin(&self) {
         self.begun.cancel();
-        self.work.close();
+        self.requests.close();
     }
 
-    /// Waits until everything that was admitted is finished.
-    pub async fn finished(&self) {
-        self.work.wait().await;
+    /// Waits until every admitted request is finished.
+    pub async fn requests_finished(&self) {
+        self.requests.wait().await;
     }
 
-    /// Tells what is unfinished to give up.
-    pub fn give_up(&self) {
-        self.given_up.cancel();
+    /// Starts the second phase: unfinished requests return at once.
+    pub fn abandon(&self) {
+        self.abandoned.cancel();
     }
 
-    /// Whether [`Stopping::give_up`] was called.
-    pub fn has_given_up(&self) -> bool {
-        self.given_up.is_cancelled()
+    pub fn is_abandoned(&self) -> bool {
+        self.abandoned.is_cancelled()
     }
 
-    /// A token that [`Stopping::give_up`] cancels.
-    pub fn give_up_token(&self) -> CancellationToken {
-        self.given_up.clone()
+    /// A token that [`Shutdown::abandon`] cancels.
+    pub fn abandon_token(&self) -> CancellationToken {
+        self.abandoned.clone()
     }
 
-    /// Waits for [`Stopping::give_up`].
-    pub async fn given_up(&self) {
-        self.given_up.cancelled().await;
+    /// Waits for [`Shutdown::abandon`].
+    pub async fn abandoned(&self) {
+        self.abandoned.cancelled().await;
     }
 
-    /// A token that is cancelled when stopping begins.
-    pub fn begun(&self) -> CancellationToken {
+    /// A token that [`Shutdown::begin`] cancels.
+    pub fn begun_token(&self) -> CancellationToken {
         self.begun.clone()
     }
 }

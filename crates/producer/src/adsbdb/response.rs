@@ -9,6 +9,8 @@ use serde_json::value::RawValue;
 use service::json::object;
 use thiserror::Error;
 
+use crate::error::ApiError;
+
 /// Duration of a rate limit if ADSBDB does not name it.
 const DEFAULT_RATE_LIMIT: Duration = Duration::from_secs(60);
 /// Maximum duration that is accepted from ADSBDB. A longer one is cut.
@@ -52,6 +54,12 @@ pub enum UpstreamError {
 
 fn suffix(text: &Option<String>) -> String {
     text.as_ref().map(|text| format!(": {text}")).unwrap_or_default()
+}
+
+impl From<UpstreamError> for ApiError {
+    fn from(error: UpstreamError) -> Self {
+        Self::NoAircraft { detail: error.to_string(), retry_after: error.retry_after() }
+    }
 }
 
 impl UpstreamError {

@@ -7,15 +7,15 @@ use events::{Draft, Event, EventId, Refusal, Source};
 use uuid::Uuid;
 
 use super::results::{Entry, OutOfMemory, ResultLog, Summary, rejection_json};
-use crate::app::Producer;
 use crate::error::ApiError;
+use crate::http::event_id::id_of;
 use crate::kafka::batch_publisher::{BatchOutcome, BatchPublisher};
 use crate::kafka::delivery::Record;
-use crate::routes::ingest::id_of;
+use crate::state::AppState;
 
 /// The events of one batch request.
 pub struct BatchIngest<'p> {
-    producer: &'p Producer,
+    producer: &'p AppState,
     publisher: BatchPublisher<'p>,
     traceparent: Option<&'p str>,
     results: ResultLog,
@@ -27,14 +27,14 @@ pub struct BatchIngest<'p> {
 }
 
 impl<'p> BatchIngest<'p> {
-    pub fn new(producer: &'p Producer, traceparent: Option<&'p str>) -> Self {
+    pub fn new(producer: &'p AppState, traceparent: Option<&'p str>) -> Self {
         let delivery_seconds = producer.metrics.delivery_seconds();
-        let abandoned = producer.stopping.give_up_token();
+        let abandoned = producer.shutdown.abandon_token();
         Self {
             producer,
             publisher: BatchPublisher::new(&producer.kafka, traceparent, delivery_seconds, abandoned),
             traceparent,
-            results: ResultLog::new(Arc::clone(&producer.journals)),
+            results: ResultLog::new(Arc::clone(&producer.batch_memory)),
             summary: Summary::default(),
             labels: Vec::new(),
             last_source: None,
@@ -81,7 +81,7 @@ impl<'p> BatchIngest<'p> {
 
     fn count_rejection(&mut self, error: &ApiError) {
         self.summary.add_rejection(error);
-        self.producer.metrics.rejected(error.reason(), 1);
+        self.producer.metrics.events_rejected(error.reason(), 1);
     }
 
     async fn send(&mut self, draft: Draft) -> Result<(), ApiError> {
@@ -135,14 +135,14 @@ impl<'p> BatchIngest<'p> {
         let outcome = self.publisher.finish().await;
         let metrics = &self.producer.metrics;
         for (label, count) in self.labels.iter().zip(&outcome.states.stored_by_label) {
-            metrics.accepted_many(label, *count);
+            metrics.events_accepted(label, *count);
             summary.accepted += usize::try_from(*count).unwrap_or(usize::MAX);
         }
         for (error, count) in outcome.error_counts() {
-            let error = ApiError::not_sent(error.clone(), placeholder_id());
-            metrics.rejected(error.reason(), count);
+            let error = error.clone().into_api_error(placeholder_id());
+            metrics.events_rejected(error.reason(), count);
             summary.add_status(&error);
-            self.producer.note_failure(&error.problem().detail);
+            self.producer.set_last_error(&error.problem().detail);
         }
         (summary, self.results, outcome)
     }
@@ -162,10 +162,10 @@ fn placeholder_id() -> EventId {
 ///
 /// # Errors
 /// 400 or 422. The same text always returns the same error.
-pub fn parse_event(producer: &Producer, text: &[u8]) -> Result<Draft, ApiError> {
+pub fn parse_event(producer: &AppState, text: &[u8]) -> Result<Draft, ApiError> {
     let draft = events::parse_request(text, &producer.rules).map_err(|refusal| match refusal {
-        Refusal::Empty => ApiError::nothing_for_an_event(),
-        refusal => ApiError::refusal(refusal, "event", None),
+        Refusal::Empty => ApiError::missing_event(),
+        refusal => ApiError::from_parser(refusal, "event", None),
     })?;
-    if draft.id.is_none() && producer.config.require_id { Err(ApiError::IdMissing) } else { Ok(draft) }
+    if draft.id.is_none() && producer.config.require_id { Err(ApiError::MissingId) } else { Ok(draft) }
 }

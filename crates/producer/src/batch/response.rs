@@ -17,13 +17,13 @@ use uuid::fmt::Hyphenated;
 
 use super::ingest::parse_event;
 use super::results::{Entry, ResultLog, Summary, rejection_json, to_json};
-use crate::app::Producer;
 use crate::error::ApiError;
-use crate::http::permits::Place;
+use crate::http::permits::Permit;
 use crate::kafka::batch_publisher::BatchOutcome;
 use crate::kafka::delivery_error::DeliveryError;
 use crate::kafka::delivery_tracker::DeliveryState;
 use crate::shutdown::Admission;
+use crate::state::AppState;
 
 #[derive(Serialize)]
 struct Acceptance<'a> {
@@ -37,10 +37,10 @@ struct Acceptance<'a> {
 /// The response. `held` is dropped after its last byte: until then the request counts as unfinished
 /// and keeps its permit.
 pub fn batch_response(
-    producer: Producer,
+    producer: AppState,
     summary: &Summary,
     (results, outcome): (ResultLog, BatchOutcome),
-    held: (Admission, Arc<Place>),
+    held: (Admission, Arc<Permit>),
 ) -> Response {
     let status = summary.status();
     let is_problem = status.is_client_error() || status.is_server_error();
@@ -75,14 +75,14 @@ pub fn batch_response(
 
 /// The body of the response, in chunks.
 struct ResultsBody {
-    producer: Producer,
+    producer: AppState,
     head: Option<Vec<u8>>,
     pages: IntoIter<Vec<u8>>,
     states: Flatten<IntoIter<Vec<DeliveryState>>>,
     errors: Vec<DeliveryError>,
     index: usize,
     ended: bool,
-    _held: ((Admission, Arc<Place>), Option<OwnedSemaphorePermit>),
+    _held: ((Admission, Arc<Permit>), Option<OwnedSemaphorePermit>),
 }
 
 impl Iterator for ResultsBody {
@@ -147,7 +147,7 @@ impl ResultsBody {
                 let error = error.unwrap_or_else(|| DeliveryError::Unknown("its outcome was lost".into()));
                 // The id was valid when the event was sent.
                 if let Ok(id) = EventId::new(id) {
-                    chunk.extend_from_slice(&rejection_json(index, &ApiError::not_sent(error, id)));
+                    chunk.extend_from_slice(&rejection_json(index, &error.into_api_error(id)));
                 }
                 return;
             }

@@ -167,7 +167,7 @@ impl Summary {
     /// Adds the status of results that are counted already.
     pub fn add_status(&mut self, error: &ApiError) {
         self.statuses.insert(error.status());
-        self.body_cut |= matches!(error, ApiError::BodyCut);
+        self.body_cut |= matches!(error, ApiError::TruncatedBody);
     }
 
     /// 202 if every event was accepted, 207 if some were accepted. Otherwise the status that all

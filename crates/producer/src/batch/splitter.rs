@@ -7,7 +7,8 @@
 use bytes::{Bytes, BytesMut};
 use memchr::{memchr, memchr2};
 
-use crate::http::body::{Coding, looks_like};
+use crate::http::content_coding::ContentCoding;
+use crate::http::content_type::format_hint;
 
 /// The media types of a batch, as text for an error.
 pub const RIGHT_TYPES: &str =
@@ -78,8 +79,8 @@ impl Splitter {
     }
 
     /// Detects from the `first` bytes that the body is not text in this format. Returns the reason.
-    pub fn misfit(&self, first: &[u8], coding: Coding) -> Option<&'static str> {
-        let reason = looks_like(first, coding)?;
+    pub fn misfit(&self, first: &[u8], coding: ContentCoding) -> Option<&'static str> {
+        let reason = format_hint(first, coding)?;
         // In NDJSON a byte order mark makes only its line invalid.
         let only_line = self.format == Format::Lines && first.starts_with(BYTE_ORDER_MARK);
         (!only_line).then_some(reason)

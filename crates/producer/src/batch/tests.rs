@@ -8,11 +8,13 @@ use serde_json::Value;
 
 use crate::app::App;
 use crate::config::Config;
+use crate::http::connection::Handler;
 
 async fn post(app: &App) -> (u16, Value) {
     let request = Request::post("/ingest/batch").header("host", "t");
     let request = request.header("content-type", "application/x-ndjson");
-    let response = app.front().answer(request.body(Body::from("{}\n".repeat(1000))).unwrap()).await;
+    let response =
+        app.dispatcher().handle(request.body(Body::from("{}\n".repeat(1000))).unwrap(), false).await;
     let status = response.status().as_u16();
     (status, serde_json::from_slice(&to_bytes(response.into_body(), usize::MAX).await.unwrap()).unwrap())
 }
@@ -20,7 +22,7 @@ async fn post(app: &App) -> (u16, Value) {
 #[tokio::test]
 async fn a_batch_without_memory_for_a_result_ends_there_with_a_503() {
     let app = App::build(Config::without_kafka(&[])).await.unwrap();
-    let permits = Arc::clone(&app.producer().journals);
+    let permits = Arc::clone(&app.state().batch_memory);
     let all = u32::try_from(permits.available_permits()).unwrap();
     let others = Arc::clone(&permits).try_acquire_many_owned(all - 4096).unwrap();
     let (status, body) = post(&app).await;

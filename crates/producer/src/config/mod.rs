@@ -1,6 +1,8 @@
-//! The producer's configuration: what the environment must say, checked whole before anything starts.
+//! The configuration of the producer. All variables are read and checked before anything starts, so
+//! that one error names every wrong variable.
 
 pub mod http;
+pub mod settings;
 pub mod traces;
 
 use std::collections::BTreeSet;
@@ -10,133 +12,68 @@ use std::time::Duration;
 use events::Source;
 use kafka::topics::{BROKER_DEFAULT, TopicSpec, partitions, replication_factor};
 use kafka::{KafkaProperties, check_producer, read_connection};
-use service::{ConfigErrors, ConfigReader, Kind, parse};
+use service::{ConfigErrors, ConfigReader, parse};
 use url::Url;
 
+use crate::config::http::HttpConfig;
+use crate::config::settings::Settings;
+use crate::config::traces::TraceExport;
 use crate::kafka::properties::client_config;
-use http::Entrance;
-use traces::Export;
 
-service::settings! {
-    /// What the producer reads from its environment.
-    pub struct Settings {
-        /// Kafka bootstrap servers, `host:port`, separated by commas. A scheme, as in
-        /// `SASL_SSL://host:port`, sets `security.protocol`.
-        kafka_broker: Kind::Required,
-        /// Topic that events go to.
-        kafka_topic: Kind::Default("events.raw"),
-        /// `api_version` of every event.
-        api_version: Kind::Default("1.0.0"),
-        /// Largest body of an event, in bytes.
-        max_payload_bytes: Kind::Default("65536"),
-        /// Most events in one batch.
-        max_batch_events: Kind::Default("10000"),
-        /// Largest body of a batch, in bytes, decompressed.
-        max_batch_bytes: Kind::Default("16777216"),
-        /// Whether `/ingest` and `/ingest/batch` refuse an event that brings no id.
-        require_id: Kind::Default("false"),
-        /// Sources that `/ingest` and `/ingest/batch` accept, separated by commas; `/ingest/adsbdb` brings `adsbdb` all the same.
-        accept_sources: Kind::Optional("all"),
-        /// Base URL of ADSBDB.
-        adsbdb_base_url: Kind::Default("https://api.adsbdb.com"),
-        /// How long a question to ADSBDB may take, its retries included, in milliseconds.
-        adsbdb_timeout_ms: Kind::Default("10000"),
-        /// Most questions to ADSBDB at a time.
-        adsbdb_max_concurrency: Kind::Default("4"),
-        /// Most poll jobs at a time.
-        max_poll_jobs: Kind::Default("10"),
-        /// How long a request's head, and then its body, may take to arrive, in milliseconds.
-        request_timeout_ms: Kind::Default("10000"),
-        /// How long a connection may be idle between two requests, in milliseconds.
-        idle_timeout_ms: Kind::Default("75000"),
-        /// Most connections at a time; beyond it the answer is 503.
-        max_connections: Kind::Default("12000"),
-        /// Most requests at a time that bring events or start poll jobs; beyond it the answer is 503.
-        max_in_flight: Kind::Default("2048"),
-        /// Keys of those who may use `/ingest…`: `name:sha256` pairs, separated by commas or lines.
-        api_keys: Kind::OptionalSecret("everybody may"),
-        /// Origins whose web pages may send events and read answers, as in `https://app.example.com`, separated by commas; `*` is all.
-        cors_allowed_origins: Kind::Optional("none"),
-        /// Certificate chain of the HTTP interface, a PEM file; then TLS is all it speaks. A change is noticed.
-        tls_cert_file: Kind::Optional("no TLS"),
-        /// Private key of the certificate, a PEM file.
-        tls_key_file: Kind::Optional("no TLS"),
-        /// How long the broker may take to acknowledge an event, in milliseconds; then the answer is 504.
-        delivery_timeout_ms: Kind::Default("10000"),
-        /// Partitions of the topic, if it has to be made.
-        kafka_partitions: Kind::Default("6"),
-        /// Replication factor of the topic, if it has to be made.
-        kafka_replication_factor: Kind::Optional("the broker's default"),
-        /// Further librdkafka properties, `key=value` separated by semicolons, as for SASL_SSL;
-        /// in a value, `\;` is a semicolon and `\\` a backslash. The file has one property a line.
-        kafka_properties: Kind::OptionalSecret("none"),
-        /// OpenTelemetry collector that traces go to, OTLP over HTTP, as in `http://collector:4318`.
-        otel_exporter_otlp_endpoint: Kind::Optional("no traces are exported"),
-        /// `service.name` of the traces.
-        otel_service_name: Kind::Default("slipstream-producer"),
-        /// Which traces are exported: `always_on`, `always_off`, `traceidratio`; with `parentbased_` before it the request's `traceparent` decides where there is one.
-        otel_traces_sampler: Kind::Default("parentbased_always_on"),
-        /// Share of the traces, 0 to 1, for the samplers of `traceidratio`.
-        otel_traces_sampler_arg: Kind::Default("1"),
-        /// Address of the HTTP interface.
-        listen_addr: Kind::Default("0.0.0.0:8080"),
-    }
-}
-
-/// The configuration, every value valid.
+/// The values of the variables, parsed and valid. `settings` documents them.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Rebootstrap servers.
     pub kafka_broker: String,
-    /// The topic, and how it is made if it is missing.
+    /// The topic, and the options to create it.
     pub topic: TopicSpec,
-    /// Further librdkafka properties.
+    /// KAFKA_PROPERTIES.
     pub kafka_properties: KafkaProperties,
-    /// `api_version` of every event.
+    /// API_VERSION.
     pub api_version: String,
-    /// Largest body of an event.
+    /// MAX_PAYLOAD_BYTES.
     pub max_payload_bytes: usize,
-    /// Most events in one batch.
+    /// MAX_BATCH_EVENTS.
     pub max_batch_events: usize,
-    /// Largest body of a batch, decompressed.
+    /// MAX_BATCH_BYTES.
     pub max_batch_bytes: usize,
-    /// Whether an event must bring an id.
+    /// REQUIRE_ID.
     pub require_id: bool,
-    /// Sources that are accepted; `None` is all.
+    /// `None` accepts all sources.
     pub accept_sources: Option<Vec<Source>>,
-    /// Base URL of ADSBDB.
+    /// ADSBDB_BASE_URL.
     pub adsbdb_base_url: Url,
-    /// How long a question to ADSBDB may take, its retries included.
+    /// ADSBDB_TIMEOUT_MS.
     pub adsbdb_timeout: Duration,
-    /// Most questions to ADSBDB at a time.
+    /// ADSBDB_MAX_CONCURRENCY.
     pub adsbdb_max_concurrency: usize,
-    /// Most poll jobs at a time.
+    /// MAX_POLL_JOBS.
     pub max_poll_jobs: usize,
-    /// How long a request's head, and then its body, may take to arrive.
+    /// REQUEST_TIMEOUT_MS.
     pub request_timeout: Duration,
-    /// How long the broker may take to acknowledge an event.
+    /// DELIVERY_TIMEOUT_MS.
     pub delivery_timeout: Duration,
-    /// How traces are exported, if they are.
-    pub traces: Option<Export>,
-    /// Where HTTP is served; port 0 takes a free one.
+    /// `None` if no traces are exported.
+    pub traces: Option<TraceExport>,
+    /// Port 0 selects a free port.
     pub listen_addr: SocketAddr,
-    /// Who is let in, and how many.
-    pub entrance: Entrance,
+    /// The HTTP server.
+    pub http: HttpConfig,
 }
 
 impl Config {
-    /// That of a producer whose Kafka is away, with more variables.
+    /// A configuration whose Kafka is unavailable, with further variables.
     #[cfg(test)]
     pub fn without_kafka(more: &[(&str, &str)]) -> Self {
-        let own = [("KAFKA_BROKER", "127.0.0.1:9"), ("LISTEN_ADDR", "127.0.0.1:0")];
-        let all = own.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let defaults = [("KAFKA_BROKER", "127.0.0.1:9"), ("LISTEN_ADDR", "127.0.0.1:0")];
+        let all = defaults.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         Self::from_environment(all).unwrap()
     }
 
-    /// Reads the environment.
+    /// Reads and checks the variables.
     ///
     /// # Errors
-    /// Every variable that is missing or wrong, by name.
+    /// Names every variable that is missing or wrong.
     pub fn from_environment(
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigErrors> {
@@ -144,7 +81,7 @@ impl Config {
         let connection = read_connection(&mut check, s.kafka_broker.as_ref(), s.kafka_properties.as_ref());
         let topic = topic(&s, &mut check);
         let api_version = check.value("api_version", s.api_version.as_ref(), version);
-        // A document holds 16 MiB.
+        // The maximum size of a MongoDB document.
         let bytes = parse::number(1..=16 * 1024 * 1024_usize);
         let max_payload_bytes = check.value("max_payload_bytes", s.max_payload_bytes.as_ref(), bytes);
         let events = parse::number(1..=10_000_000_usize);
@@ -155,18 +92,19 @@ impl Config {
         let accept_sources = check.optional("accept_sources", s.accept_sources.as_ref(), sources);
         let base_url = check.value("adsbdb_base_url", s.adsbdb_base_url.as_ref(), parse::base_url);
         let adsbdb_timeout = check.value("adsbdb_timeout_ms", s.adsbdb_timeout_ms.as_ref(), milliseconds);
-        let at_a_time = check.value(
+        let max_concurrency = check.value(
             "adsbdb_max_concurrency",
             s.adsbdb_max_concurrency.as_ref(),
             parse::number(1..=1000_usize),
         );
-        let jobs = check.value("max_poll_jobs", s.max_poll_jobs.as_ref(), parse::number(0..=10_000_usize));
+        let max_poll_jobs =
+            check.value("max_poll_jobs", s.max_poll_jobs.as_ref(), parse::number(0..=10_000_usize));
         let request_timeout = check.value("request_timeout_ms", s.request_timeout_ms.as_ref(), milliseconds);
         let delivery_timeout =
             check.value("delivery_timeout_ms", s.delivery_timeout_ms.as_ref(), milliseconds);
-        let traces = Export::read(&s, &mut check);
+        let traces = TraceExport::read(&s, &mut check);
         let listen_addr = check.value("listen_addr", s.listen_addr.as_ref(), parse::address);
-        let entrance = Entrance::read(&s, &mut check);
+        let http = HttpConfig::read(&s, &mut check);
         let config = (|| {
             let (kafka_broker, kafka_properties) = connection?;
             Some(Self {
@@ -181,13 +119,13 @@ impl Config {
                 accept_sources: accept_sources?,
                 adsbdb_base_url: base_url?,
                 adsbdb_timeout: adsbdb_timeout?,
-                adsbdb_max_concurrency: at_a_time?,
-                max_poll_jobs: jobs?,
+                adsbdb_max_concurrency: max_concurrency?,
+                max_poll_jobs: max_poll_jobs?,
                 request_timeout: request_timeout?,
                 delivery_timeout: delivery_timeout?,
                 traces: traces?,
                 listen_addr: listen_addr?,
-                entrance: entrance?,
+                http: http?,
             })
         })();
         check_properties(config.as_ref(), &mut check);
@@ -195,10 +133,10 @@ impl Config {
     }
 }
 
-/// Properties that are right by themselves may not fit those that the client has besides.
+/// Checks KAFKA_PROPERTIES together with the client's own properties, which can contradict them.
 fn check_properties(config: Option<&Config>, check: &mut ConfigReader) {
     if let Some(config) = config.filter(|config| !config.kafka_properties.is_empty())
-        && let Err(why) = check_producer(
+        && let Err(reason) = check_producer(
             &client_config(
                 &config.kafka_broker,
                 &config.kafka_properties,
@@ -208,7 +146,7 @@ fn check_properties(config: Option<&Config>, check: &mut ConfigReader) {
             &config.kafka_properties,
         )
     {
-        check.add_error("KAFKA_PROPERTIES", why);
+        check.add_error("KAFKA_PROPERTIES", reason);
     }
 }
 
@@ -225,12 +163,12 @@ fn topic(s: &Settings, check: &mut ConfigReader) -> Option<TopicSpec> {
     })
 }
 
-/// From 1 ms to 15 minutes: librdkafka itself takes no longer message timeout than its other timeouts allow.
+/// Parses a timeout from 1 ms to 15 minutes. librdkafka bounds its message timeout similarly.
 fn milliseconds(text: &str) -> Result<Duration, String> {
     parse::number(1..=900_000_u64)(text).map(Duration::from_millis)
 }
 
-/// It goes into every event and every document.
+/// Checks `api_version`, which every event and document contains.
 fn version(text: &str) -> Result<String, String> {
     if text.chars().count() <= 64 && !text.chars().any(char::is_control) {
         Ok(text.to_owned())
@@ -244,8 +182,8 @@ fn sources(text: &str) -> Result<Vec<Source>, String> {
     if names.is_empty() {
         return Err("names no source".into());
     }
-    let one = |name| Source::new(name).map_err(|why| format!("names {name:?}: {why}"));
-    names.into_iter().map(one).collect()
+    let source = |name| Source::new(name).map_err(|reason| format!("names {name:?}: {reason}"));
+    names.into_iter().map(source).collect()
 }
 
 #[cfg(test)]
@@ -257,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn the_broker_is_all_that_must_be_set() {
+    fn only_the_broker_is_required() {
         let config = read(&[("KAFKA_BROKER", "k:9092")]).unwrap();
         assert_eq!((config.topic.name.as_str(), config.topic.partitions), ("events.raw", 6));
         assert_eq!(config.topic.replication_factor, -1, "the broker's default");
@@ -268,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn every_wrong_variable_is_named_at_once() {
+    fn the_error_names_every_wrong_variable() {
         let faults = read(&[
             ("KAFKA_BROKER", ""),
             ("MAX_PAYLOAD_BYTES", "abc"),
@@ -291,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn properties_that_do_not_fit_the_clients_own_are_a_fault() {
+    fn properties_that_contradict_those_of_the_client_are_an_error() {
         for (wrong, words) in [
             ("linger.ms=20000", "message.timeout.ms"),
             ("reconnect.backoff.ms=500", "reconnect.backoff.max.ms"),
@@ -304,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn accepted_sources_are_a_list() {
+    fn accepted_sources_are_a_sorted_list() {
         let config = read(&[("KAFKA_BROKER", "k:1"), ("ACCEPT_SOURCES", " manual, adsbdb,")]).unwrap();
         let names: Vec<String> = config.accept_sources.unwrap().iter().map(ToString::to_string).collect();
         assert_eq!(names, ["adsbdb", "manual"]);

@@ -1,32 +1,30 @@
-//! Whether, where to and which traces are exported: OpenTelemetry's own variables, checked like all others.
+//! The configuration of the export of traces, from the standard variables of OpenTelemetry.
 
 use service::{ConfigReader, parse};
 use url::Url;
 
-use crate::config::Settings;
+use crate::config::settings::Settings;
 
-/// How traces are exported.
+/// The export of traces.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Export {
-    /// The collector, without the path of the signal.
+pub struct TraceExport {
+    /// The URL of the collector, without `/v1/traces`.
     pub endpoint: Url,
-    /// `service.name`.
     pub service_name: String,
-    /// Which traces are.
     pub sampling: Sampling,
 }
 
 /// Which traces are exported.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampling {
-    /// The request's own `traceparent` decides, where it has one.
+    /// Whether the `traceparent` of a request decides, if it has one.
     pub parent_based: bool,
-    /// The share of the others.
+    /// The share of the other traces, from 0 to 1.
     pub ratio: f64,
 }
 
-impl Export {
-    /// Takes the variables; `Some(None)`: no traces are exported.
+impl TraceExport {
+    /// Parses the variables. `Some(None)` means that no traces are exported.
     pub fn read(s: &Settings, check: &mut ConfigReader) -> Option<Option<Self>> {
         let endpoint = s.otel_exporter_otlp_endpoint.as_ref();
         let endpoint = check.optional("otel_exporter_otlp_endpoint", endpoint, parse::base_url);
@@ -39,7 +37,8 @@ impl Export {
     }
 }
 
-/// Whether the parent decides, and the share of the rest unless OTEL_TRACES_SAMPLER_ARG has it.
+/// Parses the sampler: whether the parent decides, and the share of the other traces. The share is
+/// `None` if OTEL_TRACES_SAMPLER_ARG defines it.
 fn sampler(text: &str) -> Result<(bool, Option<f64>), String> {
     let (parent_based, rest) = match text.strip_prefix("parentbased_") {
         Some(rest) => (true, rest),
@@ -50,7 +49,7 @@ fn sampler(text: &str) -> Result<(bool, Option<f64>), String> {
         "always_off" => Ok((parent_based, Some(0.0))),
         "traceidratio" => Ok((parent_based, None)),
         _ => {
-            Err("is none of always_on, always_off, traceidratio, each also with parentbased_ before it"
+            Err("is not always_on, always_off or traceidratio, with or without the prefix parentbased_"
                 .into())
         }
     }
@@ -69,19 +68,19 @@ mod tests {
 
     use super::*;
 
-    fn read(pairs: &[(&str, &str)]) -> Result<Option<Export>, String> {
+    fn read(pairs: &[(&str, &str)]) -> Result<Option<TraceExport>, String> {
         let pairs = pairs.iter().chain(&[("KAFKA_BROKER", "k:9092")]);
         let pairs = pairs.map(|(name, value)| ((*name).into(), (*value).into()));
         Config::from_environment(pairs).map(|config| config.traces).map_err(|faults| faults.to_string())
     }
 
     #[test]
-    fn nothing_is_exported_unless_an_endpoint_is_set() {
+    fn no_trace_is_exported_without_an_endpoint() {
         assert_eq!(read(&[("OTEL_TRACES_SAMPLER", "always_on")]), Ok(None));
     }
 
     #[test]
-    fn the_standard_samplers_are_known() {
+    fn the_standard_samplers_are_supported() {
         let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318/");
         let export = read(&[endpoint]).unwrap().unwrap();
         assert_eq!(export.endpoint.as_str(), "http://collector:4318/");
@@ -101,15 +100,15 @@ mod tests {
     }
 
     #[test]
-    fn wrong_values_are_named() {
-        let said = read(&[
+    fn the_error_names_every_wrong_variable() {
+        let error = read(&[
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"),
             ("OTEL_TRACES_SAMPLER", "xray"),
             ("OTEL_TRACES_SAMPLER_ARG", "1.5"),
         ]);
-        let said = said.unwrap_err();
+        let error = error.unwrap_err();
         for name in ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_TRACES_SAMPLER:", "OTEL_TRACES_SAMPLER_ARG"] {
-            assert!(said.contains(name), "{name} in {said}");
+            assert!(error.contains(name), "{name} in {error}");
         }
     }
 }

@@ -1,15 +1,15 @@
-//! API keys as an operator configures them: a name and the SHA-256 of the key, so that whoever reads the configuration
-//! cannot send with it. A name may stand for several keys, as while one is being replaced by another.
+//! The keys of API_KEYS: a name and the SHA-256 of each key. So the configuration does not contain
+//! the keys. A name can have several keys, for example while a key is replaced.
 
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
-/// More are a user database, which this is not; each costs a comparison a request.
-const MOST_KEYS: usize = 1000;
+/// Each key costs one comparison per request.
+const MAX_KEYS: usize = 1000;
 
-/// The keys that are let in.
+/// The known keys. Debug output contains only their names.
 #[derive(Clone)]
 pub struct ApiKeys(Arc<[(Arc<str>, [u8; 32])]>);
 
@@ -20,52 +20,54 @@ impl std::fmt::Debug for ApiKeys {
 }
 
 impl ApiKeys {
-    /// The parser of the variable: `name:sha256` pairs, separated by commas or lines; a line may be a `#` comment.
+    /// Parses the variable: `name:sha256` pairs, separated by commas or lines. Lines that begin with
+    /// `#` are comments.
     ///
     /// # Errors
-    /// An entry that is no such pair, by its number; no key at all; one key under two names.
+    /// An entry is no such pair, a key occurs twice, or there is no key. The error gives the number
+    /// of the entry.
     pub fn parse(text: &str) -> Result<Self, String> {
         let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
         let entries = lines.flat_map(|line| line.split(',')).map(str::trim).filter(|entry| !entry.is_empty());
         let mut keys: Vec<(Arc<str>, [u8; 32])> = Vec::new();
         for (number, entry) in (1..).zip(entries) {
-            let (name, hash) = pair(entry).map_err(|why| format!("entry {number} {why}"))?;
+            let (name, hash) = parse_pair(entry).map_err(|why| format!("entry {number} {why}"))?;
             if let Some((other, _)) = keys.iter().find(|(_, known)| *known == hash) {
-                return Err(format!("entry {number} ({name}) has the key of {other}"));
+                return Err(format!("entry {number} ({name}) has the same key as {other}"));
             }
             keys.push((name.into(), hash));
         }
         match keys.len() {
             0 => Err("names no key".into()),
-            1..=MOST_KEYS => Ok(Self(keys.into())),
-            _ => Err(format!("names more than {MOST_KEYS} keys")),
+            1..=MAX_KEYS => Ok(Self(keys.into())),
+            _ => Err(format!("names more than {MAX_KEYS} keys")),
         }
     }
 
-    /// The name of a key's holder. The time that this takes does not depend on the key or on which one it is.
-    pub fn holder(&self, key: &[u8]) -> Option<&Arc<str>> {
+    /// The name of `key`. The duration depends neither on the key nor on its position in the list.
+    pub fn name_of(&self, key: &[u8]) -> Option<&Arc<str>> {
         let hash: [u8; 32] = Sha256::digest(key).into();
-        let (mut found, mut at) = (Choice::from(0), 0_u32);
+        let (mut found, mut position) = (Choice::from(0), 0_u32);
         for (index, (_, known)) in (0_u32..).zip(self.0.iter()) {
             let same = known.ct_eq(&hash);
-            at.conditional_assign(&index, same);
+            position.conditional_assign(&index, same);
             found |= same;
         }
-        bool::from(found).then(|| self.0.get(at as usize).map(|(name, _)| name)).flatten()
+        bool::from(found).then(|| self.0.get(position as usize).map(|(name, _)| name)).flatten()
     }
 }
 
-fn pair(entry: &str) -> Result<(&str, [u8; 32]), &'static str> {
+fn parse_pair(entry: &str) -> Result<(&str, [u8; 32]), &'static str> {
     let (name, hash) = entry.split_once(':').ok_or("is not name:sha256")?;
     let (name, hash) = (name.trim(), hash.trim());
-    let right = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if !(1..=64).contains(&name.len()) || !name.chars().all(right) {
+    let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if !(1..=64).contains(&name.len()) || !name.chars().all(valid) {
         return Err("has no name of 1 to 64 letters, digits, '.', '_' or '-'");
     }
-    hex(hash).map(|hash| (name, hash)).ok_or("has no SHA-256 of 64 hexadecimal digits after its name")
+    parse_hex(hash).map(|hash| (name, hash)).ok_or("has no SHA-256 of 64 hexadecimal digits after its name")
 }
 
-fn hex(text: &str) -> Option<[u8; 32]> {
+fn parse_hex(text: &str) -> Option<[u8; 32]> {
     let mut bytes = [0; 32];
     if text.len() != 64 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return None;
@@ -86,20 +88,20 @@ mod tests {
     const OTHER: &str = "d9298a10d1b0735837dc4bd85dac641b0f3cef27a47e5d53a54f2f3f5b2fcffa";
 
     #[test]
-    fn a_key_is_known_by_its_hash() {
+    fn a_key_is_found_by_its_hash() {
         let text = format!("# of 2026\nplant-7: {SECRET}\n, lab:{}", OTHER.to_uppercase());
         let keys = ApiKeys::parse(&text).unwrap();
-        let holder = |key: &str| keys.holder(key.as_bytes()).map(|name| name.to_string());
-        assert_eq!(holder("secret").as_deref(), Some("plant-7"));
-        assert_eq!(holder("other").as_deref(), Some("lab"));
+        let name_of = |key: &str| keys.name_of(key.as_bytes()).map(|name| name.to_string());
+        assert_eq!(name_of("secret").as_deref(), Some("plant-7"));
+        assert_eq!(name_of("other").as_deref(), Some("lab"));
         for wrong in ["", "Secret", "secret ", SECRET] {
-            assert_eq!(holder(wrong), None, "{wrong}");
+            assert_eq!(name_of(wrong), None, "{wrong}");
         }
         assert_eq!(format!("{keys:?}"), r#"["plant-7", "lab"]"#);
     }
 
     #[test]
-    fn what_is_wrong_is_told_by_its_number_and_no_hash_is_shown() {
+    fn an_error_names_the_entry_and_contains_no_hash() {
         for (wrong, words) in [
             (" ,\n,", "no key"),
             ("secret", "entry 1 is not name:sha256"),
@@ -107,16 +109,16 @@ mod tests {
             (&format!("a:{}", "g".repeat(64)), "entry 1 has no SHA-256"),
             (&format!("a b:{SECRET}"), "entry 1 has no name"),
             (&format!(":{SECRET}"), "entry 1 has no name"),
-            (&format!("a:{SECRET},b:{SECRET}"), "entry 2 (b) has the key of a"),
+            (&format!("a:{SECRET},b:{SECRET}"), "entry 2 (b) has the same key as a"),
         ] {
-            let said = ApiKeys::parse(wrong).unwrap_err();
-            assert!(said.contains(words) && !said.contains(SECRET), "{said}");
+            let error = ApiKeys::parse(wrong).unwrap_err();
+            assert!(error.contains(words) && !error.contains(SECRET), "{error}");
         }
     }
 
     #[test]
-    fn a_name_may_have_two_keys_while_one_replaces_the_other() {
+    fn a_name_can_have_two_keys() {
         let keys = ApiKeys::parse(&format!("lab:{SECRET},lab:{OTHER}")).unwrap();
-        assert_eq!(keys.holder(b"secret"), keys.holder(b"other"));
+        assert_eq!(keys.name_of(b"secret"), keys.name_of(b"other"));
     }
 }

@@ -1,5 +1,5 @@
-//! One connection, from its first byte to its last: TLS if there is a certificate, then HTTP/1.1, until the client or
-//! a deadline ends it, or the process does. A stop lets the request in hand end.
+//! One connection: the TLS handshake, then HTTP/1.1 requests until the client, a timeout or the
+//! shutdown ends it. A shutdown waits for the current request.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -16,109 +16,131 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
 
-use super::raw_response as refusal;
-use super::server::Shared;
-use super::stream::{Stream, Watched, WatchedBody};
-use super::timeouts::{Late, Limits, Watch};
+use crate::http::raw_response;
+use crate::http::stream::{Stream, TimedBody, TimedStream};
+use crate::http::timeouts::{ConnectionTimer, Expired, Timeouts};
+use crate::http::tls::Tls;
+use crate::metrics::ConnectionMetrics;
+use crate::shutdown::Shutdown;
 
-/// How long a client beyond the limit of connections may take for its one request.
-const RESERVE_LIMIT: Duration = Duration::from_secs(2);
-/// The longest head of a request that is read.
-const HEAD_BYTES: usize = 64 * 1024;
+/// Maximum time of an extra connection, which gets one response.
+const EXTRA_CONNECTION_TIMEOUT: Duration = Duration::from_secs(2);
+/// Maximum size of the head of a request.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
 
-/// Serves `stream` until it is over. In the `reserve` one request is answered, which is refused unless it asks for
-/// health or metrics.
-pub async fn run(stream: TcpStream, shared: Arc<Shared>, reserve: bool) {
-    let request = if reserve { RESERVE_LIMIT.min(shared.limits.request) } else { shared.limits.request };
-    let idle = if reserve { request } else { shared.limits.idle };
-    let Some(stream) = secured(stream, &shared, request).await else { return };
-    let watch = Arc::new(Watch::new(Limits { request, idle }));
+/// Handles the requests of all connections.
+pub trait Handler: Send + Sync + 'static {
+    /// Handles a request. On an `extra` connection, beyond MAX_CONNECTIONS, it rejects all requests
+    /// but those of exempt endpoints.
+    fn handle(&self, request: Request<Body>, extra: bool) -> impl Future<Output = Response<Body>> + Send;
+}
+
+/// The parts that all connections share.
+#[derive(Debug)]
+pub struct Shared<H> {
+    pub handler: H,
+    pub timeouts: Timeouts,
+    /// The certificate, if TLS is enabled.
+    pub tls: Option<Tls>,
+    /// After the shutdown began, responses announce the end of their connection.
+    pub shutdown: Shutdown,
+    /// Closes each connection after its current request.
+    pub close: CancellationToken,
+    pub metrics: ConnectionMetrics,
+}
+
+/// Serves `stream` until its end. An `extra` connection, beyond MAX_CONNECTIONS, serves one request.
+pub async fn serve<H: Handler>(stream: TcpStream, shared: Arc<Shared<H>>, extra: bool) {
+    let timeouts = match shared.timeouts {
+        Timeouts { request, .. } if extra => {
+            let request = EXTRA_CONNECTION_TIMEOUT.min(request);
+            Timeouts { request, idle: request }
+        }
+        timeouts => timeouts,
+    };
+    let Some(stream) = handshake(stream, &shared, timeouts.request).await else { return };
+    let timer = Arc::new(ConnectionTimer::new(timeouts));
     let service = service_fn(|request| {
-        watch.request_began();
-        answer(Arc::clone(&shared), Arc::clone(&watch), reserve, request)
+        timer.request_started();
+        handle(Arc::clone(&shared), Arc::clone(&timer), extra, request)
     });
-    let io = TokioIo::new(Watched::new(stream, Arc::clone(&watch)));
-    // A client that ends its sending side after its request waits for the answer (RFC 9112 9.6).
+    let io = TokioIo::new(TimedStream::new(stream, Arc::clone(&timer)));
+    // A client may close its sending side after the request and wait for the response
+    // (RFC 9112 9.6).
     let mut http = http1::Builder::new();
-    let mut connection = http.half_close(true).max_buf_size(HEAD_BYTES).serve_connection(io, service);
-    // One of its own: it is looked at at every step, and connections do not wait for each other there.
+    let mut connection = http.half_close(true).max_buf_size(MAX_HEAD_BYTES).serve_connection(io, service);
+    // A child token: it is polled at each step, and connections would contend for a shared token.
     let mut close = pin!(shared.close.child_token().cancelled_owned());
-    let mut timer = pin!(sleep_until(watch.deadline()));
+    let mut sleep = pin!(sleep_until(timer.deadline()));
     let mut closing = false;
-    let late = poll_fn(|cx| {
+    let ended = poll_fn(|cx| {
         if !closing && close.as_mut().poll(cx).is_ready() {
             closing = true;
             Pin::new(&mut connection).graceful_shutdown();
         }
         match Pin::new(&mut connection).poll(cx) {
             Poll::Ready(ended) => Poll::Ready(Ok(ended)),
-            Poll::Pending => poll_deadline(&watch, timer.as_mut(), cx).map(Err),
+            Poll::Pending => poll_deadline(&timer, sleep.as_mut(), cx).map(Err),
         }
     });
-    match late.await {
-        Err(what @ (Late::Head | Late::Write)) => shared.counts.timed_out(what),
-        // How a client leaves is its own affair.
-        Err(Late::Idle) | Ok(Ok(())) => {}
+    match ended.await {
+        Err(expired) => shared.metrics.closed_on_timeout(expired.step()),
+        Ok(Ok(())) => {}
         Ok(Err(error)) => {
             let http1::Parts { io, read_buf, .. } = connection.into_parts();
             let mut stream = io.into_inner();
-            let answer = refusal::to_unparsed(&error, &read_buf, stream.take_withheld());
-            // Apart, so that a connection needs no room for it.
-            _ = tokio::time::timeout(request, Box::pin(stream.finish(&answer))).await;
+            let response = raw_response::to_invalid_head(&error, &read_buf, stream.take_withheld());
+            // Boxed, so that other connections need no memory for this future.
+            _ = tokio::time::timeout(timeouts.request, Box::pin(stream.finish(&response))).await;
         }
     }
 }
 
-/// After the TLS handshake, if there is one; `None` if it failed or took too long.
-async fn secured(stream: TcpStream, shared: &Shared, limit: Duration) -> Option<Stream> {
+/// Performs the TLS handshake, if TLS is enabled. Returns `None` if it failed or timed out.
+async fn handshake<H>(stream: TcpStream, shared: &Shared<H>, timeout: Duration) -> Option<Stream> {
     let Some(tls) = &shared.tls else { return Some(Stream::Plain(stream)) };
-    match tokio::time::timeout(limit, tls.acceptor().accept(stream)).await {
+    match tokio::time::timeout(timeout, tls.acceptor().accept(stream)).await {
         Ok(Ok(stream)) => Some(Stream::Tls(Box::new(stream))),
         Ok(Err(error)) => {
-            tracing::debug!(%error, "handshake failed");
-            shared.counts.handshake_failed();
+            tracing::debug!(%error, "tls handshake failed");
+            shared.metrics.closed_on_timeout(Some("handshake"));
             None
         }
         Err(_) => {
-            shared.counts.handshake_failed();
+            shared.metrics.closed_on_timeout(Some("handshake"));
             None
         }
     }
 }
 
-/// Ready when a deadline has passed. The timer is moved only for an earlier deadline, or when it fires too early: a
-/// busy connection does not touch it.
-fn poll_deadline(watch: &Watch, mut timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<Late> {
-    let due = watch.deadline();
-    if due < timer.deadline() {
-        timer.as_mut().reset(due);
+/// Ready when a timeout has expired. The sleep is reset only to an earlier deadline, or when it
+/// ends too early. So it costs a busy connection nothing.
+fn poll_deadline(timer: &ConnectionTimer, mut sleep: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<Expired> {
+    let deadline = timer.deadline();
+    if deadline < sleep.deadline() {
+        sleep.as_mut().reset(deadline);
     }
-    while timer.as_mut().poll(cx).is_ready() {
-        if let Some(late) = watch.late() {
-            return Poll::Ready(late);
+    while sleep.as_mut().poll(cx).is_ready() {
+        if let Some(expired) = timer.expired() {
+            return Poll::Ready(expired);
         }
-        timer.as_mut().reset(watch.deadline());
+        sleep.as_mut().reset(timer.deadline());
     }
     Poll::Pending
 }
 
-/// Answers one request.
-async fn answer(
-    shared: Arc<Shared>,
-    watch: Arc<Watch>,
-    reserve: bool,
+/// Handles one request.
+async fn handle<H: Handler>(
+    shared: Arc<Shared<H>>,
+    timer: Arc<ConnectionTimer>,
+    extra: bool,
     request: Request<Incoming>,
-) -> Result<Response<WatchedBody>, Infallible> {
-    let request = request.map(Body::new);
-    let mut response = if reserve && !refusal::is_exempt(request.uri().path()) {
-        shared.counts.refused();
-        shared.front.turn_away(request).await
-    } else {
-        shared.front.answer(request).await
-    };
-    if reserve || shared.stopping.has_begun() {
+) -> Result<Response<TimedBody>, Infallible> {
+    let mut response = shared.handler.handle(request.map(Body::new), extra).await;
+    if extra || shared.shutdown.has_begun() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(response.map(|body| WatchedBody::new(body, watch)))
+    Ok(response.map(|body| TimedBody::new(body, timer)))
 }

@@ -1,7 +1,8 @@
-//! Pages of other origins (CORS_ALLOWED_ORIGINS), as the Fetch standard describes it: the answer to
-//! a preflight, and the headers that let a page of an allowed origin read an answer. No page gets
-//! them with credentials of the browser: the producer knows no cookies, and a page that has an API
-//! key sends it itself.
+//! Cross-origin requests (CORS_ALLOWED_ORIGINS), as the Fetch standard defines them: the response to
+//! a preflight, and the headers that allow a page to read a response.
+//!
+//! Credentials of the browser are never allowed. The producer uses no cookies, and a page with an
+//! API key sends it in a header.
 
 use std::sync::Arc;
 
@@ -10,19 +11,20 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use url::Url;
 
-use crate::http::body::is_utf8_of;
+use crate::http::content_type::is_utf8_of;
+use crate::http::endpoint::Matched;
 use crate::http::head;
-use crate::routes;
 
-/// What a page may send: the methods of all routes, and every header that the producer reads.
+/// The methods of all endpoints.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, DELETE");
+/// Every request header that the producer reads.
 const HEADERS: HeaderValue = HeaderValue::from_static(
     "Authorization, Content-Encoding, Content-Type, Idempotency-Key, traceparent, tracestate, X-API-Key, X-Request-Id",
 );
-/// What it may read beside the body and what any page may read.
+/// The response headers that a page can read, beside those that the standard allows.
 const EXPOSED: HeaderValue = HeaderValue::from_static("Location, Retry-After, X-Request-Id");
-/// How long a browser may keep the answer to a preflight, in seconds; none keeps it longer than a
-/// day.
+/// Seconds for which a browser can cache the response to a preflight. No browser accepts more than
+/// a day.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("7200");
 const ANY: HeaderValue = HeaderValue::from_static("*");
 
@@ -31,40 +33,40 @@ const ANY: HeaderValue = HeaderValue::from_static("*");
 pub enum Origins {
     /// `*`
     Any,
-    /// As browsers write them.
-    These(Arc<[HeaderValue]>),
+    /// A list of origins, serialized as browsers do it.
+    List(Arc<[HeaderValue]>),
 }
 
 impl Origins {
-    /// The parser of the variable.
+    /// Parses the variable.
     ///
     /// # Errors
-    /// An entry that is not an origin as browsers write it; `*` beside others; no entry at all.
+    /// An entry is not an origin as browsers serialize it, `*` is one of several entries, or there
+    /// is no entry.
     pub fn parse(text: &str) -> Result<Self, String> {
         let names: Vec<&str> = text.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
         match names.as_slice() {
             [] => Err("names no origin".into()),
             ["*"] => Ok(Self::Any),
-            names => names.iter().map(|name| origin(name)).collect::<Result<_, _>>().map(Self::These),
+            names => names.iter().map(|name| origin(name)).collect::<Result<_, _>>().map(Self::List),
         }
     }
 
-    /// The value of Access-Control-Allow-Origin for a request, if it comes from a page that is
-    /// allowed.
+    /// The value of Access-Control-Allow-Origin, if the page that sent the request is allowed.
     fn allow(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         let mut origins = headers.get_all(header::ORIGIN).iter();
         let (origin, None) = (origins.next()?, origins.next()) else { return None };
         match self {
             Self::Any => Some(ANY),
-            Self::These(origins) => origins.contains(origin).then(|| origin.clone()),
+            Self::List(origins) => origins.contains(origin).then(|| origin.clone()),
         }
     }
 }
 
-/// An origin as browsers write it: a scheme, a host, and a port that is not the scheme's own.
+/// Parses an origin as browsers serialize it: scheme, host, and a port unless it is the default.
 fn origin(name: &str) -> Result<HeaderValue, String> {
     if name == "*" {
-        return Err("names * beside other origins: it stands for all of them".into());
+        return Err("names * beside other origins: * means all origins".into());
     }
     let wrong = || format!("names {name:?}, which is not an origin such as https://app.example.com:8443");
     let (scheme, host) = name.split_once("://").ok_or_else(wrong)?;
@@ -75,7 +77,7 @@ fn origin(name: &str) -> Result<HeaderValue, String> {
         let written = Url::parse(name).map_err(|_| wrong())?.origin();
         let written = if written.is_tuple() { written.ascii_serialization() } else { return Err(wrong()) };
         if written != name {
-            return Err(format!("names {name:?}, which is not an origin as browsers write it: {written:?}"));
+            return Err(format!("names {name:?}, which is not an origin: browsers write {written:?}"));
         }
     }
     if host.is_empty() || host.contains('*') || !head::is_host(host.as_bytes()) {
@@ -84,43 +86,44 @@ fn origin(name: &str) -> Result<HeaderValue, String> {
     HeaderValue::from_str(name).map_err(|_| wrong())
 }
 
-/// A request to a producer that allows origins.
+/// The CORS headers of one request, if CORS_ALLOWED_ORIGINS is set.
 #[derive(Debug)]
-pub struct Visit {
+pub struct CorsRequest {
+    /// Access-Control-Allow-Origin.
     allow: Option<HeaderValue>,
-    /// Whether the answer would be another for another origin.
+    /// Whether the response depends on the origin.
     varies: bool,
 }
 
-impl Visit {
-    /// Looks at where `request` comes from. The body of `navigator.sendBeacon`, which can say no
-    /// more than text/plain without credentials, is JSON if the page is allowed.
-    pub fn of(origins: &Origins, request: &mut Request) -> Self {
+impl CorsRequest {
+    /// Checks the origin of `request`. A `text/plain` body of an allowed page becomes JSON, because
+    /// `navigator.sendBeacon` can send no other type without a preflight.
+    pub fn new(origins: &Origins, request: &mut Request) -> Self {
         let headers = request.headers_mut();
         let allow = origins.allow(headers);
         if allow.is_some() && is_plain_text(headers) {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
-        Self { allow, varies: matches!(origins, Origins::These(_)) }
+        Self { allow, varies: matches!(origins, Origins::List(_)) }
     }
 
-    /// The answer, if the request is the preflight of an allowed page to a route.
-    pub fn preflight(&self, request: &Request, route: &str) -> Option<Response> {
-        let asks = *request.method() == Method::OPTIONS
+    /// The response, if the request is the preflight of an allowed page to a known path.
+    pub fn preflight(&self, request: &Request, matched: Matched) -> Option<Response> {
+        let is_preflight = *request.method() == Method::OPTIONS
             && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-        if !asks || self.allow.is_none() || route == routes::OTHER {
+        if !is_preflight || self.allow.is_none() || !matched.is_known() {
             return None;
         }
-        let permitted = [
+        let allowed = [
             (header::ACCESS_CONTROL_ALLOW_METHODS, METHODS),
             (header::ACCESS_CONTROL_ALLOW_HEADERS, HEADERS),
             (header::ACCESS_CONTROL_MAX_AGE, MAX_AGE),
         ];
-        Some((StatusCode::NO_CONTENT, permitted).into_response())
+        Some((StatusCode::NO_CONTENT, allowed).into_response())
     }
 
-    /// Lets the page read the answer, if it is allowed.
-    pub fn show(self, headers: &mut HeaderMap) {
+    /// Adds the headers that allow the page to read the response.
+    pub fn add_headers(self, headers: &mut HeaderMap) {
         if self.varies {
             headers.append(header::VARY, HeaderValue::from_static("origin"));
         }
@@ -132,7 +135,7 @@ impl Visit {
 }
 
 fn is_plain_text(headers: &HeaderMap) -> bool {
-    let media_type = head::only(headers, &header::CONTENT_TYPE).ok().flatten();
+    let media_type = head::single_value(headers, &header::CONTENT_TYPE).ok().flatten();
     media_type
         .and_then(|value| value.to_str().ok())
         .is_some_and(|text| is_utf8_of(text, |essence| essence == "text/plain"))
@@ -143,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn origins_are_as_browsers_write_them() {
+    fn an_origin_as_browsers_serialize_it_is_valid() {
         for right in [
             "https://app.example.com",
             "http://localhost:5173",
@@ -158,16 +161,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_an_origin_is_named_with_the_remedy_where_there_is_one() {
+    fn an_invalid_origin_is_named_with_its_correction() {
         for (wrong, words) in [
             (",", "names no origin"),
             ("app.example.com", "\"app.example.com\", which is not an origin such as"),
-            ("https://a.example/", "browsers write it: \"https://a.example\""),
-            ("https://a.example/app", "browsers write it: \"https://a.example\""),
-            ("https://a.example:443", "browsers write it: \"https://a.example\""),
-            ("HTTPS://A.example", "browsers write it: \"https://a.example\""),
-            ("https://b\u{fc}cher.example", "browsers write it: \"https://xn--bcher-kva.example\""),
-            ("https://user@a.example", "browsers write it: \"https://a.example\""),
+            ("https://a.example/", "browsers write \"https://a.example\""),
+            ("https://a.example/app", "browsers write \"https://a.example\""),
+            ("https://a.example:443", "browsers write \"https://a.example\""),
+            ("HTTPS://A.example", "browsers write \"https://a.example\""),
+            ("https://b\u{fc}cher.example", "browsers write \"https://xn--bcher-kva.example\""),
+            ("https://user@a.example", "browsers write \"https://a.example\""),
             ("https://*.example.com", "not an origin"),
             ("https://", "not an origin"),
             ("https://a.example:99999", "not an origin"),

@@ -1,5 +1,4 @@
-//! The head of a request: what HTTP asks of it before its route counts, and headers that must have
-//! one value.
+//! Checks of the head of a request that do not depend on its route, and parsers of header values.
 
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
@@ -10,30 +9,31 @@ use events::{Fault, Loc};
 
 use crate::error::ApiError;
 
-/// Judges the head of any request.
+/// Checks the headers Host and Transfer-Encoding.
 ///
 /// # Errors
-/// 400: not exactly one valid Host, which HTTP/1.0 may leave out (RFC 9112 3.2), or `chunked`
-/// twice; 501: an unknown transfer coding. One that is not followed by `chunked` does not come
-/// here: hyper cannot parse it.
-pub fn judge(request: &Request) -> Result<(), ApiError> {
-    judge_host(request.version(), request.headers()).map_err(ApiError::Host)?;
+/// - 400: there is not exactly one valid Host (RFC 9112 3.2), which HTTP/1.0 can omit.
+/// - 400: Transfer-Encoding names `chunked` twice.
+/// - 501: Transfer-Encoding names an unknown coding before `chunked`. A request whose last coding is
+///   unknown is rejected by hyper.
+pub fn check(request: &Request) -> Result<(), ApiError> {
+    check_host(request.version(), request.headers()).map_err(ApiError::InvalidHost)?;
     let codings = request.headers().get_all(header::TRANSFER_ENCODING);
     let codings = codings.iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     let mut chunked = 0;
     for coding in codings.map(<[u8]>::trim_ascii).filter(|coding| !coding.is_empty()) {
         if !coding.eq_ignore_ascii_case(b"chunked") {
-            return Err(ApiError::TransferCoding);
+            return Err(ApiError::UnsupportedTransferCoding);
         }
         chunked += 1;
     }
     if chunked > 1 {
-        return Err(ApiError::BodyBroken("Transfer-Encoding names chunked twice".into()));
+        return Err(ApiError::UnreadableBody("Transfer-Encoding names chunked twice".into()));
     }
     Ok(())
 }
 
-fn judge_host(version: Version, headers: &HeaderMap) -> Result<(), &'static str> {
+fn check_host(version: Version, headers: &HeaderMap) -> Result<(), &'static str> {
     let mut hosts = headers.get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
         (None, _) if version == Version::HTTP_10 => Ok(()),
@@ -44,8 +44,8 @@ fn judge_host(version: Version, headers: &HeaderMap) -> Result<(), &'static str>
     }
 }
 
-/// Whether `text` is `uri-host [":" port]` (RFC 3986 3.2.2). An empty one is, for a target that has
-/// no authority.
+/// Whether `text` is `uri-host [":" port]` (RFC 3986 3.2.2). The empty text is valid; clients send it
+/// for a target without authority.
 pub fn is_host(text: &[u8]) -> bool {
     let (host, port) = match text.iter().rposition(|byte| *byte == b']') {
         Some(end) => text.split_at(end + 1),
@@ -71,7 +71,7 @@ fn is_ip_literal(literal: &[u8]) -> bool {
         let mut parts = future.splitn(2, |byte| *byte == b'.');
         let mut part = || parts.next().filter(|part| !part.is_empty());
         return part().is_some_and(|version| version.iter().all(u8::is_ascii_hexdigit))
-            && part().is_some_and(|address| address.iter().all(|byte| is_of_name(*byte) || *byte == b':'));
+            && part().is_some_and(|address| address.iter().all(|byte| is_name_char(*byte) || *byte == b':'));
     }
     std::str::from_utf8(literal).is_ok_and(|address| address.parse::<Ipv6Addr>().is_ok())
 }
@@ -81,7 +81,7 @@ fn is_name(name: &[u8]) -> bool {
     while let Some((byte, after)) = rest.split_first() {
         rest = match (byte, after) {
             (b'%', [one, two, after @ ..]) if one.is_ascii_hexdigit() && two.is_ascii_hexdigit() => after,
-            (byte, after) if is_of_name(*byte) => after,
+            (byte, after) if is_name_char(*byte) => after,
             _ => return false,
         };
     }
@@ -89,35 +89,38 @@ fn is_name(name: &[u8]) -> bool {
 }
 
 /// `unreserved` and `sub-delims`.
-fn is_of_name(byte: u8) -> bool {
+fn is_name_char(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&byte)
 }
 
-/// The value of a header that must have one. The same value twice is one.
+/// The value of a header that can have only one. A repeated value counts once.
 ///
 /// # Errors
-/// It has different ones.
-pub fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h HeaderValue>, Different> {
+/// The header has different values.
+pub fn single_value<'h>(
+    headers: &'h HeaderMap,
+    name: &HeaderName,
+) -> Result<Option<&'h HeaderValue>, SeveralValues> {
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else { return Ok(None) };
-    if values.all(|other| other == value) { Ok(Some(value)) } else { Err(Different) }
+    if values.all(|other| other == value) { Ok(Some(value)) } else { Err(SeveralValues) }
 }
 
-/// A header that must have one value has different ones.
+/// A header that can have only one value has different values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Different;
+pub struct SeveralValues;
 
-/// A header that breaks a rule.
-pub fn fault(name: &str, msg: impl Into<String>) -> Fault {
+/// A violation in the header `name`.
+pub fn violation(name: &str, msg: impl Into<String>) -> Fault {
     let loc = vec![Loc::Name("header".into()), Loc::Name(name.into())];
     Fault { loc, msg: msg.into(), kind: "value_error" }
 }
 
-/// The text of a header that is a string in quotes (RFC 8941 3.3.3) or, from clients that know no
-/// such strings, text without them. Parameters are not looked at.
+/// Parses a quoted string (RFC 8941 3.3.3). Text without quotes is returned unchanged, because some
+/// clients send it so. Parameters after the string are ignored.
 ///
 /// # Errors
-/// It begins with a quote and is no such string.
+/// The text begins with a quote and is no quoted string.
 pub fn unquoted(text: &str) -> Result<Cow<'_, str>, &'static str> {
     let Some(quoted) = text.strip_prefix('"') else { return Ok(text.into()) };
     let (mut string, mut rest) = (String::with_capacity(quoted.len()), quoted.chars());
@@ -152,20 +155,20 @@ mod tests {
     }
 
     #[test]
-    fn a_header_that_must_be_one_has_one_value() {
-        assert_eq!(only(&values(&[]), &NAME), Ok(None));
+    fn a_repeated_value_counts_once_and_different_values_are_an_error() {
+        assert_eq!(single_value(&values(&[]), &NAME), Ok(None));
         for same in [&["a"][..], &["a", "a"], &["a", "a", "a"]] {
-            assert_eq!(only(&values(same), &NAME).unwrap().unwrap(), "a");
+            assert_eq!(single_value(&values(same), &NAME).unwrap().unwrap(), "a");
         }
         for different in [&["a", "b"][..], &["a", "a", "b"], &["a", "A"], &["", "a"]] {
-            assert_eq!(only(&values(different), &NAME), Err(Different));
+            assert_eq!(single_value(&values(different), &NAME), Err(SeveralValues));
         }
     }
 
     proptest::proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
-        fn a_quoted_string_is_the_text_that_was_quoted(text in "[ -~]{0,40}") {
+        fn parsing_a_quoted_string_returns_the_quoted_text(text in "[ -~]{0,40}") {
             let quoted = format!("\"{}\"", text.replace('\\', r"\\").replace('"', "\\\""));
             assert_eq!(unquoted(&quoted).unwrap(), text);
             assert_eq!(unquoted(&format!("{quoted};a=1")).unwrap(), text);

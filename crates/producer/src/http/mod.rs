@@ -1,18 +1,21 @@
-//! The HTTP server, and what applies to requests of every route.
+//! The HTTP server, and what applies to the requests of all routes.
 
-pub mod accept;
 pub mod access_log;
 pub mod api_keys;
 pub mod auth;
 pub mod body;
 pub mod connection;
-pub mod connection_metrics;
+pub mod content_coding;
+pub mod content_type;
 pub mod cors;
-pub mod head;
+pub mod endpoint;
+pub mod event_id;
+mod head;
 pub mod middleware;
 pub mod permits;
-pub mod raw_response;
+mod raw_response;
+pub mod reject;
 pub mod server;
-pub mod stream;
+mod stream;
 pub mod timeouts;
 pub mod tls;

@@ -1,71 +1,71 @@
-//! How many connections and requests there may be at a time. Memory is bounded by these two; what is beyond is told to
-//! come back, and whoever asks for health or metrics is answered all the same.
+//! Limits of concurrent connections and requests. Together they bound the memory of the process.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 use prometheus_client::metrics::gauge::Gauge;
 
-/// Connections beyond the limit that are still taken, for one request each: the health check must get through, and a
-/// client must be able to read that it is one too many.
-pub const RESERVE: usize = 64;
+/// Connections beyond MAX_CONNECTIONS that get one response each. So health checks still work, and
+/// clients can read the reason of their rejection.
+pub const EXTRA_CONNECTIONS: usize = 64;
 
-/// Whether there is a place for a connection.
+/// The permit of a new connection.
 #[derive(Debug)]
-pub enum Seat {
-    /// Yes.
-    Regular(Place),
-    /// Not beyond one short request.
-    Reserve(Place),
-    /// No.
-    None,
+pub enum ConnectionPermit {
+    /// The connection is within the limit.
+    Regular(Permit),
+    /// The connection is one of [`EXTRA_CONNECTIONS`].
+    Extra(Permit),
+    /// The connection is beyond both limits.
+    Denied,
 }
 
-/// Counts what is there at a time.
+/// A number of permits. Unlike a semaphore it never waits, and it maintains a metric.
 #[derive(Debug, Clone)]
-pub struct Places {
+pub struct Permits {
     taken: Arc<AtomicUsize>,
-    most: usize,
-    shown: Gauge<i64, AtomicI64>,
+    max: usize,
+    gauge: Gauge<i64, AtomicI64>,
 }
 
-/// One of them, until it is dropped.
+/// One permit, returned on drop.
 #[derive(Debug)]
-pub struct Place(Places);
+pub struct Permit(Permits);
 
-impl Places {
-    /// All free; `shown` follows the count.
-    pub fn new(most: usize, shown: Gauge) -> Self {
-        Self { taken: Arc::default(), most, shown }
+impl Permits {
+    /// Creates `max` permits. `gauge` shows how many are taken.
+    pub fn new(max: usize, gauge: Gauge) -> Self {
+        Self { taken: Arc::default(), max, gauge }
     }
 
-    fn take_below(&self, most: usize) -> Option<(Place, usize)> {
+    /// Takes a permit if fewer than `max` were taken before. Returns the number taken before, too.
+    fn take_below(&self, max: usize) -> Option<(Permit, usize)> {
         let before = self.taken.fetch_add(1, Ordering::Relaxed);
-        self.shown.inc();
-        // Dropped again if it is one too many.
-        let place = Place(self.clone());
-        (before < most).then_some((place, before))
+        self.gauge.inc();
+        // Beyond the limit the permit is dropped here, which returns it.
+        let permit = Permit(self.clone());
+        (before < max).then_some((permit, before))
     }
 
-    /// A place for a request.
-    pub fn take(&self) -> Option<Place> {
-        self.take_below(self.most).map(|(place, _)| place)
+    /// Takes the permit of a request.
+    pub fn take(&self) -> Option<Permit> {
+        self.take_below(self.max).map(|(permit, _)| permit)
     }
 
-    /// A place for a connection.
-    pub fn seat(&self) -> Seat {
-        match self.take_below(self.most + RESERVE) {
-            Some((place, before)) if before < self.most => Seat::Regular(place),
-            Some((place, _)) => Seat::Reserve(place),
-            None => Seat::None,
+    /// Takes the permit of a connection.
+    pub fn take_for_connection(&self) -> ConnectionPermit {
+        match self.take_below(self.max + EXTRA_CONNECTIONS) {
+            Some((permit, before)) if before < self.max => ConnectionPermit::Regular(permit),
+            Some((permit, _)) => ConnectionPermit::Extra(permit),
+            None => ConnectionPermit::Denied,
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.0.taken.fetch_sub(1, Ordering::Relaxed);
-        self.0.shown.dec();
+        self.0.gauge.dec();
     }
 }
 
@@ -74,28 +74,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_is_free_again_when_it_is_dropped_and_a_refusal_takes_none() {
-        let places = Places::new(2, Gauge::default());
-        let (first, second) = (places.take(), places.take());
+    fn a_dropped_permit_is_free_and_a_denial_takes_none() {
+        let permits = Permits::new(2, Gauge::default());
+        let (first, second) = (permits.take(), permits.take());
         assert!(first.is_some() && second.is_some());
-        assert!(places.take().is_none() && places.take().is_none());
-        assert_eq!(places.shown.get(), 2);
+        assert!(permits.take().is_none() && permits.take().is_none());
+        assert_eq!(permits.gauge.get(), 2);
         drop(first);
-        assert!(places.take().is_some());
-        assert_eq!(places.shown.get(), 1);
+        assert!(permits.take().is_some());
+        assert_eq!(permits.gauge.get(), 1);
     }
 
     #[test]
-    fn connections_beyond_the_limit_get_the_reserve_and_then_nothing() {
-        let places = Places::new(1, Gauge::default());
-        let regular = places.seat();
-        assert!(matches!(regular, Seat::Regular(_)));
-        let reserve: Vec<Seat> = (0..RESERVE).map(|_| places.seat()).collect();
-        assert!(reserve.iter().all(|seat| matches!(seat, Seat::Reserve(_))));
-        assert!(matches!(places.seat(), Seat::None));
+    fn connections_beyond_the_limit_get_extra_permits_then_none() {
+        let permits = Permits::new(1, Gauge::default());
+        let regular = permits.take_for_connection();
+        assert!(matches!(regular, ConnectionPermit::Regular(_)));
+        let extra: Vec<ConnectionPermit> =
+            (0..EXTRA_CONNECTIONS).map(|_| permits.take_for_connection()).collect();
+        assert!(extra.iter().all(|permit| matches!(permit, ConnectionPermit::Extra(_))));
+        assert!(matches!(permits.take_for_connection(), ConnectionPermit::Denied));
         drop(regular);
-        assert!(matches!(places.seat(), Seat::Reserve(_)), "the reserve counts too until it is free");
-        drop(reserve);
-        assert!(matches!(places.seat(), Seat::Regular(_)));
+        assert!(
+            matches!(permits.take_for_connection(), ConnectionPermit::Extra(_)),
+            "extra connections count until they end"
+        );
+        drop(extra);
+        assert!(matches!(permits.take_for_connection(), ConnectionPermit::Regular(_)));
     }
 }

@@ -1,7 +1,8 @@
-//! One connection's bytes, in the clear or through TLS, with each step told to its [`Watch`].
+//! The byte stream of a connection, plain or TLS. It reports each read and write to the
+//! [`ConnectionTimer`].
 //!
-//! hyper answers a head that it cannot parse by itself, and says why only when the connection has
-//! ended. Such an answer is withheld until then, so that another can be sent in its place.
+//! hyper itself responds to a head that it cannot parse, and returns the error only afterwards. Such
+//! a response is withheld until then, so that a better one can replace it.
 
 use std::io;
 use std::pin::Pin;
@@ -15,66 +16,62 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::timeouts::Watch;
+use crate::http::timeouts::ConnectionTimer;
 
-/// How much a client may still send, and for how long, while its connection is closed: unread bytes
-/// would make the end a reset, which can overtake the answer.
-const LINGER: (usize, Duration) = (1024 * 1024, Duration::from_secs(1));
+/// Number of bytes that are read and discarded while a connection is closed. Unread bytes would make
+/// the close a reset, which can overtake the response.
+const MAX_LINGER_BYTES: usize = 1024 * 1024;
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A connection's bytes.
 pub enum Stream {
-    /// As they come.
     Plain(TcpStream),
-    /// Through TLS.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// A stream that is watched.
-pub struct Watched {
+/// A stream that reports to a timer.
+pub struct TimedStream {
     stream: Stream,
-    watch: Arc<Watch>,
+    timer: Arc<ConnectionTimer>,
     withheld: Vec<u8>,
 }
 
-impl Watched {
-    /// Watches `stream`.
-    pub fn new(stream: Stream, watch: Arc<Watch>) -> Self {
-        Self { stream, watch, withheld: Vec::new() }
+impl TimedStream {
+    pub fn new(stream: Stream, timer: Arc<ConnectionTimer>) -> Self {
+        Self { stream, timer, withheld: Vec::new() }
     }
 
-    /// The answer that hyper made by itself, if it made one.
+    /// The response of hyper itself, if there is one.
     pub fn take_withheld(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.withheld)
     }
 
-    /// Sends `answer`, if there is one, and closes the connection.
-    pub async fn finish(&mut self, answer: &[u8]) -> io::Result<()> {
-        if answer.is_empty() {
+    /// Sends `response`, if it is not empty, and closes the connection.
+    pub async fn finish(&mut self, response: &[u8]) -> io::Result<()> {
+        if response.is_empty() {
             return Ok(());
         }
         match &mut self.stream {
-            Stream::Plain(stream) => finish(stream, answer).await,
-            Stream::Tls(stream) => finish(stream, answer).await,
+            Stream::Plain(stream) => finish(stream, response).await,
+            Stream::Tls(stream) => finish(stream, response).await,
         }
     }
 
-    /// Whether these bytes belong to the answer of no request.
+    /// Withholds bytes that belong to the response of no request. Returns whether it did.
     fn withhold(&mut self, bytes: &[u8]) -> bool {
-        let withheld = !self.watch.is_answering();
+        let withheld = !self.timer.is_responding();
         if withheld {
             self.withheld.extend_from_slice(bytes);
         }
         withheld
     }
 
-    /// The reset of a connection whose request is worked on: hyper reads nothing meanwhile and
-    /// would not notice.
+    /// Detects a reset while a request is handled. hyper does not read then and would not detect it.
     fn poll_reset(&self, cx: &mut Context<'_>) -> io::Result<()> {
         let socket = match &self.stream {
             Stream::Plain(stream) => stream,
             Stream::Tls(stream) => stream.get_ref().0,
         };
-        if self.watch.is_in_request()
+        if self.timer.is_in_request()
             && socket.poll_read_ready(cx).is_ready()
             && let Some(error) = socket.take_error()?
         {
@@ -83,10 +80,15 @@ impl Watched {
         Ok(())
     }
 
-    fn told<T>(&self, outcome: Poll<io::Result<T>>, bytes: impl FnOnce(&T) -> usize) -> Poll<io::Result<T>> {
+    /// Reports the outcome of a write to the timer. `bytes` returns the number of bytes written.
+    fn report<T>(
+        &self,
+        outcome: Poll<io::Result<T>>,
+        bytes: impl FnOnce(&T) -> usize,
+    ) -> Poll<io::Result<T>> {
         match &outcome {
-            Poll::Pending => self.watch.write_waits(),
-            Poll::Ready(outcome) => self.watch.write_went_on(outcome.as_ref().map_or(0, bytes)),
+            Poll::Pending => self.timer.write_blocked(),
+            Poll::Ready(outcome) => self.timer.write_progressed(outcome.as_ref().map_or(0, bytes)),
         }
         outcome
     }
@@ -101,7 +103,7 @@ macro_rules! either {
     };
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for TimedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -110,19 +112,19 @@ impl AsyncRead for Watched {
         let before = buffer.filled().len();
         let outcome = either!(self, stream => Pin::new(stream).poll_read(cx, buffer));
         if buffer.filled().len() > before {
-            self.watch.bytes_came();
+            self.timer.bytes_received();
         }
         outcome
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for TimedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if self.withhold(bytes) {
             return Poll::Ready(Ok(bytes.len()));
         }
         let outcome = either!(self, stream => Pin::new(stream).poll_write(cx, bytes));
-        self.told(outcome, |bytes| *bytes)
+        self.report(outcome, |bytes| *bytes)
     }
 
     fn poll_write_vectored(
@@ -130,12 +132,12 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if !self.watch.is_answering() {
+        if !self.timer.is_responding() {
             bytes.iter().for_each(|bytes| _ = self.withhold(bytes));
             return Poll::Ready(Ok(bytes.iter().map(|bytes| bytes.len()).sum()));
         }
         let outcome = either!(self, stream => Pin::new(stream).poll_write_vectored(cx, bytes));
-        self.told(outcome, |bytes| *bytes)
+        self.report(outcome, |bytes| *bytes)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -149,9 +151,9 @@ impl AsyncWrite for Watched {
         self.poll_reset(cx)?;
         let outcome = either!(self, stream => Pin::new(stream).poll_flush(cx));
         if outcome.is_ready() {
-            self.watch.flushed();
+            self.timer.flushed();
         }
-        self.told(outcome, |()| 0)
+        self.report(outcome, |()| 0)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -159,16 +161,16 @@ impl AsyncWrite for Watched {
             return Poll::Ready(Ok(()));
         }
         let outcome = either!(self, stream => Pin::new(stream).poll_shutdown(cx));
-        self.told(outcome, |()| 0)
+        self.report(outcome, |()| 0)
     }
 }
 
-/// Sends `answer` and the end, and reads what the client still sends.
-async fn finish<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, answer: &[u8]) -> io::Result<()> {
-    stream.write_all(answer).await?;
+/// Sends `response`, closes the sending side, and discards the bytes that the client still sends.
+async fn finish<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, response: &[u8]) -> io::Result<()> {
+    stream.write_all(response).await?;
     stream.shutdown().await?;
-    let read_on = async {
-        let (mut buffer, mut left) = ([0; 4096], LINGER.0);
+    let linger = async {
+        let (mut buffer, mut left) = ([0; 4096], MAX_LINGER_BYTES);
         while left > 0 {
             match stream.read(&mut buffer).await {
                 Ok(read) if read > 0 => left = left.saturating_sub(read),
@@ -176,30 +178,29 @@ async fn finish<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, answer: &[u8]
             }
         }
     };
-    _ = tokio::time::timeout(LINGER.1, read_on).await;
+    _ = tokio::time::timeout(LINGER_TIMEOUT, linger).await;
     Ok(())
 }
 
-/// An answer's body; its end is told.
-pub struct WatchedBody {
+/// The body of a response. It reports its end to a timer.
+pub struct TimedBody {
     body: Body,
-    watch: Arc<Watch>,
+    timer: Arc<ConnectionTimer>,
 }
 
-impl WatchedBody {
-    /// Watches `body`.
-    pub fn new(body: Body, watch: Arc<Watch>) -> Self {
-        Self { body, watch }
+impl TimedBody {
+    pub fn new(body: Body, timer: Arc<ConnectionTimer>) -> Self {
+        Self { body, timer }
     }
 }
 
-impl Drop for WatchedBody {
+impl Drop for TimedBody {
     fn drop(&mut self) {
-        self.watch.answer_ended();
+        self.timer.response_ended();
     }
 }
 
-impl http_body::Body for WatchedBody {
+impl http_body::Body for TimedBody {
     type Data = Bytes;
     type Error = axum::Error;
 

@@ -1,166 +1,185 @@
-//! What a connection is doing, and by when that must be over. A client that is slow loses its own connection and
-//! nothing else: the head of a request has the request's time, as has a write that the client does not take, and all
-//! waits for one answer together, with a second more for each [`BYTES_A_SECOND`] that are taken; between two requests
-//! it has the idle time. While a request is worked on, its handler's own deadlines hold.
+//! The timeouts of a connection, by its phase.
+//!
+//! - Idle: IDLE_TIMEOUT_MS until the first byte of the next request.
+//! - Head: REQUEST_TIMEOUT_MS from that byte to the end of the head.
+//! - Request: none here; the handler has its own timeouts.
+//! - Response: each wait until the client reads, and all waits of a response together, take at most
+//!   REQUEST_TIMEOUT_MS. The sum may be a second longer for each [`MIN_BYTES_PER_SECOND`] read.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long a client may take.
+/// The timeouts of all connections.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// For the head of a request from its first byte, and for each write to be taken.
+pub struct Timeouts {
+    /// For the head of a request from its first byte, and for each wait until the client reads.
     pub request: Duration,
-    /// From the opening, or from the end of an answer, to the next request's first byte.
+    /// From the start, or from the end of a response, to the first byte of the next request.
     pub idle: Duration,
 }
 
-/// Who takes an answer more slowly, and for longer than a request may last, holds memory that others need.
-const BYTES_A_SECOND: u64 = 32 * 1024;
+/// Minimum read rate of a client whose response takes longer than the timeout. A slower client
+/// would hold memory for too long.
+const MIN_BYTES_PER_SECOND: u64 = 32 * 1024;
 
 /// No deadline.
 const NEVER: u64 = u64::MAX;
-/// As good as none, within what a timer takes.
-const FAR: Duration = Duration::from_secs(24 * 60 * 60);
+/// Stands for no deadline, because a timer needs one.
+const FAR_FUTURE: Duration = Duration::from_secs(24 * 60 * 60);
 
 const IDLE: u8 = 0;
 const HEAD: u8 = 1;
 const REQUEST: u8 = 2;
 
-/// What the client did not do in time.
+/// The step of the client whose timeout expired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Late {
+pub enum Expired {
     /// It sent no request.
     Idle,
-    /// It did not end the head of a request.
+    /// It did not complete the head of a request.
     Head,
-    /// It did not take an answer.
-    Write,
+    /// It did not read a response.
+    Response,
 }
 
-/// One connection's state. Its stream, its requests and its timer share it; they run in one task.
+impl Expired {
+    /// The `step` label of the metric. An idle connection is not counted.
+    pub fn step(self) -> Option<&'static str> {
+        match self {
+            Self::Idle => None,
+            Self::Head => Some("head"),
+            Self::Response => Some("answer"),
+        }
+    }
+}
+
+/// The phase and the deadlines of a connection. Its stream, its requests and its task share it; all
+/// run in one task. Times are in milliseconds since the start.
 #[derive(Debug)]
-pub struct Watch {
-    limits: Limits,
-    opened: Instant,
+pub struct ConnectionTimer {
+    timeouts: Timeouts,
+    started: Instant,
     phase: AtomicU8,
-    /// From a request on until its answer has been written.
-    answering: AtomicBool,
-    /// In milliseconds since the opening, as the next.
-    due: AtomicU64,
-    write_due: AtomicU64,
-    /// Since when the client takes nothing; [`NEVER`] if it does.
-    waits_since: AtomicU64,
-    /// How long it was waited for before, in this answer.
-    waited: AtomicU64,
-    /// How many bytes of this answer it took.
-    taken: AtomicU64,
+    /// Whether bytes that are written belong to the response of a request.
+    responding: AtomicBool,
+    /// Deadline of the phase.
+    deadline_ms: AtomicU64,
+    /// Deadline of the current wait until the client reads.
+    read_deadline_ms: AtomicU64,
+    /// Start of the current wait; [`NEVER`] if the client reads.
+    wait_started_ms: AtomicU64,
+    /// Duration of the earlier waits of this response.
+    waited_ms: AtomicU64,
+    /// Bytes of this response that the client read.
+    read_bytes: AtomicU64,
 }
 
-impl Watch {
-    /// A connection that was just opened.
-    pub fn new(limits: Limits) -> Self {
-        let watch = Self {
-            limits,
-            opened: Instant::now(),
+impl ConnectionTimer {
+    pub fn new(timeouts: Timeouts) -> Self {
+        let timer = Self {
+            timeouts,
+            started: Instant::now(),
             phase: AtomicU8::new(IDLE),
-            answering: AtomicBool::new(false),
-            due: AtomicU64::new(NEVER),
-            write_due: AtomicU64::new(NEVER),
-            waits_since: AtomicU64::new(NEVER),
-            waited: AtomicU64::new(0),
-            taken: AtomicU64::new(0),
+            responding: AtomicBool::new(false),
+            deadline_ms: AtomicU64::new(NEVER),
+            read_deadline_ms: AtomicU64::new(NEVER),
+            wait_started_ms: AtomicU64::new(NEVER),
+            waited_ms: AtomicU64::new(0),
+            read_bytes: AtomicU64::new(0),
         };
-        watch.due.store(watch.after(limits.idle), Ordering::Relaxed);
-        watch
+        timer.deadline_ms.store(timer.after(timeouts.idle), Ordering::Relaxed);
+        timer
     }
 
-    fn after(&self, limit: Duration) -> u64 {
-        u64::try_from((self.opened.elapsed() + limit).as_millis()).unwrap_or(NEVER)
+    /// The time after `timeout` from now.
+    fn after(&self, timeout: Duration) -> u64 {
+        u64::try_from((self.started.elapsed() + timeout).as_millis()).unwrap_or(NEVER)
     }
 
-    fn enter(&self, phase: u8, due: u64) {
+    fn enter(&self, phase: u8, deadline_ms: u64) {
         self.phase.store(phase, Ordering::Relaxed);
-        self.due.store(due, Ordering::Relaxed);
+        self.deadline_ms.store(deadline_ms, Ordering::Relaxed);
     }
 
-    /// Bytes came from the client.
-    pub fn bytes_came(&self) {
+    /// Bytes were received from the client.
+    pub fn bytes_received(&self) {
         if self.phase.load(Ordering::Relaxed) == IDLE {
-            self.enter(HEAD, self.after(self.limits.request));
+            self.enter(HEAD, self.after(self.timeouts.request));
         }
     }
 
     /// The head of a request is complete.
-    pub fn request_began(&self) {
+    pub fn request_started(&self) {
         self.enter(REQUEST, NEVER);
-        self.answering.store(true, Ordering::Relaxed);
-        self.waited.store(0, Ordering::Relaxed);
-        self.taken.store(0, Ordering::Relaxed);
+        self.responding.store(true, Ordering::Relaxed);
+        self.waited_ms.store(0, Ordering::Relaxed);
+        self.read_bytes.store(0, Ordering::Relaxed);
     }
 
-    /// The answer's last byte is on its way.
-    pub fn answer_ended(&self) {
-        self.enter(IDLE, self.after(self.limits.idle));
+    /// The last byte of the response was handed to hyper.
+    pub fn response_ended(&self) {
+        self.enter(IDLE, self.after(self.timeouts.idle));
     }
 
-    /// All that was to be written has been.
+    /// All buffered bytes were written.
     pub fn flushed(&self) {
         if !self.is_in_request() {
-            self.answering.store(false, Ordering::Relaxed);
+            self.responding.store(false, Ordering::Relaxed);
         }
     }
 
-    /// Whether what is written now belongs to a request.
-    pub fn is_answering(&self) -> bool {
-        self.answering.load(Ordering::Relaxed)
+    /// Whether bytes that are written belong to the response of a request.
+    pub fn is_responding(&self) -> bool {
+        self.responding.load(Ordering::Relaxed)
     }
 
-    /// Whether a request is worked on, or its answer is not at its end.
+    /// Whether a request is being handled, or its response has not ended.
     pub fn is_in_request(&self) -> bool {
         self.phase.load(Ordering::Relaxed) == REQUEST
     }
 
-    /// The client takes no more for now.
-    pub fn write_waits(&self) {
-        if self.waits_since.load(Ordering::Relaxed) == NEVER {
-            let (waited, taken) = (self.waited.load(Ordering::Relaxed), self.taken.load(Ordering::Relaxed));
-            let earned = Duration::from_millis(taken.saturating_mul(1000) / BYTES_A_SECOND);
-            let left = (self.limits.request + earned).saturating_sub(Duration::from_millis(waited));
-            self.waits_since.store(self.after(Duration::ZERO), Ordering::Relaxed);
-            self.write_due.store(self.after(left.min(self.limits.request)), Ordering::Relaxed);
+    /// The buffer is full, because the client does not read.
+    pub fn write_blocked(&self) {
+        if self.wait_started_ms.load(Ordering::Relaxed) == NEVER {
+            let (waited, read) =
+                (self.waited_ms.load(Ordering::Relaxed), self.read_bytes.load(Ordering::Relaxed));
+            let earned = Duration::from_millis(read.saturating_mul(1000) / MIN_BYTES_PER_SECOND);
+            let left = (self.timeouts.request + earned).saturating_sub(Duration::from_millis(waited));
+            self.wait_started_ms.store(self.after(Duration::ZERO), Ordering::Relaxed);
+            self.read_deadline_ms.store(self.after(left.min(self.timeouts.request)), Ordering::Relaxed);
         }
     }
 
-    /// The client took so many bytes.
-    pub fn write_went_on(&self, bytes: usize) {
-        self.taken.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.write_due.store(NEVER, Ordering::Relaxed);
-        let since = self.waits_since.swap(NEVER, Ordering::Relaxed);
+    /// The client read `bytes`.
+    pub fn write_progressed(&self, bytes: usize) {
+        self.read_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.read_deadline_ms.store(NEVER, Ordering::Relaxed);
+        let since = self.wait_started_ms.swap(NEVER, Ordering::Relaxed);
         if since != NEVER {
             let waited = self.after(Duration::ZERO).saturating_sub(since);
-            self.waited.fetch_add(waited, Ordering::Relaxed);
+            self.waited_ms.fetch_add(waited, Ordering::Relaxed);
         }
     }
 
-    /// When the present step must be over.
+    /// The next deadline.
     pub fn deadline(&self) -> Instant {
-        match self.due.load(Ordering::Relaxed).min(self.write_due.load(Ordering::Relaxed)) {
-            NEVER => Instant::now() + FAR,
-            ms => self.opened + Duration::from_millis(ms),
+        match self.deadline_ms.load(Ordering::Relaxed).min(self.read_deadline_ms.load(Ordering::Relaxed)) {
+            NEVER => Instant::now() + FAR_FUTURE,
+            ms => self.started + Duration::from_millis(ms),
         }
     }
 
-    /// What was not done in time, if something was not.
-    pub fn late(&self) -> Option<Late> {
+    /// The step whose deadline has passed, if any.
+    pub fn expired(&self) -> Option<Expired> {
         let now = self.after(Duration::ZERO);
-        if self.write_due.load(Ordering::Relaxed) <= now {
-            return Some(Late::Write);
+        if self.read_deadline_ms.load(Ordering::Relaxed) <= now {
+            return Some(Expired::Response);
         }
-        let late = self.due.load(Ordering::Relaxed) <= now;
-        late.then(|| if self.phase.load(Ordering::Relaxed) == HEAD { Late::Head } else { Late::Idle })
+        let expired = self.deadline_ms.load(Ordering::Relaxed) <= now;
+        expired
+            .then(|| if self.phase.load(Ordering::Relaxed) == HEAD { Expired::Head } else { Expired::Idle })
     }
 }
 
@@ -168,79 +187,83 @@ impl Watch {
 mod tests {
     use super::*;
 
-    /// Lets time pass, and tells what is late then.
-    fn after(watch: &mut Watch, time_ms: u64) -> Option<Late> {
-        watch.opened -= Duration::from_millis(time_ms);
-        watch.late()
+    /// Advances the time and returns the step that expired.
+    fn after(timer: &mut ConnectionTimer, time_ms: u64) -> Option<Expired> {
+        timer.started -= Duration::from_millis(time_ms);
+        timer.expired()
     }
 
-    fn watch() -> Watch {
-        Watch::new(Limits { request: Duration::from_secs(100), idle: Duration::from_secs(1000) })
-    }
-
-    #[test]
-    fn a_head_has_the_time_of_a_request_from_its_first_byte_on() {
-        let mut watch = watch();
-        assert_eq!(after(&mut watch, 900_000), None);
-        watch.bytes_came();
-        assert_eq!(after(&mut watch, 60_000), None);
-        watch.bytes_came();
-        assert_eq!(after(&mut watch, 40_000), Some(Late::Head));
+    fn timer() -> ConnectionTimer {
+        ConnectionTimer::new(Timeouts { request: Duration::from_secs(100), idle: Duration::from_secs(1000) })
     }
 
     #[test]
-    fn between_requests_the_idle_time_counts_and_during_one_none() {
-        let mut watch = watch();
-        watch.bytes_came();
-        watch.request_began();
-        assert_eq!(after(&mut watch, 5_000_000), None);
-        assert!(watch.deadline() > Instant::now() + FAR / 2);
-        watch.answer_ended();
-        assert_eq!(after(&mut watch, 990_000), None);
-        assert!(watch.deadline() > Instant::now());
-        assert_eq!(after(&mut watch, 10_000), Some(Late::Idle));
-        assert!(watch.deadline() <= Instant::now());
+    fn the_timeout_of_a_head_starts_at_its_first_byte() {
+        let mut timer = timer();
+        assert_eq!(after(&mut timer, 900_000), None);
+        timer.bytes_received();
+        assert_eq!(after(&mut timer, 60_000), None);
+        timer.bytes_received();
+        assert_eq!(after(&mut timer, 40_000), Some(Expired::Head));
     }
 
     #[test]
-    fn a_write_must_go_on_whatever_else_is_done() {
-        let mut watch = watch();
-        watch.bytes_came();
-        watch.request_began();
-        watch.write_waits();
-        assert_eq!(after(&mut watch, 90_000), None);
-        watch.write_waits();
-        assert_eq!(after(&mut watch, 10_000), Some(Late::Write));
-        watch.write_went_on(1);
-        assert_eq!(after(&mut watch, 1_000_000), None);
+    fn the_idle_timeout_applies_only_between_requests() {
+        let mut timer = timer();
+        timer.bytes_received();
+        timer.request_started();
+        assert_eq!(after(&mut timer, 5_000_000), None);
+        assert!(timer.deadline() > Instant::now() + FAR_FUTURE / 2);
+        timer.response_ended();
+        assert_eq!(after(&mut timer, 990_000), None);
+        assert!(timer.deadline() > Instant::now());
+        assert_eq!(after(&mut timer, 10_000), Some(Expired::Idle));
+        assert!(timer.deadline() <= Instant::now());
     }
 
-    /// Takes `bytes` every 50 s, and tells after how many it is late.
-    fn takes(watch: &mut Watch, bytes: u64) -> Option<usize> {
+    #[test]
+    fn a_blocked_write_expires_in_any_phase() {
+        let mut timer = timer();
+        timer.bytes_received();
+        timer.request_started();
+        timer.write_blocked();
+        assert_eq!(after(&mut timer, 90_000), None);
+        timer.write_blocked();
+        assert_eq!(after(&mut timer, 10_000), Some(Expired::Response));
+        timer.write_progressed(1);
+        assert_eq!(after(&mut timer, 1_000_000), None);
+    }
+
+    /// Reads `bytes` every 50 s. Returns the number of reads after which the timeout expires.
+    fn reads_until_expired(timer: &mut ConnectionTimer, bytes: u64) -> Option<usize> {
         (0..100).find(|_| {
-            watch.write_waits();
-            let late = after(watch, 50_000);
-            watch.write_went_on(usize::try_from(bytes).unwrap());
-            late == Some(Late::Write)
+            timer.write_blocked();
+            let expired = after(timer, 50_000);
+            timer.write_progressed(usize::try_from(bytes).unwrap());
+            expired == Some(Expired::Response)
         })
     }
 
     #[test]
-    fn an_answer_that_is_taken_in_drops_is_late_and_a_long_one_is_not() {
-        let mut watch = watch();
-        watch.request_began();
-        assert_eq!(takes(&mut watch, 1), Some(1), "as if nothing were taken");
-        watch.answer_ended();
-        watch.request_began();
-        assert_eq!(takes(&mut watch, BYTES_A_SECOND * 25), Some(2), "half of the time is earned");
-        watch.answer_ended();
-        watch.request_began();
-        assert_eq!(takes(&mut watch, BYTES_A_SECOND * 51), None);
-        watch.answer_ended();
-        watch.request_began();
-        watch.write_went_on(usize::try_from(BYTES_A_SECOND).unwrap() * 1000);
-        assert_eq!(after(&mut watch, 1_000_000), None, "what the server takes is not the client's");
-        watch.write_waits();
-        assert_eq!(after(&mut watch, 100_000), Some(Late::Write), "and no pause is longer for it");
+    fn a_response_expires_if_the_client_reads_too_slowly() {
+        let mut timer = timer();
+        timer.request_started();
+        assert_eq!(reads_until_expired(&mut timer, 1), Some(1), "as if nothing were read");
+        timer.response_ended();
+        timer.request_started();
+        assert_eq!(
+            reads_until_expired(&mut timer, MIN_BYTES_PER_SECOND * 25),
+            Some(2),
+            "half of the time is earned"
+        );
+        timer.response_ended();
+        timer.request_started();
+        assert_eq!(reads_until_expired(&mut timer, MIN_BYTES_PER_SECOND * 51), None);
+        timer.response_ended();
+        timer.request_started();
+        timer.write_progressed(usize::try_from(MIN_BYTES_PER_SECOND).unwrap() * 1000);
+        assert_eq!(after(&mut timer, 1_000_000), None, "the time of the server does not count");
+        timer.write_blocked();
+        assert_eq!(after(&mut timer, 100_000), Some(Expired::Response), "and no single wait may be longer");
     }
 }

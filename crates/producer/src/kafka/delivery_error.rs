@@ -1,8 +1,10 @@
 //! Classification of failed deliveries: whether the record is certainly not stored.
 
+use events::EventId;
 use rdkafka::error::RDKafkaErrorCode as Code;
 
 use super::delivery::DeliveryFailure;
+use crate::error::ApiError;
 
 /// Why a record is not known to be stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +23,15 @@ pub enum DeliveryError {
 }
 
 impl DeliveryError {
+    /// The error response for the event with this id.
+    pub fn into_api_error(self, id: EventId) -> ApiError {
+        match self {
+            Self::TooLarge => ApiError::RecordTooLarge,
+            Self::NotStored { reason, detail } => ApiError::NotStored { reason, detail, id: Some(id) },
+            Self::Unknown(detail) => ApiError::UnknownOutcome { detail, id },
+        }
+    }
+
     pub fn not_stored(reason: &'static str, detail: impl Into<String>) -> Self {
         Self::NotStored { reason, detail: detail.into() }
     }

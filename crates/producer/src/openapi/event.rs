@@ -2,41 +2,39 @@
 
 use serde_json::json;
 
-use super::operation::Operation;
-use super::refusals::{of_bodies, of_delivery};
-use super::schemas::named;
 use crate::config::Config;
 use crate::error::ApiError;
+use crate::openapi::errors::{body_errors, delivery_errors};
+use crate::openapi::operation::Operation;
+use crate::openapi::schemas::named;
 
-/// A string in quotes, or text that does not begin with one.
-const KEY: &str = r#"^(?:[!#-~][!-~]*|"(?:[ !#-\[\]-~]|\\["\\])+")$"#;
+/// A quoted string, or text that does not begin with a quote.
+const KEY_PATTERN: &str = r#"^(?:[!#-~][!-~]*|"(?:[ !#-\[\]-~]|\\["\\])+")$"#;
 
-/// The operations.
-pub fn operations(config: &Config) -> Vec<Operation> {
-    let limit = config.max_payload_bytes;
+/// Documents `POST /ingest`.
+pub fn ingest(operation: Operation, config: &Config) -> Operation {
     let about = format!(
-        "202 is answered only after the broker's acknowledgement (all in-sync replicas). The body has at most {limit} \
-         bytes; no Content-Type means JSON."
+        "202 is returned only after Kafka acknowledged the record on all in-sync replicas. The body has at most {} \
+         bytes. A request without Content-Type is JSON.",
+        config.max_payload_bytes
     );
-    let id_missing = config.require_id.then_some(ApiError::IdMissing);
-    vec![
-        Operation::new("post", "/ingest", "events", "ingest")
-            .about("Takes one event", &about)
+    let missing_id = config.require_id.then_some(ApiError::MissingId);
+    operation
+            .named("events", "ingest")
+            .about("Accepts one event", &about)
             .traced()
-            .unpacked()
+            .compressible()
             .parameter(json!({
                 "name": "Idempotency-Key",
                 "in": "header",
-                "description": "The event's id, where the body has none: a string in quotes (RFC 8941), or text without \
-                    them; both are the same id. Another id in the body, or several keys that differ: 422.",
-                "schema": {"type": "string", "minLength": 1, "maxLength": 256, "pattern": KEY},
+                "description": "The event's id, if the body has none: a quoted string (RFC 8941), or the same text without \
+                    quotes. A different id in the body, or several different keys, are a 422.",
+                "schema": {"type": "string", "minLength": 1, "maxLength": 256, "pattern": KEY_PATTERN},
             }))
-            .guarded(config)
-            .limited()
-            .takes(json!({"required": true, "content": {"application/json": {"schema": named("Event")}}}))
-            .answers(
+            .request_body(json!({"required": true, "content": {"application/json": {"schema": named("Event")}}}))
+            .response(
                 202,
-                "In the topic, acknowledged",
+                "The event is in the topic",
                 "application/json",
                 json!({
                     "schema": named("Accepted"),
@@ -51,8 +49,7 @@ pub fn operations(config: &Config) -> Vec<Operation> {
                     },
                 }),
             )
-            .refused_by(of_bodies(config))
-            .refused_by(id_missing)
-            .refused_by(of_delivery()),
-    ]
+            .errors(body_errors(config))
+            .errors(missing_id)
+            .errors(delivery_errors())
 }

@@ -4,33 +4,18 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::operation::Operation;
-use super::refusals::{of_adsbdb, of_delivery};
-use super::schemas::{count, named, object};
 use crate::config::Config;
 use crate::error::ApiError;
+use crate::openapi::errors::{adsbdb_errors, delivery_errors};
+use crate::openapi::operation::Operation;
+use crate::openapi::schemas::{count, named, object};
 use crate::poll_jobs::schedule::Schedule;
 
-const JOBS: &str = "/ingest/adsbdb/poll";
-const JOB: &str = "/ingest/adsbdb/poll/{job_id}";
-const SAMPLE: &str = "01a20c8a-2255-735d-86f2-aa985a5a4431";
+/// The id of the example job.
+const JOB_ID: &str = "01a20c8a-2255-735d-86f2-aa985a5a4431";
 
-/// The operations.
-pub fn operations(config: &Config) -> Vec<Operation> {
-    vec![
-        aircraft(config),
-        start(config),
-        list(config),
-        one("get", "showPollJob", config),
-        one("delete", "cancelPollJob", config),
-    ]
-}
-
-fn guarded(method: &'static str, path: &'static str, id: &str, config: &Config) -> Operation {
-    Operation::new(method, path, "adsbdb", id).guarded(config).refused(ApiError::KeyNotTaken)
-}
-
-fn aircraft(config: &Config) -> Operation {
+/// Documents `POST /ingest/adsbdb`.
+pub fn ingest_aircraft(operation: Operation, config: &Config) -> Operation {
     let example = json!({
         "id": "7823C4",
         "topic": config.topic.name,
@@ -42,82 +27,99 @@ fn aircraft(config: &Config) -> Operation {
         "payload": {"type": "737 MAX 8", "icao_type": "B38M", "mode_s": "7823C4", "registration": "B-228M"},
     });
     let content = json!({"schema": named("AcceptedAircraft"), "example": example});
-    guarded("post", "/ingest/adsbdb", "ingestAircraft", config)
-        .limited()
+    operation
+        .named("adsbdb", "ingestAircraft")
+        .error(ApiError::UnexpectedIdempotencyKey)
         .about(
-            "Takes a random aircraft of ADSBDB",
-            "The id is its `mode_s`, else its `registration`. A body is ignored.",
+            "Fetches a random aircraft from ADSBDB",
+            "The id is its `mode_s`, else its `registration`. The body is ignored.",
         )
         .traced()
-        .answers(202, "In the topic, acknowledged", "application/json", content)
-        .refused_by(of_adsbdb(config))
-        .refused_by(of_delivery())
+        .response(202, "The event is in the topic", "application/json", content)
+        .errors(adsbdb_errors(config))
+        .errors(delivery_errors())
 }
 
-fn start(config: &Config) -> Operation {
-    let seconds = |name, usual, description| {
+/// Documents `POST /ingest/adsbdb/poll`.
+pub fn start(operation: Operation, config: &Config) -> Operation {
+    let seconds = |name, default, description| {
         let schema =
-            json!({"type": "number", "exclusiveMinimum": 0, "maximum": 31_536_000, "default": usual});
+            json!({"type": "number", "exclusiveMinimum": 0, "maximum": 31_536_000, "default": default});
         json!({"name": name, "in": "query", "description": description, "schema": schema})
     };
-    let example = json!({"status": "started", "job_id": SAMPLE, "interval_sec": 3, "duration_sec": 120});
+    let example = json!({"status": "started", "job_id": JOB_ID, "interval_sec": 3, "duration_sec": 120});
     let content = json!({"schema": named("PollJobStarted"), "example": example});
     let location = json!({
-        "description": "The job.",
+        "description": "The path of the job.",
         "required": true,
         "schema": {"type": "string", "pattern": "^/ingest/adsbdb/poll/[0-9a-f-]{36}$"},
     });
     let link =
         |operation| json!({"operationId": operation, "parameters": {"job_id": "$response.body#/job_id"}});
-    let wrong = ["interval_sec=0", "interval=5", "interval_sec=soon&duration_sec=inf"];
-    guarded("post", JOBS, "startPollJob", config)
-        .limited()
-        .about("Takes aircraft on a schedule", "A job in the background; calls of one job do not overlap. It takes no other parameters and no body.")
-        .parameter(seconds("interval_sec", 3, "From one call to the next; fractions allowed."))
-        .parameter(seconds("duration_sec", 120, "How long calls begin; fractions allowed."))
-        .answers(202, "The job runs", "application/json", content)
+    let invalid = ["interval_sec=0", "interval=5", "interval_sec=soon&duration_sec=inf"];
+    operation
+        .named("adsbdb", "startPollJob")
+        .error(ApiError::UnexpectedIdempotencyKey)
+        .about(
+            "Starts a poll job",
+            "The job fetches aircraft on a schedule, in the background. Its calls do not overlap. The request has no \
+             other parameters and no body.",
+        )
+        .parameter(seconds("interval_sec", 3, "Seconds between two calls; fractions are allowed."))
+        .parameter(seconds("duration_sec", 120, "Seconds until the last call; fractions are allowed."))
+        .response(202, "The job is running", "application/json", content)
         .with(202, "headers", "Location", location)
         .with(202, "links", "show", link("showPollJob"))
         .with(202, "links", "cancel", link("cancelPollJob"))
-        .refused_by(wrong.map(Schedule::parse).into_iter().filter_map(Result::err))
-        .refused(ApiError::JobsFull(config.max_poll_jobs, Duration::from_secs(42)))
-        .refused(ApiError::stopping(None))
+        .errors(invalid.map(Schedule::parse).into_iter().filter_map(Result::err))
+        .error(ApiError::TooManyJobs(config.max_poll_jobs, Duration::from_secs(42)))
+        .error(ApiError::shutting_down(None))
 }
 
-fn list(config: &Config) -> Operation {
+/// Documents `GET /ingest/adsbdb/poll`.
+pub fn list(operation: Operation, _: &Config) -> Operation {
     let schema = object(&json!({"jobs": {"type": "array", "items": named("PollJob")}}), &[]);
-    let content = json!({"schema": schema, "example": {"jobs": [sample()]}});
-    guarded("get", JOBS, "listPollJobs", config)
+    let content = json!({"schema": schema, "example": {"jobs": [example()]}});
+    operation
+        .named("adsbdb", "listPollJobs")
+        .error(ApiError::UnexpectedIdempotencyKey)
         .about(
             "Lists poll jobs",
-            "Those that run or have ended within the last hour, of these at most 1,000; the newest first.",
+            "Running jobs, and up to 1,000 that ended within the last hour, newest first.",
         )
-        .answers(200, "The jobs", "application/json", content)
+        .response(200, "The jobs", "application/json", content)
 }
 
-fn one(method: &'static str, id: &str, config: &Config) -> Operation {
-    let about = match method {
-        "get" => ("Shows a poll job", ""),
-        _ => ("Cancels a poll job", "No call begins any more; the job stays listed."),
-    };
-    let content = json!({"schema": named("PollJob"), "example": sample()});
-    guarded(method, JOB, id, config)
-        .about(about.0, about.1)
+/// Documents `GET /ingest/adsbdb/poll/{job_id}`.
+pub fn show(operation: Operation, _: &Config) -> Operation {
+    one_job(operation.named("adsbdb", "showPollJob").about("Shows a poll job", ""))
+}
+
+/// Documents `DELETE /ingest/adsbdb/poll/{job_id}`.
+pub fn cancel(operation: Operation, _: &Config) -> Operation {
+    let description = "No further call begins. The job stays in the list.";
+    one_job(operation.named("adsbdb", "cancelPollJob").about("Cancels a poll job", description))
+}
+
+fn one_job(operation: Operation) -> Operation {
+    let content = json!({"schema": named("PollJob"), "example": example()});
+    operation
+        .error(ApiError::UnexpectedIdempotencyKey)
         .parameter(json!({
             "name": "job_id",
             "in": "path",
             "required": true,
-            "description": "As its start answered it.",
+            "description": "The `job_id` of the response that started the job.",
             "schema": {"type": "string"},
-            "example": SAMPLE,
+            "example": JOB_ID,
         }))
-        .answers(200, "The job", "application/json", content)
-        .refused(ApiError::NoSuchJob)
+        .response(200, "The job", "application/json", content)
+        .error(ApiError::JobNotFound)
 }
 
-fn sample() -> Value {
+fn example() -> Value {
     json!({
-        "job_id": SAMPLE,
+        "job_id": JOB_ID,
         "state": "running",
         "interval_sec": 3,
         "duration_sec": 120,
@@ -144,26 +146,26 @@ pub fn job() -> Value {
     let properties = json!({
         "job_id": {"type": "string", "format": "uuid"},
         "state": {"enum": ["running", "done", "cancelled", "failed"]},
-        "interval_sec": seconds("From one call to the next."),
-        "duration_sec": seconds("How long calls begin."),
-        "started_at": time("When it began."),
-        "ended_at": time("When it ended, if it has."),
-        "next_tick_at": time("When its next call begins, if there is one."),
+        "interval_sec": seconds("Seconds between two calls."),
+        "duration_sec": seconds("Seconds until the last call."),
+        "started_at": time("Start of the job."),
+        "ended_at": time("End of the job, if it has ended."),
+        "next_tick_at": time("Time of the next call, if there is one."),
         "sent": count("Calls whose event is in the topic."),
-        "failed": count("Calls that were refused."),
-        "skipped_ticks": count("Calls that were left out because the one before was still under way."),
-        "last_error": {"type": ["string", "null"], "description": "Why the last of those that failed was refused."},
+        "failed": count("Calls that failed."),
+        "skipped_ticks": count("Calls that were skipped because the previous call was still running."),
+        "last_error": {"type": ["string", "null"], "description": "Error of the last failed call."},
     });
     object(&properties, &[])
 }
 
-/// The schema of the answer to a start.
+/// The schema of the response that starts a job.
 pub fn started() -> Value {
     let properties = json!({
         "status": {"const": "started"},
         "job_id": {"type": "string", "format": "uuid"},
-        "interval_sec": seconds("From one call to the next."),
-        "duration_sec": seconds("How long calls begin."),
+        "interval_sec": seconds("Seconds between two calls."),
+        "duration_sec": seconds("Seconds until the last call."),
     });
     object(&properties, &[])
 }

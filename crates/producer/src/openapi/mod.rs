@@ -1,43 +1,28 @@
-//! The description of the HTTP interface, OpenAPI 3.1, and a page to read and try it. It is made from the code: the
-//! refusals of each operation are the very [`ApiError`](crate::error::ApiError)s that its handler answers, so status,
-//! body, `retryable` and `Retry-After` in the document are those of the wire; the limits are those of the configuration.
-//! A test compares its paths with the router's, another has schemathesis judge the running producer by it.
+//! The OpenAPI 3.1 document of the HTTP API, which is created at startup.
+//!
+//! Paths, methods and authentication come from the route table, limits from the configuration, and
+//! error responses from the [`ApiError`](crate::error::ApiError)s that the handlers return. So the
+//! document cannot differ from the behavior.
 
-mod batch;
-mod event;
-mod jobs;
+pub mod batch;
+mod errors;
+pub mod event;
+pub mod jobs;
 mod operation;
-mod own;
-mod refusals;
 mod schemas;
+pub mod state;
 
-use axum::Router;
-use axum::http::header;
-use axum::routing::get;
-use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use crate::config::Config;
-use operation::Operation;
+pub use operation::Operation;
+use schemas::{accepted, errors, named, object, problem};
 
-/// `/openapi.json` and the page.
-pub fn routes(config: &Config) -> Router {
-    let document = Bytes::from(document(config).to_string());
-    let answer = async move || ([(header::CONTENT_TYPE, "application/json")], document);
-    Router::new().route("/openapi.json", get(answer))
-}
-
-/// Every operation.
-fn operations(config: &Config) -> Vec<Operation> {
-    [event::operations(config), batch::operations(config), jobs::operations(config), own::operations()]
-        .concat()
-}
-
-/// The document.
-fn document(config: &Config) -> Value {
+/// The document with these operations.
+pub fn document(operations: impl Iterator<Item = Operation>, config: &Config) -> Value {
     let mut paths = Map::new();
-    for operation in operations(config) {
-        let (method, path) = (operation.method, operation.path);
+    for operation in operations {
+        let (method, path) = (operation.method.clone(), operation.path);
         paths.entry(path).or_insert_with(|| json!({}))[method] = operation.into_json();
     }
     json!({
@@ -45,34 +30,52 @@ fn document(config: &Config) -> Value {
         "info": {
             "title": "Slipstream producer",
             "version": env!("CARGO_PKG_VERSION"),
-            "summary": "HTTP to Kafka: 202 only once the broker has acknowledged the event.",
+            "summary": "HTTP to Kafka: returns 202 only after Kafka acknowledged the event.",
             "description": include_str!("about.md"),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/", "description": "This producer"}],
         "tags": [
-            {"name": "events", "description": "Events in."},
-            {"name": "adsbdb", "description": "Aircraft of ADSBDB as events, one or on a schedule."},
-            {"name": "state", "description": "How the producer is, for people, orchestrators and Prometheus."},
-            {"name": "documentation", "description": "What you read."},
+            {"name": "events", "description": "Accept events."},
+            {"name": "adsbdb", "description": "Fetch aircraft from ADSBDB, once or on a schedule."},
+            {"name": "state", "description": "Health and metrics."},
+            {"name": "documentation", "description": "This document."},
         ],
         "paths": paths,
         "components": {
-            "schemas": schemas::all(config),
+            "schemas": components(config),
             "securitySchemes": {
                 "bearer": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "A key of API_KEYS, where that is set.",
+                    "description": "A key of API_KEYS, if that is set.",
                 },
                 "apiKey": {
                     "type": "apiKey",
                     "in": "header",
                     "name": "X-API-Key",
-                    "description": "A key of API_KEYS, where that is set.",
+                    "description": "A key of API_KEYS, if that is set.",
                 },
             },
         },
+    })
+}
+
+/// The named schemas.
+fn components(config: &Config) -> Value {
+    let aircraft = json!({"type": "object", "description": "The aircraft as ADSBDB returned it."});
+    json!({
+        "Event": schemas::event(config),
+        "Accepted": accepted(json!({})),
+        "AcceptedAircraft": accepted(json!({"payload": aircraft})),
+        "Problem": problem(json!({}), &[]),
+        "InvalidProblem": problem(json!({"errors": errors()}), &["errors"]),
+        "UnknownOutcomeProblem": problem(json!({}), &["id"]),
+        "BatchResults": object(&batch::results(), &[]),
+        "BatchProblem": {"anyOf": [named("Problem"), problem(batch::results(), &[])]},
+        "PollJob": jobs::job(),
+        "PollJobStarted": jobs::started(),
+        "Health": state::health_schema(),
     })
 }
 

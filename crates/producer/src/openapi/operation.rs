@@ -1,43 +1,44 @@
-//! One operation of the document: a method at a path, what it takes, and everything that it may answer.
+//! One operation of the OpenAPI document: a method of a path, its parameters and its responses.
 
 use std::collections::BTreeMap;
 
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
-use super::refusals::Refusal;
-use super::schemas::named;
 use crate::config::Config;
 use crate::error::ApiError;
-use crate::http::auth::overloaded;
-use crate::http::body::CODINGS;
+use crate::http::content_coding::SUPPORTED_CODINGS;
+use crate::openapi::errors::ErrorExample;
+use crate::openapi::schemas::named;
 
-/// One operation.
 #[derive(Debug, Clone)]
 pub struct Operation {
-    /// Lower case, as the document has it.
-    pub method: &'static str,
-    /// With `{parameters}` as the router has them.
+    /// The method in lower case.
+    pub method: String,
+    /// The path, with parameters in braces.
     pub path: &'static str,
     body: Value,
-    answers: BTreeMap<u16, Value>,
-    refusals: BTreeMap<u16, Vec<Refusal>>,
+    responses: BTreeMap<u16, Value>,
+    errors: BTreeMap<u16, Vec<ErrorExample>>,
 }
 
 impl Operation {
-    /// An operation of `tag`, named `id`.
-    pub fn new(method: &'static str, path: &'static str, tag: &str, id: &str) -> Self {
-        let body = json!({
-            "operationId": id,
-            "tags": [tag],
-            "parameters": [
-                header("X-Request-Id", "Names the request in the log and in the answer's `X-Request-Id`."),
-            ],
-        });
-        Self { method, path, body, answers: BTreeMap::new(), refusals: BTreeMap::new() }
+    /// Creates the operation of an endpoint.
+    pub fn new(method: &Method, path: &'static str) -> Self {
+        let request_id = "Id of the request for the log and for the response's `X-Request-Id`.";
+        let body = json!({"parameters": [header("X-Request-Id", request_id)]});
+        let method = method.as_str().to_ascii_lowercase();
+        Self { method, path, body, responses: BTreeMap::new(), errors: BTreeMap::new() }
     }
 
-    /// A line, and what else there is to say.
+    /// Sets tag and id.
+    pub fn named(mut self, tag: &str, id: &str) -> Self {
+        self.body["operationId"] = id.into();
+        self.body["tags"] = json!([tag]);
+        self
+    }
+
+    /// Sets summary and description.
     pub fn about(mut self, summary: &str, description: &str) -> Self {
         self.body["summary"] = summary.into();
         if !description.is_empty() {
@@ -46,7 +47,7 @@ impl Operation {
         self
     }
 
-    /// A parameter.
+    /// Adds a parameter.
     pub fn parameter(mut self, parameter: Value) -> Self {
         if let Some(parameters) = self.body["parameters"].as_array_mut() {
             parameters.push(parameter);
@@ -54,126 +55,130 @@ impl Operation {
         self
     }
 
-    /// What makes records: the trace goes on in them.
+    /// Adds `traceparent`, for endpoints that produce records.
     pub fn traced(self) -> Self {
         self.parameter(header(
             "traceparent",
-            "W3C trace context; goes on in the record's headers if it is valid.",
+            "W3C trace context. If it is valid, the record continues the trace.",
         ))
     }
 
-    /// The body may be compressed.
-    pub fn unpacked(self) -> Self {
-        let codings = ["identity"].into_iter().chain(CODINGS.split(", "));
+    /// Adds Content-Encoding, for endpoints that accept compressed bodies.
+    pub fn compressible(self) -> Self {
+        let codings = ["identity"].into_iter().chain(SUPPORTED_CODINGS.split(", "));
         self.parameter(json!({
             "name": "Content-Encoding",
             "in": "header",
-            "description": "How the body is compressed. The limits are those of what it becomes; a window of zstd has at \
-                most 8 MiB.",
+            "description": "Compression of the body. The size limits apply to the decompressed body. The zstd window \
+                has at most 8 MiB.",
             "schema": {"type": "string", "enum": codings.collect::<Vec<_>>()},
         }))
     }
 
-    /// It needs a key where the producer has keys.
-    pub fn guarded(mut self, config: &Config) -> Self {
-        self.body["security"] = match config.entrance.api_keys {
+    /// Adds authentication, which is optional while API_KEYS is unset.
+    pub fn authenticated(mut self, config: &Config) -> Self {
+        self.body["security"] = match config.http.api_keys {
             None => json!([{}, {"bearer": []}, {"apiKey": []}]),
             Some(_) => json!([{"bearer": []}, {"apiKey": []}]),
         };
-        self.refused_by(Refusal::no_key())
+        self.errors(ErrorExample::unauthorized())
     }
 
-    /// It needs a place among the requests in flight.
+    /// Adds the 503 beyond MAX_IN_FLIGHT.
     pub fn limited(self) -> Self {
-        self.refused(overloaded())
+        self.error(ApiError::too_many_requests())
     }
 
-    /// The request's body.
-    pub fn takes(mut self, body: Value) -> Self {
+    /// Sets the body of the request.
+    pub fn request_body(mut self, body: Value) -> Self {
         self.body["requestBody"] = body;
         self
     }
 
-    /// What it answers when all went well.
-    pub fn answers(mut self, status: u16, description: &str, media_type: &str, content: Value) -> Self {
-        let mut answer = json!({
+    /// Adds a successful response.
+    pub fn response(mut self, status: u16, description: &str, media_type: &str, content: Value) -> Self {
+        let mut response = json!({
             "description": description,
             "headers": {"X-Request-Id": request_id()},
         });
-        answer["content"][media_type] = content;
-        self.answers.insert(status, answer);
+        response["content"][media_type] = content;
+        self.responses.insert(status, response);
         self
     }
 
-    /// An answer without a body.
-    pub fn answers_nothing(mut self, status: u16, description: &str) -> Self {
-        let answer = json!({"description": description, "headers": {"X-Request-Id": request_id()}});
-        self.answers.insert(status, answer);
+    /// Adds a successful response without a body.
+    pub fn empty_response(mut self, status: u16, description: &str) -> Self {
+        let response = json!({"description": description, "headers": {"X-Request-Id": request_id()}});
+        self.responses.insert(status, response);
         self
     }
 
-    /// A further header, or links, of the answer of `status`.
+    /// Adds a header or a link to the response of `status`.
     pub fn with(mut self, status: u16, pointer: &str, name: &str, value: Value) -> Self {
-        if let Some(answer) = self.answers.get_mut(&status) {
-            answer[pointer][name] = value;
+        if let Some(response) = self.responses.get_mut(&status) {
+            response[pointer][name] = value;
         }
         self
     }
 
-    /// One way to be refused.
-    pub fn refused(mut self, refusal: impl Into<Refusal>) -> Self {
-        let refusal = refusal.into();
-        self.refusals.entry(refusal.status()).or_default().push(refusal);
+    /// Adds an error response.
+    pub fn error(mut self, error: impl Into<ErrorExample>) -> Self {
+        let error = error.into();
+        self.errors.entry(error.status()).or_default().push(error);
         self
     }
 
-    /// Ways to be refused.
-    pub fn refused_by<R: Into<Refusal>>(self, refusals: impl IntoIterator<Item = R>) -> Self {
-        refusals.into_iter().fold(self, Self::refused)
+    /// Adds error responses.
+    pub fn errors<E: Into<ErrorExample>>(self, errors: impl IntoIterator<Item = E>) -> Self {
+        errors.into_iter().fold(self, Self::error)
     }
 
-    /// As the document has it.
+    /// The JSON of the operation, with the errors that every endpoint has.
     pub fn into_json(mut self) -> Value {
-        let head = [ApiError::Host("the request has no Host"), ApiError::TransferCoding];
-        self = self.refused(Refusal::other_method()).refused_by(head);
-        for (status, refusals) in std::mem::take(&mut self.refusals) {
-            let refused = refusal_answer(status, &refusals);
-            self.answers.insert(status, refused);
+        let common = [
+            ApiError::MethodNotAllowed,
+            ApiError::InvalidHost("the request has no Host"),
+            ApiError::UnsupportedTransferCoding,
+        ];
+        self = self.errors(common);
+        for (status, errors) in std::mem::take(&mut self.errors) {
+            let response = error_response(status, &errors);
+            self.responses.insert(status, response);
         }
-        let answers = std::mem::take(&mut self.answers).into_iter();
+        let responses = std::mem::take(&mut self.responses).into_iter();
         self.body["responses"] =
-            answers.map(|(status, answer)| (status.to_string(), answer)).collect::<Map<_, _>>().into();
+            responses.map(|(status, response)| (status.to_string(), response)).collect::<Map<_, _>>().into();
         self.body
     }
 }
 
-/// An optional header of the request. Any text will do: what is not valid is left out, not refused.
+/// An optional header of the request. Any text is valid, because an invalid value is ignored.
 fn header(name: &str, description: &str) -> Value {
     json!({"name": name, "in": "header", "description": description, "schema": {"type": "string"}})
 }
 
 fn request_id() -> Value {
     json!({
-        "description": "The request's own, or a new one.",
+        "description": "The id of the request, or a new id.",
         "required": true,
         "schema": {"type": "string", "pattern": "^[!-~]{1,128}$"},
     })
 }
 
-/// The answer of a status, with an example for each way to get it.
-fn refusal_answer(status: u16, refusals: &[Refusal]) -> Value {
+/// The error response of a status, with an example of each error.
+fn error_response(status: u16, errors: &[ErrorExample]) -> Value {
     let title = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
     let mut headers = json!({"X-Request-Id": request_id()});
-    for (name, header) in refusals.iter().flat_map(|refusal| refusal.headers(refusals)) {
+    for (name, header) in errors.iter().flat_map(|error| error.headers(errors)) {
         headers[name] = header;
     }
     let examples: Map<String, Value> =
-        refusals.iter().map(|refusal| (refusal.name.clone(), json!({"value": refusal.body()}))).collect();
-    // The schema of a batch has those of the others in it.
-    let schemas: Vec<&str> = refusals.iter().map(|refusal| refusal.schema).collect();
+        errors.iter().map(|error| (error.name.clone(), json!({"value": error.body()}))).collect();
+    // The schema of batches contains those of the other errors.
+    let schemas: Vec<&str> = errors.iter().map(|error| error.schema).collect();
     let schema = schemas.iter().find(|schema| **schema == "BatchProblem").or(schemas.first());
     json!({
-        "description": title.unwrap_or("Refused"),
+        "description": title.unwrap_or("Error"),
         "headers": headers,
         "content": {
             "application/problem+json": {

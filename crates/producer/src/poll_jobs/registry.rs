@@ -45,7 +45,7 @@ impl JobRegistry {
         let remaining: Vec<Duration> = jobs.iter().filter_map(|job| job.remaining(now)).collect();
         if remaining.len() >= self.max_running {
             let first_end = remaining.into_iter().min().unwrap_or_default();
-            return Err(ApiError::JobsFull(self.max_running, first_end));
+            return Err(ApiError::TooManyJobs(self.max_running, first_end));
         }
         let job = Arc::new(Job::new(schedule, shutdown, now));
         jobs.push_front(Arc::clone(&job));
@@ -95,7 +95,7 @@ mod tests {
         let (jobs, now) = (JobRegistry::new(2), Instant::now());
         let first = start(&jobs, now).unwrap();
         start(&jobs, now + Duration::from_secs(9)).unwrap();
-        let Err(ApiError::JobsFull(2, first_end)) = start(&jobs, now + Duration::from_secs(10)) else {
+        let Err(ApiError::TooManyJobs(2, first_end)) = start(&jobs, now + Duration::from_secs(10)) else {
             panic!("a third job")
         };
         assert_eq!(first_end, Duration::from_secs(50));

@@ -57,7 +57,9 @@ impl Schedule {
         for (name, _) in form_urlencoded::parse(query.as_bytes()) {
             let Some(name) = [INTERVAL, DURATION].into_iter().find(|known| *known == name) else {
                 let name: String = name.chars().take(MAX_NAME_CHARS).collect();
-                return Err(ApiError::JobInput(format!("the query has the unknown parameter {name:?}")));
+                return Err(ApiError::InvalidJobRequest(format!(
+                    "the query has the unknown parameter {name:?}"
+                )));
             };
             if known.contains(&name) {
                 faults.push(fault(name, "Field should be given only once", "duplicate_field"));
@@ -85,7 +87,7 @@ impl Schedule {
             }
         };
         let schedule = Self { interval_sec: parse(INTERVAL, 3.0)?, duration_sec: parse(DURATION, 120.0)? };
-        if faults.is_empty() { Ok(schedule) } else { Err(ApiError::Invalid(faults)) }
+        if faults.is_empty() { Ok(schedule) } else { Err(ApiError::Violations(faults)) }
     }
 }
 
@@ -150,7 +152,9 @@ mod tests {
             "=1",
             "interval_sec=0&x",
         ] {
-            let Err(error @ ApiError::JobInput(_)) = Schedule::parse(query) else { panic!("{query}") };
+            let Err(error @ ApiError::InvalidJobRequest(_)) = Schedule::parse(query) else {
+                panic!("{query}")
+            };
             let problem = error.problem();
             assert_eq!((problem.status.as_u16(), problem.retryable), (400, false));
             assert!(problem.detail.contains("unknown parameter"), "{}", problem.detail);
@@ -162,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_duplicate_parameter_is_a_violation() {
-        let Err(ApiError::Invalid(faults)) = Schedule::parse("interval_sec=1&interval_sec=2") else {
+        let Err(ApiError::Violations(faults)) = Schedule::parse("interval_sec=1&interval_sec=2") else {
             panic!("accepted")
         };
         assert_eq!((faults.len(), faults[0].kind), (1, "duplicate_field"));
@@ -170,12 +174,12 @@ mod tests {
 
     #[test]
     fn each_value_that_is_no_number_of_seconds_is_a_violation() {
-        let Err(ApiError::Invalid(faults)) = Schedule::parse("interval_sec=soon&duration_sec=inf") else {
+        let Err(ApiError::Violations(faults)) = Schedule::parse("interval_sec=soon&duration_sec=inf") else {
             panic!("accepted")
         };
         let kinds: Vec<&str> = faults.iter().map(|fault| fault.kind).collect();
         assert_eq!(kinds, ["float_parsing", "less_than_equal"]);
-        assert!(matches!(Schedule::parse("interval_sec=NaN"), Err(ApiError::Invalid(_))));
+        assert!(matches!(Schedule::parse("interval_sec=NaN"), Err(ApiError::Violations(_))));
     }
 
     #[test]

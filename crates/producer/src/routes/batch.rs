@@ -13,15 +13,18 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use bytes::Bytes;
 
-use crate::app::Producer;
 use crate::batch::ingest::BatchIngest;
 use crate::batch::response::batch_response;
 use crate::batch::splitter::{Format, Piece, RIGHT_TYPES, Splitter};
 use crate::error::ApiError;
-use crate::http::body::{self, Coding, Incoming, Limits};
-use crate::http::permits::Place;
-use crate::routes::ingest::{IDEMPOTENCY_KEY, traceparent};
+use crate::http::body::{BodyLimits, LimitedBody};
+use crate::http::content_coding::ContentCoding;
+use crate::http::content_type;
+use crate::http::event_id::IDEMPOTENCY_KEY;
+use crate::http::permits::Permit;
 use crate::shutdown::Admission;
+use crate::state::AppState;
+use crate::traces::traceparent;
 
 /// Number of bytes that suffice to detect a body that is not JSON.
 const MAGIC_BYTES: usize = 4;
@@ -31,38 +34,41 @@ const EVENTS_PER_YIELD: usize = 64;
 
 /// The handler of `POST /ingest/batch`.
 pub async fn ingest_batch(
-    State(producer): State<Producer>,
+    State(producer): State<AppState>,
     Extension(admission): Extension<Admission>,
-    Extension(place): Extension<Arc<Place>>,
+    Extension(place): Extension<Arc<Permit>>,
     request: Request,
 ) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
     let config = &producer.config;
-    let limits =
-        Limits { bytes: config.max_batch_bytes, variable: "MAX_BATCH_BYTES", time: config.request_timeout };
+    let limits = BodyLimits {
+        max_bytes: config.max_batch_bytes,
+        variable: "MAX_BATCH_BYTES",
+        timeout: config.request_timeout,
+    };
     let format = if parts.headers.contains_key(IDEMPOTENCY_KEY) {
-        Err(ApiError::KeyNotTaken)
+        Err(ApiError::UnexpectedIdempotencyKey)
     } else {
         format(&parts.headers)
     };
     let splitter = Splitter::new(*format.as_ref().unwrap_or(&Format::Array), config.max_payload_bytes);
     let format = format.map(|_| ());
-    let mut incoming = Incoming::open(&parts.headers, body, limits, format, &producer.zstd_room).await?;
+    let mut incoming = LimitedBody::open(&parts.headers, body, limits, format, &producer.zstd_memory).await?;
     if !admission.granted() {
         incoming.drain().await;
-        return Err(ApiError::stopping(None));
+        return Err(ApiError::shutting_down(None));
     }
     let mut batch = BatchIngest::new(&producer, traceparent(&parts.headers));
-    let coding = Coding::of(&parts.headers)?;
+    let coding = ContentCoding::of(&parts.headers)?;
     let body_error = read(&producer, (&mut incoming, coding), splitter, &mut batch).await.err();
     if let Some(error) = &body_error {
         batch.reject_rest(error);
         tokio::select! {
             () = incoming.drain_after(error) => {}
-            () = producer.stopping.given_up() => {}
+            () = producer.shutdown.abandoned() => {}
         }
     } else if batch.event_count() == 0 {
-        return Err(ApiError::NoEvents);
+        return Err(ApiError::EmptyBatch);
     }
     // Releases the memory of the decoder before the wait for Kafka.
     drop(incoming);
@@ -78,48 +84,48 @@ pub async fn ingest_batch(
 /// The format that Content-Type names. Without the header it is a JSON array, as `POST /ingest`
 /// accepts JSON without it.
 fn format(headers: &HeaderMap) -> Result<Format, ApiError> {
-    match body::media_type(headers)? {
+    match content_type::media_type(headers)? {
         None => Ok(Format::Array),
-        Some(media_type) if body::is_json(media_type) => Ok(Format::Array),
-        Some(media_type) if body::is_lines(media_type) => Ok(Format::Lines),
-        Some(media_type) => Err(body::other_media_type(media_type, RIGHT_TYPES)),
+        Some(media_type) if content_type::is_json(media_type) => Ok(Format::Array),
+        Some(media_type) if content_type::is_ndjson(media_type) => Ok(Format::Lines),
+        Some(media_type) => Err(content_type::unsupported(media_type, RIGHT_TYPES)),
     }
 }
 
 /// Reads the body to its end and sends its events. An error ends the batch; it becomes the last
 /// result.
 async fn read(
-    producer: &Producer,
-    (incoming, coding): (&mut Incoming, Coding),
+    producer: &AppState,
+    (incoming, coding): (&mut LimitedBody, ContentCoding),
     mut splitter: Splitter,
     batch: &mut BatchIngest<'_>,
 ) -> Result<(), ApiError> {
     let mut next = first_chunk(producer, incoming).await?;
     if let Some(reason) = next.as_deref().and_then(|first| splitter.misfit(first, coding)) {
-        return Err(ApiError::BatchBroken(reason.into()));
+        return Err(ApiError::InvalidBatch(reason.into()));
     }
     while let Some(chunk) = next {
         splitter.feed(chunk);
-        while let Some(piece) = splitter.next().map_err(ApiError::BatchBroken)? {
+        while let Some(piece) = splitter.next().map_err(ApiError::InvalidBatch)? {
             ingest(producer, piece, batch).await?;
         }
         next = next_chunk(producer, incoming).await?;
     }
-    if let Some(piece) = splitter.last().map_err(ApiError::BatchBroken)? {
+    if let Some(piece) = splitter.last().map_err(ApiError::InvalidBatch)? {
         ingest(producer, piece, batch).await?;
     }
     Ok(())
 }
 
-async fn next_chunk(producer: &Producer, incoming: &mut Incoming) -> Result<Option<Bytes>, ApiError> {
+async fn next_chunk(producer: &AppState, incoming: &mut LimitedBody) -> Result<Option<Bytes>, ApiError> {
     tokio::select! {
         chunk = incoming.next() => chunk,
-        () = producer.stopping.given_up() => Err(ApiError::stopping(None)),
+        () = producer.shutdown.abandoned() => Err(ApiError::shutting_down(None)),
     }
 }
 
 /// Reads the first chunk. Following chunks are appended until it has [`MAGIC_BYTES`].
-async fn first_chunk(producer: &Producer, incoming: &mut Incoming) -> Result<Option<Bytes>, ApiError> {
+async fn first_chunk(producer: &AppState, incoming: &mut LimitedBody) -> Result<Option<Bytes>, ApiError> {
     let Some(mut first) = next_chunk(producer, incoming).await? else { return Ok(None) };
     while first.len() < MAGIC_BYTES
         && let Some(chunk) = next_chunk(producer, incoming).await?
@@ -130,13 +136,13 @@ async fn first_chunk(producer: &Producer, incoming: &mut Incoming) -> Result<Opt
 }
 
 /// Sends or rejects one event.
-async fn ingest(producer: &Producer, piece: Piece, batch: &mut BatchIngest<'_>) -> Result<(), ApiError> {
+async fn ingest(producer: &AppState, piece: Piece, batch: &mut BatchIngest<'_>) -> Result<(), ApiError> {
     let config = &producer.config;
     if batch.event_count() == config.max_batch_events {
         return Err(ApiError::TooManyEvents(config.max_batch_events));
     }
-    if producer.stopping.has_given_up() {
-        return Err(ApiError::stopping(None));
+    if producer.shutdown.is_abandoned() {
+        return Err(ApiError::shutting_down(None));
     }
     match piece {
         Piece::Event(text) => batch.ingest(&text).await?,

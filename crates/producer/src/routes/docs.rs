@@ -1,66 +1,63 @@
-//! `/docs`: Swagger UI out of the binary. The page asks no other host, and its Content-Security-Policy makes the browser
-//! see to that, whatever Swagger UI itself would do.
+//! `/docs`: Swagger UI, embedded in the binary. The page loads nothing from other hosts; its
+//! Content-Security-Policy enforces that.
 
 use std::borrow::Cow;
 use std::io::Read;
 use std::sync::OnceLock;
 
-use axum::Router;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use bytes::Bytes;
 use flate2::read::GzDecoder;
 
 use crate::error::ApiError;
-use crate::routes::Slashed;
+use crate::http::endpoint::HadSlash;
 
-/// Inline styles are Swagger UI's own.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
+/// Swagger UI needs inline styles.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
                       connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-/// The files belong to the binary: another may be another's.
-const CACHE: &str = "max-age=3600";
+/// The files change with the binary.
+const CACHE_CONTROL: &str = "max-age=3600";
 
 /// A file of the page.
 #[derive(Debug)]
 pub struct File {
-    /// Below `/docs/`.
+    /// The path below `/docs/`.
     pub name: &'static str,
-    /// Its type.
     pub media_type: &'static str,
     content: Content,
 }
 
-/// What is in a file.
 #[derive(Debug)]
 enum Content {
     Plain(&'static [u8]),
-    /// Packed by gzip; unpacked once, when first asked for, and shared by all readers: anybody may be one, and a slow one.
-    Packed(&'static [u8], OnceLock<Bytes>),
+    /// Compressed with gzip. It is decompressed at the first request that needs it, and all further
+    /// requests share the result. So slow clients cannot use up memory.
+    Gzip(&'static [u8], OnceLock<Bytes>),
 }
 
-const fn packed(bytes: &'static [u8]) -> Content {
-    Content::Packed(bytes, OnceLock::new())
+const fn gzip(bytes: &'static [u8]) -> Content {
+    Content::Gzip(bytes, OnceLock::new())
 }
 
-/// All of them.
+/// All files of the page.
 pub static FILES: [File; 4] = [
     File {
         name: "swagger-ui-bundle.js",
         media_type: "text/javascript",
-        content: packed(include_bytes!(concat!(env!("OUT_DIR"), "/swagger-ui-bundle.js.gz"))),
+        content: gzip(include_bytes!(concat!(env!("OUT_DIR"), "/swagger-ui-bundle.js.gz"))),
     },
     File {
         name: "swagger-ui.css",
         media_type: "text/css",
-        content: packed(include_bytes!(concat!(env!("OUT_DIR"), "/swagger-ui.css.gz"))),
+        content: gzip(include_bytes!(concat!(env!("OUT_DIR"), "/swagger-ui.css.gz"))),
     },
     File {
         name: "favicon-32x32.png",
         media_type: "image/png",
-        content: packed(include_bytes!(concat!(env!("OUT_DIR"), "/favicon-32x32.png.gz"))),
+        content: gzip(include_bytes!(concat!(env!("OUT_DIR"), "/favicon-32x32.png.gz"))),
     },
     File {
         name: "docs/start.js",
@@ -69,18 +66,13 @@ pub static FILES: [File; 4] = [
     },
 ];
 
-/// The page and its files.
-pub fn routes() -> Router {
-    Router::new().route("/", get(root)).route("/docs", get(page)).route("/docs/{file}", get(file))
-}
-
-/// The way to the page.
-async fn root() -> impl IntoResponse {
+/// Redirects to the page.
+pub async fn root() -> impl IntoResponse {
     (StatusCode::SEE_OTHER, [(header::LOCATION, "/docs")])
 }
 
-/// Its references are relative, so that it works below another path too.
-async fn page(slashed: Option<Extension<Slashed>>) -> impl IntoResponse {
+/// The page. Its references are relative, so that it also works behind a proxy that adds a prefix.
+pub async fn page(slashed: Option<Extension<HadSlash>>) -> impl IntoResponse {
     let text = include_str!("docs/page.html");
     let text: Cow<'_, str> = match slashed {
         None => text.into(),
@@ -88,41 +80,45 @@ async fn page(slashed: Option<Extension<Slashed>>) -> impl IntoResponse {
     };
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
     ];
     (headers, text)
 }
 
-async fn file(name: Result<Path<String>, PathRejection>, headers: HeaderMap) -> Result<Response, ApiError> {
-    let Path(name) = name.map_err(|_| ApiError::NoSuchPath)?;
-    let file = FILES.iter().find(|file| file.name == name).ok_or(ApiError::NoSuchPath)?;
-    let about = [
+/// A file of the page.
+pub async fn file(
+    name: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let Path(name) = name.map_err(|_| ApiError::PathNotFound)?;
+    let file = FILES.iter().find(|file| file.name == name).ok_or(ApiError::PathNotFound)?;
+    let headers_of_file = [
         (header::CONTENT_TYPE, file.media_type),
-        (header::CACHE_CONTROL, CACHE),
+        (header::CACHE_CONTROL, CACHE_CONTROL),
         (header::VARY, "accept-encoding"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
     Ok(match &file.content {
-        Content::Plain(content) => (about, *content).into_response(),
-        Content::Packed(packed, _) if takes_gzip(&headers) => {
-            (about, [(header::CONTENT_ENCODING, "gzip")], *packed).into_response()
+        Content::Plain(content) => (headers_of_file, *content).into_response(),
+        Content::Gzip(compressed, _) if accepts_gzip(&headers) => {
+            (headers_of_file, [(header::CONTENT_ENCODING, "gzip")], *compressed).into_response()
         }
-        Content::Packed(packed, unpacked) => {
-            (about, unpacked.get_or_init(|| unpack(packed)).clone()).into_response()
+        Content::Gzip(compressed, content) => {
+            (headers_of_file, content.get_or_init(|| decompress(compressed)).clone()).into_response()
         }
     })
 }
 
-fn unpack(packed: &[u8]) -> Bytes {
+fn decompress(compressed: &[u8]) -> Bytes {
     let mut content = Vec::new();
-    // Reading from memory does not fail, and the build packed it.
-    _ = GzDecoder::new(packed).read_to_end(&mut content);
+    // Reading from memory does not fail, and the build script wrote valid gzip.
+    _ = GzDecoder::new(compressed).read_to_end(&mut content);
     content.into()
 }
 
-fn takes_gzip(headers: &HeaderMap) -> bool {
+fn accepts_gzip(headers: &HeaderMap) -> bool {
     let accepted =
         headers.get_all(header::ACCEPT_ENCODING).into_iter().filter_map(|value| value.to_str().ok());
     accepted.flat_map(|value| value.split(',')).any(|coding| {
@@ -140,23 +136,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_packed_only_for_who_unpacks_it() {
+    fn gzip_is_used_only_if_the_client_accepts_it() {
         let with =
             |value: &'static str| HeaderMap::from_iter([(header::ACCEPT_ENCODING, value.parse().unwrap())]);
-        for takes in ["gzip", "br, GZIP;q=0.5", "*"] {
-            assert!(takes_gzip(&with(takes)), "{takes}");
+        for accepted in ["gzip", "br, GZIP;q=0.5", "*"] {
+            assert!(accepts_gzip(&with(accepted)), "{accepted}");
         }
         for not in ["", "br", "gzip;q=0", "gzip; q = 0.000, br"] {
-            assert!(!takes_gzip(&with(not)), "{not}");
+            assert!(!accepts_gzip(&with(not)), "{not}");
         }
-        assert!(!takes_gzip(&HeaderMap::new()));
+        assert!(!accepts_gzip(&HeaderMap::new()));
     }
 
     #[tokio::test]
-    async fn readers_of_an_unpacked_file_share_it() {
+    async fn responses_share_the_decompressed_file() {
         let read = async || {
-            let answer = file(Ok(Path("swagger-ui-bundle.js".to_owned())), HeaderMap::new()).await.unwrap();
-            axum::body::to_bytes(answer.into_body(), usize::MAX).await.unwrap()
+            let response = file(Ok(Path("swagger-ui-bundle.js".to_owned())), HeaderMap::new()).await.unwrap();
+            axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap()
         };
         let (one, other) = (read().await, read().await);
         assert!(one.len() > 1024 * 1024, "{}", one.len());

@@ -1,20 +1,21 @@
-//! What the producer says of itself.
+//! The state of the producer for `/readyz`, `/health` and `/metrics`.
 
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use service::health::HealthSource;
 
-use crate::app::Producer;
+use crate::state::AppState;
 
-impl HealthSource for Producer {
+impl HealthSource for AppState {
     fn ready(&self) -> Result<(), String> {
-        if self.stopping.has_begun() {
-            return Err("the producer is stopping".into());
+        if self.shutdown.has_begun() {
+            return Err("the producer is shutting down".into());
         }
         self.kafka.ready()
     }
 
-    /// The original's shape; `cause` is there while the status is `degraded`.
+    /// The fields are those of the original system. `cause` is present while the status is
+    /// `degraded`.
     fn health(&self) -> Value {
         let cause = self.ready().err();
         let counters = &self.metrics.counters;
@@ -31,7 +32,7 @@ impl HealthSource for Producer {
                 "poll_jobs": self.jobs.running_count(),
                 "kafka_queue_records": self.kafka.queued_records(),
             },
-            "last_error": self.last_failure(),
+            "last_error": self.last_error(),
         });
         if let (Some(cause), Some(health)) = (cause, health.as_object_mut()) {
             health.insert("cause".into(), cause.into());
@@ -39,6 +40,7 @@ impl HealthSource for Producer {
         health
     }
 
+    /// Updates the gauges that are read on request, and returns all metrics.
     fn registry(&self) -> &Registry {
         let metrics = &self.metrics;
         metrics.kafka_up.set(i64::from(self.kafka.ready().is_ok()));

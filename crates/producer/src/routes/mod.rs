@@ -1,6 +1,6 @@
-//! The route table, and what is known of a route before its handler is called.
+//! The route table, and the dispatch of requests to it.
 
-mod aircraft;
+pub mod aircraft;
 mod batch;
 pub mod docs;
 mod health;
@@ -11,64 +11,130 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Extension, Request, State};
-use axum::http::{Method, Uri};
+use axum::http::{Method, Uri, header};
 use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, delete, get, get_service, post};
+use bytes::Bytes;
+use serde_json::Value;
 use tower_service::Service;
 
-use crate::app::Producer;
+use crate::config::Config;
 use crate::error::ApiError;
-use crate::http::permits::Place;
-use crate::http::{auth as access, middleware as traffic, raw_response};
-use crate::openapi;
+use crate::http::connection::Handler;
+use crate::http::endpoint::{Auth, Endpoint, Events, HadSlash, Limit, Matched};
+use crate::http::middleware::{self, head_id};
+use crate::http::permits::Permit;
+use crate::http::reject::reject;
+use crate::openapi::{self, Operation};
 use crate::shutdown::Admission;
+use crate::state::AppState;
 
-/// Every path, as metrics and traces name its route. What asks for a key goes by it: a test holds it against the router.
-pub const ROUTES: &[&str] = &[
-    "/",
-    SINGLE,
-    "/ingest/batch",
-    "/ingest/adsbdb",
-    "/ingest/adsbdb/poll",
-    "/ingest/adsbdb/poll/{job_id}",
-    "/livez",
-    "/readyz",
-    "/health",
-    "/metrics",
-    "/openapi.json",
-    "/docs",
-    "/docs/{file}",
-];
+use Auth::ApiKey;
+use Events::{Fetched, Many, One};
+use Limit::{Connections, Exempt, InFlight};
 
-/// Where single events go.
-pub const SINGLE: &str = "/ingest";
-
-/// The name of all that is no route: paths are the client's choice, a metric's labels are not.
-pub const OTHER: &str = "other";
-
-/// The name of the route that `path` leads to.
-pub fn named(path: &str) -> &'static str {
-    let leads = |route: &&str| match route.split_once('{') {
-        None => **route == *path,
-        Some((before, _)) => {
-            path.strip_prefix(before).is_some_and(|rest| !rest.is_empty() && !rest.contains('/'))
-        }
-    };
-    ROUTES.iter().copied().find(leads).unwrap_or(OTHER)
+/// A row of the route table.
+struct Route {
+    endpoint: Endpoint,
+    handler: fn(&AppState) -> MethodRouter<AppState>,
+    /// Adds the documentation to the OpenAPI operation.
+    document: fn(Operation, &Config) -> Operation,
 }
 
-/// The path without a slash at its end: it leads to the same.
-pub fn without_slash(path: &str) -> Option<&str> {
+/// Every endpoint of the producer. Columns: method, path, authentication, limit class, events in
+/// the request, handler, OpenAPI documentation.
+#[rustfmt::skip]
+static ROUTES: [Route; 15] = [
+    route(endpoint(POST, "/ingest", ApiKey, InFlight, One),
+        |_| post(ingest::ingest), openapi::event::ingest),
+    route(endpoint(POST, "/ingest/batch", ApiKey, InFlight, Many),
+        |_| post(batch::ingest_batch), openapi::batch::ingest_batch),
+    route(endpoint(POST, "/ingest/adsbdb", ApiKey, InFlight, Fetched),
+        |_| without_body(post(aircraft::ingest_aircraft)), openapi::jobs::ingest_aircraft),
+
+    route(endpoint(POST, "/ingest/adsbdb/poll", ApiKey, InFlight, Events::None),
+        |_| without_body(post(poll_jobs::start)), openapi::jobs::start),
+    route(endpoint(GET, "/ingest/adsbdb/poll", ApiKey, Connections, Events::None),
+        |_| without_body(get(poll_jobs::list)), openapi::jobs::list),
+    route(endpoint(GET, "/ingest/adsbdb/poll/{job_id}", ApiKey, Connections, Events::None),
+        |_| without_body(get(poll_jobs::show)), openapi::jobs::show),
+    route(endpoint(DELETE, "/ingest/adsbdb/poll/{job_id}", ApiKey, Connections, Events::None),
+        |_| without_body(delete(poll_jobs::cancel)), openapi::jobs::cancel),
+
+    route(endpoint(GET, "/livez", Auth::None, Exempt, Events::None), health, openapi::state::livez),
+    route(endpoint(GET, "/readyz", Auth::None, Exempt, Events::None), health, openapi::state::readyz),
+    route(endpoint(GET, "/health", Auth::None, Exempt, Events::None), health, openapi::state::health),
+    route(endpoint(GET, "/metrics", Auth::None, Exempt, Events::None), health, openapi::state::metrics),
+
+    route(endpoint(GET, "/", Auth::None, Connections, Events::None),
+        |_| get(docs::root), openapi::state::root),
+    route(endpoint(GET, "/openapi.json", Auth::None, Connections, Events::None),
+        openapi_json, openapi::state::openapi_json),
+    route(endpoint(GET, "/docs", Auth::None, Connections, Events::None),
+        |_| get(docs::page), openapi::state::docs),
+    route(endpoint(GET, "/docs/{file}", Auth::None, Connections, Events::None),
+        |_| get(docs::file), openapi::state::docs_file),
+];
+
+const GET: Method = Method::GET;
+const POST: Method = Method::POST;
+const DELETE: Method = Method::DELETE;
+
+const fn endpoint(method: Method, path: &'static str, auth: Auth, limit: Limit, events: Events) -> Endpoint {
+    Endpoint { method, path, auth, limit, events }
+}
+
+const fn route(
+    endpoint: Endpoint,
+    handler: fn(&AppState) -> MethodRouter<AppState>,
+    document: fn(Operation, &Config) -> Operation,
+) -> Route {
+    Route { endpoint, handler, document }
+}
+
+/// Adds the layer for endpoints that accept neither an id nor a body.
+fn without_body(handler: MethodRouter<AppState>) -> MethodRouter<AppState> {
+    handler.layer(from_fn(middleware::without_body))
+}
+
+/// The handler of the health endpoints and the metrics, which all processes have.
+fn health(state: &AppState) -> MethodRouter<AppState> {
+    get_service(service::health::routes(Arc::new(state.clone())))
+}
+
+/// The handler of `/openapi.json`. The document is created once.
+fn openapi_json(state: &AppState) -> MethodRouter<AppState> {
+    let document = Bytes::from(document(&state.config).to_string());
+    get(async move || ([(header::CONTENT_TYPE, "application/json")], document))
+}
+
+/// The OpenAPI document of all endpoints.
+pub fn document(config: &Config) -> Value {
+    let operations = ROUTES.iter().map(|Route { endpoint, document, .. }| {
+        let operation = Operation::new(&endpoint.method, endpoint.path);
+        let operation = match endpoint.auth {
+            ApiKey => operation.authenticated(config),
+            Auth::None => operation,
+        };
+        let operation = if endpoint.limit == InFlight { operation.limited() } else { operation };
+        document(operation, config)
+    });
+    openapi::document(operations, config)
+}
+
+/// Finds the endpoint of a request.
+fn find(method: &Method, path: &str) -> Matched {
+    Matched::find(ROUTES.iter().map(|route| &route.endpoint), method, path)
+}
+
+/// The path without a slash at its end, if it has one. Both paths are equivalent.
+fn without_slash(path: &str) -> Option<&str> {
     path.strip_suffix('/').filter(|shorter| !shorter.is_empty() && !shorter.ends_with('/'))
 }
 
-/// The path of a request had a slash at its end.
-#[derive(Debug, Clone, Copy)]
-pub struct Slashed;
-
-/// Takes that slash off.
-fn take_slash(request: &mut Request) {
+/// Removes a slash at the end of the path.
+fn remove_slash(request: &mut Request) {
     let Some(path) = without_slash(request.uri().path()) else { return };
     let path = match request.uri().query() {
         Some(query) => format!("{path}?{query}"),
@@ -78,123 +144,81 @@ fn take_slash(request: &mut Request) {
     parts.path_and_query = path.try_into().ok();
     if let Ok(uri) = Uri::from_parts(parts) {
         *request.uri_mut() = uri;
-        request.extensions_mut().insert(Slashed);
+        request.extensions_mut().insert(HadSlash);
     }
 }
 
-/// Whether refusals at this route are events that were not accepted.
-pub fn takes_events(route: &str) -> bool {
-    matches!(route, "/ingest" | "/ingest/batch" | "/ingest/adsbdb")
-}
-
-/// Whether whoever asks must have a key, if keys are asked for.
-pub fn needs_key(route: &str) -> bool {
-    route.starts_with("/ingest")
-}
-
-/// Whether a request makes records, or starts what makes them.
-pub fn makes_records(route: &str, method: &Method) -> bool {
-    *method == Method::POST && (takes_events(route) || route == "/ingest/adsbdb/poll")
-}
-
-/// Answers requests. What happens to every request, whatever its route, is in [`traffic`]: each layer of a router costs
-/// a request several allocations, and so does the router, which single events go past.
+/// Dispatches requests to their handlers.
+///
+/// A single event goes to its handler directly. All other requests go through a router, which costs
+/// several allocations.
 #[derive(Debug)]
-pub struct Front {
-    producer: Producer,
+pub struct Dispatcher {
+    state: AppState,
     router: Router,
 }
 
-impl Front {
-    /// Every path of the producer.
-    pub fn new(producer: Producer) -> Self {
-        let upstream = Router::new()
-            .route("/ingest/adsbdb", post(aircraft::ingest_aircraft))
-            .route("/ingest/adsbdb/poll", get(poll_jobs::list).post(poll_jobs::start))
-            .route("/ingest/adsbdb/poll/{job_id}", get(poll_jobs::show).delete(poll_jobs::cancel))
-            .route_layer(from_fn(traffic::takes_nothing));
-        let router = Router::new()
-            // For its 405: `answer` does not bring a POST here.
-            .route(SINGLE, post(ingest::ingest))
-            .route("/ingest/batch", post(batch::ingest_batch))
-            .merge(upstream)
-            .with_state(producer.clone())
-            .merge(service::health::routes(Arc::new(producer.clone())))
-            .merge(openapi::routes(&producer.config))
-            .merge(docs::routes())
-            .fallback(|request| access::refuse(ApiError::NoSuchPath, request))
-            .method_not_allowed_fallback(|request| access::refuse(ApiError::MethodNotAllowed, request));
-        Self { producer, router }
+impl Dispatcher {
+    pub fn new(state: AppState) -> Self {
+        let router = ROUTES.iter().fold(Router::new(), |router, Route { endpoint, handler, .. }| {
+            router.route(endpoint.path, handler(&state))
+        });
+        let router = router
+            .fallback(|request| reject(ApiError::PathNotFound, request))
+            .method_not_allowed_fallback(|request| reject(ApiError::MethodNotAllowed, request))
+            .with_state(state.clone());
+        Self { state, router }
     }
 
-    /// The router within.
-    #[cfg(test)]
-    pub fn router(&self) -> &Router {
-        &self.router
-    }
-
-    /// The answer.
-    pub async fn answer(&self, mut request: Request) -> Response {
-        take_slash(&mut request);
-        traffic::watch(&self.producer, request, |request, admission, place| async {
-            if request.uri().path() == SINGLE && *request.method() == Method::POST {
-                let _place = place;
-                return ingest::ingest(State(self.producer.clone()), Extension(admission), request)
+    async fn dispatch(&self, matched: Matched, request: Request) -> Response {
+        middleware::run(&self.state, matched, request, |request, admission, permit| async {
+            if matched.has_method && matched.endpoint.events == One {
+                let _permit = permit;
+                return ingest::ingest(State(self.state.clone()), Extension(admission), request)
                     .await
                     .into_response();
             }
-            // Apart, so that single events need no room for it.
-            Box::pin(self.route(request, admission, place)).await
+            // Boxed, so that single events need no memory for this future.
+            Box::pin(self.route(request, admission, permit)).await
         })
         .await
     }
 
-    /// The refusal of a request whose connection is one too many.
-    pub async fn turn_away(&self, mut request: Request) -> Response {
-        take_slash(&mut request);
-        let refused = traffic::watch(&self.producer, request, |request, _, place| async {
-            drop(place);
-            let id = ingest::id_in_head(named(request.uri().path()), request.headers());
-            access::refuse(ApiError::overloaded(raw_response::TOO_MANY_CONNECTIONS).naming(id), request).await
-        });
-        // Apart, so that other requests need no room for it.
-        Box::pin(refused).await
-    }
-
-    /// The router's answer. Admission and place are kept until it is there; a streamed answer keeps both until its last
-    /// byte, a poll job keeps the admission until it ends.
-    async fn route(&self, mut request: Request, admission: Admission, place: Option<Place>) -> Response {
-        let place = place.map(Arc::new);
+    /// Calls the router. The request holds its admission and permit until it has a response. A
+    /// streamed response holds both until its end, and a poll job holds the admission until its end.
+    async fn route(&self, mut request: Request, admission: Admission, permit: Option<Permit>) -> Response {
+        let permit = permit.map(Arc::new);
         request.extensions_mut().insert(admission.clone());
-        if let Some(place) = &place {
-            request.extensions_mut().insert(Arc::clone(place));
+        if let Some(permit) = &permit {
+            request.extensions_mut().insert(Arc::clone(permit));
         }
         let Ok(response) = self.router.clone().call(request).await;
         response
     }
+
+    /// Rejects a request on a connection beyond MAX_CONNECTIONS.
+    async fn reject_extra(&self, matched: Matched, request: Request) -> Response {
+        self.state.metrics.connections.rejected();
+        middleware::run(&self.state, matched, request, |request, _, permit| async {
+            drop(permit);
+            let id = head_id(matched, request.headers());
+            reject(ApiError::too_many_connections().with_head_id(id), request).await
+        })
+        .await
+    }
+}
+
+impl Handler for Dispatcher {
+    async fn handle(&self, mut request: Request, extra: bool) -> Response {
+        remove_slash(&mut request);
+        let matched = find(request.method(), request.uri().path());
+        if extra && matched.endpoint.limit != Exempt {
+            // Boxed, so that other requests need no memory for this future.
+            return Box::pin(self.reject_extra(matched, request)).await;
+        }
+        self.dispatch(matched, request).await
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::app::App;
-    use crate::config::Config;
-
-    /// A connection keeps room for the future of a request for as long as it is open.
-    #[tokio::test]
-    async fn the_future_of_a_request_stays_small() {
-        let app = App::build(Config::without_kafka(&[])).await.unwrap();
-        let bytes = size_of_val(&app.front().answer(Request::default()));
-        assert!(bytes <= 5 * 1024, "{bytes}");
-    }
-
-    #[test]
-    fn a_path_has_the_name_of_its_route_and_a_stranger_none() {
-        for route in ROUTES {
-            assert_eq!(named(&route.replace("{job_id}", "x-1").replace("{file}", "a.js")), *route);
-        }
-        for stranger in ["//", "/ingest/", "/ingest/x", "/ingest/adsbdb/poll/", "/docs/a/b", "/livez/x", ""] {
-            assert_eq!(named(stranger), OTHER, "{stranger}");
-        }
-    }
-}
+mod tests;

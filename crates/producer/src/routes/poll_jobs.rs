@@ -12,27 +12,27 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::aircraft::fetch_and_ingest;
-use crate::app::Producer;
 use crate::error::ApiError;
 use crate::http::middleware::HadBody;
 use crate::poll_jobs::job::{self, CallResult, Job, JobReport};
 use crate::poll_jobs::schedule::Schedule;
 use crate::shutdown::Admission;
+use crate::state::AppState;
 
 /// `POST`: starts a job.
 pub async fn start(
-    State(producer): State<Producer>,
+    State(producer): State<AppState>,
     Extension(admission): Extension<Admission>,
     request: Request,
 ) -> Result<Response, ApiError> {
     if request.extensions().get::<HadBody>().is_some() {
-        return Err(ApiError::JobInput("the request has a body".into()));
+        return Err(ApiError::InvalidJobRequest("the request has a body".into()));
     }
     let schedule = Schedule::parse(request.uri().query().unwrap_or_default())?;
     if !admission.granted() {
-        return Err(ApiError::stopping(None));
+        return Err(ApiError::shutting_down(None));
     }
-    let job = producer.jobs.start(schedule, &producer.stopping.begun(), Instant::now())?;
+    let job = producer.jobs.start(schedule, &producer.shutdown.begun_token(), Instant::now())?;
     let location = format!("/ingest/adsbdb/poll/{}", job.id());
     let body = json!({
         "status": "started",
@@ -49,7 +49,7 @@ pub async fn start(
 }
 
 /// One call of a job.
-async fn call(job: &Job, producer: &Producer) -> CallResult {
+async fn call(job: &Job, producer: &AppState) -> CallResult {
     match fetch_and_ingest(producer, None, job.cancelled()).await {
         Ok(_) => CallResult::Sent,
         Err(ApiError::NotStored { reason: "stopping", .. }) if job.cancelled().is_cancelled() => {
@@ -58,8 +58,8 @@ async fn call(job: &Job, producer: &Producer) -> CallResult {
         Err(error) => {
             let problem = error.problem();
             tracing::debug!(job_id = job.id(), reason = problem.detail, "poll call failed");
-            producer.metrics.rejected(error.reason(), 1);
-            producer.note_failure(&problem.detail);
+            producer.metrics.events_rejected(error.reason(), 1);
+            producer.set_last_error(&problem.detail);
             let retry_after: Duration = problem.retry_after.unwrap_or_default();
             CallResult::Failed { error: problem.detail, retry_after }
         }
@@ -76,21 +76,21 @@ pub struct JobList {
 }
 
 /// `GET`: lists all running jobs and those that ended within the last hour, the newest first.
-pub async fn list(State(producer): State<Producer>) -> Json<JobList> {
+pub async fn list(State(producer): State<AppState>) -> Json<JobList> {
     let jobs = producer.jobs.list(Instant::now());
     Json(JobList { jobs: jobs.iter().map(|job| job.report()).collect() })
 }
 
 /// `GET …/{job_id}`: shows a job.
-pub async fn show(State(producer): State<Producer>, id: JobId) -> Result<Json<JobReport>, ApiError> {
-    let Path(id) = id.map_err(|_| ApiError::NoSuchJob)?;
-    producer.jobs.find(&id, Instant::now()).map(|job| Json(job.report())).ok_or(ApiError::NoSuchJob)
+pub async fn show(State(producer): State<AppState>, id: JobId) -> Result<Json<JobReport>, ApiError> {
+    let Path(id) = id.map_err(|_| ApiError::JobNotFound)?;
+    producer.jobs.find(&id, Instant::now()).map(|job| Json(job.report())).ok_or(ApiError::JobNotFound)
 }
 
 /// `DELETE …/{job_id}`: cancels a job. No further call starts, and a running request to ADSBDB ends.
-pub async fn cancel(State(producer): State<Producer>, id: JobId) -> Result<Json<JobReport>, ApiError> {
-    let Path(id) = id.map_err(|_| ApiError::NoSuchJob)?;
-    let job = producer.jobs.find(&id, Instant::now()).ok_or(ApiError::NoSuchJob)?;
+pub async fn cancel(State(producer): State<AppState>, id: JobId) -> Result<Json<JobReport>, ApiError> {
+    let Path(id) = id.map_err(|_| ApiError::JobNotFound)?;
+    let job = producer.jobs.find(&id, Instant::now()).ok_or(ApiError::JobNotFound)?;
     job.cancel(Instant::now());
     Ok(Json(job.report()))
 }

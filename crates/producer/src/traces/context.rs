@@ -1,24 +1,23 @@
-//! W3C trace context: the header `traceparent`, judged as its recommendation says. One that is not valid is as good as
-//! none: it goes no further.
+//! The header `traceparent` of W3C Trace Context. As the recommendation requires, an invalid header
+//! is ignored and removed.
 
 use axum::http::{HeaderMap, HeaderName};
 
-/// The header of the request, and of the record.
+/// The header of requests and records.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// A valid one.
+/// A valid `traceparent`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceParent {
-    /// The trace.
     pub trace_id: u128,
-    /// The span that asks.
+    /// The span of the client.
     pub parent_id: u64,
-    /// Bit 0: it is sampled.
+    /// Bit 0: the trace is sampled.
     pub flags: u8,
 }
 
 impl TraceParent {
-    /// The one that the request has, if it has exactly one.
+    /// Parses the header, if the request has exactly one.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(TRACEPARENT).into_iter();
         let (value, None) = (values.next()?, values.next()) else { return None };
@@ -32,7 +31,7 @@ impl TraceParent {
             fields.next().filter(|field| field.len() == length && field.bytes().all(digits))
         };
         let (version, trace_id, parent_id, flags) = (field(2)?, field(32)?, field(16)?, field(2)?);
-        // Later versions may have more fields; version 0 has not, and ff is none.
+        // Later versions may have more fields, but version 0 may not. Version ff is invalid.
         if version == "ff" || (version == "00" && fields.next().is_some()) {
             return None;
         }
@@ -52,7 +51,7 @@ mod tests {
     const RIGHT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
     #[test]
-    fn a_valid_one_is_read() {
+    fn a_valid_header_is_parsed() {
         let parent = TraceParent {
             trace_id: 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736,
             parent_id: 0x00f0_67aa_0ba9_02b7,
@@ -64,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn any_other_text_is_none() {
+    fn an_invalid_header_is_ignored() {
         for wrong in [
             "",
             "00-4bf92f-00f067aa0ba902b7-01",
@@ -83,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn two_are_none() {
+    fn two_headers_are_ignored() {
         let mut headers = HeaderMap::from_iter([(TRACEPARENT, RIGHT.parse().unwrap())]);
         assert!(TraceParent::of(&headers).is_some());
         headers.append(TRACEPARENT, RIGHT.parse().unwrap());

@@ -1,6 +1,8 @@
-//! Sends spans to a collector, OTLP over HTTP as protobuf. Guarantee: no request waits for it or fails by it. Spans
-//! wait in a bounded queue of the SDK, whose own thread sends them; what does not fit, or is refused, is dropped, and
-//! one line a change of state says so.
+//! The export of spans to a collector: OTLP over HTTP as protobuf.
+//!
+//! The export neither delays nor fails a request. A thread of the SDK sends the spans from a bounded
+//! queue. Spans that do not fit, or that the collector rejects, are dropped. Each change of state is
+//! logged once.
 
 use std::fmt::Display;
 use std::pin::Pin;
@@ -13,30 +15,30 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, ShouldSample};
 use tokio::runtime::Handle;
 
-use crate::config::traces::{Export, Sampling};
+use crate::config::traces::{Sampling, TraceExport};
 
-/// How long a collector may take for a batch.
-const SEND_LIMIT: Duration = Duration::from_secs(5);
-/// A collector's answer says next to nothing.
-const MOST_ANSWER_BYTES: usize = 64 * 1024;
+/// Timeout to send a batch of spans.
+const SEND_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum size of a collector's response, which contains little.
+const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 
-/// The SDK's provider, wired to the collector.
+/// Creates the provider of the SDK, which exports to the collector.
 ///
 /// # Errors
-/// There is no TLS on this machine, or the SDK refuses its own variables.
-pub fn provider(export: &Export) -> Result<SdkTracerProvider, String> {
-    let said = |error: &dyn Display| error.to_string();
+/// TLS cannot be set up, or the SDK rejects its own variables.
+pub fn provider(export: &TraceExport) -> Result<SdkTracerProvider, String> {
+    let text = |error: &dyn Display| error.to_string();
     let mut endpoint = export.endpoint.clone();
     let mut path = endpoint.path_segments_mut().map_err(|()| "the endpoint has no path".to_owned())?;
     path.pop_if_empty().extend(["v1", "traces"]);
     drop(path);
     let exporter = SpanExporter::builder()
         .with_http()
-        .with_http_client(Client::new().map_err(|error| said(&error))?)
+        .with_http_client(Client::new().map_err(|error| text(&error))?)
         .with_protocol(Protocol::HttpBinary)
         .with_endpoint(endpoint)
         .build()
-        .map_err(|error| said(&error))?;
+        .map_err(|error| text(&error))?;
     let resource = Resource::builder()
         .with_service_name(export.service_name.clone())
         .with_attribute(opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
@@ -50,32 +52,34 @@ fn sampler(sampling: Sampling) -> Sampler {
     if sampling.parent_based { Sampler::ParentBased(Box::new(root)) } else { root }
 }
 
-/// Sends on our runtime what the SDK's thread, which has none, wants sent.
+/// Sends the requests of the SDK's thread on our runtime, because that thread has none.
 #[derive(Debug)]
 struct Client {
     http: reqwest::Client,
     runtime: Handle,
-    well: AtomicBool,
+    /// Whether the last export succeeded.
+    exporting: AtomicBool,
 }
 
 impl Client {
     fn new() -> Result<Self, reqwest::Error> {
-        // As for ADSBDB: reqwest has no provider of its own here.
+        // reqwest is built without a TLS provider. An error means that another part of the process
+        // installed the same provider before.
         _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
-            .timeout(SEND_LIMIT)
+            .timeout(SEND_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("slipstream/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        Ok(Self { http, runtime: Handle::current(), well: AtomicBool::new(true) })
+        Ok(Self { http, runtime: Handle::current(), exporting: AtomicBool::new(true) })
     }
 
-    /// One line a change of state.
-    fn tell(&self, outcome: Result<(), String>) {
-        let was_well = self.well.swap(outcome.is_ok(), Ordering::Relaxed);
+    /// Logs a change of state.
+    fn log_change(&self, outcome: Result<(), String>) {
+        let was_exporting = self.exporting.swap(outcome.is_ok(), Ordering::Relaxed);
         match outcome {
-            Err(reason) if was_well => tracing::warn!(reason, "traces cannot be exported"),
-            Ok(()) if !was_well => tracing::info!("traces are exported again"),
+            Err(reason) if was_exporting => tracing::warn!(reason, "traces cannot be exported"),
+            Ok(()) if !was_exporting => tracing::info!("traces are exported again"),
             _ => {}
         }
     }
@@ -92,34 +96,34 @@ impl HttpClient for Client {
     {
         Box::pin(async move {
             let sent = self.runtime.spawn(send(self.http.clone(), request)).await;
-            let answer = sent.map_err(HttpError::from).flatten();
-            self.tell(match &answer {
-                Ok(answer) if answer.status().is_success() => Ok(()),
-                Ok(answer) => Err(format!("the collector answered {}", answer.status())),
+            let response = sent.map_err(HttpError::from).flatten();
+            self.log_change(match &response {
+                Ok(response) if response.status().is_success() => Ok(()),
+                Ok(response) => Err(format!("the collector returned {}", response.status())),
                 Err(error) => Err(innermost(error.as_ref()).to_string()),
             });
-            answer
+            response
         })
     }
 }
 
 async fn send(http: reqwest::Client, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-    let mut answer = http.execute(request.try_into()?).await?;
-    let mut response = Response::builder().status(answer.status());
+    let mut received = http.execute(request.try_into()?).await?;
+    let mut response = Response::builder().status(received.status());
     if let Some(headers) = response.headers_mut() {
-        *headers = std::mem::take(answer.headers_mut());
+        *headers = std::mem::take(received.headers_mut());
     }
     let mut body = Vec::new();
-    while let Some(chunk) = answer.chunk().await? {
-        if body.len() + chunk.len() > MOST_ANSWER_BYTES {
-            return Err("the collector's answer is too long".into());
+    while let Some(chunk) = received.chunk().await? {
+        if body.len() + chunk.len() > MAX_RESPONSE_BYTES {
+            return Err("the response of the collector is too long".into());
         }
         body.extend_from_slice(&chunk);
     }
     Ok(response.body(Bytes::from(body))?)
 }
 
-/// The outermost says only that something failed; the innermost says what.
+/// The innermost cause, which states what failed.
 fn innermost<'e>(error: &'e (dyn std::error::Error + 'static)) -> &'e (dyn std::error::Error + 'static) {
     error.source().map_or(error, innermost)
 }

@@ -1,8 +1,7 @@
-//! Traces: a span for each request, exported where OTEL_EXPORTER_OTLP_ENDPOINT is set, and the trace context that goes
-//! on into records.
+//! Traces: with OTEL_EXPORTER_OTLP_ENDPOINT, a span for each request is exported.
 //!
-//! What a record carries on: without an exporter the request's own `traceparent`, unchanged; with one, its trace with our
-//! span as the parent. A request without a valid `traceparent` gives records without one, as the contract says.
+//! The records of a request with a valid `traceparent` have one, too. Without an exporter it is that
+//! of the request. With an exporter it has the same trace, and the request's span as parent.
 
 mod context;
 mod export;
@@ -18,21 +17,19 @@ use opentelemetry::trace::{
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, Span};
 
-use crate::config::traces::Export;
-pub use context::TRACEPARENT;
+use crate::config::traces::TraceExport;
+use crate::traces::context::{TRACEPARENT, TraceParent};
 
-use context::TraceParent;
-
-/// Where spans go: nowhere, unless an endpoint is configured.
+/// The exporter of spans, if an endpoint is configured.
 #[derive(Debug)]
 pub struct Traces(Option<(SdkTracerProvider, SdkTracer)>);
 
 impl Traces {
-    /// Connects when there is something to send.
+    /// Creates the exporter. It connects when it sends the first spans.
     ///
     /// # Errors
-    /// The exporter cannot be made.
-    pub fn new(export: Option<&Export>) -> Result<Self, String> {
+    /// The exporter cannot be created.
+    pub fn new(export: Option<&TraceExport>) -> Result<Self, String> {
         let provider = export.map(export::provider).transpose()?;
         Ok(Self(provider.map(|provider| {
             let tracer = provider.tracer("slipstream-producer");
@@ -40,7 +37,8 @@ impl Traces {
         })))
     }
 
-    /// Begins the span of a request, and leaves in its `traceparent` what its records carry on.
+    /// Begins the span of a request. Replaces the `traceparent` of the request with that of its
+    /// records.
     pub fn begin(&self, request: &mut Request, route: &str, request_id: &HeaderValue) -> RequestSpan {
         let parent = TraceParent::of(request.headers());
         if parent.is_none() {
@@ -55,22 +53,22 @@ impl Traces {
             KeyValue::new("slipstream.request_id", request_id.to_str().unwrap_or_default().to_owned()),
         ];
         let span = tracer.span_builder(format!("{method} {route}")).with_kind(SpanKind::Server);
-        let within = parent.map_or_else(Context::new, |parent| parent.into_context());
-        let span = span.with_attributes(attributes).start_with_context(tracer, &within);
+        let context = parent.map_or_else(Context::new, |parent| parent.into_context());
+        let span = span.with_attributes(attributes).start_with_context(tracer, &context);
         if parent.is_some() {
-            carry_on(request.headers_mut(), span.span_context());
+            set_traceparent(request.headers_mut(), span.span_context());
         }
         RequestSpan(Some(span))
     }
 
-    /// Sends what is still to be sent, within `limit`.
-    pub async fn close(&self, limit: Duration) {
+    /// Sends the remaining spans within `timeout`.
+    pub async fn close(&self, timeout: Duration) {
         let Some((provider, _)) = &self.0 else { return };
         let provider = provider.clone();
-        // It waits on its thread for the SDK's own.
-        let closing = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(limit));
-        if !matches!(tokio::time::timeout(limit, closing).await, Ok(Ok(Ok(())))) {
-            tracing::debug!("the last traces were not exported");
+        // The call blocks its thread until the SDK's thread is done.
+        let closing = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(timeout));
+        if !matches!(tokio::time::timeout(timeout, closing).await, Ok(Ok(Ok(())))) {
+            tracing::debug!("traces not exported at shutdown");
         }
     }
 }
@@ -90,19 +88,20 @@ impl TraceParent {
     }
 }
 
-fn carry_on(headers: &mut HeaderMap, span: &SpanContext) {
+/// Sets the `traceparent` whose parent is `span`.
+fn set_traceparent(headers: &mut HeaderMap, span: &SpanContext) {
     let text = format!("00-{}-{}-{:02x}", span.trace_id(), span.span_id(), span.trace_flags().to_u8());
     if let Ok(value) = HeaderValue::from_str(&text) {
         headers.insert(TRACEPARENT, value);
     }
 }
 
-/// The span of one request; ends when it is answered, or dropped because its client went away.
+/// The span of one request. It ends with the response, or on drop if the client disconnected.
 #[derive(Debug)]
 pub struct RequestSpan(Option<Span>);
 
 impl RequestSpan {
-    /// The request was answered.
+    /// Ends the span with the status of the response.
     pub fn end(self, status: StatusCode) {
         let Some(mut span) = self.0 else { return };
         span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status.as_u16())));
@@ -112,4 +111,9 @@ impl RequestSpan {
         }
         span.end();
     }
+}
+
+/// The trace context for the records of a request, after [`Traces::begin`] checked it.
+pub fn traceparent(headers: &HeaderMap) -> Option<&str> {
+    headers.get(TRACEPARENT)?.to_str().ok()
 }

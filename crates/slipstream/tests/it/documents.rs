@@ -75,7 +75,6 @@ fn registered(source: &str) -> Vec<String> {
 fn the_operations_manual_lists_every_metric() {
     for source in [
         include_str!("../../../producer/src/metrics.rs"),
-        include_str!("../../../producer/src/http/connection_metrics.rs"),
         include_str!("../../../consumer/src/metrics.rs"),
         include_str!("../../../poller/src/metrics.rs"),
     ] {

@@ -1,27 +1,27 @@
-//! TLS of the listener: a certificate and its key from two PEM files, checked when the configuration is read, and read
-//! again when the files change, so that a renewed certificate needs no restart. A pair that is wrong then is told once,
-//! and the last good one stays in use.
+//! TLS of the HTTP server. Certificate and key are two PEM files, which the configuration checks.
+//!
+//! Changed files are reloaded, so that a renewed certificate needs no restart. An invalid pair is
+//! logged once, and the last valid pair stays in use.
 
+mod health_check;
 mod pair;
-mod probe;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use rustls::ServerConfig;
-use rustls::crypto::{CryptoProvider, ring};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use service::healthcheck::TlsConnector;
 use tokio_rustls::TlsAcceptor;
 
-use pair::Pair;
+use pair::{Pair, provider};
 
-/// How often the files are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Interval of the check for changed files.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The listener's certificate and key. A handle, cheap to clone.
+/// The certificate and key of the HTTP server. Cheap to clone.
 #[derive(Clone)]
 pub struct Tls {
     files: Arc<Files>,
@@ -45,7 +45,7 @@ impl Tls {
     /// Reads both files.
     ///
     /// # Errors
-    /// A file cannot be read or is not what it should be, or they do not belong together; in words, without the key.
+    /// A file cannot be read or is invalid, or the two do not match. The text does not contain the key.
     pub fn load(certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Result<Self, String> {
         let files = Files { certificate: certificate.into(), key: key.into() };
         let current = Arc::new(Current(RwLock::new(files.read()?)));
@@ -58,28 +58,28 @@ impl Tls {
         Ok(Self { files: Arc::new(files), current, acceptor: TlsAcceptor::from(Arc::new(config)) })
     }
 
-    /// Makes connections secure.
+    /// Performs the handshakes of new connections.
     pub fn acceptor(&self) -> &TlsAcceptor {
         &self.acceptor
     }
 
-    /// Takes the files again whenever they change, for ever.
-    pub async fn follow_files(self) {
-        let mut refused = None;
+    /// Reloads the files when they change. Runs until it is aborted.
+    pub async fn reload_on_change(self) {
+        let mut last_error = None;
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(RELOAD_INTERVAL).await;
             let files = Arc::clone(&self.files);
             let Ok(read) = tokio::task::spawn_blocking(move || files.read()).await else { return };
             match read {
                 Ok(pair) => {
-                    refused = None;
-                    if self.current.put(pair) {
+                    last_error = None;
+                    if self.current.replace(pair) {
                         tracing::info!("certificate renewed");
                     }
                 }
-                Err(why) if refused.as_ref() != Some(&why) => {
-                    tracing::warn!(reason = why, "certificate files cannot be used, the last pair stays");
-                    refused = Some(why);
+                Err(reason) if last_error.as_ref() != Some(&reason) => {
+                    tracing::warn!(reason, "certificate files are invalid, the last pair stays in use");
+                    last_error = Some(reason);
                 }
                 Err(_) => {}
             }
@@ -87,11 +87,11 @@ impl Tls {
     }
 }
 
-/// The client's side, for the process' own health check: takes the certificate in the file and no other. While the files
-/// cannot be used it takes any, since the process then goes on with those that they held before.
+/// The TLS client of the process's own health check. It accepts only the certificate in the file.
+/// While the files are invalid it accepts any, because the process uses an earlier certificate then.
 pub fn secure(certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> TlsConnector {
     let files = Files { certificate: certificate.into(), key: key.into() };
-    probe::secure(files.read().ok().map(|pair| pair.certified))
+    health_check::secure(files.read().ok().map(|pair| pair.certified))
 }
 
 impl Files {
@@ -103,7 +103,7 @@ impl Files {
     }
 }
 
-/// The pair in use.
+/// The pair that is in use.
 struct Current(RwLock<Pair>);
 
 impl std::fmt::Debug for Current {
@@ -117,12 +117,12 @@ impl Current {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner).certified)
     }
 
-    /// Whether `pair` is another than the present one.
-    fn put(&self, pair: Pair) -> bool {
-        let mut present = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let changed = present.fingerprint != pair.fingerprint;
+    /// Replaces the pair. Returns whether `pair` is different.
+    fn replace(&self, pair: Pair) -> bool {
+        let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let changed = current.fingerprint != pair.fingerprint;
         if changed {
-            *present = pair;
+            *current = pair;
         }
         changed
     }
@@ -132,8 +132,4 @@ impl ResolvesServerCert for Current {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.get())
     }
-}
-
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(ring::default_provider())
 }

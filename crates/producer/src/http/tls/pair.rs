@@ -1,25 +1,25 @@
-//! A certificate chain and its private key, from PEM.
+//! Parses a certificate chain and its private key, both PEM.
 
 use std::sync::Arc;
 
+use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use sha2::{Digest, Sha256};
 
-/// A pair that belongs together.
+/// A certificate chain with the matching key.
 pub struct Pair {
-    /// What rustls takes.
     pub certified: Arc<CertifiedKey>,
-    /// Tells one pair from another.
+    /// Differs between different pairs.
     pub fingerprint: [u8; 32],
 }
 
 impl Pair {
-    /// Takes two PEM texts.
+    /// Parses two PEM texts.
     ///
     /// # Errors
-    /// Which of them is wrong, and how.
+    /// States which text is invalid, and why.
     pub fn parse(certificate: &[u8], key: &[u8]) -> Result<Self, String> {
         let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(certificate)
             .collect::<Result<_, _>>()
@@ -29,13 +29,18 @@ impl Pair {
         }
         let private = PrivateKeyDer::from_pem_slice(key)
             .map_err(|_| "the key file has no private key in PEM (PKCS#8, PKCS#1 or SEC1)".to_owned())?;
-        let certified = CertifiedKey::from_der(chain, private, &super::provider())
+        let certified = CertifiedKey::from_der(chain, private, &provider())
             .map_err(|error| format!("certificate and key cannot be used together: {error}"))?;
         let mut fingerprint = Sha256::new();
         fingerprint.update(certificate);
         fingerprint.update(key);
         Ok(Self { certified: Arc::new(certified), fingerprint: fingerprint.finalize().into() })
     }
+}
+
+/// The crypto provider of all TLS connections.
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
 }
 
 #[cfg(test)]
@@ -52,22 +57,22 @@ mod tests {
     }
 
     #[test]
-    fn each_way_to_get_it_wrong_is_told_without_the_key() {
+    fn an_error_names_the_file_and_does_not_contain_the_key() {
         let ((certificate, key), (_, other_key)) = (pem(), pem());
         assert!(Pair::parse(certificate.as_bytes(), key.as_bytes()).is_ok());
         assert!(fault("", &key).contains("no certificate"));
         assert!(fault(&key, &key).contains("no certificate"));
         assert!(fault(&certificate, "").contains("no private key"));
         assert!(fault(&certificate, &certificate).contains("no private key"));
-        let said = fault(&certificate, &other_key);
-        assert!(said.contains("cannot be used together"), "{said}");
+        let error = fault(&certificate, &other_key);
+        assert!(error.contains("cannot be used together"), "{error}");
         for line in other_key.lines().filter(|line| !line.starts_with('-')) {
-            assert!(!said.contains(line), "{said}");
+            assert!(!error.contains(line), "{error}");
         }
     }
 
     #[test]
-    fn a_renewed_pair_has_another_fingerprint() {
+    fn a_renewed_pair_has_a_different_fingerprint() {
         let print = |(certificate, key): &(String, String)| {
             Pair::parse(certificate.as_bytes(), key.as_bytes()).unwrap().fingerprint
         };

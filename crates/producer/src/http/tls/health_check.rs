@@ -1,5 +1,5 @@
-//! The client's side of the process' own health check: it asks an address and not a name, and takes the configured
-//! certificate and no other, where that is known.
+//! The TLS client of the process's own health check. It connects to an address, so it checks no name.
+//! It accepts only the configured certificate, if that is known.
 
 use std::io;
 use std::net::TcpStream;
@@ -13,11 +13,13 @@ use rustls::{CertificateError, ClientConfig, ClientConnection, DigitallySignedSt
 use rustls::{Error, StreamOwned};
 use service::healthcheck::{Stream, TlsConnector};
 
-/// Makes a connection secure with the holder of `own`; `None` is whoever is there.
+use super::pair::provider;
+
+/// Creates a client that accepts only the certificate `own`; with `None` it accepts any.
 pub fn secure(own: Option<Arc<CertifiedKey>>) -> TlsConnector {
     Box::new(move |stream: TcpStream| {
-        let verifier = Arc::new(OwnCertificate { own, provider: super::provider() });
-        let config = ClientConfig::builder_with_provider(super::provider())
+        let verifier = Arc::new(OwnCertificate { own, provider: provider() });
+        let config = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(io::Error::other)?
             .dangerous()
@@ -29,7 +31,7 @@ pub fn secure(own: Option<Arc<CertifiedKey>>) -> TlsConnector {
     })
 }
 
-/// Whoever has our certificate and its key is ourselves, whatever name it is asked by.
+/// Accepts the own certificate for any server name: only this process has its key.
 struct OwnCertificate {
     own: Option<Arc<CertifiedKey>>,
     provider: Arc<CryptoProvider>,

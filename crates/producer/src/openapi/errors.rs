@@ -1,4 +1,5 @@
-//! The refusals of the document: made from the errors that handlers answer, not written beside them.
+//! The error responses of the OpenAPI document. They are created from the errors that the handlers
+//! return, so that the document cannot differ from them.
 
 use std::time::Duration;
 
@@ -12,68 +13,63 @@ use crate::batch::splitter::RIGHT_TYPES;
 use crate::config::Config;
 use crate::error::ApiError;
 use crate::http::auth::{NO_KEY, SEVERAL_KEYS, UNKNOWN_KEY};
-use crate::http::body;
+use crate::http::content_coding::SUPPORTED_CODINGS;
+use crate::http::content_type;
 
-/// One way to be refused.
+/// An example of an error response.
 #[derive(Debug, Clone)]
-pub struct Refusal {
-    /// Names the example.
+pub struct ErrorExample {
+    /// The name of the example.
     pub name: String,
-    /// Of the body.
+    /// The name of the body's schema.
     pub schema: &'static str,
     problem: Problem,
-    /// What the body has beside the problem.
+    /// The fields of the body beside those of the problem.
     results: Option<Value>,
     /// Headers beside `Retry-After`: name, description, pattern.
-    extra: &'static [(&'static str, &'static str, &'static str)],
+    headers: &'static [(&'static str, &'static str, &'static str)],
 }
 
-impl From<ApiError> for Refusal {
+impl From<ApiError> for ErrorExample {
     fn from(error: ApiError) -> Self {
         let schema = match error.status() {
             StatusCode::UNPROCESSABLE_ENTITY => "InvalidProblem",
             StatusCode::GATEWAY_TIMEOUT => "UnknownOutcomeProblem",
             _ => "Problem",
         };
-        let extra: &[_] = match error {
-            ApiError::Coding(_) => {
-                &[("Accept-Encoding", "The codings that are taken.", "^[a-z]+(, [a-z]+)*$")]
+        let headers: &[_] = match error {
+            ApiError::UnsupportedContentCoding { .. } => {
+                &[("Accept-Encoding", "The supported codings.", "^[a-z]+(, [a-z]+)*$")]
             }
             ApiError::MethodNotAllowed => &[("Allow", "The methods of this path.", "^[A-Z]+(,[A-Z]+)*$")],
             _ => &[],
         };
-        Self { name: error.reason().into(), schema, problem: error.problem(), results: None, extra }
+        Self { name: error.reason().into(), schema, problem: error.problem(), results: None, headers }
     }
 }
 
-impl Refusal {
-    /// 401, without a key, with one that is not known and with several. It is answered before a
-    /// handler is asked.
-    pub fn no_key() -> [Self; 3] {
+impl ErrorExample {
+    /// The three 401 responses.
+    pub fn unauthorized() -> [Self; 3] {
         [("no_key", NO_KEY), ("several_keys", SEVERAL_KEYS), ("unknown_key", UNKNOWN_KEY)].map(
             |(name, detail)| Self {
                 name: name.into(),
                 schema: "Problem",
                 problem: Problem::new(StatusCode::UNAUTHORIZED, detail),
                 results: None,
-                extra: &[("WWW-Authenticate", "How to bring a key.", "^Bearer")],
+                headers: &[("WWW-Authenticate", "The authentication scheme.", "^Bearer")],
             },
         )
     }
 
-    /// 405.
-    pub fn other_method() -> Self {
-        ApiError::MethodNotAllowed.into()
-    }
-
-    /// 503 of `/readyz`.
+    /// The 503 response of `/readyz`.
     pub fn not_ready() -> Self {
         let detail = "kafka does not answer: 1/1 brokers are down";
         let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retryable(Duration::from_secs(1));
-        Self { name: "not_ready".into(), schema: "Problem", problem, results: None, extra: &[] }
+        Self { name: "not_ready".into(), schema: "Problem", problem, results: None, headers: &[] }
     }
 
-    /// A batch of which `error` is the last result, that of `index`, and no event was accepted.
+    /// The response to a batch whose last result is `error`, at `index`, and that has no accepted event.
     fn last_result(index: usize, error: &ApiError) -> Self {
         let Problem { status, detail, retryable, id, errors, .. } = error.problem();
         let mut last =
@@ -84,24 +80,22 @@ impl Refusal {
             }
         }
         let reason = match error {
-            ApiError::BatchBroken(_) => "batch_broken",
+            ApiError::InvalidBatch(_) => "batch_broken",
             error => error.reason(),
         };
         Self {
             name: format!("all_{reason}"),
             schema: "BatchProblem",
-            problem: ApiError::whole_batch(error.status(), matches!(error, ApiError::BodyCut)),
+            problem: ApiError::whole_batch(error.status(), matches!(error, ApiError::TruncatedBody)),
             results: Some(json!({"accepted": 0, "rejected": index + 1, "results": [last]})),
-            extra: &[],
+            headers: &[],
         }
     }
 
-    /// Its status.
     pub fn status(&self) -> u16 {
         self.problem.status.as_u16()
     }
 
-    /// The body.
     pub fn body(&self) -> Value {
         let mut body = serde_json::to_value(&self.problem).unwrap_or_default();
         if let (Value::Object(body), Some(Value::Object(results))) = (&mut body, &self.results) {
@@ -110,16 +104,16 @@ impl Refusal {
         body
     }
 
-    /// The headers that come with it; one is promised only if each of `all` has it.
+    /// The headers of the response. A header is `required` only if all errors of the status have it.
     pub fn headers(&self, all: &[Self]) -> Vec<(&'static str, Value)> {
         let header = |description: &str, required: bool, schema: Value| json!({"description": description, "required": required, "schema": schema});
         let text = |(name, description, pattern): &(&'static str, &str, &str)| {
-            let always = all.iter().all(|refusal| refusal.extra.iter().any(|(known, ..)| known == name));
+            let always = all.iter().all(|error| error.headers.iter().any(|(known, ..)| known == name));
             (*name, header(description, always, json!({"type": "string", "pattern": pattern})))
         };
-        let mut headers: Vec<(&str, Value)> = self.extra.iter().map(text).collect();
+        let mut headers: Vec<(&str, Value)> = self.headers.iter().map(text).collect();
         if self.problem.retry_after.is_some() {
-            let always = all.iter().all(|refusal| refusal.problem.retry_after.is_some());
+            let always = all.iter().all(|error| error.problem.retry_after.is_some());
             let seconds = json!({"type": "integer", "minimum": 1});
             headers.push(("Retry-After", header("Seconds to wait before trying again.", always, seconds)));
         }
@@ -127,87 +121,92 @@ impl Refusal {
     }
 }
 
-fn sample_id() -> Option<EventId> {
+fn unsupported_coding() -> ApiError {
+    ApiError::UnsupportedContentCoding { given: "br".into(), supported: SUPPORTED_CODINGS }
+}
+
+fn example_id() -> Option<EventId> {
     EventId::new("order-7").ok()
 }
 
-/// What is not JSON.
+/// The error for invalid JSON.
 fn not_json(subject: &'static str) -> Option<ApiError> {
     match events::parse_request(b"{\n  \"source\": manual}", &Rules::default()) {
-        Err(refusal @ events::Refusal::NotJson { .. }) => Some(ApiError::refusal(refusal, subject, None)),
+        Err(error @ events::Refusal::NotJson { .. }) => Some(ApiError::from_parser(error, subject, None)),
         _ => None,
     }
 }
 
-/// What a body may be refused for before it is an event.
-pub fn of_bodies(config: &Config) -> Vec<ApiError> {
+/// The errors of the body of `POST /ingest`.
+pub fn body_errors(config: &Config) -> Vec<ApiError> {
     let rest = [
-        ApiError::Empty,
-        ApiError::BodyBroken("invalid chunk size".into()),
-        ApiError::BodyCut,
-        ApiError::BodySlow(config.request_timeout),
+        ApiError::EmptyBody,
+        ApiError::UnreadableBody("invalid chunk size".into()),
+        ApiError::TruncatedBody,
+        ApiError::BodyTimeout(config.request_timeout),
         ApiError::BodyTooLarge(config.max_payload_bytes, "MAX_PAYLOAD_BYTES"),
-        body::other_media_type("text/plain", body::JSON),
-        ApiError::Coding("br".into()),
-        ApiError::Invalid(faults()),
+        content_type::unsupported("text/plain", content_type::SEND_JSON),
+        unsupported_coding(),
+        ApiError::Violations(violations()),
     ];
     not_json("body").into_iter().chain(rest).collect()
 }
 
-/// What a batch may be refused for before an event of it is taken, and what all its results may be.
-pub fn of_batches(config: &Config) -> Vec<Refusal> {
+/// The errors of a whole batch, and the responses whose results are all errors.
+pub fn batch_errors(config: &Config) -> Vec<ErrorExample> {
     let too_long = || ApiError::BodyTooLarge(config.max_batch_bytes, "MAX_BATCH_BYTES");
     let whole = [
-        ApiError::NoEvents,
+        ApiError::EmptyBatch,
         too_long(),
-        body::other_media_type("text/plain", RIGHT_TYPES),
-        ApiError::Coding("br".into()),
-        ApiError::stopping(None),
+        content_type::unsupported("text/plain", RIGHT_TYPES),
+        unsupported_coding(),
+        ApiError::shutting_down(None),
     ];
     let first = [
-        ApiError::BatchBroken("there is no array".into()),
-        ApiError::BodyBroken("invalid chunk size".into()),
-        ApiError::BodyCut,
-        ApiError::BodySlow(config.request_timeout),
+        ApiError::InvalidBatch("there is no array".into()),
+        ApiError::UnreadableBody("invalid chunk size".into()),
+        ApiError::TruncatedBody,
+        ApiError::BodyTimeout(config.request_timeout),
         ApiError::EventTooLarge(config.max_payload_bytes),
         too_long(),
-        ApiError::Invalid(faults()),
+        ApiError::Violations(violations()),
     ];
-    let first = not_json("event").into_iter().chain(first).chain(of_delivery());
-    let first = first.chain(config.require_id.then_some(ApiError::IdMissing));
+    let first = not_json("event").into_iter().chain(first).chain(delivery_errors());
+    let first = first.chain(config.require_id.then_some(ApiError::MissingId));
     let too_many = ApiError::TooManyEvents(config.max_batch_events);
     let results = first.map(|error| (0, error)).chain([(config.max_batch_events, too_many)]);
-    let results = results.map(|(index, error)| Refusal::last_result(index, &error));
-    whole.map(Refusal::from).into_iter().chain(results).collect()
+    let results = results.map(|(index, error)| ErrorExample::last_result(index, &error));
+    whole.map(ErrorExample::from).into_iter().chain(results).collect()
 }
 
-/// Those of the README's example.
-fn faults() -> Vec<Fault> {
+/// The violations of the example in the manual.
+fn violations() -> Vec<Fault> {
     let body = br#"{"source":"system.x","payload":[1],"extra":1}"#;
     match events::parse_request(body, &Rules::default()) {
-        Err(events::Refusal::Invalid(faults)) => faults,
+        Err(events::Refusal::Invalid(violations)) => violations,
         _ => Vec::new(),
     }
 }
 
-/// What an event may be refused for on its way to the topic.
-pub fn of_delivery() -> Vec<ApiError> {
-    let not_stored = |reason, why: &str| ApiError::NotStored { reason, why: why.into(), id: sample_id() };
-    let unknown = "kafka did not acknowledge the event in time".to_owned();
-    let mut refusals = vec![
+/// The errors of the delivery to Kafka.
+pub fn delivery_errors() -> Vec<ApiError> {
+    let not_stored =
+        |reason, detail: &str| ApiError::NotStored { reason, detail: detail.into(), id: example_id() };
+    let detail = "kafka did not acknowledge the event in time".to_owned();
+    let mut errors = vec![
         ApiError::RecordTooLarge,
         not_stored("kafka_away", "kafka does not answer: 1/1 brokers are down"),
         not_stored("queue_full", "too many events wait for kafka"),
-        not_stored("stopping", "the producer is stopping"),
+        not_stored("stopping", "the producer is shutting down"),
     ];
-    refusals.extend(sample_id().map(|id| ApiError::Unknown { why: unknown, id }));
-    refusals
+    errors.extend(example_id().map(|id| ApiError::UnknownOutcome { detail, id }));
+    errors
 }
 
-/// What ADSBDB may be to blame for.
-pub fn of_adsbdb(config: &Config) -> [Refusal; 5] {
+/// The errors of ADSBDB.
+pub fn adsbdb_errors(config: &Config) -> [ErrorExample; 5] {
     let status = UpstreamError::Status { status: 500, text: None, retry_after: None };
-    let named = |name: &str, fault| Refusal { name: name.into(), ..ApiError::Upstream(fault).into() };
+    let named = |name: &str, fault| ErrorExample { name: name.into(), ..ApiError::from(fault).into() };
     [
         named("limited", UpstreamError::RateLimited(Duration::from_secs(60))),
         named("slow", UpstreamError::Timeout(config.adsbdb_timeout)),
