@@ -1,16 +1,17 @@
-//! KAFKA_BROKER: a list of bootstrap servers. librdkafka ignores an entry that it cannot use, or
-//! takes it for a host that does not exist, and then never connects; so every entry is checked
-//! here.
+//! KAFKA_BROKER: a list of bootstrap servers.
+//!
+//! librdkafka ignores an invalid entry, or treats it as an unknown host, and then never connects. All
+//! entries are therefore checked at the start.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use service::config::redact;
 
-/// Values of `security.protocol`, which are also the schemes that an entry may have.
+/// The schemes of an entry, which are the values of `security.protocol`.
 const SCHEMES: [&str; 4] = ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"];
 
-/// The right form of the list, for error texts.
-const RIGHT: &str =
+/// The valid form, for error texts.
+const VALID_FORM: &str =
     "the right form is host:port, or several separated by commas, as in kafka-1:9092,kafka-2:9092";
 
 /// A list of bootstrap servers.
@@ -18,33 +19,37 @@ const RIGHT: &str =
 pub struct BootstrapServers {
     /// `host:port` separated by commas, without schemes.
     pub servers: String,
-    /// The `security.protocol` that the schemes name, if an entry has one.
+    /// The `security.protocol` of the schemes. `None` if no entry has a scheme.
     pub protocol: Option<&'static str>,
 }
 
 impl BootstrapServers {
-    /// The parser of KAFKA_BROKER.
+    /// Parses KAFKA_BROKER.
     ///
     /// # Errors
-    /// The first wrong entry, and the right form.
+    /// The first invalid entry, and the valid form.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut servers = Vec::new();
         let mut protocol = None;
         for entry in text.split(',').map(str::trim) {
-            let wrong = |why: String| format!("has the entry {:?}, which {why}; {RIGHT}", redact(entry));
+            let invalid =
+                |reason: String| format!("has the entry {:?}, which {reason}; {VALID_FORM}", redact(entry));
             if entry.is_empty() {
-                return Err(format!("has an empty entry; {RIGHT}"));
+                return Err(format!("has an empty entry; {VALID_FORM}"));
             }
             if entry.contains(|c: char| c == ';' || c.is_whitespace()) {
-                return Err(wrong("has another separator than a comma".into()));
+                return Err(invalid("has another separator than a comma".into()));
             }
-            let (scheme, address) = scheme(entry).map_err(wrong)?;
+            let (scheme, address) = scheme(entry).map_err(invalid)?;
             if let (Some(scheme), Some(other)) = (scheme, protocol)
                 && scheme != other
             {
-                return Err(wrong(format!("has another scheme than an entry before it ({})", upper(other))));
+                return Err(invalid(format!(
+                    "has another scheme than an entry before it ({})",
+                    upper(other)
+                )));
             }
-            check_address(address).map_err(|why| wrong(why.into()))?;
+            check_address(address).map_err(|reason| invalid(reason.into()))?;
             protocol = protocol.or(scheme);
             servers.push(address);
         }
@@ -52,7 +57,7 @@ impl BootstrapServers {
     }
 }
 
-/// `protocol` as Kafka's documentation writes it.
+/// `protocol` in upper case, as in the documentation of Kafka.
 pub fn upper(protocol: &str) -> String {
     protocol.to_ascii_uppercase()
 }
@@ -72,7 +77,7 @@ fn check_address(address: &str) -> Result<(), &'static str> {
     let port = match address.strip_prefix('[') {
         Some(rest) => {
             let Some((host, port)) = rest.split_once(']') else { return Err("has no ] after its [") };
-            // A link-local address has the name of its interface behind a %.
+            // A link-local address can end with `%` and the name of an interface.
             if host.split('%').next().unwrap_or_default().parse::<Ipv6Addr>().is_err() {
                 return Err("has no IPv6 address in its brackets");
             }
@@ -101,18 +106,18 @@ fn looks_like_ipv6(address: &str) -> bool {
 }
 
 fn check_host(host: &str) -> Result<(), &'static str> {
-    let right = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-    let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
+    let is_valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let last_label = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
     if host.is_empty() {
         Err("has no host")
     } else if host.len() > 253
-        || !host.chars().all(right)
+        || !host.chars().all(is_valid)
         || host.starts_with(['.', '-'])
         || host.contains("..")
     {
         Err("has a host that is neither a name nor an address")
-    } else if last.bytes().all(|byte| byte.is_ascii_digit()) && host.parse::<Ipv4Addr>().is_err() {
-        Err("has a host that looks like an IPv4 address and is none")
+    } else if last_label.bytes().all(|byte| byte.is_ascii_digit()) && host.parse::<Ipv4Addr>().is_err() {
+        Err("has a host that looks like an IPv4 address but is invalid")
     } else {
         Ok(())
     }
@@ -128,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn right_lists_come_out_without_schemes_and_spaces() {
+    fn a_valid_list_is_parsed_without_schemes_and_spaces() {
         for (text, servers, protocol) in [
             ("k:9092", "k:9092", None),
             (
@@ -146,8 +151,8 @@ mod tests {
     }
 
     #[test]
-    fn wrong_lists_name_the_entry_and_the_right_form() {
-        for (text, entry, why) in [
+    fn an_invalid_list_is_an_error_with_the_entry_and_the_valid_form() {
+        for (text, entry, reason) in [
             ("k", "\"k\"", "no port"),
             ("a:1,k", "\"k\"", "no port"),
             ("k:", "\"k:\"", "no port"),
@@ -180,7 +185,7 @@ mod tests {
         ] {
             let error = BootstrapServers::parse(text).expect_err(text);
             assert!(
-                error.contains(entry) && error.contains(why) && error.contains("host:port"),
+                error.contains(entry) && error.contains(reason) && error.contains("host:port"),
                 "{text}: {error}"
             );
         }
@@ -191,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_in_the_list_is_refused_and_not_shown() {
+    fn a_password_in_the_list_is_rejected_and_not_shown() {
         for text in ["u:hunter2@k:9092", "SASL_SSL://u:hunter2@k:9092", "a:1,u:hunter2@k:9092;b:2"] {
             let error = BootstrapServers::parse(text).expect_err(text);
             assert!(!error.contains("hunter2") && error.contains("k:9092"), "{error}");

@@ -1,5 +1,6 @@
-//! The members of a consumer group, of the classic group protocol and of the new one (KIP-848) alike. rdkafka's own
-//! list of groups knows only classic groups: to it, a group of the new protocol is one without members.
+//! The members of a consumer group of the classic protocol or of the consumer protocol (KIP-848).
+//!
+//! rdkafka lists only classic groups: it reports a group of the consumer protocol without members.
 
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::fmt;
@@ -23,37 +24,37 @@ use rdkafka::bindings::{
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 
-/// How the consumers of Slipstream share partitions.
+/// The partition assignor of Slipstream's consumers.
 pub const ASSIGNOR: &str = "cooperative-sticky";
-/// ForeignMembers that are named one by one.
-const NAMED: usize = 5;
+/// Number of foreign members that a description lists.
+const MAX_LISTED: usize = 5;
 
 const NO_ERROR: rd_kafka_resp_err_t = rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
-/// The event comes after the limit at the latest; this is added before the wait for it is given up.
-const MARGIN: Duration = Duration::from_secs(1);
+/// Additional wait for the event that librdkafka sends after the request timeout.
+const EVENT_MARGIN: Duration = Duration::from_secs(1);
 
 /// A consumer group.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Group {
-    /// `Stable`, `Empty`, `Dead`, or one of the states in between. A group that does not exist is `Dead`.
+    /// State of the group, for example `Stable` or `Empty`. A group that does not exist is `Dead`.
     pub state: String,
-    /// How the members share partitions; empty while they do not.
+    /// Partition assignor. Empty during a rebalance and without members.
     pub assignor: String,
-    /// Whether the broker shares the partitions, as the new protocol (KIP-848) has it. Members of the classic protocol
-    /// can be in such a group too.
+    /// Whether the broker assigns the partitions (KIP-848). Such a group can also have members of the
+    /// classic protocol.
     pub is_consumer_protocol: bool,
-    /// The members.
+    /// Members of the group.
     pub members: Vec<Member>,
 }
 
 /// A member of a group.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Member {
-    /// Its `client.id`.
+    /// `client.id` of the member.
     pub client_id: String,
-    /// Its address, as the broker sees it.
+    /// Address of the member, as the broker reports it.
     pub host: String,
-    /// How many partitions it has, as far as that is known.
+    /// Number of assigned partitions. 0 if it is unknown.
     pub partitions: usize,
 }
 
@@ -69,58 +70,64 @@ impl fmt::Display for Member {
     }
 }
 
-/// The members of a group that belong to another application.
+/// The members of a group that are not consumers of Slipstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForeignMembers {
-    /// How many they are.
+    /// Number of foreign members.
     pub count: usize,
-    /// Who they are; the first of them by name.
+    /// The first of them, for people.
     pub description: String,
-    /// They share partitions in another way than the consumers of Slipstream, which cannot join before they leave.
+    /// Whether they use another assignor. Slipstream's consumers cannot join before they leave.
     pub has_other_assignor: bool,
 }
 
 impl Group {
-    /// The members that are no consumers of Slipstream, whose `client.id` is `client_id`.
+    /// The members whose `client.id` is not `client_id`. All members are foreign if the assignor is not
+    /// [`ASSIGNOR`]. `None` if there are no foreign members.
     pub fn foreign_members(&self, client_id: &str) -> Option<ForeignMembers> {
         let has_other_assignor =
             !self.is_consumer_protocol && !self.assignor.is_empty() && self.assignor != ASSIGNOR;
-        // tansu tells no client.id.
-        let other = |member: &&Member| !member.client_id.is_empty() && member.client_id != client_id;
-        let is_stranger = |member: &&Member| has_other_assignor || other(member);
-        let others: Vec<&Member> = self.members.iter().filter(is_stranger).collect();
-        let count = Some(others.len()).filter(|count| *count > 0)?;
-        let mut named: Vec<String> = others.iter().take(NAMED).map(ToString::to_string).collect();
-        if count > NAMED {
-            named.push(format!("{} more", count - NAMED));
+        // tansu reports no client.id.
+        let has_other_id = |member: &&Member| !member.client_id.is_empty() && member.client_id != client_id;
+        let is_foreign = |member: &&Member| has_other_assignor || has_other_id(member);
+        let foreign: Vec<&Member> = self.members.iter().filter(is_foreign).collect();
+        let count = Some(foreign.len()).filter(|count| *count > 0)?;
+        let mut descriptions: Vec<String> =
+            foreign.iter().take(MAX_LISTED).map(ToString::to_string).collect();
+        if count > MAX_LISTED {
+            descriptions.push(format!("{} more", count - MAX_LISTED));
         }
-        Some(ForeignMembers { count, description: named.join(", "), has_other_assignor })
+        Some(ForeignMembers { count, description: descriptions.join(", "), has_other_assignor })
     }
 }
 
-/// Asks the coordinator of `group`. Blocks for up to `limit`.
+/// Requests the description of `group` from its coordinator. Blocks the thread up to `timeout`.
 ///
 /// # Errors
-/// It does not answer within `limit`, or refuses.
-pub fn describe<C: ClientContext>(client: &Client<C>, group: &str, limit: Duration) -> KafkaResult<Group> {
+/// The coordinator does not respond within `timeout`, or rejects the request.
+pub fn describe<C: ClientContext>(client: &Client<C>, group: &str, timeout: Duration) -> KafkaResult<Group> {
     let failed = |error: rd_kafka_resp_err_t| KafkaError::GroupListFetch(error.into());
     let name =
         CString::new(group).map_err(|_| KafkaError::GroupListFetch(RDKafkaErrorCode::InvalidGroupId))?;
-    let event = Question::new(client, limit).ask(&name)?;
+    let event = DescribeRequest::new(client, timeout).send(&name)?;
     let described = match event.error() {
         NO_ERROR => event.group()?,
         error => return Err(failed(error)),
     };
-    // tansu takes a classic group for one of the new protocol that has no members.
+    // tansu describes a classic group as a group of the consumer protocol without members.
     match described.members.is_empty() {
-        true => Ok(classic(client, group, limit)?.unwrap_or(described)),
+        true => Ok(describe_classic(client, group, timeout)?.unwrap_or(described)),
         false => Ok(described),
     }
 }
 
-/// The group, if it is a classic one with members. How many partitions each of them has is not read.
-fn classic<C: ClientContext>(client: &Client<C>, name: &str, limit: Duration) -> KafkaResult<Option<Group>> {
-    let list = client.fetch_group_list(Some(name), limit)?;
+/// The group, if it is a classic group with members. The numbers of partitions are not read.
+fn describe_classic<C: ClientContext>(
+    client: &Client<C>,
+    name: &str,
+    timeout: Duration,
+) -> KafkaResult<Option<Group>> {
+    let list = client.fetch_group_list(Some(name), timeout)?;
     let found = list.groups().iter().find(|group| group.name() == name && !group.members().is_empty());
     Ok(found.map(|group| Group {
         state: group.state().to_owned(),
@@ -138,36 +145,36 @@ fn classic<C: ClientContext>(client: &Client<C>, name: &str, limit: Duration) ->
     }))
 }
 
-/// The options and the queue of one question. Freed when it is dropped, before the client, which it borrows.
-struct Question<'a, C: ClientContext> {
+/// The options and the result queue of one request. The borrowed client outlives both.
+struct DescribeRequest<'a, C: ClientContext> {
     client: &'a Client<C>,
-    limit: Duration,
+    timeout: Duration,
     options: *mut rd_kafka_AdminOptions_t,
     queue: *mut rd_kafka_queue_t,
 }
 
-impl<'a, C: ClientContext> Question<'a, C> {
-    #[expect(unsafe_code, reason = "rdkafka does not pass on these calls")]
-    fn new(client: &'a Client<C>, limit: Duration) -> Self {
+impl<'a, C: ClientContext> DescribeRequest<'a, C> {
+    #[expect(unsafe_code, reason = "rdkafka has no binding for these calls")]
+    fn new(client: &'a Client<C>, timeout: Duration) -> Self {
         let operation = rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS;
-        // SAFETY: the client is alive for as long as it is borrowed. Both calls allocate and never fail for a known
-        // operation. The timeout is an option of every operation; a value that is refused leaves the default.
+        // SAFETY: the client is alive while it is borrowed. Both calls allocate and do not fail for a known
+        // operation. Every operation has the timeout option; an invalid value leaves the default.
         let (options, queue) = unsafe {
             let options = rd_kafka_AdminOptions_new(client.native_ptr(), operation);
-            rd_kafka_AdminOptions_set_request_timeout(options, milliseconds(limit), ptr::null_mut(), 0);
+            rd_kafka_AdminOptions_set_request_timeout(options, milliseconds(timeout), ptr::null_mut(), 0);
             (options, rd_kafka_queue_new(client.native_ptr()))
         };
-        Self { client, limit, options, queue }
+        Self { client, timeout, options, queue }
     }
 
-    #[expect(unsafe_code, reason = "rdkafka does not pass on these calls")]
-    fn ask(&self, group: &CStr) -> KafkaResult<Event> {
+    #[expect(unsafe_code, reason = "rdkafka has no binding for these calls")]
+    fn send(&self, group: &CStr) -> KafkaResult<Event> {
         let mut groups = [group.as_ptr()];
-        // SAFETY: client, options and queue are alive; the call copies the names, of which there is one.
+        // SAFETY: client, options and queue are alive. The call copies the one name.
         let event = unsafe {
             let (client, groups) = (self.client.native_ptr(), groups.as_mut_ptr());
             rd_kafka_DescribeConsumerGroups(client, groups, 1, self.options, self.queue);
-            rd_kafka_queue_poll(self.queue, milliseconds(self.limit + MARGIN))
+            rd_kafka_queue_poll(self.queue, milliseconds(self.timeout + EVENT_MARGIN))
         };
         match event.is_null() {
             true => Err(KafkaError::GroupListFetch(RDKafkaErrorCode::OperationTimedOut)),
@@ -176,11 +183,11 @@ impl<'a, C: ClientContext> Question<'a, C> {
     }
 }
 
-impl<C: ClientContext> Drop for Question<'_, C> {
-    #[expect(unsafe_code, reason = "rdkafka does not pass on these calls")]
+impl<C: ClientContext> Drop for DescribeRequest<'_, C> {
+    #[expect(unsafe_code, reason = "rdkafka has no binding for these calls")]
     fn drop(&mut self) {
-        // SAFETY: both were allocated by `new`, and nothing else has them: an answer that is still under way has a
-        // reference of its own to the queue.
+        // SAFETY: `new` allocated both, and nothing else has them. A response in flight has its own
+        // reference to the queue.
         unsafe {
             rd_kafka_AdminOptions_destroy(self.options);
             rd_kafka_queue_destroy(self.queue);
@@ -188,22 +195,22 @@ impl<C: ClientContext> Drop for Question<'_, C> {
     }
 }
 
-/// The answer.
+/// The result event of a request.
 struct Event(*mut rd_kafka_event_t);
 
 impl Event {
-    #[expect(unsafe_code, reason = "rdkafka does not pass on this call")]
+    #[expect(unsafe_code, reason = "rdkafka has no binding for this call")]
     fn error(&self) -> rd_kafka_resp_err_t {
         // SAFETY: the event is alive.
         unsafe { rd_kafka_event_error(self.0) }
     }
 
-    #[expect(unsafe_code, reason = "rdkafka does not pass on these calls")]
+    #[expect(unsafe_code, reason = "rdkafka has no binding for these calls")]
     fn group(&self) -> KafkaResult<Group> {
         let missing = || KafkaError::GroupListFetch(RDKafkaErrorCode::BadMessage);
         let mut count = 0;
-        // SAFETY: the event is alive, and what is read from it lives as long; the result is null for an event of another
-        // kind, and the list has `count` entries.
+        // SAFETY: the event is alive, and its parts live as long. The result is null for an event of another
+        // type. The list has `count` entries.
         unsafe {
             let result = rd_kafka_event_DescribeConsumerGroups_result(self.0);
             if result.is_null() {
@@ -213,24 +220,24 @@ impl Event {
             if groups.is_null() || count == 0 {
                 return Err(missing());
             }
-            read(*groups)
+            read_group(*groups)
         }
     }
 }
 
 impl Drop for Event {
-    #[expect(unsafe_code, reason = "rdkafka does not pass on this call")]
+    #[expect(unsafe_code, reason = "rdkafka has no binding for this call")]
     fn drop(&mut self) {
-        // SAFETY: the event is alive, and nothing else has it.
+        // SAFETY: the event is alive, and this is its only owner.
         unsafe { rd_kafka_event_destroy(self.0) }
     }
 }
 
 /// # Safety
 /// `group` is alive.
-#[expect(unsafe_code, reason = "rdkafka does not pass on these calls")]
-unsafe fn read(group: *const rd_kafka_ConsumerGroupDescription_t) -> KafkaResult<Group> {
-    // SAFETY: the group is alive; each member is one of its own.
+#[expect(unsafe_code, reason = "rdkafka has no binding for these calls")]
+unsafe fn read_group(group: *const rd_kafka_ConsumerGroupDescription_t) -> KafkaResult<Group> {
+    // SAFETY: the group is alive, and it owns the members.
     unsafe {
         let error = rd_kafka_ConsumerGroupDescription_error(group);
         if !error.is_null() && rd_kafka_error_code(error) != NO_ERROR {
@@ -252,9 +259,9 @@ unsafe fn read(group: *const rd_kafka_ConsumerGroupDescription_t) -> KafkaResult
 
 /// # Safety
 /// `member` is alive.
-#[expect(unsafe_code, reason = "rdkafka does not pass on these calls")]
+#[expect(unsafe_code, reason = "rdkafka has no binding for these calls")]
 unsafe fn read_member(member: *const rd_kafka_MemberDescription_t) -> Member {
-    // SAFETY: the member is alive, and so is what it has; what it has not is null.
+    // SAFETY: the member is alive and owns its parts. A missing part is null.
     unsafe {
         let assignment = rd_kafka_MemberDescription_assignment(member);
         let partitions = match assignment.is_null() {
@@ -271,13 +278,13 @@ unsafe fn read_member(member: *const rd_kafka_MemberDescription_t) -> Member {
 }
 
 /// # Safety
-/// `text` is null, or ends with a NUL.
-#[expect(unsafe_code, reason = "librdkafka has texts as C has them")]
+/// `text` is null or ends with NUL.
+#[expect(unsafe_code, reason = "librdkafka returns C strings")]
 unsafe fn text(text: *const c_char) -> String {
     if text.is_null() {
         return String::new();
     }
-    // SAFETY: it is not null, so it ends with a NUL.
+    // SAFETY: it is not null, so it ends with NUL.
     unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
 
@@ -296,11 +303,11 @@ mod tests {
     }
 
     #[test]
-    fn a_group_of_members_with_our_client_id_has_no_strangers() {
+    fn members_with_our_client_id_are_not_foreign() {
         for group in [
             Group::default(),
             group(ASSIGNOR, false, &["ours"; 3]),
-            // The broker shares the partitions until the group is of the classic protocol again.
+            // With the consumer protocol, the broker assigns the partitions.
             group("uniform", true, &["ours"]),
             group(ASSIGNOR, false, &["ours", ""]),
         ] {
@@ -309,30 +316,30 @@ mod tests {
     }
 
     #[test]
-    fn members_with_another_client_id_are_strangers_in_either_protocol() {
+    fn members_with_another_client_id_are_foreign_in_both_protocols() {
         for (assignor, is_consumer_protocol, has_other_assignor) in [
             ("range", false, true),
             ("roundrobin", false, true),
             (ASSIGNOR, false, false),
             ("uniform", true, false),
             ("range", true, false),
-            // While a group moves partitions it tells no assignor.
+            // The broker reports no assignor during a rebalance.
             ("", false, false),
         ] {
-            let found = group(assignor, is_consumer_protocol, &["stranger"]).foreign_members("ours");
-            let named = "stranger at h (2 partitions)".to_owned();
+            let found = group(assignor, is_consumer_protocol, &["other"]).foreign_members("ours");
+            let description = "other at h (2 partitions)".to_owned();
             assert_eq!(
                 found,
-                Some(ForeignMembers { count: 1, description: named, has_other_assignor }),
+                Some(ForeignMembers { count: 1, description, has_other_assignor }),
                 "{assignor}"
             );
         }
-        let many = group(ASSIGNOR, false, &["stranger"; 7]).foreign_members("ours").unwrap();
+        let many = group(ASSIGNOR, false, &["other"; 7]).foreign_members("ours").unwrap();
         assert!(many.count == 7 && many.description.ends_with("(2 partitions), 2 more"), "{many:?}");
     }
 
     #[test]
-    fn a_member_is_shown_with_address_and_partitions() {
+    fn a_member_is_displayed_with_address_and_partitions() {
         let member =
             Member { client_id: "kafka-python-2.0.2".into(), host: "/10.0.0.7".into(), partitions: 1 };
         assert_eq!(member.to_string(), "kafka-python-2.0.2 at 10.0.0.7 (1 partition)");

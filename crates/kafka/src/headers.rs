@@ -1,5 +1,7 @@
-//! The headers of a record as Kafka has them: a name is bytes. rdkafka's own readers panic at a name that is not UTF-8,
-//! which anybody may write, and its writer takes none.
+//! Record headers with names that are not UTF-8.
+//!
+//! In Kafka a name is bytes. rdkafka panics when it reads a name that is not UTF-8, and cannot write
+//! one. Any client may have written such a header.
 
 use std::ffi::CStr;
 use std::ptr;
@@ -9,20 +11,20 @@ use rdkafka::bindings::{
 };
 use rdkafka::message::{BorrowedHeaders, OwnedHeaders};
 
-const DONE: rd_kafka_resp_err_t = rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
+const NO_ERROR: rd_kafka_resp_err_t = rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
 
-/// One header.
+/// A header with its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RawHeader<'m> {
-    /// Its name, without a NUL.
+    /// Name, without NUL.
     pub name: &'m [u8],
-    /// Its value; an empty one is not a null one.
+    /// Value. `None` is a null value, which differs from an empty one.
     pub value: Option<&'m [u8]>,
 }
 
-/// Headers that can be read whatever their names are.
+/// Access to headers with any name.
 pub trait RawHeaders {
-    /// Each header, in order.
+    /// All headers in order.
     fn raw_headers(&self) -> impl Iterator<Item = RawHeader<'_>>;
 }
 
@@ -38,16 +40,16 @@ impl RawHeaders for OwnedHeaders {
     }
 }
 
-/// `headers` and one more behind them. Its name ends at a NUL.
+/// Appends `header`. Its name ends at the first NUL.
 #[must_use]
-#[expect(unsafe_code, reason = "rdkafka takes the name of a header as text only")]
+#[expect(unsafe_code, reason = "rdkafka accepts only a UTF-8 name")]
 pub fn with_header(headers: OwnedHeaders, header: RawHeader<'_>) -> OwnedHeaders {
     let list = ptr::from_ref(headers.as_borrowed()).cast::<rd_kafka_headers_t>().cast_mut();
     let (value, length) = header.value.map_or((ptr::null(), 0), |value| (value.as_ptr(), value.len()));
-    // Kafka has no longer ones.
+    // Kafka has no longer names and values.
     let size = |length: usize| isize::try_from(length).unwrap_or(isize::MAX);
-    // SAFETY: a `BorrowedHeaders` is what librdkafka's list lies behind, and this one belongs to the caller alone; the call
-    // copies the name and the value, which live until it returns.
+    // SAFETY: a reference to `BorrowedHeaders` is a pointer to librdkafka's list, and `headers` is its
+    // only owner. The call copies name and value.
     let _ = unsafe {
         rd_kafka_header_add(
             list,
@@ -60,17 +62,19 @@ pub fn with_header(headers: OwnedHeaders, header: RawHeader<'_>) -> OwnedHeaders
     headers
 }
 
-#[expect(unsafe_code, reason = "rdkafka's own readers of a header take its name for UTF-8")]
+#[expect(unsafe_code, reason = "rdkafka's own functions expect a UTF-8 name")]
 fn get(headers: &BorrowedHeaders, index: usize) -> Option<RawHeader<'_>> {
     let list = ptr::from_ref(headers).cast::<rd_kafka_headers_t>();
     let (mut name, mut value, mut length) = (ptr::null(), ptr::null(), 0);
-    // SAFETY: as above; the call reads the list, and writes the three places only if it succeeds.
-    let outcome =
+    // SAFETY: the pointer is valid as above. The call reads the list and writes the three variables only
+    // on success.
+    let code =
         unsafe { rd_kafka_header_get_all(list, index, &raw mut name, &raw mut value, &raw mut length) };
-    if outcome != DONE {
+    if code != NO_ERROR {
         return None;
     }
-    // SAFETY: it succeeded: the name ends with a NUL, the value is null or has `length` bytes, and both live in the list.
+    // SAFETY: after success the name ends with NUL, and the value is null or has `length` bytes. Both
+    // live as long as the list.
     let (name, value) = unsafe {
         let value = (!value.is_null()).then(|| std::slice::from_raw_parts(value.cast::<u8>(), length));
         (CStr::from_ptr(name).to_bytes(), value)
@@ -83,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_name_and_value_comes_out_as_it_went_in() {
+    fn a_header_with_any_name_and_value_is_read_as_written() {
         let headers =
             [(&b"\xffname"[..], Some(&b"\x00\xff"[..])), (b"", Some(b"")), (b"null", None), (b"null", None)];
         let headers = headers.map(|(name, value)| RawHeader { name, value });

@@ -1,17 +1,20 @@
-//! The one place for librdkafka: properties and client construction ([`client`], [`properties`]),
-//! KAFKA_BROKER ([`bootstrap_servers`]), topic creation and readiness ([`topics`]), the members of a
-//! consumer group ([`group`]), record headers ([`headers`]) and the workaround for clients that
-//! lost every broker ([`rebootstrap`]).
+//! The only place for librdkafka's properties, client construction and unsafe code.
+//!
+//! - KAFKA_BROKER and KAFKA_PROPERTIES: [`bootstrap_servers`], [`properties`].
+//! - Clients: their common configuration ([`client`]), their contexts ([`context`]), and the
+//!   workaround for a client without brokers ([`rebootstrap`]).
+//! - Cluster: creation and readiness of topics ([`topics`]), members of a consumer group ([`group`]).
+//! - Records: their [`headers`].
 
 pub mod bootstrap_servers;
 pub mod client;
+pub mod context;
 pub mod group;
 pub mod headers;
 pub mod properties;
 pub mod rebootstrap;
 pub mod topics;
 
-pub use client::{
-    ConnectionContext, QuietContext, check_consumer, check_producer, client_config, log_line, require_offset,
-};
-pub use properties::{Connection, KafkaProperties, read_connection};
+pub use client::{client_config, require_offset};
+pub use context::{ConnectionContext, QuietContext, log_line};
+pub use properties::{Connection, KafkaProperties, check_consumer, check_producer, read_connection};

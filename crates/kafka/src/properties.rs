@@ -1,15 +1,19 @@
-//! KAFKA_BROKER and KAFKA_PROPERTIES: how clients reach Kafka. No error text shows a value of a
-//! property, or what may be a part of one.
+//! KAFKA_BROKER and KAFKA_PROPERTIES: the connection of every client to Kafka.
+//!
+//! No error text shows a property value or text that may belong to one.
 
 use rdkafka::ClientConfig;
+use rdkafka::admin::AdminClient;
+use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaConfRes;
 
-use super::check_producer;
-use crate::bootstrap_servers::{BootstrapServers, upper};
 use service::{ConfigReader, Secret};
 
-/// Properties that a promise rests on: naming one in KAFKA_PROPERTIES is a wrong configuration.
+use crate::bootstrap_servers::{BootstrapServers, upper};
+use crate::context::QuietContext;
+
+/// Properties that the guarantees need. KAFKA_PROPERTIES must not contain them.
 const RESERVED: &[&str] = &[
     "acks",
     "request.required.acks",
@@ -28,50 +32,52 @@ const RESERVED: &[&str] = &[
     "bootstrap.servers",
     "metadata.broker.list",
     "group.id",
-    // A member with such an id does not leave the group when it stops: its partitions would wait
-    // for the session to end.
+    // A member with a static id does not leave the group when it stops. Its partitions would wait
+    // until the session expires.
     "group.instance.id",
-    // A record that was stored would never be known to be.
+    // Without reports of successful deliveries, no event could be accepted.
     "delivery.report.only.error",
-    // A broker that is away is known by its connections that close.
+    // Closed connections show that a broker is unavailable.
     "log.connection.close",
-    // A client that has forgotten every broker is known by what it tells of itself.
+    // Statistics show that a client has lost all brokers.
     "statistics.interval.ms",
 ];
 
-/// Properties whose value is or contains a secret, by a part of their name.
+/// Parts of the names of properties whose values are or contain secrets.
 const SECRET: &[&str] = &["password", "secret", "pem", "username", "jaas", "oauthbearer", "ssl.key", "token"];
 
-/// KAFKA_PROPERTIES: librdkafka properties for every client. Values are not shown.
+/// KAFKA_PROPERTIES: librdkafka properties of every client. `Debug` does not show the values.
 #[derive(Debug, Clone, Default)]
 pub struct KafkaProperties(Vec<(String, Secret)>);
 
-/// How clients reach Kafka: the bootstrap servers without schemes, and the properties.
+/// The bootstrap servers without schemes, and the properties.
 pub type Connection = (String, KafkaProperties);
 
-/// Reads KAFKA_BROKER and KAFKA_PROPERTIES. A scheme in KAFKA_BROKER sets `security.protocol`,
-/// unless KAFKA_PROPERTIES does; then both must agree.
+/// Reads KAFKA_BROKER and KAFKA_PROPERTIES. Returns `None` and adds errors to `reader` on failure.
+///
+/// A scheme in KAFKA_BROKER sets `security.protocol`. If KAFKA_PROPERTIES sets it too, both must be
+/// equal.
 pub fn read_connection(
-    check: &mut ConfigReader,
+    reader: &mut ConfigReader,
     broker: Option<&String>,
     properties: Option<&String>,
 ) -> Option<Connection> {
-    let brokers = check.value("kafka_broker", broker, BootstrapServers::parse);
-    let parse = match check.is_from_file("KAFKA_PROPERTIES") {
+    let brokers = reader.value("kafka_broker", broker, BootstrapServers::parse);
+    let parse = match reader.is_from_file("KAFKA_PROPERTIES") {
         true => KafkaProperties::parse_file,
         false => KafkaProperties::parse,
     };
-    let properties = check.optional("kafka_properties", properties, parse);
+    let properties = reader.optional("kafka_properties", properties, parse);
     let (brokers, properties) = (brokers?, properties?.unwrap_or_default());
     let protocol = properties.get("security.protocol");
     match (brokers.protocol, protocol) {
         (Some(scheme), Some(protocol)) if !scheme.eq_ignore_ascii_case(protocol) => {
-            let why = format!(
-                "has the scheme {}, but security.protocol in KAFKA_PROPERTIES is another one: correct the property, or \
+            let problem = format!(
+                "has the scheme {}, but KAFKA_PROPERTIES has another security.protocol: correct the property, or \
                  write host:port without a scheme",
                 upper(scheme)
             );
-            check.add_error("KAFKA_BROKER", why);
+            reader.add_error("KAFKA_BROKER", problem);
             None
         }
         (Some(scheme), None) => Some((brokers.servers, properties.with("security.protocol", scheme))),
@@ -80,50 +86,55 @@ pub fn read_connection(
 }
 
 impl KafkaProperties {
-    /// The parser of the variable: `key=value` separated by semicolons. In a value, `\;` is a
-    /// semicolon and `\\` a backslash; any other backslash stands for itself.
+    /// Parses the variable: `key=value` pairs, separated by semicolons.
+    ///
+    /// In a value, `\;` is a semicolon and `\\` is a backslash. Any other backslash is literal.
     ///
     /// # Errors
-    /// A pair without `=`, a property that librdkafka does not know or whose value it refuses, or
-    /// one that a promise rests on. No error shows a value, or text that may belong to one.
+    /// A pair has no `=`, librdkafka rejects the property or its value, or a guarantee needs it. No
+    /// error shows a value or text that may belong to one.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let entries = (1..).zip(split(text)).map(|(number, entry)| (format!("entry {number}"), entry));
+        let entries =
+            (1..).zip(split_entries(text)).map(|(number, entry)| (format!("entry {number}"), entry));
         let entries: Vec<_> = entries.collect();
-        refuse_several(&entries, '\n', "a semicolon separates them")?;
+        reject_several(&entries, '\n', "a semicolon separates them")?;
         let hint = "entries are separated by semicolons, and a semicolon within a value is written \\;";
-        Self::of(entries, hint)
+        Self::from_entries(entries, hint)
     }
 
-    /// The parser of the file: `key=value`, one a line, each character of the value for itself.
-    /// Blank lines and lines that begin with `#` are left out.
+    /// Parses the file: one `key=value` pair per line, without escapes.
+    ///
+    /// Blank lines and lines that begin with `#` are ignored.
     ///
     /// # Errors
-    /// As [`KafkaProperties::parse`]; also a line that has several properties.
+    /// As [`KafkaProperties::parse`]. A line with several properties is also an error.
     pub fn parse_file(text: &str) -> Result<Self, String> {
         let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim_start().starts_with('#'));
         let entries: Vec<_> =
             lines.map(|(number, line)| (format!("line {number}"), line.to_owned())).collect();
-        refuse_several(&entries, ';', "the file has one property a line")?;
-        Self::of(entries, "the file has one property a line")
+        reject_several(&entries, ';', "the file has one property per line")?;
+        Self::from_entries(entries, "the file has one property per line")
     }
 
-    fn of(entries: impl IntoIterator<Item = (String, String)>, hint: &str) -> Result<Self, String> {
+    fn from_entries(entries: impl IntoIterator<Item = (String, String)>, hint: &str) -> Result<Self, String> {
         let mut pairs = Vec::new();
         let mut after_secret = false;
-        for (place, entry) in entries.into_iter().filter(|(_, entry)| !entry.trim().is_empty()) {
+        for (position, entry) in entries.into_iter().filter(|(_, entry)| !entry.trim().is_empty()) {
             let Some((key, value)) = entry.split_once('=') else {
-                return Err(format!("is not key=value in {place} ({hint})"));
+                return Err(format!("is not key=value in {position} ({hint})"));
             };
-            let (key, value) = (first_name(key.trim()), value.trim());
+            let (key, value) = (canonical_name(key.trim()), value.trim());
             if RESERVED.contains(&key) {
-                return Err(format!("names {key}, which Slipstream sets itself: its promises rest on it"));
+                return Err(format!(
+                    "names {key}, which Slipstream sets itself because its guarantees need it"
+                ));
             }
-            match try_alone(key, value) {
+            match check_property(key, value) {
                 Ok(()) => {}
-                Err(Some(why)) => return Err(refused_value(key, &why)),
-                // What follows a secret may be a part of it.
+                Err(Some(detail)) => return Err(rejected_value(key, &detail)),
+                // The text after a secret may be a part of it.
                 Err(None) if after_secret || !looks_like_name(key) => {
-                    return Err(format!("has no property of librdkafka in {place} ({hint})"));
+                    return Err(format!("has no librdkafka property in {position} ({hint})"));
                 }
                 Err(None) => return Err(format!("names {key}, which librdkafka does not know")),
             }
@@ -137,17 +148,17 @@ impl KafkaProperties {
         check_producer(&config, &properties).map(|()| properties)
     }
 
-    /// Whether there are none.
+    /// Whether there are no properties.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The value of a property; the last one counts, as in librdkafka.
+    /// The value of a property. The last one counts, as in librdkafka.
     fn get(&self, key: &str) -> Option<&str> {
         self.0.iter().rfind(|(name, _)| name == key).map(|(_, value)| value.expose())
     }
 
-    /// The same properties and one more, which nothing checks.
+    /// Adds a property without checks.
     #[must_use]
     pub fn with(mut self, key: &str, value: &str) -> Self {
         self.0.push((key.to_owned(), Secret::new(value)));
@@ -158,51 +169,52 @@ impl KafkaProperties {
         for (key, value) in &self.0 {
             config.set(key, value.expose());
         }
-        if self.needs_authorities() && !openssl_has_authorities() {
+        if self.needs_ca_certificates() && !openssl_has_ca_certificates() {
             config.set("ssl.ca.location", "probe");
         }
     }
 
-    /// Whether brokers have certificates, and no property says whose.
-    fn needs_authorities(&self) -> bool {
+    /// Whether the connection uses TLS and no property sets CA certificates.
+    fn needs_ca_certificates(&self) -> bool {
         let protocol = self.get("security.protocol").unwrap_or_default();
         ["ssl", "sasl_ssl"].iter().any(|tls| tls.eq_ignore_ascii_case(protocol))
             && ["ssl.ca.location", "ssl.ca.pem"].iter().all(|key| self.get(key).is_none())
     }
 
-    /// `text` without the values, as a file that librdkafka could not open. Names of properties
-    /// stay.
-    pub(crate) fn hide(&self, text: &str) -> String {
-        let plain =
+    /// Replaces property values in an error text of librdkafka, such as the path of a missing file.
+    /// Names of properties stay.
+    fn redact(&self, text: &str) -> String {
+        let is_harmless =
             |value: &str| value.len() < 3 || value.parse::<f64>().is_ok() || value.parse::<bool>().is_ok();
-        let values = self.0.iter().map(|(_, value)| value.expose()).filter(|value| !plain(value));
+        let values = self.0.iter().map(|(_, value)| value.expose()).filter(|value| !is_harmless(value));
         values.fold(text.to_owned(), |text, value| replace_words(&text, value, "***"))
     }
 }
 
-/// Refuses an entry with a further property behind a separator that does not separate here: the
-/// whole rest would be taken for a value.
-fn refuse_several(entries: &[(String, String)], separator: char, right: &str) -> Result<(), String> {
+/// Rejects an entry with several properties behind a separator of the other form. The rest of the
+/// entry would otherwise become a value.
+fn reject_several(entries: &[(String, String)], separator: char, hint: &str) -> Result<(), String> {
     let several = |entry: &str| {
-        let mut more = entry.trim().split(separator).skip(1).filter_map(|part| part.split_once('='));
-        more.any(|(key, _)| is_known(key.trim()))
+        let mut further = entry.trim().split(separator).skip(1).filter_map(|part| part.split_once('='));
+        further.any(|(key, _)| is_known(key.trim()))
     };
     match entries.iter().find(|(_, entry)| several(entry)) {
-        Some((place, _)) => Err(format!("has several properties in {place}: {right}")),
+        Some((position, _)) => Err(format!("has several properties in {position}: {hint}")),
         None => Ok(()),
     }
 }
 
-/// Whether OpenSSL's own variables name the authorities. The OpenSSL in these binaries knows no
-/// other place that exists: that of the build is empty, so librdkafka has to look where
-/// distributions keep theirs.
-fn openssl_has_authorities() -> bool {
+/// Whether the environment variables of OpenSSL set CA certificates.
+///
+/// The built-in path of the vendored OpenSSL does not exist. Without these variables, librdkafka must
+/// search the paths of the distributions (`probe`).
+fn openssl_has_ca_certificates() -> bool {
     let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().any(is_set)
 }
 
-/// librdkafka's second names: set beside the first, either could win.
-fn first_name(key: &str) -> &str {
+/// Replaces an alias of librdkafka. If a property and its alias are set, either could win.
+fn canonical_name(key: &str) -> &str {
     match key {
         "compression.codec" => "compression.type",
         "queue.buffering.max.ms" => "linger.ms",
@@ -214,31 +226,31 @@ fn looks_like_name(key: &str) -> bool {
     !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_lowercase() || matches!(byte, b'.' | b'_' | b'-'))
 }
 
-/// The error text for a value that librdkafka refuses, from its own, which shows the value.
-pub(crate) fn refused_value(key: &str, why: &str) -> String {
-    let range = why.split_once("outside allowed range ").map(|(_, range)| range.trim());
+/// The error text for a rejected value. librdkafka's own text, `detail`, contains the value.
+fn rejected_value(key: &str, detail: &str) -> String {
+    let range = detail.split_once("outside allowed range ").map(|(_, range)| range.trim());
     let range = range.map_or_else(String::new, |range| format!(" (allowed range: {range})"));
-    format!("has a value of {key} that librdkafka refuses{range}")
+    format!("has a value of {key} that librdkafka rejects{range}")
 }
 
-/// Whether librdkafka takes one property.
+/// Checks one property with librdkafka.
 ///
 /// # Errors
-/// Why it refuses the value; `None`: it does not know the property.
-fn try_alone(key: &str, value: &str) -> Result<(), Option<String>> {
+/// The reason if the value is invalid, or `None` if the property is unknown.
+fn check_property(key: &str, value: &str) -> Result<(), Option<String>> {
     match ClientConfig::new().set(key, value).create_native_config() {
         Ok(_) => Ok(()),
-        Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_INVALID, why, ..)) => Err(Some(why)),
+        Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_INVALID, detail, ..)) => Err(Some(detail)),
         Err(_) => Err(None),
     }
 }
 
 fn is_known(key: &str) -> bool {
-    try_alone(key, "") != Err(None)
+    check_property(key, "") != Err(None)
 }
 
-/// The entries of KAFKA_PROPERTIES, without the escapes.
-fn split(text: &str) -> Vec<String> {
+/// Splits KAFKA_PROPERTIES into entries and resolves the escapes.
+fn split_entries(text: &str) -> Vec<String> {
     let mut entries = vec![String::new()];
     let mut rest = text.chars().peekable();
     while let Some(c) = rest.next() {
@@ -252,7 +264,7 @@ fn split(text: &str) -> Vec<String> {
     entries
 }
 
-/// Replaces `word` where it is not a part of a longer word or of a property's name.
+/// Replaces `word` except within a longer word or a property name.
 fn replace_words(text: &str, word: &str, by: &str) -> String {
     let inner = |c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '-');
     let (mut result, mut rest) = (String::new(), text);
@@ -265,6 +277,50 @@ fn replace_words(text: &str, word: &str, by: &str) -> String {
     result + rest
 }
 
+/// Checks that librdkafka can create a producer of `config`, without a connection.
+///
+/// Some properties exclude each other and some name files. Such errors appear only at creation.
+///
+/// # Errors
+/// The problem, which continues a sentence with the name of the variable. It contains no values of
+/// `properties`.
+pub fn check_producer(config: &ClientConfig, properties: &KafkaProperties) -> Result<(), String> {
+    let created = unconnected(config).create_with_context::<_, AdminClient<QuietContext>>(QuietContext);
+    created.map(drop).map_err(|error| creation_problem(error, properties))
+}
+
+/// As [`check_producer`], for a consumer.
+///
+/// # Errors
+/// The problem, which continues a sentence with the name of the variable. It contains no values of
+/// `properties`.
+pub fn check_consumer(config: &ClientConfig, properties: &KafkaProperties) -> Result<(), String> {
+    let created = unconnected(config).create_with_context::<_, BaseConsumer<QuietContext>>(QuietContext);
+    created.map(drop).map_err(|error| creation_problem(error, properties))
+}
+
+fn unconnected(config: &ClientConfig) -> ClientConfig {
+    let mut config = config.clone();
+    config.remove("bootstrap.servers");
+    config
+}
+
+/// The start of librdkafka's error text for a SASL mechanism that is not built in.
+const NO_SASL_PROVIDER: &str = "No provider for SASL mechanism";
+const NEEDS_MECHANISM: &str = "needs sasl.mechanism=PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER for its \
+                               security.protocol: librdkafka's default, GSSAPI, is not built in";
+
+fn creation_problem(error: KafkaError, properties: &KafkaProperties) -> String {
+    match error {
+        KafkaError::ClientCreation(detail) if detail.starts_with(NO_SASL_PROVIDER) => NEEDS_MECHANISM.into(),
+        KafkaError::ClientCreation(detail) => {
+            format!("is rejected by librdkafka: {}", properties.redact(&detail))
+        }
+        KafkaError::ClientConfig(_, detail, key, _) => rejected_value(&key, &detail),
+        _ => "is rejected by librdkafka".into(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -272,9 +328,9 @@ mod tests {
     use service::Kind;
 
     service::settings! {
-        /// Both variables.
+        /// The two variables of a connection.
         struct Settings {
-            /// BootstrapServers.
+            /// Bootstrap servers.
             kafka_broker: Kind::Required,
             /// Properties.
             kafka_properties: Kind::OptionalSecret("none"),
@@ -283,14 +339,14 @@ mod tests {
 
     fn connect(pairs: &[(&str, &str)]) -> Result<ClientConfig, String> {
         let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        let (s, mut check) = ConfigReader::read::<Settings>(Settings::VARIABLES, pairs);
-        let read = read_connection(&mut check, s.kafka_broker.as_ref(), s.kafka_properties.as_ref());
-        let read = check.finish(read).map_err(|faults| faults.to_string())?;
-        Ok(client_config(&read.0, "c", &[], &read.1))
+        let (s, mut reader) = ConfigReader::read::<Settings>(Settings::VARIABLES, pairs);
+        let connection = read_connection(&mut reader, s.kafka_broker.as_ref(), s.kafka_properties.as_ref());
+        let (servers, properties) = reader.finish(connection).map_err(|errors| errors.to_string())?;
+        Ok(client_config(&servers, "c", &[], &properties))
     }
 
     #[test]
-    fn a_property_that_a_promise_rests_on_is_refused_by_name() {
+    fn a_property_that_a_guarantee_needs_is_rejected_by_name() {
         for key in [
             "acks",
             "enable.idempotence",
@@ -307,13 +363,13 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_property_is_refused_by_name_and_its_value_is_not_shown() {
+    fn an_unknown_property_is_rejected_by_name_without_its_value() {
         let error = KafkaProperties::parse("no.such.property=hunter2").unwrap_err();
         assert!(error.contains("no.such.property") && !error.contains("hunter2"), "{error}");
     }
 
     #[test]
-    fn a_semicolon_and_a_backslash_in_a_value_can_be_escaped() {
+    fn escaped_semicolons_and_backslashes_are_parts_of_a_value() {
         for (text, password) in [
             (r"sasl.password=a\;b", "a;b"),
             (r"sasl.password=a\\;", r"a\"),
@@ -331,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_a_secret_is_never_shown() {
+    fn text_after_a_secret_is_never_shown() {
         for text in [
             "sasl.password=abc;hunter2",
             "sasl.password=abc;hunter=2",
@@ -373,14 +429,14 @@ mod tests {
     }
 
     #[test]
-    fn a_file_has_one_property_a_line() {
+    fn a_file_has_one_property_per_line() {
         let text = "# login\n\nsasl.username=u\r\n  # of the cluster\nsasl.password = a;b\\;c=d#e \n";
         let config = client_config("h:1", "c", &[], &KafkaProperties::parse_file(text).unwrap());
         assert_eq!(config.get("sasl.username"), Some("u"));
         assert_eq!(config.get("sasl.password"), Some("a;b\\;c=d#e"));
-        let old = "# old form\nsasl.username=u;sasl.password=hunter2";
-        let error = KafkaProperties::parse_file(old).unwrap_err();
-        assert!(error.contains("line 2") && error.contains("one property a line"), "{error}");
+        let variable_form = "# form of the variable\nsasl.username=u;sasl.password=hunter2";
+        let error = KafkaProperties::parse_file(variable_form).unwrap_err();
+        assert!(error.contains("line 2") && error.contains("one property per line"), "{error}");
         assert!(!error.contains("hunter2"), "{error}");
         let error = KafkaProperties::parse_file("sasl.username=u\n\nhunter2").unwrap_err();
         assert!(error.contains("key=value") && error.contains("line 3"), "{error}");
@@ -388,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn properties_that_a_line_break_separates_are_refused_in_the_variable() {
+    fn a_line_break_between_properties_is_rejected_in_the_variable() {
         let error = KafkaProperties::parse("sasl.username=u\nsasl.password=hunter2").unwrap_err();
         assert!(error.contains("entry 1") && !error.contains("hunter2"), "{error}");
         let folded = KafkaProperties::parse("sasl.username=u;\nsasl.password=p;\n").unwrap();
@@ -396,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_form_counts_only_for_the_file() {
+    fn the_form_of_the_file_is_valid_only_in_the_file() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "sasl.username=u\nsasl.password=a;b\n").unwrap();
         let path = file.path().to_str().unwrap();
@@ -408,19 +464,22 @@ mod tests {
     }
 
     #[test]
-    fn properties_that_do_not_fit_together_are_refused() {
-        for wrong in ["retries=0", "security.protocol=SSL;ssl.ca.location=/no/such/file"] {
-            assert!(KafkaProperties::parse(wrong).unwrap_err().contains("refused by librdkafka"), "{wrong}");
+    fn properties_that_exclude_each_other_are_rejected() {
+        for invalid in ["retries=0", "security.protocol=SSL;ssl.ca.location=/no/such/file"] {
+            assert!(
+                KafkaProperties::parse(invalid).unwrap_err().contains("rejected by librdkafka"),
+                "{invalid}"
+            );
         }
     }
 
     #[test]
-    fn a_pair_without_a_value_is_refused() {
+    fn a_property_without_a_value_is_rejected() {
         assert!(KafkaProperties::parse("sasl.username").unwrap_err().contains("key=value"));
     }
 
     #[test]
-    fn a_scheme_is_taken_off_and_sets_the_protocol_where_nothing_does() {
+    fn a_scheme_is_removed_and_sets_the_protocol_if_no_property_does() {
         let login = "sasl.mechanism=PLAIN;sasl.username=u;sasl.password=p";
         for (broker, properties, protocol) in [
             ("k:1", "", None),
@@ -446,17 +505,17 @@ mod tests {
     }
 
     #[test]
-    fn tls_without_a_named_authority_looks_for_those_of_the_system() {
-        let needs = |text| KafkaProperties::parse(text).expect(text).needs_authorities();
+    fn tls_without_ca_certificates_uses_those_of_the_system() {
+        let needs = |text| KafkaProperties::parse(text).expect(text).needs_ca_certificates();
         assert!(needs("security.protocol=ssl"));
         assert!(needs("security.protocol=SASL_SSL;sasl.mechanism=PLAIN;sasl.username=u;sasl.password=p"));
-        for told in [
+        for text in [
             "",
             "security.protocol=plaintext",
             "security.protocol=ssl;ssl.ca.location=probe",
             "security.protocol=ssl;ssl.ca.location=/etc",
         ] {
-            assert!(!needs(told), "{told}");
+            assert!(!needs(text), "{text}");
         }
     }
 }

@@ -1,10 +1,11 @@
-//! Brings back a Kafka client that has forgotten every broker.
+//! Works around librdkafka #5301: a client whose metadata became empty never re-bootstraps
+//! (<https://github.com/confluentinc/librdkafka/issues/5301>).
 //!
-//! librdkafka keeps those brokers only that the last metadata named. A lone broker that stood still fences itself when it
-//! goes on, and for that moment its metadata names none. When the last connection ends, librdkafka orders that it begins
-//! again with its bootstrap servers; but that the same metadata is read to its end calls off whatever was ordered. From
-//! then on such orders are taken for under way, and a client without a broker has nobody to ask, which is what would begin
-//! it otherwise (<https://github.com/confluentinc/librdkafka/issues/5301>).
+//! librdkafka keeps only the brokers of the last metadata response. A single broker that was suspended
+//! fences itself when it resumes, and for a moment its metadata contains no broker. When the last
+//! connection closes, librdkafka schedules a re-bootstrap. The end of the same metadata response
+//! cancels it. librdkafka then treats the re-bootstrap as in progress for ever, and a client without
+//! brokers has no request that would start another one.
 
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -15,14 +16,14 @@ use rdkafka::ClientConfig;
 use rdkafka::client::{Client, ClientContext};
 use serde::Deserialize;
 
-/// The bootstrap servers of a client, and whether it has forgotten every broker.
+/// The bootstrap servers of a client, and whether the client has lost all brokers.
 #[derive(Debug)]
 pub struct Rebootstrap {
     servers: CString,
-    forgotten: AtomicBool,
+    is_without_brokers: AtomicBool,
 }
 
-/// The little that is wanted of the statistics, which have much of each partition.
+/// The used part of librdkafka's statistics.
 #[derive(Deserialize)]
 struct Statistics {
     brokers: HashMap<String, Broker>,
@@ -34,31 +35,32 @@ struct Broker {
 }
 
 impl Rebootstrap {
-    /// Has the client that is made of `config` tell its statistics once a second: its context is to pass them on to
-    /// [`Rebootstrap::on_statistics`], and somebody has to poll it.
+    /// Enables statistics once a second in `config`.
+    ///
+    /// The context of the client must pass them to [`Rebootstrap::on_statistics`], and the client must
+    /// be polled.
     pub fn enable(config: &mut ClientConfig) -> Arc<Self> {
         config.set("statistics.interval.ms", "1000");
         let servers = config.get("bootstrap.servers").and_then(|servers| CString::new(servers).ok());
-        Arc::new(Self { servers: servers.unwrap_or_default(), forgotten: AtomicBool::new(false) })
+        Arc::new(Self { servers: servers.unwrap_or_default(), is_without_brokers: AtomicBool::new(false) })
     }
 
-    /// What the client tells of itself, in JSON
+    /// Reads the statistics of the client, in JSON
     /// (<https://github.com/confluentinc/librdkafka/blob/v2.12.1/STATISTICS.md>).
     pub fn on_statistics(&self, statistics: &[u8]) {
         let Ok(Statistics { brokers }) = serde_json::from_slice(statistics) else { return };
-        // The others are librdkafka's own, which stand for a role.
-        let known = |broker: &Broker| broker.source == "learned" || broker.source == "configured";
-        self.forgotten.store(!brokers.values().any(known), Ordering::Relaxed);
+        // Brokers of other sources are internal and stand for a role.
+        let is_real = |broker: &Broker| broker.source == "learned" || broker.source == "configured";
+        self.is_without_brokers.store(!brokers.values().any(is_real), Ordering::Relaxed);
     }
 
-    /// Gives `client` its bootstrap servers again if it has no broker. To be called once a second or so by whoever uses
-    /// it.
-    #[expect(unsafe_code, reason = "rdkafka does not pass on this call")]
+    /// Adds the bootstrap servers to `client` if it has no broker. Call it about once a second.
+    #[expect(unsafe_code, reason = "rdkafka has no binding for this call")]
     pub fn restore_brokers<C: ClientContext>(&self, client: &Client<C>) {
-        if self.forgotten.swap(false, Ordering::Relaxed) {
-            tracing::debug!("kafka client forgot every broker, giving it its bootstrap servers again");
-            // SAFETY: the client is alive for as long as it is borrowed, the text ends with a zero and is copied, and any
-            // thread may call this.
+        if self.is_without_brokers.swap(false, Ordering::Relaxed) {
+            tracing::debug!("kafka client lost all brokers, adding its bootstrap servers");
+            // SAFETY: the client is alive while it is borrowed. The text ends with NUL and is copied. The call
+            // is thread-safe.
             unsafe { rdkafka::bindings::rd_kafka_brokers_add(client.native_ptr(), self.servers.as_ptr()) };
         }
     }

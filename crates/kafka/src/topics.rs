@@ -1,7 +1,8 @@
-//! The upkeep of topics, in the background until stopped: asks Kafka whether it answers and whether the topics
-//! exist, makes those that do not, and hands the result to whoever wants to know. It never gives up, and it never
-//! relies on the broker's auto-creation.
+//! Topic maintenance: creates missing topics in the background and watches the readiness of Kafka.
+//!
+//! It never gives up, and it does not rely on the broker's auto-creation of topics.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,238 +12,262 @@ use rdkafka::admin::{
 };
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{Producer, ThreadedProducer};
+use service::parse;
+use service::suspension::SuspensionDetector;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{ConnectionContext, QuietContext};
+use crate::context::{ConnectionContext, QuietContext};
 use crate::rebootstrap::Rebootstrap;
-use service::parse;
-use service::suspension::SuspensionDetector;
 
-/// How long one question to the broker may take.
-const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-const PAUSE_WHEN_WELL: Duration = Duration::from_secs(1);
-const PAUSE_WHEN_NOT: Duration = Duration::from_millis(200);
+/// Timeout of one request to the broker.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+const READY_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
+/// Replication factor that selects the broker's `default.replication.factor`.
+pub const BROKER_DEFAULT: i32 = -1;
+/// Kafka's default of `max.message.bytes`, for a broker that does not report its value.
+const DEFAULT_MAX_MESSAGE_BYTES: u64 = 1_048_588;
+/// Additional size of a dead letter: the headers with reason and origin.
+const DEAD_LETTER_HEADER_BYTES: u64 = 64 * 1024;
 
-/// What the last question to Kafka showed.
+/// The readiness of Kafka, from the last check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KafkaReadiness {
-    /// Nothing has been asked yet.
+    /// There was no check yet.
     Unknown,
-    /// Kafka answers and every topic exists.
+    /// Kafka responds and all topics exist.
     Ready,
-    /// Kafka does not answer, or refuses us; why.
+    /// Kafka does not respond or rejects the connection, with the reason.
     Unavailable(String),
-    /// Kafka answers, but a topic is not there and could not be made yet; which and why.
+    /// A topic is missing and cannot be created yet. The text names topic and reason.
     TopicMissing(String),
 }
 
 impl KafkaReadiness {
-    /// Whether Kafka answers and the topics exist.
+    /// Whether Kafka responds and all topics exist.
     ///
     /// # Errors
-    /// The reason, in words.
+    /// The reason why not.
     pub fn ready(&self) -> Result<(), String> {
         match self {
             Self::Ready => Ok(()),
-            Self::Unknown => Err("kafka has not been asked yet".into()),
-            Self::Unavailable(why) => Err(format!("kafka does not answer: {why}")),
-            Self::TopicMissing(why) => Err(why.clone()),
+            Self::Unknown => Err("kafka has not been checked yet".into()),
+            Self::Unavailable(reason) => Err(format!("kafka does not answer: {reason}")),
+            Self::TopicMissing(reason) => Err(reason.clone()),
         }
     }
 
-    /// One line if this is another state than `last`. The words may differ from one question to the next; the state is
-    /// the same.
-    pub fn log_change_from(&self, last: &Self) {
-        if std::mem::discriminant(self) == std::mem::discriminant(last) {
+    /// Logs one line if the state differs from `previous`. A change of only the reason is not logged.
+    pub fn log_change_from(&self, previous: &Self) {
+        if std::mem::discriminant(self) == std::mem::discriminant(previous) {
             return;
         }
         match self {
-            Self::Ready if *last == Self::Unknown => tracing::info!("kafka answers"),
-            Self::Ready => tracing::info!("kafka is back"),
-            Self::Unavailable(why) => tracing::warn!(reason = why, "kafka is away"),
-            Self::TopicMissing(why) => tracing::warn!(reason = why, "topic is missing"),
+            Self::Ready if *previous == Self::Unknown => tracing::info!("kafka is available"),
+            Self::Ready => tracing::info!("kafka is available again"),
+            Self::Unavailable(reason) => tracing::warn!(reason, "kafka is unavailable"),
+            Self::TopicMissing(reason) => tracing::warn!(reason, "topic is missing"),
             Self::Unknown => {}
         }
     }
 }
 
-/// The replication factor of a topic is left to the broker (`default.replication.factor`).
-pub const BROKER_DEFAULT: i32 = -1;
-
-/// The parser of KAFKA_PARTITIONS: as many as librdkafka takes.
+/// Logs each change of readiness. Ends with the topic maintenance.
 ///
-/// # Errors
-/// Not such a number.
-pub fn partitions(text: &str) -> Result<i32, String> {
-    parse::number(1..=100_000)(text)
-}
-
-/// The parser of KAFKA_REPLICATION_FACTOR.
-///
-/// # Errors
-/// Not such a number.
-pub fn replication_factor(text: &str) -> Result<i32, String> {
-    parse::number(1..=1000)(text)
-}
-
-/// A topic that must exist.
-#[derive(Debug, Clone)]
-pub struct TopicSpec {
-    /// Its name.
-    pub name: String,
-    /// Partitions, when it is made.
-    pub partitions: i32,
-    /// Replication factor, when it is made; [`BROKER_DEFAULT`] leaves it to the broker.
-    pub replication_factor: i32,
-    /// For a dead-letter topic: the topics whose records it must be able to hold with their extra headers. It is
-    /// then made to keep its records for ever.
-    pub dead_letters_of: Vec<String>,
-}
-
-impl TopicSpec {
-    /// Whether it is a dead-letter topic.
-    pub fn is_dead_letter_topic(&self) -> bool {
-        !self.dead_letters_of.is_empty()
-    }
-}
-
-/// The default of `max.message.bytes`, for brokers that do not tell theirs.
-const USUAL_MESSAGE_BYTES: u64 = 1_048_588;
-/// Room for the headers that say why a record is a dead letter.
-const HEADER_BYTES: u64 = 64 * 1024;
-
-/// Asks and makes until `stop`; the state goes to the returned receiver.
-///
-/// # Errors
-/// librdkafka refuses the configuration.
-pub fn maintain_topics(
-    config: &ClientConfig,
-    topics: Vec<TopicSpec>,
-    stop: CancellationToken,
-) -> Result<watch::Receiver<KafkaReadiness>, KafkaError> {
-    let mut lasting = config.clone();
-    let bootstrap = Rebootstrap::enable(&mut lasting);
-    let asker = lasting.create_with_context(ConnectionContext::new(Arc::clone(&bootstrap)))?;
-    let mut upkeep =
-        Upkeep { asker: Arc::new(asker), bootstrap, config: config.clone(), maker: None, topics };
-    let (sender, receiver) = watch::channel(KafkaReadiness::Unknown);
-    tokio::spawn(async move {
-        let standstill = SuspensionDetector::start();
-        while !stop.is_cancelled() {
-            let state = upkeep.look_and_make().await;
-            let pause = if state == KafkaReadiness::Ready { PAUSE_WHEN_WELL } else { PAUSE_WHEN_NOT };
-            let ours = matches!(state, KafkaReadiness::Unavailable(_)) && standstill.recently_resumed();
-            sender.send_if_modified(|last| {
-                // It is not Kafka that was away then. The next question tells.
-                let changed = !ours && *last != state;
-                if changed {
-                    *last = state;
-                }
-                changed
-            });
-            tokio::select! { () = stop.cancelled() => {}, () = tokio::time::sleep(pause) => {} }
-        }
-    });
-    Ok(receiver)
-}
-
-/// Who asks and makes.
-struct Upkeep {
-    /// Has a thread that hands over what librdkafka tells; an administrator's client keeps that to itself.
-    asker: Arc<ThreadedProducer<ConnectionContext>>,
-    bootstrap: Arc<Rebootstrap>,
-    config: ClientConfig,
-    /// There while missing topics are made.
-    maker: Option<AdminClient<QuietContext>>,
-    topics: Vec<TopicSpec>,
-}
-
-/// Tells of each change of state, for a process that knows Kafka's state from here alone. Ends with the upkeep.
-pub async fn log_changes(mut states: watch::Receiver<KafkaReadiness>) {
-    let mut last = KafkaReadiness::Unknown;
+/// For a process that has no other source of Kafka's readiness.
+pub async fn log_changes(mut readiness: watch::Receiver<KafkaReadiness>) {
+    let mut previous = KafkaReadiness::Unknown;
     loop {
-        let state = states.borrow_and_update().clone();
-        state.log_change_from(&last);
-        last = state;
-        if states.changed().await.is_err() {
+        let current = readiness.borrow_and_update().clone();
+        current.log_change_from(&previous);
+        previous = current;
+        if readiness.changed().await.is_err() {
             return;
         }
     }
 }
 
-impl Upkeep {
-    async fn look_and_make(&mut self) -> KafkaReadiness {
-        self.bootstrap.restore_brokers(self.asker.client());
+/// Parses KAFKA_PARTITIONS.
+///
+/// # Errors
+/// `text` is no number from 1 to 100,000, librdkafka's maximum.
+pub fn partitions(text: &str) -> Result<i32, String> {
+    parse::number(1..=100_000)(text)
+}
+
+/// Parses KAFKA_REPLICATION_FACTOR.
+///
+/// # Errors
+/// `text` is no number from 1 to 1000.
+pub fn replication_factor(text: &str) -> Result<i32, String> {
+    parse::number(1..=1000)(text)
+}
+
+/// A topic that must exist. Partitions and replication factor apply only when it is created.
+#[derive(Debug, Clone)]
+pub struct TopicSpec {
+    /// Name of the topic.
+    pub name: String,
+    /// Number of partitions.
+    pub partitions: i32,
+    /// Replication factor, or [`BROKER_DEFAULT`].
+    pub replication_factor: i32,
+    /// For a dead-letter topic: its source topics.
+    ///
+    /// It is created without expiry of records, and with a `max.message.bytes` that fits every record
+    /// of the source topics with additional headers.
+    pub dead_letters_of: Vec<String>,
+}
+
+impl TopicSpec {
+    /// Whether the topic is a dead-letter topic.
+    pub fn is_dead_letter_topic(&self) -> bool {
+        !self.dead_letters_of.is_empty()
+    }
+}
+
+/// Starts a task that maintains `topics` until `stop`. Returns the readiness.
+///
+/// # Errors
+/// librdkafka rejects the configuration.
+pub fn maintain_topics(
+    config: &ClientConfig,
+    topics: Vec<TopicSpec>,
+    stop: CancellationToken,
+) -> Result<watch::Receiver<KafkaReadiness>, KafkaError> {
+    let (readiness, maintenance) = topic_maintenance(config, topics, stop)?;
+    tokio::spawn(maintenance);
+    Ok(readiness)
+}
+
+/// As [`maintain_topics`], but the caller runs the returned task.
+///
+/// # Errors
+/// librdkafka rejects the configuration.
+pub fn topic_maintenance(
+    config: &ClientConfig,
+    topics: Vec<TopicSpec>,
+    stop: CancellationToken,
+) -> Result<(watch::Receiver<KafkaReadiness>, impl Future<Output = ()> + Send + use<>), KafkaError> {
+    let mut watched = config.clone();
+    let bootstrap = Rebootstrap::enable(&mut watched);
+    let context = ConnectionContext::new(Arc::clone(&bootstrap));
+    let metadata_client = Arc::new(watched.create_with_context(context)?);
+    let maintenance =
+        TopicMaintenance { metadata_client, bootstrap, config: config.clone(), admin_client: None, topics };
+    let (sender, receiver) = watch::channel(KafkaReadiness::Unknown);
+    Ok((receiver, maintenance.run(sender, stop)))
+}
+
+struct TopicMaintenance {
+    /// A producer, because its thread polls the client and so calls the context. An admin client
+    /// does not call a context.
+    metadata_client: Arc<ThreadedProducer<ConnectionContext>>,
+    bootstrap: Arc<Rebootstrap>,
+    config: ClientConfig,
+    /// Exists while topics are missing.
+    admin_client: Option<AdminClient<QuietContext>>,
+    topics: Vec<TopicSpec>,
+}
+
+impl TopicMaintenance {
+    async fn run(mut self, sender: watch::Sender<KafkaReadiness>, stop: CancellationToken) {
+        let suspension = SuspensionDetector::start();
+        while !stop.is_cancelled() {
+            let readiness = self.check_and_create().await;
+            let interval =
+                if readiness == KafkaReadiness::Ready { READY_CHECK_INTERVAL } else { RETRY_INTERVAL };
+            // After a suspension, a timeout does not mean that Kafka is unavailable. The next check
+            // decides.
+            let is_unreliable =
+                matches!(readiness, KafkaReadiness::Unavailable(_)) && suspension.recently_resumed();
+            sender.send_if_modified(|current| {
+                let changed = !is_unreliable && *current != readiness;
+                if changed {
+                    *current = readiness;
+                }
+                changed
+            });
+            tokio::select! { () = stop.cancelled() => {}, () = tokio::time::sleep(interval) => {} }
+        }
+    }
+
+    async fn check_and_create(&mut self) -> KafkaReadiness {
+        self.bootstrap.restore_brokers(self.metadata_client.client());
         for topic in &self.topics {
-            match exists(&self.asker, &topic.name).await {
+            match exists(&self.metadata_client, &topic.name).await {
                 Ok(true) => {}
-                Ok(false) => match make(&mut self.maker, &self.config, topic).await {
+                Ok(false) => match create(&mut self.admin_client, &self.config, topic).await {
                     Ok(()) => tracing::info!(topic = topic.name, "topic created"),
-                    Err(why) => {
-                        // It may have lost sight of every broker.
-                        self.maker = None;
+                    Err(reason) => {
+                        // The admin client may have lost all brokers. The next attempt uses a new one.
+                        self.admin_client = None;
                         return KafkaReadiness::TopicMissing(format!(
-                            "topic {} cannot be made: {why}",
+                            "topic {} cannot be created: {reason}",
                             topic.name
                         ));
                     }
                 },
                 Err(error) => {
-                    let why = self.asker.context().last_failure();
-                    return KafkaReadiness::Unavailable(why.unwrap_or_else(|| error.to_string()));
+                    let failure = self.metadata_client.context().last_failure();
+                    return KafkaReadiness::Unavailable(failure.unwrap_or_else(|| error.to_string()));
                 }
             }
         }
-        self.maker = None;
-        self.asker.context().clear_last_failure();
+        self.admin_client = None;
+        self.metadata_client.context().clear_last_failure();
         KafkaReadiness::Ready
     }
 }
 
-async fn exists(asker: &Arc<ThreadedProducer<ConnectionContext>>, topic: &str) -> Result<bool, KafkaError> {
-    let (asker, topic) = (Arc::clone(asker), topic.to_owned());
-    let ask = move || {
-        let metadata = asker.client().fetch_metadata(Some(&topic), ANSWER_LIMIT)?;
+async fn exists(client: &Arc<ThreadedProducer<ConnectionContext>>, topic: &str) -> Result<bool, KafkaError> {
+    let (client, topic) = (Arc::clone(client), topic.to_owned());
+    let request = move || {
+        let metadata = client.client().fetch_metadata(Some(&topic), REQUEST_TIMEOUT)?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         Ok(found.is_some_and(|found| found.error().is_none() && !found.partitions().is_empty()))
     };
-    // fetch_metadata blocks its thread for up to ANSWER_LIMIT.
-    tokio::task::spawn_blocking(ask).await.unwrap_or(Err(KafkaError::Canceled))
+    // fetch_metadata blocks its thread for up to REQUEST_TIMEOUT.
+    tokio::task::spawn_blocking(request).await.unwrap_or(Err(KafkaError::Canceled))
 }
 
-async fn make(
-    maker: &mut Option<AdminClient<QuietContext>>,
+/// Creates `topic`. Success also means that it exists already.
+async fn create(
+    client: &mut Option<AdminClient<QuietContext>>,
     config: &ClientConfig,
     topic: &TopicSpec,
 ) -> Result<(), String> {
-    let admin = match maker {
+    let admin = match client {
         Some(admin) => admin,
-        None => maker.insert(config.create_with_context(QuietContext).map_err(|error| error.to_string())?),
+        None => client.insert(config.create_with_context(QuietContext).map_err(|error| error.to_string())?),
     };
-    let bytes;
-    let mut new =
+    let max_bytes;
+    let mut new_topic =
         NewTopic::new(&topic.name, topic.partitions, TopicReplication::Fixed(topic.replication_factor));
     if topic.is_dead_letter_topic() {
-        bytes = (max_message_bytes(admin, &topic.dead_letters_of).await + HEADER_BYTES).to_string();
-        new = new.set("retention.ms", "-1").set("max.message.bytes", &bytes);
+        let source_bytes = max_message_bytes(admin, &topic.dead_letters_of).await;
+        max_bytes = (source_bytes + DEAD_LETTER_HEADER_BYTES).to_string();
+        new_topic = new_topic.set("retention.ms", "-1").set("max.message.bytes", &max_bytes);
     }
     let options =
-        AdminOptions::new().request_timeout(Some(ANSWER_LIMIT)).operation_timeout(Some(ANSWER_LIMIT));
-    let results = admin.create_topics([&new], &options).await.map_err(|error| error.to_string())?;
+        AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT)).operation_timeout(Some(REQUEST_TIMEOUT));
+    let results = admin.create_topics([&new_topic], &options).await.map_err(|error| error.to_string())?;
     match results.into_iter().next() {
         Some(Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
         Some(Err((_, code))) => Err(code.to_string()),
-        None => Err("the broker did not say".into()),
+        None => Err("the broker returned no result".into()),
     }
 }
 
-/// The largest record that any of these topics takes.
+/// The largest `max.message.bytes` of `topics`.
 async fn max_message_bytes(admin: &AdminClient<QuietContext>, topics: &[String]) -> u64 {
-    let options = AdminOptions::new().request_timeout(Some(ANSWER_LIMIT));
+    let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
     let topics: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
-    let answer = admin.describe_configs(&topics, &options).await.unwrap_or_default();
-    let told = |resource: &ConfigResource| resource.get("max.message.bytes")?.value.as_ref()?.parse().ok();
-    let limit = |resource| Result::ok(resource).as_ref().and_then(told).unwrap_or(USUAL_MESSAGE_BYTES);
-    answer.into_iter().map(limit).max().unwrap_or(USUAL_MESSAGE_BYTES)
+    let resources = admin.describe_configs(&topics, &options).await.unwrap_or_default();
+    let reported =
+        |resource: &ConfigResource| resource.get("max.message.bytes")?.value.as_ref()?.parse().ok();
+    let bytes =
+        |resource| Result::ok(resource).as_ref().and_then(reported).unwrap_or(DEFAULT_MAX_MESSAGE_BYTES);
+    resources.into_iter().map(bytes).max().unwrap_or(DEFAULT_MAX_MESSAGE_BYTES)
 }

@@ -194,7 +194,7 @@ async fn topics_that_cannot_be_made_are_named_and_work_begins_once_they_are_ther
     let trial = Trial::on(&shared_broker().await.bootstrap(), &shared_mongodb().await.uri(), 1);
     let member = trial.start(&[("KAFKA_REPLICATION_FACTOR", "3")]).await;
     for topic in [trial.topic.clone(), format!("{}.dlq", trial.topic)] {
-        let named = format!("topic {topic} cannot be made: ");
+        let named = format!("topic {topic} cannot be created: ");
         let told = async || {
             let (ready, why) = member.get("/readyz").await;
             ready == 503 && why.contains(&named)

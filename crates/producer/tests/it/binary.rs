@@ -114,7 +114,7 @@ async fn busy_producer(cluster: &Cluster) -> (Child, Lines, TcpStream) {
     // In either order.
     while address.is_none() || !kafka_answers {
         let line = next(&mut lines).await;
-        kafka_answers |= line["message"] == "kafka answers";
+        kafka_answers |= line["message"] == "kafka is available";
         address = address.or_else(|| line["address"].as_str()?.parse::<SocketAddr>().ok());
     }
     let address = address.unwrap();

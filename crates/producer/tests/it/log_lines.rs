@@ -30,7 +30,7 @@ impl Binary {
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut binary = Self { _child: child, lines, said: Vec::new(), address: String::new() };
         // In either order.
-        while binary.address.is_empty() || binary.count("kafka answers") == 0 {
+        while binary.address.is_empty() || binary.count("kafka is available") == 0 {
             let line = binary.next().await;
             if let Some(address) = line["address"].as_str() {
                 binary.address = address.to_owned();
@@ -90,14 +90,14 @@ async fn kafka_lost_and_kafka_back_are_a_line_each() {
     let cluster = Cluster::start();
     let mut binary = Binary::start(&cluster, &[]).await;
     cluster.mock.broker_down(-1).unwrap();
-    let lost = binary.line("kafka is away").await;
+    let lost = binary.line("kafka is unavailable").await;
     assert_eq!(lost["level"], "WARN");
     assert!(lost["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{lost}");
     // Requests that are refused meanwhile add nothing.
     binary.get("/readyz", &[]).await.retry_after(503);
     cluster.mock.broker_up(-1).unwrap();
-    assert_eq!(binary.line("kafka is back").await["level"], "INFO");
-    assert_eq!((binary.count("kafka is away"), binary.count("request answered")), (1, 0));
+    assert_eq!(binary.line("kafka is available again").await["level"], "INFO");
+    assert_eq!((binary.count("kafka is unavailable"), binary.count("request answered")), (1, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -111,8 +111,8 @@ async fn an_outage_that_ends_as_soon_as_it_is_known_is_a_line_each_too() {
             assert!(began.elapsed() < PATIENCE, "nobody knows of it");
         }
         cluster.mock.broker_up(-1).unwrap();
-        binary.line("kafka is back").await;
-        let told = (binary.count("kafka is away"), binary.count("kafka is back"));
+        binary.line("kafka is available again").await;
+        let told = (binary.count("kafka is unavailable"), binary.count("kafka is available again"));
         assert_eq!(told, (outages, outages), "{:?}", binary.said);
     }
 }
