@@ -1,34 +1,36 @@
-//! JSON becomes BSON: the one function that decides what can be stored, for the producer and the consumer alike.
+//! Converts JSON to BSON. This one function decides which payloads can be stored, for producer and
+//! consumer.
 //!
-//! One pass, one buffer. Every fault is reported with its path; after a fault the bytes are worthless and the caller
-//! drops them.
+//! It makes one pass into one buffer and reports every violation with its path. After a violation
+//! the bytes are incomplete, and the caller drops them.
 
 use std::borrow::Cow;
 
 use crate::{
     cursor::{Cursor, unescape},
-    fault::{Breach, Faults, Path},
     members::{Members, Written},
     number::{self, Number},
+    validation::{BrokenRule, Path, Violations},
     writer::{Element, Writer, kind},
 };
 
-/// MongoDB holds 100 levels; ten are left for what wraps a payload.
+/// MongoDB accepts 100 levels. Ten are reserved for the fields around a payload.
 pub(crate) const MAX_NESTING: usize = 90;
 
-/// JSON values on their way into a BSON buffer.
+/// Converts JSON values into a BSON buffer.
 pub(crate) struct Converter<'f> {
     pub(crate) writer: Writer,
-    pub(crate) faults: &'f mut Faults,
+    pub(crate) violations: &'f mut Violations,
     members: Members,
 }
 
 impl<'f> Converter<'f> {
-    pub(crate) fn new(capacity_bytes: usize, faults: &'f mut Faults) -> Self {
-        Self { writer: Writer::with_capacity(capacity_bytes), faults, members: Members::new() }
+    pub(crate) fn new(capacity_bytes: usize, violations: &'f mut Violations) -> Self {
+        Self { writer: Writer::with_capacity(capacity_bytes), violations, members: Members::new() }
     }
 
-    /// Writes the members of a whole payload, without what opens and closes it; only those that `keep` wants.
+    /// Writes the members of a whole payload that `keep` accepts, without the length before and the
+    /// NUL after them.
     pub(crate) fn payload(
         &mut self,
         payload: &str,
@@ -40,7 +42,7 @@ impl<'f> Converter<'f> {
         self.members.complete(first, &mut self.writer.bytes, keep);
     }
 
-    /// Writes members that do not come from one object; `members` are raw keys and raw values.
+    /// Writes members that are not from one object. `members` are raw keys and raw values.
     pub(crate) fn loose_members(&mut self, members: &[(&str, &str)], path: &Path<'_>) {
         let first = self.members.count();
         for (key, value) in members {
@@ -68,10 +70,10 @@ impl<'f> Converter<'f> {
         let key = key.unwrap_or(Cow::Borrowed(raw_key));
         let path = Path::Name(path, &key);
         if !readable {
-            self.faults.push(&path, Breach::not_unicode());
+            self.violations.push(&path, BrokenRule::not_unicode());
         }
         if key.contains('\0') {
-            self.faults.push(&path, Breach::new("invalid_key", "Key should have no NUL character"));
+            self.violations.push(&path, BrokenRule::new("invalid_key", "Key should have no NUL character"));
         }
         let start = self.writer.len();
         let element = self.writer.key(&key);
@@ -89,13 +91,13 @@ impl<'f> Converter<'f> {
         }
     }
 
-    /// `level` is that of the object or array around the value.
+    /// `level` is the level of the object or array around the value.
     fn value(&mut self, element: &Element, cursor: &mut Cursor<'_>, path: &Path<'_>, level: usize) {
         let kind = match cursor.peek() {
             b'{' | b'[' if level >= MAX_NESTING => {
                 cursor.value();
                 let msg = format!("Nesting should be at most {MAX_NESTING} levels");
-                self.faults.push(path, Breach::new("nesting_too_deep", msg));
+                self.violations.push(path, BrokenRule::new("nesting_too_deep", msg));
                 kind::NULL
             }
             b'{' => {
@@ -119,7 +121,7 @@ impl<'f> Converter<'f> {
     fn string(&mut self, raw: &str, path: &Path<'_>) -> u8 {
         match unescape(raw) {
             Some(text) => self.writer.text(&text),
-            None => self.faults.push(path, Breach::not_unicode()),
+            None => self.violations.push(path, BrokenRule::not_unicode()),
         }
         kind::STRING
     }
@@ -153,7 +155,7 @@ impl<'f> Converter<'f> {
             }
             None => {
                 let msg = "Number should fit Decimal128 exactly (34 digits, exponent -6176 to 6111)";
-                self.faults.push(path, Breach::new("number_out_of_range", msg));
+                self.violations.push(path, BrokenRule::new("number_out_of_range", msg));
                 kind::NULL
             }
         }
@@ -165,20 +167,20 @@ mod tests {
     use bson::{Document, RawDocumentBuf, doc};
 
     use super::{Converter, MAX_NESTING};
-    use crate::fault::{Faults, Path};
+    use crate::validation::{Path, Violations};
 
     fn convert(json: &str) -> Result<Document, Vec<String>> {
-        let mut faults = Faults::default();
-        let mut converter = Converter::new(0, &mut faults);
+        let mut violations = Violations::default();
+        let mut converter = Converter::new(0, &mut violations);
         let open = converter.writer.open();
         converter.payload(json, &Path::Name(&Path::Root, "payload"), &mut |_| true);
         converter.writer.close(&open);
         let bytes = converter.writer.bytes;
-        let faults = faults.into_list();
-        if faults.is_empty() {
+        let violations = violations.into_list();
+        if violations.is_empty() {
             Ok(Document::try_from(RawDocumentBuf::from_bytes(bytes).unwrap()).unwrap())
         } else {
-            Err(faults.iter().map(ToString::to_string).collect())
+            Err(violations.iter().map(ToString::to_string).collect())
         }
     }
 
@@ -196,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn awkward_keys_stay_as_they_are() {
+    fn unusual_keys_are_kept_unchanged() {
         let json = r#"{"":1,"a.b":2,"$set":{"$inc":"$x"},"0":3,"é\n":4}"#;
         let expected = doc! { "": 1, "a.b": 2, "$set": { "$inc": "$x" }, "0": 3, "é\n": 4 };
         assert_eq!(convert(json), Ok(expected));
@@ -209,33 +211,33 @@ mod tests {
     }
 
     #[test]
-    fn all_faults_are_found_with_their_paths() {
+    fn all_violations_are_found_with_their_paths() {
         let json =
             r#"{"a":[1,1e9999,{"k\u0000":"\ud800"}],"\udfff":12345678901234567890123456789012345,"ok":1}"#;
-        let faults = convert(json).unwrap_err();
-        assert_eq!(faults.len(), 5, "{faults:?}");
-        assert!(faults[0].starts_with("payload.a[1]: Number"), "{faults:?}");
-        assert!(faults[1].starts_with("payload.a[2].k\0: Key"), "{faults:?}");
-        assert!(faults[2].starts_with("payload.a[2].k\0: Input"), "{faults:?}");
-        assert!(faults[3].starts_with("payload.\"\\udfff\": Input"), "{faults:?}");
-        assert!(faults[4].starts_with("payload.\"\\udfff\": Number"), "{faults:?}");
+        let violations = convert(json).unwrap_err();
+        assert_eq!(violations.len(), 5, "{violations:?}");
+        assert!(violations[0].starts_with("payload.a[1]: Number"), "{violations:?}");
+        assert!(violations[1].starts_with("payload.a[2].k\0: Key"), "{violations:?}");
+        assert!(violations[2].starts_with("payload.a[2].k\0: Input"), "{violations:?}");
+        assert!(violations[3].starts_with("payload.\"\\udfff\": Input"), "{violations:?}");
+        assert!(violations[4].starts_with("payload.\"\\udfff\": Number"), "{violations:?}");
     }
 
     #[test]
-    fn ninety_levels_are_accepted_and_one_more_is_refused() {
+    fn ninety_levels_are_accepted_and_ninety_one_are_a_violation() {
         let arrays = |levels: usize| format!(r#"{{"a":{}{}}}"#, "[".repeat(levels), "]".repeat(levels));
         let objects = |levels: usize| format!("{}1{}", r#"{"a":"#.repeat(levels), "}".repeat(levels));
         assert!(convert(&arrays(MAX_NESTING - 1)).is_ok());
         assert!(convert(&objects(MAX_NESTING)).is_ok());
         for json in [arrays(MAX_NESTING), objects(MAX_NESTING + 1), arrays(1_000_000)] {
-            let faults = convert(&json).unwrap_err();
-            assert_eq!(faults.len(), 1);
-            assert!(faults[0].contains("at most 90 levels"), "{faults:?}");
+            let violations = convert(&json).unwrap_err();
+            assert_eq!(violations.len(), 1);
+            assert!(violations[0].contains("at most 90 levels"), "{violations:?}");
         }
     }
 
     #[test]
-    fn a_value_that_a_duplicate_replaces_is_judged_too() {
+    fn a_value_that_a_duplicate_key_replaces_is_validated() {
         assert_eq!(convert(r#"{"a":1e9999,"a":1}"#).unwrap_err().len(), 1);
     }
 }

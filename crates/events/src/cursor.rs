@@ -1,7 +1,7 @@
-//! A reader over JSON text whose syntax is already known to be right.
+//! A cursor over valid JSON text.
 //!
-//! It checks nothing and allocates nothing. On text that is not JSON it yields nonsense, but it always ends and never
-//! panics.
+//! It checks nothing and allocates nothing. On other text its results are meaningless, but it
+//! always ends and never panics.
 
 use std::borrow::Cow;
 
@@ -23,12 +23,13 @@ impl<'t> Cursor<'t> {
         self.text.as_bytes().get(self.at).copied().unwrap_or(0)
     }
 
-    /// Steps into the object or array that starts here.
+    /// Moves into the object or array at the position.
     pub(crate) fn enter(&mut self) {
         self.at += 1;
     }
 
-    /// Inside an object: the next key, raw, with the position at its value; at the object's end None, behind it.
+    /// In an object: returns the next raw key and moves to its value. At the end of the object
+    /// returns `None` and moves behind it.
     pub(crate) fn next_key(&mut self) -> Option<&'t str> {
         if !self.more() {
             return None;
@@ -38,12 +39,13 @@ impl<'t> Cursor<'t> {
         Some(key)
     }
 
-    /// Inside an array: whether another item follows, with the position at it; at the array's end false, behind it.
+    /// In an array: whether another item follows; moves to it. At the end of the array returns
+    /// false and moves behind it.
     pub(crate) fn next_item(&mut self) -> bool {
         self.more()
     }
 
-    /// The value that starts here, as text.
+    /// The text of the value at the position.
     pub(crate) fn value(&mut self) -> &'t str {
         match self.peek() {
             b'"' => self.string(),
@@ -52,7 +54,7 @@ impl<'t> Cursor<'t> {
         }
     }
 
-    /// The string that starts here, with its quotes and escapes.
+    /// The string at the position, with quotes and escapes.
     pub(crate) fn string(&mut self) -> &'t str {
         let start = self.at;
         self.at += 1;
@@ -68,14 +70,14 @@ impl<'t> Cursor<'t> {
         self.since(start)
     }
 
-    /// The number or word that starts here.
+    /// The number or literal at the position.
     pub(crate) fn scalar(&mut self) -> &'t str {
         let start = self.at;
         self.skip(|byte| !is_space(byte) && !matches!(byte, b',' | b']' | b'}'));
         self.since(start)
     }
 
-    /// Not by recursion: text that nests a million levels must not end the process.
+    /// Uses no recursion, so that a million nesting levels do not overflow the stack.
     fn container(&mut self) -> &'t str {
         let start = self.at;
         let mut open = 0_usize;
@@ -121,7 +123,7 @@ impl<'t> Cursor<'t> {
     }
 }
 
-/// The text of a raw JSON string; None if it holds an unpaired surrogate.
+/// The text of a raw JSON string, `None` if it has an unpaired surrogate.
 pub(crate) fn unescape(raw: &str) -> Option<Cow<'_, str>> {
     if memchr(b'\\', raw.as_bytes()).is_some() {
         return serde_json::from_str::<String>(raw).ok().map(Cow::Owned);
@@ -138,7 +140,7 @@ mod tests {
     use super::{Cursor, unescape};
 
     #[test]
-    fn members_come_out_raw_and_in_order() {
+    fn members_are_returned_raw_and_in_order() {
         let mut cursor = Cursor::new(r#"{ "a\"}" : [1, {"b": "]"}] , "c":-1.5e3,"d":"x" }"#);
         cursor.enter();
         let mut members = Vec::new();
@@ -165,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn escapes_are_resolved_and_unpaired_surrogates_refused() {
+    fn escapes_are_resolved_and_unpaired_surrogates_rejected() {
         assert_eq!(unescape(r#""""#).as_deref(), Some(""));
         assert_eq!(unescape(r#""a\n\u00e9\ud83d\ude00""#).as_deref(), Some("a\né😀"));
         for raw in [r#""\ud83d""#, r#""\ude00""#, r#""\ud83dx""#, r#""\ud83d\ud83d""#] {

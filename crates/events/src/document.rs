@@ -1,28 +1,28 @@
-//! The document of an event: the payload's fields, then what the system knows about the event.
+//! The document of an event: the fields of the payload, then the metadata.
 //!
-//! Nothing of the payload is dropped: a field whose name the metadata needs is kept inside `payload_conflicts`.
+//! No field of the payload is dropped: a field with a reserved name moves into `payload_conflicts`.
 
 use bson::RawDocumentBuf;
 
 use crate::{
     convert::Converter,
-    fault::{Breach, Faults, Path},
     id::EventId,
     millis::Millis,
+    validation::{BrokenRule, Path, Violations},
     writer::{Open, Writer, kind},
 };
 
-/// MongoDB's limit of a document.
+/// MongoDB's maximum size of a document.
 const MAX_DOCUMENT_BYTES: usize = 16 * 1024 * 1024;
-/// What `_id` adds: a type, the key with its NUL, an ObjectId.
+/// The size of `_id`: a type, the key with its NUL, an ObjectId.
 const OBJECT_ID_BYTES: usize = 1 + 4 + 12;
-/// Held back for `_id` and metadata when a payload is judged on its own: an id of 256 characters and room for
+/// Reserved for `_id` and metadata when a payload is validated alone: an id of 256 characters and
 /// API_VERSION.
 const METADATA_BYTES: usize = 4096;
 
 const CONFLICTS: &str = "payload_conflicts";
 const EXTRA: &str = "envelope_extra";
-/// Names at the top level of a document that a payload cannot have.
+/// Reserved names at the top level of a document.
 const RESERVED: [&[u8]; 9] = [
     b"_id",
     b"event_id",
@@ -34,10 +34,10 @@ const RESERVED: [&[u8]; 9] = [
     CONFLICTS.as_bytes(),
     EXTRA.as_bytes(),
 ];
-/// Fields of one index, of which at most one may be an array.
+/// Fields of one index. At most one of them may be an array.
 const INDEXED: [&[u8]; 2] = [b"mode_s", b"registration"];
 
-/// What a document says about its event besides the payload.
+/// The fields of a document that are not from the payload.
 pub(crate) struct Metadata<'m> {
     pub(crate) id: &'m EventId,
     pub(crate) timestamp: Millis,
@@ -45,20 +45,20 @@ pub(crate) struct Metadata<'m> {
     pub(crate) api_version: Option<&'m str>,
 }
 
-/// A document that has its payload and waits for the rest.
-pub(crate) struct Draft {
+/// A document that has its payload and lacks its metadata.
+pub(crate) struct DocumentBuilder {
     writer: Writer,
     open: Open,
 }
 
-impl Draft {
-    /// The payload's part, from its JSON text. It is worthless if that brings a fault.
-    pub(crate) fn new(payload: &str, path: &Path<'_>, faults: &mut Faults) -> Self {
+impl DocumentBuilder {
+    /// Writes the payload from its JSON text. After a violation the result is unusable.
+    pub(crate) fn new(payload: &str, path: &Path<'_>, violations: &mut Violations) -> Self {
         if !payload.starts_with('{') {
-            faults.push(path, Breach::new("dict_type", "Input should be a JSON object"));
+            violations.push(path, BrokenRule::new("dict_type", "Input should be a JSON object"));
             return Self::empty();
         }
-        let mut converter = Converter::new(payload.len() * 5 / 4 + 512, faults);
+        let mut converter = Converter::new(payload.len() * 5 / 4 + 512, violations);
         let open = converter.writer.open();
         let mut conflicts = Vec::new();
         let mut arrays = 0;
@@ -73,14 +73,14 @@ impl Draft {
         let mut writer = converter.writer;
         if arrays > 1 {
             let msg = "Arrays in both mode_s and registration cannot be stored: one index holds both";
-            faults.push(&Path::Name(path, "registration"), Breach::new("parallel_arrays", msg));
+            violations.push(&Path::Name(path, "registration"), BrokenRule::new("parallel_arrays", msg));
         }
         if !conflicts.is_empty() {
             writer.document(CONFLICTS, &conflicts);
         }
-        let draft = Self { writer, open };
-        draft.judge_size(METADATA_BYTES, path, faults);
-        draft
+        let builder = Self { writer, open };
+        builder.check_size(METADATA_BYTES, path, violations);
+        builder
     }
 
     fn empty() -> Self {
@@ -89,7 +89,6 @@ impl Draft {
         Self { writer, open }
     }
 
-    /// Adds the metadata.
     pub(crate) fn metadata(&mut self, metadata: &Metadata<'_>) {
         let writer = &mut self.writer;
         writer.string("event_id", metadata.id.as_str());
@@ -102,60 +101,60 @@ impl Draft {
         writer.string("ingested_at_iso", &metadata.ingested_at.iso());
     }
 
-    /// Adds the fields that the envelope should not have had; raw keys and raw values.
-    pub(crate) fn extra(&mut self, members: &[(&str, &str)], faults: &mut Faults) {
+    /// Adds the unknown fields of the envelope, as raw keys and raw values.
+    pub(crate) fn extra(&mut self, members: &[(&str, &str)], violations: &mut Violations) {
         if members.is_empty() {
             return;
         }
-        let mut converter = Converter::new(256, faults);
+        let mut converter = Converter::new(256, violations);
         converter.loose_members(members, &Path::Root);
         let extra = converter.writer.bytes;
         self.writer.document(EXTRA, &extra);
     }
 
-    /// The whole document, without `_id`; None if there was any fault.
-    pub(crate) fn finish(mut self, faults: &mut Faults) -> Option<RawDocumentBuf> {
+    /// The whole document without `_id`, or `None` if there was a violation.
+    pub(crate) fn finish(mut self, violations: &mut Violations) -> Option<RawDocumentBuf> {
         self.writer.close(&self.open);
         let path = Path::Name(&Path::Root, "document");
-        if faults.is_empty() {
-            self.judge_size(OBJECT_ID_BYTES, &path, faults);
+        if violations.is_empty() {
+            self.check_size(OBJECT_ID_BYTES, &path, violations);
         }
-        if !faults.is_empty() {
+        if !violations.is_empty() {
             return None;
         }
-        faults.take(&path, RawDocumentBuf::from_bytes(self.writer.bytes).map_err(|_| too_large()))
+        violations.take(&path, RawDocumentBuf::from_bytes(self.writer.bytes).map_err(|_| too_large()))
     }
 
-    fn judge_size(&self, more_bytes: usize, path: &Path<'_>, faults: &mut Faults) {
+    fn check_size(&self, more_bytes: usize, path: &Path<'_>, violations: &mut Violations) {
         if self.writer.len() + more_bytes > MAX_DOCUMENT_BYTES {
-            faults.push(path, too_large());
+            violations.push(path, too_large());
         }
     }
 }
 
-fn too_large() -> Breach {
-    Breach::new("document_too_large", "The document would be larger than 16 MiB")
+fn too_large() -> BrokenRule {
+    BrokenRule::new("document_too_large", "The document would be larger than 16 MiB")
 }
 
 #[cfg(test)]
 mod tests {
     use bson::{Document, doc};
 
-    use super::{Draft, Metadata};
+    use super::{DocumentBuilder, Metadata};
     use crate::{
-        fault::{Faults, Path},
         id::EventId,
         millis::Millis,
+        validation::{Path, Violations},
     };
 
     fn document(payload: &str, api_version: Option<&str>, extra: &[(&str, &str)]) -> Document {
-        let mut faults = Faults::default();
-        let mut draft = Draft::new(payload, &Path::Root, &mut faults);
+        let mut violations = Violations::default();
+        let mut builder = DocumentBuilder::new(payload, &Path::Root, &mut violations);
         let id = EventId::new("e").unwrap();
         let timestamp = Millis::new(1).unwrap();
-        draft.metadata(&Metadata { id: &id, timestamp, ingested_at: Millis::MAX, api_version });
-        draft.extra(extra, &mut faults);
-        let document = draft.finish(&mut faults).ok_or(faults.into_list()).unwrap();
+        builder.metadata(&Metadata { id: &id, timestamp, ingested_at: Millis::MAX, api_version });
+        builder.extra(extra, &mut violations);
+        let document = builder.finish(&mut violations).ok_or(violations.into_list()).unwrap();
         Document::try_from(document).unwrap()
     }
 
@@ -174,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_named_like_metadata_are_kept_whole_in_payload_conflicts() {
+    fn fields_with_reserved_names_are_kept_in_payload_conflicts() {
         let payload = r#"{"_id":{"a":[1]},"x":1,"event_id":5,"payload_conflicts":{"b":2},"api_version":"p",
             "event_id":6,"envelope_extra":null,"y":{"_id":1}}"#;
         let mut expected = doc! {
@@ -189,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_the_envelope_that_nobody_knows_are_kept_in_envelope_extra() {
+    fn unknown_fields_of_the_envelope_are_kept_in_envelope_extra() {
         let extra = [("\"trace\"", "[1]"), ("\"_id\"", "1"), ("\"trace\"", "{\"a\":2}")];
         let mut expected = metadata();
         expected.extend(doc! { "envelope_extra": { "_id": 1_i32, "trace": { "a": 2_i32 } } });
@@ -197,18 +196,18 @@ mod tests {
     }
 
     #[test]
-    fn a_version_that_is_unknown_is_left_out() {
+    fn an_absent_api_version_is_omitted() {
         let mut expected = metadata();
         expected.remove("api_version");
         assert_eq!(document("{}", None, &[]), expected);
     }
 
     #[test]
-    fn the_whole_document_is_judged_by_its_size() {
-        let mut faults = Faults::default();
-        let mut draft = Draft::new("{}", &Path::Root, &mut faults);
-        draft.extra(&[("\"x\"", &format!("\"{}\"", "x".repeat(16 * 1024 * 1024)))], &mut faults);
-        assert!(draft.finish(&mut faults).is_none());
-        assert_eq!(faults.into_list()[0].kind, "document_too_large");
+    fn the_size_of_the_whole_document_is_checked() {
+        let mut violations = Violations::default();
+        let mut builder = DocumentBuilder::new("{}", &Path::Root, &mut violations);
+        builder.extra(&[("\"x\"", &format!("\"{}\"", "x".repeat(16 * 1024 * 1024)))], &mut violations);
+        assert!(builder.finish(&mut violations).is_none());
+        assert_eq!(violations.into_list()[0].kind, "document_too_large");
     }
 }

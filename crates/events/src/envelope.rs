@@ -1,10 +1,10 @@
-//! The fields of an event, still as raw JSON, sorted by name.
+//! The fields of an event as raw JSON, by name.
 
 use std::borrow::Cow;
 
 use crate::cursor::{Cursor, unescape};
 
-/// The raw values of an event's fields. `null` is kept as it is.
+/// The raw values of an event's fields. A `null` is kept.
 #[derive(Default)]
 pub(crate) struct Envelope<'t> {
     pub(crate) id: Option<&'t str>,
@@ -13,14 +13,14 @@ pub(crate) struct Envelope<'t> {
     pub(crate) payload: Option<&'t str>,
     pub(crate) ingested_at: Option<&'t str>,
     pub(crate) api_version: Option<&'t str>,
-    /// Other fields in their order: raw key, raw value.
+    /// Other fields in their order: raw key and raw value.
     pub(crate) extra: Vec<(&'t str, &'t str)>,
-    /// The names of the six fields above that were given more than once; the last value is the one kept.
+    /// Names of the six fields above that occur more than once. The last value is kept.
     pub(crate) repeated: Vec<Cow<'t, str>>,
 }
 
 impl<'t> Envelope<'t> {
-    /// The fields of the JSON object that `text` is; None if it is another JSON value.
+    /// Splits a JSON object into its fields. `None` if `text` is another JSON value.
     pub(crate) fn split(text: &'t str) -> Option<Self> {
         let mut cursor = Cursor::new(text);
         if cursor.peek() != b'{' {
@@ -51,7 +51,7 @@ impl<'t> Envelope<'t> {
     }
 }
 
-/// A field that says something: given, and not `null`.
-pub(crate) fn given(field: Option<&str>) -> Option<&str> {
+/// The value of a field, `None` if it is absent or `null`.
+pub(crate) fn non_null(field: Option<&str>) -> Option<&str> {
     field.filter(|raw| *raw != "null")
 }

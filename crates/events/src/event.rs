@@ -1,39 +1,40 @@
-//! The event as the topic holds it.
+//! The event as stored in the topic.
 
 use serde::Serialize;
 
 use crate::{id::EventId, millis::Millis, payload::Payload, request::Draft, source::Source};
 
-/// About what a value has beside its payload, in bytes.
+/// Approximate bytes of a record value besides the payload.
 const ENVELOPE_BYTES: usize = 256;
 
-/// An accepted event. Whatever it holds can be stored.
+/// An accepted event. It can always be stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// The record's key.
     pub id: EventId,
-    /// When it happened.
+    /// When the event happened.
     pub timestamp: Millis,
-    /// Where it comes from.
+    /// The origin of the event.
     pub source: Source,
-    /// What happened.
+    /// The content of the event.
     pub payload: Payload,
-    /// When the producer took it: the record's timestamp.
+    /// When the producer accepted the event. It is also the record's timestamp.
     pub ingested_at: Millis,
     /// API_VERSION of the producer.
     pub api_version: String,
 }
 
 impl Event {
-    /// The event that a request asks for. The draft's own id is not used: `id` is the one that was decided on. A draft
-    /// without a timestamp happened at `ingested_at`.
+    /// Builds the event of a request. `id` replaces the draft's own id. If the draft has no
+    /// timestamp, it is `ingested_at`.
     pub fn new(draft: Draft, id: EventId, ingested_at: Millis, api_version: &str) -> Self {
         let Draft { id: _, timestamp, source, payload } = draft;
         let timestamp = timestamp.unwrap_or(ingested_at);
         Self { id, timestamp, source, payload, ingested_at, api_version: api_version.to_owned() }
     }
 
-    /// The record's value: compact JSON with the fields in the order of the contract, the payload byte for byte.
+    /// The value of the record: compact JSON with the fields in the order of the contract, and the
+    /// payload byte for byte.
     pub fn to_json(&self) -> Vec<u8> {
         let payload = self.payload.as_str();
         let mut value = Vec::with_capacity(payload.len() + ENVELOPE_BYTES);
@@ -41,7 +42,7 @@ impl Event {
         put(&mut value, ",\"timestamp\":", &self.timestamp.get());
         put(&mut value, ",\"source\":", self.source.as_str());
         value.extend_from_slice(b",\"payload\":");
-        // Known to be JSON, and read once more by nobody.
+        // The payload is valid JSON and is not parsed again.
         value.extend_from_slice(payload.as_bytes());
         put(&mut value, ",\"ingested_at\":", &self.ingested_at.get());
         put(&mut value, ",\"api_version\":", self.api_version.as_str());
@@ -52,7 +53,7 @@ impl Event {
 
 fn put(json: &mut Vec<u8>, before: &str, value: &(impl Serialize + ?Sized)) {
     json.extend_from_slice(before.as_bytes());
-    // Texts and integers have a JSON form, and memory does not refuse it.
+    // Serializing text and integers into memory cannot fail.
     _ = serde_json::to_writer(json, value);
 }
 

@@ -1,44 +1,46 @@
-//! Raw JSON values of single envelope fields become valid values.
+//! Validates the raw JSON value of a single envelope field.
 
 use std::borrow::Cow;
 
-use crate::{cursor::unescape, fault::Breach, id::EventId, millis::Millis, source::Source, timestamp};
+use crate::{
+    cursor::unescape, id::EventId, millis::Millis, source::Source, timestamp, validation::BrokenRule,
+};
 
-/// An id: a string, or an integer that is taken as its decimal text.
-pub(crate) fn id(raw: &str) -> Result<EventId, Breach> {
+/// An id: a string, or an integer as its decimal text.
+pub(crate) fn id(raw: &str) -> Result<EventId, BrokenRule> {
     if is_string(raw) {
-        return EventId::judge(text(raw)?.into_owned());
+        return EventId::validate(text(raw)?.into_owned());
     }
     if !is_number(raw) || raw.contains(['.', 'e', 'E']) {
-        return Err(Breach::new("string_type", "Input should be a valid string or an integer"));
+        return Err(BrokenRule::new("string_type", "Input should be a valid string or an integer"));
     }
-    EventId::judge(if raw == "-0" { "0".to_owned() } else { raw.to_owned() })
+    EventId::validate(if raw == "-0" { "0".to_owned() } else { raw.to_owned() })
 }
 
-pub(crate) fn source(raw: &str) -> Result<Source, Breach> {
-    Source::judge(text(raw)?.into_owned())
+pub(crate) fn source(raw: &str) -> Result<Source, BrokenRule> {
+    Source::validate(text(raw)?.into_owned())
 }
 
-/// A timestamp as HTTP brings it: `number` says what a number means.
+/// A timestamp: RFC 3339 text, or a number that `number` converts.
 pub(crate) fn timestamp(
     raw: &str,
-    number: impl Fn(&str) -> Result<Millis, Breach>,
-) -> Result<Millis, Breach> {
+    number: impl Fn(&str) -> Result<Millis, BrokenRule>,
+) -> Result<Millis, BrokenRule> {
     if is_number(raw) {
         number(raw)
     } else if is_string(raw) {
         timestamp::of_text(&text(raw)?)
     } else {
-        Err(Breach::new("datetime_type", "Input should be a number or RFC 3339 text"))
+        Err(BrokenRule::new("datetime_type", "Input should be a number or RFC 3339 text"))
     }
 }
 
 /// A string.
-pub(crate) fn text(raw: &str) -> Result<Cow<'_, str>, Breach> {
+pub(crate) fn text(raw: &str) -> Result<Cow<'_, str>, BrokenRule> {
     if !is_string(raw) {
-        return Err(Breach::new("string_type", "Input should be a valid string"));
+        return Err(BrokenRule::new("string_type", "Input should be a valid string"));
     }
-    unescape(raw).ok_or_else(Breach::not_unicode)
+    unescape(raw).ok_or_else(BrokenRule::not_unicode)
 }
 
 fn is_string(raw: &str) -> bool {
@@ -84,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timestamp_is_a_number_or_a_text() {
+    fn a_timestamp_is_a_number_or_text() {
         let kind = |raw| timestamp(raw, of_number).unwrap_err().kind;
         assert_eq!(timestamp("1.5", of_number).unwrap().get(), 1500);
         assert_eq!(timestamp(r#""1970-01-01T00:00:01Z""#, of_number).unwrap().get(), 1000);

@@ -1,4 +1,4 @@
-//! What makes an event the same event: its id, which is the record's key and the document's `event_id`.
+//! The id of an event. It is the record's key and the document's `event_id`.
 
 use std::fmt;
 
@@ -6,29 +6,29 @@ use bson::oid::ObjectId;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::fault::Breach;
+use crate::validation::BrokenRule;
 
 const MAX_CHARS: usize = 256;
 
-/// An event's id: 1 to 256 characters, none of them a control character.
+/// An event's id: 1 to 256 characters without control characters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct EventId(String);
 
 impl EventId {
-    /// The id that `text` is, or why it is none.
+    /// Validates `text` as an id. The error is the reason.
     pub fn new(text: impl Into<String>) -> Result<Self, String> {
-        Self::judge(text.into()).map_err(|breach| breach.msg)
+        Self::validate(text.into()).map_err(|broken_rule| broken_rule.msg)
     }
 
-    pub(crate) fn judge(text: String) -> Result<Self, Breach> {
+    pub(crate) fn validate(text: String) -> Result<Self, BrokenRule> {
         if text.is_empty() {
-            return Err(Breach::new("string_too_short", "Id should have at least 1 character"));
+            return Err(BrokenRule::new("string_too_short", "Id should have at least 1 character"));
         }
         if text.chars().nth(MAX_CHARS).is_some() {
-            return Err(Breach::new("string_too_long", "Id should have at most 256 characters"));
+            return Err(BrokenRule::new("string_too_long", "Id should have at most 256 characters"));
         }
         if text.chars().any(char::is_control) {
-            return Err(Breach::new("string_pattern_mismatch", "Id should have no control characters"));
+            return Err(BrokenRule::new("string_pattern_mismatch", "Id should have no control characters"));
         }
         Ok(Self(text))
     }
@@ -45,8 +45,8 @@ impl fmt::Display for EventId {
     }
 }
 
-/// The `_id` of a document that has no usable upsert key: the first 12 bytes of the SHA-256 of its event id.
-/// It is the same on every replay.
+/// The `_id` of a document without a usable upsert key: the first 12 bytes of the SHA-256 of its
+/// event id. It is the same on every replay.
 pub fn derived_object_id(id: &EventId) -> ObjectId {
     let digest = Sha256::digest(id.as_str().as_bytes());
     let mut bytes = [0; 12];

@@ -1,16 +1,17 @@
-//! Whether a text is JSON at all. Every other module of this crate reads only text that passed here.
+//! Checks that a text is JSON. The other modules of this crate read only text that passed this
+//! check.
 
 use std::fmt;
 
 use serde_json::value::RawValue;
 
-/// Not JSON, and where.
+/// A syntax error with its position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NotJson {
     pub(crate) message: String,
     pub(crate) line: usize,
     pub(crate) column: usize,
-    /// What was probably meant, and how JSON says it.
+    /// How JSON writes what was probably meant.
     pub(crate) hint: Option<&'static str>,
 }
 
@@ -21,7 +22,7 @@ impl fmt::Display for NotJson {
     }
 }
 
-/// The JSON value that `bytes` hold, without the white space around it.
+/// The JSON value in `bytes` without surrounding white space.
 pub(crate) fn check_bytes(bytes: &[u8]) -> Result<&RawValue, NotJson> {
     match std::str::from_utf8(bytes) {
         Ok(text) => check(text),
@@ -34,7 +35,7 @@ pub(crate) fn check_bytes(bytes: &[u8]) -> Result<&RawValue, NotJson> {
     }
 }
 
-/// The JSON value that `text` holds, without the white space around it.
+/// The JSON value in `text` without surrounding white space.
 pub(crate) fn check(text: &str) -> Result<&RawValue, NotJson> {
     if text.starts_with('\u{feff}') {
         let message = "a byte order mark before the JSON".to_owned();
@@ -49,7 +50,7 @@ pub(crate) fn check(text: &str) -> Result<&RawValue, NotJson> {
     })
 }
 
-/// What is right in place of the word at this place, if other languages have that word.
+/// How JSON writes the word at this position, if it is a word of another language.
 fn hint(text: &str, line: usize, column: usize) -> Option<&'static str> {
     let line = text.split('\n').nth(line.checked_sub(1)?)?.as_bytes();
     let (before, after) = line.split_at_checked(column.saturating_sub(1))?;
@@ -84,13 +85,13 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_order_mark_is_named() {
+    fn a_byte_order_mark_is_reported() {
         let error = check("\u{feff}{}").unwrap_err().to_string();
         assert_eq!(error, "a byte order mark before the JSON at line 1 column 1; send it without");
     }
 
     #[test]
-    fn a_word_of_another_language_is_named() {
+    fn a_word_of_another_language_gets_a_hint() {
         for word in ["NaN", "nan", "-NaN", "Infinity", "-Infinity", "+Infinity", "Inf", "-inf"] {
             for text in [
                 word.to_owned(),
@@ -137,14 +138,14 @@ mod tests {
     }
 
     #[test]
-    fn text_after_the_value_and_json5_are_refused() {
+    fn text_after_the_value_and_json5_are_rejected() {
         for text in ["{} {}", "{\"a\":1,}", "[01]", "NaN", "{'a':1}", "\"\u{1}\"", "\"\\x\"", "", " "] {
             assert!(check(text).is_err(), "{text}");
         }
     }
 
     #[test]
-    fn a_million_levels_do_not_end_the_process() {
+    fn a_million_levels_do_not_overflow_the_stack() {
         let text = "[".repeat(1_000_000) + &"]".repeat(1_000_000);
         assert_eq!(check(&text).unwrap().get().len(), text.len());
     }

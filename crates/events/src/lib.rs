@@ -1,8 +1,9 @@
-//! The event: its schema, its rules, its JSON and its BSON form. No I/O, no async.
+//! Schema, validation rules, JSON form and BSON form of an event. No I/O, no async.
 //!
-//! Guarantee: **what is accepted can be stored.** [`parse_request`] and [`Payload::parse`] (the producer) and
-//! [`decode`] (the consumer) judge a payload with one and the same function, the one that builds the document. So an
-//! event that the producer accepted never becomes a dead letter because of its content.
+//! Guarantee: **an accepted payload can be stored.** One function validates a payload and builds
+//! its document. The producer calls it through [`parse_request`] and [`Payload::parse`], the
+//! consumer through [`decode`]. An event that the producer accepted is therefore never
+//! dead-lettered because of its content.
 //!
 //! ```
 //! use events::{Event, EventId, Millis, RecordView, Rules};
@@ -19,23 +20,23 @@
 //! assert_eq!(event.document.get_str("event_timestamp_iso").unwrap(), "2024-10-27T03:33:20.100Z");
 //! ```
 //!
-//! Choices that the contract leaves open:
+//! Rules that the contract does not state:
 //!
-//! - `null` as `id`, `timestamp`, `ingested_at` or `api_version` is the same as leaving the field out.
-//! - The payload object itself is nesting level 1; 90 levels are accepted. A value that a later duplicate key replaces
-//!   is judged like any other.
+//! - `null` as `id`, `timestamp`, `ingested_at` or `api_version` means that the field is absent.
+//! - The payload object itself is nesting level 1; 90 levels are accepted. A value that a later
+//!   duplicate key replaces is validated too.
 //! - `-0` is the integer 0; `-0.0` is the double -0.0.
-//! - At most 100 faults are listed one by one; one more says how many are left. Names in a fault are cut at 256
-//!   characters, so that a small body cannot ask for a large answer.
-//! - A real number as timestamp of a Kafka record is refused: whether it means seconds or milliseconds is a guess.
-//! - A foreign record without `api_version` becomes a document without that field.
+//! - At most 100 violations are listed; one more entry counts the others. Names in a violation are
+//!   cut at 256 characters, so that a small body cannot cause a large response.
+//! - A real number as timestamp in a Kafka record is a violation, because its unit would be a
+//!   guess.
+//! - A record of another producer without `api_version` becomes a document without that field.
 
 mod convert;
 mod cursor;
 mod document;
 mod envelope;
 mod event;
-mod fault;
 mod field;
 mod id;
 mod json;
@@ -47,13 +48,22 @@ mod record;
 mod request;
 mod source;
 mod timestamp;
+mod validation;
 mod writer;
 
 pub use event::Event;
-pub use fault::{Fault, Loc};
 pub use id::{EventId, derived_object_id};
 pub use millis::Millis;
 pub use payload::{Payload, aircraft_id};
 pub use record::{Decoded, Poison, RecordView, StorableEvent, decode};
-pub use request::{Draft, Refusal, Rules, parse_request};
+pub use request::{Draft, RequestError, Rules, parse_request};
 pub use source::Source;
+pub use validation::{Loc, Violation};
+
+/// The former name of [`Violation`].
+#[doc(hidden)]
+pub use validation::Violation as Fault;
+
+/// The former name of [`RequestError`].
+#[doc(hidden)]
+pub use request::RequestError as Refusal;

@@ -1,27 +1,27 @@
-//! The members of objects that are being written to a BSON buffer: of several with one key only the last one stays.
+//! The members of objects in a BSON buffer. Of several members with one key only the last is kept.
 //!
-//! Never slower than sorting the keys, whatever keys a client sends.
+//! The cost is at most that of sorting the keys, whatever keys a client sends.
 
-/// Up to here comparing each key with each is faster than sorting.
+/// Up to this number comparing all pairs of keys is faster than sorting.
 const FEW: usize = 16;
 
 #[derive(Clone, Copy)]
 struct Member {
-    /// Where its element starts: the type, the key, a NUL, the value.
+    /// The first byte of the element: type, key, NUL, value.
     start: usize,
-    /// Where its value starts.
+    /// The first byte of the value.
     value: usize,
     kept: bool,
 }
 
-/// The members of all objects that are not complete yet, outermost first.
+/// The members of all incomplete objects, the outermost object first.
 pub(crate) struct Members(Vec<Member>);
 
 /// One member of a complete object.
 pub(crate) struct Written<'b> {
     pub(crate) key: &'b [u8],
     pub(crate) kind: u8,
-    /// Type, key and value, as they stand in a document.
+    /// The bytes of type, key and value.
     pub(crate) element: &'b [u8],
 }
 
@@ -30,18 +30,18 @@ impl Members {
         Self(Vec::with_capacity(32))
     }
 
-    /// The number of members so far: where the next object's own start.
+    /// The number of members so far, which is the index of the next object's first member.
     pub(crate) fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// A member whose element starts at byte `start` and whose value starts at byte `value`.
+    /// Adds a member whose element starts at byte `start` and whose value starts at byte `value`.
     pub(crate) fn push(&mut self, start: usize, value: usize) {
         self.0.push(Member { start, value, kept: true });
     }
 
-    /// Completes the object whose members start at `first`: takes what a later duplicate replaces out of `bytes`, and
-    /// then what `keep` refuses.
+    /// Completes the object whose members start at `first`. Removes from `bytes` the members that a
+    /// later duplicate replaces, and those that `keep` does not accept.
     pub(crate) fn complete(
         &mut self,
         first: usize,
@@ -87,7 +87,7 @@ fn mark_replaced(members: &mut [Member], bytes: &[u8]) {
 }
 
 fn is_same_key(bytes: &[u8], one: &Member, other: &Member) -> bool {
-    // The lengths are known without finding the keys.
+    // The lengths are known without searching the keys.
     one.value - one.start == other.value - other.start && key(bytes, one) == key(bytes, other)
 }
 
@@ -99,7 +99,7 @@ fn key<'b>(bytes: &'b [u8], member: &Member) -> &'b [u8] {
 mod tests {
     use super::{FEW, Members};
 
-    /// Elements of type `t` whose value is one byte: the member's number.
+    /// Elements of type `t` whose value is one byte: the number of the member.
     fn complete(keys: &[&str], keep: impl Fn(&[u8]) -> bool) -> Vec<u8> {
         let mut bytes = b"before".to_vec();
         let mut members = Members::new();
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_of_several_members_with_one_key_stays() {
+    fn of_several_members_with_one_key_the_last_is_kept() {
         assert_eq!(complete(&["a", "b", "a", "c", "a"], |_| true), b"beforetb\0\x01tc\0\x03ta\0\x04");
         assert_eq!(complete(&["a", "a", ""], |_| true), b"beforeta\0\x01t\0\x02");
         assert_eq!(complete(&[], |_| true), b"before");
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_kept_leaves_no_gap() {
+    fn a_removed_member_leaves_no_gap() {
         assert_eq!(complete(&["a", "b", "c"], |key| key != b"b"), b"beforeta\0\x00tc\0\x02");
         assert_eq!(complete(&["a", "b"], |_| false), b"before");
     }

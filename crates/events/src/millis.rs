@@ -1,9 +1,9 @@
-//! A point in time that every part of the system can hold: milliseconds of the years 1970 to 9999.
+//! A timestamp in milliseconds, within the years 1970 to 9999.
 
 use jiff::{SignedDuration, civil};
 use serde::Serialize;
 
-/// Civil time, not [`jiff::Timestamp`]: the latter ends a day before the year 9999 does.
+/// Civil time and not [`jiff::Timestamp`], which ends a day before the end of the year 9999.
 pub(crate) const EPOCH: civil::DateTime = civil::DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
 
 /// Milliseconds since 1970-01-01T00:00:00Z, from 0 to the end of the year 9999.
@@ -14,7 +14,7 @@ impl Millis {
     /// The last millisecond of the year 9999.
     pub const MAX: Self = Self(253_402_300_799_999);
 
-    /// None if `ms` is negative or past the year 9999.
+    /// `None` if `ms` is negative or after the year 9999.
     pub fn new(ms: i64) -> Option<Self> {
         (0..=Self::MAX.0).contains(&ms).then_some(Self(ms))
     }
@@ -24,7 +24,7 @@ impl Millis {
         self.0
     }
 
-    /// The time as text: `2025-10-26T20:16:03.123Z`, always with three digits of a second.
+    /// The time as text with three digits of a second: `2025-10-26T20:16:03.123Z`.
     pub fn iso(self) -> String {
         let time = EPOCH.saturating_add(SignedDuration::from_millis(self.0));
         format!("{time:.3}Z")
@@ -45,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn times_outside_the_years_1970_to_9999_are_refused() {
+    fn times_outside_the_years_1970_to_9999_are_rejected() {
         assert_eq!(Millis::new(-1), None);
         assert_eq!(Millis::new(Millis::MAX.get() + 1), None);
         assert_eq!(Millis::new(i64::MIN), None);

@@ -1,8 +1,8 @@
-//! JSON numbers become BSON numbers without losing a digit, or are refused.
+//! Converts JSON numbers to BSON numbers without loss, or rejects them.
 
 use bson::Decimal128;
 
-/// A number as BSON holds it.
+/// A number in BSON.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Number {
     Int32(i32),
@@ -11,10 +11,11 @@ pub(crate) enum Number {
     Decimal(Decimal128),
 }
 
-/// The BSON form of a JSON number; None if no form holds it.
+/// The BSON form of a JSON number, `None` if there is none.
 ///
-/// An integer (no `.`, no `e`) becomes int32, int64, or else Decimal128 if that is exact. A real becomes the nearest
-/// double; where that is infinite, or zero for a text that is not zero, Decimal128 if that is exact.
+/// An integer (no `.`, no `e`) becomes int32, else int64, else Decimal128 if that is exact. A real
+/// becomes the nearest double. If the double is infinite, or zero for a nonzero text, the number
+/// becomes Decimal128 if that is exact.
 pub(crate) fn of_json(text: &str) -> Option<Number> {
     if text.contains(['.', 'e', 'E']) { real(text) } else { integer(text) }
 }
@@ -32,7 +33,7 @@ fn real(text: &str) -> Option<Number> {
     if double.is_infinite() || underflow { decimal(text) } else { Some(Number::Double(double)) }
 }
 
-/// The library refuses a number that Decimal128 cannot hold exactly.
+/// The library rejects a number that Decimal128 cannot hold exactly.
 fn decimal(text: &str) -> Option<Number> {
     text.parse().ok().map(Number::Decimal)
 }
@@ -67,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn large_integers_are_exact_or_refused() {
+    fn large_integers_are_exact_or_rejected() {
         let nines = "9".repeat(34);
         assert_eq!(decimal(&nines), Some(nines.clone()));
         assert_eq!(of_json(&format!("{nines}9")), None);
@@ -94,14 +95,14 @@ mod tests {
     }
 
     #[test]
-    fn reals_outside_the_doubles_are_exact_decimals_or_refused() {
+    fn reals_outside_doubles_are_exact_decimals_or_rejected() {
         assert_eq!(decimal("1e400").as_deref(), Some("1E+400"));
         assert_eq!(decimal("-1.50e+400").as_deref(), Some("-1.50E+400"));
         assert_eq!(decimal("1e-400").as_deref(), Some("1E-400"));
         assert_eq!(decimal("1e-6176").as_deref(), Some("1E-6176"));
         assert_eq!(decimal("10e-6177").as_deref(), Some("1E-6176"));
         assert!(decimal("9.999999999999999999999999999999999e6144").is_some());
-        for refused in [
+        for rejected in [
             "1e6145",
             "1e-6177",
             "11e-6177",
@@ -110,7 +111,7 @@ mod tests {
             "1.2345678901234567890123456789012345e400",
             "-1e99999999999999999999",
         ] {
-            assert_eq!(of_json(refused), None, "{refused}");
+            assert_eq!(of_json(rejected), None, "{rejected}");
         }
     }
 }

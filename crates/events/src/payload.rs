@@ -1,53 +1,53 @@
-//! A payload that is known to be storable, as the text it came as.
+//! A validated payload, kept as its original text.
 
 use std::{fmt, sync::Arc};
 
 use crate::{
     cursor::Cursor,
-    document,
-    fault::{BODY, Breach, Fault, Faults, Path},
-    field,
+    document, field,
     id::EventId,
     json,
+    validation::{BODY, BrokenRule, Path, Violation, Violations},
 };
 
-/// A JSON object that can be stored, byte for byte as it came. A clone is cheap.
+/// A JSON object that can be stored, byte for byte as received. A clone is cheap.
 #[derive(Clone)]
 pub struct Payload(Arc<str>);
 
 impl Payload {
-    /// The payload that `text` is, or everything that keeps it from being stored. White space around the object is
-    /// not part of it. Faults are at `body.payload`.
-    pub fn parse(text: &str) -> Result<Self, Vec<Fault>> {
+    /// Validates `text` as a payload and returns all violations, located at `body.payload`. White
+    /// space around the object is removed.
+    pub fn parse(text: &str) -> Result<Self, Vec<Violation>> {
         let path = Path::Name(&BODY, "payload");
-        let mut faults = Faults::default();
-        let raw = json::check(text).map_err(|error| Breach::new("json_invalid", error.to_string()));
-        let payload = faults.take(&path, raw).and_then(|raw| Self::judge(raw.get(), &path, &mut faults));
-        payload.ok_or_else(|| faults.into_list())
+        let mut violations = Violations::default();
+        let raw = json::check(text).map_err(|error| BrokenRule::new("json_invalid", error.to_string()));
+        let payload =
+            violations.take(&path, raw).and_then(|raw| Self::validate(raw.get(), &path, &mut violations));
+        payload.ok_or_else(|| violations.into_list())
     }
 
-    /// The payload that the JSON value `text` is.
-    pub(crate) fn judge(text: &str, path: &Path<'_>, faults: &mut Faults) -> Option<Self> {
-        let before = faults.count();
-        document::Draft::new(text, path, faults);
-        (faults.count() == before).then(|| Self(Arc::from(text)))
+    /// Validates the JSON value `text` as a payload.
+    pub(crate) fn validate(text: &str, path: &Path<'_>, violations: &mut Violations) -> Option<Self> {
+        let before = violations.count();
+        document::DocumentBuilder::new(text, path, violations);
+        (violations.count() == before).then(|| Self(Arc::from(text)))
     }
 
-    /// The payload's text.
+    /// The text of the payload.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
 impl fmt::Debug for Payload {
-    /// Only the size: a payload never gets into a log.
+    /// Writes only the size, so that no payload gets into a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Payload({} bytes)", self.as_str().len())
     }
 }
 
 impl PartialEq for Payload {
-    /// Whether the texts are the same.
+    /// Compares the texts.
     fn eq(&self, other: &Self) -> bool {
         self.as_str() == other.as_str()
     }
@@ -55,7 +55,7 @@ impl PartialEq for Payload {
 
 impl Eq for Payload {}
 
-/// The id of an aircraft: its `mode_s`, else its `registration`; None if neither is text that makes an id.
+/// The id of an aircraft: its `mode_s`, else its `registration`; `None` if neither is a valid id.
 pub fn aircraft_id(payload: &Payload) -> Option<EventId> {
     let (mut mode_s, mut registration) = (None, None);
     let mut cursor = Cursor::new(payload.as_str());
@@ -68,7 +68,7 @@ pub fn aircraft_id(payload: &Payload) -> Option<EventId> {
             _ => {}
         }
     }
-    let id = |raw: &str| EventId::judge(field::text(raw).ok()?.into_owned()).ok();
+    let id = |raw: &str| EventId::validate(field::text(raw).ok()?.into_owned()).ok();
     mode_s.and_then(id).or_else(|| registration.and_then(id))
 }
 
@@ -80,14 +80,14 @@ mod tests {
         aircraft_id(&Payload::parse(payload).unwrap()).map(|id| id.to_string())
     }
 
-    fn fault(payload: &str) -> (String, &'static str) {
-        let faults = Payload::parse(payload).unwrap_err();
-        assert_eq!(faults.len(), 1, "{faults:?}");
-        (faults[0].to_string(), faults[0].kind)
+    fn violation(payload: &str) -> (String, &'static str) {
+        let violations = Payload::parse(payload).unwrap_err();
+        assert_eq!(violations.len(), 1, "{violations:?}");
+        (violations[0].to_string(), violations[0].kind)
     }
 
     #[test]
-    fn the_text_stays_byte_for_byte() {
+    fn the_text_is_kept_byte_for_byte() {
         let text = "{ \"b\" : 1.50,\n\t\"a\":\"\\u0041\", \"b\":1e0 }";
         let payload = Payload::parse(&format!(" \n{text}\r\n")).unwrap();
         assert_eq!(payload.as_str(), text);
@@ -98,33 +98,33 @@ mod tests {
     #[test]
     fn only_a_json_object_is_a_payload() {
         for text in ["[]", "1", "null", "\"{}\""] {
-            assert_eq!(fault(text).1, "dict_type", "{text}");
+            assert_eq!(violation(text).1, "dict_type", "{text}");
         }
-        let (fault, kind) = fault("{\n\"a\":}");
+        let (violation, kind) = violation("{\n\"a\":}");
         assert_eq!(kind, "json_invalid");
-        assert_eq!(fault, "body.payload: expected value at line 2 column 5");
+        assert_eq!(violation, "body.payload: expected value at line 2 column 5");
     }
 
     #[test]
-    fn what_cannot_be_stored_is_refused_with_its_path() {
-        assert_eq!(fault(r#"{"a":[{"b":1e9999}]}"#).1, "number_out_of_range");
-        assert!(fault(r#"{"a":[{"b":1e9999}]}"#).0.starts_with("body.payload.a[0].b: "));
-        assert_eq!(fault(r#"{"mode_s":[],"registration":[]}"#).1, "parallel_arrays");
+    fn a_value_that_cannot_be_stored_is_a_violation_with_its_path() {
+        assert_eq!(violation(r#"{"a":[{"b":1e9999}]}"#).1, "number_out_of_range");
+        assert!(violation(r#"{"a":[{"b":1e9999}]}"#).0.starts_with("body.payload.a[0].b: "));
+        assert_eq!(violation(r#"{"mode_s":[],"registration":[]}"#).1, "parallel_arrays");
         assert!(Payload::parse(r#"{"mode_s":[],"registration":"x"}"#).is_ok());
         assert!(Payload::parse(r#"{"mode_s":[],"registration":[],"mode_s":1}"#).is_ok());
     }
 
     #[test]
-    fn a_payload_whose_document_would_be_too_large_is_refused() {
+    fn a_payload_whose_document_is_too_large_is_rejected() {
         let payload = |bytes: usize| format!(r#"{{"a":"{}"}}"#, "x".repeat(bytes));
         assert!(Payload::parse(&payload(16 * 1024 * 1024 - 5000)).is_ok());
-        assert_eq!(fault(&payload(16 * 1024 * 1024 - 4096)).1, "document_too_large");
-        // The text is smaller than 16 MiB, its document is not.
-        assert_eq!(fault(&format!(r#"{{"a":[1{}]}}"#, ",1".repeat(2_000_000))).1, "document_too_large");
+        assert_eq!(violation(&payload(16 * 1024 * 1024 - 4096)).1, "document_too_large");
+        // The text is smaller than 16 MiB, its document is larger.
+        assert_eq!(violation(&format!(r#"{{"a":[1{}]}}"#, ",1".repeat(2_000_000))).1, "document_too_large");
     }
 
     #[test]
-    fn an_aircraft_is_its_mode_s_or_else_its_registration() {
+    fn the_id_of_an_aircraft_is_its_mode_s_else_its_registration() {
         assert_eq!(id(r#"{"registration":"D-OBII","mode_s":"3F28BC"}"#).as_deref(), Some("3F28BC"));
         assert_eq!(id(r#"{"registration":"D-OBII"}"#).as_deref(), Some("D-OBII"));
         assert_eq!(id(r#"{"registration":"D-OBII","mode_s":""}"#).as_deref(), Some("D-OBII"));

@@ -1,27 +1,28 @@
-//! Where an event comes from. A valid source is also a valid name of a collection.
+//! The source of an event. A valid source is also a valid name of a collection.
 
 use std::fmt;
 
 use serde::Serialize;
 
-use crate::fault::Breach;
+use crate::validation::BrokenRule;
 
 const MAX_BYTES: usize = 64;
 
-/// A source: `^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`, where MongoDB and its drivers open a collection of that name.
+/// A source: `^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`, except names that MongoDB or its drivers reject
+/// for a collection.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Source(String);
 
 impl Source {
-    /// The source that `text` is, or why it is none.
+    /// Validates `text` as a source. The error is the reason.
     pub fn new(text: impl Into<String>) -> Result<Self, String> {
-        Self::judge(text.into()).map_err(|breach| breach.msg)
+        Self::validate(text.into()).map_err(|broken_rule| broken_rule.msg)
     }
 
-    pub(crate) fn judge(text: String) -> Result<Self, Breach> {
+    pub(crate) fn validate(text: String) -> Result<Self, BrokenRule> {
         let starts_well = text.starts_with(|first: char| first.is_ascii_alphanumeric());
         let goes_on_well = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
-        let fault = if !starts_well || !goes_on_well || text.len() > MAX_BYTES {
+        let violation = if !starts_well || !goes_on_well || text.len() > MAX_BYTES {
             "Source should match ^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
         } else if text.starts_with("system.") || text.contains(".system.") {
             "Source should not start with system. or contain .system. (MongoDB reserves such collections)"
@@ -30,7 +31,7 @@ impl Source {
         } else {
             return Ok(Self(text));
         };
-        Err(Breach::new("string_pattern_mismatch", fault))
+        Err(BrokenRule::new("string_pattern_mismatch", violation))
     }
 
     /// The source as text.
@@ -51,19 +52,19 @@ mod tests {
 
     use super::Source;
 
-    /// What the server checks when it creates a collection in any database of a client.
-    fn server_refuses(name: &str) -> bool {
+    /// The server's check when a client creates a collection.
+    fn server_rejects(name: &str) -> bool {
         name.is_empty()
             || name.starts_with('.')
             || name.contains(['$', '\0'])
             || name.starts_with("system.")
             || name.contains(".system.")
-            // The longest name of a database, a dot, and what a sharded collection's namespace may have.
+            // The longest database name, a dot, and the limit of a sharded collection's namespace.
             || 63 + 1 + name.len() > 235
     }
 
-    /// What the drivers of Python and Node.js check before they send anything.
-    fn driver_refuses(name: &str) -> bool {
+    /// The check of the drivers for Python and Node.js before they send a command.
+    fn driver_rejects(name: &str) -> bool {
         name.is_empty()
             || name.starts_with('.')
             || name.ends_with('.')
@@ -80,14 +81,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_source_is_accepted_exactly_if_its_collection_can_be_opened(
+        fn a_source_is_accepted_only_if_its_collection_can_be_opened(
             parts in prop::collection::vec(
                 select(vec![".", "..", "system", "System", "system.", "buckets", "a", "9", "_", "-", "$", "\0", "é", "abcdefghij"]),
                 0..9,
             ),
         ) {
             let name = parts.concat();
-            let right = matches_pattern(&name) && !server_refuses(&name) && !driver_refuses(&name);
+            let right = matches_pattern(&name) && !server_rejects(&name) && !driver_rejects(&name);
             prop_assert_eq!(Source::new(name.clone()).is_ok(), right, "{:?}", name);
         }
     }
@@ -114,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_cannot_be_a_collection_are_refused_with_the_reason() {
+    fn names_that_cannot_be_a_collection_are_rejected_with_a_reason() {
         for (text, reason) in [
             ("", "match ^"),
             (".a", "match ^"),

@@ -1,23 +1,24 @@
-//! Timestamps as text and as numbers become [`Millis`] by decimal arithmetic: no digit is lost to a float, and what is
-//! finer than a millisecond is cut, never rounded.
+//! Converts timestamps from text and numbers to [`Millis`] by decimal arithmetic. No digit is lost
+//! to a float. Digits below a millisecond are truncated, never rounded.
 
 use jiff::civil;
 
 use crate::{
-    fault::Breach,
     millis::{EPOCH, Millis},
+    validation::BrokenRule,
 };
 
-/// A value of 13 integer digits or more (10^12 and up) counts milliseconds, a smaller one seconds.
+/// A number with at least this many integer digits (10^12 and up) is in milliseconds, a smaller one
+/// in seconds.
 const MILLISECOND_DIGITS: i64 = 13;
-/// More integer digits than this are past the year 9999 in either unit.
+/// A number with more integer digits is after the year 9999 in both units.
 const MAX_DIGITS: i64 = 16;
 const SECOND_MS: i64 = 1000;
 const MINUTE_MS: i64 = 60 * SECOND_MS;
 const DAY_MS: i64 = 24 * 60 * MINUTE_MS;
 
 /// A JSON number: epoch milliseconds from 10^12 on, epoch seconds below.
-pub(crate) fn of_number(text: &str) -> Result<Millis, Breach> {
+pub(crate) fn of_number(text: &str) -> Result<Millis, BrokenRule> {
     let (negative, number) = text.strip_prefix('-').map_or((false, text), |number| (true, number));
     let (mantissa, exponent) = match number.split_once(['e', 'E']) {
         Some((mantissa, exponent)) => (mantissa, saturating_exponent(exponent)),
@@ -34,11 +35,11 @@ pub(crate) fn of_number(text: &str) -> Result<Millis, Breach> {
     }
     let zeros = signed(padded.len() - digits.len());
     let integer_digits = signed(whole.len()).saturating_sub(zeros).saturating_add(exponent);
-    // A client that means another unit learns from this which one was assumed.
+    // The message names the assumed unit for a client that meant another one.
     let too_late = || {
         let unit = if integer_digits >= MILLISECOND_DIGITS { "milliseconds" } else { "seconds" };
         let msg = format!("Time should not be past the year 9999: the number was taken as {unit}");
-        Breach::new("less_than_equal", msg)
+        BrokenRule::new("less_than_equal", msg)
     };
     if integer_digits > MAX_DIGITS {
         return Err(too_late());
@@ -50,10 +51,10 @@ pub(crate) fn of_number(text: &str) -> Result<Millis, Breach> {
     Millis::new(ms).ok_or_else(too_late)
 }
 
-/// A JSON number inside a Kafka record: an integer of milliseconds, whatever its size.
-pub(crate) fn of_record_number(text: &str) -> Result<Millis, Breach> {
+/// A JSON number in a Kafka record: an integer of milliseconds of any size.
+pub(crate) fn of_record_number(text: &str) -> Result<Millis, BrokenRule> {
     if text.contains(['.', 'e', 'E']) {
-        return Err(Breach::new("int_type", "A number here should be an integer of milliseconds"));
+        return Err(BrokenRule::new("int_type", "A number here should be an integer of milliseconds"));
     }
     match text.parse::<i64>() {
         Ok(ms) if ms < 0 => Err(too_early()),
@@ -64,12 +65,12 @@ pub(crate) fn of_record_number(text: &str) -> Result<Millis, Breach> {
 }
 
 /// RFC 3339 text with an offset.
-pub(crate) fn of_text(text: &str) -> Result<Millis, Breach> {
-    let ms = rfc3339(text).map_err(|msg| Breach::new("datetime_parsing", msg))?;
+pub(crate) fn of_text(text: &str) -> Result<Millis, BrokenRule> {
+    let ms = rfc3339(text).map_err(|msg| BrokenRule::new("datetime_parsing", msg))?;
     if ms < 0 { Err(too_early()) } else { Millis::new(ms).ok_or_else(too_late) }
 }
 
-/// The grammar is checked here, since the library's is wider; the calendar is the library's.
+/// The grammar is checked here, because the library accepts more. The library checks the calendar.
 fn rfc3339(text: &str) -> Result<i64, &'static str> {
     const GRAMMAR: &str = "Input should be an RFC 3339 time with an offset, such as 2025-10-26T20:16:03.123Z";
     const CALENDAR: &str = "Input should be a date and time that exist";
@@ -77,7 +78,7 @@ fn rfc3339(text: &str) -> Result<i64, &'static str> {
     let (moment, rest) = split_moment(text).ok_or(GRAMMAR)?;
     let (fraction_ms, offset) = split_fraction(rest).ok_or(GRAMMAR)?;
     let offset_ms = offset_minutes(offset).ok_or(GRAMMAR)? * MINUTE_MS;
-    // The library takes second 60 as second 59.
+    // The library reads second 60 as second 59.
     let leap_second = moment.ends_with(":60");
     let moment: civil::DateTime = moment.parse().map_err(|_| CALENDAR)?;
     let ms = i64::try_from(moment.duration_since(EPOCH).as_millis()).map_err(|_| CALENDAR)? - offset_ms;
@@ -87,7 +88,7 @@ fn rfc3339(text: &str) -> Result<i64, &'static str> {
     Ok(ms + fraction_ms)
 }
 
-/// `2025-10-26T20:16:03`, and what follows it.
+/// Splits `2025-10-26T20:16:03` from the rest.
 fn split_moment(text: &str) -> Option<(&str, &str)> {
     const SHAPE: &[u8; 19] = b"dddd-dd-ddTdd:dd:dd";
     let (moment, rest) = text.split_at_checked(SHAPE.len())?;
@@ -99,7 +100,7 @@ fn split_moment(text: &str) -> Option<(&str, &str)> {
     shaped.then_some((moment, rest))
 }
 
-/// `.123456Z` → 123 and `Z`.
+/// Splits `.123456Z` into 123 and `Z`.
 fn split_fraction(text: &str) -> Option<(i64, &str)> {
     let Some(fraction) = text.strip_prefix('.') else { return Some((0, text)) };
     let end = fraction.bytes().position(|byte| !byte.is_ascii_digit())?;
@@ -134,12 +135,12 @@ fn signed(length: usize) -> i64 {
     i64::try_from(length).unwrap_or(i64::MAX)
 }
 
-pub(crate) fn too_early() -> Breach {
-    Breach::new("greater_than_equal", "Time should not be before 1970-01-01T00:00:00Z")
+pub(crate) fn too_early() -> BrokenRule {
+    BrokenRule::new("greater_than_equal", "Time should not be before 1970-01-01T00:00:00Z")
 }
 
-pub(crate) fn too_late() -> Breach {
-    Breach::new("less_than_equal", "Time should not be past the year 9999")
+pub(crate) fn too_late() -> BrokenRule {
+    BrokenRule::new("less_than_equal", "Time should not be past the year 9999")
 }
 
 #[cfg(test)]
@@ -147,11 +148,11 @@ mod tests {
     use super::{of_number, of_record_number, of_text};
 
     fn number(text: &str) -> Result<i64, &'static str> {
-        of_number(text).map(|millis| millis.get()).map_err(|breach| breach.kind)
+        of_number(text).map(|millis| millis.get()).map_err(|broken_rule| broken_rule.kind)
     }
 
     fn text(text: &str) -> Result<i64, &'static str> {
-        of_text(text).map(|millis| millis.get()).map_err(|breach| breach.kind)
+        of_text(text).map(|millis| millis.get()).map_err(|broken_rule| broken_rule.kind)
     }
 
     #[test]
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn fractions_are_cut_to_milliseconds_without_floats() {
+    fn fractions_are_truncated_to_milliseconds_without_floats() {
         assert_eq!(number("1730000000.123456"), Ok(1_730_000_000_123));
         assert_eq!(number("1730000000.9999999999"), Ok(1_730_000_000_999));
         assert_eq!(number("0.0019"), Ok(1));
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn exponents_are_numbers_too() {
+    fn numbers_with_exponents_are_read() {
         assert_eq!(number("1.73e9"), Ok(1_730_000_000_000));
         assert_eq!(number("1.73E+12"), Ok(1_730_000_000_000));
         assert_eq!(number("1730000000123e-3"), Ok(1_730_000_000_123));
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_outside_the_years_1970_to_9999_are_refused() {
+    fn numbers_outside_the_years_1970_to_9999_are_rejected() {
         assert_eq!(number("-1"), Err("greater_than_equal"));
         assert_eq!(number("-0.0001"), Err("greater_than_equal"));
         assert_eq!(number("253402300799"), Ok(253_402_300_799_000));
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn in_a_record_an_integer_is_milliseconds_whatever_its_size() {
+    fn in_a_record_an_integer_of_any_size_is_milliseconds() {
         assert_eq!(of_record_number("1730000000").unwrap().get(), 1_730_000_000);
         assert_eq!(of_record_number("5").unwrap().get(), 5);
         for (text, kind) in [
@@ -251,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_names_the_rule_that_the_text_breaks() {
+    fn a_violation_names_the_broken_rule() {
         for (wrong, rule) in [
             ("27.10.2024", "RFC 3339"),
             ("2024-10-27T03:33:20", "with an offset"),
@@ -270,14 +271,14 @@ mod tests {
     }
 
     #[test]
-    fn text_outside_the_years_1970_to_9999_is_refused() {
+    fn text_outside_the_years_1970_to_9999_is_rejected() {
         assert_eq!(text("1969-12-31T23:59:59.999Z"), Err("greater_than_equal"));
         assert_eq!(text("9999-12-31T23:59:59-00:01"), Err("less_than_equal"));
         assert_eq!(text("0000-01-01T00:00:00Z"), Err("greater_than_equal"));
     }
 
     #[test]
-    fn other_text_is_refused() {
+    fn other_text_is_rejected() {
         for wrong in [
             "",
             "now",

@@ -1,9 +1,9 @@
-//! BSON bytes, written front to back: one buffer for a document and everything inside it.
+//! Writes BSON front to back into one buffer for a document and everything inside it.
 //!
-//! The library's builder copies each sub-document once more a level and asks for keys of its own type; this one
-//! writes each byte once.
+//! The library's builder copies each subdocument once per level and has its own type of keys. This
+//! writer writes each byte once.
 
-/// BSON's numbers for the types that JSON has.
+/// BSON's type numbers for the types of JSON.
 pub(crate) mod kind {
     pub(crate) const DOUBLE: u8 = 0x01;
     pub(crate) const STRING: u8 = 0x02;
@@ -16,16 +16,16 @@ pub(crate) mod kind {
     pub(crate) const DECIMAL128: u8 = 0x13;
 }
 
-/// The bytes so far. A key must not hold a NUL.
+/// The bytes written so far. A key must not have a NUL.
 pub(crate) struct Writer {
     pub(crate) bytes: Vec<u8>,
 }
 
-/// The place of a document's length, known only at its end.
+/// The position of a document's length, which is written last.
 #[must_use]
 pub(crate) struct Open(usize);
 
-/// The place of an element's type, known only after its value.
+/// The position of an element's type, which is written after its value.
 #[must_use]
 pub(crate) struct Element(usize);
 
@@ -45,7 +45,8 @@ impl Writer {
         Open(at)
     }
 
-    /// Ends it. A length beyond BSON's is refused later, by the limit of a document.
+    /// Ends a document or an array. The limit of a document rejects a length that does not fit
+    /// later.
     pub(crate) fn close(&mut self, open: &Open) {
         self.bytes.push(0);
         let length = i32::try_from(self.bytes.len() - open.0).unwrap_or(i32::MAX);
@@ -54,7 +55,7 @@ impl Writer {
         }
     }
 
-    /// Starts an element; its value follows, then [`Writer::set_kind`].
+    /// Starts an element. Its value follows, then [`Writer::set_kind`].
     pub(crate) fn key(&mut self, key: &str) -> Element {
         let at = self.bytes.len();
         self.bytes.push(kind::NULL);
@@ -63,7 +64,7 @@ impl Writer {
         Element(at)
     }
 
-    /// Starts an element of an array: its key is the index as decimal text.
+    /// Starts an element of an array. Its key is the index as decimal text.
     pub(crate) fn index(&mut self, index: usize) -> Element {
         let mut digits = [0_u8; 20];
         let mut first = digits.len();
@@ -89,7 +90,7 @@ impl Writer {
         }
     }
 
-    /// The value of a string.
+    /// Writes the value of a string.
     pub(crate) fn text(&mut self, text: &str) {
         let length = i32::try_from(text.len() + 1).unwrap_or(i32::MAX);
         self.bytes.extend_from_slice(&length.to_le_bytes());
@@ -103,7 +104,7 @@ impl Writer {
         self.set_kind(&element, kind::STRING);
     }
 
-    /// A sub-document from the bytes of its elements.
+    /// Writes a subdocument from the bytes of its elements.
     pub(crate) fn document(&mut self, key: &str, elements: &[u8]) {
         let element = self.key(key);
         let open = self.open();
@@ -126,7 +127,7 @@ mod tests {
     use super::{Writer, kind};
 
     #[test]
-    fn the_bytes_are_those_of_the_library() {
+    fn the_bytes_equal_those_of_the_library() {
         let mut writer = Writer::with_capacity(0);
         let document = writer.open();
         writer.string("a", "é\0");

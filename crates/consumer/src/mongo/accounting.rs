@@ -1,5 +1,5 @@
 //! Outcome accounting: reads what the replies to a batch's commands mean for its events. Each event
-//! is counted, rejected or postponed, and only by a reply that says so. An update that changes
+//! is counted, rejected or postponed, and only by a reply that confirms it. An update that changes
 //! nothing is *superseded* if the stored document is newer, else *unchanged*.
 
 use events::StorableEvent;

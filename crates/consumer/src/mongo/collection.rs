@@ -292,7 +292,7 @@ impl Collection {
 
     /// Whether to build look-up indexes. One that failed is not retried, because each attempt reads
     /// the whole collection.
-    pub(super) fn wants_lookup_indexes(&self) -> bool {
+    pub(super) fn needs_lookup_indexes(&self) -> bool {
         !self.lookup_indexes_given_up.load(Ordering::Relaxed)
     }
 

@@ -85,13 +85,13 @@ pub(super) fn filter_needs_types(keys: &UpsertKeys) -> bool {
 pub(super) fn user_indexes_may_reject(keys: &UpsertKeys, existing: &[Document]) -> bool {
     let fields: Vec<&str> = keys.fields().collect();
     let ours = [&["_id"][..], &fields, &LOOKUP_FIELDS];
-    let may_refuse = |index: &&Document| {
+    let may_reject = |index: &&Document| {
         let key = index.get_document("key").ok();
         let plain =
             key.is_some_and(|key| key.len() == 1 && key.values().all(|value| value.as_str().is_none()));
         index.get_bool("unique").unwrap_or(false) || !plain
     };
-    existing.iter().filter(may_refuse).any(|index| !ours.iter().any(|ours| has_fields(index, ours)))
+    existing.iter().filter(may_reject).any(|index| !ours.iter().any(|ours| has_fields(index, ours)))
 }
 
 /// The `createIndexes` command.

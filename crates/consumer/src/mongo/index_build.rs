@@ -54,7 +54,7 @@ impl IndexBuild<'_> {
             (None, Some(unique)) => self.build_unique(&unique, in_replica_set).await?,
             (None, None) => {}
         }
-        if missing.lookups.is_empty() || !collection.wants_lookup_indexes() {
+        if missing.lookups.is_empty() || !collection.needs_lookup_indexes() {
             return Ok(());
         }
         self.build_lookups(&missing.lookups, in_replica_set).await

@@ -2,7 +2,7 @@
 //! write strategy of the collection decides which command is sent first; a second command writes
 //! the rest. Several events of a key are merged into one statement if the result is the same.
 //!
-//! Guarantee: an event is counted or rejected only by a reply that says so. If a whole command
+//! Guarantee: an event is counted or rejected only by a reply that confirms it. If a whole command
 //! fails with a transient error, all of its events stay unfinished. [`super::accounting`] reads the
 //! replies.
 

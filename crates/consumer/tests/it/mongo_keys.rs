@@ -99,7 +99,7 @@ async fn concurrent_workers_build_the_indexes_of_a_new_source_once() {
     for worker in 0..8 {
         let (store, source) = (fixture.store.clone(), fixture.source.clone());
         workers.push(tokio::spawn(async move {
-            let event = event("the same", worker, 1, &json!({ "lane": worker }));
+            let event = event("the same", worker, 1, &json!({ "worker": worker }));
             store.apply(&source, &[&event], 0).await
         }));
     }

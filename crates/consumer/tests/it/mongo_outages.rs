@@ -100,10 +100,10 @@ async fn a_wrong_password_is_reported_and_retried_until_it_is_right() {
     let StoreState::Unusable(reason) =
         fixture.wait_for_state(|state| matches!(state, StoreState::Unusable(_))).await
     else {
-        panic!("not refused")
+        panic!("not unusable")
     };
-    let told = format!("{reason} {:?} {:?}", applied.error, fixture.store);
-    assert!(!told.contains(secret), "{told}");
+    let output = format!("{reason} {:?} {:?}", applied.error, fixture.store);
+    assert!(!output.contains(secret), "{output}");
 
     let admin = mongodb::Client::with_uri_str(&uri).await.expect("a client").database("admin");
     let roles = vec![doc! { "role": "root", "db": "admin" }];

@@ -49,7 +49,7 @@ async fn a_server_before_5_0_gets_no_write_and_the_reason_is_reported() {
 #[tokio::test]
 async fn g5_a_document_that_fails_its_whole_command_is_rejected_alone() {
     let bad = |command: &Document| {
-        let refuse = |documents: &[bson::Bson]| {
+        let has_bad_document = |documents: &[bson::Bson]| {
             documents.iter().filter_map(|document| document.as_document()).any(|document| {
                 let replaced = document.get_array("u").ok().map(|pipeline| format!("{pipeline:?}"));
                 document.get_bool("bad").unwrap_or(false)
@@ -57,7 +57,7 @@ async fn g5_a_document_that_fails_its_whole_command_is_rejected_alone() {
             })
         };
         let lists = ["documents", "updates"].iter().filter_map(|list| command.get_array(list).ok());
-        lists.into_iter().any(|list| refuse(list))
+        lists.into_iter().any(|list| has_bad_document(list))
     };
     let deep = doc! { "ok": 0, "code": 15, "codeName": "Overflow", "errmsg": "too deep" };
     let script =

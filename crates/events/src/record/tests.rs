@@ -1,4 +1,4 @@
-//! Records of others, and records that can never be stored.
+//! Records of other producers, and records that can never be stored.
 
 use bson::{Document, doc};
 
@@ -26,7 +26,7 @@ fn poisoned(record: &RecordView<'_>) -> Poison {
 }
 
 #[test]
-fn what_is_absent_comes_from_the_record_around_it() {
+fn absent_fields_come_from_the_record() {
     let event = event(&record(r#"{"source":"s","payload":{"a":1},"id":null,"ingested_at":null}"#));
     assert_eq!(event.id.as_str(), "key");
     assert_eq!((event.timestamp.get(), event.ingested_at.get()), (7000, 7000));
@@ -38,7 +38,7 @@ fn what_is_absent_comes_from_the_record_around_it() {
 }
 
 #[test]
-fn what_is_absent_everywhere_is_named() {
+fn fields_absent_from_value_and_record_are_named() {
     let value = br#"{"source":"s","payload":{}}"#;
     let poison = poisoned(&RecordView { key: None, value, timestamp: None });
     assert_eq!((poison.stage, poison.class), ("decode", "InvalidEnvelope"));
@@ -72,7 +72,7 @@ fn unknown_fields_of_the_envelope_are_kept() {
 }
 
 #[test]
-fn a_source_that_is_not_expected_is_skipped_whatever_else_is_wrong() {
+fn an_unexpected_source_is_skipped_despite_other_violations() {
     let deep = "[".repeat(1000) + &"]".repeat(1000);
     for value in [
         r#"{"source":"other"}"#,
@@ -104,7 +104,7 @@ fn a_record_whose_source_cannot_be_read_is_poison() {
 }
 
 #[test]
-fn a_value_that_is_no_json_object_is_poison() {
+fn a_value_that_is_not_a_json_object_is_poison() {
     for (value, class) in [
         (&b""[..], "EmptyValue"),
         (b" ", "InvalidJson"),
@@ -119,7 +119,7 @@ fn a_value_that_is_no_json_object_is_poison() {
 }
 
 #[test]
-fn what_cannot_be_stored_is_poison_with_its_path() {
+fn a_value_that_cannot_be_stored_is_poison_with_its_path() {
     for (value, reason) in [
         (r#"{"source":"s","payload":{"a":[1e9999]}}"#, "payload.a[0]: "),
         (r#"{"source":"s","payload":{},"b":{"c\u0000":1}}"#, "b.c\0: "),
@@ -132,7 +132,7 @@ fn what_cannot_be_stored_is_poison_with_its_path() {
 }
 
 #[test]
-fn an_envelope_with_faults_names_all_of_them() {
+fn an_invalid_envelope_is_poison_with_all_violations() {
     let value = r#"{"source":"s","id":true,"timestamp":[],"api_version":1,"payload":{"x":1e9999},"id":"b","id":"\ud800"}"#;
     let poison = poisoned(&record(value));
     assert_eq!((poison.stage, poison.class), ("decode", "InvalidEnvelope"));
@@ -144,7 +144,7 @@ fn an_envelope_with_faults_names_all_of_them() {
 }
 
 #[test]
-fn a_reason_is_short() {
+fn a_reason_has_at_most_1_kib() {
     let value = format!(r#"{{"source":"s","payload":{{"a":[{}1e9999]}}}}"#, "1e9999,".repeat(5000));
     assert!(poisoned(&record(&value)).reason.len() <= 1024);
 }

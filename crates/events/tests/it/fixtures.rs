@@ -1,4 +1,4 @@
-//! The sample event of the original system becomes its sample document (with the ISO texts put right).
+//! The sample event of the original system becomes its sample document, with corrected ISO texts.
 
 use events::{Decoded, Event, EventId, Millis, RecordView, Rules, decode, parse_request};
 

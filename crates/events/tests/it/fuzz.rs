@@ -1,17 +1,18 @@
-//! Kept inputs, and inputs near them: whatever comes, it is an event that can be stored or a refusal with its reason.
+//! Inputs of the corpus and mutations of them. Each is an event that can be stored, or is rejected
+//! with a reason.
 
 use bson::Document;
 use events::{
-    Decoded, Event, EventId, Millis, RecordView, Refusal, Rules, StorableEvent, decode, parse_request,
+    Decoded, Event, EventId, Millis, RecordView, RequestError, Rules, StorableEvent, decode, parse_request,
 };
 use proptest::prelude::*;
 
 use crate::kept::{kept, near, shown};
 
-/// What MongoDB takes.
+/// MongoDB's maximum size of a document.
 const DOCUMENT_BYTES: usize = 16 << 20;
 
-/// Fails unless `event` can be stored, and is of the source that it says.
+/// Asserts that `event` can be stored and has the source of its document.
 fn assert_storable(event: &StorableEvent, input: &[u8]) {
     let document = Document::try_from(event.document.clone())
         .unwrap_or_else(|error| panic!("{error}: {}", shown(input)));
@@ -22,7 +23,7 @@ fn assert_storable(event: &StorableEvent, input: &[u8]) {
     assert!(document.get("_id").is_none(), "{}", shown(input));
 }
 
-/// Decodes a record in every way that there is; whether it is an event.
+/// Decodes a record with each kind of metadata. Returns whether it is an event.
 fn decoded(value: &[u8]) -> bool {
     let record = RecordView { key: Some(b"k"), value, timestamp: Some(1_730_000_000_000) };
     let all = decode(&record, |_| true);
@@ -33,7 +34,7 @@ fn decoded(value: &[u8]) -> bool {
             assert_storable(event, value);
             assert_eq!(event.source.as_str(), source, "{}", shown(value));
         }
-        // Of a source that is not expected nothing else is looked at.
+        // Nothing else is checked for a source that is not expected.
         (Err(poison), _) => {
             assert!(matches!(none, Ok(Decoded::OtherSource(_))) || none == all, "{}", shown(value));
             assert!((1..=1024).contains(&poison.reason.len()), "{poison:?}: {}", shown(value));
@@ -44,20 +45,21 @@ fn decoded(value: &[u8]) -> bool {
     all.is_ok()
 }
 
-/// What the producer makes of a body; whether it accepts it. What it accepts, the consumer stores.
+/// Parses a body as the producer does and returns whether it is accepted. The consumer must store
+/// an accepted body.
 fn accepted(body: &[u8]) -> bool {
     let mut draft = match parse_request(body, &Rules::default()) {
         Ok(draft) => draft,
-        Err(Refusal::Empty) => {
+        Err(RequestError::Empty) => {
             assert!(body.trim_ascii().is_empty(), "{}", shown(body));
             return false;
         }
-        Err(Refusal::NotJson { message, line, column, .. }) => {
+        Err(RequestError::NotJson { message, line, column, .. }) => {
             assert!(!message.is_empty() && line > 0 && column <= body.len() + 1, "{}", shown(body));
             return false;
         }
-        Err(Refusal::Invalid(faults)) => {
-            assert!((1..=101).contains(&faults.len()), "{}", shown(body));
+        Err(RequestError::Invalid(violations)) => {
+            assert!((1..=101).contains(&violations.len()), "{}", shown(body));
             return false;
         }
     };
@@ -75,14 +77,14 @@ fn accepted(body: &[u8]) -> bool {
 }
 
 #[test]
-fn fuzz_every_kept_record_is_an_event_or_poison_with_a_reason() {
+fn fuzz_every_corpus_record_is_an_event_or_poison_with_a_reason() {
     let kept = kept("record");
     let events = kept.iter().filter(|(_, value)| decoded(value)).count();
     assert!(events > 20 && kept.len() - events > 40, "{events} of {} are events", kept.len());
 }
 
 #[test]
-fn fuzz_every_kept_body_is_stored_or_refused_with_a_reason() {
+fn fuzz_every_corpus_body_is_stored_or_rejected_with_a_reason() {
     let kept = kept("body");
     let events = kept.iter().filter(|(_, body)| accepted(body)).count();
     assert!(events > 20 && kept.len() - events > 40, "{events} of {} are accepted", kept.len());
@@ -92,12 +94,12 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn fuzz_records_near_the_kept_ones_are_events_or_poison(value in near("record")) {
+    fn fuzz_mutated_corpus_records_are_events_or_poison(value in near("record")) {
         decoded(&value);
     }
 
     #[test]
-    fn fuzz_bodies_near_the_kept_ones_are_stored_or_refused(body in near("body")) {
+    fn fuzz_mutated_corpus_bodies_are_stored_or_rejected(body in near("body")) {
         accepted(&body);
     }
 }

@@ -1,4 +1,5 @@
-//! The inputs that are kept in `corpus`, and inputs near them. The tests of the producer and the consumer use this file too.
+//! The inputs in `corpus` and mutations of them. The tests of producer and consumer include this
+//! file.
 
 use std::path::Path;
 
@@ -6,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-/// What breaks parsers, in pieces.
+/// Fragments that break parsers.
 const PIECES: [&[u8]; 30] = [
     b"{",
     b"}",
@@ -40,7 +41,7 @@ const PIECES: [&[u8]; 30] = [
     b"\"payload_conflicts\":",
 ];
 
-/// Every file of a folder of `corpus`, by name.
+/// All files of a folder of `corpus`, by name.
 pub fn kept(folder: &str) -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../events/corpus").join(folder);
     let files = folder.read_dir().unwrap().map(|entry| entry.unwrap().path());
@@ -51,7 +52,7 @@ pub fn kept(folder: &str) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// A change of an input.
+/// A mutation of an input.
 #[derive(Debug, Clone)]
 enum Edit {
     Byte(Index, u8),
@@ -93,7 +94,7 @@ impl Edit {
     }
 }
 
-/// An input near those of `folder`.
+/// Mutations of the inputs in `folder`.
 pub fn near(folder: &str) -> impl Strategy<Value = Vec<u8>> + use<> {
     let inputs: Vec<Vec<u8>> = kept(folder).into_iter().map(|(_, bytes)| bytes).collect();
     let edit = prop_oneof![
@@ -110,7 +111,7 @@ pub fn near(folder: &str) -> impl Strategy<Value = Vec<u8>> + use<> {
     })
 }
 
-/// An input as a failed test shows it, to be kept.
+/// An input as a failed test prints it, to be added to the corpus.
 pub fn shown(input: &[u8]) -> String {
     format!("b\"{}\"", input.escape_ascii())
 }

@@ -1,15 +1,16 @@
-//! What holds for every input: accepted means storable, nothing changes on the way, nothing panics.
+//! Properties of every input: an accepted event can be stored, its payload is unchanged, and no
+//! input causes a panic.
 
 use bson::Document;
 use events::{
-    Decoded, Event, EventId, Millis, Payload, RecordView, Refusal, Rules, StorableEvent, decode,
+    Decoded, Event, EventId, Millis, Payload, RecordView, RequestError, Rules, StorableEvent, decode,
     parse_request,
 };
 use proptest::{collection::vec, prelude::*};
 
 use crate::{reading::assert_holds_payload, texts::object};
 
-fn value_of(body: &str, ingested_at: i64) -> Result<Vec<u8>, Refusal> {
+fn value_of(body: &str, ingested_at: i64) -> Result<Vec<u8>, RequestError> {
     let mut draft = parse_request(body.as_bytes(), &Rules::default())?;
     let id = draft.id.take().unwrap_or(EventId::new("generated").unwrap());
     Ok(Event::new(draft, id, Millis::new(ingested_at).unwrap(), "1.0.0").to_json())
@@ -26,7 +27,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_accepted_is_stored_and_unchanged(payload in object(), ingested_at in 0..=Millis::MAX.get()) {
+    fn an_accepted_payload_is_stored_unchanged(payload in object(), ingested_at in 0..=Millis::MAX.get()) {
         let body = format!(r#"{{"source":"s","payload":{payload}}}"#);
         match value_of(&body, ingested_at) {
             Ok(value) => {
@@ -38,28 +39,28 @@ proptest! {
                 assert_holds_payload(&Document::try_from(event.document.clone()).unwrap(), &payload);
                 prop_assert_eq!(stored(&value), event);
             }
-            Err(Refusal::Invalid(faults)) => {
+            Err(RequestError::Invalid(violations)) => {
                 let alone = Payload::parse(&payload).unwrap_err();
-                prop_assert_eq!(faults, alone);
+                prop_assert_eq!(violations, alone);
             }
             Err(refusal) => prop_assert!(false, "{:?}", refusal),
         }
     }
 
     #[test]
-    fn what_is_refused_is_poison_as_well(payload in object()) {
+    fn a_rejected_payload_is_poison_in_a_record(payload in object()) {
         let value = format!(r#"{{"id":"a","timestamp":1,"source":"s","payload":{payload},"ingested_at":1}}"#);
         let record = RecordView { key: None, value: value.as_bytes(), timestamp: None };
         prop_assert_eq!(decode(&record, |_| true).is_ok(), Payload::parse(&payload).is_ok());
     }
 
     #[test]
-    fn a_request_of_any_fields_is_accepted_or_refused(
+    fn a_request_with_any_fields_is_accepted_or_rejected(
         fields in vec(("(id|timestamp|source|payload|x|ingested_at)", object()), 0..6),
     ) {
         let fields: Vec<String> = fields.iter().map(|(name, value)| format!("{name:?}:{value}")).collect();
         let body = format!("{{{}}}", fields.join(","));
-        prop_assert!(matches!(value_of(&body, 1), Err(Refusal::Invalid(_))), "no source is an object");
+        prop_assert!(matches!(value_of(&body, 1), Err(RequestError::Invalid(_))), "no source is an object");
         let record = RecordView { key: Some(b"k"), value: body.as_bytes(), timestamp: Some(1) };
         prop_assert!(decode(&record, |_| true).is_err());
     }
@@ -84,7 +85,7 @@ proptest! {
     }
 
     #[test]
-    fn any_time_survives_as_text(ms in 0..=Millis::MAX.get()) {
+    fn any_timestamp_survives_as_text(ms in 0..=Millis::MAX.get()) {
         let iso = Millis::new(ms).unwrap().iso();
         let value = format!(r#"{{"source":"s","payload":{{}},"timestamp":"{iso}"}}"#);
         let record = RecordView { key: Some(b"k"), value: value.as_bytes(), timestamp: Some(1) };
@@ -94,7 +95,7 @@ proptest! {
 }
 
 #[test]
-fn the_generated_payloads_are_both_accepted_and_refused() {
+fn some_generated_payloads_are_accepted_and_some_rejected() {
     use proptest::{strategy::ValueTree, test_runner::TestRunner};
     let mut runner = TestRunner::deterministic();
     let accepted = (0..200)

@@ -1,4 +1,4 @@
-//! An independent reading of a payload: by `serde_json`, level by level, with every number as its text.
+//! Reads a payload independently: with `serde_json`, level by level, with each number as its text.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 type Members<'t> = BTreeMap<String, &'t RawValue>;
 
-/// The names that the metadata takes at the top level.
+/// Reserved names at the top level.
 const RESERVED: [&str; 9] = [
     "_id",
     "event_id",
@@ -20,7 +20,8 @@ const RESERVED: [&str; 9] = [
     "envelope_extra",
 ];
 
-/// Asserts that the document holds every value of the payload unchanged, and nothing else but the metadata.
+/// Asserts that the document has every value of the payload unchanged, and otherwise only the
+/// metadata.
 pub fn assert_holds_payload(document: &Document, payload: &str) {
     let members: Members<'_> = serde_json::from_str(payload).unwrap();
     let (conflicts, plain): (Members<'_>, Members<'_>) =
@@ -72,7 +73,7 @@ fn assert_same(bson: &Bson, json: &str) {
     }
 }
 
-/// Sign, digits without zeros around them, and the power of ten: equal for equal numbers.
+/// Sign, significant digits and power of ten: equal for equal numbers.
 fn digits(text: &str) -> (bool, String, i64) {
     let text = text.to_ascii_lowercase();
     let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));

@@ -1,4 +1,4 @@
-//! JSON objects as awkward as a client can make them: white space, escapes, duplicate keys, long numbers.
+//! Generates unusual JSON objects: white space, escapes, duplicate keys, long numbers.
 
 use proptest::{collection::vec, prelude::*, sample::select, string::string_regex};
 
@@ -6,7 +6,7 @@ fn space() -> impl Strategy<Value = String> {
     string_regex("[ \n\r\t]{0,2}").unwrap()
 }
 
-/// A number of any length that JSON allows, often outside int64 and the doubles.
+/// A JSON number of any length, often outside int64 and double.
 fn number() -> impl Strategy<Value = String> {
     prop_oneof![
         40 => any::<i64>().prop_map(|integer| integer.to_string()),
@@ -19,7 +19,8 @@ fn number() -> impl Strategy<Value = String> {
     ]
 }
 
-/// A string with quotes: escaped, plain, with characters outside the basic plane, and sometimes half a pair.
+/// A quoted string: with escapes, plain, with characters outside the basic plane, and sometimes
+/// with half a surrogate pair.
 fn string() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         60 => any::<char>().prop_map(|c| {
@@ -92,7 +93,7 @@ fn object_of(inner: impl Strategy<Value = String>, members: usize) -> impl Strat
     })
 }
 
-/// The text of a JSON object; often one that cannot be stored.
+/// The text of a JSON object that often cannot be stored.
 pub fn object() -> impl Strategy<Value = String> {
     object_of(value(), 18)
 }
