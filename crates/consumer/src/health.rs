@@ -1,77 +1,70 @@
-//! What the consumer says of itself: whether it can work now, and in words what it waits for.
+//! Source of the health, readiness and metrics responses.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kafka::topics::KafkaReadiness;
+use ::kafka::topics::KafkaReadiness;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use service::health::HealthSource;
 use tokio::sync::watch;
 
-use crate::metrics::Counters;
+use crate::counters::Counters;
 use crate::mongo::StoreState;
-use crate::partition::progress::Waits;
-use crate::partition::view::View;
-use crate::partition::worker::Work;
-use crate::partition::workers::Lanes;
+use crate::partition::progress::{PartitionView, WaitReason};
+use crate::partition::worker::WorkerContext;
+use crate::partition::workers::Workers;
 
-/// What health is told from.
+/// The state from which the responses are made.
 pub struct Health {
-    /// Metrics of this application.
     pub registry: Registry,
-    /// The lanes' tools.
-    pub work: Arc<Work>,
-    /// The lanes.
-    pub lanes: Arc<Lanes>,
-    /// Counters.
+    pub context: Arc<WorkerContext>,
+    pub workers: Arc<Workers>,
     pub counters: Counters,
-    /// Whether Kafka answers.
     pub kafka: watch::Receiver<KafkaReadiness>,
-    /// Members of the group that are no Slipstream consumers, in words.
-    pub strangers: watch::Receiver<Option<String>>,
-    /// Whether MongoDB answers.
+    /// A message about group members that are not Slipstream consumers.
+    pub foreign_members: watch::Receiver<Option<String>>,
     pub store: watch::Receiver<StoreState>,
-    /// Topics, group and database, for people.
+    /// Topics, group and database, for operators.
     pub names: Value,
-    /// When it started.
     pub started: Instant,
-    /// A lane that finishes nothing for this long, while records wait, needs a person.
+    /// A worker that finishes nothing for this long, while records wait, needs an operator.
     pub stuck_after: Duration,
 }
 
 impl Health {
-    /// Everything that keeps records from being finished, in words.
+    /// Everything that prevents records from being finished.
     fn obstacles(&self) -> Vec<String> {
         let mut obstacles = Vec::new();
         obstacles.extend(self.kafka.borrow().ready().err());
         obstacles.extend(store_ready(&self.store.borrow()).err());
-        obstacles.extend(self.work.store.blocked());
-        for lane in self.lanes.list() {
-            if let Some(Waits::ForDeadLetter(reason)) = lane.progress.waits() {
+        obstacles.extend(self.context.store.blocked());
+        for partition in self.workers.views() {
+            if let Some(WaitReason::DeadLetter(reason)) = partition.progress.wait_reason() {
                 obstacles.push(reason);
             }
-            obstacles.extend(stuck(&lane, Instant::now(), self.stuck_after));
+            obstacles.extend(stuck(&partition, Instant::now(), self.stuck_after));
         }
         obstacles
     }
 
-    /// Strangers in the group do not end the readiness: no restart of this process makes them leave.
-    fn is_well(&self) -> bool {
-        self.obstacles().is_empty() && self.strangers.borrow().is_none()
+    /// Whether `/health` has the status `ok`. Foreign group members degrade it, but do not affect
+    /// readiness: a restart of this process does not remove them.
+    fn is_ok(&self) -> bool {
+        self.obstacles().is_empty() && self.foreign_members.borrow().is_none()
     }
 
-    /// The same, and what is no obstacle by itself.
+    /// All obstacles, and waits that are normal for a while.
     fn waiting_for(&self) -> Vec<String> {
         let mut waiting = self.obstacles();
-        waiting.extend(self.strangers.borrow().clone());
-        let lanes = self.lanes.list();
-        if waiting.is_empty() && lanes.is_empty() {
+        waiting.extend(self.foreign_members.borrow().clone());
+        let partitions = self.workers.views();
+        if waiting.is_empty() && partitions.is_empty() {
             waiting.push("the group has not assigned a partition to this member".into());
         }
-        for lane in lanes {
-            if let Some(Waits::ForStore(reason)) = lane.progress.waits() {
-                waiting.push(format!("{}/{}: {reason}", lane.progress.topic, lane.progress.partition));
+        for PartitionView { progress, .. } in partitions {
+            if let Some(WaitReason::MongoDb(reason)) = progress.wait_reason() {
+                waiting.push(format!("{}/{}: {reason}", progress.topic, progress.partition));
             }
         }
         waiting
@@ -80,7 +73,7 @@ impl Health {
 
 impl HealthSource for Health {
     fn alive(&self) -> Result<(), String> {
-        self.lanes.broken().map_or(Ok(()), |why| Err(why.to_owned()))
+        self.workers.fatal_error().map_or(Ok(()), |error| Err(error.to_owned()))
     }
 
     fn ready(&self) -> Result<(), String> {
@@ -89,17 +82,17 @@ impl HealthSource for Health {
     }
 
     fn health(&self) -> Value {
-        let mut lanes: Vec<View> = self.lanes.list();
-        lanes.sort_by_key(|lane| (Arc::clone(&lane.progress.topic), lane.progress.partition));
+        let mut partitions = self.workers.views();
+        partitions.sort_by_key(|partition| partition.progress.topic_partition());
         let counters = self.counters.snapshot();
-        let error = self.lanes.last_error();
+        let error = self.workers.client_error();
         let mut body = json!({
-            "status": if self.is_well() { "ok" } else { "degraded" },
+            "status": if self.is_ok() { "ok" } else { "degraded" },
             "waiting_for": self.waiting_for(),
             "uptime_seconds": self.started.elapsed().as_secs(),
             "counters": counters,
             "lag": counters.lag,
-            "assignment": lanes.iter().map(lane_body).collect::<Vec<_>>(),
+            "assignment": partitions.iter().map(partition_body).collect::<Vec<_>>(),
             "last_error": error.map(|(text, age)| json!({"text": text, "seconds_ago": age.as_secs()})),
         });
         if let (Some(body), Some(names)) = (body.as_object_mut(), self.names.as_object()) {
@@ -111,7 +104,7 @@ impl HealthSource for Health {
     fn registry(&self) -> &Registry {
         let store_up = *self.store.borrow() == StoreState::Ready;
         let kafka_up = *self.kafka.borrow() == KafkaReadiness::Ready;
-        self.work.metrics.look(&self.lanes, store_up, kafka_up);
+        self.context.metrics.update_gauges(&self.workers.views(), store_up, kafka_up);
         &self.registry
     }
 }
@@ -119,36 +112,37 @@ impl HealthSource for Health {
 fn store_ready(state: &StoreState) -> Result<(), String> {
     match state {
         StoreState::Ready => Ok(()),
-        StoreState::Unknown => Err("mongodb has not been asked yet".into()),
-        StoreState::Unavailable(why) => Err(format!("mongodb does not answer: {why}")),
-        StoreState::Unusable(why) => Err(format!("mongodb refuses: {why}")),
+        StoreState::Unknown => Err("mongodb was not checked yet".into()),
+        StoreState::Unavailable(why) => Err(format!("mongodb is unavailable: {why}")),
+        StoreState::Unusable(why) => Err(format!("mongodb cannot be used: {why}")),
     }
 }
 
-/// That the lane needs a person, and why, if it does.
-fn stuck(lane: &View, now: Instant, stuck_after: Duration) -> Option<String> {
-    let still = lane.still_for(now).filter(|&still| still >= stuck_after)?;
-    let waits = lane.progress.waits();
-    let why = waits.as_ref().map_or("the reason is not known", Waits::reason);
+/// The message about a worker that needs an operator, if it has finished nothing for too long.
+fn stuck(partition: &PartitionView, now: Instant, stuck_after: Duration) -> Option<String> {
+    let stalled = partition.stalled_for(now).filter(|&stalled| stalled >= stuck_after)?;
+    let PartitionView { progress, .. } = partition;
+    let reason = progress.wait_reason();
+    let reason = reason.as_ref().map_or("the reason is unknown", WaitReason::text);
     Some(format!(
-        "{}/{} has finished nothing for {} s while records wait: {why}",
-        lane.progress.topic,
-        lane.progress.partition,
-        still.as_secs()
+        "{}/{} has finished nothing for {} s while records wait: {reason}",
+        progress.topic,
+        progress.partition,
+        stalled.as_secs()
     ))
 }
 
-fn lane_body(lane: &View) -> Value {
-    let progress = &lane.progress;
+fn partition_body(partition: &PartitionView) -> Value {
+    let progress = &partition.progress;
     json!({
         "topic": &*progress.topic,
         "partition": progress.partition,
         "position": progress.position(),
         "lag": progress.lag(),
         "committed_lag": progress.committed_lag(),
-        "in_hand": progress.in_hand(),
-        "queued": lane.inbox.len(),
-        "waits_for": progress.waits().map(|waits| waits.reason().to_owned()),
+        "in_hand": progress.in_batch(),
+        "queued": partition.queue.len(),
+        "waits_for": progress.wait_reason().map(|reason| reason.text().to_owned()),
     })
 }
 
@@ -157,23 +151,23 @@ mod tests {
     use prometheus_client::metrics::counter::Counter;
 
     use super::*;
-    use crate::partition::offsets::Finished;
+    use crate::partition::offsets::FinishedOffsets;
     use crate::partition::progress::Progress;
 
-    const STUCK: Duration = Duration::from_secs(300);
+    const STUCK_AFTER: Duration = Duration::from_secs(300);
 
     #[test]
-    fn a_lane_that_stands_still_for_five_minutes_while_records_wait_is_told_with_its_reason() {
-        let progress = Arc::new(Progress::new("t".into(), 3, Finished::default(), Counter::default()));
-        let lane = View { progress, inbox: Arc::default() };
-        let later = Instant::now() + STUCK + Duration::from_secs(1);
-        assert_eq!(stuck(&lane, later, STUCK), None, "an idle lane is not stuck");
-        let first = lane.progress.begin([7].into_iter());
-        lane.progress.waits_for(Some(Waits::ForStore("no primary".into())));
-        assert_eq!(stuck(&lane, Instant::now(), STUCK), None);
-        let told = stuck(&lane, later, STUCK).unwrap();
-        assert!(told.starts_with("t/3 ") && told.ends_with("no primary"), "{told}");
-        lane.progress.finish([first].into_iter());
-        assert_eq!(stuck(&lane, later, STUCK), None);
+    fn worker_without_progress_for_five_minutes_is_reported_with_its_reason() {
+        let progress = Progress::new("t".into(), 3, FinishedOffsets::default(), Counter::default());
+        let partition = PartitionView { progress: Arc::new(progress), queue: Arc::default() };
+        let later = Instant::now() + STUCK_AFTER + Duration::from_secs(1);
+        assert_eq!(stuck(&partition, later, STUCK_AFTER), None, "an idle worker is not stuck");
+        let first = partition.progress.begin([7].into_iter());
+        partition.progress.set_wait_reason(Some(WaitReason::MongoDb("no primary".into())));
+        assert_eq!(stuck(&partition, Instant::now(), STUCK_AFTER), None);
+        let message = stuck(&partition, later, STUCK_AFTER).unwrap();
+        assert!(message.starts_with("t/3 ") && message.ends_with("no primary"), "{message}");
+        partition.progress.finish([first].into_iter());
+        assert_eq!(stuck(&partition, later, STUCK_AFTER), None);
     }
 }

@@ -1,4 +1,4 @@
-//! The consumer's binary.
+//! The consumer process.
 
 use std::process::ExitCode;
 

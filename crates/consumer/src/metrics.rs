@@ -1,7 +1,6 @@
-//! What the consumer counts. The metrics belong to one application, not to the process.
+//! The consumer's metrics. They belong to one application and not to the process.
 
 use std::fmt::{self, Write as _};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
@@ -12,22 +11,22 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::mongo::Counts;
-use crate::partition::workers::Lanes;
+use crate::partition::progress::PartitionView;
 
-/// How a record ended.
+/// The outcome of a finished record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// A new document.
+    /// A document was inserted.
     Inserted,
-    /// A changed document.
+    /// A document was changed.
     Updated,
-    /// The document was already so.
+    /// The document was identical, as after a replay.
     Unchanged,
-    /// The document is newer than the event.
-    Stale,
-    /// A null value, or a source that is not ours.
+    /// The stored document is newer than the event.
+    Superseded,
+    /// The value is null, or the source is not expected.
     Skipped,
-    /// It can never be stored.
+    /// The record can never be stored.
     DeadLettered,
 }
 
@@ -37,7 +36,7 @@ impl EncodeLabelValue for Outcome {
             Self::Inserted => "inserted",
             Self::Updated => "updated",
             Self::Unchanged => "unchanged",
-            Self::Stale => "stale",
+            Self::Superseded => "superseded",
             Self::Skipped => "skipped",
             Self::DeadLettered => "dead_lettered",
         })
@@ -60,7 +59,7 @@ struct TopicLabel {
     topic: String,
 }
 
-/// Handles of the metrics; clones count together.
+/// The metrics. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     read: Counter,
@@ -79,8 +78,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// New metrics of a consumer of `topics`, known to `registry`. Losses begin at 0 for each topic, so that the first
-    /// one is an increase.
+    /// Creates the metrics and registers them. Lost records start at 0 for each of `topics`, so that
+    /// the first loss is an increase.
     pub fn new(registry: &mut Registry, topics: &[String]) -> Self {
         let metrics = Self {
             read: Counter::default(),
@@ -99,90 +98,105 @@ impl Metrics {
         };
         topics.iter().for_each(|topic| metrics.lost(topic, 0));
         let m = metrics.clone();
-        registry.register("records_read", "Records taken in hand", m.read);
-        registry.register("records_finished", "Records that are done with, by outcome", m.finished);
-        let repeated =
-            "Records that were done with before, read again because their partition was lost uncommitted";
+        registry.register("records_read", "Records that a partition worker began", m.read);
+        registry.register("records_finished", "Finished records by outcome", m.finished);
+        let repeated = "Finished records that this process had finished before: their partition was lost before the commit";
         registry.register("records_repeated", repeated, m.repeated);
         registry.register_with_unit(
             "write",
-            "Duration of one write to MongoDB",
+            "Duration of a write to MongoDB",
             Unit::Seconds,
             m.write_seconds,
         );
-        registry.register("write_batch_records", "Records in one write", m.write_batch_records);
-        let freshness = "From ingested_at to stored";
+        registry.register("write_batch_records", "Records per write to MongoDB", m.write_batch_records);
+        let freshness = "Time from ingested_at until the event is stored";
         registry.register_with_unit("freshness", freshness, Unit::Seconds, m.freshness_seconds);
         registry.register("lag_records", "Records between the position and the end of the partition", m.lag);
         let committed = "Records between the last confirmed commit and the end of the partition";
         registry.register("committed_lag_records", committed, m.committed_lag);
         let lost = "Records that Kafka deleted by retention before they were read";
         registry.register("records_lost_to_retention", lost, m.lost);
-        let progress = "Since a record was last finished, over the lanes that have records waiting";
+        let progress = "Longest time without a finished record, over the partitions with waiting records";
         registry.register("seconds_since_progress", progress, m.seconds_since_progress);
-        registry.register("store_up", "1 if MongoDB answers", m.store_up);
-        registry.register("kafka_up", "1 if Kafka answers and the topics exist", m.kafka_up);
+        registry.register("store_up", "1 if MongoDB is available, else 0", m.store_up);
+        registry.register("kafka_up", "1 if Kafka is available and the topics exist, else 0", m.kafka_up);
         metrics
     }
 
-    /// Records were taken in hand.
+    /// Counts records that a worker began.
     pub fn read(&self, records: usize) {
         self.read.inc_by(records as u64);
     }
 
-    /// Records are finished.
+    /// Counts finished records.
     pub fn finished(&self, outcome: Outcome, records: u64) {
         if records > 0 {
             self.finished.get_or_create(&OutcomeLabel { outcome }).inc_by(records);
         }
     }
 
-    /// Records of `topic` were deleted before they were read.
+    /// Counts records of `topic` that were deleted before they were read.
     pub fn lost(&self, topic: &str, records: u64) {
         self.lost.get_or_create(&TopicLabel { topic: topic.to_owned() }).inc_by(records);
         self.lost_total.inc_by(records);
     }
 
-    /// Counts records that are finished once more.
+    /// The counter of records that are finished again.
     pub fn repeated(&self) -> Counter {
         self.repeated.clone()
     }
 
-    /// One write was answered.
+    /// Counts a completed write.
     pub fn wrote(&self, took: Duration, records: usize, counts: &Counts) {
         self.write_seconds.observe(took.as_secs_f64());
         self.write_batch_records.observe(records as f64);
         self.finished(Outcome::Inserted, counts.inserted);
         self.finished(Outcome::Updated, counts.updated);
         self.finished(Outcome::Unchanged, counts.unchanged);
-        self.finished(Outcome::Stale, counts.superseded);
+        self.finished(Outcome::Superseded, counts.superseded);
     }
 
-    /// A record became visible this long after it was ingested.
-    pub fn fresh(&self, age: Duration) {
+    /// Records the time from `ingested_at` until the event was stored.
+    pub fn observe_freshness(&self, age: Duration) {
         self.freshness_seconds.observe(age.as_secs_f64());
     }
 
-    /// Sets what is only known at the moment of asking.
-    pub fn look(&self, lanes: &Lanes, store_up: bool, kafka_up: bool) {
+    /// Updates the gauges, before they are exported.
+    pub fn update_gauges(&self, partitions: &[PartitionView], store_up: bool, kafka_up: bool) {
         self.lag.clear();
         self.committed_lag.clear();
-        for lane in lanes.list() {
-            let partition = lane.progress.partition;
-            let label = PartitionLabel { topic: lane.progress.topic.to_string(), partition };
-            let lags =
-                [(&self.lag, lane.progress.lag()), (&self.committed_lag, lane.progress.committed_lag())];
-            for (family, lag) in lags {
+        for PartitionView { progress, .. } in partitions {
+            let label = PartitionLabel { topic: progress.topic.to_string(), partition: progress.partition };
+            for (family, lag) in
+                [(&self.lag, progress.lag()), (&self.committed_lag, progress.committed_lag())]
+            {
                 if let Some(lag) = lag {
                     family.get_or_create(&label).set(i64::try_from(lag).unwrap_or(i64::MAX));
                 }
             }
         }
         let now = Instant::now();
-        let still = lanes.list().iter().filter_map(|lane| lane.still_for(now)).max().unwrap_or_default();
-        self.seconds_since_progress.set(i64::try_from(still.as_secs()).unwrap_or(i64::MAX));
+        let stalled = partitions.iter().filter_map(|partition| partition.stalled_for(now)).max();
+        let seconds = stalled.unwrap_or_default().as_secs();
+        self.seconds_since_progress.set(i64::try_from(seconds).unwrap_or(i64::MAX));
         self.store_up.set(i64::from(store_up));
         self.kafka_up.set(i64::from(kafka_up));
+    }
+
+    /// The counters at this moment, for partitions that have `lag` records waiting.
+    pub fn snapshot(&self, lag: Option<u64>) -> Snapshot {
+        Snapshot {
+            read: self.read.get(),
+            inserted: self.count(Outcome::Inserted),
+            updated: self.count(Outcome::Updated),
+            unchanged: self.count(Outcome::Unchanged),
+            superseded: self.count(Outcome::Superseded),
+            skipped: self.count(Outcome::Skipped),
+            dead_lettered: self.count(Outcome::DeadLettered),
+            repeated: self.repeated.get(),
+            lost_to_retention: self.lost_total.get(),
+            lag,
+        }
     }
 
     fn count(&self, outcome: Outcome) -> u64 {
@@ -190,72 +204,35 @@ impl Metrics {
     }
 }
 
-/// The counters, for whoever runs the consumer in process. Clones see the same counts.
-#[derive(Clone)]
-pub struct Counters {
-    metrics: Metrics,
-    lanes: Arc<Lanes>,
-}
-
 /// The counters at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Snapshot {
-    /// Records taken in hand.
+    /// Records that a worker began.
     pub read: u64,
-    /// New documents.
+    /// Inserted documents.
     pub inserted: u64,
     /// Changed documents.
     pub updated: u64,
-    /// Documents that were already so.
+    /// Events whose document was identical already.
     pub unchanged: u64,
-    /// Events older than their document.
-    pub stale: u64,
-    /// Null values and other sources.
+    /// Events whose stored document is newer.
+    pub superseded: u64,
+    /// Tombstones, and events of sources that are not expected.
     pub skipped: u64,
     /// Dead letters.
     pub dead_lettered: u64,
-    /// Those of the outcomes that are of records which had been finished before: their partition was lost before they
-    /// were committed.
+    /// Outcomes of records that this process had finished before. Their partition was lost before the
+    /// commit, so they were read again.
     pub repeated: u64,
     /// Records that Kafka deleted by retention before they were read.
     pub lost_to_retention: u64,
-    /// Records that wait on the assigned partitions, once the broker told the ends of all of them.
+    /// Records that wait in the assigned partitions, once the ends of all partitions are known.
     pub lag: Option<u64>,
 }
 
 impl Snapshot {
-    /// Outcomes.
+    /// The sum of all outcomes.
     pub fn finished(&self) -> u64 {
-        self.inserted + self.updated + self.unchanged + self.stale + self.skipped + self.dead_lettered
-    }
-}
-
-impl Counters {
-    pub(crate) fn new(metrics: Metrics, lanes: Arc<Lanes>) -> Self {
-        Self { metrics, lanes }
-    }
-
-    /// Whether this process has finished the record at `offset`, committed or not. Asked of offsets that it may have
-    /// read since its start.
-    pub fn has_finished(&self, topic: &str, partition: i32, offset: i64) -> bool {
-        self.lanes.has_finished(topic, partition, offset)
-    }
-
-    /// What they show now.
-    pub fn snapshot(&self) -> Snapshot {
-        let lanes = self.lanes.list();
-        let lag = if lanes.is_empty() { None } else { lanes.iter().map(|lane| lane.progress.lag()).sum() };
-        Snapshot {
-            read: self.metrics.read.get(),
-            inserted: self.metrics.count(Outcome::Inserted),
-            updated: self.metrics.count(Outcome::Updated),
-            unchanged: self.metrics.count(Outcome::Unchanged),
-            stale: self.metrics.count(Outcome::Stale),
-            skipped: self.metrics.count(Outcome::Skipped),
-            dead_lettered: self.metrics.count(Outcome::DeadLettered),
-            repeated: self.metrics.repeated.get(),
-            lost_to_retention: self.metrics.lost_total.get(),
-            lag,
-        }
+        self.inserted + self.updated + self.unchanged + self.superseded + self.skipped + self.dead_lettered
     }
 }

@@ -1,13 +1,17 @@
-//! The dead-letter topic. A dead letter repeats its record byte for byte (key, value, headers, timestamp) and adds
-//! the headers that Kafka Connect uses: where it came from, and why it can never be stored. It counts as finished
-//! only after the broker acknowledged it. Where the topic refuses the record's timestamp, as Kafka 4 does with one that
-//! is an hour ahead (KIP-1030), the dead letter has the present time, and the record's timestamp is in a header.
+//! The dead-letter topic.
+//!
+//! A dead letter repeats its record byte for byte (key, value, headers, timestamp). It adds the
+//! headers of Kafka Connect: the record's origin and the reason why it can never be stored. Its
+//! record is finished only after a delivery report with an offset.
+//!
+//! Kafka 4 rejects a timestamp that is more than an hour ahead (KIP-1030). If the topic rejects the
+//! record's timestamp, the dead letter gets the current time and a header with that timestamp.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use kafka::rebootstrap::Rebootstrap;
-use kafka::{ConnectionContext, require_offset};
+use ::kafka::rebootstrap::Rebootstrap;
+use ::kafka::{ConnectionContext, require_offset};
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
@@ -17,13 +21,13 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use crate::kafka::record::Record;
 use service::lock::lock;
 
-/// How long a header's text may be.
-const TEXT_BYTES: usize = 1024;
-/// How long one attempt waits for room in the client's queue; the client bounds the rest (`message.timeout.ms`).
-const QUEUE_LIMIT: Duration = Duration::from_secs(5);
+/// Maximum length of a header's text.
+const MAX_TEXT_BYTES: usize = 1024;
+/// How long one attempt waits for room in the client's queue. `message.timeout.ms` bounds the rest.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What all records of a request are refused with where the broker refuses one of them.
-const REFUSALS: [Option<RDKafkaErrorCode>; 3] = [
+/// Codes with which the broker can reject a whole request because of one of its records.
+const REQUEST_REJECTIONS: [Option<RDKafkaErrorCode>; 3] = [
     Some(RDKafkaErrorCode::InvalidTimestamp),
     Some(RDKafkaErrorCode::InvalidRecord),
     Some(RDKafkaErrorCode::InvalidDifferentRecord),
@@ -32,88 +36,86 @@ const REFUSALS: [Option<RDKafkaErrorCode>; 3] = [
 /// Why a record can never be stored.
 #[derive(Debug, Clone)]
 pub struct Cause {
-    /// Where it failed: `decode`, `document` or `store`.
+    /// The stage that failed: `decode`, `document` or `store`.
     pub stage: &'static str,
-    /// The short name of the fault.
+    /// Short name of the error.
     pub class: String,
-    /// The fault in words; names the field.
+    /// Description of the error, with the name of the field.
     pub reason: String,
 }
 
-/// The header with the record's timestamp in milliseconds, where the dead letter has another one. The tools read it.
+/// Header with the record's timestamp in milliseconds, if the dead letter has another timestamp. The
+/// operator's command reads it.
 const TIMESTAMP: &str = "__connect.errors.timestamp";
 
-/// Where a dead letter is.
+/// Topic, partition and offset of a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Letter {
-    /// Its topic.
+pub struct DeadLetterPosition {
     pub topic: String,
-    /// Its partition.
     pub partition: i32,
-    /// Its offset.
     pub offset: i64,
 }
 
-/// Where a record came from.
+/// The partition from which a record was read.
 #[derive(Debug, Clone, Copy)]
 pub struct Origin<'a> {
-    /// Its topic.
     pub topic: &'a str,
-    /// Its partition.
     pub partition: i32,
 }
 
-/// Makes dead letters.
+/// Produces dead letters.
 pub struct DeadLetters {
     connector: String,
-    named: Option<String>,
-    /// Shares requests among the dead letters of a batch.
-    together: Sender,
-    /// Sends each in a request of its own: the broker refuses a request as a whole for the sake of one record in it.
-    alone: Sender,
+    shared_topic: Option<String>,
+    /// Sends the dead letters of a batch in shared requests.
+    batched: Sender,
+    /// Sends each dead letter in its own request. The broker rejects a whole request because of one
+    /// of its records.
+    single: Sender,
 }
 
 impl DeadLetters {
-    /// Goes to `named`, or to the record's topic with `.dlq` added.
-    pub fn new(config: ClientConfig, connector: String, named: Option<String>) -> Self {
-        let mut alone = config.clone();
-        alone.set("batch.num.messages", "1");
-        Self { connector, named, together: Sender::new(config), alone: Sender::new(alone) }
+    /// Dead letters go to `shared_topic`, or else to the record's topic with `.dlq` added.
+    pub fn new(config: ClientConfig, connector: String, shared_topic: Option<String>) -> Self {
+        let mut single = config.clone();
+        single.set("batch.num.messages", "1");
+        Self { connector, shared_topic, batched: Sender::new(config), single: Sender::new(single) }
     }
 
-    /// One attempt to produce `record`'s dead letter; where it is.
+    /// Tries once to produce the dead letter of `record`, and returns its position.
     ///
     /// # Errors
-    /// It was not acknowledged; which record, why, and the remedy, in words.
+    /// It has no delivery report with an offset. The text names the record, the cause and the
+    /// remedy.
     pub async fn produce(
         &self,
         origin: Origin<'_>,
         record: &Record,
         cause: &Cause,
-    ) -> Result<Letter, String> {
-        let topic = self.named.clone().unwrap_or_else(|| format!("{}.dlq", origin.topic));
-        let letter = |timestamp: Option<i64>, headers: OwnedHeaders| {
+    ) -> Result<DeadLetterPosition, String> {
+        let topic = self.shared_topic.clone().unwrap_or_else(|| format!("{}.dlq", origin.topic));
+        let dead_letter = |timestamp: Option<i64>, headers: OwnedHeaders| {
             let (topic, headers) = (topic.as_str(), Some(headers));
             let (payload, key) = (record.value(), record.key());
             FutureRecord { topic, partition: None, payload, key, timestamp, headers }
         };
         let headers = self.headers(origin, record, cause);
-        let mut sent = self.together.send(letter(record.timestamp, headers.clone())).await;
-        if sent.as_ref().is_err_and(|error| REFUSALS.contains(&error.rdkafka_error_code())) {
-            sent = self.alone.send(letter(record.timestamp, headers.clone())).await;
+        let mut sent = self.batched.send(dead_letter(record.timestamp, headers.clone())).await;
+        if sent.as_ref().is_err_and(|error| REQUEST_REJECTIONS.contains(&error.rdkafka_error_code())) {
+            sent = self.single.send(dead_letter(record.timestamp, headers.clone())).await;
         }
         if let (Err(error), Some(timestamp)) = (&sent, record.timestamp)
             && error.rdkafka_error_code() == Some(RDKafkaErrorCode::InvalidTimestamp)
         {
             let timestamp = timestamp.to_string();
             let headers = headers.insert(Header { key: TIMESTAMP, value: Some(&timestamp) });
-            // Without a timestamp, the client takes the present time.
-            sent = self.alone.send(letter(None, headers)).await;
+            // Without a timestamp, librdkafka sets the current time.
+            sent = self.single.send(dead_letter(None, headers)).await;
         }
         match sent {
-            Ok(Delivery { partition, offset, .. }) => Ok(Letter { topic, partition, offset }),
+            Ok(Delivery { partition, offset, .. }) => Ok(DeadLetterPosition { topic, partition, offset }),
             Err(error) => Err(format!(
-                "the dead letter of {}/{} offset {} cannot be written to topic {topic}: {error}; {}",
+                "dead letter of {}/{} offset {} cannot be written to topic {topic}: {error}; {}",
                 origin.topic,
                 origin.partition,
                 record.offset,
@@ -136,14 +138,14 @@ impl DeadLetters {
             ("exception.class.name", &cause.class),
             ("exception.message", &cause.reason),
         ] {
-            let (key, value) = (format!("__connect.errors.{name}"), cut(text));
+            let (key, value) = (format!("__connect.errors.{name}"), truncate(text));
             headers = headers.insert(Header { key: &key, value: Some(value) });
         }
         headers
     }
 }
 
-/// A producer, made for the first dead letter: most consumers never need it.
+/// A producer that is created with the first dead letter. Most consumers never need it.
 struct Sender {
     config: ClientConfig,
     bootstrap: Arc<Rebootstrap>,
@@ -156,10 +158,10 @@ impl Sender {
         Self { config, bootstrap, producer: Mutex::default() }
     }
 
-    async fn send(&self, letter: FutureRecord<'_, [u8], [u8]>) -> Result<Delivery, KafkaError> {
+    async fn send(&self, dead_letter: FutureRecord<'_, [u8], [u8]>) -> Result<Delivery, KafkaError> {
         let producer = self.client()?;
         self.bootstrap.restore_brokers(producer.client());
-        let sent = require_offset(producer.send(letter, QUEUE_LIMIT).await);
+        let sent = require_offset(producer.send(dead_letter, QUEUE_TIMEOUT).await);
         if sent.is_err() {
             self.replace_if_fatal(&producer);
         }
@@ -177,21 +179,23 @@ impl Sender {
         }
     }
 
-    /// An idempotent producer that met a fatal error never works again: the next attempt makes a new one.
+    /// Drops a producer with a fatal error, which never works again. The next attempt creates one.
     fn replace_if_fatal(&self, failed: &FutureProducer<ConnectionContext>) {
         if let Some((code, reason)) = failed.client().fatal_error() {
             let mut producer = lock(&self.producer);
-            if producer.as_ref().is_some_and(|now| now.client().native_ptr() == failed.client().native_ptr())
+            if producer
+                .as_ref()
+                .is_some_and(|current| current.client().native_ptr() == failed.client().native_ptr())
             {
-                tracing::warn!(code = %code, reason, "dead letter producer failed for good, making a new one");
+                tracing::warn!(code = %code, reason, "dead-letter producer had a fatal error and will be recreated");
                 *producer = None;
             }
         }
     }
 }
 
-fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(TEXT_BYTES)]
+fn truncate(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_TEXT_BYTES)]
 }
 
 fn remedy(error: &KafkaError, topic: &str) -> String {
@@ -206,10 +210,10 @@ fn remedy(error: &KafkaError, topic: &str) -> String {
             format!("create topic {topic}")
         }
         Some(RDKafkaErrorCode::InvalidTimestamp) => format!(
-            "INVALID_TIMESTAMP for the present time as well: set the clock of this machine and those of the brokers \
-             right, or raise message.timestamp.after.max.ms and message.timestamp.before.max.ms of topic {topic}"
+            "INVALID_TIMESTAMP for the current time too: correct the clocks of this machine and the brokers, or raise \
+             message.timestamp.after.max.ms and message.timestamp.before.max.ms of topic {topic}"
         ),
-        _ => format!("it is tried again until topic {topic} takes it"),
+        _ => format!("it is retried until topic {topic} accepts it"),
     }
 }
 
@@ -222,15 +226,15 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn g5_what_kafka_takes_for_a_repetition_without_saying_where_it_is_is_not_finished() {
+    async fn g5_duplicate_dead_letter_without_offset_is_not_finished() {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic("a.dlq", 1, 1).unwrap();
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", cluster.bootstrap_servers()).set("enable.idempotence", "true");
-        let letters = DeadLetters::new(config, "g".into(), None);
+        let dead_letters = DeadLetters::new(config, "g".into(), None);
         let record = Record::new(7, None, None, Some(b"{"), std::iter::empty);
         let cause = Cause { stage: "decode", class: "InvalidJson".into(), reason: "no JSON".into() };
-        let produce = || letters.produce(Origin { topic: "a", partition: 0 }, &record, &cause);
+        let produce = || dead_letters.produce(Origin { topic: "a", partition: 0 }, &record, &cause);
         cluster.request_errors(RDKafkaApiKey::Produce, &[RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER]);
         let why = produce().await.unwrap_err();
         assert!(why.contains("a/0 offset 7") && why.contains("DuplicateSequenceNumber"), "{why}");
@@ -238,15 +242,15 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_cut_at_a_whole_character() {
+    fn text_is_truncated_at_a_character_boundary() {
         let text = "é".repeat(600);
-        assert_eq!(cut(&text).len(), 1024);
-        assert_eq!(cut(&format!("a{text}")).len(), 1023);
-        assert_eq!(cut("short"), "short");
+        assert_eq!(truncate(&text).len(), 1024);
+        assert_eq!(truncate(&format!("a{text}")).len(), 1023);
+        assert_eq!(truncate("short"), "short");
     }
 
     #[test]
-    fn the_remedy_names_the_topic() {
+    fn remedy_names_the_topic() {
         let error = KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge);
         assert_eq!(remedy(&error, "a.dlq"), "raise max.message.bytes of topic a.dlq");
         let error = KafkaError::MessageProduction(RDKafkaErrorCode::InvalidTimestamp);

@@ -1,5 +1,7 @@
-//! The lag of each partition, from the end offsets that the broker tells once a second. In a thread of its own beside
-//! the reader, since the questions block.
+//! The lag monitor: reads the end offset of each assigned partition once a second.
+//!
+//! It runs in its own thread beside the reader, because the requests block. It also detects records
+//! that Kafka deleted before they were read.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -10,92 +12,101 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaResult;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::kafka::rebalance::Member;
-use crate::partition::view::View;
-use crate::partition::workers::Lanes;
+use crate::kafka::rebalance::GroupMember;
+use crate::partition::progress::PartitionView;
+use crate::partition::workers::Workers;
 
 const INTERVAL: Duration = Duration::from_secs(1);
-const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The asking thread. It ends when this is dropped.
-pub struct Follower {
+/// Handle of the lag monitor thread.
+pub struct LagMonitor {
     alive: Sender<()>,
     thread: JoinHandle<()>,
 }
 
-impl Follower {
-    /// Asks for the ends of the partitions of `lanes`.
+impl LagMonitor {
+    /// Starts the thread.
     ///
     /// # Errors
-    /// There is no thread to be had.
-    pub fn start(consumer: Arc<BaseConsumer<Member>>, lanes: Arc<Lanes>) -> std::io::Result<Self> {
-        let (alive, ended) = channel();
+    /// The thread cannot be created.
+    pub fn start(consumer: Arc<BaseConsumer<GroupMember>>, workers: Arc<Workers>) -> std::io::Result<Self> {
+        let (alive, stopped) = channel();
         let name = "lag".to_owned();
         let thread =
-            std::thread::Builder::new().name(name).spawn(move || follow(&consumer, &lanes, &ended))?;
+            std::thread::Builder::new().name(name).spawn(move || run(&consumer, &workers, &stopped))?;
         Ok(Self { alive, thread })
     }
 
-    /// Ends the thread; waits for its question under way.
-    pub fn end(self) {
+    /// Stops the thread after its current request.
+    pub fn stop(self) {
         drop(self.alive);
         _ = self.thread.join();
     }
 }
 
-fn follow(consumer: &BaseConsumer<Member>, lanes: &Lanes, ended: &Receiver<()>) {
-    while ended.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
-        if let Err(error) = ask(consumer, lanes) {
-            tracing::debug!(error = %error, "the broker did not tell the ends of partitions");
+fn run(consumer: &BaseConsumer<GroupMember>, workers: &Workers, stopped: &Receiver<()>) {
+    while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
+        if let Err(error) = update(consumer, workers) {
+            tracing::debug!(error = %error, "partition offsets could not be read");
         }
     }
 }
 
-fn ask(consumer: &BaseConsumer<Member>, all: &Lanes) -> KafkaResult<()> {
-    let lanes = &all.list()[..];
-    if lanes.is_empty() {
+fn update(consumer: &BaseConsumer<GroupMember>, workers: &Workers) -> KafkaResult<()> {
+    let assigned = &workers.views()[..];
+    if assigned.is_empty() {
         return Ok(());
     }
-    let ends = consumer.offsets_for_times(list(lanes, Offset::End)?, ANSWER_LIMIT)?;
-    for (lane, end) in pairs(lanes, &ends) {
-        lane.progress.ends_at(end);
+    let ends = consumer.offsets_for_times(list(assigned, Offset::End)?, REQUEST_TIMEOUT)?;
+    for (partition, end) in offsets(assigned, &ends) {
+        partition.progress.set_end(end);
     }
-    let reset: Vec<View> = lanes.iter().filter(|lane| lane.progress.was_reset()).cloned().collect();
+    let reset: Vec<PartitionView> =
+        assigned.iter().filter(|partition| partition.progress.has_position_reset()).cloned().collect();
     if !reset.is_empty() {
-        let starts = consumer.offsets_for_times(list(&reset, Offset::Beginning)?, ANSWER_LIMIT)?;
-        pairs(&reset, &starts).for_each(|(lane, first)| all.count_lost(&lane.progress, first));
+        let starts = consumer.offsets_for_times(list(&reset, Offset::Beginning)?, REQUEST_TIMEOUT)?;
+        offsets(&reset, &starts)
+            .for_each(|(partition, first)| workers.count_lost(&partition.progress, first));
     }
-    let begun: Vec<View> = lanes.iter().filter(|lane| lane.progress.is_new()).cloned().collect();
-    if begun.is_empty() {
+    let new = without_start(assigned);
+    if new.is_empty() {
         return Ok(());
     }
-    let committed = consumer.committed_offsets(list(&begun, Offset::Invalid)?, ANSWER_LIMIT)?;
-    for (lane, offset) in pairs(&begun, &committed) {
-        lane.progress.starts_at(offset);
+    let committed = consumer.committed_offsets(list(&new, Offset::Invalid)?, REQUEST_TIMEOUT)?;
+    for (partition, offset) in offsets(&new, &committed) {
+        partition.progress.set_start(offset);
     }
-    // Where nothing was ever committed, the partition is read from its first record.
-    let fresh: Vec<View> = begun.into_iter().filter(|lane| lane.progress.is_new()).collect();
-    if !fresh.is_empty() {
-        let starts = consumer.offsets_for_times(list(&fresh, Offset::Beginning)?, ANSWER_LIMIT)?;
-        pairs(&fresh, &starts).for_each(|(lane, offset)| lane.progress.starts_at(offset));
+    // A partition without a committed offset is read from its first record.
+    let uncommitted = without_start(&new);
+    if !uncommitted.is_empty() {
+        let starts = consumer.offsets_for_times(list(&uncommitted, Offset::Beginning)?, REQUEST_TIMEOUT)?;
+        offsets(&uncommitted, &starts).for_each(|(partition, offset)| partition.progress.set_start(offset));
     }
     Ok(())
 }
 
-fn list(lanes: &[View], offset: Offset) -> KafkaResult<TopicPartitionList> {
-    let mut list = TopicPartitionList::with_capacity(lanes.len());
-    for lane in lanes {
-        list.add_partition_offset(&lane.progress.topic, lane.progress.partition, offset)?;
+fn without_start(partitions: &[PartitionView]) -> Vec<PartitionView> {
+    partitions.iter().filter(|partition| partition.progress.needs_start()).cloned().collect()
+}
+
+fn list(partitions: &[PartitionView], offset: Offset) -> KafkaResult<TopicPartitionList> {
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for partition in partitions {
+        list.add_partition_offset(&partition.progress.topic, partition.progress.partition, offset)?;
     }
     Ok(list)
 }
 
-/// The lanes for which `list` has an offset.
-fn pairs<'a>(lanes: &'a [View], list: &'a TopicPartitionList) -> impl Iterator<Item = (&'a View, i64)> {
-    lanes.iter().filter_map(|lane| {
-        let element = list.find_partition(&lane.progress.topic, lane.progress.partition)?;
+/// The partitions for which `list` has an offset, with that offset.
+fn offsets<'a>(
+    partitions: &'a [PartitionView],
+    list: &'a TopicPartitionList,
+) -> impl Iterator<Item = (&'a PartitionView, i64)> {
+    partitions.iter().filter_map(|partition| {
+        let element = list.find_partition(&partition.progress.topic, partition.progress.partition)?;
         match (element.error(), element.offset()) {
-            (Ok(()), Offset::Offset(offset)) => Some((lane, offset)),
+            (Ok(()), Offset::Offset(offset)) => Some((partition, offset)),
             _ => None,
         }
     })

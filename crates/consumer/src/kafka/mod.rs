@@ -1,6 +1,7 @@
 //! Kafka clients of the consumer: reading, committing, rebalances, lag and dead letters.
 
 pub mod clients;
+pub mod commit_guard;
 pub mod committer;
 pub mod dead_letters;
 pub mod group;

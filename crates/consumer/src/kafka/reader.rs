@@ -1,15 +1,18 @@
-//! The loop that reads: poll, and hand the record to its partition's lane. One thread of its own, so that a rebalance
-//! may wait for a batch, and polling goes on whatever the lanes do.
+//! The reader thread: polls Kafka and pushes each record to the worker of its partition.
 //!
-//! At least once: an offset is committed only when every record below it is finished; after a crash the records
-//! above it are read again. After a clean stop everything finished is committed, so nothing is read twice.
+//! It has its own thread so that a rebalance can wait for a batch, and so that polling continues
+//! whatever the workers do.
+//!
+//! Delivery is at least once. An offset is committed only when all lower records are finished; after
+//! a crash the later records are read again. A graceful shutdown commits all finished records, so no
+//! record is processed twice.
 
 use std::sync::Arc;
 use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
-use kafka::rebootstrap::Rebootstrap;
-use kafka::topics::KafkaReadiness;
+use ::kafka::rebootstrap::Rebootstrap;
+use ::kafka::topics::KafkaReadiness;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -20,79 +23,78 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::kafka::committer::{Committer, Gate};
-use crate::kafka::lag::Follower;
-use crate::kafka::rebalance::{Member, places};
-use crate::kafka::record::Record;
-use crate::partition::workers::{Given, Lanes, Place};
+use crate::kafka::commit_guard::CommitGuard;
+use crate::kafka::committer::Committer;
+use crate::kafka::lag::LagMonitor;
+use crate::kafka::rebalance::GroupMember;
+use crate::kafka::record::{Record, TopicPartition, topic_partitions};
+use crate::partition::workers::{PushResult, Workers};
 
-/// How long a poll waits for a record, and so for how long a stop or a due commit may go unseen.
-const POLL_LIMIT: Duration = Duration::from_millis(100);
-/// The same while a partition is paused and may be resumed any moment.
-const POLL_LIMIT_PAUSED: Duration = Duration::from_millis(5);
-/// How often the reader looks whether each lane still runs, and keeps its clients.
-const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-/// How long a batch in hand may take after the stop.
-pub const GRACE: Duration = Duration::from_secs(8);
-/// By when the last commit must be confirmed; with the leaving of the group the whole stays below 10 s.
-const STOP_LIMIT: Duration = Duration::from_millis(8800);
-/// How long the last commit may take if Kafka is known to be away.
-const LAST_COMMIT_LIMIT_AWAY: Duration = Duration::from_millis(500);
-/// How long topics that are missing may take to be made before the group is joined without them.
-const TOPICS_LIMIT: Duration = Duration::from_secs(2);
+/// How long a poll waits for a record, and so the delay until a stop or a due check is noticed.
+const POLL_TIMEOUT: Duration = Duration::from_millis(100);
+/// The same while a partition is paused, because it can be resumed at any moment.
+const POLL_TIMEOUT_PAUSED: Duration = Duration::from_millis(5);
+/// Interval of the checks of workers, committer and clients.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
+/// How long workers may finish their current batches after the stop signal.
+pub const WORKER_STOP_TIMEOUT: Duration = Duration::from_secs(8);
+/// Deadline of the final commit after the stop signal. Leaving the group fits into the rest of 10 s.
+const FINAL_COMMIT_TIMEOUT: Duration = Duration::from_millis(8800);
+/// Timeout of the final commit if Kafka is known to be unavailable.
+const FINAL_COMMIT_TIMEOUT_UNAVAILABLE: Duration = Duration::from_millis(500);
+/// How long the reader waits for the creation of missing topics before it joins the group.
+const TOPICS_TIMEOUT: Duration = Duration::from_secs(2);
+/// A client that worked for longer than this is replaced after the shortest delay.
+const BACKOFF_RESET_AGE: Duration = Duration::from_secs(60);
 
-/// A client that worked for this long is replaced at once.
-const LASTING: Duration = Duration::from_secs(60);
-
-/// Why a client was given up.
-enum End {
+/// Why a client's session ended.
+enum SessionEnd {
     Stopped,
-    Failed(String),
-    /// The committer's thread ended, which is a fault of this program: nothing goes on.
+    ClientFailed(String),
+    /// The committer thread ended, which is a bug. The process stops.
     CommitterEnded,
-    /// Kafka no longer knows what the group committed for this topic.
-    Forgotten(Arc<str>),
+    /// Kafka no longer has the group's committed offsets of this topic.
+    OffsetsReset(Arc<str>),
 }
 
-fn lane_ended((topic, partition): &Place) -> End {
-    End::Failed(format!("lane of {topic}/{partition} ended by itself"))
+fn worker_ended((topic, partition): &TopicPartition) -> SessionEnd {
+    SessionEnd::ClientFailed(format!("worker of {topic}/{partition} ended unexpectedly"))
 }
 
-/// The reader.
+/// The state of the reader thread.
 pub struct Reader {
-    /// The client's properties.
+    /// Configuration of the group member.
     pub client: ClientConfig,
-    /// Topics to read.
+    /// Topics to subscribe to.
     pub topics: Vec<String>,
-    /// Where records go.
-    pub lanes: Arc<Lanes>,
-    /// Whether Kafka answers.
+    /// Receivers of the records.
+    pub workers: Arc<Workers>,
+    /// Availability of Kafka.
     pub kafka: watch::Receiver<KafkaReadiness>,
-    /// Where the lanes run.
+    /// Runtime for waits.
     pub runtime: Handle,
-    /// Says when to stop.
+    /// Ends the reader.
     pub stop: CancellationToken,
 }
 
 impl Reader {
-    /// Reads until told to stop. A client that fails for good is replaced, and one whose topic was deleted.
+    /// Reads until `stop`. Replaces a client after a fatal error or after its offsets were reset.
     pub fn run(mut self) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
         while self.wait_for_kafka() {
             let started = Instant::now();
-            match self.session() {
-                End::Stopped | End::CommitterEnded => return,
-                End::Forgotten(topic) => {
+            match self.run_session() {
+                SessionEnd::Stopped | SessionEnd::CommitterEnded => return,
+                SessionEnd::OffsetsReset(topic) => {
                     tracing::warn!(
                         topic = &*topic,
-                        "Kafka no longer knows the offsets that the group committed, the topic was deleted: it is \
-                         read from its beginning"
+                        "committed offsets are gone because the topic was deleted, reading it from the beginning"
                     );
                 }
-                End::Failed(reason) => {
-                    tracing::error!(reason, "consumer client failed, making a new one");
-                    self.lanes.failed(reason);
-                    if started.elapsed() > LASTING {
+                SessionEnd::ClientFailed(reason) => {
+                    tracing::error!(reason, "consumer client failed and will be recreated");
+                    self.workers.set_client_error(reason);
+                    if started.elapsed() > BACKOFF_RESET_AGE {
                         backoff.reset();
                     }
                     let delay = backoff.next_delay();
@@ -104,7 +106,8 @@ impl Reader {
         }
     }
 
-    /// Joining a group before its broker answers, or before the topics exist, only delays the joining. False: stop.
+    /// Waits until Kafka is available and, for a limited time, until the topics exist. Joining the
+    /// group earlier would only delay the join. Returns false at a stop.
     fn wait_for_kafka(&mut self) -> bool {
         let (kafka, stop) = (&mut self.kafka, &self.stop);
         self.runtime.block_on(async {
@@ -115,7 +118,7 @@ impl Reader {
                     })
                     .await;
                 _ = tokio::time::timeout(
-                    TOPICS_LIMIT,
+                    TOPICS_TIMEOUT,
                     kafka.wait_for(|state| *state == KafkaReadiness::Ready),
                 )
                 .await;
@@ -124,174 +127,180 @@ impl Reader {
         })
     }
 
-    /// One client's life.
-    fn session(&self) -> End {
+    /// Creates a client, reads with it, and leaves the group.
+    fn run_session(&self) -> SessionEnd {
         let client = match Client::start(self) {
             Ok(client) => client,
-            Err(reason) => return End::Failed(reason),
+            Err(reason) => return SessionEnd::ClientFailed(reason),
         };
         let end = self.read(&client);
         match &end {
-            End::Stopped => self.finish(&client),
-            End::CommitterEnded => self.give_up(&client),
-            End::Failed(_) => self.lanes.lose(&self.lanes.places()),
-            End::Forgotten(topic) => {
-                self.lanes.lose(&self.lanes.places());
-                self.lanes.forget(topic);
+            SessionEnd::Stopped => self.stop_workers(&client),
+            SessionEnd::CommitterEnded => self.stop_without_committer(&client),
+            SessionEnd::ClientFailed(_) => self.workers.abort(&self.workers.assigned()),
+            SessionEnd::OffsetsReset(topic) => {
+                self.workers.abort(&self.workers.assigned());
+                self.workers.forget_finished(topic);
             }
         }
-        self.leave(client);
+        self.leave_group(client);
         end
     }
 
-    /// Offsets without a record that the client passed, as those of control records, count as done.
-    fn pass(&self, consumer: &BaseConsumer<Member>) {
+    /// Updates the positions of the client. Offsets that it passed without a record, such as those
+    /// of control records, count as finished.
+    fn update_positions(&self, consumer: &BaseConsumer<GroupMember>) {
         match consumer.position() {
-            Ok(positions) => self.lanes.pass(&positions),
-            Err(error) => tracing::debug!(error = %error, "the client does not tell its positions"),
+            Ok(positions) => self.workers.set_positions(&positions),
+            Err(error) => tracing::debug!(error = %error, "positions could not be read"),
         }
     }
 
-    fn read(&self, client: &Client) -> End {
+    fn read(&self, client: &Client) -> SessionEnd {
         let consumer = &*client.consumer;
-        let mut looked_at = Instant::now();
+        let mut checked_at = Instant::now();
         while !self.stop.is_cancelled() {
-            let limit = if self.lanes.any_paused() { POLL_LIMIT_PAUSED } else { POLL_LIMIT };
-            match consumer.poll(limit) {
+            let timeout = if self.workers.any_paused() { POLL_TIMEOUT_PAUSED } else { POLL_TIMEOUT };
+            match consumer.poll(timeout) {
                 Some(Ok(message)) => {
-                    match self.lanes.give(message.topic(), message.partition(), Record::copy_of(&message)) {
-                        Given::Taken | Given::NotOurs => {}
-                        Given::Full(place) => self.pause(consumer, &place),
-                        Given::LaneEnded(place) => return lane_ended(&place),
+                    let record = Record::copy_of(&message);
+                    match self.workers.push(message.topic(), message.partition(), record) {
+                        PushResult::Queued | PushResult::NotAssigned => {}
+                        PushResult::QueueFull(full) => self.pause(consumer, &full),
+                        PushResult::WorkerEnded(ended) => return worker_ended(&ended),
                     }
                 }
-                Some(Err(KafkaError::MessageConsumptionFatal(code))) => return End::Failed(code.to_string()),
-                Some(Err(error)) => self.lanes.note(&error),
+                Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
+                    return SessionEnd::ClientFailed(code.to_string());
+                }
+                Some(Err(error)) => self.workers.record_poll_error(&error),
                 None => {}
             }
-            if self.lanes.any_paused() {
+            if self.workers.any_paused() {
                 self.resume(consumer);
             }
-            if looked_at.elapsed() >= LOOK_INTERVAL {
-                looked_at = Instant::now();
-                consumer.context().keep(consumer);
-                self.pass(consumer);
-                if client.committer.ended() {
-                    return End::CommitterEnded;
+            if checked_at.elapsed() >= CHECK_INTERVAL {
+                checked_at = Instant::now();
+                consumer.context().keep_connected(consumer);
+                self.update_positions(consumer);
+                if client.committer.has_ended() {
+                    return SessionEnd::CommitterEnded;
                 }
-                if let Some(place) = self.lanes.ended() {
-                    return lane_ended(&place);
+                if let Some(ended) = self.workers.unexpectedly_ended() {
+                    return worker_ended(&ended);
                 }
-                if let Some(topic) = consumer.context().gate().forgotten() {
-                    return End::Forgotten(Arc::clone(topic));
+                if let Some(topic) = consumer.context().commit_guard().reset_topic() {
+                    return SessionEnd::OffsetsReset(Arc::clone(topic));
                 }
             }
         }
-        End::Stopped
+        SessionEnd::Stopped
     }
 
-    fn pause(&self, consumer: &BaseConsumer<Member>, place: &Place) {
+    fn pause(&self, consumer: &BaseConsumer<GroupMember>, full: &TopicPartition) {
         let mut list = TopicPartitionList::new();
-        list.add_partition(&place.0, place.1);
+        list.add_partition(&full.0, full.1);
         match consumer.pause(&list) {
-            Ok(()) => self.lanes.paused(place),
-            Err(error) => tracing::warn!(error = %error, "partition cannot be paused"),
+            Ok(()) => self.workers.mark_paused(full),
+            Err(error) => tracing::warn!(error = %error, "partition could not be paused"),
         }
     }
 
-    fn resume(&self, consumer: &BaseConsumer<Member>) {
-        let list = self.lanes.resumable();
+    fn resume(&self, consumer: &BaseConsumer<GroupMember>) {
+        let list = self.workers.take_resumable();
         if list.count() > 0
             && let Err(error) = consumer.resume(&list)
         {
-            tracing::warn!(error = %error, "partitions cannot be resumed");
-            places(&list).iter().for_each(|place| self.lanes.paused(place));
+            tracing::warn!(error = %error, "partitions could not be resumed");
+            topic_partitions(&list).iter().for_each(|paused| self.workers.mark_paused(paused));
         }
     }
 
-    /// The clean stop: lanes finish what they have in hand, and it is committed.
-    fn finish(&self, client: &Client) {
-        let deadline = Instant::now() + STOP_LIMIT;
-        self.lanes.close(GRACE);
-        let limit = if self.kafka_answers() {
+    /// Graceful shutdown: workers finish their current batches, then the offsets are committed.
+    fn stop_workers(&self, client: &Client) {
+        let deadline = Instant::now() + FINAL_COMMIT_TIMEOUT;
+        self.workers.close(WORKER_STOP_TIMEOUT);
+        let timeout = if self.is_kafka_available() {
             deadline.saturating_duration_since(Instant::now())
         } else {
-            LAST_COMMIT_LIMIT_AWAY
+            FINAL_COMMIT_TIMEOUT_UNAVAILABLE
         };
-        let deadline = Instant::now() + limit;
-        let mut answer = client.committer.order_last();
-        // What Kafka has forgotten cannot be committed.
-        let forgotten = || client.consumer.context().gate().forgotten().is_some();
-        while Instant::now() < deadline && !forgotten() {
-            match answer.try_recv() {
+        let deadline = Instant::now() + timeout;
+        let mut committed = client.committer.request_final_commit();
+        // After a reset of the offsets every commit fails.
+        let is_reset = || client.consumer.context().commit_guard().reset_topic().is_some();
+        while Instant::now() < deadline && !is_reset() {
+            match committed.try_recv() {
                 Ok(true) => return,
-                // A group in the middle of a rebalance refuses commits for a moment.
+                // A group rejects commits for a moment during a rebalance.
                 Ok(false) | Err(TryRecvError::Disconnected) => {
-                    answer = client.committer.order_last();
+                    committed = client.committer.request_final_commit();
                 }
                 Err(TryRecvError::Empty) => {}
             }
-            // Only so that a rebalance goes on: a record that comes now is read again by whoever is next.
+            // Only lets a rebalance continue. The next owner reads a record that this returns again.
             _ = client.consumer.poll(Duration::from_millis(10));
         }
-        tracing::warn!("the last commit was not confirmed: some records may be read again");
+        tracing::warn!("final commit was not confirmed, some records may be processed again");
     }
 
-    /// The committer ended by itself: no more records are taken, and what is finished is committed from here.
-    fn give_up(&self, client: &Client) {
+    /// Shutdown after the committer ended unexpectedly: this thread makes the final commit.
+    fn stop_without_committer(&self, client: &Client) {
         tracing::error!("committer ended unexpectedly, the process stops");
-        self.lanes.breaks("the committer ended unexpectedly".into());
-        self.lanes.close(GRACE);
-        let gate = client.consumer.context().gate();
-        if let Err((_, error)) = gate.commit(&client.consumer, || self.lanes.left()) {
-            tracing::warn!(error = %error, "the last commit failed: some records may be read again");
+        self.workers.set_fatal_error("the committer ended unexpectedly".into());
+        self.workers.close(WORKER_STOP_TIMEOUT);
+        let guard = client.consumer.context().commit_guard();
+        if let Err((_, error)) = guard.commit(&client.consumer, || self.workers.final_offsets()) {
+            tracing::warn!(error = %error, "final commit failed, some records may be processed again");
         }
     }
 
-    /// Leaves the group by dropping the client. While Kafka is away that waits for answers that do not come: a
-    /// thread of its own waits then, and ends with the process.
-    fn leave(&self, client: Client) {
-        if self.kafka_answers() {
-            return client.end();
+    /// Leaves the group by dropping the client. If Kafka is unavailable, the drop waits for replies
+    /// that do not arrive. It then runs in its own thread, which ends with the process.
+    fn leave_group(&self, client: Client) {
+        if self.is_kafka_available() {
+            return client.close();
         }
-        let leaving = std::thread::Builder::new().name("leaver".into()).spawn(move || client.end());
+        let leaving = std::thread::Builder::new().name("leaver".into()).spawn(move || client.close());
         if let Err(error) = leaving {
-            tracing::warn!(error = %error, "no thread to leave the group in");
+            tracing::warn!(error = %error, "thread to leave the group could not be created");
         }
     }
 
-    fn kafka_answers(&self) -> bool {
+    fn is_kafka_available(&self) -> bool {
         *self.kafka.borrow() == KafkaReadiness::Ready
     }
 }
 
-/// A group member and the threads that work beside its reader.
+/// A group member and its committer and lag monitor.
 struct Client {
-    consumer: Arc<BaseConsumer<Member>>,
+    consumer: Arc<BaseConsumer<GroupMember>>,
     committer: Committer,
-    follower: Follower,
+    lag_monitor: LagMonitor,
 }
 
 impl Client {
     fn start(reader: &Reader) -> Result<Self, String> {
-        let said = |error: KafkaError| error.to_string();
-        let gate = Gate::new(&reader.client).map_err(said)?;
+        let client_error = |error: KafkaError| error.to_string();
+        let guard = CommitGuard::new(&reader.client).map_err(client_error)?;
         let mut config = reader.client.clone();
-        let member = Member::new(Arc::clone(&reader.lanes), gate, Rebootstrap::enable(&mut config));
-        let consumer: BaseConsumer<Member> = config.create_with_context(member).map_err(said)?;
+        let member = GroupMember::new(Arc::clone(&reader.workers), guard, Rebootstrap::enable(&mut config));
+        let consumer: BaseConsumer<GroupMember> = config.create_with_context(member).map_err(client_error)?;
         let topics: Vec<&str> = reader.topics.iter().map(String::as_str).collect();
-        consumer.subscribe(&topics).map_err(said)?;
+        consumer.subscribe(&topics).map_err(client_error)?;
         let consumer = Arc::new(consumer);
-        let thread = |error: std::io::Error| format!("no thread: {error}");
-        let committer = Committer::start(Arc::clone(&consumer), Arc::clone(&reader.lanes)).map_err(thread)?;
-        let follower = Follower::start(Arc::clone(&consumer), Arc::clone(&reader.lanes)).map_err(thread)?;
-        Ok(Self { consumer, committer, follower })
+        let thread_error = |error: std::io::Error| format!("thread could not be created: {error}");
+        let committer =
+            Committer::start(Arc::clone(&consumer), Arc::clone(&reader.workers)).map_err(thread_error)?;
+        let lag_monitor =
+            LagMonitor::start(Arc::clone(&consumer), Arc::clone(&reader.workers)).map_err(thread_error)?;
+        Ok(Self { consumer, committer, lag_monitor })
     }
 
-    /// Ends the threads, then leaves the group.
-    fn end(self) {
-        self.committer.end();
-        self.follower.end();
+    /// Stops the threads, then leaves the group.
+    fn close(self) {
+        self.committer.stop();
+        self.lag_monitor.stop();
         drop(self.consumer);
     }
 }

@@ -1,24 +1,37 @@
-//! One record, copied out of librdkafka's buffers so that these can be given back: everything that a dead letter
-//! must repeat byte for byte. One allocation holds it all: it is freed by another thread than the one that made it.
+//! A record copied out of librdkafka's buffers, with everything that a dead letter must repeat.
+//!
+//! The copy releases the buffers. It is one allocation, because the thread that frees it is not the
+//! thread that allocated it.
 
-use kafka::headers::{RawHeader, RawHeaders, with_header};
+use std::sync::Arc;
+
+use ::kafka::headers::{RawHeader, RawHeaders, with_header};
 use rdkafka::message::{BorrowedMessage, Message, OwnedHeaders};
+use rdkafka::topic_partition_list::TopicPartitionList;
 
-/// What a record costs in memory beside its bytes.
+/// A topic and one of its partitions.
+pub type TopicPartition = (Arc<str>, i32);
+
+/// The partitions of `list`.
+pub fn topic_partitions(list: &TopicPartitionList) -> Vec<TopicPartition> {
+    list.elements().iter().map(|element| (Arc::from(element.topic()), element.partition())).collect()
+}
+
+/// Memory that a record uses beside its bytes.
 const OVERHEAD_BYTES: usize = 256;
-/// What tells the lengths of a header's name and value: two numbers.
+/// Size of the two numbers that store the lengths of a header's name and value.
 const LENGTHS_BYTES: usize = 8;
-/// The length of a value that is null.
+/// The length that stands for a null value.
 const NULL: u32 = u32::MAX;
 
-/// A record as it came.
+/// A record of one partition.
 #[derive(Debug, Clone)]
 pub struct Record {
-    /// Its place in the partition.
+    /// Offset in the partition.
     pub offset: i64,
     /// Kafka's timestamp, in milliseconds.
     pub timestamp: Option<i64>,
-    /// The key, the value, and of each header the two lengths, the name and the value.
+    /// The key, the value, and for each header the two lengths, the name and the value.
     bytes: Box<[u8]>,
     key: Option<usize>,
     value: Option<usize>,
@@ -32,7 +45,8 @@ impl Record {
         Self::new(message.offset(), message.timestamp().to_millis(), key, value, headers)
     }
 
-    /// A record of these parts. An empty key is not an absent one, an empty value not a null one.
+    /// Creates a record. An empty key differs from an absent key, and an empty value from a null
+    /// value.
     pub fn new<'h, H>(
         offset: i64,
         timestamp: Option<i64>,
@@ -50,7 +64,7 @@ impl Record {
         bytes.extend_from_slice(key.unwrap_or_default());
         bytes.extend_from_slice(value.unwrap_or_default());
         for RawHeader { name, value } in headers() {
-            // Kafka has no longer ones.
+            // Kafka limits both lengths to an i32.
             let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(NULL);
             bytes.extend_from_slice(&length(name).to_le_bytes());
             bytes.extend_from_slice(&value.map_or(NULL, length).to_le_bytes());
@@ -61,36 +75,34 @@ impl Record {
         Self { offset, timestamp, bytes: bytes.into(), key, value }
     }
 
-    /// The key.
     pub fn key(&self) -> Option<&[u8]> {
         self.bytes.get(..self.key?)
     }
 
-    /// The value.
     pub fn value(&self) -> Option<&[u8]> {
         let start = self.key.unwrap_or(0);
         self.bytes.get(start..start + self.value?)
     }
 
-    /// The headers, in order.
+    /// The headers in their original order.
     pub fn headers(&self) -> OwnedHeaders {
         let mut headers = OwnedHeaders::new();
         let start = self.key.unwrap_or(0) + self.value.unwrap_or(0);
         let mut rest = self.bytes.get(start..).unwrap_or_default();
-        while let Some((header, behind)) = unpack(rest) {
+        while let Some((header, remaining)) = unpack(rest) {
             headers = with_header(headers, header);
-            rest = behind;
+            rest = remaining;
         }
         headers
     }
 
-    /// What it occupies in memory, about.
-    pub fn cost_bytes(&self) -> usize {
+    /// Approximate memory use.
+    pub fn memory_bytes(&self) -> usize {
         OVERHEAD_BYTES + self.bytes.len()
     }
 }
 
-/// The first header of `bytes`, and what is behind it.
+/// The first header of `bytes`, and the bytes after it.
 fn unpack(bytes: &[u8]) -> Option<(RawHeader<'_>, &[u8])> {
     let (name_length, rest) = bytes.split_first_chunk()?;
     let (value_length, rest) = rest.split_first_chunk()?;
@@ -107,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_empty_absent_or_null_comes_out_as_it_went_in() {
+    fn empty_absent_and_null_parts_are_preserved() {
         let header = |name, value| RawHeader { name, value };
         let headers = [header(&b"a"[..], Some(&b"1"[..])), header(b"\xff", None), header(b"", Some(b""))];
         for key in [None, Some(&b""[..]), Some(b"key")] {

@@ -1,63 +1,64 @@
-//! How much a lane asks of the database at once, and how long it may take: less after a timeout, more after a success,
-//! and more time for a record that is too slow even when it is alone.
+//! Batch size control: limits the records and the deadline of a worker's next write.
+//!
+//! A timeout halves the batch and a success doubles it. For a single record that times out, the
+//! deadline is doubled instead.
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use crate::mongo::MAX_DOUBLINGS;
 
-/// One lane's pace.
+/// Batch size control of one worker.
 #[derive(Debug)]
-pub struct Pace {
-    most: usize,
+pub struct BatchSize {
+    max_records: usize,
     records: AtomicUsize,
     doublings: AtomicU32,
 }
 
-/// How a write went.
+/// The result of a write, as far as it affects the size of the next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Went {
-    /// Everything was finished.
-    Well,
-    /// A deadline passed.
+pub enum WriteResult {
+    /// All records are finished.
+    Complete,
     TimedOut {
-        /// The server answers other calls.
+        /// Whether the server replies to other calls.
         server_answers: bool,
     },
-    /// Something else was wrong, which neither fewer records nor more time helps.
-    Wrong,
+    /// Another error, against which neither fewer records nor more time help.
+    Failed,
 }
 
-impl Pace {
-    /// Starts with `most` records in one write.
-    pub fn new(most: usize) -> Self {
-        Self { most, records: AtomicUsize::new(most), doublings: AtomicU32::new(0) }
+impl BatchSize {
+    /// Starts with `max_records` records per write.
+    pub fn new(max_records: usize) -> Self {
+        Self { max_records, records: AtomicUsize::new(max_records), doublings: AtomicU32::new(0) }
     }
 
-    /// Most records in one write now.
+    /// Current maximum of records per write.
     pub fn records(&self) -> usize {
         self.records.load(Ordering::Relaxed)
     }
 
-    /// How often the deadline of a write of `records` is doubled.
+    /// How often the deadline of a write of `records` records is doubled.
     pub fn doublings(&self, records: usize) -> u32 {
         if records == 1 { self.doublings.load(Ordering::Relaxed) } else { 0 }
     }
 
-    /// A write of `records` ended.
-    pub fn after(&self, records: usize, went: Went) {
-        match went {
-            Went::Well => {
-                self.records.store((self.records() * 2).min(self.most), Ordering::Relaxed);
+    /// Adapts to the result of a write of `records` records.
+    pub fn update(&self, records: usize, result: WriteResult) {
+        match result {
+            WriteResult::Complete => {
+                self.records.store((self.records() * 2).min(self.max_records), Ordering::Relaxed);
                 self.doublings.store(0, Ordering::Relaxed);
             }
-            Went::TimedOut { server_answers } => {
+            WriteResult::TimedOut { server_answers } => {
                 self.records.store((records / 2).max(1), Ordering::Relaxed);
                 if records == 1 && server_answers {
                     let doublings = self.doublings.load(Ordering::Relaxed);
                     self.doublings.store((doublings + 1).min(MAX_DOUBLINGS), Ordering::Relaxed);
                 }
             }
-            Went::Wrong => {}
+            WriteResult::Failed => {}
         }
     }
 }
@@ -67,23 +68,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn timeouts_halve_the_batch_down_to_one_record_and_then_double_the_deadline() {
-        let pace = Pace::new(4);
-        let slow = Went::TimedOut { server_answers: true };
-        for wanted in [2, 1, 1] {
-            assert_eq!(pace.doublings(pace.records()), 0);
-            pace.after(pace.records(), slow);
-            assert_eq!(pace.records(), wanted);
+    fn timeouts_halve_the_batch_to_one_record_then_double_the_deadline() {
+        let size = BatchSize::new(4);
+        let slow = WriteResult::TimedOut { server_answers: true };
+        for expected in [2, 1, 1] {
+            assert_eq!(size.doublings(size.records()), 0);
+            size.update(size.records(), slow);
+            assert_eq!(size.records(), expected);
         }
-        pace.after(1, Went::Wrong);
-        assert_eq!((pace.records(), pace.doublings(1), pace.doublings(2)), (1, 1, 0));
-        pace.after(1, Went::TimedOut { server_answers: false });
-        assert_eq!(pace.doublings(1), 1, "more time does not bring a server back");
-        (0..10).for_each(|_| pace.after(1, slow));
-        assert_eq!(pace.doublings(1), MAX_DOUBLINGS);
-        for wanted in [2, 4, 4] {
-            pace.after(pace.records(), Went::Well);
-            assert_eq!((pace.records(), pace.doublings(1)), (wanted, 0));
+        size.update(1, WriteResult::Failed);
+        assert_eq!((size.records(), size.doublings(1), size.doublings(2)), (1, 1, 0));
+        size.update(1, WriteResult::TimedOut { server_answers: false });
+        assert_eq!(size.doublings(1), 1, "no doubling while the server is unavailable");
+        (0..10).for_each(|_| size.update(1, slow));
+        assert_eq!(size.doublings(1), MAX_DOUBLINGS);
+        for expected in [2, 4, 4] {
+            size.update(size.records(), WriteResult::Complete);
+            assert_eq!((size.records(), size.doublings(1)), (expected, 0));
         }
     }
 }

@@ -1,4 +1,5 @@
-//! What becomes of one record. Pure: the same record gives the same answer, whenever and wherever it is read.
+//! Decides what to do with a record: store, skip or dead-letter. The decision depends only on the
+//! record and the configuration, so every read of a record gives the same result.
 
 use std::collections::BTreeSet;
 
@@ -6,42 +7,41 @@ use events::{Decoded, Poison, RecordView, Source, StorableEvent, decode};
 
 use crate::kafka::record::Record;
 
-/// The sources whose events are stored.
+/// The sources whose events are stored (EXPECTED_SOURCE).
 #[derive(Debug, Clone)]
-pub enum Expected {
-    /// Every source.
-    Any,
-    /// These.
-    Of(BTreeSet<Source>),
+pub enum ExpectedSources {
+    /// Every source (`*`).
+    All,
+    /// Only these sources.
+    Listed(BTreeSet<Source>),
 }
 
-impl Expected {
+impl ExpectedSources {
     /// Whether events of `source` are stored.
-    pub fn takes(&self, source: &str) -> bool {
+    pub fn contains(&self, source: &str) -> bool {
         match self {
-            Self::Any => true,
-            Self::Of(sources) => sources.iter().any(|expected| expected.as_str() == source),
+            Self::All => true,
+            Self::Listed(sources) => sources.iter().any(|expected| expected.as_str() == source),
         }
     }
 }
 
-/// What is to be done with a record.
+/// What to do with a record.
 #[derive(Debug)]
-pub enum Step {
-    /// It is an event; write its document.
+pub enum Decision {
+    /// Write the document of this event.
     Store(StorableEvent),
-    /// A tombstone, or an event of a source that is not ours: count it.
+    /// Count a tombstone or an event of a source that is not expected.
     Skip,
-    /// It can never be stored.
+    /// The record can never be stored.
     DeadLetter(Poison),
 }
 
-impl Step {
-    /// Decides on `record`.
-    pub fn of(record: &Record, expected: &Expected) -> Self {
+impl Decision {
+    pub fn of(record: &Record, expected: &ExpectedSources) -> Self {
         let Some(value) = record.value() else { return Self::Skip };
         let view = RecordView { key: record.key(), value, timestamp: record.timestamp };
-        match decode(&view, |source| expected.takes(source)) {
+        match decode(&view, |source| expected.contains(source)) {
             Ok(Decoded::Event(event)) => Self::Store(event),
             Ok(Decoded::OtherSource(_)) => Self::Skip,
             Err(poison) => Self::DeadLetter(poison),

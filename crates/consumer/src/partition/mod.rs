@@ -7,6 +7,5 @@ pub mod offsets;
 pub mod progress;
 pub mod queue;
 pub mod set_aside;
-pub mod view;
 pub mod worker;
 pub mod workers;

@@ -1,5 +1,5 @@
-//! How far one partition has come, and what it waits for. Written by its lane, read by the reader (to commit), by
-//! health and by metrics.
+//! The progress of one partition and what its worker waits for. The worker writes it; the reader,
+//! the committer, the lag monitor, health and metrics read it.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
@@ -7,72 +7,78 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
-
-use crate::partition::offsets::{Finished, Tracker};
 use service::lock::lock;
 
+use crate::kafka::record::{Record, TopicPartition};
+use crate::partition::offsets::{FinishedOffsets, OffsetTracker};
+use crate::partition::queue::{QueueLimit, RecordQueue};
+
+/// The value of an offset that is not known yet.
 const UNKNOWN: i64 = -1;
 
-/// Why a lane does not go on.
+/// Why a worker does not continue.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Waits {
-    /// The database did not finish what it was given; it is asked again.
-    ForStore(String),
-    /// A dead letter cannot be produced; which, why, and the remedy.
-    ForDeadLetter(String),
+pub enum WaitReason {
+    /// MongoDB did not complete a write, which is retried.
+    MongoDb(String),
+    /// A dead letter cannot be produced. The text names the record, the cause and the remedy.
+    DeadLetter(String),
 }
 
-impl Waits {
-    /// The reason, in words.
-    pub fn reason(&self) -> &str {
+impl WaitReason {
+    /// The text of the reason.
+    pub fn text(&self) -> &str {
         match self {
-            Self::ForStore(reason) | Self::ForDeadLetter(reason) => reason,
+            Self::MongoDb(reason) | Self::DeadLetter(reason) => reason,
         }
     }
 }
 
-/// A position that Kafka no longer has.
+/// A position at which Kafka has no record any more.
 #[derive(Debug)]
-struct Reset {
-    at: i64,
+struct PositionReset {
+    position: i64,
     /// The first record that was read afterwards.
     next: Option<i64>,
 }
 
-/// One partition's progress.
+/// The progress of one partition.
 #[derive(Debug)]
 pub struct Progress {
-    /// Its topic.
     pub topic: Arc<str>,
-    /// Its number.
     pub partition: i32,
-    tracker: Mutex<Tracker>,
+    tracker: Mutex<OffsetTracker>,
     position: AtomicI64,
     end: AtomicI64,
     committed: AtomicI64,
-    reset: Mutex<Option<Reset>>,
-    in_hand: AtomicUsize,
-    moved: Mutex<Instant>,
-    waits: Mutex<Option<Waits>>,
+    reset: Mutex<Option<PositionReset>>,
+    in_batch: AtomicUsize,
+    progressed_at: Mutex<Instant>,
+    wait_reason: Mutex<Option<WaitReason>>,
     repeated: Counter,
 }
 
 impl Progress {
-    /// Of a partition of which this process has finished `earlier`; what is finished again is counted in `repeated`.
-    pub fn new(topic: Arc<str>, partition: i32, earlier: Finished, repeated: Counter) -> Self {
+    /// Progress of a partition of which this process finished `earlier` before. Records that are
+    /// finished again are counted in `repeated`.
+    pub fn new(topic: Arc<str>, partition: i32, earlier: FinishedOffsets, repeated: Counter) -> Self {
         Self {
             topic,
             partition,
-            tracker: Mutex::new(Tracker::after(earlier)),
+            tracker: Mutex::new(OffsetTracker::new(earlier)),
             position: AtomicI64::new(UNKNOWN),
             end: AtomicI64::new(UNKNOWN),
             committed: AtomicI64::new(UNKNOWN),
             reset: Mutex::default(),
-            in_hand: AtomicUsize::new(0),
-            moved: Mutex::new(Instant::now()),
-            waits: Mutex::default(),
+            in_batch: AtomicUsize::new(0),
+            progressed_at: Mutex::new(Instant::now()),
+            wait_reason: Mutex::default(),
             repeated,
         }
+    }
+
+    pub fn topic_partition(&self) -> TopicPartition {
+        (Arc::clone(&self.topic), self.partition)
     }
 
     /// A record was read.
@@ -83,47 +89,47 @@ impl Progress {
         }
     }
 
-    /// The client's position, where every record below it was read.
-    pub fn pass(&self, position: i64) {
+    /// Sets the client's position. Every record below it was read.
+    pub fn set_position(&self, position: i64) {
         let mut tracker = lock(&self.tracker);
-        tracker.pass(position);
-        self.follow(&tracker);
+        tracker.set_position(position);
+        self.store_position(&tracker);
     }
 
-    fn follow(&self, tracker: &Tracker) {
-        if let Some(watermark) = tracker.watermark() {
-            self.position.store(watermark, Ordering::Release);
+    fn store_position(&self, tracker: &OffsetTracker) {
+        if let Some(offset) = tracker.committable() {
+            self.position.store(offset, Ordering::Release);
         }
     }
 
-    /// Kafka has no record at the client's position `at`: the client goes on at the beginning.
-    pub fn is_reset(&self, at: i64) {
-        lock(&self.reset).get_or_insert(Reset { at, next: None });
+    /// Kafka has no record at the client's `position`; the client continues at the beginning.
+    pub fn set_position_reset(&self, position: i64) {
+        lock(&self.reset).get_or_insert(PositionReset { position, next: None });
     }
 
-    /// Whether a reset of the position is not judged yet.
-    pub fn was_reset(&self) -> bool {
+    /// Whether there is a position reset whose lost records were not counted yet.
+    pub fn has_position_reset(&self) -> bool {
         lock(&self.reset).is_some()
     }
 
-    /// The offsets that were deleted before they were read, now that the partition begins at `first`. A topic
-    /// that was recreated begins below the position: nothing was lost.
+    /// The offsets that were deleted before they were read, if the partition begins at `first` now.
+    /// A recreated topic begins below the position, so nothing was lost.
     pub fn take_lost(&self, first: i64) -> Option<Range<i64>> {
-        let Reset { at, next } = lock(&self.reset).take()?;
-        let lost = at..next.map_or(first, |next| next.min(first));
+        let PositionReset { position, next } = lock(&self.reset).take()?;
+        let lost = position..next.map_or(first, |next| next.min(first));
         (!lost.is_empty()).then_some(lost)
     }
 
-    /// Records are taken in hand; the sequence number of the first.
+    /// Begins a batch and returns the sequence number of its first record.
     pub fn begin(&self, offsets: impl Iterator<Item = i64>) -> u64 {
         let mut tracker = lock(&self.tracker);
         let sequences: Vec<u64> = offsets.map(|offset| tracker.begin(offset)).collect();
-        self.in_hand.store(sequences.len(), Ordering::Relaxed);
-        *lock(&self.moved) = Instant::now();
+        self.in_batch.store(sequences.len(), Ordering::Relaxed);
+        *lock(&self.progressed_at) = Instant::now();
         sequences.first().copied().unwrap_or_default()
     }
 
-    /// Records are finished.
+    /// Marks records as finished.
     pub fn finish(&self, sequences: impl Iterator<Item = u64>) {
         let mut tracker = lock(&self.tracker);
         let (mut count, mut repeated) = (0, 0);
@@ -135,56 +141,56 @@ impl Progress {
             return;
         }
         self.repeated.inc_by(repeated);
-        self.follow(&tracker);
+        self.store_position(&tracker);
         _ = self
-            .in_hand
+            .in_batch
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some(n.saturating_sub(count)));
-        *lock(&self.moved) = Instant::now();
+        *lock(&self.progressed_at) = Instant::now();
     }
 
-    /// The offset to commit, once anything is finished.
-    pub fn watermark(&self) -> Option<i64> {
-        lock(&self.tracker).watermark()
+    /// The offset that may be committed, as soon as there is one.
+    pub fn committable(&self) -> Option<i64> {
+        lock(&self.tracker).committable()
     }
 
-    /// What this process has finished of the partition.
-    pub fn finished(&self) -> Finished {
+    /// The offsets that this process has finished.
+    pub fn finished(&self) -> FinishedOffsets {
         lock(&self.tracker).finished()
     }
 
-    /// The next offset to finish, as far as it is known.
+    /// The next offset to finish, if known.
     pub fn position(&self) -> Option<i64> {
         known(&self.position)
     }
 
-    /// Where the group stood when the partition came, for as long as nothing is finished here.
-    pub fn starts_at(&self, offset: i64) {
-        for known in [&self.position, &self.committed] {
-            _ = known.compare_exchange(UNKNOWN, offset, Ordering::AcqRel, Ordering::Relaxed);
+    /// Sets the offset at which the group started, unless something was finished here already.
+    pub fn set_start(&self, offset: i64) {
+        for start in [&self.position, &self.committed] {
+            _ = start.compare_exchange(UNKNOWN, offset, Ordering::AcqRel, Ordering::Relaxed);
         }
     }
 
     /// Kafka confirmed a commit of this offset.
-    pub fn is_committed(&self, offset: i64) {
+    pub fn set_committed(&self, offset: i64) {
         self.committed.store(offset, Ordering::Release);
     }
 
-    /// Whether the monitor has to ask where the group stands.
-    pub fn is_new(&self) -> bool {
+    /// Whether the lag monitor has to read the group's start offset.
+    pub fn needs_start(&self) -> bool {
         self.position().is_none() || known(&self.committed).is_none()
     }
 
-    /// What the broker says is the partition's end.
-    pub fn ends_at(&self, offset: i64) {
+    /// Sets the partition's end offset.
+    pub fn set_end(&self, offset: i64) {
         self.end.store(offset, Ordering::Relaxed);
     }
 
-    /// Records between the position and the broker's end, once both are known.
+    /// Records between the position and the end of the partition, once both are known.
     pub fn lag(&self) -> Option<u64> {
         self.records_from(self.position()?)
     }
 
-    /// Records between the last confirmed commit and the broker's end, once both are known.
+    /// Records between the last confirmed commit and the end of the partition, once both are known.
     pub fn committed_lag(&self) -> Option<u64> {
         self.records_from(known(&self.committed)?)
     }
@@ -194,31 +200,53 @@ impl Progress {
         Some(u64::try_from(behind).unwrap_or_default())
     }
 
-    /// Records in hand.
-    pub fn in_hand(&self) -> usize {
-        self.in_hand.load(Ordering::Relaxed)
+    /// Unfinished records of the current batch.
+    pub fn in_batch(&self) -> usize {
+        self.in_batch.load(Ordering::Relaxed)
     }
 
-    /// A record comes while none waits: the time before does not count as standing still.
-    pub fn wakes(&self) {
-        if self.in_hand() == 0 {
-            *lock(&self.moved) = Instant::now();
+    /// A record arrives in an empty queue. If the worker is idle, the idle time before it does not
+    /// count as time without progress.
+    pub fn end_idle_time(&self) {
+        if self.in_batch() == 0 {
+            *lock(&self.progressed_at) = Instant::now();
         }
     }
 
-    /// For how long nothing was finished, at `now`.
-    pub fn still_for(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(*lock(&self.moved))
+    /// How long, at `now`, nothing was finished.
+    pub fn time_since_progress(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(*lock(&self.progressed_at))
     }
 
-    /// Says what it waits for, or that it goes on.
-    pub fn waits_for(&self, waits: Option<Waits>) {
-        *lock(&self.waits) = waits;
+    /// Sets what the worker waits for; `None` if it continues.
+    pub fn set_wait_reason(&self, reason: Option<WaitReason>) {
+        *lock(&self.wait_reason) = reason;
     }
 
-    /// What it waits for.
-    pub fn waits(&self) -> Option<Waits> {
-        lock(&self.waits).clone()
+    /// What the worker waits for.
+    pub fn wait_reason(&self) -> Option<WaitReason> {
+        lock(&self.wait_reason).clone()
+    }
+}
+
+/// The shared state of one partition: what the reader, the monitors and the endpoints see of it.
+#[derive(Debug, Clone)]
+pub struct PartitionView {
+    pub progress: Arc<Progress>,
+    /// Records that the worker has not taken yet.
+    pub queue: Arc<RecordQueue>,
+}
+
+impl PartitionView {
+    /// Queues a record. Returns whether the queue has reached `limit`.
+    pub fn push(&self, record: Record, limit: QueueLimit) -> bool {
+        self.progress.read(record.offset);
+        self.queue.push(record, limit, || self.progress.end_idle_time())
+    }
+
+    /// How long, at `now`, nothing was finished while records wait; `None` if no record waits.
+    pub fn stalled_for(&self, now: Instant) -> Option<Duration> {
+        (self.progress.in_batch() > 0 || self.queue.len() > 0).then(|| self.progress.time_since_progress(now))
     }
 }
 
@@ -229,38 +257,35 @@ fn known(offset: &AtomicI64) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kafka::record::Record;
-    use crate::partition::queue::Bound;
-    use crate::partition::view::View;
 
     #[test]
-    fn lag_counts_from_the_committed_offset_until_something_is_finished() {
-        let progress = Progress::new("t".into(), 0, Finished::default(), Counter::default());
+    fn lag_counts_from_the_committed_offset_until_a_record_is_finished() {
+        let progress = Progress::new("t".into(), 0, FinishedOffsets::default(), Counter::default());
         assert_eq!(progress.lag(), None);
-        progress.ends_at(10);
-        progress.starts_at(4);
+        progress.set_end(10);
+        progress.set_start(4);
         assert_eq!(progress.lag(), Some(6));
         let first = progress.begin([4, 5].into_iter());
         progress.finish([first].into_iter());
-        progress.starts_at(0);
-        assert_eq!((progress.lag(), progress.watermark(), progress.in_hand()), (Some(5), Some(5), 1));
+        progress.set_start(0);
+        assert_eq!((progress.lag(), progress.committable(), progress.in_batch()), (Some(5), Some(5), 1));
     }
 
     #[test]
     fn committed_lag_counts_from_the_confirmed_commit() {
-        let progress = Progress::new("t".into(), 0, Finished::default(), Counter::default());
-        progress.ends_at(10);
-        progress.starts_at(4);
+        let progress = Progress::new("t".into(), 0, FinishedOffsets::default(), Counter::default());
+        progress.set_end(10);
+        progress.set_start(4);
         let first = progress.begin([4, 5].into_iter());
         progress.finish([first, first + 1].into_iter());
         assert_eq!((progress.lag(), progress.committed_lag()), (Some(4), Some(6)));
-        progress.is_committed(6);
+        progress.set_committed(6);
         assert_eq!((progress.lag(), progress.committed_lag()), (Some(4), Some(4)));
     }
 
     #[test]
     fn g2_lost_records_are_those_between_the_reset_position_and_the_beginning() {
-        // The position, the first record read afterwards, the beginning, and what was lost.
+        // The position, the first record read afterwards, the beginning, and the lost offsets.
         for (at, next, first, lost) in [
             (5, None, 9, Some(5..9)),
             (5, Some(9), 9, Some(5..9)),
@@ -269,76 +294,85 @@ mod tests {
             (50, Some(0), 0, None),
             (50, None, 0, None),
         ] {
-            let progress = Progress::new("t".into(), 0, Finished::default(), Counter::default());
-            progress.is_reset(at);
+            let progress = Progress::new("t".into(), 0, FinishedOffsets::default(), Counter::default());
+            progress.set_position_reset(at);
             next.into_iter().for_each(|next| progress.read(next));
-            assert!(progress.was_reset());
+            assert!(progress.has_position_reset());
             assert_eq!(progress.take_lost(first), lost);
-            assert_eq!(progress.take_lost(first), None, "told once");
+            assert_eq!(progress.take_lost(first), None, "returned once");
         }
     }
 
     #[test]
-    fn in_every_order_of_finishing_and_asking_the_position_is_the_watermark_as_soon_as_there_is_one() {
-        // The lane begins 10 to 12 and finishes them in another order. The lag's follower tells the partition's end
-        // and what is committed, and then, as it does not look in between, where the partition begins.
+    fn position_equals_the_committable_offset_in_every_order_of_updates() {
+        // The worker begins 10 to 12 and finishes them in another order. The lag monitor sets the
+        // end of the partition and the committed offset, then, without a check in between, the
+        // start of the partition.
         for order in devservers::interleavings(&[4, 3]) {
-            let progress = Progress::new("t".into(), 0, Finished::default(), Counter::default());
+            let progress = Progress::new("t".into(), 0, FinishedOffsets::default(), Counter::default());
             let mut taken = [0; 2];
             for thread in &order {
                 match (thread, taken[*thread]) {
                     (0, 0) => assert_eq!(progress.begin(10..13), 0),
                     (0, finished) => progress.finish([[1, 0, 2][finished - 1]].into_iter()),
-                    (_, 0) => progress.ends_at(20),
-                    (_, 1) => progress.starts_at(4),
-                    (_, _) => progress.starts_at(0),
+                    (_, 0) => progress.set_end(20),
+                    (_, 1) => progress.set_start(4),
+                    (_, _) => progress.set_start(0),
                 }
                 taken[*thread] += 1;
-                let [worked, asked] = taken;
-                let watermark = [None, None, None, Some(12), Some(13)][worked];
-                let position = watermark.or([None, None, Some(4), Some(4)][asked]);
-                let lag = position.filter(|_| asked > 0).map(|position| 20_u64.abs_diff(position as u64));
-                let told = (progress.watermark(), progress.position(), progress.lag());
-                assert_eq!(told, (watermark, position, lag), "{taken:?} of {order:?}");
-                assert_eq!(progress.in_hand(), [0, 3, 2, 1, 0][worked]);
+                let [worked, monitored] = taken;
+                let committable = [None, None, None, Some(12), Some(13)][worked];
+                let position = committable.or([None, None, Some(4), Some(4)][monitored]);
+                let lag = position.filter(|_| monitored > 0).map(|position| 20_u64.abs_diff(position as u64));
+                let state = (progress.committable(), progress.position(), progress.lag());
+                assert_eq!(state, (committable, position, lag), "{taken:?} of {order:?}");
+                assert_eq!(progress.in_batch(), [0, 3, 2, 1, 0][worked]);
             }
         }
     }
 
     #[test]
-    fn in_every_order_of_arriving_and_working_only_the_time_in_which_records_wait_is_standing_still() {
+    fn idle_time_counts_only_while_records_wait_in_every_order() {
         const STEP: Duration = Duration::from_secs(600);
-        // The reader pushes three records; the lane takes two at most, begins and finishes them, twice.
+        // The reader pushes three records. The worker takes at most two, begins and finishes them,
+        // twice.
         for order in devservers::interleavings(&[3, 6]) {
-            let progress = Progress::new("t".into(), 0, Finished::default(), Counter::default());
-            let lane = View { progress: Arc::new(progress), inbox: Arc::default() };
-            let bound = Bound { records: usize::MAX, bytes: usize::MAX };
-            let (mut pushed, mut worked, mut hand) = (0, 0, Vec::new());
-            let (mut waiting, mut waits_since, mut moved) = (false, 0, 0);
+            let progress = Progress::new("t".into(), 0, FinishedOffsets::default(), Counter::default());
+            let partition = PartitionView { progress: Arc::new(progress), queue: Arc::default() };
+            let limit = QueueLimit { records: usize::MAX, bytes: usize::MAX };
+            let (mut pushed, mut worked, mut batch) = (0, 0, Vec::new());
+            let (mut waiting, mut waiting_since, mut progressed) = (false, 0, 0);
             for (now, thread) in (1..).zip(&order) {
-                *lock(&lane.progress.moved) -= STEP;
+                *lock(&partition.progress.progressed_at) -= STEP;
                 if *thread == 0 {
-                    lane.push(Record::new(pushed, None, None, None, std::iter::empty), bound);
+                    partition.push(Record::new(pushed, None, None, None, std::iter::empty), limit);
                     pushed += 1;
                 } else {
                     match worked % 3 {
-                        0 => hand = lane.inbox.take(2, usize::MAX),
-                        _ if hand.is_empty() => {}
-                        1 => _ = lane.progress.begin(hand.iter().map(|record| record.offset)),
-                        _ => lane.progress.finish(hand.iter().map(|record| record.offset.unsigned_abs())),
+                        0 => batch = partition.queue.take(2, usize::MAX),
+                        _ if batch.is_empty() => {}
+                        1 => _ = partition.progress.begin(batch.iter().map(|record| record.offset)),
+                        _ => {
+                            partition.progress.finish(batch.iter().map(|record| record.offset.unsigned_abs()))
+                        }
                     }
-                    if worked % 3 > 0 && !hand.is_empty() {
-                        moved = now;
+                    if worked % 3 > 0 && !batch.is_empty() {
+                        progressed = now;
                     }
                     worked += 1;
                 }
-                let waits = lane.inbox.len() > 0 || lane.progress.in_hand() > 0;
+                let waits = partition.queue.len() > 0 || partition.progress.in_batch() > 0;
                 if waits && !waiting {
-                    waits_since = now;
+                    waiting_since = now;
                 }
                 waiting = waits;
-                let still = lane.still_for(Instant::now()).map(|still| still.as_secs() / STEP.as_secs());
-                assert_eq!(still, waits.then(|| now - moved.max(waits_since)), "step {now} of {order:?}");
+                let stalled =
+                    partition.stalled_for(Instant::now()).map(|stalled| stalled.as_secs() / STEP.as_secs());
+                assert_eq!(
+                    stalled,
+                    waits.then(|| now - progressed.max(waiting_since)),
+                    "step {now} of {order:?}"
+                );
             }
         }
     }

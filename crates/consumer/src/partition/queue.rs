@@ -1,5 +1,7 @@
-//! The queue between the reader and one lane. What is pushed is never refused, so no record is lost; the answer says
-//! when the partition must be paused, which bounds the queue. Requests to set a record aside come the same way.
+//! The queue between the reader and one partition worker.
+//!
+//! A push never fails, so no record is lost. Its result says whether the partition must be paused,
+//! which bounds the queue. Requests to set a record aside reach the worker through it too.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -7,80 +9,78 @@ use std::sync::Mutex;
 use tokio::sync::Notify;
 
 use crate::kafka::record::Record;
-use crate::partition::set_aside::Requests;
+use crate::partition::set_aside::SetAsideRequests;
 use service::lock::lock;
 
-/// How much may wait before the partition is paused.
+/// The size from which on a partition is paused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bound {
-    /// Records.
+pub struct QueueLimit {
     pub records: usize,
-    /// Bytes of memory.
+    /// Memory of the records.
     pub bytes: usize,
 }
 
 #[derive(Debug, Default)]
-struct Queue {
+struct Contents {
     records: VecDeque<Record>,
     bytes: usize,
 }
 
-/// Records that a lane has yet to take in hand.
+/// Records that a worker has not taken yet.
 #[derive(Debug, Default)]
-pub struct Inbox {
-    queue: Mutex<Queue>,
-    arrived: Notify,
-    /// Requests to set a record aside.
-    pub requests: Requests,
+pub struct RecordQueue {
+    contents: Mutex<Contents>,
+    pushed: Notify,
+    pub set_aside: SetAsideRequests,
 }
 
-impl Inbox {
-    /// Adds a record; before anyone sees that it waits, and if none did, calls `first`. The answer is whether the
-    /// bound is reached, so that the partition must be paused.
-    pub fn push(&self, record: Record, bound: Bound, first: impl FnOnce()) -> bool {
+impl RecordQueue {
+    /// Adds a record. If the queue was empty, calls `before_first` before the record is visible to
+    /// other threads. Returns whether `limit` is reached and the partition must be paused.
+    pub fn push(&self, record: Record, limit: QueueLimit, before_first: impl FnOnce()) -> bool {
         let full = {
-            let mut queue = lock(&self.queue);
-            if queue.records.is_empty() {
-                first();
+            let mut contents = lock(&self.contents);
+            if contents.records.is_empty() {
+                before_first();
             }
-            queue.bytes += record.cost_bytes();
-            queue.records.push_back(record);
-            queue.records.len() >= bound.records || queue.bytes >= bound.bytes
+            contents.bytes += record.memory_bytes();
+            contents.records.push_back(record);
+            contents.records.len() >= limit.records || contents.bytes >= limit.bytes
         };
-        self.arrived.notify_one();
+        self.pushed.notify_one();
         full
     }
 
-    /// Takes the oldest records: at most `records`, and at most `bytes` unless the first alone is larger.
+    /// Takes the oldest records: at most `records`, and at most `bytes` unless the first record alone
+    /// is larger.
     pub fn take(&self, records: usize, bytes: usize) -> Vec<Record> {
-        let mut queue = lock(&self.queue);
-        let mut taken = Vec::with_capacity(records.min(queue.records.len()));
+        let mut contents = lock(&self.contents);
+        let mut taken = Vec::with_capacity(records.min(contents.records.len()));
         let mut taken_bytes = 0;
         while taken.len() < records
-            && let Some(cost) = queue.records.front().map(Record::cost_bytes)
+            && let Some(cost) = contents.records.front().map(Record::memory_bytes)
             && (taken.is_empty() || taken_bytes + cost <= bytes)
         {
             taken_bytes += cost;
-            queue.bytes -= cost;
-            taken.extend(queue.records.pop_front());
+            contents.bytes -= cost;
+            taken.extend(contents.records.pop_front());
         }
         taken
     }
 
-    /// Whether the queue has drained to half of its bound, so that the partition may go on.
-    pub fn is_half_empty(&self, bound: Bound) -> bool {
-        let queue = lock(&self.queue);
-        queue.records.len() <= bound.records / 2 && queue.bytes <= bound.bytes / 2
+    /// Whether the queue has drained to half of `limit`, so that the partition can be resumed.
+    pub fn is_half_empty(&self, limit: QueueLimit) -> bool {
+        let contents = lock(&self.contents);
+        contents.records.len() <= limit.records / 2 && contents.bytes <= limit.bytes / 2
     }
 
-    /// How many records wait.
     pub fn len(&self) -> usize {
-        lock(&self.queue).records.len()
+        lock(&self.contents).records.len()
     }
 
-    /// Waits for the next push; one that happened since the last wait counts.
-    pub async fn arrival(&self) {
-        self.arrived.notified().await;
+    /// Waits for the next push. Returns at once if there was a push since the last wait.
+    pub async fn wait_for_push(&self) {
+        self.pushed.notified().await;
     }
 }
 
@@ -97,87 +97,91 @@ mod tests {
     }
 
     #[test]
-    fn a_full_inbox_says_so_and_still_keeps_every_record() {
-        let inbox = Inbox::default();
-        let bound = Bound { records: 2, bytes: usize::MAX };
-        assert!(!inbox.push(record(0, 1), bound, || ()));
-        assert!(inbox.push(record(1, 1), bound, || ()));
-        assert!(inbox.push(record(2, 1), bound, || ()));
-        assert!(!inbox.is_half_empty(bound));
-        let offsets: Vec<i64> = inbox.take(10, usize::MAX).iter().map(|record| record.offset).collect();
+    fn full_queue_reports_it_and_keeps_every_record() {
+        let queue = RecordQueue::default();
+        let limit = QueueLimit { records: 2, bytes: usize::MAX };
+        assert!(!queue.push(record(0, 1), limit, || ()));
+        assert!(queue.push(record(1, 1), limit, || ()));
+        assert!(queue.push(record(2, 1), limit, || ()));
+        assert!(!queue.is_half_empty(limit));
+        let offsets: Vec<i64> = queue.take(10, usize::MAX).iter().map(|record| record.offset).collect();
         assert_eq!(offsets, [0, 1, 2]);
-        assert!(inbox.is_half_empty(bound));
+        assert!(queue.is_half_empty(limit));
     }
 
     #[test]
-    fn bytes_bound_it_too_and_a_record_above_them_still_comes_out() {
-        let inbox = Inbox::default();
-        let bound = Bound { records: 100, bytes: 1000 };
-        assert!(inbox.push(record(0, 2000), bound, || ()));
-        inbox.push(record(1, 2000), bound, || ());
-        assert_eq!(inbox.take(10, 1000).len(), 1);
-        assert_eq!(inbox.take(10, 1000).len(), 1);
-        assert!(inbox.is_half_empty(bound));
+    fn queue_is_limited_by_bytes_and_returns_a_record_above_the_limit() {
+        let queue = RecordQueue::default();
+        let limit = QueueLimit { records: 100, bytes: 1000 };
+        assert!(queue.push(record(0, 2000), limit, || ()));
+        queue.push(record(1, 2000), limit, || ());
+        assert_eq!(queue.take(10, 1000).len(), 1);
+        assert_eq!(queue.take(10, 1000).len(), 1);
+        assert!(queue.is_half_empty(limit));
     }
 
     #[test]
-    fn nobody_sees_that_a_record_waits_before_the_first_is_told() {
-        let inbox = Inbox::default();
-        let bound = Bound { records: 100, bytes: 1000 };
-        let told = Cell::new(0);
-        let tell = || {
-            assert!(inbox.queue.try_lock().is_err());
-            told.set(told.get() + 1);
+    fn callback_of_the_first_record_runs_before_the_record_is_visible() {
+        let queue = RecordQueue::default();
+        let limit = QueueLimit { records: 100, bytes: 1000 };
+        let calls = Cell::new(0);
+        let count = || {
+            assert!(queue.contents.try_lock().is_err());
+            calls.set(calls.get() + 1);
         };
         for offset in 0..3 {
-            inbox.push(record(offset, 1), bound, tell);
+            queue.push(record(offset, 1), limit, count);
         }
-        assert_eq!(told.get(), 1);
-        inbox.take(10, usize::MAX);
-        inbox.push(record(3, 1), bound, tell);
-        assert_eq!(told.get(), 2);
+        assert_eq!(calls.get(), 1);
+        queue.take(10, usize::MAX);
+        queue.push(record(3, 1), limit, count);
+        assert_eq!(calls.get(), 2);
     }
 
-    /// The lane's side, a step at a time: take what is there, or wait.
-    enum Lane<'a> {
-        Works,
-        Waits(Pin<Box<dyn Future<Output = ()> + 'a>>),
+    /// A worker that runs step by step: it takes the queued records or waits.
+    enum Worker<'a> {
+        Running,
+        Waiting(Pin<Box<dyn Future<Output = ()> + 'a>>),
     }
 
-    impl<'a> Lane<'a> {
-        fn step(self, inbox: &'a Inbox, taken: &mut Vec<i64>) -> Self {
+    impl<'a> Worker<'a> {
+        fn step(self, queue: &'a RecordQueue, taken: &mut Vec<i64>) -> Self {
             match self {
-                Lane::Works => {
-                    let records = inbox.take(2, usize::MAX);
+                Worker::Running => {
+                    let records = queue.take(2, usize::MAX);
                     taken.extend(records.iter().map(|record| record.offset));
-                    // It looks, and only then waits: what comes in between must not be missed.
-                    if records.is_empty() { Lane::Waits(Box::pin(inbox.arrival())) } else { Lane::Works }
+                    // It checks the queue before it waits. A push in between must not be missed.
+                    if records.is_empty() {
+                        Worker::Waiting(Box::pin(queue.wait_for_push()))
+                    } else {
+                        Worker::Running
+                    }
                 }
-                Lane::Waits(mut arrival) => {
+                Worker::Waiting(mut arrival) => {
                     let poll = arrival.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-                    if poll.is_ready() { Lane::Works } else { Lane::Waits(arrival) }
+                    if poll.is_ready() { Worker::Running } else { Worker::Waiting(arrival) }
                 }
             }
         }
     }
 
     #[test]
-    fn in_every_order_of_pushing_and_taking_no_record_is_left_behind_or_turned_round() {
-        let unbounded = Bound { records: usize::MAX, bytes: usize::MAX };
+    fn no_record_is_left_or_reordered_in_any_order_of_push_and_take() {
+        let unlimited = QueueLimit { records: usize::MAX, bytes: usize::MAX };
         for order in devservers::interleavings(&[5, 7]) {
-            let inbox = Inbox::default();
-            let (mut lane, mut pushed, mut taken) = (Lane::Works, 0, Vec::new());
+            let queue = RecordQueue::default();
+            let (mut worker, mut pushed, mut taken) = (Worker::Running, 0, Vec::new());
             for thread in &order {
                 if *thread == 0 {
-                    inbox.push(record(pushed, 1), unbounded, || ());
+                    queue.push(record(pushed, 1), unlimited, || ());
                     pushed += 1;
                 } else {
-                    lane = lane.step(&inbox, &mut taken);
+                    worker = worker.step(&queue, &mut taken);
                 }
             }
-            // Nothing more is pushed: a lane that is not woken now never is.
+            // There are no more pushes: a worker that is not woken now is never woken.
             for _ in 0..20 {
-                lane = lane.step(&inbox, &mut taken);
+                worker = worker.step(&queue, &mut taken);
             }
             assert!(taken.iter().copied().eq(0..5), "{taken:?} after {order:?}");
         }

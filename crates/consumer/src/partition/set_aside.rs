@@ -1,4 +1,4 @@
-//! Requests to set a record aside, on their way from the operator to the lane that has the record in hand.
+//! Requests of an operator to set a record aside, from the endpoint to the partition worker.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -6,65 +6,63 @@ use std::sync::Mutex;
 use service::lock::lock;
 use tokio::sync::{Notify, oneshot};
 
-use crate::kafka::dead_letters::Letter;
+use crate::kafka::dead_letters::DeadLetterPosition;
 
-/// What became of a request.
+/// The worker's reply to a request.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Reply {
+pub enum SetAsideReply {
     /// The dead letter is written, and the record is finished.
-    Done(Letter),
-    /// The record's dead letter was under way already.
-    UnderWay,
-    /// The lane has no such record in hand, or it is finished.
-    NotInHand,
+    DeadLettered(DeadLetterPosition),
+    /// The dead letter of the record is already being produced.
+    InProgress,
+    /// The current batch has no unfinished record with this offset.
+    NotInBatch,
 }
 
-/// A request.
+/// A request to set the record at `offset` aside.
 #[derive(Debug)]
-pub struct SetAside {
-    /// The record's offset.
+pub struct SetAsideRequest {
     pub offset: i64,
     /// The operator's reason.
     pub reason: String,
-    /// Who waits for the reply.
-    pub reply: oneshot::Sender<Reply>,
+    pub reply: oneshot::Sender<SetAsideReply>,
 }
 
-impl SetAside {
-    /// Replies; whoever asked may have gone.
-    pub fn answer(self, reply: Reply) {
+impl SetAsideRequest {
+    /// Sends the reply. The receiver may be gone.
+    pub fn reply(self, reply: SetAsideReply) {
         _ = self.reply.send(reply);
     }
 }
 
-/// The requests that a lane has yet to answer.
+/// Requests that a worker has not handled yet.
 #[derive(Debug, Default)]
-pub struct Requests {
-    waiting: Mutex<VecDeque<SetAside>>,
-    arrived: Notify,
+pub struct SetAsideRequests {
+    waiting: Mutex<VecDeque<SetAsideRequest>>,
+    added: Notify,
 }
 
-impl Requests {
-    /// Asks that the record at `offset` be set aside. The receiver fails if the lane ends before it answers.
-    pub fn ask(&self, offset: i64, reason: String) -> oneshot::Receiver<Reply> {
+impl SetAsideRequests {
+    /// Adds a request. The receiver fails if the worker ends before it replies.
+    pub fn add(&self, offset: i64, reason: String) -> oneshot::Receiver<SetAsideReply> {
         let (reply, receiver) = oneshot::channel();
-        lock(&self.waiting).push_back(SetAside { offset, reason, reply });
-        self.arrived.notify_one();
+        lock(&self.waiting).push_back(SetAsideRequest { offset, reason, reply });
+        self.added.notify_one();
         receiver
     }
 
-    /// Drops those that wait, as the lane ends.
-    pub fn end(&self) {
+    /// Drops the waiting requests when the worker ends.
+    pub fn clear(&self) {
         lock(&self.waiting).clear();
     }
 
-    /// The next request. No request is lost if the future is dropped.
-    pub async fn next(&self) -> SetAside {
+    /// Waits for the next request. No request is lost if the future is dropped.
+    pub async fn next(&self) -> SetAsideRequest {
         loop {
             let next = lock(&self.waiting).pop_front();
             match next {
                 Some(request) => return request,
-                None => self.arrived.notified().await,
+                None => self.added.notified().await,
             }
         }
     }

@@ -1,6 +1,8 @@
-//! One partition's work: take what has arrived, write it, go on. A batch is finished when each of its records is
-//! written, dead-lettered or skipped; until then the next is not begun, and a failure is tried again for ever. What
-//! was begun is finished even after the lane was told to end, unless the servers stay away.
+//! The worker of one partition: it takes the queued records as a batch, writes it, and repeats.
+//!
+//! A batch is finished when each of its records is written, dead-lettered or skipped. Only then does
+//! the next batch begin. Failures are retried without limit. At a stop the worker still finishes its
+//! current batch, unless the servers stay unavailable.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -15,130 +17,135 @@ use service::backoff::Backoff;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::kafka::dead_letters::{Cause, DeadLetters, Letter, Origin};
+use crate::kafka::dead_letters::{Cause, DeadLetterPosition, DeadLetters, Origin};
 use crate::metrics::{Metrics, Outcome};
 use crate::mongo::{BatchOutcome, Rejected, Store, StoreState, TransientError};
-use crate::partition::batch::{Batch, Batcher, Limits};
-use crate::partition::batch_size::{Pace, Went};
-use crate::partition::decision::Expected;
-use crate::partition::progress::{Progress, Waits};
-use crate::partition::queue::Inbox;
-use crate::partition::set_aside::{Reply, SetAside};
+use crate::partition::batch::{Batch, BatchLimits, Batcher};
+use crate::partition::batch_size::{BatchSize, WriteResult};
+use crate::partition::decision::ExpectedSources;
+use crate::partition::progress::{Progress, WaitReason};
+use crate::partition::queue::RecordQueue;
+use crate::partition::set_aside::{SetAsideReply, SetAsideRequest};
 use crate::unlisted_code::{self, RetryDecision, UnlistedCodeRetry};
 
-const FIRST_DELAY: Duration = Duration::from_millis(50);
-const MOST_DELAY: Duration = Duration::from_secs(1);
-/// Sources of one batch that are written at the same time.
-const SOURCES_AT_ONCE: usize = 4;
-/// Fruitless attempts in a row after which a lane that was told to end gives up, and after which it says in the log
-/// that it waits.
-const FRUITLESS_ATTEMPTS: u32 = 3;
+const MIN_BACKOFF: Duration = Duration::from_millis(50);
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
+/// Maximum number of sources of one batch that are written concurrently.
+const MAX_CONCURRENT_SOURCES: usize = 4;
+/// Consecutive failed attempts after which a worker logs that it waits, and after which a stopping
+/// worker abandons its batch.
+const MAX_FAILED_ATTEMPTS: u32 = 3;
 
-/// What every lane works with.
-pub struct Work {
-    /// The database.
+/// Handles and limits that all workers share.
+pub struct WorkerContext {
     pub store: Store,
-    /// The dead-letter topic.
     pub dead_letters: DeadLetters,
-    /// What is counted.
     pub metrics: Metrics,
-    /// Sources that are stored.
-    pub expected: Expected,
-    /// Bounds of one write.
-    pub limits: Limits,
-    /// How long a record is refused with an unlisted code before it is dead-lettered.
+    /// Sources whose events are stored.
+    pub expected: ExpectedSources,
+    /// Limits of one write.
+    pub limits: BatchLimits,
+    /// How long a record is rejected with an unlisted code before it is dead-lettered.
     pub unlisted_grace: Duration,
 }
 
-/// The lane was told to end and the servers are away: what is not finished stays uncommitted.
+/// The worker abandoned its batch: it was stopping and the servers were unavailable. Unfinished
+/// records stay uncommitted.
 #[derive(Debug)]
-struct GaveUp;
+struct Abandoned;
 
-/// A batch in hand, the sequence number of its first record, and what has become of each record.
+/// The current batch, the sequence number of its first record, and the state of each record.
 #[derive(Clone, Copy)]
-struct Hand<'a> {
+struct CurrentBatch<'a> {
     batch: &'a Batch,
-    first: u64,
-    fates: &'a Fates,
+    first_sequence: u64,
+    states: &'a RecordStates,
 }
 
-/// What has become of a record in hand.
+/// The state of a record in the current batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    /// It is to be written.
-    Open,
-    /// Its dead letter is under way: it is not written any more.
-    DeadLetter,
-    /// Its outcome is durable and counted.
+enum RecordState {
+    /// The record has to be written or dead-lettered.
+    Pending,
+    /// The dead letter is being produced. The record is not written any more.
+    DeadLettering,
+    /// The outcome is durable and counted.
     Finished,
 }
 
-/// What has become of each record in hand.
-struct Fates(watch::Sender<Vec<Fate>>);
+/// The state of each record in the current batch.
+struct RecordStates(watch::Sender<Vec<RecordState>>);
 
-impl Fates {
-    fn of(batch: &Batch) -> Self {
-        Self(watch::Sender::new(vec![Fate::Open; batch.entries.len()]))
+impl RecordStates {
+    fn new(batch: &Batch) -> Self {
+        Self(watch::Sender::new(vec![RecordState::Pending; batch.entries.len()]))
     }
 
-    /// Has the dead letter of an open record made, by whoever asks first; what the record was before.
-    fn take(&self, index: usize) -> Fate {
-        let mut before = Fate::Finished;
-        self.0.send_if_modified(|fates| {
-            before = fates[index];
-            let is_open = before == Fate::Open;
-            if is_open {
-                fates[index] = Fate::DeadLetter;
+    /// Claims a pending record for its dead letter. Returns the state before the call: only if it
+    /// was pending may the caller produce the dead letter.
+    fn claim(&self, index: usize) -> RecordState {
+        let mut before = RecordState::Finished;
+        self.0.send_if_modified(|states| {
+            before = states[index];
+            let is_pending = before == RecordState::Pending;
+            if is_pending {
+                states[index] = RecordState::DeadLettering;
             }
-            is_open
+            is_pending
         });
         before
     }
 
-    fn finish(&self, indices: &[usize]) {
-        self.0.send_if_modified(|fates| {
-            indices.iter().for_each(|index| fates[*index] = Fate::Finished);
+    fn finish(&self, indexes: &[usize]) {
+        self.0.send_if_modified(|states| {
+            indexes.iter().for_each(|index| states[*index] = RecordState::Finished);
             false
         });
     }
 
-    fn is_open(&self, index: usize) -> bool {
-        self.0.borrow()[index] == Fate::Open
+    fn is_pending(&self, index: usize) -> bool {
+        self.0.borrow()[index] == RecordState::Pending
     }
 
-    /// Waits until the dead letter of one of `indices`, which are open, is under way.
-    async fn any_taken(&self, indices: &[usize]) {
-        let taken = |fates: &Vec<Fate>| indices.iter().any(|index| fates[*index] == Fate::DeadLetter);
-        // The sender lives as long as this future.
-        _ = self.0.subscribe().wait_for(taken).await;
+    /// Waits until one of the pending records `indexes` is claimed for its dead letter.
+    async fn any_claimed(&self, indexes: &[usize]) {
+        let claimed =
+            |states: &Vec<RecordState>| indexes.iter().any(|i| states[*i] == RecordState::DeadLettering);
+        // This cannot fail: the sender outlives this future.
+        _ = self.0.subscribe().wait_for(claimed).await;
     }
 }
 
-/// One partition's lane.
-pub struct Lane {
-    work: Arc<Work>,
+/// The worker of one partition.
+pub struct Worker {
+    context: Arc<WorkerContext>,
     progress: Arc<Progress>,
-    inbox: Arc<Inbox>,
-    end: CancellationToken,
-    pace: Pace,
+    queue: Arc<RecordQueue>,
+    stop: CancellationToken,
+    batch_size: BatchSize,
 }
 
-impl Lane {
-    /// A lane that ends after its batch in hand once `end` is cancelled.
-    pub fn new(work: Arc<Work>, progress: Arc<Progress>, inbox: Arc<Inbox>, end: CancellationToken) -> Self {
-        let pace = Pace::new(work.limits.records);
-        Self { work, progress, inbox, end, pace }
+impl Worker {
+    /// Creates a worker that ends after its current batch once `stop` is cancelled.
+    pub fn new(
+        context: Arc<WorkerContext>,
+        progress: Arc<Progress>,
+        queue: Arc<RecordQueue>,
+        stop: CancellationToken,
+    ) -> Self {
+        let batch_size = BatchSize::new(context.limits.records);
+        Self { context, progress, queue, stop, batch_size }
     }
 
-    /// Works until told to end.
+    /// Processes batches until `stop`.
     pub async fn run(self) {
         let mut batcher = Batcher::default();
         while let Some(batch) = self.next_batch(&mut batcher).await {
-            if let Err(GaveUp) = self.finish(&batch).await {
+            if let Err(Abandoned) = self.process(&batch).await {
                 tracing::info!(
                     topic = &*self.progress.topic,
                     partition = self.progress.partition,
-                    "lane gave up its batch"
+                    "batch abandoned at shutdown"
                 );
                 return;
             }
@@ -147,159 +154,174 @@ impl Lane {
 
     async fn next_batch(&self, batcher: &mut Batcher) -> Option<Batch> {
         loop {
-            if self.end.is_cancelled() {
+            if self.stop.is_cancelled() {
                 return None;
             }
-            let limits = Limits { records: self.pace.records(), bytes: self.work.limits.bytes };
-            let room = limits.records.saturating_sub(batcher.waiting());
-            let room_bytes = limits.bytes.saturating_sub(batcher.waiting_bytes());
-            // An inbox gives one record however large it is: only to a batcher that has room.
-            if room_bytes > 0 {
-                batcher.add(self.inbox.take(room, room_bytes));
+            let limits = BatchLimits { records: self.batch_size.records(), bytes: self.context.limits.bytes };
+            let records = limits.records.saturating_sub(batcher.waiting());
+            let bytes = limits.bytes.saturating_sub(batcher.waiting_bytes());
+            // The queue returns at least one record, however large. So take only if there is room.
+            if bytes > 0 {
+                batcher.add(self.queue.take(records, bytes));
             }
-            let batch = batcher.next(limits, &self.work.expected);
+            let batch = batcher.next(limits, &self.context.expected);
             if !batch.entries.is_empty() {
                 return Some(batch);
             }
             tokio::select! {
-                () = self.inbox.arrival() => {}
-                () = self.end.cancelled() => {}
-                request = self.inbox.requests.next() => request.answer(Reply::NotInHand),
+                () = self.queue.wait_for_push() => {}
+                () = self.stop.cancelled() => {}
+                request = self.queue.set_aside.next() => request.reply(SetAsideReply::NotInBatch),
             }
         }
     }
 
-    async fn finish(&self, batch: &Batch) -> Result<(), GaveUp> {
-        let first = self.progress.begin(batch.entries.iter().map(|entry| entry.record.offset));
-        self.work.metrics.read(batch.entries.len());
-        let fates = Fates::of(batch);
-        let hand = Hand { batch, first, fates: &fates };
+    /// Finishes every record of `batch`.
+    async fn process(&self, batch: &Batch) -> Result<(), Abandoned> {
+        let first_sequence = self.progress.begin(batch.entries.iter().map(|entry| entry.record.offset));
+        self.context.metrics.read(batch.entries.len());
+        let states = RecordStates::new(batch);
+        let current = CurrentBatch { batch, first_sequence, states: &states };
         let skipped = batch.skipped();
-        self.work.metrics.finished(Outcome::Skipped, skipped.len() as u64);
-        self.settle(hand, &skipped);
+        self.context.metrics.finished(Outcome::Skipped, skipped.len() as u64);
+        self.mark_finished(current, &skipped);
         let poison: Vec<_> = batch.poison().map(|(index, poison)| (index, Cause::from(poison))).collect();
-        let writes = batch.by_source().into_iter().map(|(source, members)| self.store(hand, source, members));
+        let writes = batch.by_source().into_iter();
+        let writes = writes.map(|(source, indexes)| self.write_until_finished(current, source, indexes));
         let writes = futures::stream::iter(writes.collect::<Vec<_>>());
-        let store = writes.buffer_unordered(SOURCES_AT_ONCE).collect::<Vec<_>>();
+        let writes = writes.buffer_unordered(MAX_CONCURRENT_SOURCES).collect::<Vec<_>>();
         let work = async {
-            let (buried, stored) = tokio::join!(self.bury(hand, poison), store);
-            stored.into_iter().fold(buried, Result::and)
+            let (dead_lettered, written) = tokio::join!(self.dead_letter_all(current, poison), writes);
+            written.into_iter().fold(dead_lettered, Result::and)
         };
-        self.set_aside_during(hand, work).await
+        self.handle_set_aside_during(current, work).await
     }
 
-    /// Does `work`, which finishes the records in hand, and meanwhile sets those aside that are asked for. Both are parts
-    /// of one task: what a write has brought is counted before anybody can take its records away, or not at all.
-    async fn set_aside_during(
+    /// Runs `work`, which finishes the current batch, and meanwhile handles requests to set records
+    /// aside. Both run in one task. So a completed write is counted before a request can claim its
+    /// records, or it is not counted at all.
+    async fn handle_set_aside_during(
         &self,
-        hand: Hand<'_>,
-        work: impl Future<Output = Result<(), GaveUp>>,
-    ) -> Result<(), GaveUp> {
+        current: CurrentBatch<'_>,
+        work: impl Future<Output = Result<(), Abandoned>>,
+    ) -> Result<(), Abandoned> {
         let mut work = pin!(work);
         let mut set_aside = FuturesUnordered::new();
-        let (mut works, mut outcome) = (true, Ok(()));
-        while works || !set_aside.is_empty() {
+        let (mut working, mut outcome) = (true, Ok(()));
+        while working || !set_aside.is_empty() {
             tokio::select! {
-                worked = &mut work, if works => {
-                    works = false;
+                worked = &mut work, if working => {
+                    working = false;
                     outcome = outcome.and(worked);
                 }
                 Some(one) = set_aside.next() => outcome = outcome.and(one),
-                request = self.inbox.requests.next(), if works => {
-                    set_aside.extend(self.set_aside(hand, request));
+                request = self.queue.set_aside.next(), if working => {
+                    set_aside.extend(self.set_aside(current, request));
                 }
             }
         }
         outcome
     }
 
-    /// Takes an open record in hand away from the database; the rest is its dead letter.
+    /// Claims a pending record for its dead letter. The returned future produces the dead letter.
     fn set_aside<'a>(
         &'a self,
-        hand: Hand<'a>,
-        request: SetAside,
-    ) -> Option<impl Future<Output = Result<(), GaveUp>> + 'a> {
-        let index = hand.batch.entries.iter().position(|entry| entry.record.offset == request.offset);
-        let Some((index, fate)) = index.map(|index| (index, hand.fates.take(index))) else {
-            request.answer(Reply::NotInHand);
+        current: CurrentBatch<'a>,
+        request: SetAsideRequest,
+    ) -> Option<impl Future<Output = Result<(), Abandoned>> + 'a> {
+        let index = current.batch.entries.iter().position(|entry| entry.record.offset == request.offset);
+        let Some((index, state)) = index.map(|index| (index, current.states.claim(index))) else {
+            request.reply(SetAsideReply::NotInBatch);
             return None;
         };
-        match fate {
-            Fate::Open => {}
-            Fate::DeadLetter => {
-                request.answer(Reply::UnderWay);
+        match state {
+            RecordState::Pending => {}
+            RecordState::DeadLettering => {
+                request.reply(SetAsideReply::InProgress);
                 return None;
             }
-            Fate::Finished => {
-                request.answer(Reply::NotInHand);
+            RecordState::Finished => {
+                request.reply(SetAsideReply::NotInBatch);
                 return None;
             }
         }
         let (topic, partition) = (&*self.progress.topic, self.progress.partition);
         let (offset, reason) = (request.offset, &request.reason);
-        tracing::warn!(topic, partition, offset, reason, "record is set aside by an operator");
+        tracing::warn!(topic, partition, offset, reason, "record set aside by an operator");
         let cause = Cause { stage: "store", class: "SetAside".into(), reason: request.reason.clone() };
         Some(async move {
-            let letter = self.bury_one(hand, index, &cause).await?;
-            request.answer(Reply::Done(letter));
+            let position = self.dead_letter(current, index, &cause).await?;
+            request.reply(SetAsideReply::DeadLettered(position));
             Ok(())
         })
     }
 
-    /// Writes the events of one source, what is unfinished again and again.
-    async fn store(&self, hand: Hand<'_>, source: &Source, members: Vec<usize>) -> Result<(), GaveUp> {
-        let mut todo = VecDeque::from(members);
-        let mut unlisted = UnlistedCodeRetry::new(self.work.unlisted_grace);
-        let mut backoff = Backoff::new(FIRST_DELAY, MOST_DELAY);
+    /// Writes the events of one source, and retries until all are finished.
+    async fn write_until_finished(
+        &self,
+        current: CurrentBatch<'_>,
+        source: &Source,
+        indexes: Vec<usize>,
+    ) -> Result<(), Abandoned> {
+        let mut todo = VecDeque::from(indexes);
+        let mut unlisted = UnlistedCodeRetry::new(self.context.unlisted_grace);
+        let mut backoff = Backoff::new(MIN_BACKOFF, MAX_BACKOFF);
         loop {
-            // Of some the dead letter is under way, as somebody asked for it.
-            todo.retain(|index| hand.fates.is_open(*index));
+            // Records that an operator set aside are not written any more.
+            todo.retain(|index| current.states.is_pending(*index));
             if todo.is_empty() {
                 break;
             }
-            let count = unlisted.chunk_size(&todo, self.pace.records());
+            let count = unlisted.chunk_size(&todo, self.batch_size.records());
             let chunk: Vec<usize> = todo.drain(..count).collect();
-            let Some(mut applied) = self.write(hand, source, &chunk).await else {
+            let Some(mut applied) = self.write(current, source, &chunk).await else {
                 chunk.into_iter().rev().for_each(|index| todo.push_front(index));
                 continue;
             };
             let mut causes = Vec::new();
             if let RetryDecision::DeadLetter { others_stored } =
                 unlisted.after_write(&chunk, &applied, Instant::now())
-                && (others_stored || self.work.store.takes_writes(source).await)
+                && (others_stored || self.context.store.takes_writes(source).await)
             {
                 causes.extend(unlisted_code::take_rejected(&mut applied).map(|cause| (chunk[0], cause)));
             }
             causes.extend(applied.rejected.into_iter().map(|r| (chunk[r.index], Cause::from(r))));
-            self.bury(hand, causes).await?;
+            self.dead_letter_all(current, causes).await?;
             applied.unfinished.iter().rev().for_each(|&index| todo.push_front(chunk[index]));
-            self.pace.after(count, self.went(applied.error.as_ref()));
+            self.batch_size.update(count, self.write_result(applied.error.as_ref()));
             if applied.unfinished.len() < count {
                 backoff.reset();
             }
             if applied.unfinished.is_empty() {
-                self.progress.waits_for(None);
+                self.progress.set_wait_reason(None);
             } else {
-                self.wait(&mut backoff, applied.error).await?;
+                self.wait_before_retry(&mut backoff, applied.error).await?;
             }
         }
         if backoff.attempts() > 0 {
-            self.progress.waits_for(None);
+            self.progress.set_wait_reason(None);
         }
         Ok(())
     }
 
-    /// Writes `chunk`. Nothing if one of its records was taken away meanwhile: whatever the server does with the write, it
-    /// is not counted, and the guard makes it harmless to write the others again.
-    async fn write(&self, hand: Hand<'_>, source: &Source, chunk: &[usize]) -> Option<BatchOutcome> {
-        let events: Vec<&StorableEvent> = chunk.iter().filter_map(|&index| hand.batch.event(index)).collect();
+    /// Writes `chunk` once. Returns `None` if one of its records was set aside meanwhile. The result
+    /// of that write is then not counted, and the guard makes it harmless to write the others again.
+    async fn write(
+        &self,
+        current: CurrentBatch<'_>,
+        source: &Source,
+        chunk: &[usize],
+    ) -> Option<BatchOutcome> {
+        let events: Vec<&StorableEvent> =
+            chunk.iter().filter_map(|&index| current.batch.event(index)).collect();
         let started = Instant::now();
+        let doublings = self.batch_size.doublings(chunk.len());
         let applied = tokio::select! {
             biased;
-            () = hand.fates.any_taken(chunk) => return None,
-            applied = self.work.store.apply(source, &events, self.pace.doublings(chunk.len())) => applied,
+            () = current.states.any_claimed(chunk) => return None,
+            applied = self.context.store.apply(source, &events, doublings) => applied,
         };
-        self.work.metrics.wrote(started.elapsed(), events.len(), &applied.counts);
+        self.context.metrics.wrote(started.elapsed(), events.len(), &applied.counts);
         let mut stored = vec![true; chunk.len()];
         let not_stored =
             applied.rejected.iter().map(|rejected| rejected.index).chain(applied.unfinished.iter().copied());
@@ -307,97 +329,114 @@ impl Lane {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let stored: Vec<usize> =
             chunk.iter().zip(&stored).filter(|(_, stored)| **stored).map(|(i, _)| *i).collect();
-        for event in stored.iter().filter_map(|&index| hand.batch.event(index)) {
+        for event in stored.iter().filter_map(|&index| current.batch.event(index)) {
             let ingested = Duration::from_millis(event.ingested_at.get().unsigned_abs());
-            self.work.metrics.fresh(now.saturating_sub(ingested));
+            self.context.metrics.observe_freshness(now.saturating_sub(ingested));
         }
-        self.settle(hand, &stored);
+        self.mark_finished(current, &stored);
         Some(applied)
     }
 
-    /// Makes dead letters, all at the same time.
-    async fn bury(&self, hand: Hand<'_>, causes: Vec<(usize, Cause)>) -> Result<(), GaveUp> {
-        // An operator may have asked for one of them meanwhile, and its dead letter is under way.
-        let causes: Vec<_> =
-            causes.into_iter().filter(|(index, _)| hand.fates.take(*index) == Fate::Open).collect();
+    /// Dead-letters records concurrently.
+    async fn dead_letter_all(
+        &self,
+        current: CurrentBatch<'_>,
+        causes: Vec<(usize, Cause)>,
+    ) -> Result<(), Abandoned> {
+        // Skips records that an operator set aside meanwhile: their dead letters are in progress.
+        let causes: Vec<_> = causes
+            .into_iter()
+            .filter(|(index, _)| current.states.claim(*index) == RecordState::Pending)
+            .collect();
         let Some((index, cause)) = causes.first() else { return Ok(()) };
         tracing::warn!(
             topic = &*self.progress.topic,
             partition = self.progress.partition,
             records = causes.len(),
-            first_offset = hand.batch.entries[*index].record.offset,
+            first_offset = current.batch.entries[*index].record.offset,
             stage = cause.stage,
             class = cause.class,
-            "records are dead letters"
+            "sending records to the dead-letter topic"
         );
-        let letters = causes.iter().map(|(index, cause)| self.bury_one(hand, *index, cause));
-        join_all(letters).await.into_iter().try_for_each(|one| one.map(drop))
+        let dead_letters = causes.iter().map(|(index, cause)| self.dead_letter(current, *index, cause));
+        join_all(dead_letters).await.into_iter().try_for_each(|one| one.map(drop))
     }
 
-    async fn bury_one(&self, hand: Hand<'_>, index: usize, cause: &Cause) -> Result<Letter, GaveUp> {
+    /// Produces the dead letter of one record, and retries until it is delivered.
+    async fn dead_letter(
+        &self,
+        current: CurrentBatch<'_>,
+        index: usize,
+        cause: &Cause,
+    ) -> Result<DeadLetterPosition, Abandoned> {
         let origin = Origin { topic: &self.progress.topic, partition: self.progress.partition };
-        let record = &hand.batch.entries[index].record;
-        let mut backoff = Backoff::new(FIRST_DELAY, MOST_DELAY);
-        let letter = loop {
-            let reason = match self.work.dead_letters.produce(origin, record, cause).await {
-                Ok(letter) => break letter,
+        let record = &current.batch.entries[index].record;
+        let mut backoff = Backoff::new(MIN_BACKOFF, MAX_BACKOFF);
+        let position = loop {
+            let reason = match self.context.dead_letters.produce(origin, record, cause).await {
+                Ok(position) => break position,
                 Err(reason) => reason,
             };
             let delay = backoff.next_delay();
-            let waits_already = matches!(self.progress.waits(), Some(Waits::ForDeadLetter(_)));
-            if backoff.attempts() == 1 && !waits_already {
-                tracing::warn!(reason, "dead letter is not taken");
+            let is_logged = matches!(self.progress.wait_reason(), Some(WaitReason::DeadLetter(_)));
+            if backoff.attempts() == 1 && !is_logged {
+                tracing::warn!(reason, "dead letter could not be produced");
             }
-            self.progress.waits_for(Some(Waits::ForDeadLetter(reason)));
-            if self.end.is_cancelled() {
-                return Err(GaveUp);
+            self.progress.set_wait_reason(Some(WaitReason::DeadLetter(reason)));
+            if self.stop.is_cancelled() {
+                return Err(Abandoned);
             }
             tokio::time::sleep(delay).await;
         };
         if backoff.attempts() > 0 {
-            self.progress.waits_for(None);
+            self.progress.set_wait_reason(None);
         }
-        self.work.metrics.finished(Outcome::DeadLettered, 1);
-        self.settle(hand, &[index]);
-        Ok(letter)
+        self.context.metrics.finished(Outcome::DeadLettered, 1);
+        self.mark_finished(current, &[index]);
+        Ok(position)
     }
 
-    fn settle(&self, hand: Hand<'_>, indices: &[usize]) {
-        hand.fates.finish(indices);
-        self.progress.finish(indices.iter().map(|&index| hand.first + index as u64));
+    fn mark_finished(&self, current: CurrentBatch<'_>, indexes: &[usize]) {
+        current.states.finish(indexes);
+        self.progress.finish(indexes.iter().map(|&index| current.first_sequence + index as u64));
     }
 
-    fn went(&self, trouble: Option<&TransientError>) -> Went {
+    fn write_result(&self, trouble: Option<&TransientError>) -> WriteResult {
         match trouble {
-            None => Went::Well,
+            None => WriteResult::Complete,
             Some(trouble) if trouble.timed_out => {
-                Went::TimedOut { server_answers: self.work.store.server_answers() }
+                WriteResult::TimedOut { server_answers: self.context.store.server_answers() }
             }
-            Some(_) => Went::Wrong,
+            Some(_) => WriteResult::Failed,
         }
     }
 
-    async fn wait(&self, backoff: &mut Backoff, trouble: Option<TransientError>) -> Result<(), GaveUp> {
+    async fn wait_before_retry(
+        &self,
+        backoff: &mut Backoff,
+        trouble: Option<TransientError>,
+    ) -> Result<(), Abandoned> {
         let delay = backoff.next_delay();
-        let reason = trouble.map_or_else(|| "the database did not finish the write".into(), |t| t.reason);
-        // While the database is away its own watch has said so, once for all lanes.
-        if backoff.attempts() == FRUITLESS_ATTEMPTS && *self.work.store.state().borrow() == StoreState::Ready
+        let reason = trouble.map_or_else(|| "MongoDB did not finish the write".into(), |t| t.reason);
+        // An unavailable MongoDB is logged once for all workers, where its state is watched.
+        if backoff.attempts() == MAX_FAILED_ATTEMPTS
+            && *self.context.store.state().borrow() == StoreState::Ready
         {
             let (topic, partition) = (&*self.progress.topic, self.progress.partition);
-            tracing::warn!(topic, partition, reason, "lane waits for the database");
+            tracing::warn!(topic, partition, reason, "partition worker waits for mongodb");
         }
-        self.progress.waits_for(Some(Waits::ForStore(reason)));
-        if self.end.is_cancelled() && backoff.attempts() >= FRUITLESS_ATTEMPTS {
-            return Err(GaveUp);
+        self.progress.set_wait_reason(Some(WaitReason::MongoDb(reason)));
+        if self.stop.is_cancelled() && backoff.attempts() >= MAX_FAILED_ATTEMPTS {
+            return Err(Abandoned);
         }
         tokio::time::sleep(delay).await;
         Ok(())
     }
 }
 
-impl Drop for Lane {
+impl Drop for Worker {
     fn drop(&mut self) {
-        self.inbox.requests.end();
+        self.queue.set_aside.clear();
     }
 }
 

@@ -1,5 +1,7 @@
-//! The lanes of this member's partitions. The reader gives them records and takes their watermarks; a rebalance
-//! starts and ends them. All of it happens in the reader's thread; health and metrics look on.
+//! The workers of the assigned partitions.
+//!
+//! The reader pushes records to them, a rebalance starts and stops them, and the committer collects
+//! the offsets to commit. Health and metrics read their state.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,153 +10,157 @@ use std::time::Duration;
 
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use service::lock::lock;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::kafka::record::Record;
-use crate::partition::offsets::Finished;
-use crate::partition::progress::Progress;
-use crate::partition::queue::Bound;
-use crate::partition::view::View;
-use crate::partition::worker::{Lane, Work};
+use crate::kafka::record::{Record, TopicPartition};
+use crate::partition::offsets::FinishedOffsets;
+use crate::partition::progress::{PartitionView, Progress};
+use crate::partition::queue::QueueLimit;
+use crate::partition::worker::{Worker, WorkerContext};
 
-use service::lock::lock;
+/// Memory for queued records, over all workers.
+const QUEUES_BYTES: usize = 16 << 20;
+/// Maximum number of full batches in one queue. More than two, because each pause discards the
+/// records of the partition that librdkafka has already fetched.
+const MAX_QUEUED_BATCHES: usize = 8;
 
-/// Memory for records that wait, over all lanes.
-const BUDGET_BYTES: usize = 16 << 20;
-/// Batches that may wait in one lane. More than two, because each pause throws away what librdkafka has already
-/// fetched of the partition.
-const BATCHES_WAITING: usize = 8;
-
-/// A topic and one of its partitions.
-pub type Place = (Arc<str>, i32);
-
-/// What became of a record that was given to its lane.
+/// The result of pushing a record to its worker.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Given {
-    /// It waits, and there is room for more.
-    Taken,
-    /// It waits, and the partition is to be paused.
-    Full(Place),
-    /// The partition is not ours any more, or its lane was told to end: the record is read by whoever is next.
-    NotOurs,
-    /// The lane's task ended by itself, which is a fault of this program.
-    LaneEnded(Place),
+pub enum PushResult {
+    /// The record is queued, and there is room for more.
+    Queued,
+    /// The record is queued, and the partition has to be paused.
+    QueueFull(TopicPartition),
+    /// The partition is not assigned any more, or its worker is stopping. The record is dropped, and
+    /// the next owner of the partition reads it.
+    NotAssigned,
+    /// The worker's task ended unexpectedly, which is a bug.
+    WorkerEnded(TopicPartition),
 }
 
-struct Running {
-    view: View,
+struct RunningWorker {
+    view: PartitionView,
     task: JoinHandle<()>,
-    end: CancellationToken,
+    stop: CancellationToken,
     paused: bool,
-    /// The offset that was last sent to be committed.
-    sent: Option<i64>,
+    /// The offset that was last passed to a commit.
+    passed_to_commit: Option<i64>,
+}
+
+impl RunningWorker {
+    fn topic_partition(&self) -> TopicPartition {
+        self.view.progress.topic_partition()
+    }
 }
 
 #[derive(Default)]
 struct Table {
-    topics: HashMap<Arc<str>, HashMap<i32, Running>>,
-    /// What lanes that are gone had finished: some of it may come again.
-    past: HashMap<Place, Finished>,
+    topics: HashMap<Arc<str>, HashMap<i32, RunningWorker>>,
+    /// Offsets that former workers finished. They may be read again.
+    finished_before: HashMap<TopicPartition, FinishedOffsets>,
     closed: bool,
 }
 
 impl Table {
-    fn each(&mut self) -> impl Iterator<Item = &mut Running> {
+    fn all(&mut self) -> impl Iterator<Item = &mut RunningWorker> {
         self.topics.values_mut().flat_map(HashMap::values_mut)
     }
 
-    fn get(&mut self, topic: &str, partition: i32) -> Option<&mut Running> {
+    fn get(&mut self, topic: &str, partition: i32) -> Option<&mut RunningWorker> {
         self.topics.get_mut(topic)?.get_mut(&partition)
     }
 
-    fn remove(&mut self, (topic, partition): &Place) -> Option<Running> {
+    fn remove(&mut self, (topic, partition): &TopicPartition) -> Option<RunningWorker> {
         self.topics.get_mut(topic)?.remove(partition)
     }
 }
 
-/// All lanes.
-pub struct Lanes {
-    work: Arc<Work>,
+/// All workers of this process.
+pub struct Workers {
+    context: Arc<WorkerContext>,
     runtime: Handle,
     table: Mutex<Table>,
-    share_bytes: AtomicUsize,
+    /// Memory for the queue of one worker.
+    queue_bytes: AtomicUsize,
+    /// Number of paused partitions.
     paused: AtomicUsize,
-    last_error: Mutex<Option<(String, std::time::Instant)>>,
-    /// Of closed lanes, whose partitions are still ours.
-    left: Mutex<Vec<Arc<Progress>>>,
-    /// When lanes that were told to stop are given up, whoever waits for them.
-    give_up_at: OnceLock<Instant>,
-    /// Why the process cannot go on.
-    broken: OnceLock<String>,
+    client_error: Mutex<Option<(String, std::time::Instant)>>,
+    /// Progress of closed workers whose partitions are still assigned.
+    closed: Mutex<Vec<Arc<Progress>>>,
+    /// When workers are aborted at shutdown. This caps the timeout of every caller of
+    /// [`Workers::stop`].
+    shutdown_deadline: OnceLock<Instant>,
+    /// Why the process cannot continue.
+    fatal_error: OnceLock<String>,
     /// Makes the committer panic.
     #[cfg(test)]
-    pub(crate) panics: std::sync::atomic::AtomicBool,
+    pub(crate) committer_panics: std::sync::atomic::AtomicBool,
 }
 
-impl Lanes {
-    /// No lanes yet; their tasks will run on `runtime`.
-    pub fn new(work: Arc<Work>, runtime: Handle) -> Self {
-        let share_bytes = AtomicUsize::new(BUDGET_BYTES);
-        let (table, paused, last_error) = (Mutex::default(), AtomicUsize::new(0), Mutex::default());
-        let (left, give_up_at) = (Mutex::default(), OnceLock::new());
+impl Workers {
+    /// Creates an empty set of workers, whose tasks will run on `runtime`.
+    pub fn new(context: Arc<WorkerContext>, runtime: Handle) -> Self {
         Self {
-            work,
+            context,
             runtime,
-            table,
-            share_bytes,
-            paused,
-            last_error,
-            left,
-            give_up_at,
-            broken: OnceLock::new(),
+            table: Mutex::default(),
+            queue_bytes: AtomicUsize::new(QUEUES_BYTES),
+            paused: AtomicUsize::new(0),
+            client_error: Mutex::default(),
+            closed: Mutex::default(),
+            shutdown_deadline: OnceLock::new(),
+            fatal_error: OnceLock::new(),
             #[cfg(test)]
-            panics: std::sync::atomic::AtomicBool::new(false),
+            committer_panics: std::sync::atomic::AtomicBool::new(false),
         }
     }
 
-    /// Tells every lane to end after its batch in hand, within `grace` from now. The reader may be waiting for a
-    /// revoked one at this moment: the others must not wait for that, and it must not wait longer either.
-    pub fn stop(&self, grace: Duration) {
-        _ = self.give_up_at.set(Instant::now() + grace);
-        lock(&self.table).each().for_each(|running| running.end.cancel());
+    /// Signals every worker to end after its current batch, within `timeout` from now.
+    ///
+    /// The reader may be waiting for a revoked partition at this moment. The other workers must not
+    /// wait for that, and the reader must not wait longer than `timeout`.
+    pub fn begin_shutdown(&self, timeout: Duration) {
+        _ = self.shutdown_deadline.set(Instant::now() + timeout);
+        lock(&self.table).all().for_each(|worker| worker.stop.cancel());
     }
 
-    /// The process cannot go on, and why: `/livez` fails from now on.
-    pub fn breaks(&self, reason: String) {
-        _ = self.broken.set(reason);
+    /// Records why the process cannot continue. `/livez` fails from now on.
+    pub fn set_fatal_error(&self, reason: String) {
+        _ = self.fatal_error.set(reason);
     }
 
-    /// Why the process cannot go on, if it cannot.
-    pub fn broken(&self) -> Option<&str> {
-        self.broken.get().map(String::as_str)
+    /// Why the process cannot continue, if so.
+    pub fn fatal_error(&self) -> Option<&str> {
+        self.fatal_error.get().map(String::as_str)
     }
 
-    /// The positions of the client, where every record below them was given to its lane. A lane that was told
-    /// to end takes no more records: its position says nothing.
-    pub fn pass(&self, positions: &TopicPartitionList) {
+    /// Updates the client's positions. Every record below them was pushed to its worker. A stopping
+    /// worker receives no records any more, so its position is ignored.
+    pub fn set_positions(&self, positions: &TopicPartitionList) {
         let mut table = lock(&self.table);
         for element in positions.elements() {
             if let Offset::Offset(position) = element.offset()
-                && let Some(running) = table.get(element.topic(), element.partition())
-                && !running.end.is_cancelled()
+                && let Some(worker) = table.get(element.topic(), element.partition())
+                && !worker.stop.is_cancelled()
             {
-                running.view.progress.pass(position);
+                worker.view.progress.set_position(position);
             }
         }
     }
 
-    /// Kafka has no record at the position `at` of a partition; the client goes on at the beginning.
-    pub fn is_reset(&self, topic: &str, partition: i32, at: i64) {
-        if let Some(running) = lock(&self.table).get(topic, partition) {
-            running.view.progress.is_reset(at);
+    /// Kafka has no record at `position` of a partition; the client continues at the beginning.
+    pub fn set_position_reset(&self, topic: &str, partition: i32, position: i64) {
+        if let Some(worker) = lock(&self.table).get(topic, partition) {
+            worker.view.progress.set_position_reset(position);
         }
     }
 
-    /// Counts and logs records that were deleted before they were read, now that the partition of `progress`
-    /// begins at `first`.
+    /// Counts and logs records that were deleted before they were read, if the partition of
+    /// `progress` begins at `first` now.
     pub fn count_lost(&self, progress: &Progress, first: i64) {
         let Some(lost) = progress.take_lost(first) else { return };
         let (topic, partition) = (&*progress.topic, progress.partition);
@@ -167,93 +173,103 @@ impl Lanes {
             next_offset,
             "records were deleted by retention before they were read"
         );
-        // Where nothing is left of the partition, the group goes on behind what was deleted.
-        progress.pass(next_offset);
-        self.work.metrics.lost(topic, records.unsigned_abs());
+        // If the partition is empty now, the group continues after the deleted records.
+        progress.set_position(next_offset);
+        self.context.metrics.lost(topic, records.unsigned_abs());
     }
 
     /// Kafka confirmed a commit of these offsets.
-    pub fn confirm(&self, offsets: &TopicPartitionList) {
+    pub fn set_committed(&self, offsets: &TopicPartitionList) {
         let mut table = lock(&self.table);
         for element in offsets.elements() {
-            if let (Offset::Offset(offset), Some(running)) =
+            if let (Offset::Offset(offset), Some(worker)) =
                 (element.offset(), table.get(element.topic(), element.partition()))
             {
-                running.view.progress.is_committed(offset);
+                worker.view.progress.set_committed(offset);
             }
         }
     }
 
-    /// Keeps what the client complained of last, for health; it goes on by itself.
-    pub fn note(&self, error: &KafkaError) {
+    /// Records an error from which the client recovers by itself, for `/health`.
+    pub fn record_poll_error(&self, error: &KafkaError) {
         tracing::debug!(error = %error, "poll failed");
-        self.failed(error.to_string());
+        self.set_client_error(error.to_string());
     }
 
-    /// Keeps why the client was given up, for health; another one is made.
-    pub fn failed(&self, reason: String) {
-        *lock(&self.last_error) = Some((reason, std::time::Instant::now()));
+    /// Records the last error of the Kafka client, for `/health`.
+    pub fn set_client_error(&self, reason: String) {
+        *lock(&self.client_error) = Some((reason, std::time::Instant::now()));
     }
 
-    /// What the client complained of last, and how long ago.
-    pub fn last_error(&self) -> Option<(String, Duration)> {
-        lock(&self.last_error).as_ref().map(|(error, at)| (error.clone(), at.elapsed()))
+    /// The last error of the Kafka client, and its age.
+    pub fn client_error(&self) -> Option<(String, Duration)> {
+        lock(&self.client_error).as_ref().map(|(error, at)| (error.clone(), at.elapsed()))
     }
 
-    /// Every lane, in no order.
-    pub fn list(&self) -> Vec<View> {
-        lock(&self.table).each().map(|running| running.view.clone()).collect()
+    /// A view of every assigned partition, in no order.
+    pub fn views(&self) -> Vec<PartitionView> {
+        lock(&self.table).all().map(|worker| worker.view.clone()).collect()
     }
 
-    /// Starts a lane for each of `places` that has none.
-    pub fn start(&self, places: Vec<Place>) {
+    /// Starts a worker for each of `assigned` that has none.
+    pub fn start(&self, assigned: Vec<TopicPartition>) {
         let mut table = lock(&self.table);
         if table.closed {
             return;
         }
-        let Table { topics, past, .. } = &mut *table;
-        for place in places {
-            let lanes = topics.entry(Arc::clone(&place.0)).or_default();
-            lanes.entry(place.1).or_insert_with(|| {
-                let earlier = past.get(&place).cloned().unwrap_or_default();
-                let (topic, partition) = place;
-                let progress = Progress::new(topic, partition, earlier, self.work.metrics.repeated());
-                let (progress, inbox) = (Arc::new(progress), Arc::default());
-                let (end, view) = (CancellationToken::new(), View { progress, inbox });
-                let (progress, inbox) = (Arc::clone(&view.progress), Arc::clone(&view.inbox));
-                let lane = Lane::new(Arc::clone(&self.work), progress, inbox, end.clone());
-                Running { view, task: self.runtime.spawn(lane.run()), end, paused: false, sent: None }
+        let Table { topics, finished_before, .. } = &mut *table;
+        for topic_partition in assigned {
+            let partitions = topics.entry(Arc::clone(&topic_partition.0)).or_default();
+            partitions.entry(topic_partition.1).or_insert_with(|| {
+                let earlier = finished_before.get(&topic_partition).cloned().unwrap_or_default();
+                self.start_worker(topic_partition, earlier)
             });
         }
-        self.share(&mut table);
+        self.share_queue_memory(&mut table);
     }
 
-    /// Hands a record to its lane.
-    pub fn give(&self, topic: &str, partition: i32, record: Record) -> Given {
+    fn start_worker(&self, (topic, partition): TopicPartition, earlier: FinishedOffsets) -> RunningWorker {
+        let repeated = self.context.metrics.repeated();
+        let progress = Arc::new(Progress::new(topic, partition, earlier, repeated));
+        let view = PartitionView { progress, queue: Arc::default() };
+        let stop = CancellationToken::new();
+        let (progress, queue) = (Arc::clone(&view.progress), Arc::clone(&view.queue));
+        let worker = Worker::new(Arc::clone(&self.context), progress, queue, stop.clone());
+        let task = self.runtime.spawn(worker.run());
+        RunningWorker { view, task, stop, paused: false, passed_to_commit: None }
+    }
+
+    /// Pushes a record to the worker of its partition.
+    pub fn push(&self, topic: &str, partition: i32, record: Record) -> PushResult {
         let mut table = lock(&self.table);
-        let Some(running) = table.get(topic, partition) else { return Given::NotOurs };
-        if running.end.is_cancelled() {
-            return Given::NotOurs;
+        let Some(worker) = table.get(topic, partition) else { return PushResult::NotAssigned };
+        if worker.stop.is_cancelled() {
+            return PushResult::NotAssigned;
         }
-        if running.task.is_finished() {
-            return Given::LaneEnded(place(running));
+        if worker.task.is_finished() {
+            return PushResult::WorkerEnded(worker.topic_partition());
         }
-        let full = running.view.push(record, self.bound());
-        if full && !running.paused { Given::Full(place(running)) } else { Given::Taken }
+        let full = worker.view.push(record, self.queue_limit());
+        if full && !worker.paused {
+            PushResult::QueueFull(worker.topic_partition())
+        } else {
+            PushResult::Queued
+        }
     }
 
-    /// The partition was paused.
-    pub fn paused(&self, (topic, partition): &Place) {
-        if let Some(running) = lock(&self.table).get(topic, *partition) {
-            running.paused = true;
+    /// Marks the partition as paused.
+    pub fn mark_paused(&self, (topic, partition): &TopicPartition) {
+        if let Some(worker) = lock(&self.table).get(topic, *partition) {
+            worker.paused = true;
             self.paused.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// A lane whose task ended without being told to, which is a fault of this program.
-    pub fn ended(&self) -> Option<Place> {
-        let by_itself = |running: &&mut Running| running.task.is_finished() && !running.end.is_cancelled();
-        lock(&self.table).each().find(by_itself).map(|running| place(running))
+    /// A worker whose task ended although it was not stopped, which is a bug.
+    pub fn unexpectedly_ended(&self) -> Option<TopicPartition> {
+        let has_ended =
+            |worker: &&mut RunningWorker| worker.task.is_finished() && !worker.stop.is_cancelled();
+        lock(&self.table).all().find(has_ended).map(|worker| worker.topic_partition())
     }
 
     /// Whether any partition is paused.
@@ -261,155 +277,155 @@ impl Lanes {
         self.paused.load(Ordering::Relaxed) > 0
     }
 
-    /// The paused partitions that have room again; they count as resumed.
-    pub fn resumable(&self) -> TopicPartitionList {
+    /// Returns the paused partitions whose queues have room again, and marks them as resumed.
+    pub fn take_resumable(&self) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
-        let bound = self.bound();
-        for running in lock(&self.table).each().filter(|running| running.paused) {
-            if running.view.inbox.is_half_empty(bound) {
-                running.paused = false;
+        let limit = self.queue_limit();
+        for worker in lock(&self.table).all().filter(|worker| worker.paused) {
+            if worker.view.queue.is_half_empty(limit) {
+                worker.paused = false;
                 self.paused.fetch_sub(1, Ordering::Relaxed);
-                list.add_partition(&running.view.progress.topic, running.view.progress.partition);
+                list.add_partition(&worker.view.progress.topic, worker.view.progress.partition);
             }
         }
         list
     }
 
-    /// The watermarks that were not sent yet; they count as sent.
-    pub fn unsent(&self) -> TopicPartitionList {
+    /// Returns the offsets that were not passed to a commit yet, and marks them as passed.
+    pub fn take_uncommitted(&self) -> TopicPartitionList {
         #[cfg(test)]
-        assert!(!self.panics.load(Ordering::Relaxed), "the test ends the committer");
+        assert!(!self.committer_panics.load(Ordering::Relaxed), "the test ends the committer");
         let mut list = TopicPartitionList::new();
-        for running in lock(&self.table).each() {
-            let watermark = running.view.progress.watermark();
-            if watermark.is_some() && watermark != running.sent {
-                running.sent = watermark;
-                add(&mut list, &running.view.progress);
+        for worker in lock(&self.table).all() {
+            let committable = worker.view.progress.committable();
+            if committable.is_some() && committable != worker.passed_to_commit {
+                worker.passed_to_commit = committable;
+                add_committable(&mut list, &worker.view.progress);
             }
         }
         list
     }
 
-    /// A commit failed: its offsets are to be sent again.
-    pub fn send_again(&self, offsets: &TopicPartitionList) {
+    /// Marks the offsets of a failed commit, so that they are committed again.
+    pub fn mark_uncommitted(&self, offsets: &TopicPartitionList) {
         let mut table = lock(&self.table);
         for element in offsets.elements() {
-            if let Some(running) = table.get(element.topic(), element.partition()) {
-                running.sent = None;
+            if let Some(worker) = table.get(element.topic(), element.partition()) {
+                worker.passed_to_commit = None;
             }
         }
     }
 
-    /// Lets the lanes of `places` finish what they have in hand, for at most `grace`, and forgets them; what they
-    /// finished, to be committed.
-    pub fn end(&self, places: &[Place], grace: Duration) -> TopicPartitionList {
-        let mut ending = self.remove(places);
-        ending.iter().for_each(|running| running.end.cancel());
-        let deadline = Instant::now() + grace;
-        let deadline = self.give_up_at.get().map_or(deadline, |give_up_at| deadline.min(*give_up_at));
+    /// Stops the workers of `revoked`: each finishes its current batch or is aborted after `timeout`.
+    /// Returns the offsets to commit for these partitions.
+    pub fn stop(&self, revoked: &[TopicPartition], timeout: Duration) -> TopicPartitionList {
+        let mut stopping = self.remove(revoked);
+        stopping.iter().for_each(|worker| worker.stop.cancel());
+        let deadline = Instant::now() + timeout;
+        let deadline = self.shutdown_deadline.get().map_or(deadline, |at_most| deadline.min(*at_most));
         self.runtime.block_on(async {
-            for running in &mut ending {
-                if timeout_at(deadline, &mut running.task).await.is_err() {
-                    running.task.abort();
-                    _ = (&mut running.task).await;
-                    let (topic, partition) = (&*running.view.progress.topic, running.view.progress.partition);
-                    tracing::warn!(topic, partition, "lane did not finish in time, its batch is given up");
+            for worker in &mut stopping {
+                if timeout_at(deadline, &mut worker.task).await.is_err() {
+                    worker.task.abort();
+                    _ = (&mut worker.task).await;
+                    let (topic, partition) = worker.topic_partition();
+                    tracing::warn!(topic = &*topic, partition, "batch not finished in time and abandoned");
                 }
             }
         });
-        self.remember(&ending);
+        self.remember_finished(&stopping);
         let mut finished = TopicPartitionList::new();
-        ending.iter().for_each(|running| add(&mut finished, &running.view.progress));
-        for progress in self.take_left(places) {
-            add(&mut finished, &progress);
+        stopping.iter().for_each(|worker| add_committable(&mut finished, &worker.view.progress));
+        for progress in self.take_closed(revoked) {
+            add_committable(&mut finished, &progress);
         }
         finished
     }
 
-    /// Ends every lane as [`Lanes::end`] does; none is started any more. What they finished is [`Lanes::left`].
-    pub fn close(&self, grace: Duration) {
+    /// Stops every worker as [`Workers::stop`] does, and starts none any more. The offsets to commit
+    /// are [`Workers::final_offsets`].
+    pub fn close(&self, timeout: Duration) {
         lock(&self.table).closed = true;
-        let views = self.list();
-        drop(self.end(&self.places(), grace));
-        *lock(&self.left) = views.into_iter().map(|view| view.progress).collect();
+        let views = self.views();
+        drop(self.stop(&self.assigned(), timeout));
+        *lock(&self.closed) = views.into_iter().map(|view| view.progress).collect();
     }
 
-    /// What closed lanes finished on partitions that are still ours, to be committed.
-    pub fn left(&self) -> TopicPartitionList {
+    /// Offsets to commit of closed workers whose partitions are still assigned.
+    pub fn final_offsets(&self) -> TopicPartitionList {
         let mut finished = TopicPartitionList::new();
-        lock(&self.left).iter().for_each(|progress| add(&mut finished, progress));
+        lock(&self.closed).iter().for_each(|progress| add_committable(&mut finished, progress));
         finished
     }
 
-    fn take_left(&self, places: &[Place]) -> Vec<Arc<Progress>> {
-        let gone = |progress: &mut Arc<Progress>| {
-            places.contains(&(Arc::clone(&progress.topic), progress.partition))
-        };
-        lock(&self.left).extract_if(.., gone).collect()
+    fn take_closed(&self, removed: &[TopicPartition]) -> Vec<Arc<Progress>> {
+        let is_removed = |progress: &mut Arc<Progress>| removed.contains(&progress.topic_partition());
+        lock(&self.closed).extract_if(.., is_removed).collect()
     }
 
-    /// Stops the lanes of `places` where they are; nothing of them may be committed.
-    pub fn lose(&self, places: &[Place]) {
-        drop(self.take_left(places));
-        let mut lost = self.remove(places);
-        lost.iter().for_each(|running| running.task.abort());
+    /// Aborts the workers of `lost`. Nothing of these partitions may be committed.
+    pub fn abort(&self, lost: &[TopicPartition]) {
+        drop(self.take_closed(lost));
+        let mut aborted = self.remove(lost);
+        aborted.iter().for_each(|worker| worker.task.abort());
         self.runtime.block_on(async {
-            for running in &mut lost {
-                _ = (&mut running.task).await;
+            for worker in &mut aborted {
+                _ = (&mut worker.task).await;
             }
         });
-        self.remember(&lost);
+        self.remember_finished(&aborted);
     }
 
-    /// Forgets what was finished of a topic whose offsets start again.
-    pub fn forget(&self, topic: &str) {
-        lock(&self.table).past.retain(|place, _| *place.0 != *topic);
+    /// Forgets the finished offsets of a topic that was recreated, because its offsets start again.
+    pub fn forget_finished(&self, topic: &str) {
+        lock(&self.table).finished_before.retain(|(finished, _), _| **finished != *topic);
     }
 
     /// Whether this process has finished the record, committed or not.
     pub fn has_finished(&self, topic: &str, partition: i32, offset: i64) -> bool {
         let mut table = lock(&self.table);
-        if let Some(running) = table.get(topic, partition) {
-            return running.view.progress.finished().has(offset);
+        if let Some(worker) = table.get(topic, partition) {
+            return worker.view.progress.finished().contains(offset);
         }
-        table.past.get(&(Arc::from(topic), partition)).is_some_and(|finished| finished.has(offset))
+        let before = table.finished_before.get(&(Arc::from(topic), partition));
+        before.is_some_and(|finished| finished.contains(offset))
     }
 
-    fn remember(&self, gone: &[Running]) {
-        let past = gone.iter().map(|running| (place(running), running.view.progress.finished()));
-        lock(&self.table).past.extend(past.collect::<Vec<_>>());
+    fn remember_finished(&self, removed: &[RunningWorker]) {
+        let finished: Vec<_> = removed
+            .iter()
+            .map(|worker| (worker.topic_partition(), worker.view.progress.finished()))
+            .collect();
+        lock(&self.table).finished_before.extend(finished);
     }
 
-    /// The partitions that have a lane.
-    pub fn places(&self) -> Vec<Place> {
-        self.list().iter().map(|view| (Arc::clone(&view.progress.topic), view.progress.partition)).collect()
+    /// The partitions that have a worker.
+    pub fn assigned(&self) -> Vec<TopicPartition> {
+        self.views().iter().map(|view| view.progress.topic_partition()).collect()
     }
 
-    fn remove(&self, places: &[Place]) -> Vec<Running> {
+    fn remove(&self, partitions: &[TopicPartition]) -> Vec<RunningWorker> {
         let mut table = lock(&self.table);
-        let removed: Vec<Running> = places.iter().filter_map(|place| table.remove(place)).collect();
-        self.paused.fetch_sub(removed.iter().filter(|running| running.paused).count(), Ordering::Relaxed);
-        self.share(&mut table);
+        let removed: Vec<RunningWorker> =
+            partitions.iter().filter_map(|partition| table.remove(partition)).collect();
+        self.paused.fetch_sub(removed.iter().filter(|worker| worker.paused).count(), Ordering::Relaxed);
+        self.share_queue_memory(&mut table);
         removed
     }
 
-    fn share(&self, table: &mut Table) {
-        self.share_bytes.store(BUDGET_BYTES / table.each().count().max(1), Ordering::Relaxed);
+    fn share_queue_memory(&self, table: &mut Table) {
+        self.queue_bytes.store(QUEUES_BYTES / table.all().count().max(1), Ordering::Relaxed);
     }
 
-    fn bound(&self) -> Bound {
-        let records = BATCHES_WAITING * self.work.limits.records;
-        Bound { records, bytes: self.share_bytes.load(Ordering::Relaxed) }
+    fn queue_limit(&self) -> QueueLimit {
+        let records = MAX_QUEUED_BATCHES * self.context.limits.records;
+        QueueLimit { records, bytes: self.queue_bytes.load(Ordering::Relaxed) }
     }
 }
 
-fn place(running: &Running) -> Place {
-    (Arc::clone(&running.view.progress.topic), running.view.progress.partition)
-}
-
-fn add(list: &mut TopicPartitionList, progress: &Progress) {
-    if let Some(watermark) = progress.watermark() {
-        let added = list.add_partition_offset(&progress.topic, progress.partition, Offset::Offset(watermark));
+fn add_committable(list: &mut TopicPartitionList, progress: &Progress) {
+    if let Some(offset) = progress.committable() {
+        let added = list.add_partition_offset(&progress.topic, progress.partition, Offset::Offset(offset));
         debug_assert!(added.is_ok(), "an offset that was read can be committed");
     }
 }

@@ -44,7 +44,7 @@ async fn g6_a_database_that_is_killed_and_comes_back_gets_every_record_and_no_de
     member.becomes_ready().await;
     assert_eq!(trial.ids().await.len(), 4_000);
     let counted = member.stop().await;
-    assert_eq!((counted.dead_lettered, counted.stale), (0, 0), "{counted:?}");
+    assert_eq!((counted.dead_lettered, counted.superseded), (0, 0), "{counted:?}");
     assert!(trial.dead_letters().await.is_empty());
     assert_eq!(trial.committed().await.values().sum::<i64>(), 4_000);
 }

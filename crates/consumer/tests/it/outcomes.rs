@@ -16,7 +16,7 @@ use testkit::scripted_mongodb::{Answer, ScriptedServer, is_write, open};
 struct Model {
     inserted: u64,
     updated: u64,
-    stale: u64,
+    superseded: u64,
     skipped: u64,
     dead_lettered: u64,
     newest: HashMap<String, (i64, usize)>,
@@ -47,7 +47,7 @@ impl Model {
 
     fn judge(&mut self, id: &str, at: i64, n: usize) {
         match self.newest.get(id) {
-            Some((stored, _)) if *stored > at => return self.stale += 1,
+            Some((stored, _)) if *stored > at => return self.superseded += 1,
             Some(_) => self.updated += 1,
             None => self.inserted += 1,
         }
@@ -73,8 +73,9 @@ async fn g2_every_record_ends_in_exactly_one_outcome() {
     eventually("nothing waits", SOON, lag).await;
     let counted = member.stop().await;
     assert_eq!((counted.read, counted.finished(), counted.unchanged), (1_500, 1_500, 0), "{counted:?}");
-    let outcomes = (counted.inserted, counted.updated, counted.stale, counted.skipped, counted.dead_lettered);
-    let expected = (model.inserted, model.updated, model.stale, model.skipped, model.dead_lettered);
+    let outcomes =
+        (counted.inserted, counted.updated, counted.superseded, counted.skipped, counted.dead_lettered);
+    let expected = (model.inserted, model.updated, model.superseded, model.skipped, model.dead_lettered);
     assert_eq!(outcomes, expected);
     assert_eq!(trial.dead_letters().await.len() as u64, model.dead_lettered);
     assert_eq!(trial.committed().await.values().sum::<i64>(), 1_500);

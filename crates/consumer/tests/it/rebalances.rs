@@ -108,6 +108,10 @@ async fn g2_a_batch_that_cannot_be_finished_in_time_is_given_up_and_worked_by_th
     // What was sent before the batch was given up may have been stored: the next member then finds it so.
     let fresh = |counted: &consumer::Snapshot| counted.inserted + counted.unchanged;
     assert!(fresh(&first) + fresh(&second) >= 602, "{first:?} {second:?}");
-    assert_eq!((first.stale + second.stale, first.updated + second.updated), (0, 0), "{first:?} {second:?}");
+    assert_eq!(
+        (first.superseded + second.superseded, first.updated + second.updated),
+        (0, 0),
+        "{first:?} {second:?}"
+    );
     assert_eq!(trial.ids().await.len(), 602);
 }

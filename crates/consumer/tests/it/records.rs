@@ -62,7 +62,11 @@ async fn an_older_event_leaves_the_newer(in_one_batch: usize) {
     }
     assert_eq!(trial.document("A").await.unwrap().get_str("v").unwrap(), "newest");
     let counted = member.stop().await;
-    assert_eq!((counted.inserted, counted.updated, counted.stale), (1, 1, 2), "{in_one_batch}: {counted:?}");
+    assert_eq!(
+        (counted.inserted, counted.updated, counted.superseded),
+        (1, 1, 2),
+        "{in_one_batch}: {counted:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,7 +96,7 @@ async fn g3_a_batch_that_runs_backwards_over_a_stored_event_leaves_the_newer() {
     member.finishes(3).await;
     assert_eq!(trial.document("A").await.unwrap().get_str("v").unwrap(), "newest");
     let counted = member.stop().await;
-    assert_eq!((counted.updated, counted.stale), (1, 2), "{counted:?}");
+    assert_eq!((counted.updated, counted.superseded), (1, 2), "{counted:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

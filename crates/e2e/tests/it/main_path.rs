@@ -109,7 +109,7 @@ async fn g3_an_older_event_after_a_newer_one_changes_nothing() {
     let manual = mongo::collection(&names, "manual").await;
     eventually("all three are finished", LIMIT, || async {
         let health = http::get(&consumer.url("/health")).await.ok()?.body;
-        (health["counters"]["stale"] == 1).then_some(())
+        (health["counters"]["superseded"] == 1).then_some(())
     })
     .await;
     let document = mongo::find(&manual, "one").await.unwrap();

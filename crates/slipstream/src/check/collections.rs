@@ -1,7 +1,7 @@
 //! Probes the collections that the consumer writes to: the rights on each, its indexes, and what is in their way.
 
 use bson::{Document, doc};
-use consumer::Expected;
+use consumer::ExpectedSources;
 use consumer::mongo::{IndexState, UpsertKeys, index_state};
 use events::Source;
 use mongodb::Database;
@@ -21,12 +21,12 @@ const SAMPLE: i32 = 1000;
 ///
 /// # Errors
 /// They cannot be listed.
-pub async fn collections(mongo: &Mongo, expected: &Expected) -> Result<Vec<Source>, Failure> {
+pub async fn collections(mongo: &Mongo, expected: &ExpectedSources) -> Result<Vec<Source>, Failure> {
     listed(&mongo.database, expected).await.map_err(|fault| mongo.told(&fault))
 }
 
-async fn listed(database: &Database, expected: &Expected) -> Result<Vec<Source>, Fault> {
-    if let Expected::Of(sources) = expected {
+async fn listed(database: &Database, expected: &ExpectedSources) -> Result<Vec<Source>, Fault> {
+    if let ExpectedSources::Listed(sources) = expected {
         return Ok(sources.iter().cloned().collect());
     }
     let names = database.list_collection_names().filter(doc! { "type": "collection" });
@@ -43,7 +43,7 @@ pub async fn judge(config: &consumer::Config, database: &Database) -> Vec<Findin
             return vec![not_allowed(database, cause)];
         }
     };
-    let any = matches!(config.expected, Expected::Any);
+    let any = matches!(config.expected, ExpectedSources::All);
     let (mut allowed, mut findings) = (Vec::new(), Vec::new());
     for collection in listed {
         if any && !is_ours(database, &collection).await {

@@ -1,6 +1,6 @@
 //! Reads topics to their end and keeps what belongs to one event.
 
-use consumer::Expected;
+use consumer::ExpectedSources;
 use events::{Decoded, Poison, RecordView, StorableEvent, decode};
 use rdkafka::Message;
 use rdkafka::message::BorrowedMessage;
@@ -49,7 +49,7 @@ pub struct Letter {
 pub struct Search {
     scan: Scan,
     id: String,
-    expected: Expected,
+    expected: ExpectedSources,
     since_ms: Option<i64>,
 }
 
@@ -104,7 +104,7 @@ impl Search {
         }
         let timestamp = message.timestamp().to_millis();
         let view = RecordView { key: message.key(), value, timestamp };
-        match decode(&view, |source| self.expected.takes(source)) {
+        match decode(&view, |source| self.expected.contains(source)) {
             Ok(Decoded::Event(event)) => {
                 (event.id.as_str() == self.id).then(|| Content::Event(Box::new(event)))
             }

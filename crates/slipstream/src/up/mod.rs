@@ -197,7 +197,7 @@ async fn finish(run: &mut Run) -> Result<Summary, Failure> {
         inserted: consumed.inserted,
         updated: consumed.updated,
         unchanged: consumed.unchanged,
-        superseded: consumed.stale,
+        superseded: consumed.superseded,
         dead_lettered: consumed.dead_lettered,
         skipped: consumed.skipped,
         repeated: consumed.repeated,

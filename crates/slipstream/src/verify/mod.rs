@@ -90,7 +90,7 @@ fn refuse(config: &consumer::Config, header: &Header) -> Result<(), ConfigErrors
         let why = format!("{keys} makes a document unique, and verify can judge by event_id only");
         faults.push(("UPSERT_KEYS".to_owned(), why));
     }
-    if !config.expected.takes(source) {
+    if !config.expected.contains(source) {
         let why = format!("the events of the ledger are of source {source}, which is not stored");
         faults.push(("EXPECTED_SOURCE".to_owned(), why));
     }

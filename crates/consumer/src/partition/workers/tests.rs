@@ -1,4 +1,4 @@
-//! What the lanes' keeper does when a lane's task is gone.
+//! Workers whose task has ended.
 
 use prometheus_client::registry::Registry;
 use rdkafka::ClientConfig;
@@ -7,48 +7,48 @@ use super::*;
 use crate::kafka::dead_letters::DeadLetters;
 use crate::metrics::Metrics;
 use crate::mongo::{CALL_DEADLINE, Store, StoreConfig, UpsertKeys, check_uri};
-use crate::partition::batch::Limits;
-use crate::partition::decision::Expected;
+use crate::partition::batch::BatchLimits;
+use crate::partition::decision::ExpectedSources;
 use crate::unlisted_code::UNLISTED_GRACE;
 
-/// Work that reaches no server.
-pub(crate) async fn work() -> Arc<Work> {
+/// A context without reachable servers.
+pub(crate) async fn context() -> Arc<WorkerContext> {
     let store = StoreConfig {
         uri: check_uri("mongodb://127.0.0.1:1").unwrap(),
         database: "d".into(),
         upsert_keys: UpsertKeys::parse("event_id").unwrap(),
         batch_max_bytes: 1 << 20,
     };
-    Arc::new(Work {
+    Arc::new(WorkerContext {
         store: Store::with_deadline(store, CALL_DEADLINE).await.unwrap(),
         dead_letters: DeadLetters::new(ClientConfig::new(), "g".into(), None),
         metrics: Metrics::new(&mut Registry::default(), &[]),
-        expected: Expected::Any,
-        limits: Limits { records: 10, bytes: 1 << 20 },
+        expected: ExpectedSources::All,
+        limits: BatchLimits { records: 10, bytes: 1 << 20 },
         unlisted_grace: UNLISTED_GRACE,
     })
 }
 
-/// A lane's task can end by itself in one way that is no fault of this program: when its runtime ends.
+/// Without a bug, a worker's task ends unexpectedly only if its runtime ends.
 #[test]
-fn a_lane_whose_task_ended_by_itself_is_told_and_can_be_started_again() {
+fn worker_that_ended_unexpectedly_is_reported_and_can_be_restarted() {
     let (first, second) = [(); 2].map(|()| tokio::runtime::Runtime::new().unwrap()).into();
-    let work = second.block_on(work());
-    let lanes = Lanes::new(Arc::clone(&work), first.handle().clone());
-    let place: Place = (Arc::from("t"), 3);
-    lanes.start(vec![place.clone()]);
-    assert_eq!(lanes.ended(), None);
+    let context = second.block_on(context());
+    let workers = Workers::new(Arc::clone(&context), first.handle().clone());
+    let assigned: TopicPartition = (Arc::from("t"), 3);
+    workers.start(vec![assigned.clone()]);
+    assert_eq!(workers.unexpectedly_ended(), None);
     first.shutdown_timeout(Duration::from_secs(10));
-    assert_eq!(lanes.ended(), Some(place.clone()));
+    assert_eq!(workers.unexpectedly_ended(), Some(assigned.clone()));
     let record = Record::new(0, None, None, None, std::iter::empty);
-    assert_eq!(lanes.give("t", 3, record.clone()), Given::LaneEnded(place.clone()));
+    assert_eq!(workers.push("t", 3, record.clone()), PushResult::WorkerEnded(assigned.clone()));
 
-    let lanes = Lanes { runtime: second.handle().clone(), ..lanes };
-    lanes.lose(std::slice::from_ref(&place));
-    assert_eq!(lanes.give("t", 3, record.clone()), Given::NotOurs);
-    lanes.start(vec![place.clone()]);
-    assert_eq!(lanes.give("t", 3, record), Given::Taken);
-    assert_eq!(lanes.ended(), None);
-    let watermark = lanes.end(&[place], Duration::from_secs(10));
-    assert!(watermark.count() <= 1);
+    let workers = Workers { runtime: second.handle().clone(), ..workers };
+    workers.abort(std::slice::from_ref(&assigned));
+    assert_eq!(workers.push("t", 3, record.clone()), PushResult::NotAssigned);
+    workers.start(vec![assigned.clone()]);
+    assert_eq!(workers.push("t", 3, record), PushResult::Queued);
+    assert_eq!(workers.unexpectedly_ended(), None);
+    let finished = workers.stop(&[assigned], Duration::from_secs(10));
+    assert!(finished.count() <= 1);
 }

@@ -58,7 +58,7 @@ async fn finish(consumer: Process, records: u64) {
     eventually("all are finished", LIMIT, || async {
         let health = http::get(&consumer.url("/health")).await.ok()?.body;
         let counters = &health["counters"];
-        let outcomes = ["inserted", "updated", "unchanged", "stale", "skipped", "dead_lettered"];
+        let outcomes = ["inserted", "updated", "unchanged", "superseded", "skipped", "dead_lettered"];
         (outcomes.iter().filter_map(|outcome| counters[outcome].as_u64()).sum::<u64>() >= records)
             .then_some(())
     })

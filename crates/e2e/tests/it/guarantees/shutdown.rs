@@ -11,7 +11,7 @@ const EVENTS: u64 = 4_000;
 /// Records that the consumer read and finished so far.
 async fn counted(consumer: &Process) -> Option<(u64, u64)> {
     let counters = http::get(&consumer.url("/health")).await.ok()?.body["counters"].clone();
-    let finished = ["inserted", "updated", "unchanged", "stale", "skipped", "dead_lettered"];
+    let finished = ["inserted", "updated", "unchanged", "superseded", "skipped", "dead_lettered"];
     let finished = finished.iter().map(|outcome| counters[outcome].as_u64()).sum::<Option<u64>>()?;
     Some((counters["read"].as_u64()?, finished))
 }

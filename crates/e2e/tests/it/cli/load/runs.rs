@@ -60,7 +60,7 @@ async fn a_run_is_written_down_as_it_was_answered_and_verified_clean() {
     }
     // Stale events came after newer ones, and left nothing.
     let health = testkit::http::get(&site.consumer.url("/health")).await.unwrap().body;
-    assert!(health["counters"]["stale"].as_u64().unwrap() > 0, "{health}");
+    assert!(health["counters"]["superseded"].as_u64().unwrap() > 0, "{health}");
     site.end().await;
 }
 

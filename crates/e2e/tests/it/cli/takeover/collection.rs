@@ -149,7 +149,7 @@ async fn the_rest_is_stored(consumer: &Process, adsbdb: &Collection<Document>) {
     eventually("all are finished", LIMIT, || async {
         let counters = http::get(&consumer.url("/health")).await.ok()?.body["counters"].clone();
         let counted = |outcome: &str| counters[outcome].as_u64();
-        let all = counted("inserted")? + counted("updated")? + counted("stale")?;
+        let all = counted("inserted")? + counted("updated")? + counted("superseded")?;
         (all == 5).then_some(())
     })
     .await;
