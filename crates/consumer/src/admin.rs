@@ -113,9 +113,9 @@ impl Admin {
                 "the dead letter of {record} is already being written: {}",
                 wait_reason(&view)
             ))),
-            Ok(Err(_)) => Err(unavailable(format!(
-                "{topic}/{partition} is moving to another consumer: retry, also at the others"
-            ))),
+            Ok(Err(_)) => {
+                Err(unavailable(format!("{topic}/{partition} is moving to another consumer: retry")))
+            }
             Err(_) => Err(unavailable(format!(
                 "{record} will be set aside once its dead letter is written: {}",
                 wait_reason(&view)

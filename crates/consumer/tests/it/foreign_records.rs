@@ -1,4 +1,4 @@
-//! Records that others wrote, and where the dead letters among them go.
+//! Records from other producers, and their dead letters.
 
 use bson::{Document, doc};
 use devservers::BrokerKind;
@@ -10,8 +10,8 @@ use testkit::servers::{self, shared_broker, shared_mongodb};
 
 use crate::trial::{Sent, Trial, event, told};
 
-/// Values that can never be stored, and what the reason must name.
-const FAULTY: [(&str, &str); 17] = [
+/// Values that can never be stored, and a part of the expected reason.
+const INVALID: [(&str, &str); 17] = [
     ("", "empty"),
     ("{\n\"id\":", "line 2"),
     ("[1]", "not a JSON object"),
@@ -32,36 +32,35 @@ const FAULTY: [(&str, &str); 17] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g5_a_dead_letter_s_reason_names_the_field() {
+async fn g5_dead_letter_reason_names_the_field() {
     let trial = Trial::new(1).await;
-    let own = OwnedHeaders::new().insert(Header { key: "traceparent", value: Some("00-1-2-01") });
-    for (n, (value, _)) in FAULTY.iter().enumerate() {
+    let own_headers = OwnedHeaders::new().insert(Header { key: "traceparent", value: Some("00-1-2-01") });
+    for (n, (value, _)) in INVALID.iter().enumerate() {
         let key = n.to_string();
-        let headers = Some(own.clone());
+        let headers = Some(own_headers.clone());
         trial.send(Sent { headers, timestamp: Some(7 + n as i64), ..Sent::new(&key, value) }).await;
     }
     trial.send(Sent::new("good", &event("good", 1, "{}"))).await;
     let member = trial.start(&[]).await;
-    member.finishes(FAULTY.len() as u64 + 1).await;
-    let letters = trial.dead_letters().await;
-    assert_eq!(letters.len(), FAULTY.len());
-    for letter in &letters {
-        let n: usize = String::from_utf8_lossy(letter.key().unwrap()).parse().unwrap();
-        let (value, named) = FAULTY[n];
-        let reason = told(letter, "exception.message");
+    member.finishes(INVALID.len() as u64 + 1).await;
+    let dead_letters = trial.dead_letters().await;
+    assert_eq!(dead_letters.len(), INVALID.len());
+    for dead_letter in &dead_letters {
+        let n: usize = String::from_utf8_lossy(dead_letter.key().unwrap()).parse().unwrap();
+        let (value, named) = INVALID[n];
+        let reason = told(dead_letter, "exception.message");
         assert!(reason.contains(named), "{value}: {reason}");
-        assert_eq!(letter.payload(), Some(value.as_bytes()));
-        assert_eq!(letter.timestamp().to_millis(), Some(7 + n as i64));
-        assert_eq!(letter.headers().unwrap().get(0).value, Some(&b"00-1-2-01"[..]));
-        assert_eq!(told(letter, "offset"), n.to_string());
+        assert_eq!(dead_letter.payload(), Some(value.as_bytes()));
+        assert_eq!(dead_letter.timestamp().to_millis(), Some(7 + n as i64));
+        assert_eq!(dead_letter.headers().unwrap().get(0).value, Some(&b"00-1-2-01"[..]));
+        assert_eq!(told(dead_letter, "offset"), n.to_string());
     }
     assert_eq!(trial.ids().await, ["good"]);
     member.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_readable_record_of_another_source_is_skipped_whatever_is_wrong_and_an_unreadable_one_is_a_dead_letter()
- {
+async fn record_of_another_source_is_skipped_only_if_it_is_readable() {
     let trial = Trial::new(1).await;
     let others = [r#"{"source":"other"}"#, r#"{"source":"other","payload":7,"id":{},"timestamp":-1}"#];
     let unreadable = [r#"{"source":"other""#, "\"source\"", r#"{"source":7,"payload":{}}"#];
@@ -80,7 +79,7 @@ async fn documents(trial: &Trial) -> Vec<Document> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g3_a_replay_of_records_of_others_gives_the_same_documents() {
+async fn g3_replay_of_foreign_records_gives_the_same_documents() {
     let trial = Trial::new(1).await;
     let values = [
         r#"{"source":"adsbdb","payload":{"a":1}}"#,
@@ -115,7 +114,7 @@ async fn g3_a_replay_of_records_of_others_gives_the_same_documents() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_source_has_a_collection_of_its_own_with_its_indexes() {
+async fn every_source_has_its_own_collection_with_its_indexes() {
     let trial = Trial::new(2).await;
     for (n, source) in ["adsbdb", "manual", "third"].into_iter().enumerate() {
         let value = event("same id", 1, &format!(r#"{{"from":"{source}"}}"#)).replace("adsbdb", source);
@@ -150,15 +149,15 @@ async fn setting(trial: &Trial, topic: &str, name: &str) -> i64 {
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn g5_the_dead_letter_topic_keeps_for_ever_and_takes_the_largest_record_with_its_headers() {
+async fn g5_dead_letter_topic_never_expires_and_accepts_the_largest_record() {
     let trial = Trial::on(&shared_broker().await.bootstrap(), &shared_mongodb().await.uri(), 1);
     trial.make_topic(&trial.topic, 1, &[("max.message.bytes", "200000")]).await;
     let member = trial.start(&[]).await;
     member.becomes_ready().await;
-    let letters = format!("{}.dlq", trial.topic);
-    assert_eq!(setting(&trial, &letters, "retention.ms").await, -1);
-    assert_eq!(setting(&trial, &letters, "max.message.bytes").await, 200_000 + 64 * 1024);
-    // What its topic just takes, and cannot be made smaller by compression.
+    let dead_letter_topic = format!("{}.dlq", trial.topic);
+    assert_eq!(setting(&trial, &dead_letter_topic, "retention.ms").await, -1);
+    assert_eq!(setting(&trial, &dead_letter_topic, "max.message.bytes").await, 200_000 + 64 * 1024);
+    // The largest record that its topic accepts. Compression does not make it smaller.
     let noise: String = std::iter::repeat_with(fastrand::alphanumeric).take(199_800).collect();
     trial.send(Sent::new("largest", &noise)).await;
     member.finishes(1).await;
@@ -167,18 +166,18 @@ async fn g5_the_dead_letter_topic_keeps_for_ever_and_takes_the_largest_record_wi
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_named_topic_takes_the_dead_letters_of_all_topics() {
+async fn configured_dead_letter_topic_receives_those_of_all_topics() {
     let trial = Trial::new(1).await;
     let (other, named) = (format!("{}-2", trial.topic), format!("{}-dead", trial.topic));
     trial.make_topic(&other, 1, &[("max.message.bytes", "2000000")]).await;
-    let there = Trial { topic: other.clone(), ..Trial::on(&trial.bootstrap, &trial.uri, 1) };
+    let second = Trial { topic: other.clone(), ..Trial::on(&trial.bootstrap, &trial.uri, 1) };
     trial.send(Sent::new("one", "not json")).await;
-    there.send(Sent::new("two", "not json")).await;
+    second.send(Sent::new("two", "not json")).await;
     let both = format!("{},{other}", trial.topic);
     let member = trial.start(&[("KAFKA_TOPIC", &both), ("DEAD_LETTER_TOPIC", &named)]).await;
     member.finishes(2).await;
     let mut origins: Vec<String> =
-        trial.records_of(named.clone()).await.iter().map(|letter| told(letter, "topic")).collect();
+        trial.records_of(named.clone()).await.iter().map(|dead_letter| told(dead_letter, "topic")).collect();
     origins.sort();
     assert_eq!(origins, [trial.topic.clone(), other]);
     if servers::broker_kind() == BrokerKind::ApacheKafka {

@@ -1,4 +1,4 @@
-//! Servers that are away: at the start, in the middle, and at the stop.
+//! Unavailable servers: at startup, during operation, and at shutdown.
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::Stdio;
@@ -11,29 +11,29 @@ use tokio::process::{Child, Command};
 
 use crate::trial::{Member, SOON, Sent, Trial, event, eventually, get};
 
-async fn is_told(member: &Member, words: &str) {
-    let told = async || {
+async fn is_reported(member: &Member, server: &str) {
+    let is_degraded = async || {
         let (ready, why) = member.get("/readyz").await;
         let (status, health) = member.get("/health").await;
         let health: serde_json::Value = serde_json::from_str(&health).unwrap();
-        let up = if words == "kafka" { "slipstream_kafka_up" } else { "slipstream_store_up" };
-        let told = ready == 503 && why.contains(words) && member.metric(up).await == Some(0.0);
-        told && status == 200 && health["status"] == "degraded"
+        let up = if server == "kafka" { "slipstream_kafka_up" } else { "slipstream_store_up" };
+        let reported = ready == 503 && why.contains(server) && member.metric(up).await == Some(0.0);
+        reported && status == 200 && health["status"] == "degraded"
     };
-    eventually(&format!("readyz and health say {words:?}"), SOON, told).await;
+    eventually(&format!("readyz and health report {server:?}"), SOON, is_degraded).await;
 }
 
 #[testkit::needs(own_mongodb)]
 #[tokio::test(flavor = "multi_thread")]
-async fn g6_a_database_that_is_killed_and_comes_back_gets_every_record_and_no_dead_letter() {
+async fn g6_killed_database_gets_every_record_after_restart_without_dead_letters() {
     let database = start_durable_mongodb().await;
     let shared = Trial::new(3).await;
     let trial = Trial { uri: database.uri(), ..shared };
     let member = trial.start(&[("BATCH_MAX_RECORDS", "100")]).await;
     trial.send_many("a", 3_000).await;
-    eventually("it has begun", SOON, async || member.seen().finished() > 200).await;
+    eventually("work has begun", SOON, async || member.seen().finished() > 200).await;
     database.kill();
-    is_told(&member, "mongodb").await;
+    is_reported(&member, "mongodb").await;
     trial.send_many("b", 1_000).await;
     assert_eq!(member.get("/livez").await.0, 200);
     let before = member.seen().finished();
@@ -51,14 +51,14 @@ async fn g6_a_database_that_is_killed_and_comes_back_gets_every_record_and_no_de
 
 #[testkit::needs(apache_kafka, own_mongodb)]
 #[tokio::test(flavor = "multi_thread")]
-async fn g6_without_servers_it_waits_and_then_works_and_goes_on_after_the_broker_was_killed() {
+async fn g6_consumer_waits_for_servers_at_start_and_resumes_after_broker_kill() {
     let (broker, database) = (start_broker().await, start_durable_mongodb().await);
     broker.kill();
     database.kill();
     let trial = Trial::on(&broker.bootstrap(), &database.uri(), 3);
     let member = trial.start(&[]).await;
-    is_told(&member, "kafka").await;
-    is_told(&member, "mongodb").await;
+    is_reported(&member, "kafka").await;
+    is_reported(&member, "mongodb").await;
 
     broker.restart().await.unwrap();
     database.restart().await.unwrap();
@@ -66,24 +66,24 @@ async fn g6_without_servers_it_waits_and_then_works_and_goes_on_after_the_broker
     trial.send_many("a", 500).await;
     member.finishes(500).await;
     let committed = async || trial.committed().await.values().sum::<i64>() == 500;
-    eventually("all is committed", SOON, committed).await;
+    eventually("all offsets are committed", SOON, committed).await;
 
-    // A broker that hangs, for less than a session: the partitions stay.
+    // A broker that hangs for less than the session timeout: the partitions stay assigned.
     broker.pause();
-    is_told(&member, "kafka").await;
+    is_reported(&member, "kafka").await;
     broker.resume();
     let back = Instant::now();
     trial.send_many("b", 500).await;
     member.finishes(1_000).await;
     assert!(back.elapsed() < Duration::from_secs(5), "resumed after {:?}", back.elapsed());
     let committed = async || trial.committed().await.values().sum::<i64>() == 1_000;
-    eventually("all is committed", SOON, committed).await;
+    eventually("all offsets are committed", SOON, committed).await;
 
-    // A broker that is killed, for longer than a session: it also waits for the member that it remembers, which is
-    // its own delay.
+    // A broker that is killed for longer than the session timeout. After its restart it also waits
+    // for the old member, which is the broker's own delay.
     broker.kill();
-    is_told(&member, "kafka").await;
-    eventually("the session is over", SOON, async || member.seen().lag.is_none()).await;
+    is_reported(&member, "kafka").await;
+    eventually("the session has expired", SOON, async || member.seen().lag.is_none()).await;
     broker.restart().await.unwrap();
     member.becomes_ready().await;
     let back = Instant::now();
@@ -98,7 +98,7 @@ async fn g6_without_servers_it_waits_and_then_works_and_goes_on_after_the_broker
 
 #[testkit::needs(own_mongodb)]
 #[tokio::test(flavor = "multi_thread")]
-async fn g7_a_stop_ends_in_time_while_the_database_is_away_and_commits_nothing_unfinished() {
+async fn g7_stop_during_database_outage_ends_in_time_and_commits_only_finished() {
     let database = start_durable_mongodb().await;
     let shared = Trial::new(1).await;
     let trial = Trial { uri: database.uri(), ..shared };
@@ -107,7 +107,7 @@ async fn g7_a_stop_ends_in_time_while_the_database_is_away_and_commits_nothing_u
     member.finishes(1).await;
     database.kill();
     trial.send(Sent::new("b", &event("b", 1, "{}"))).await;
-    eventually("the record is in hand", SOON, async || member.seen().read == 2).await;
+    eventually("the record is in the current batch", SOON, async || member.seen().read == 2).await;
     let counted = member.stop().await;
     assert_eq!(counted.finished(), 1);
     assert_eq!(trial.committed().await, [(0, 1)].into());
@@ -121,7 +121,7 @@ async fn g7_a_stop_ends_in_time_while_the_database_is_away_and_commits_nothing_u
 
 #[testkit::needs(own_mongodb)]
 #[tokio::test(flavor = "multi_thread")]
-async fn g7_sigterm_ends_the_process_in_time_and_with_0_while_both_servers_hang_or_are_gone() {
+async fn g7_sigterm_exits_0_in_time_while_both_servers_hang_or_are_down() {
     let (broker, database) = (start_broker().await, start_durable_mongodb().await);
     let trial = Trial::on(&broker.bootstrap(), &database.uri(), 2);
     let (first, second) = (Process::start(&trial).await, Process::start(&trial).await);
@@ -136,11 +136,11 @@ async fn g7_sigterm_ends_the_process_in_time_and_with_0_while_both_servers_hang_
     second.ends_cleanly().await;
 }
 
-/// The consumer's own binary.
+/// The consumer as a separate process.
 struct Process(Child);
 
 impl Process {
-    /// Starts it and waits until it is ready.
+    /// Starts the process and waits until it is ready.
     async fn start(trial: &Trial) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = SocketAddr::from(([127, 0, 0, 1], port));
@@ -160,16 +160,16 @@ impl Process {
         let pid = self.0.id().unwrap().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
         let ended = tokio::time::timeout(Duration::from_secs(10), self.0.wait()).await;
-        assert_eq!(ended.expect("it ends within 10 s").unwrap().code(), Some(0));
+        assert_eq!(ended.expect("the process exits within 10 s").unwrap().code(), Some(0));
     }
 }
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_member_whose_client_is_fenced_for_good_makes_a_new_one_and_goes_on() {
+async fn member_with_a_fenced_client_recreates_it_and_continues() {
     let trial = Trial::new(2).await;
-    // Two members that claim to be the same: the broker fences the one that came first, a fatal error of its client.
-    // No environment can say so: static members are refused.
+    // Two members with the same instance id: the broker fences the first one, a fatal error of its
+    // client. The configuration rejects static members, so the test sets the property directly.
     let same = |config: &mut Config| {
         config.properties = KafkaProperties::default().with("group.instance.id", "the-only-one");
     };
@@ -179,7 +179,8 @@ async fn a_member_whose_client_is_fenced_for_good_makes_a_new_one_and_goes_on() 
     let second = trial.start_with(&[], same).await;
     eventually("the second takes over", SOON, async || second.seen().lag.is_some()).await;
     eventually("the first is fenced", SOON, async || first.seen().lag.is_none()).await;
-    eventually("health says so", SOON, async || first.health().await["last_error"].is_object()).await;
+    eventually("health reports the error", SOON, async || first.health().await["last_error"].is_object())
+        .await;
     second.stop().await;
     let before = first.seen().finished();
     trial.send_many("b", 10).await;
@@ -190,16 +191,16 @@ async fn a_member_whose_client_is_fenced_for_good_makes_a_new_one_and_goes_on() 
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn topics_that_cannot_be_made_are_named_and_work_begins_once_they_are_there() {
+async fn topics_that_cannot_be_created_are_named_until_they_exist() {
     let trial = Trial::on(&shared_broker().await.bootstrap(), &shared_mongodb().await.uri(), 1);
     let member = trial.start(&[("KAFKA_REPLICATION_FACTOR", "3")]).await;
     for topic in [trial.topic.clone(), format!("{}.dlq", trial.topic)] {
-        let named = format!("topic {topic} cannot be created: ");
-        let told = async || {
+        let message = format!("topic {topic} cannot be made: ");
+        let is_named = async || {
             let (ready, why) = member.get("/readyz").await;
-            ready == 503 && why.contains(&named)
+            ready == 503 && why.contains(&message)
         };
-        eventually(&named, SOON, told).await;
+        eventually(&message, SOON, is_named).await;
         assert_eq!(member.metric("slipstream_kafka_up").await, Some(0.0));
         trial.make_topic(&topic, 1, &[]).await;
     }

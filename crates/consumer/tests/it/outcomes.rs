@@ -1,4 +1,4 @@
-//! G2: every record ends in one outcome and is counted there, whatever happens to its partition.
+//! G2: every record has one outcome, which is counted, whatever happens to its partition.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use crate::trial::{SOON, Sent, Trial, event, eventually};
 use testkit::scripted_mongodb::{Answer, ScriptedServer, is_write, open};
 
-/// What a record is to end as.
+/// The expected number of each outcome, and the expected documents.
 #[derive(Debug, Default, PartialEq)]
 struct Model {
     inserted: u64,
@@ -23,7 +23,7 @@ struct Model {
 }
 
 impl Model {
-    /// Makes the next record of `partition` and takes its outcome down.
+    /// Creates the next record of `partition` and counts its expected outcome.
     fn record(&mut self, random: &mut Rng, partition: i32, n: usize) -> (String, Option<String>) {
         let id = format!("{partition}-{}", random.u8(..40));
         let value = match random.u8(..12) {
@@ -33,7 +33,7 @@ impl Model {
             3 => Some(event(&id, 1, "{}").replace("adsbdb", "other")),
             _ => {
                 let at = 1_000 + random.i64(0..100);
-                self.judge(&id, at, n);
+                self.count_event(&id, at, n);
                 return (id.clone(), Some(event(&id, at, &format!(r#"{{"n":{n}}}"#))));
             }
         };
@@ -45,7 +45,7 @@ impl Model {
         (id, value)
     }
 
-    fn judge(&mut self, id: &str, at: i64, n: usize) {
+    fn count_event(&mut self, id: &str, at: i64, n: usize) {
         match self.newest.get(id) {
             Some((stored, _)) if *stored > at => return self.superseded += 1,
             Some(_) => self.updated += 1,
@@ -56,7 +56,7 @@ impl Model {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g2_every_record_ends_in_exactly_one_outcome() {
+async fn g2_every_record_has_exactly_one_outcome() {
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let (mut random, mut model) = (Rng::with_seed(seed), Model::default());
@@ -70,7 +70,7 @@ async fn g2_every_record_ends_in_exactly_one_outcome() {
     }
     eventually("all are finished", SOON, async || member.seen().finished() >= 1_500).await;
     let lag = async || member.seen().lag == Some(0);
-    eventually("nothing waits", SOON, lag).await;
+    eventually("no record waits", SOON, lag).await;
     let counted = member.stop().await;
     assert_eq!((counted.read, counted.finished(), counted.unchanged), (1_500, 1_500, 0), "{counted:?}");
     let outcomes =
@@ -89,7 +89,7 @@ async fn g2_every_record_ends_in_exactly_one_outcome() {
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn g2_what_is_read_again_after_a_loss_is_counted_apart() {
+async fn g2_records_read_again_after_a_lost_partition_count_as_repeated() {
     let (gate, opened) = watch::channel(false);
     let script = move |command: &Document| {
         if is_write(command) { Answer::after(open(&opened)) } else { Answer::Usual }
@@ -99,25 +99,25 @@ async fn g2_what_is_read_again_after_a_loss_is_counted_apart() {
     trial.make_topic(&trial.topic, 2, &[]).await;
     trial.send_many("k", 100).await;
     let member = trial.start_with(&[], |config| config.call_deadline = Duration::from_secs(60)).await;
-    eventually("both lanes are writing", SOON, async || server.writes().len() == 2).await;
-    eventually("all have arrived", SOON, async || {
+    eventually("both workers are writing", SOON, async || server.writes().len() == 2).await;
+    eventually("all records were read", SOON, async || {
         let waiting = member.health().await["assignment"].clone();
-        let queued = |lane: &serde_json::Value| lane["queued"].as_u64().unwrap();
+        let queued = |partition: &serde_json::Value| partition["queued"].as_u64().unwrap();
         waiting.as_array().unwrap().iter().map(queued).sum::<u64>() + member.seen().read == 100
     })
     .await;
-    // What is finished from now on cannot be committed, and the session ends.
+    // Records that are finished from now on cannot be committed, and the session expires.
     broker.kill();
     gate.send_replace(true);
     eventually("all are finished", SOON, async || member.seen().finished() == 100).await;
     assert!(member.counters.has_finished(&trial.topic, 0, 49));
     eventually("the partitions are lost", SOON, async || member.assigned().await == 0).await;
-    assert!(member.counters.has_finished(&trial.topic, 0, 49), "what is finished stays so");
+    assert!(member.counters.has_finished(&trial.topic, 0, 49), "finished records stay finished");
     assert!(!member.counters.has_finished(&trial.topic, 0, 50));
     broker.restart().await.unwrap();
     eventually("all are read again", SOON, async || member.seen().repeated == 100).await;
     trial.send_many("m", 10).await;
-    eventually("the new ones too", SOON, async || member.seen().finished() >= 210).await;
+    eventually("the new records are finished too", SOON, async || member.seen().finished() >= 210).await;
     let counted = member.stop().await;
     assert_eq!((counted.read, counted.finished(), counted.repeated), (210, 210, 100), "{counted:?}");
     assert_eq!(trial.committed().await.values().sum::<i64>(), 110);

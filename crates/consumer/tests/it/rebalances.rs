@@ -1,4 +1,4 @@
-//! Partitions that move between members, with a batch in flight.
+//! Partitions that move between members during a batch.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::trial::{SOON, Trial, eventually};
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn the_group_assigns_its_partitions_cooperatively() {
+async fn group_uses_the_cooperative_sticky_assignor() {
     let trial = Trial::new(2).await;
     let member = trial.start(&[]).await;
     let reader = trial.reader("none");
@@ -25,7 +25,7 @@ async fn the_group_assigns_its_partitions_cooperatively() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_member_without_a_partition_is_ready_and_says_what_it_waits_for() {
+async fn member_without_a_partition_is_ready_and_reports_the_wait() {
     let trial = Trial::new(1).await;
     let first = trial.start(&[]).await;
     eventually("the first has the partition", SOON, async || first.assigned().await == 1).await;
@@ -62,7 +62,7 @@ async fn lag_series_end_when_their_partition_is_revoked() {
 
 #[testkit::needs(own_mongodb)]
 #[tokio::test(flavor = "multi_thread")]
-async fn g7_a_partition_that_moves_with_a_batch_in_flight_is_finished_and_committed_first() {
+async fn g7_revoked_partition_finishes_and_commits_its_batch_first() {
     let database = start_durable_mongodb().await;
     let trial = Trial::with_database(&database.uri(), 2).await;
     let first = trial.start(&[]).await;
@@ -72,8 +72,8 @@ async fn g7_a_partition_that_moves_with_a_batch_in_flight_is_finished_and_commit
     trial.send_many("b", 600).await;
     eventually("batches are in flight", SOON, async || first.seen().read > 2).await;
     let second = trial.start(&[]).await;
-    eventually("one partition is being given away", SOON, async || first.assigned().await == 1).await;
-    assert_eq!(second.assigned().await, 0, "not before its batch is finished");
+    eventually("one partition is being revoked", SOON, async || first.assigned().await == 1).await;
+    assert_eq!(second.assigned().await, 0, "not assigned before its batch is finished");
     assert_eq!(first.seen().finished(), 2, "nothing can be finished yet");
     database.resume();
     let all = async || first.seen().finished() + second.seen().finished() >= 602;
@@ -88,7 +88,7 @@ async fn g7_a_partition_that_moves_with_a_batch_in_flight_is_finished_and_commit
 
 #[testkit::needs(own_mongodb)]
 #[tokio::test(flavor = "multi_thread")]
-async fn g2_a_batch_that_cannot_be_finished_in_time_is_given_up_and_worked_by_the_next_member() {
+async fn g2_batch_not_finished_in_time_is_processed_by_the_next_member() {
     let database = start_durable_mongodb().await;
     let trial = Trial::with_database(&database.uri(), 2).await;
     let first = trial.start(&[]).await;
@@ -105,7 +105,8 @@ async fn g2_a_batch_that_cannot_be_finished_in_time_is_given_up_and_worked_by_th
     let committed = async || trial.committed().await == [(0, 301), (1, 301)].into();
     eventually("all are finished and committed", SOON, committed).await;
     let (first, second) = (first.stop().await, second.stop().await);
-    // What was sent before the batch was given up may have been stored: the next member then finds it so.
+    // Writes that were sent before the batch was abandoned may be stored. The next member then counts
+    // those records as unchanged.
     let fresh = |counted: &consumer::Snapshot| counted.inserted + counted.unchanged;
     assert!(fresh(&first) + fresh(&second) >= 602, "{first:?} {second:?}");
     assert_eq!(

@@ -1,4 +1,4 @@
-//! What becomes of each kind of record.
+//! The outcome of each kind of record.
 
 use bson::{Bson, Document, doc};
 use kafka::headers::{RawHeader, RawHeaders, with_header};
@@ -9,15 +9,16 @@ use crate::trial::{Sent, Trial, event};
 
 const SAMPLE: &str = r#"{"id":"3F28BC","timestamp":1730000000000,"source":"adsbdb","payload":{"type":"G Hot Air Balloon","icao_type":"BALL","manufacturer":"Schroeder Fire Balloons","mode_s":"3F28BC","registration":"D-OBII","registered_owner_country_iso_name":"DE","registered_owner_country_name":"Germany","registered_owner_operator_flag_code":"BALL","registered_owner":"Private"},"ingested_at":1730000000100,"api_version":"1.0.0"}"#;
 
-/// Events of one key, whose times run backwards.
-const RUNS_BACK: [(i64, &str); 4] = [(2000, "newer"), (1000, "older"), (3000, "newest"), (2500, "between")];
+/// Events of one key whose timestamps are not in order.
+const OUT_OF_ORDER: [(i64, &str); 4] =
+    [(2000, "newer"), (1000, "older"), (3000, "newest"), (2500, "between")];
 
 fn number(document: &Document, field: &str) -> i64 {
     document.get_i64(field).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_sample_record_becomes_the_sample_document() {
+async fn sample_record_becomes_the_sample_document() {
     let trial = Trial::new(2).await;
     trial.send(Sent::new("3F28BC", SAMPLE)).await;
     let member = trial.start(&[]).await;
@@ -44,19 +45,20 @@ async fn the_sample_record_becomes_the_sample_document() {
     assert_eq!((counted.read, counted.inserted), (1, 1));
 }
 
-/// Some events before the consumer starts, so that they are one batch, and each of the rest by itself.
-async fn an_older_event_leaves_the_newer(in_one_batch: usize) {
+/// Sends the first events before the consumer starts, so that they form one batch, and then one event
+/// at a time.
+async fn assert_newest_event_wins(in_one_batch: usize) {
     let trial = Trial::new(1).await;
-    let (together, alone) = RUNS_BACK.split_at(in_one_batch);
+    let (batch, single) = OUT_OF_ORDER.split_at(in_one_batch);
     let send = async |(at, v): &(i64, &str)| {
         trial.send(Sent::new("A", &event("A", *at, &format!(r#"{{"v":"{v}"}}"#)))).await
     };
-    for one in together {
+    for one in batch {
         send(one).await;
     }
     let member = trial.start(&[]).await;
     member.finishes(in_one_batch as u64).await;
-    for (before, one) in (in_one_batch as u64..).zip(alone) {
+    for (before, one) in (in_one_batch as u64..).zip(single) {
         send(one).await;
         member.finishes(before + 1).await;
     }
@@ -70,21 +72,21 @@ async fn an_older_event_leaves_the_newer(in_one_batch: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g3_an_older_event_after_a_newer_one_leaves_the_newer() {
-    an_older_event_leaves_the_newer(0).await;
+async fn g3_older_event_after_a_newer_one_is_superseded() {
+    assert_newest_event_wins(0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g3_an_older_event_after_a_newer_one_in_the_same_batch_leaves_the_newer() {
+async fn g3_older_event_after_a_newer_one_in_the_same_batch_is_superseded() {
     for in_one_batch in 1..=4 {
-        an_older_event_leaves_the_newer(in_one_batch).await;
+        assert_newest_event_wins(in_one_batch).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g3_a_batch_that_runs_backwards_over_a_stored_event_leaves_the_newer() {
+async fn g3_out_of_order_batch_over_a_stored_event_leaves_the_newest() {
     let trial = Trial::new(1).await;
-    let [first, rest @ ..] = RUNS_BACK;
+    let [first, rest @ ..] = OUT_OF_ORDER;
     trial.send(Sent::new("A", &event("A", first.0, r#"{"v":"newer"}"#))).await;
     let member = trial.start(&[]).await;
     member.finishes(1).await;
@@ -100,10 +102,10 @@ async fn g3_a_batch_that_runs_backwards_over_a_stored_event_leaves_the_newer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g5_a_header_whose_name_is_not_utf_8_harms_nobody_and_comes_out_as_it_came() {
+async fn g5_header_name_that_is_not_utf_8_is_preserved_in_the_dead_letter() {
     let trial = Trial::new(1).await;
-    let strange = RawHeader { name: b"\xffname", value: Some(b"v") };
-    let headers = || Some(with_header(OwnedHeaders::new(), strange));
+    let not_utf_8 = RawHeader { name: b"\xffname", value: Some(b"v") };
+    let headers = || Some(with_header(OwnedHeaders::new(), not_utf_8));
     trial.send(Sent { headers: headers(), ..Sent::new("good", &event("good", 1, "{}")) }).await;
     trial.send(Sent { headers: headers(), ..Sent::new("poison", "{") }).await;
     trial.send(Sent::new("after", &event("after", 2, "{}"))).await;
@@ -111,13 +113,13 @@ async fn g5_a_header_whose_name_is_not_utf_8_harms_nobody_and_comes_out_as_it_ca
     let member = trial.start(&[]).await;
     member.finishes(3).await;
     assert_eq!(trial.ids().await, ["after", "good"]);
-    let letters = trial.dead_letters().await;
-    assert_eq!(letters.len(), 1);
-    assert_eq!(letters[0].headers().unwrap().raw_headers().next(), Some(strange));
+    let dead_letters = trial.dead_letters().await;
+    assert_eq!(dead_letters.len(), 1);
+    assert_eq!(dead_letters[0].headers().unwrap().raw_headers().next(), Some(not_utf_8));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g5_a_poison_record_between_good_ones_is_one_dead_letter_byte_for_byte() {
+async fn g5_poison_record_is_dead_lettered_byte_for_byte_and_others_are_stored() {
     let trial = Trial::new(1).await;
     let headers = OwnedHeaders::new()
         .insert(Header { key: "traceparent", value: Some("00-ab-cd-01") })
@@ -139,15 +141,19 @@ async fn g5_a_poison_record_between_good_ones_is_one_dead_letter_byte_for_byte()
     let member = trial.start(&[]).await;
     member.finishes(3).await;
     assert_eq!(trial.ids().await, ["a", "b"]);
-    let letters = trial.dead_letters().await;
-    let [letter] = letters.as_slice() else { panic!("{} dead letters", letters.len()) };
-    assert_eq!((letter.key(), letter.payload()), (Some(key), Some(value)));
-    assert_eq!(letter.timestamp().to_millis(), Some(1_234));
-    let found: Vec<(String, Option<Vec<u8>>)> =
-        letter.headers().unwrap().iter().map(|h| (h.key.to_owned(), h.value.map(<[u8]>::to_vec))).collect();
+    let dead_letters = trial.dead_letters().await;
+    let [dead_letter] = dead_letters.as_slice() else { panic!("{} dead letters", dead_letters.len()) };
+    assert_eq!((dead_letter.key(), dead_letter.payload()), (Some(key), Some(value)));
+    assert_eq!(dead_letter.timestamp().to_millis(), Some(1_234));
+    let found: Vec<(String, Option<Vec<u8>>)> = dead_letter
+        .headers()
+        .unwrap()
+        .iter()
+        .map(|h| (h.key.to_owned(), h.value.map(<[u8]>::to_vec)))
+        .collect();
     let sent: Vec<(String, Option<Vec<u8>>)> =
         headers.iter().map(|h| (h.key.to_owned(), h.value.map(<[u8]>::to_vec))).collect();
-    assert_eq!(found[..4], sent[..], "the record's own headers come first, as they came");
+    assert_eq!(found[..4], sent[..], "the headers of the record come first, unchanged");
     let text = |name: &str| {
         let name = format!("__connect.errors.{name}");
         let value =
@@ -168,7 +174,7 @@ async fn g5_a_poison_record_between_good_ones_is_one_dead_letter_byte_for_byte()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g5_what_the_collection_refuses_for_good_is_a_dead_letter_and_its_neighbours_are_stored() {
+async fn g5_record_rejected_by_the_collection_is_dead_lettered_alone() {
     let trial = Trial::new(1).await;
     let own = mongodb::IndexModel::builder()
         .keys(doc! {"registration": 1})
@@ -181,31 +187,31 @@ async fn g5_what_the_collection_refuses_for_good_is_a_dead_letter_and_its_neighb
     let member = trial.start(&[]).await;
     member.finishes(3).await;
     assert_eq!(trial.ids().await, ["a", "c"]);
-    let letters = trial.dead_letters().await;
-    assert_eq!(letters.len(), 1);
-    assert_eq!(letters[0].key(), Some(&b"b"[..]));
-    let headers = letters[0].headers().unwrap();
+    let dead_letters = trial.dead_letters().await;
+    assert_eq!(dead_letters.len(), 1);
+    assert_eq!(dead_letters[0].key(), Some(&b"b"[..]));
+    let headers = dead_letters[0].headers().unwrap();
     let stage = headers.iter().find(|header| header.key == "__connect.errors.stage").unwrap();
     assert_eq!(stage.value, Some(&b"store"[..]));
     member.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tombstone_is_skipped_and_an_empty_value_is_a_dead_letter() {
+async fn tombstone_is_skipped_and_empty_value_is_dead_lettered() {
     let trial = Trial::new(1).await;
     trial.send(Sent { value: None, ..Sent::new("gone", "") }).await;
     trial.send(Sent::new("empty", "")).await;
     let member = trial.start(&[]).await;
     member.finishes(2).await;
-    let letters = trial.dead_letters().await;
-    assert_eq!(letters.len(), 1);
-    assert_eq!((letters[0].key(), letters[0].payload()), (Some(&b"empty"[..]), Some(&b""[..])));
+    let dead_letters = trial.dead_letters().await;
+    assert_eq!(dead_letters.len(), 1);
+    assert_eq!((dead_letters[0].key(), dead_letters[0].payload()), (Some(&b"empty"[..]), Some(&b""[..])));
     let counted = member.stop().await;
     assert_eq!((counted.skipped, counted.dead_lettered), (1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_source_is_skipped_unless_every_source_is_expected() {
+async fn event_of_another_source_is_skipped_unless_all_are_expected() {
     let trial = Trial::new(1).await;
     let manual = r#"{"id":"m","timestamp":1,"source":"manual","payload":{"value":42},"ingested_at":1,"api_version":"1.0.0"}"#;
     trial.send(Sent::new("m", manual)).await;
@@ -226,16 +232,16 @@ async fn another_source_is_skipped_unless_every_source_is_expected() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_of_others_are_stored_with_what_kafka_knows_of_them() {
+async fn records_without_id_or_times_get_them_from_key_and_timestamp() {
     let trial = Trial::new(1).await;
     let at = 1_730_000_000_555;
-    // No id but a key, no times, a field that the envelope does not know.
+    // A key but no id, no times, and a field that is not in the envelope.
     let bare = r#"{"source":"adsbdb","payload":{"p":1},"trace":{"hop":"x"}}"#;
     trial.send(Sent { timestamp: Some(at), ..Sent::new("from-key", bare) }).await;
-    // Times as text, no key.
+    // Times as text, without a key.
     let text = r#"{"id":"text","timestamp":"2024-10-27T03:33:20Z","source":"adsbdb","payload":{},"ingested_at":"2024-10-27T05:33:20.1+02:00"}"#;
     trial.send(Sent { key: None, ..Sent::new("", text) }).await;
-    // Neither id nor key.
+    // Neither an id nor a key.
     trial.send(Sent { key: None, ..Sent::new("", r#"{"source":"adsbdb","payload":{}}"#) }).await;
     let member = trial.start(&[]).await;
     member.finishes(3).await;
@@ -246,17 +252,17 @@ async fn records_of_others_are_stored_with_what_kafka_knows_of_them() {
     let stored = trial.document("text").await.unwrap();
     assert_eq!(number(&stored, "event_timestamp"), 1_730_000_000_000);
     assert_eq!(number(&stored, "ingested_at"), 1_730_000_000_100);
-    let letters = trial.dead_letters().await;
-    assert_eq!(letters.len(), 1);
-    let headers = letters[0].headers().unwrap();
+    let dead_letters = trial.dead_letters().await;
+    assert_eq!(dead_letters.len(), 1);
+    let headers = dead_letters[0].headers().unwrap();
     let reason = headers.iter().find(|header| header.key == "__connect.errors.exception.message").unwrap();
     assert!(String::from_utf8_lossy(reason.value.unwrap()).contains("id"), "{reason:?}");
-    assert_eq!(letters[0].key(), None);
+    assert_eq!(dead_letters[0].key(), None);
     member.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_compression_is_read() {
+async fn every_compression_codec_is_read() {
     let trial = Trial::new(1).await;
     for codec in ["gzip", "snappy", "lz4", "zstd", "none"] {
         let mut config = ClientConfig::new();

@@ -1,5 +1,5 @@
-//! A broker that asks for a password, through TLS: KAFKA_PROPERTIES reach the reader, the upkeep of topics and the
-//! producer of dead letters alike; a wrong password is told without being shown, and waited for.
+//! A broker with TLS and SASL. KAFKA_PROPERTIES apply to the reader, the topic admin client and the
+//! dead-letter producer. A wrong password is reported without being shown.
 
 use devservers::{Broker, BrokerKind, BrokerOptions, Progress, Sasl};
 use testkit::servers::shared_mongodb;
@@ -9,12 +9,12 @@ use crate::trial::{SOON, Sent, Trial, event, eventually};
 const PASSWORD: &str = "correcthorse";
 
 async fn broker(folder: &std::path::Path) -> Broker {
-    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    std::fs::write(folder.join("ca.pem"), made.cert.pem()).unwrap();
+    let certificate = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    std::fs::write(folder.join("ca.pem"), certificate.cert.pem()).unwrap();
     let mut options = BrokerOptions::new(BrokerKind::ApacheKafka, folder.join("broker"));
     options.sasl = Some(Sasl {
-        certificate: made.cert.pem(),
-        key: made.signing_key.serialize_pem(),
+        certificate: certificate.cert.pem(),
+        key: certificate.signing_key.serialize_pem(),
         user: "alice".into(),
         password: PASSWORD.into(),
     });
@@ -23,7 +23,7 @@ async fn broker(folder: &std::path::Path) -> Broker {
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn with_the_password_records_are_stored_and_dead_lettered_and_a_wrong_one_is_told_but_not_shown() {
+async fn sasl_password_works_and_a_wrong_one_is_reported_but_not_shown() {
     let folder = tempfile::tempdir().unwrap();
     let broker = broker(folder.path()).await;
     let trial = Trial::on(&broker.bootstrap(), &shared_mongodb().await.uri(), 1);
@@ -39,16 +39,16 @@ async fn with_the_password_records_are_stored_and_dead_lettered_and_a_wrong_one_
     for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] {
         let wrong = properties(mechanism, "wrongbattery");
         let member = trial.start(&[("KAFKA_BROKER", &secure), ("KAFKA_PROPERTIES", &wrong)]).await;
-        let told = async || {
+        let is_reported = async || {
             let (status, body) = member.get("/readyz").await;
             status == 503 && body.contains("kafka") && body.contains("uthentication")
         };
-        eventually("readyz tells of it", SOON, told).await;
+        eventually("readyz reports it", SOON, is_reported).await;
         for path in ["/readyz", "/health", "/metrics"] {
             let (_, text) = member.get(path).await;
             assert!(!text.contains("wrongbattery") && !text.contains("alice"), "{path}: {text}");
         }
-        assert_eq!(member.get("/livez").await.0, 200, "it waits");
+        assert_eq!(member.get("/livez").await.0, 200, "the process keeps running");
         assert_eq!(member.stop().await.read, 0);
 
         let right = properties(mechanism, PASSWORD);

@@ -1,4 +1,4 @@
-//! The binary's command line and configuration.
+//! Command line and configuration of the binary.
 
 use std::process::{Command, Output};
 
@@ -12,7 +12,7 @@ fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
 }
 
 #[test]
-fn a_wrong_configuration_names_every_variable_shows_no_password_and_exits_with_2() {
+fn wrong_configuration_names_all_variables_hides_passwords_and_exits_2() {
     let wrong = [
         ("MONGODB_URI", "mongodb://user:hunter2@h:port/"),
         ("BATCH_MAX_RECORDS", "abc"),
@@ -20,23 +20,23 @@ fn a_wrong_configuration_names_every_variable_shows_no_password_and_exits_with_2
         ("LISTEN_ADDR", "nowhere"),
     ];
     let output = run(&[], &wrong);
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{told}");
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{message}");
     for (name, _) in wrong {
-        assert!(told.contains(&format!("{name}:")), "{name} is not named in {told}");
+        assert!(message.contains(&format!("{name}:")), "{name} is not named in {message}");
     }
-    assert!(!told.contains("hunter2"), "{told}");
+    assert!(!message.contains("hunter2"), "{message}");
 }
 
 #[test]
-fn an_unset_uri_is_named() {
+fn unset_mongodb_uri_is_named_and_exits_2() {
     let output = run(&["--check-config"], &[("KAFKA_BROKER", "k:9092")]);
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8(output.stderr).unwrap().contains("MONGODB_URI: not set"));
 }
 
 #[test]
-fn help_has_every_variable() {
+fn help_lists_every_variable() {
     let output = run(&["--help"], &[]);
     let help = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0));

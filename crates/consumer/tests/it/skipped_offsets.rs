@@ -1,4 +1,5 @@
-//! Offsets that have no record for us: control records of transactions, and records that were deleted unread.
+//! Offsets without a record to process: control records of transactions, and records that were
+//! deleted before they were read.
 
 use std::time::Duration;
 
@@ -18,8 +19,8 @@ async fn transaction(trial: &Trial, ids: &[&str], commit: bool) {
         .create()
         .unwrap();
     let limit = Duration::from_secs(30);
-    let begun = producer.clone();
-    tokio::task::spawn_blocking(move || begun.init_transactions(limit)).await.unwrap().unwrap();
+    let initialized = producer.clone();
+    tokio::task::spawn_blocking(move || initialized.init_transactions(limit)).await.unwrap().unwrap();
     producer.begin_transaction().unwrap();
     for id in ids {
         trial.send_with(&producer, Sent::new(id, &event(id, 1, "{}"))).await;
@@ -32,7 +33,7 @@ async fn transaction(trial: &Trial, ids: &[&str], commit: bool) {
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn g2_control_records_at_the_end_count_as_done_and_are_committed() {
+async fn g2_control_records_at_the_end_are_committed_as_finished() {
     let trial = Trial::new(1).await;
     let member = trial.start(&[]).await;
     trial.send(Sent::new("a", &event("a", 1, "{}"))).await;
@@ -41,15 +42,14 @@ async fn g2_control_records_at_the_end_count_as_done_and_are_committed() {
     eventually("the commit marker is passed", SOON, async || at(3).await).await;
     transaction(&trial, &["c"], false).await;
     eventually("the aborted record and its marker are passed", SOON, async || at(5).await).await;
-    eventually("no lag is left", SOON, async || member.seen().lag == Some(0)).await;
+    eventually("lag is zero", SOON, async || member.seen().lag == Some(0)).await;
     let label = format!(r#"{{topic="{}",partition="0"}}"#, trial.topic);
     let committed = format!("slipstream_committed_lag_records{label}");
-    eventually("no uncommitted lag is left", SOON, async || member.metric(&committed).await == Some(0.0))
-        .await;
+    eventually("committed lag is zero", SOON, async || member.metric(&committed).await == Some(0.0)).await;
     assert_eq!(member.stop().await.finished(), 2);
     assert_eq!(trial.ids().await, ["a", "b"]);
 
-    // Another member begins at control records, with no record before them.
+    // Another member starts at control records, without a record before them.
     transaction(&trial, &["d"], false).await;
     let member = trial.start(&[]).await;
     eventually("the second marker is passed", SOON, async || at(7).await).await;
@@ -79,11 +79,11 @@ async fn g2_records_deleted_before_they_were_read_are_counted_once() {
 
 #[testkit::needs(apache_kafka, own_mongodb)]
 #[tokio::test(flavor = "multi_thread")]
-async fn g2_records_deleted_while_the_database_is_away_are_counted() {
+async fn g2_records_deleted_during_a_database_outage_are_counted() {
     let database = start_durable_mongodb().await;
     let trial = Trial { uri: database.uri(), ..Trial::new(1).await };
     database.kill();
-    // The partition is paused at eight records, of which the worker may have taken the first.
+    // The partition is paused at eight records. The worker may have taken the first one.
     let member = trial.start(&[("BATCH_MAX_RECORDS", "1")]).await;
     trial.send_many("a", 300).await;
     let is_full =
@@ -99,7 +99,8 @@ async fn g2_records_deleted_while_the_database_is_away_are_counted() {
         seen.lost_to_retention > 100 && seen.finished() + seen.lost_to_retention == 300
     };
     eventually("each record is finished or lost", SOON, all).await;
-    eventually("all is committed", SOON, async || trial.committed().await.get(&0) == Some(&300)).await;
+    eventually("all offsets are committed", SOON, async || trial.committed().await.get(&0) == Some(&300))
+        .await;
     let seen = member.stop().await;
     assert_eq!(trial.ids().await.len() as u64, seen.finished());
 }

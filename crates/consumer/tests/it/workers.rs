@@ -1,4 +1,4 @@
-//! Partitions are independent lanes: what one waits for, no other does.
+//! Partition workers are independent: a worker that waits does not delay the others.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -15,8 +15,8 @@ fn of_source(source: &str, id: &str) -> String {
     event(id, 1, "{}").replace("adsbdb", source)
 }
 
-/// A server that answers writes only while the gate is open.
-async fn gated() -> (ScriptedServer, watch::Sender<bool>) {
+/// A server that replies to writes only while the gate is open.
+async fn gated_server() -> (ScriptedServer, watch::Sender<bool>) {
     let (gate, opened) = watch::channel(false);
     let script = move |command: &Document| {
         if is_write(command) { Answer::after(open(&opened)) } else { Answer::Usual }
@@ -25,7 +25,7 @@ async fn gated() -> (ScriptedServer, watch::Sender<bool>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_source_seen_for_the_first_time_costs_no_other_lane_its_time() {
+async fn index_build_of_a_new_source_does_not_delay_other_workers() {
     let (gate, opened) = watch::channel(false);
     let script = move |command: &Document| {
         let builds = command.get_str("createIndexes").is_ok_and(|source| source == "new");
@@ -39,7 +39,7 @@ async fn a_source_seen_for_the_first_time_costs_no_other_lane_its_time() {
     let builds = || server.commands().iter().filter(|name| *name == "createIndexes").count();
     let before = builds();
     trial.send(Sent { partition: 1, ..Sent::new("n", &of_source("new", "n")) }).await;
-    eventually("the new source's index is being built", SOON, async || builds() > before).await;
+    eventually("the index of the new source is being built", SOON, async || builds() > before).await;
     for n in 0..10 {
         let id = n.to_string();
         trial.send(Sent::new(&id, &event(&id, 1, "{}"))).await;
@@ -50,7 +50,10 @@ async fn a_source_seen_for_the_first_time_costs_no_other_lane_its_time() {
         status == 503 && why.contains("collection new: writes are paused: index event_id_1 is being built")
     };
     eventually("readyz names the build", SOON, named).await;
-    assert!(server.writes().iter().all(|write| write.collection == "adsbdb"), "the index was not waited for");
+    assert!(
+        server.writes().iter().all(|write| write.collection == "adsbdb"),
+        "nothing is written before the index exists"
+    );
     gate.send_replace(true);
     member.finishes(12).await;
     member.becomes_ready().await;
@@ -59,23 +62,24 @@ async fn a_source_seen_for_the_first_time_costs_no_other_lane_its_time() {
 
 #[testkit::needs(own_mongodb)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collection_whose_index_cannot_be_built_holds_up_neither_its_batch_nor_other_partitions() {
+async fn blocked_collection_delays_neither_its_batch_nor_other_partitions() {
     let database = start_durable_mongodb().await;
     let trial = Trial::with_database(&database.uri(), 2).await;
     let blocked = trial.collection("blocked").await;
     blocked.insert_many([doc! {"event_id": "x", "n": 1}, doc! {"event_id": "x", "n": 2}]).await.unwrap();
-    // While the first record's write hangs, the next two become one batch.
+    // While the write of the first record hangs, the next two form one batch.
     database.pause();
     trial.send(Sent::new("first", &event("first", 1, "{}"))).await;
     let member = trial.start(&[("EXPECTED_SOURCE", "*")]).await;
-    eventually("the first is in hand", SOON, async || member.seen().read == 1).await;
+    eventually("the first batch has begun", SOON, async || member.seen().read == 1).await;
     trial.send(Sent::new("w", &of_source("blocked", "w"))).await;
     trial.send(Sent::new("same batch", &event("same batch", 1, "{}"))).await;
     let waiting = async || {
-        let lanes = member.health().await["assignment"].clone();
-        lanes.as_array().unwrap().iter().any(|lane| lane["partition"] == 0 && lane["queued"] == 2)
+        let partitions = member.health().await["assignment"].clone();
+        let is_waiting = |of: &serde_json::Value| of["partition"] == 0 && of["queued"] == 2;
+        partitions.as_array().unwrap().iter().any(is_waiting)
     };
-    eventually("two wait", SOON, waiting).await;
+    eventually("two records are queued", SOON, waiting).await;
     database.resume();
     member.finishes(2).await;
     for id in ["a", "b", "c"] {
@@ -87,10 +91,17 @@ async fn a_collection_whose_index_cannot_be_built_holds_up_neither_its_batch_nor
     let (status, why) = member.get("/readyz").await;
     let why: serde_json::Value = serde_json::from_str(&why).unwrap();
     assert!(status == 503 && why["detail"].as_str().unwrap().contains(&query), "{why}");
-    assert_eq!(blocked.count_documents(doc! {}).await.unwrap(), 2, "nothing is written to it");
-    eventually("the rest is committed", SOON, async || trial.committed().await.get(&1) == Some(&3)).await;
+    assert_eq!(
+        blocked.count_documents(doc! {}).await.unwrap(),
+        2,
+        "nothing is written to the blocked collection"
+    );
+    eventually("the other partition is committed", SOON, async || {
+        trial.committed().await.get(&1) == Some(&3)
+    })
+    .await;
     let first = async || trial.committed().await.get(&0) == Some(&1);
-    eventually("nothing is committed past the record that waits", SOON, first).await;
+    eventually("nothing is committed past the waiting record", SOON, first).await;
 
     blocked.delete_one(doc! {"n": 2}).await.unwrap();
     member.finishes(6).await;
@@ -100,7 +111,7 @@ async fn a_collection_whose_index_cannot_be_built_holds_up_neither_its_batch_nor
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lane_that_stands_still_too_long_makes_readyz_503_and_says_why() {
+async fn stuck_worker_makes_readyz_503_with_the_reason() {
     let (healed, seen) = watch::channel(false);
     let conflict = doc! { "ok": 0, "code": 112, "codeName": "WriteConflict", "errmsg": "in the way" };
     let script = move |command: &Document| match is_write(command) && !*seen.borrow() {
@@ -113,14 +124,14 @@ async fn a_lane_that_stands_still_too_long_makes_readyz_503_and_says_why() {
     let member = trial.start_with(&[], |config| config.stuck_after = limit).await;
     member.becomes_ready().await;
     trial.send(Sent { partition: 1, ..Sent::new("a", &event("a", 1, "{}")) }).await;
-    eventually("the record is in hand", SOON, async || member.seen().read == 1).await;
-    assert!(member.ready().await, "a lane may wait for a while");
+    eventually("the record is in the current batch", SOON, async || member.seen().read == 1).await;
+    assert!(member.ready().await, "a short wait does not affect readiness");
     let stuck = async || {
         let (status, why) = member.get("/readyz").await;
-        let place = format!("{}/1 has finished nothing for ", trial.topic);
-        status == 503 && why.contains(&place) && why.contains("in the way")
+        let message = format!("{}/1 has finished nothing for ", trial.topic);
+        status == 503 && why.contains(&message) && why.contains("in the way")
     };
-    eventually("the lane counts as stuck, with the reason", SOON, stuck).await;
+    eventually("readyz reports the stuck worker with the reason", SOON, stuck).await;
     assert!(member.metric("slipstream_seconds_since_progress").await.unwrap() >= limit.as_secs_f64());
     assert_eq!(member.get("/livez").await.0, 200);
     healed.send_replace(true);
@@ -130,20 +141,20 @@ async fn a_lane_that_stands_still_too_long_makes_readyz_503_and_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lanes_write_at_the_same_time_and_what_arrives_meanwhile_is_the_next_batch() {
-    let (server, gate) = gated().await;
+async fn workers_write_concurrently_and_queued_records_form_the_next_batch() {
+    let (server, gate) = gated_server().await;
     let trial = Trial::with_database(&server.uri, 2).await;
     let member = trial.start(&[]).await;
     for (partition, id) in [(0, "a"), (1, "b")] {
         trial.send(Sent { partition, ..Sent::new(id, &event(id, 1, "{}")) }).await;
     }
-    eventually("both lanes are writing", SOON, async || server.writes().len() == 2).await;
+    eventually("both workers are writing", SOON, async || server.writes().len() == 2).await;
     for n in 0..5 {
         let id = n.to_string();
         trial.send(Sent::new(&id, &event(&id, 1, "{}"))).await;
     }
     let queued = async || member.health().await["assignment"][0]["queued"] == 5;
-    eventually("what comes meanwhile waits", SOON, queued).await;
+    eventually("records that arrive meanwhile are queued", SOON, queued).await;
     gate.send_replace(true);
     member.finishes(7).await;
     let sizes: Vec<usize> = server.writes().iter().map(|write| write.records).collect();
@@ -154,8 +165,8 @@ async fn lanes_write_at_the_same_time_and_what_arrives_meanwhile_is_the_next_bat
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_has_no_more_records_than_it_may() {
-    let (server, gate) = gated().await;
+async fn batch_has_at_most_batch_max_records() {
+    let (server, gate) = gated_server().await;
     let trial = Trial::with_database(&server.uri, 1).await;
     trial.send_many("k", 50).await;
     let member = trial.start(&[("BATCH_MAX_RECORDS", "7")]).await;
@@ -167,24 +178,24 @@ async fn a_batch_has_no_more_records_than_it_may() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lane_that_is_full_for_longer_than_the_poll_interval_keeps_its_partition() {
-    let (server, gate) = gated().await;
+async fn worker_with_a_full_queue_keeps_its_partition_beyond_the_poll_interval() {
+    let (server, gate) = gated_server().await;
     let trial = Trial::with_database(&server.uri, 1).await;
     trial.send_many("k", 300).await;
     let quick = "session.timeout.ms=6000;max.poll.interval.ms=6000";
-    // Eight records wait at most: the partition is paused at once.
+    // At most eight records are queued, so the partition is paused at once.
     let member = trial.start(&[("BATCH_MAX_RECORDS", "1"), ("KAFKA_PROPERTIES", quick)]).await;
     let still = async || member.metric("slipstream_seconds_since_progress").await >= Some(9.0);
-    eventually("it stands still for longer than the poll interval", SOON, still).await;
+    eventually("there is no progress for longer than the poll interval", SOON, still).await;
     assert_eq!(member.assigned().await, 1);
     gate.send_replace(true);
-    eventually("the rest", SOON, async || member.seen().finished() >= 300).await;
+    eventually("all are finished", SOON, async || member.seen().finished() >= 300).await;
     let counted = member.stop().await;
     assert_eq!((counted.read, counted.finished(), counted.repeated), (300, 300, 0), "{counted:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_that_comes_to_an_idle_lane_is_written_at_once() {
+async fn record_for_an_idle_worker_is_written_at_once() {
     let trial = Trial::new(3).await;
     let member = trial.start(&[]).await;
     trial.send(Sent::new("warm", &event("warm", 1, "{}"))).await;
@@ -202,7 +213,7 @@ async fn a_record_that_comes_to_an_idle_lane_is_written_at_once() {
         took.push(sent.elapsed());
     }
     took.sort();
-    // Half of the records would wait longer for any timer that forms batches.
+    // With a timer that forms batches, half of the records would wait longer.
     assert!(took[took.len() / 2] < Duration::from_millis(100), "{took:?}");
     assert_eq!(member.metric("slipstream_freshness_seconds_count").await, Some(32.0));
     member.stop().await;

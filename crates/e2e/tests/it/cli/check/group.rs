@@ -123,7 +123,7 @@ async fn is_well(consumer: &Process, partitions: usize) {
 }
 
 fn warnings(consumer: &Process) -> usize {
-    let told = |line: &&str| line.contains("group has members of another application");
+    let told = |line: &&str| line.contains("group has foreign members");
     consumer.log().lines().filter(told).count()
 }
 
@@ -142,7 +142,8 @@ async fn members_that_keep_ours_out_are_a_failure_and_told_by_the_consumer() {
     assert_eq!(found.code, Some(1));
     found.assert("fail", &format!("group {}", names.group), "kafka-python-2.0.2 at ");
     let consumer = stack.consumer(&names, &[]);
-    let parts = [&names.group, "by range", "kafka-python-2.0.2 at ", "cannot join", "stop them"];
+    let parts =
+        [&names.group, "assignor range", "kafka-python-2.0.2 at ", "cannot join", "stop these members"];
     is_degraded(&consumer, &parts).await;
     consumer.ready().await;
     drop(python);

@@ -58,9 +58,9 @@ async fn a_record_that_is_stuck_is_set_aside_and_can_be_replayed() {
     let (first, absent) = (format!("{}/0@0", names.topic), format!("{}/7@0", names.topic));
     let why = ["--reason", "ticket 42"];
     for (token, place, part) in [
-        ("", &first, "403: no token"),
-        ("wrong", &first, "403: the token is not the ADMIN_TOKEN"),
-        (TOKEN, &absent, "404: this consumer does not have"),
+        ("", &first, "403: no bearer token"),
+        ("wrong", &first, "403: the bearer token is not the ADMIN_TOKEN"),
+        (TOKEN, &absent, "/7 is not assigned to this consumer"),
     ] {
         let refused = add(&names, &url, token, &[&[place.as_str()][..], &why].concat()).await;
         assert!(refused.code == Some(1) && refused.err.contains(part), "{refused:?}");
@@ -79,7 +79,7 @@ async fn a_record_that_is_stuck_is_set_aside_and_can_be_replayed() {
     let reason = refusals[0]["reason"].as_str().unwrap();
     assert!(code == Some(1) && reason.contains("it is finished"), "{finished:?}");
     let log = consumer.log();
-    let line = log.lines().find(|line| line.contains("record is set aside by an operator")).unwrap();
+    let line = log.lines().find(|line| line.contains("record set aside by an operator")).unwrap();
     assert!(line.contains("ticket 42") && !log.contains(TOKEN), "{log}");
 
     let listed = run(&names, &["list"]).await;
