@@ -1,5 +1,5 @@
-# Thin names for the commands that the README gives.
-.PHONY: build test lint deny ci run up down images
+# Short names for the commands of the README.
+.PHONY: build test test-fast lint deny ci run up down images
 
 build: ## The release binaries.
 	cargo build --release --locked
@@ -7,14 +7,17 @@ build: ## The release binaries.
 test: ## Every test, against real servers.
 	cargo test --workspace --locked
 
-lint: ## Formatting and clippy, as .ci/run has them.
+test-fast: ## Tests that need neither Java nor pip: unit, property, mock-cluster and scripted-server tests.
+	.ci/test-fast
+
+lint: ## Formatting and clippy, as in .ci/run.
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
 
-deny: ## Who may depend on what, and licences; needs cargo-deny.
+deny: ## Allowed dependencies and licences; needs cargo-deny.
 	cargo deny check bans licenses sources
 
-ci: ## Everything that a change must pass.
+ci: ## All checks that a change must pass.
 	.ci/run
 
 run: ## The whole pipeline on this machine, without Docker.
@@ -23,8 +26,8 @@ run: ## The whole pipeline on this machine, without Docker.
 up: ## The whole pipeline in Docker.
 	docker compose up -d --build --wait
 
-down: ## Ends it; the data stays in its volumes.
+down: ## Stops the pipeline; the data stays in its volumes.
 	docker compose --profile simulator down
 
-images: ## All images, the operator's command with them.
+images: ## All images, also that of the operator's command.
 	docker compose --profile tools build
