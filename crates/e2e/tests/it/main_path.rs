@@ -11,7 +11,7 @@ const SAMPLE_EVENT: &str = include_str!("../../../events/fixtures/event.json");
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_sample_event_becomes_the_sample_document() {
+async fn sample_event_becomes_the_sample_document() {
     let stack = Stack::shared().await;
     let names = stack.names();
     let consumer = stack.consumer(&names, &[("EXPECTED_SOURCE", "adsbdb")]);
@@ -43,7 +43,7 @@ async fn the_sample_event_becomes_the_sample_document() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_of_any_source_is_found_in_its_collection() {
+async fn event_of_any_source_is_stored_in_its_collection() {
     let stack = Stack::shared().await;
     let names = stack.names();
     let (producer, consumer) = (stack.producer(&names, &[]), stack.consumer(&names, &[]));
@@ -64,7 +64,7 @@ async fn an_event_of_any_source_is_found_in_its_collection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn polled_aircraft_are_found_by_their_mode_s() {
+async fn polled_aircraft_have_mode_s_as_event_id() {
     let stack = Stack::shared().await;
     let names = stack.names();
     let simulator = Simulator::start(([127, 0, 0, 1], 0).into()).await.unwrap();
@@ -90,7 +90,7 @@ async fn polled_aircraft_are_found_by_their_mode_s() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g3_an_older_event_after_a_newer_one_changes_nothing() {
+async fn g3_older_event_after_a_newer_one_changes_nothing() {
     let stack = Stack::shared().await;
     let names = stack.names();
     let (producer, consumer) = (stack.producer(&names, &[]), stack.consumer(&names, &[]));

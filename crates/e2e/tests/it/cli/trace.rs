@@ -67,7 +67,7 @@ async fn finish(consumer: Process, records: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_record_of_an_event_is_told_with_what_became_of_it() {
+async fn each_record_of_an_event_is_shown_with_its_outcome() {
     let stack = Stack::shared().await;
     let names = stack.names();
     let consumer = stack.consumer(&names, &[("EXPECTED_SOURCE", "adsbdb")]);
@@ -108,7 +108,7 @@ async fn each_record_of_an_event_is_told_with_what_became_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_whose_records_are_gone_is_found_by_its_dead_letter_and_its_document() {
+async fn event_without_records_is_found_by_dead_letter_and_document() {
     let stack = Stack::shared().await;
     let names = stack.names();
     let consumer = stack.consumer(&names, &[("EXPECTED_SOURCE", "adsbdb")]);
@@ -129,7 +129,7 @@ async fn an_event_whose_records_are_gone_is_found_by_its_dead_letter_and_its_doc
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_other_keys_the_document_of_the_key_counts_whichever_event_it_came_from() {
+async fn with_other_upsert_keys_the_document_of_the_key_is_shown() {
     let stack = Stack::shared().await;
     let names = stack.names();
     let keys = [("UPSERT_KEYS", "mode_s")];
@@ -145,7 +145,7 @@ async fn with_other_keys_the_document_of_the_key_counts_whichever_event_it_came_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_nowhere_too_old_or_cannot_be_looked_for_is_told_by_the_exit_code() {
+async fn exit_code_tells_unknown_too_old_and_unreadable_apart() {
     let stack = Stack::shared().await;
     let names = stack.names();
     let producer = stack.producer(&names, &[]);

@@ -29,7 +29,7 @@ fn children(pid: u32) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn up_brings_aircraft_and_events_into_the_database_and_accounts_for_them() {
+async fn up_stores_aircraft_and_events_and_its_summary_balances() {
     let folder = tempfile::tempdir().unwrap();
     let mut up = command("slipstream", &[])
         .args(["up", "--for", "20s", "--port", "0", "--simulate", "--poll-interval", "200ms"])
@@ -117,7 +117,7 @@ async fn post_and_find(ingest: &str, mongodb: &str) {
 }
 
 #[tokio::test]
-async fn up_names_every_wrong_variable_before_it_starts_anything() {
+async fn up_reports_all_invalid_variables_before_it_starts() {
     let folder = tempfile::tempdir().unwrap();
     let wrong = [("MAX_PAYLOAD_BYTES", "abc"), ("UPSERT_KEYS", "a,,b"), ("INTERVAL_SEC", "0")];
     let output = command("slipstream", &wrong).arg("up").current_dir(folder.path()).output().await.unwrap();
@@ -167,7 +167,7 @@ async fn lose_partitions(broker: &devservers::Broker, consumer: &str) -> bool {
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn up_s_account_balances_though_partitions_were_lost_and_records_read_again() {
+async fn up_summary_balances_after_lost_partitions_and_repeated_records() {
     let (folder, stack) = (tempfile::tempdir().unwrap(), testkit::Stack::start_without_sync().await);
     let (kafka, mongodb) = (stack.broker.bootstrap(), stack.mongodb.uri());
     let mut up = command("slipstream", &[("KAFKA_BROKER", &kafka), ("MONGODB_URI", &mongodb)])
@@ -233,7 +233,7 @@ async fn stopped_while_it_waits(variables: &[(&str, &str)], signal: Signal) -> (
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn up_says_within_5_s_which_named_server_it_waits_for_and_why() {
+async fn up_reports_within_5_s_which_server_is_unavailable_and_why() {
     let [kafka, mongodb] = [0, 1].map(|_| testkit::process::free_address().to_string());
     let uri = format!("mongodb://u:hunter2@{mongodb}");
     let variables = [("KAFKA_BROKER", kafka.as_str()), ("MONGODB_URI", &uri)];
@@ -250,7 +250,7 @@ async fn up_says_within_5_s_which_named_server_it_waits_for_and_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_terminal_that_is_closed_stops_up_cleanly() {
+async fn closed_terminal_stops_up_gracefully() {
     let stack = testkit::Stack::shared().await;
     let (kafka, mongodb) = (stack.broker.bootstrap(), stack.mongodb.uri());
     let names = stack.names();

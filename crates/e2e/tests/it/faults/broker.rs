@@ -1,4 +1,4 @@
-//! A broker that is killed, cut off, silent, slow, or breaks off in the middle of a reply.
+//! A broker that is killed, paused, unreachable, slow, or resets connections within a reply.
 
 use std::time::Duration;
 
@@ -8,113 +8,113 @@ use testkit::fault_test::Setup;
 use testkit::fault_test::servers::ServerSetup;
 use testkit::proxy::Fault;
 
-use super::{RECOVERY, SESSION, SILENCE_NOTICED, lasts};
+use super::{OUTAGE, RECOVERY_TIMEOUT, SESSION_TIMEOUT, SILENCE_TIMEOUT, wait_seconds};
 
-/// A trial with a broker of its own.
-async fn trial() -> FaultTest {
+/// A fault test with its own broker.
+async fn fault_test() -> FaultTest {
     let servers = ServerSetup { broker: true, ..ServerSetup::default() };
     FaultTest::start_with_load(Setup { servers, ..Setup::default() }).await
 }
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn g6_a_broker_that_is_killed_and_started_again_costs_nothing() {
-    let mut trial = trial().await;
-    trial.begin_fault();
-    trial.servers.broker().kill();
-    lasts(5).await;
-    trial.servers.broker().restart().await.unwrap();
-    // The member gave its place up, and the broker keeps it for the old one until that one's session is over.
-    trial.end_fault_and_resume_within(RECOVERY + SESSION).await;
-    trial.assert_only_reported("kafka");
-    trial.verify_and_end(0).await;
+async fn g6_broker_killed_and_restarted_no_event_is_lost() {
+    let mut test = fault_test().await;
+    test.begin_fault();
+    test.servers.broker().kill();
+    wait_seconds(5).await;
+    test.servers.broker().restart().await.unwrap();
+    // The member joins anew, and the broker keeps its partitions for the old member until its session expires.
+    test.end_fault_and_resume_within(RECOVERY_TIMEOUT + SESSION_TIMEOUT).await;
+    test.assert_only_reported("kafka");
+    test.verify_and_end(0).await;
 }
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn g6_a_broker_that_is_cut_off_for_30_s_costs_nothing() {
-    let mut trial = trial().await;
-    trial.begin_fault();
-    trial.kafka().set(Fault::Reset);
-    lasts(30).await;
-    trial.kafka().set(Fault::None);
-    trial.end_fault_and_resume_within(RECOVERY).await;
-    trial.assert_only_reported("kafka");
-    trial.verify_and_end(0).await;
+async fn g6_broker_connections_reset_for_15_s_no_event_is_lost() {
+    let mut test = fault_test().await;
+    test.begin_fault();
+    test.kafka().set(Fault::Reset);
+    tokio::time::sleep(OUTAGE).await;
+    test.kafka().set(Fault::None);
+    test.end_fault_and_resume_within(RECOVERY_TIMEOUT).await;
+    test.assert_only_reported("kafka");
+    test.verify_and_end(0).await;
 }
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn g6_a_broker_whose_network_loses_everything_for_15_s_costs_nothing() {
-    let mut trial = trial().await;
-    trial.begin_fault();
-    trial.kafka().set(Fault::Blackhole);
-    lasts(15).await;
-    trial.kafka().set(Fault::None);
-    trial.end_fault_and_resume_within(RECOVERY).await;
-    trial.assert_only_reported("kafka");
-    trial.verify_and_end(0).await;
+async fn g6_broker_network_drops_all_data_for_15_s_no_event_is_lost() {
+    let mut test = fault_test().await;
+    test.begin_fault();
+    test.kafka().set(Fault::Blackhole);
+    tokio::time::sleep(OUTAGE).await;
+    test.kafka().set(Fault::None);
+    test.end_fault_and_resume_within(RECOVERY_TIMEOUT).await;
+    test.assert_only_reported("kafka");
+    test.verify_and_end(0).await;
 }
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn g6_half_open_connections_to_the_broker_are_given_up_in_time() {
-    let mut trial = trial().await;
-    trial.begin_fault();
-    trial.kafka().make_half_open();
-    trial.assert_work_resumes_within(SILENCE_NOTICED).await;
-    trial.end_fault();
-    trial.assert_never_reported("consumer", "mongodb");
-    trial.verify_and_end(0).await;
+async fn g6_half_open_broker_connections_are_replaced_within_10_s() {
+    let mut test = fault_test().await;
+    test.begin_fault();
+    test.kafka().make_half_open();
+    test.assert_work_resumes_within(SILENCE_TIMEOUT).await;
+    test.end_fault();
+    test.assert_never_reported("consumer", "mongodb");
+    test.verify_and_end(0).await;
 }
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn g1_a_broker_that_answers_late_is_no_outage() {
-    let trial = trial().await;
-    trial.kafka().set(Fault::Latency(Duration::from_millis(100)));
-    trial.wait_for_finished(1_000, Duration::from_secs(60)).await;
-    trial.kafka().set(Fault::None);
+async fn g1_broker_latency_of_100_ms_is_not_reported_as_an_outage() {
+    let test = fault_test().await;
+    test.kafka().set(Fault::Latency(Duration::from_millis(100)));
+    test.wait_for_finished(1_000, Duration::from_secs(60)).await;
+    test.kafka().set(Fault::None);
     for process in ["producer", "consumer"] {
-        trial.assert_never_reported(process, "kafka");
+        test.assert_never_reported(process, "kafka");
     }
-    trial.verify_and_end(0).await;
+    test.verify_and_end(0).await;
 }
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn g6_a_broker_that_breaks_off_in_the_middle_of_replies_costs_nothing() {
-    let mut trial = trial().await;
-    trial.begin_fault();
-    trial.kafka().set(Fault::ResetAfter(4_000));
-    lasts(10).await;
-    trial.kafka().set(Fault::None);
-    assert!(trial.kafka().lost_replies() > 10, "{} replies lost", trial.kafka().lost_replies());
-    trial.end_fault_and_resume_within(RECOVERY).await;
-    trial.assert_never_reported("consumer", "mongodb");
-    trial.verify_and_end(0).await;
+async fn g6_broker_connections_reset_within_replies_no_event_is_lost() {
+    let mut test = fault_test().await;
+    test.begin_fault();
+    test.kafka().set(Fault::ResetAfter(4_000));
+    wait_seconds(10).await;
+    test.kafka().set(Fault::None);
+    assert!(test.kafka().lost_replies() > 10, "{} replies lost", test.kafka().lost_replies());
+    test.end_fault_and_resume_within(RECOVERY_TIMEOUT).await;
+    test.assert_never_reported("consumer", "mongodb");
+    test.verify_and_end(0).await;
 }
 
-/// For as long as in the storm that found it, to the millisecond; even so it takes rounds: without
-/// `kafka::rebootstrap` one end or the other had lost the only broker by the eighth.
+/// The pauses are as long as in the storm that found the fault. Without `kafka::rebootstrap` a client lost its only
+/// broker within eight rounds.
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn g6_a_broker_that_stands_still_again_and_again_is_found_again() {
-    let mut trial = trial().await;
+async fn g6_broker_paused_repeatedly_clients_reconnect_each_time() {
+    let mut test = fault_test().await;
     for _ in 0..8 {
-        trial.begin_fault();
-        trial.servers.broker().pause();
+        test.begin_fault();
+        test.servers.broker().pause();
         tokio::time::sleep(Duration::from_millis(4_188)).await;
-        trial.servers.broker().resume();
-        trial.end_fault_and_resume_within(RECOVERY + SESSION).await;
-        trial.begin_fault();
-        trial.servers.broker().pause();
-        trial.producer().signal(Signal::SIGSTOP);
+        test.servers.broker().resume();
+        test.end_fault_and_resume_within(RECOVERY_TIMEOUT + SESSION_TIMEOUT).await;
+        test.begin_fault();
+        test.servers.broker().pause();
+        test.producer().signal(Signal::SIGSTOP);
         tokio::time::sleep(Duration::from_millis(1_780)).await;
-        trial.servers.broker().resume();
-        trial.producer().signal(Signal::SIGCONT);
-        trial.end_fault_and_resume_within(RECOVERY).await;
+        test.servers.broker().resume();
+        test.producer().signal(Signal::SIGCONT);
+        test.end_fault_and_resume_within(RECOVERY_TIMEOUT).await;
     }
-    trial.assert_never_reported("consumer", "mongodb");
-    trial.verify_and_end(0).await;
+    test.assert_never_reported("consumer", "mongodb");
+    test.verify_and_end(0).await;
 }

@@ -1,5 +1,5 @@
-//! Processes that are killed, or that stand still, for seconds or for longer than anybody waits for them. The consumer
-//! killed at many moments, and an awakening in the middle of a batch, are in `series::kills` and `series::zombie`.
+//! Processes that are killed, or paused for seconds or for longer than every timeout. `series::kills` kills the consumer at
+//! many moments, and `series::paused_member` resumes it within a batch.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -11,96 +11,97 @@ use rdkafka::Message;
 use testkit::fault_test::{MAX_MEMORY_BYTES, Setup};
 use testkit::{FaultTest, Monitor, Process, Stack, eventually, kafka, mongo};
 
-use super::{RECOVERY, SESSION, lasts, share};
+use super::{PAUSE, RECOVERY_TIMEOUT, SESSION_TIMEOUT, wait_for_equal_shares, wait_seconds};
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn g1_a_producer_that_is_killed_under_load_and_started_again_keeps_what_it_answered() {
-    let mut trial = FaultTest::start_with_load(Setup::default()).await;
-    trial.begin_fault();
-    trial.producer.take().unwrap().kill().await;
-    lasts(5).await;
-    trial.start_producer(&[]);
-    trial.end_fault_and_resume_within(RECOVERY).await;
-    trial.assert_no_server_reported();
-    trial.verify_and_end(0).await;
+async fn g1_producer_killed_under_load_every_accepted_event_is_stored() {
+    let mut test = FaultTest::start_with_load(Setup::default()).await;
+    test.begin_fault();
+    test.producer.take().unwrap().kill().await;
+    wait_seconds(5).await;
+    test.start_producer(&[]);
+    test.end_fault_and_resume_within(RECOVERY_TIMEOUT).await;
+    test.assert_no_server_reported();
+    test.verify_and_end(0).await;
 }
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn g1_a_producer_that_stands_still_for_40_s_answers_truthfully_when_it_goes_on() {
-    let mut trial = FaultTest::start_with_load(Setup::default()).await;
-    trial.begin_fault();
-    trial.producer().signal(Signal::SIGSTOP);
-    lasts(40).await;
-    trial.producer().signal(Signal::SIGCONT);
-    trial.end_fault_and_resume_within(RECOVERY).await;
-    trial.assert_no_server_reported();
-    trial.verify_and_end(0).await;
+async fn g1_producer_paused_for_40_s_every_accepted_event_is_stored() {
+    let mut test = FaultTest::start_with_load(Setup::default()).await;
+    test.begin_fault();
+    test.producer().signal(Signal::SIGSTOP);
+    // Longer than CALL_TIMEOUT_SEC of the load (30 s): its requests time out and are sent again.
+    wait_seconds(40).await;
+    test.producer().signal(Signal::SIGCONT);
+    test.end_fault_and_resume_within(RECOVERY_TIMEOUT).await;
+    test.assert_no_server_reported();
+    test.verify_and_end(0).await;
 }
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn g3_the_only_consumer_stands_still_for_40_s_and_goes_on_where_it_was() {
-    let mut trial = FaultTest::start_with_load(Setup::default()).await;
-    // Meanwhile the producer notices nothing: no outcome may be unknown.
-    trial.consumers[0].signal(Signal::SIGSTOP);
-    lasts(40).await;
-    trial.consumers[0].signal(Signal::SIGCONT);
-    trial.assert_work_resumes_within(RECOVERY).await;
-    trial.assert_no_server_reported();
-    trial.verify_and_end(0).await;
+async fn g3_only_consumer_paused_for_20_s_restores_no_older_event() {
+    let mut test = FaultTest::start_with_load(Setup::default()).await;
+    // The producer is not affected: no outcome may be unknown.
+    test.consumers[0].signal(Signal::SIGSTOP);
+    tokio::time::sleep(PAUSE).await;
+    test.consumers[0].signal(Signal::SIGCONT);
+    test.assert_work_resumes_within(RECOVERY_TIMEOUT).await;
+    test.assert_no_server_reported();
+    test.verify_and_end(0).await;
 }
 
-/// For about as long as a question to a server may take: it times out while nobody is there to hear the answer.
+/// The pauses are about as long as the timeouts of requests: a request times out while the process is paused.
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn g6_processes_that_stand_still_for_seconds_blame_no_server_for_it() {
-    let mut trial = FaultTest::start_with_load(Setup::default()).await;
+async fn g6_processes_paused_for_seconds_report_no_server_unavailable() {
+    let mut test = FaultTest::start_with_load(Setup::default()).await;
     for millis in [1_200, 2_100, 2_600, 3_200, 3_900, 5_000] {
-        trial.begin_fault();
-        trial.consumers[0].signal(Signal::SIGSTOP);
-        trial.producer().signal(Signal::SIGSTOP);
+        test.begin_fault();
+        test.consumers[0].signal(Signal::SIGSTOP);
+        test.producer().signal(Signal::SIGSTOP);
         tokio::time::sleep(Duration::from_millis(millis)).await;
-        trial.consumers[0].signal(Signal::SIGCONT);
-        trial.producer().signal(Signal::SIGCONT);
-        trial.end_fault_and_resume_within(RECOVERY).await;
+        test.consumers[0].signal(Signal::SIGCONT);
+        test.producer().signal(Signal::SIGCONT);
+        test.end_fault_and_resume_within(RECOVERY_TIMEOUT).await;
     }
-    trial.assert_no_server_reported();
-    trial.verify_and_end(0).await;
+    test.assert_no_server_reported();
+    test.verify_and_end(0).await;
 }
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn g1_a_consumer_that_is_killed_under_load_and_started_again_loses_nothing() {
-    let mut trial = FaultTest::start_with_load(Setup::default()).await;
-    trial.consumers.pop().unwrap().kill().await;
-    lasts(5).await;
-    trial.start_consumer(&[]);
-    // Until then the broker keeps the partitions for the one that died.
-    trial.assert_work_resumes_within(RECOVERY + SESSION).await;
-    trial.assert_no_server_reported();
-    trial.verify_and_end(0).await;
+async fn g1_consumer_killed_under_load_and_restarted_no_event_is_lost() {
+    let mut test = FaultTest::start_with_load(Setup::default()).await;
+    test.consumers.pop().unwrap().kill().await;
+    wait_seconds(5).await;
+    test.start_consumer(&[]);
+    // The broker keeps the partitions for the killed member until its session expires.
+    test.assert_work_resumes_within(RECOVERY_TIMEOUT + SESSION_TIMEOUT).await;
+    test.assert_no_server_reported();
+    test.verify_and_end(0).await;
 }
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn g3_a_member_that_stands_still_for_40_s_beside_another_turns_nothing_back() {
-    let mut trial = FaultTest::start_with_load(Setup { members: 2, ..Setup::default() }).await;
-    share(&trial).await;
-    trial.consumers[0].signal(Signal::SIGSTOP);
+async fn g3_member_paused_for_20_s_restores_no_older_event() {
+    let mut test = FaultTest::start_with_load(Setup { members: 2, ..Setup::default() }).await;
+    wait_for_equal_shares(&test).await;
+    test.consumers[0].signal(Signal::SIGSTOP);
     let stopped = Instant::now();
-    let heir = || async { (trial.consumers[1].assigned_partitions().await == 6).then_some(()) };
-    eventually("the other has all partitions", RECOVERY + SESSION, heir).await;
-    tokio::time::sleep_until((stopped + Duration::from_secs(40)).into()).await;
-    trial.consumers[0].signal(Signal::SIGCONT);
-    trial.assert_work_resumes_within(RECOVERY).await;
-    share(&trial).await;
-    trial.assert_no_server_reported();
-    trial.verify_and_end(0).await;
+    let has_all = || async { (test.consumers[1].assigned_partitions().await == 6).then_some(()) };
+    eventually("the other member has all partitions", RECOVERY_TIMEOUT + SESSION_TIMEOUT, has_all).await;
+    tokio::time::sleep_until((stopped + PAUSE).into()).await;
+    test.consumers[0].signal(Signal::SIGCONT);
+    test.assert_work_resumes_within(RECOVERY_TIMEOUT).await;
+    wait_for_equal_shares(&test).await;
+    test.assert_no_server_reported();
+    test.verify_and_end(0).await;
 }
 
-/// The poller's interval, in seconds and as text.
+/// The interval of the poller, in seconds and as text.
 const INTERVAL: (f64, &str) = (0.2, "0.2");
 
 fn poller(producer: &Process) -> Process {
@@ -113,12 +114,12 @@ fn poller(producer: &Process) -> Process {
 async fn calls(simulator: &Simulator, more: u64) -> Duration {
     let (start, before) = (Instant::now(), simulator.requests());
     let called = || async { (simulator.requests() >= before + more).then_some(()) };
-    eventually("aircraft are asked for", Duration::from_secs(60), called).await;
+    eventually("the simulator receives requests", Duration::from_secs(60), called).await;
     start.elapsed()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_poller_that_stands_still_for_40_s_catches_nothing_up_and_a_killed_one_loses_nothing() {
+async fn poller_paused_for_20_s_does_not_catch_up_and_a_kill_loses_nothing() {
     let stack = Stack::shared_without_sync().await;
     let names = stack.names();
     let simulator = Simulator::start(([127, 0, 0, 1], 0).into()).await.unwrap();
@@ -132,14 +133,14 @@ async fn a_poller_that_stands_still_for_40_s_catches_nothing_up_and_a_killed_one
     }
     calls(&simulator, 10).await;
     first.signal(Signal::SIGSTOP);
-    lasts(40).await;
+    tokio::time::sleep(PAUSE).await;
     let missed = simulator.requests();
     first.signal(Signal::SIGCONT);
     let took = calls(&simulator, 10).await;
-    // The call that was due comes at once, the nine after it on schedule.
-    assert!(took.as_secs_f64() > 8.0 * INTERVAL.0, "10 calls in {took:?}: it catches up");
-    assert!(simulator.requests() < missed + 40, "it made up for the 200 calls that it missed");
-    assert!(first.is_running(), "it ended by itself: {}", first.log());
+    // The call that was due comes at once, the next nine on schedule.
+    assert!(took.as_secs_f64() > 8.0 * INTERVAL.0, "10 calls in {took:?}: it catches up missed calls");
+    assert!(simulator.requests() < missed + 40, "it caught up the 100 missed calls");
+    assert!(first.is_running(), "it ended early: {}", first.log());
     first.kill().await;
     let second = poller(&producer);
     monitor.add("poller", &second);

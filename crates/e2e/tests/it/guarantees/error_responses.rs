@@ -21,7 +21,7 @@ fn assert_tells(answer: &Response, status: u16, retryable: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g4_every_refusal_tells_whether_trying_again_helps() {
+async fn g4_every_error_response_states_whether_a_retry_helps() {
     let stack = Stack::shared().await;
     let names = stack.names();
     let more = [
@@ -62,7 +62,7 @@ async fn g4_every_refusal_tells_whether_trying_again_helps() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g4_an_unknown_outcome_is_504_and_sending_the_same_id_again_is_safe() {
+async fn g4_unknown_outcome_is_504_and_a_retry_with_the_same_id_is_safe() {
     let stack = Stack::start().await;
     let names = stack.names();
     let producer = stack.producer(&names, &[("DELIVERY_TIMEOUT_MS", "1000")]);

@@ -11,7 +11,7 @@ const OUTAGE: Duration = Duration::from_secs(20);
 
 #[testkit::needs(own_mongodb)]
 #[tokio::test(flavor = "multi_thread")]
-async fn g6_a_database_that_is_away_for_20_s_costs_nothing() {
+async fn g6_mongodb_unavailable_for_20_s_no_event_is_lost() {
     let stack = Stack::start().await;
     let names = stack.names();
     let (producer, consumer) = (stack.producer(&names, &[]), stack.consumer(&names, &[]));
@@ -55,7 +55,7 @@ async fn g6_a_database_that_is_away_for_20_s_costs_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g6_a_broker_that_is_away_is_told_at_once_and_its_return_is_noticed() {
+async fn g6_unavailable_broker_is_reported_at_once_and_work_resumes() {
     let stack = Stack::start().await;
     let names = stack.names();
     let (producer, consumer) = (stack.producer(&names, &[]), stack.consumer(&names, &[]));

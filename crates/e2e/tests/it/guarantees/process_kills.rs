@@ -8,7 +8,7 @@ use serde_json::json;
 use testkit::{Stack, eventually, http, mongo};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g1_five_thousand_events_survive_three_kills_of_the_consumer() {
+async fn g1_5_000_events_survive_three_kills_of_the_consumer() {
     let stack = Stack::shared().await;
     let names = stack.names();
     let producer = stack.producer(&names, &[]);
@@ -41,7 +41,7 @@ async fn g1_five_thousand_events_survive_three_kills_of_the_consumer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g1_what_was_answered_with_202_survives_a_kill_of_the_producer() {
+async fn g1_accepted_events_survive_a_kill_of_the_producer() {
     let stack = Stack::shared().await;
     let names = stack.names();
     let consumer = stack.consumer(&names, &[]);

@@ -17,7 +17,7 @@ async fn counted(consumer: &Process) -> Option<(u64, u64)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g7_a_stop_under_load_loses_nothing_and_repeats_nothing() {
+async fn g7_consumer_shutdown_under_load_no_loss_and_no_repeat() {
     let stack = Stack::shared().await;
     let names = stack.names();
     let producer = stack.producer(&names, &[]);
@@ -50,7 +50,7 @@ async fn g7_a_stop_under_load_loses_nothing_and_repeats_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g7_a_producer_that_stops_under_load_answers_what_it_took() {
+async fn g7_producer_shutdown_under_load_responds_to_each_request() {
     let stack = Stack::shared().await;
     let names = stack.names();
     let consumer = stack.consumer(&names, &[]);

@@ -40,7 +40,7 @@ async fn load(environment: &[(&str, &str)]) -> (Option<i32>, Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_poller_with_the_key_and_the_authority_is_let_in_and_one_without_the_key_is_not() {
+async fn poller_with_key_and_ca_is_accepted_without_the_key_rejected() {
     let stack = Stack::shared().await;
     let names = stack.names();
     let simulator = Simulator::start(([127, 0, 0, 1], 0).into()).await.unwrap();
@@ -88,7 +88,7 @@ async fn a_poller_with_the_key_and_the_authority_is_let_in_and_one_without_the_k
 }
 
 #[tokio::test]
-async fn an_authority_that_is_none_is_a_wrong_configuration() {
+async fn unreadable_ca_file_is_a_configuration_error() {
     let folder = tempfile::tempdir().unwrap();
     let empty = folder.path().join("empty.pem");
     std::fs::write(&empty, "").unwrap();

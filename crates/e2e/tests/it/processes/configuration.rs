@@ -10,7 +10,7 @@ async fn complaint(name: &str, environment: &[(&str, &str)]) -> String {
 }
 
 #[tokio::test]
-async fn every_wrong_variable_of_the_producer_is_named_at_once() {
+async fn producer_reports_all_invalid_variables_at_once() {
     let said = complaint(
         "producer",
         &[("KAFKA_BROKER", ""), ("MAX_PAYLOAD_BYTES", "abc"), ("KAFKA_PROPERTIES", "acks=1")],
@@ -22,7 +22,7 @@ async fn every_wrong_variable_of_the_producer_is_named_at_once() {
 }
 
 #[tokio::test]
-async fn every_wrong_variable_of_the_consumer_is_named_at_once() {
+async fn consumer_reports_all_invalid_variables_at_once() {
     let said = complaint("consumer", &[("KAFKA_BROKER", "")]).await;
     assert!(said.contains("KAFKA_BROKER") && said.contains("MONGODB_URI"), "{said}");
     for uri in [
@@ -40,7 +40,7 @@ async fn every_wrong_variable_of_the_consumer_is_named_at_once() {
 }
 
 #[tokio::test]
-async fn every_wrong_variable_of_the_poller_is_named_at_once() {
+async fn poller_reports_all_invalid_variables_at_once() {
     let said = complaint("poller", &[("INTERVAL_SEC", "0"), ("DURATION_SEC", "-1")]).await;
     for part in ["PRODUCER_BASE_URL", "INTERVAL_SEC", "DURATION_SEC"] {
         assert!(said.contains(part), "{part} in {said}");
@@ -48,7 +48,7 @@ async fn every_wrong_variable_of_the_poller_is_named_at_once() {
 }
 
 #[tokio::test]
-async fn each_process_tells_its_variables_and_checks_its_configuration() {
+async fn every_process_has_help_version_and_check_config() {
     let right = [
         ("KAFKA_BROKER", "k:9092"),
         ("MONGODB_URI", "mongodb://m/?foo=bar"),

@@ -44,7 +44,7 @@ fn check_all(process: &Process) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fields_of_log_lines_are_json_values() {
+async fn log_fields_are_json_values() {
     let stack = Stack::shared().await;
     let names = stack.names();
     let simulator = Simulator::start(([127, 0, 0, 1], 0).into()).await.unwrap();

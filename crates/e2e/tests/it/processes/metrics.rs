@@ -52,7 +52,7 @@ async fn has(process: &Process, types: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_process_has_the_metrics_that_dashboards_know() {
+async fn every_process_has_the_documented_metrics() {
     let stack = Stack::shared().await;
     let names = stack.names();
     // Nothing listens on port 1: ADSBDB is down.

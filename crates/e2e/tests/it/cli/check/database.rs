@@ -33,7 +33,7 @@ async fn guarded() -> (Database, tempfile::TempDir) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_login_is_told_from_rights_and_from_a_known_password() {
+async fn failed_login_and_missing_rights_are_reported_without_password() {
     let (database, _folder) = guarded().await;
     let names = Names {
         mongodb: database.uri(),
@@ -64,7 +64,7 @@ async fn a_login_is_told_from_rights_and_from_a_known_password() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_away_is_a_failure_and_a_weak_write_concern_a_warning() {
+async fn unavailable_mongodb_is_a_failure_weak_write_concern_a_warning() {
     let names = Stack::shared().await.names();
     let nobody = format!("mongodb://{}", testkit::process::free_address());
     check(&names, &[("MONGODB_URI", &nobody)]).await.assert("fail", "mongodb", "does not answer");
@@ -75,7 +75,7 @@ async fn a_database_that_is_away_is_a_failure_and_a_weak_write_concern_a_warning
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_cannot_even_be_asked_is_a_failure_and_the_rest_is_checked() {
+async fn mongodb_that_rejects_commands_is_a_failure_and_the_rest_is_checked() {
     let names = Stack::shared().await.names();
     let missing = format!("{}/?tls=true&tlsCAFile=/no/such.pem", names.mongodb);
     let found = check(&names, &[("MONGODB_URI", &missing)]).await;
@@ -92,7 +92,7 @@ async fn index(names: &Names, index: Document) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_state_of_a_collections_indexes_is_told() {
+async fn each_state_of_the_indexes_of_a_collection_is_reported() {
     let names = Stack::shared().await.names();
     let subject = format!("collection {}.adsbdb", names.database);
     let adsbdb = testkit::mongo::collection(&names, "adsbdb").await;
@@ -116,7 +116,7 @@ async fn each_state_of_a_collections_indexes_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_every_source_is_ours_a_collection_of_another_and_a_view_are_left_alone() {
+async fn with_every_source_expected_foreign_collections_and_views_are_ignored() {
     let names = Stack::shared().await.names();
     let any = [("EXPECTED_SOURCE", "*")];
     let rights = "find, update and insert on";
@@ -143,7 +143,7 @@ async fn where_every_source_is_ours_a_collection_of_another_and_a_view_are_left_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_stops_answering_is_a_failure_within_seconds() {
+async fn mongodb_that_stops_responding_is_a_failure_within_seconds() {
     let names = Stack::shared().await.names();
     let adsbdb = testkit::mongo::collection(&names, "adsbdb").await;
     adsbdb.insert_one(doc! { "event_id": "a" }).await.unwrap();

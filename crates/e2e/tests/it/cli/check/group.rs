@@ -34,7 +34,7 @@ fn commit(names: &Names, offset: i64) {
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_without_a_consumer_is_a_failure_once_records_wait() {
+async fn group_without_members_and_with_lag_is_a_failure() {
     let names = Stack::shared().await.names();
     let subject = format!("group {}", names.group);
     make_topic(&names, &names.topic, &[]).await;
@@ -50,7 +50,7 @@ async fn a_group_without_a_consumer_is_a_failure_once_records_wait() {
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn records_that_were_deleted_unread_and_offsets_past_the_end_are_failures() {
+async fn unread_deleted_records_and_offsets_beyond_the_end_are_failures() {
     let names = Stack::shared().await.names();
     let subject = format!("group {}", names.group);
     make_topic(&names, &names.topic, &[]).await;
@@ -129,7 +129,7 @@ fn warnings(consumer: &Process) -> usize {
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn members_that_keep_ours_out_are_a_failure_and_told_by_the_consumer() {
+async fn members_that_block_the_consumer_are_a_failure_in_check_and_health() {
     let stack = Stack::shared().await;
     let names = stack.names();
     make_topic(&names, &names.topic, &[]).await;
@@ -169,7 +169,7 @@ async fn abort_a_transaction(names: &Names) {
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn control_records_at_the_end_are_no_lag() {
+async fn control_records_at_the_end_are_not_lag() {
     let stack = Stack::shared().await;
     let names = stack.names();
     let subject = format!("group {}", names.group);
@@ -186,7 +186,7 @@ async fn control_records_at_the_end_are_no_lag() {
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn members_that_share_our_partitions_are_a_failure_in_either_protocol() {
+async fn other_members_with_our_partitions_are_a_failure_in_both_protocols() {
     let stack = Stack::shared().await;
     let strangers = [("group.protocol", "consumer"), ("partition.assignment.strategy", "cooperative-sticky")];
     for property in strangers {
@@ -216,7 +216,7 @@ async fn members_that_share_our_partitions_are_a_failure_in_either_protocol() {
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_of_the_new_protocol_alone_is_seen_without_a_consumer() {
+async fn group_of_the_consumer_protocol_is_found_without_a_consumer() {
     let names = Stack::shared().await.names();
     make_topic(&names, &names.topic, &[]).await;
     let _stranger = Stranger::join(&names, ("group.protocol", "consumer"));

@@ -11,7 +11,7 @@ use findings::{Findings, check};
 use testkit::{Process, Stack};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deployment_that_is_well_passes_with_the_warnings_of_a_single_broker() {
+async fn healthy_deployment_passes_with_the_warnings_of_a_single_broker() {
     let stack = Stack::shared().await;
     let names = stack.names();
     let simulator = Simulator::start(([127, 0, 0, 1], 0).into()).await.unwrap();
@@ -54,7 +54,7 @@ async fn a_deployment_that_is_well_passes_with_the_warnings_of_a_single_broker()
 }
 
 #[tokio::test]
-async fn a_wrong_configuration_ends_it_with_every_wrong_variable() {
+async fn invalid_configuration_is_rejected_with_all_invalid_variables() {
     let wrong = [("KAFKA_BROKER", "k:9092"), ("PRODUCER_BASE_URL", "p:8080")];
     let output = testkit::process::command("slipstream", &wrong).arg("check").output().await.unwrap();
     let said = String::from_utf8_lossy(&output.stderr);

@@ -27,7 +27,7 @@ async fn of_another_time(date: &'static str) -> SocketAddr {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_that_is_not_known_away_or_not_ready_is_told() {
+async fn unnamed_unavailable_and_unready_processes_are_reported() {
     let stack = Stack::shared().await;
     let names = stack.names();
     let unknown = check(&names, &[]).await;
@@ -52,7 +52,7 @@ async fn a_process_that_is_not_known_away_or_not_ready_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_is_far_from_ours_is_a_warning() {
+async fn clock_difference_is_a_warning() {
     let names = Stack::shared().await.names();
     let past = format!("http://{}", of_another_time("Sun, 06 Nov 1994 08:49:37 GMT").await);
     let future = format!("http://{}", of_another_time("Sat, 06 Nov 2094 08:49:37 GMT").await);
@@ -62,7 +62,7 @@ async fn a_clock_that_is_far_from_ours_is_a_warning() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn adsbdb_that_does_not_answer_or_answers_with_an_error_is_a_warning() {
+async fn adsbdb_without_response_or_with_an_error_is_a_warning() {
     let names = Stack::shared().await.names();
     let nobody = format!("http://{}", testkit::process::free_address());
     check(&names, &[("ADSBDB_BASE_URL", &nobody)]).await.assert("warn", "adsbdb", "does not answer");
@@ -78,7 +78,7 @@ async fn adsbdb_that_does_not_answer_or_answers_with_an_error_is_a_warning() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_producer_whose_certificate_has_an_authority_of_its_own_is_asked_through_it() {
+async fn producer_with_its_own_ca_is_checked_over_tls() {
     let stack = Stack::shared().await;
     let names = stack.names();
     let folder = tempfile::tempdir().unwrap();

@@ -21,7 +21,7 @@ pub async fn make_topic(names: &Names, topic: &str, settings: &[(&str, &str)]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_is_away_or_wants_another_login_is_a_failure() {
+async fn unavailable_broker_and_failed_login_are_failures() {
     let names = Stack::shared().await.names();
     let nobody = testkit::process::free_address().to_string();
     let away = check(&names, &[("KAFKA_BROKER", &nobody)]).await;
@@ -35,7 +35,7 @@ async fn a_broker_that_is_away_or_wants_another_login_is_a_failure() {
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_password_is_told_but_not_shown() {
+async fn wrong_password_is_reported_without_the_password() {
     let folder = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     let authority = folder.path().join("ca.pem");
@@ -65,7 +65,7 @@ async fn a_wrong_password_is_told_but_not_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_that_is_missing_and_one_that_can_take_no_event_are_failures() {
+async fn missing_topic_and_topic_that_rejects_events_are_failures() {
     let names = Stack::shared().await.names();
     let subject = format!("topic {}", names.topic);
     let found = check(&names, &[]).await;
@@ -79,7 +79,7 @@ async fn a_topic_that_is_missing_and_one_that_can_take_no_event_are_failures() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_letter_topic_that_forgets_or_is_too_small_is_told() {
+async fn dead_letter_topic_with_retention_or_small_records_is_reported() {
     let names = Stack::shared().await.names();
     make_topic(&names, &names.topic, &[("max.message.bytes", "2000000")]).await;
     let letters = names.dead_letter_topic();
@@ -99,7 +99,7 @@ async fn a_dead_letter_topic_that_forgets_or_is_too_small_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_source_topic_that_deletes_records_is_a_warning_with_the_length() {
+async fn source_topic_with_retention_is_a_warning_with_the_period() {
     let names = Stack::shared().await.names();
     make_topic(&names, &names.topic, &[("retention.ms", "5400000")]).await;
     let subject = format!("topic {}", names.topic);
@@ -111,7 +111,7 @@ async fn a_source_topic_that_deletes_records_is_a_warning_with_the_length() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_letter_topic_of_several_must_take_the_largest_record_of_each() {
+async fn shared_dead_letter_topic_must_accept_the_largest_record_of_each_topic() {
     let names = Stack::shared().await.names();
     let (larger, letters) = (format!("{}-larger", names.topic), format!("{}-letters", names.topic));
     for (topic, limit) in [(&names.topic, "1000000"), (&larger, "2000000"), (&letters, "1100000")] {
@@ -127,7 +127,7 @@ async fn a_dead_letter_topic_of_several_must_take_the_largest_record_of_each() {
 
 // The client library's cluster tells neither settings nor groups.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_kafka_does_not_tell_is_a_failure() {
+async fn missing_kafka_metadata_is_a_failure() {
     let stack = Stack::shared().await;
     let cluster = MockCluster::new(3).unwrap();
     let names = Names { kafka: cluster.bootstrap_servers(), ..stack.names() };
@@ -148,7 +148,7 @@ async fn what_kafka_does_not_tell_is_a_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_that_the_user_may_not_describe_is_not_told_as_missing() {
+async fn topic_without_describe_right_is_not_reported_as_missing() {
     let stack = Stack::shared().await;
     let cluster = MockCluster::new(1).unwrap();
     let names = Names { kafka: cluster.bootstrap_servers(), ..stack.names() };

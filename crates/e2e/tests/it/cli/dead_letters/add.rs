@@ -45,7 +45,7 @@ async fn is_stuck(consumer: &Process) {
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_that_is_stuck_is_set_aside_and_can_be_replayed() {
+async fn blocked_record_is_dead_lettered_by_command_and_can_be_replayed() {
     let stack = stack().await;
     let names = stack.names();
     kafka::create_topic(&names, 1).await;
@@ -95,7 +95,7 @@ async fn a_record_that_is_stuck_is_set_aside_and_can_be_replayed() {
 }
 
 #[tokio::test]
-async fn a_wrong_command_line_and_an_absent_consumer_are_told_apart() {
+async fn invalid_arguments_and_unavailable_consumer_have_different_exit_codes() {
     let nobody = format!("http://{}", testkit::process::free_address());
     let names = Names::new("k:9092".into(), "mongodb://m".into());
     for (url, arguments) in [

@@ -15,7 +15,7 @@ const KEY: &[u8] = b"\xff\x1b[2J";
 const VALUE: &[u8] = b"{\"a\":\x00\xff\x1b[2J\nno JSON";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_poison_record_is_listed_and_shown_byte_for_byte() {
+async fn poison_record_is_listed_and_shown_byte_for_byte() {
     let stack = Stack::shared().await;
     let names = stack.names();
     let running = consumer(stack, &names).await;
@@ -76,7 +76,7 @@ async fn a_poison_record_is_listed_and_shown_byte_for_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn filters_pick_by_reason_source_and_time_and_a_limit_ends_the_list() {
+async fn list_is_filtered_by_reason_source_and_time_and_limited() {
     let names = Stack::shared().await.names();
     make_topics(&names, 1).await;
     write_letters(&names, 6, 1, &["too deep", "too large"]).await;
@@ -114,7 +114,7 @@ async fn filters_pick_by_reason_source_and_time_and_a_limit_ends_the_list() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_empty_topic_is_no_fault_and_what_is_missing_wrong_or_away_is_told() {
+async fn empty_topic_is_no_error_missing_topic_and_server_are() {
     let names = Stack::shared().await.names();
     let missing = run(&names, &["list"]).await;
     let topic = names.dead_letter_topic();
@@ -156,7 +156,7 @@ async fn an_empty_topic_is_no_fault_and_what_is_missing_wrong_or_away_is_told() 
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn records_are_listed_by_time_once_each_and_replayed_ones_are_marked() {
+async fn records_are_listed_once_in_time_order_with_replays_marked() {
     let names = Stack::shared().await.names();
     make_topics(&names, 2).await;
     // The later one is in the first partition, and k0 was dead-lettered twice.
@@ -196,7 +196,7 @@ async fn records_are_listed_by_time_once_each_and_replayed_ones_are_marked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn several_topics_have_their_dead_letters_listed_and_a_place_needs_its_topic() {
+async fn with_several_topics_all_are_listed_and_a_position_needs_its_topic() {
     let names = Stack::shared().await.names();
     let second = format!("{}-b", names.topic);
     let other = testkit::Names { topic: second.clone(), ..names.clone() };
@@ -216,7 +216,7 @@ async fn several_topics_have_their_dead_letters_listed_and_a_place_needs_its_top
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_has_seen_enough_ends_the_list_quietly() {
+async fn closed_pipe_ends_the_list_without_an_error() {
     let names = Stack::shared().await.names();
     make_topics(&names, 1).await;
     write_letters(&names, 50, 1, &["why"]).await;

@@ -47,7 +47,7 @@ async fn write_one(names: &Names, key: &str, value: &[u8], record_ms: Option<i64
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_that_is_too_large_is_named_and_its_neighbours_are_replayed() {
+async fn too_large_record_is_reported_and_the_others_are_replayed() {
     let stack = stack().await;
     let names = stack.names();
     make_topics(&names, 1).await;
@@ -74,7 +74,7 @@ async fn a_record_that_is_too_large_is_named_and_its_neighbours_are_replayed() {
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_whose_topic_is_gone_and_one_that_is_too_old_are_named_and_kept() {
+async fn record_without_topic_or_too_old_is_reported_and_kept() {
     let stack = stack().await;
     let names = stack.names();
     kafka::create_topic(&letters(&names), 1).await;
@@ -99,7 +99,7 @@ async fn a_record_whose_topic_is_gone_and_one_that_is_too_old_are_named_and_kept
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_of_another_topic_or_names_none_is_left_alone() {
+async fn records_of_another_or_no_topic_are_not_replayed() {
     let stack = stack().await;
     let names = stack.names();
     make_topics(&names, 1).await;
@@ -140,7 +140,7 @@ async fn what_is_of_another_topic_or_names_none_is_left_alone() {
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn more_gaps_than_a_group_can_note_end_the_run_and_lose_nothing() {
+async fn more_gaps_than_the_commit_metadata_hold_end_the_replay_without_loss() {
     let stack = stack().await;
     let names = stack.names();
     make_topics(&names, 1).await;
@@ -157,7 +157,7 @@ async fn more_gaps_than_a_group_can_note_end_the_run_and_lose_nothing() {
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_of_the_consumer_s_own_a_missing_topic_and_an_absent_broker_end_it_before_anything_is_done() {
+async fn replay_is_rejected_for_the_consumer_group_or_a_missing_topic_or_broker() {
     let stack = stack().await;
     let names = stack.names();
     let missing = run(&names, &["replay"]).await;
@@ -177,7 +177,7 @@ async fn a_group_of_the_consumer_s_own_a_missing_topic_and_an_absent_broker_end_
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_falls_silent_ends_the_run_and_the_next_one_goes_on() {
+async fn unresponsive_broker_ends_the_replay_and_the_next_one_continues() {
     let stack = Stack::start_without_sync().await;
     let names = stack.names();
     let (child, _) = super::runs::under_way(&names).await;

@@ -32,7 +32,7 @@ async fn end_of(names: &Names, topic: &str) -> usize {
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_validator_refused_is_stored_by_a_replay_and_a_second_one_changes_nothing() {
+async fn document_rejected_by_a_validator_is_stored_by_one_replay() {
     let stack = stack().await;
     let names = stack.names();
     let create = doc! { "create": "adsbdb", "validator": { "bad": { "$ne": true } } };
@@ -91,7 +91,7 @@ fn assert_is(record: &OwnedMessage, sent: &Sent<'_>) {
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_is_the_record_byte_for_byte_and_says_how_often_until_it_is_too_often() {
+async fn replay_copies_the_record_and_counts_up_to_max_replays() {
     let stack = stack().await;
     let names = stack.names();
     let running = consumer(stack, &names).await;
@@ -152,7 +152,7 @@ async fn a_replay_is_the_record_byte_for_byte_and_says_how_often_until_it_is_too
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dry_run_says_what_it_would_do_and_changes_nothing() {
+async fn dry_run_reports_and_changes_nothing() {
     let stack = stack().await;
     let names = stack.names();
     make_topics(&names, 2).await;
@@ -172,7 +172,7 @@ async fn a_dry_run_says_what_it_would_do_and_changes_nothing() {
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn what_filters_and_a_limit_leave_out_is_there_for_the_next_run() {
+async fn records_excluded_by_filter_or_limit_remain_for_the_next_replay() {
     let stack = stack().await;
     let names = stack.names();
     make_topics(&names, 2).await;

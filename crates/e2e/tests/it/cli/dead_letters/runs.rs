@@ -53,7 +53,7 @@ pub async fn ended(child: Child) -> Ended {
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_kill_the_next_run_goes_on_and_repeats_nothing_that_was_committed() {
+async fn replay_after_a_kill_repeats_no_committed_record() {
     let stack = stack().await;
     let names = stack.names();
     let (mut child, _) = under_way(&names).await;
@@ -76,7 +76,7 @@ async fn after_a_kill_the_next_run_goes_on_and_repeats_nothing_that_was_committe
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_signal_ends_a_run_with_all_that_was_sent_committed() {
+async fn signal_ends_the_replay_and_commits_all_sent_records() {
     let stack = stack().await;
     let names = stack.names();
     let (child, _) = under_way(&names).await;
@@ -95,7 +95,7 @@ async fn a_signal_ends_a_run_with_all_that_was_sent_committed() {
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn two_runs_at_the_same_time_send_each_record_once() {
+async fn two_concurrent_replays_send_each_record_once() {
     let stack = stack().await;
     let names = stack.names();
     let (child, _) = under_way(&names).await;
@@ -112,7 +112,7 @@ async fn two_runs_at_the_same_time_send_each_record_once() {
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_is_refused_while_the_group_has_another_member() {
+async fn replay_is_rejected_while_the_group_has_another_member() {
     let stack = stack().await;
     let names = stack.names();
     make_topics(&names, 2).await;
@@ -141,7 +141,7 @@ async fn a_run_is_refused_while_the_group_has_another_member() {
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_that_slept_until_another_took_over_commits_nothing() {
+async fn paused_replay_that_lost_its_partitions_commits_nothing() {
     let stack = stack().await;
     let names = stack.names();
     let (child, _) = under_way(&names).await;
@@ -160,7 +160,7 @@ async fn a_run_that_slept_until_another_took_over_commits_nothing() {
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn records_that_are_dead_lettered_again_meanwhile_do_not_keep_a_run_going() {
+async fn records_dead_lettered_again_do_not_prolong_the_replay() {
     let stack = stack().await;
     let names = stack.names();
     let running = consumer(stack, &names).await;

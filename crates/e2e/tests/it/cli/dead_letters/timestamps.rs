@@ -40,7 +40,7 @@ async fn send_poison(names: &Names) -> [(&'static str, i64); 3] {
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn g5_a_dead_letter_whose_timestamp_is_refused_has_the_present_time() {
+async fn g5_dead_letter_with_a_rejected_timestamp_gets_the_current_time() {
     let stack = stack().await;
     let names = stack.names();
     kafka::create_topic(&names, 1).await;

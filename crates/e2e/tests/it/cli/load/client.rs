@@ -20,7 +20,7 @@ fn refusal(status: u16, headers: &'static str, retryable: bool) -> Say {
 }
 
 #[tokio::test]
-async fn retry_after_is_honoured_and_the_same_body_is_sent_again() {
+async fn retry_after_is_honored_and_the_same_body_is_sent() {
     let script = Script::start([refusal(503, "retry-after: 1\r\n", true), Say::Accepted]).await;
     let (said, ledger) = sent(&script, &["--events", "1"]).await;
     assert_eq!(said.code, Some(0), "{said:?}");
@@ -37,7 +37,7 @@ async fn retry_after_is_honoured_and_the_same_body_is_sent_again() {
 }
 
 #[tokio::test]
-async fn a_retry_after_that_is_a_date_is_honoured() {
+async fn retry_after_with_a_date_is_honored() {
     let headers = "date: Tue, 24 Nov 2026 06:30:00 GMT\r\nretry-after: Tue, 24 Nov 2026 06:30:02 GMT\r\n";
     let script = Script::start([refusal(503, headers, true), Say::Accepted]).await;
     let (said, _) = sent(&script, &["--events", "1"]).await;
@@ -47,7 +47,7 @@ async fn a_retry_after_that_is_a_date_is_honoured() {
 }
 
 #[tokio::test]
-async fn after_an_unknown_outcome_the_same_event_is_sent_again_and_that_is_not_forgotten() {
+async fn event_with_an_unknown_outcome_is_retried_and_recorded_as_such() {
     let script = Script::start([Say::Nothing, refusal(504, "", true), Say::Accepted]).await;
     let (said, ledger) = sent(&script, &["--events", "1"]).await;
     assert_eq!((said.code, said.count("/cut"), said.count("/answers/504")), (Some(0), 1, 1), "{said:?}");
@@ -60,7 +60,7 @@ async fn after_an_unknown_outcome_the_same_event_is_sent_again_and_that_is_not_f
 }
 
 #[tokio::test]
-async fn of_a_batch_only_the_events_that_were_not_answered_for_good_are_sent_again() {
+async fn only_events_of_a_batch_without_a_final_result_are_retried() {
     let partly = json!({"accepted": 0, "rejected": 4, "results": [
         {"index": 0, "status": 422, "detail": "x", "retryable": false},
         {"index": 1, "status": 503, "detail": "x", "retryable": true},
@@ -94,7 +94,7 @@ async fn of_a_batch_only_the_events_that_were_not_answered_for_good_are_sent_aga
 }
 
 #[tokio::test]
-async fn what_is_never_answered_for_good_is_given_up_after_the_grace_period() {
+async fn events_without_a_final_response_are_abandoned_after_the_grace() {
     for (say, answer) in [
         (refusal(504, "", true), "unknown"),
         (refusal(503, "", true), "refused"),
@@ -110,7 +110,7 @@ async fn what_is_never_answered_for_good_is_given_up_after_the_grace_period() {
 }
 
 #[tokio::test]
-async fn an_answer_that_never_comes_is_cut_off() {
+async fn missing_response_is_a_timeout() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let folder = tempfile::tempdir().unwrap();
@@ -122,7 +122,7 @@ async fn an_answer_that_never_comes_is_cut_off() {
 }
 
 #[tokio::test]
-async fn a_refusal_for_good_is_not_sent_again() {
+async fn permanent_error_is_not_retried() {
     let script = Script::start([refusal(422, "", false), Say::Accepted]).await;
     let (said, ledger) = sent(&script, &["--events", "2", "--connections", "1"]).await;
     assert_eq!((said.code, said.count("/refused"), said.count("/accepted")), (Some(0), 1, 1), "{said:?}");
@@ -131,7 +131,7 @@ async fn a_refusal_for_good_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn a_run_with_a_number_of_events_ends_although_some_could_never_be_sent() {
+async fn load_with_an_event_limit_ends_although_some_cannot_be_sent() {
     let script = Script::start([refusal(503, "", true)]).await;
     let (said, ledger) = sent(&script, &["--events", "9", "--connections", "2", "--grace", "1s"]).await;
     assert_eq!((said.code, said.count("/events"), said.count("/not_sent")), (Some(1), 2, 7), "{said:?}");
@@ -139,7 +139,7 @@ async fn a_run_with_a_number_of_events_ends_although_some_could_never_be_sent() 
 }
 
 #[tokio::test]
-async fn a_schedule_that_was_held_up_is_made_up_for() {
+async fn delayed_schedule_is_caught_up() {
     let script = Script::start([refusal(503, "retry-after: 1\r\n", true), Say::Accepted]).await;
     let arguments = ["--rate", "100", "--for", "500ms", "--connections", "1"];
     let (said, ledger) = sent(&script, &arguments).await;
@@ -150,7 +150,7 @@ async fn a_schedule_that_was_held_up_is_made_up_for() {
 }
 
 #[tokio::test]
-async fn a_ledger_that_cannot_be_written_ends_the_run() {
+async fn unwritable_ledger_ends_the_load() {
     let script = Script::start([Say::Accepted]).await;
     let folder = tempfile::tempdir().unwrap();
     let ledger = folder.path().join("ledger");

@@ -17,7 +17,7 @@ use super::{Site, lines, load, run, text, verify};
 const KEYS: &str = "load:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_right_key_everything_is_refused_and_with_it_accepted() {
+async fn load_without_the_right_key_is_rejected_and_with_it_accepted() {
     let stack = Stack::shared_without_sync().await;
     let names = stack.names();
     let producer = stack.producer(&names, &[("API_KEYS", KEYS)]);
@@ -47,7 +47,7 @@ async fn without_the_right_key_everything_is_refused_and_with_it_accepted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_producer_that_comes_later_is_waited_for() {
+async fn load_waits_for_a_producer_that_starts_later() {
     let stack = Stack::shared_without_sync().await;
     let names = stack.names();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -75,7 +75,7 @@ async fn a_producer_that_comes_later_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_signal_ends_it_with_a_ledger_of_all_that_was_sent() {
+async fn signal_ends_the_load_with_a_complete_ledger() {
     let site = Site::start(Stack::shared_without_sync().await).await;
     let (ledger, url) = (site.ledger(), site.producer.url(""));
     let mut loading = command("slipstream", &[("PRODUCER_BASE_URL", &url)]);
@@ -103,7 +103,7 @@ async fn a_signal_ends_it_with_a_ledger_of_all_that_was_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_that_wait_are_told_and_not_judged_until_they_are_done() {
+async fn unprocessed_records_are_reported_and_not_verified() {
     let stack = Stack::shared_without_sync().await;
     let names = stack.names();
     let producer = stack.producer(&names, &[]);
@@ -142,7 +142,7 @@ async fn records_that_wait_are_told_and_not_judged_until_they_are_done() {
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waiting_records_cannot_change_is_judged_and_what_they_can_is_not() {
+async fn documents_that_pending_records_cannot_change_are_verified() {
     let stack = Stack::shared_without_sync().await;
     let names = stack.names();
     let (producer, consumer) = (stack.producer(&names, &[]), stack.consumer(&names, &[]));
@@ -181,7 +181,7 @@ async fn what_waiting_records_cannot_change_is_judged_and_what_they_can_is_not()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_whose_outcome_nobody_knows_may_be_there_or_not_but_not_altered_or_twice() {
+async fn events_with_unknown_outcome_may_be_missing_not_altered_or_duplicated() {
     let stack = Stack::start().await;
     let names = stack.names();
     let producer = stack.producer(&names, &[("DELIVERY_TIMEOUT_MS", "1000")]);
@@ -224,7 +224,7 @@ async fn events_whose_outcome_nobody_knows_may_be_there_or_not_but_not_altered_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_judged_is_refused() {
+async fn unverifiable_ledger_is_rejected() {
     let names = Stack::shared_without_sync().await.names();
     let folder = tempfile::tempdir().unwrap();
     let ledger = folder.path().join("ledger");
@@ -276,7 +276,7 @@ async fn what_cannot_be_judged_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_command_line_or_environment_is_refused_before_anything_is_sent() {
+async fn invalid_arguments_or_environment_are_rejected_before_any_request() {
     let producer = ("PRODUCER_BASE_URL", "http://127.0.0.1:9");
     for (environment, arguments, part) in [
         (&[producer][..], &["load", "--stale", "10"][..], "percent"),

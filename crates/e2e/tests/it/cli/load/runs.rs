@@ -39,7 +39,7 @@ async fn assert_ledger(site: &Site, events: usize, batched: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_is_written_down_as_it_was_answered_and_verified_clean() {
+async fn ledger_has_every_response_and_verification_passes() {
     let site = Site::start(Stack::shared_without_sync().await).await;
     let sent = site.load(&[&MIXTURE[..], &["--events", "600", "--seed", "5"]].concat()).await;
     assert_eq!(
@@ -65,7 +65,7 @@ async fn a_run_is_written_down_as_it_was_answered_and_verified_clean() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn batches_have_a_line_for_each_event_and_are_verified_clean() {
+async fn ledger_of_batches_has_a_line_per_event_and_verification_passes() {
     let site = Site::start(Stack::shared_without_sync().await).await;
     let sent = site.load(&[&MIXTURE[..], &["--events", "1010", "--batch", "100"]].concat()).await;
     assert_eq!((sent.code, sent.count("/accepted")), (Some(0), 1_010), "{sent:?}");
@@ -76,7 +76,7 @@ async fn batches_have_a_line_for_each_event_and_are_verified_clean() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_a_rate_events_come_on_a_schedule_and_the_same_seed_gives_the_same() {
+async fn load_follows_its_rate_and_the_same_seed_repeats_it() {
     let site = Site::start(Stack::shared_without_sync().await).await;
     let arguments = ["--rate", "100", "--for", "1500ms", "--keys", "10", "--seed", "9"];
     let mut runs = Vec::new();

@@ -61,7 +61,7 @@ impl Stored {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_document_that_was_deleted_is_missing() {
+async fn deleted_document_is_missing() {
     let stored = Stored::new().await;
     stored.manual.delete_one(doc! { "event_id": stored.id(3) }).await.unwrap();
     stored.assert_only("missing", 3, "has no document").await;
@@ -69,7 +69,7 @@ async fn a_document_that_was_deleted_is_missing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_document_of_an_id_is_a_duplicate() {
+async fn second_document_of_an_id_is_a_duplicate() {
     let stored = Stored::new().await;
     // As in a collection whose unique index somebody dropped.
     stored.manual.drop_index("event_id_1").await.unwrap();
@@ -81,7 +81,7 @@ async fn a_second_document_of_an_id_is_a_duplicate() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_older_event_in_the_place_of_a_newer_one_is_stale() {
+async fn older_event_in_place_of_a_newer_one_is_superseded() {
     let stored = Stored::new().await;
     let older = stored.of_key(5).swap_remove(0)["timestamp"].as_i64().unwrap();
     stored.update(5, doc! { "$set": { "event_timestamp": older } }).await;
@@ -96,7 +96,7 @@ async fn an_older_event_in_the_place_of_a_newer_one_is_stale() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_older_event_is_gone_not_stale_where_of_the_records_of_the_id_only_its_own_is_left() {
+async fn older_event_is_gone_if_only_its_own_record_is_left() {
     // The first is the newest.
     let stored =
         Stored::sent(&["--events", "10", "--keys", "1", "--stale", "100%", "--connections", "1"]).await;
@@ -112,7 +112,7 @@ async fn an_older_event_is_gone_not_stale_where_of_the_records_of_the_id_only_it
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_document_that_differs_in_any_field_is_altered_and_the_field_is_named() {
+async fn document_with_a_changed_field_is_altered_and_the_field_is_named() {
     let stored = Stored::new().await;
     let original = mongo::find(&stored.manual, &stored.id(6)).await.unwrap();
     let n = original.get_i32("n").unwrap();
@@ -140,7 +140,7 @@ async fn a_document_that_differs_in_any_field_is_altered_and_the_field_is_named(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_document_of_the_run_that_was_never_sent_is_foreign() {
+async fn document_that_was_never_sent_is_foreign() {
     let stored = Stored::new().await;
     stored.manual.insert_one(doc! { "event_id": stored.id(999) }).await.unwrap();
     // Of another run, or of none.
@@ -152,7 +152,7 @@ async fn a_document_of_the_run_that_was_never_sent_is_foreign() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dead_letters_of_the_run_are_held_against_the_number_that_is_expected() {
+async fn number_of_dead_letters_is_compared_with_the_expected_number() {
     let stack = Stack::shared_without_sync().await;
     let site = Site::start(stack).await;
     let create = doc! { "create": "manual", "validator": { "n": { "$not": { "$mod": [3, 0] } } } };

@@ -14,7 +14,7 @@ use super::original::{self, bytes, dedupe, read_back, said, snapshot};
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collection_of_the_original_is_taken_over_and_nothing_is_lost() {
+async fn collection_of_the_original_is_taken_over_without_loss() {
     let stack = Stack::shared().await;
     let names = stack.names();
     let adsbdb = mongo::collection(&names, "adsbdb").await;

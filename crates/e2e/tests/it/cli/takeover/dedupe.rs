@@ -43,7 +43,7 @@ async fn proxy(names: &Names) -> (HoldingProxy, Names) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_that_is_killed_between_file_and_removal_has_lost_nothing_and_can_be_repeated() {
+async fn dedupe_killed_between_file_and_removal_can_be_repeated() {
     let names = Stack::shared().await.names();
     let adsbdb = with_duplicates(&names).await;
     let before = snapshot(&adsbdb).await;
@@ -70,7 +70,7 @@ async fn a_run_that_is_killed_between_file_and_removal_has_lost_nothing_and_can_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn documents_with_large_ids_are_removed_in_commands_that_fit() {
+async fn documents_with_large_ids_are_removed_in_several_commands() {
     let names = Stack::shared().await.names();
     let adsbdb = mongo::collection(&names, "adsbdb").await;
     for n in 0..12 {
@@ -89,7 +89,7 @@ async fn documents_with_large_ids_are_removed_in_commands_that_fit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_document_that_changes_meanwhile_is_judged_anew() {
+async fn document_that_changes_meanwhile_is_read_again() {
     let names = Stack::shared().await.names();
     let adsbdb = with_duplicates(&names).await;
     let (mut proxy, through) = proxy(&names).await;
@@ -115,7 +115,7 @@ async fn a_document_that_changes_meanwhile_is_judged_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_documents_that_the_unique_index_covers_are_judged() {
+async fn only_documents_that_the_unique_index_covers_are_compared() {
     let names = Stack::shared().await.names();
     let manual = mongo::collection(&names, "manual").await;
     let key = |mode_s: Bson, registration: Bson, at: i64| {
@@ -156,7 +156,7 @@ async fn client_of(names: &Names) -> mongodb::Client {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn documents_without_the_key_share_the_value_null_and_more_than_a_batch_is_removed() {
+async fn documents_without_the_key_share_null_and_several_batches_are_removed() {
     let names = Stack::shared().await.names();
     let adsbdb = mongo::collection(&names, "adsbdb").await;
     let bare = (0..1_200).map(|n| doc! { "n": n, "ingested_at": n });
@@ -173,7 +173,7 @@ async fn documents_without_the_key_share_the_value_null_and_more_than_a_batch_is
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_index_with_options_and_a_document_that_json_cannot_hold_are_left_to_a_person() {
+async fn index_with_options_and_document_without_json_form_are_not_removed() {
     let names = Stack::shared().await.names();
     let adsbdb = mongo::collection(&names, "adsbdb").await;
     let awkward = doc! { "event_id": "a", "note": { "$numberInt": "7" } };
@@ -194,7 +194,7 @@ async fn an_index_with_options_and_a_document_that_json_cannot_hold_are_left_to_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_configuration_a_file_that_exists_and_an_absent_server_end_it_before_anything_is_done() {
+async fn invalid_configuration_existing_file_or_missing_server_end_dedupe() {
     let names = Stack::shared().await.names();
     let adsbdb = with_duplicates(&names).await;
     let before = snapshot(&adsbdb).await;

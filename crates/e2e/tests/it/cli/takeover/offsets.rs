@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const GROUP: &str = "adsbdb-mongo-writer";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_consumer_goes_on_where_the_originals_group_left_off() {
+async fn consumer_continues_at_the_offsets_of_the_original() {
     let stack = Stack::shared().await;
     let names = stack.names();
     make_topic(&names).await;

@@ -57,7 +57,7 @@ async fn killed(size: Size) {
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn g2_killed_at_random_moments_the_collection_equals_the_model() {
+async fn g2_consumer_killed_at_random_collection_equals_the_model() {
     // The place of a killed member is free after this long.
     let properties = "session.timeout.ms=6000";
     killed(Size { records: 20_000, keys: 3_000, kills: 4, properties }).await;
@@ -65,6 +65,6 @@ async fn g2_killed_at_random_moments_the_collection_equals_the_model() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a series: run with --release -- --ignored series"]
-async fn killed_20_times_in_100_000_records_the_collection_equals_the_model() {
+async fn consumer_killed_20_times_in_100_000_records_equals_the_model() {
     killed(Size { records: 100_000, keys: 16_677, kills: 20, properties: "" }).await;
 }

@@ -62,13 +62,13 @@ async fn away(records: usize, keys: usize, outage: Duration) {
 
 #[testkit::needs(own_mongodb)]
 #[tokio::test(flavor = "multi_thread")]
-async fn g6_while_the_database_is_away_memory_stays_bounded_and_then_all_is_stored_in_order() {
+async fn g6_mongodb_outage_memory_is_bounded_and_all_events_are_stored() {
     away(20_000, 3_000, Duration::from_secs(15)).await;
 }
 
 #[testkit::needs(own_mongodb)]
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a series: run with --release -- --ignored series"]
-async fn two_minutes_without_the_database_while_200_000_records_arrive() {
+async fn mongodb_outage_of_two_minutes_while_200_000_records_arrive() {
     away(200_000, 16_677, Duration::from_secs(120)).await;
 }

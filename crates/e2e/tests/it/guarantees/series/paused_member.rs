@@ -65,12 +65,12 @@ async fn stands_still(records: usize, keys: usize) {
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn g3_a_member_that_was_fenced_turns_nothing_back_when_it_goes_on() {
+async fn g3_fenced_member_that_resumes_restores_no_older_event() {
     stands_still(15_000, 500).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a series: run with --release -- --ignored series"]
-async fn a_member_that_was_fenced_within_100_000_records_turns_nothing_back() {
+async fn member_fenced_within_100_000_records_restores_no_older_event() {
     stands_still(100_000, 16_677).await;
 }

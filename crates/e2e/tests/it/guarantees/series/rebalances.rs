@@ -69,12 +69,12 @@ async fn scaled(records: usize, keys: usize, per_second: u32) {
 
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
-async fn g7_scaled_1_3_1_under_load_nothing_is_worked_twice() {
+async fn g7_scaled_1_3_1_under_load_no_record_is_processed_twice() {
     scaled(25_000, 4_000, 1_500).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a series: run with --release -- --ignored series"]
-async fn scaled_1_3_1_under_a_load_of_100_000_nothing_is_worked_twice() {
+async fn scaled_1_3_1_with_100_000_records_none_is_processed_twice() {
     scaled(100_000, 16_677, 3_000).await;
 }

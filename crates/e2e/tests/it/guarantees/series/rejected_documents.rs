@@ -45,13 +45,13 @@ async fn every_third_is_refused(load: &TopicLoad) -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g5_every_third_document_refused_exactly_those_are_dead_letters() {
+async fn g5_every_third_document_rejected_exactly_those_are_dead_lettered() {
     every_third_is_refused(&TopicLoad::new(seed(), 6_000, 6_000)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a series: run with --release -- --ignored series"]
-async fn every_third_of_100_000_refused_the_throughput_stays_above_half() {
+async fn a_third_of_100_000_rejected_throughput_stays_above_half() {
     let load = TopicLoad::new(seed(), 100_000, 100_000);
     let (free, _) = drained(&load, doc! {}).await;
     let refusing = every_third_is_refused(&load).await;
