@@ -1,4 +1,4 @@
-//! The main path, on whatever broker SLIPSTREAM_BROKER names.
+//! The main path, on the broker that SLIPSTREAM_BROKER names.
 
 use std::time::Duration;
 
@@ -51,16 +51,16 @@ async fn event_of_any_source_is_stored_in_its_collection() {
     consumer.ready().await;
     let body =
         json!({"source": "manual", "payload": {"message": "Hello", "value": 42, "$set": {"a.b": "$c"}}});
-    let answer = http::post(&producer.url("/ingest"), &body).await.unwrap();
-    assert_eq!(answer.status, 202, "{answer:?}");
-    assert_eq!(answer.body["status"], "enqueued");
-    let id = answer.body["id"].as_str().unwrap();
+    let response = http::post(&producer.url("/ingest"), &body).await.unwrap();
+    assert_eq!(response.status, 202, "{response:?}");
+    assert_eq!(response.body["status"], "enqueued");
+    let id = response.body["id"].as_str().unwrap();
 
     let manual = mongo::collection(&names, "manual").await;
     let document = eventually("document", LIMIT, || mongo::find(&manual, id)).await;
     assert_eq!(document.get_i32("value").unwrap(), 42);
     assert_eq!(document.get_document("$set").unwrap(), &doc! {"a.b": "$c"});
-    assert_eq!(document.get_i64("ingested_at").ok(), answer.body["ingested_at"].as_i64());
+    assert_eq!(document.get_i64("ingested_at").ok(), response.body["ingested_at"].as_i64());
 }
 
 #[tokio::test(flavor = "multi_thread")]

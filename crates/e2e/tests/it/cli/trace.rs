@@ -1,4 +1,4 @@
-//! `slipstream trace`: each state that a record can be in, on real servers.
+//! `slipstream trace` on real servers: each state of a record.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -53,7 +53,7 @@ async fn states(names: &Names, more: &[(&str, &str)], id: &str) -> (Vec<String>,
     (states.collect(), said)
 }
 
-/// Waits until the consumer has finished `records`, and stops it.
+/// Waits until the consumer has finished `records`, then stops it.
 async fn finish(consumer: Process, records: u64) {
     eventually("all are finished", LIMIT, || async {
         let health = http::get(&consumer.url("/health")).await.ok()?.body;

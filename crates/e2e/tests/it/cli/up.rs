@@ -1,4 +1,4 @@
-//! `slipstream up`, as its user runs it.
+//! `slipstream up`.
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use testkit::http;
 use testkit::process::command;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-/// The variables that a user's shell would have, and that the tools behind `up` need.
+/// The variables of a user's shell that the tools of `up` need.
 fn shell() -> Vec<(String, String)> {
     let kept = ["PATH", "HOME", "JAVA_HOME", "SLIPSTREAM_CACHE", "SLIPSTREAM_BROKER", "XDG_CACHE_HOME"];
     std::env::vars()
@@ -21,7 +21,7 @@ fn shell() -> Vec<(String, String)> {
         .collect()
 }
 
-/// Processes whose parent is `pid`.
+/// The child processes of `pid`.
 fn children(pid: u32) -> Vec<String> {
     let output =
         std::process::Command::new("ps").args(["-o", "pid=", "--ppid", &pid.to_string()]).output().unwrap();
@@ -85,13 +85,13 @@ async fn up_stores_aircraft_and_events_and_its_summary_balances() {
     }
 }
 
-/// As a shell reads `NAME=value` words.
+/// Parses words `NAME=value` as a shell does.
 fn read_exports(words: &[&str]) -> Vec<(String, String)> {
     let pairs = words.iter().map(|word| word.split_once('=').expect("NAME=value"));
     pairs.map(|(name, value)| (name.to_owned(), value.trim_matches('\'').to_owned())).collect()
 }
 
-/// What the operator's command says, which must end well.
+/// The output of a subcommand. Panics unless it exits with 0.
 async fn operate(variables: &[(String, String)], arguments: &[&str]) -> String {
     let variables: Vec<_> = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let output = command("slipstream", &variables).args(arguments).output().await.unwrap();
@@ -129,7 +129,7 @@ async fn up_reports_all_invalid_variables_before_it_starts() {
     );
 }
 
-/// Posts events to `ingest` until `over`, whatever becomes of them.
+/// Posts events to `ingest` until `over` and ignores the responses.
 async fn post_until(ingest: String, over: Arc<AtomicBool>) {
     let mut n = 0;
     while !over.load(Ordering::Relaxed) {
@@ -141,8 +141,8 @@ async fn post_until(ingest: String, over: Arc<AtomicBool>) {
     }
 }
 
-/// Kills the broker under load and starts it again after the session: what was finished and not yet committed is read
-/// again. Whether there was such a record.
+/// Kills the broker under load and restarts it after the session timeout, so that finished,
+/// uncommitted records are read again. Returns whether there was such a record.
 async fn lose_partitions(broker: &devservers::Broker, consumer: &str) -> bool {
     let health = async || http::get(consumer).await.map(|answer| answer.body).unwrap_or_default();
     let counter = |health: &serde_json::Value, name: &str| health["counters"][name].as_u64();
@@ -187,7 +187,7 @@ async fn up_summary_balances_after_lost_partitions_and_repeated_records() {
             ["stop", ..] => {
                 let over = Arc::new(AtomicBool::new(false));
                 let load = tokio::spawn(post_until(ingest.clone(), Arc::clone(&over)));
-                // By chance everything was committed at that moment; hardly twice.
+                // All records can be committed at that moment by chance, but hardly twice.
                 let again = lose_partitions(&stack.broker, &consumer).await
                     || lose_partitions(&stack.broker, &consumer).await;
                 assert!(again, "nothing was read again");
@@ -204,7 +204,8 @@ async fn up_summary_balances_after_lost_partitions_and_repeated_records() {
     assert!(said.contains("every record is accounted for") && said.contains(" read again + "), "{said}");
 }
 
-/// The lines that `up` says until it is stopped by `signal`, with the time of the first; it must end with 0.
+/// Runs `up` until `signal`. Returns its lines and the time of the first. Panics unless it exits
+/// with 0.
 async fn stopped_while_it_waits(variables: &[(&str, &str)], signal: Signal) -> (Vec<String>, Duration) {
     let folder = tempfile::tempdir().unwrap();
     let began = std::time::Instant::now();

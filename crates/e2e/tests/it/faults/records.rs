@@ -31,8 +31,8 @@ async fn g3_newest_of_1_000_shuffled_events_of_one_key_is_stored() {
     fastrand::shuffle(&mut timestamps);
     let event = |at: &i64| json!({"id": "one", "source": "manual", "timestamp": at, "payload": {"at": at}});
     let batch: Vec<_> = timestamps.iter().map(event).collect();
-    let answer = http::post(&test.producer().url("/ingest/batch"), &json!(batch)).await.unwrap();
-    assert_eq!((answer.status, &answer.body["accepted"]), (202, &json!(1_000)), "{answer:?}");
+    let response = http::post(&test.producer().url("/ingest/batch"), &json!(batch)).await.unwrap();
+    assert_eq!((response.status, &response.body["accepted"]), (202, &json!(1_000)), "{response:?}");
     test.mongodb().set(Fault::None);
     // One more record was finished at the start.
     let all = || async { (test.finished().await? > 1_000).then_some(()) };

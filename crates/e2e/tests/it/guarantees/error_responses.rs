@@ -1,4 +1,4 @@
-//! G4: what a refusal tells, and what sending again does.
+//! G4: the content of error responses, and retries.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use testkit::{Stack, eventually, http, kafka, mongo};
 
 const JSON: &str = "application/json";
 
-/// Fails unless the answer says whether trying again helps, in the one form that all refusals have.
-fn assert_tells(answer: &Response, status: u16, retryable: bool) {
-    assert_eq!(answer.status, status, "{answer:?}");
-    assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{answer:?}");
-    assert_eq!(answer.body["retryable"], retryable, "{answer:?}");
-    assert_eq!(answer.body["status"], status, "{answer:?}");
+/// Panics unless the response is a complete problem document with this status and `retryable`.
+fn assert_problem(response: &Response, status: u16, retryable: bool) {
+    assert_eq!(response.status, status, "{response:?}");
+    assert_eq!(response.header("content-type"), Some("application/problem+json"), "{response:?}");
+    assert_eq!(response.body["retryable"], retryable, "{response:?}");
+    assert_eq!(response.body["status"], status, "{response:?}");
     for field in ["type", "title", "detail"] {
-        assert!(answer.body[field].is_string(), "{field} in {answer:?}");
+        assert!(response.body[field].is_string(), "{field} in {response:?}");
     }
 }
 
@@ -28,7 +28,7 @@ async fn g4_every_error_response_states_whether_a_retry_helps() {
         ("REQUIRE_ID", "true"),
         ("MAX_PAYLOAD_BYTES", "1000"),
         ("ACCEPT_SOURCES", "manual,adsbdb"),
-        // Nothing listens on port 1: ADSBDB is down.
+        // Nothing listens on port 1: ADSBDB is unavailable.
         ("ADSBDB_BASE_URL", "http://127.0.0.1:1"),
     ];
     let producer = stack.producer(&names, &more);
@@ -49,12 +49,12 @@ async fn g4_every_error_response_states_whether_a_retry_helps() {
         ("POST", "/ingest/adsbdb/poll?interval_sec=0", JSON, "", 400),
         ("GET", "/ingest/adsbdb/poll/none", JSON, "", 404),
     ] {
-        let answer = request(method, &producer.url(path), content_type, body).await.unwrap();
-        assert_tells(&answer, status, false);
-        assert_eq!(answer.header("retry-after"), None, "{answer:?}");
+        let response = request(method, &producer.url(path), content_type, body).await.unwrap();
+        assert_problem(&response, status, false);
+        assert_eq!(response.header("retry-after"), None, "{response:?}");
     }
-    let answer = request("POST", &producer.url("/ingest/adsbdb"), JSON, "").await.unwrap();
-    assert_tells(&answer, 502, true);
+    let response = request("POST", &producer.url("/ingest/adsbdb"), JSON, "").await.unwrap();
+    assert_problem(&response, 502, true);
     let fine = json!({"id": "x", "source": "manual", "payload": {}});
     assert_eq!(http::post(&url, &fine).await.unwrap().status, 202);
     assert_eq!(kafka::read_all(&names, &names.topic).await.len(), 1, "what is refused is not on the topic");
@@ -73,24 +73,24 @@ async fn g4_unknown_outcome_is_504_and_a_retry_with_the_same_id_is_safe() {
     let first = http::post(&url, &body).await.unwrap();
     assert_eq!(first.status, 202);
     stack.broker.pause();
-    let answer = http::post(&url, &body).await.unwrap();
-    assert_tells(&answer, 504, true);
-    let id = answer.body["id"].as_str().expect("the id, though it was generated").to_owned();
+    let response = http::post(&url, &body).await.unwrap();
+    assert_problem(&response, 504, true);
+    let id = response.body["id"].as_str().expect("the id, though it was generated").to_owned();
     stack.broker.resume();
 
     let again = json!({"id": id, "source": "manual", "payload": {"n": 2}});
     for _ in 0..3 {
         eventually("it is accepted", Duration::from_secs(30), || async {
-            let answer = http::post(&url, &again).await.ok()?;
-            assert!(answer.status == 202 || answer.body["retryable"] == true, "{answer:?}");
-            (answer.status == 202).then_some(())
+            let response = http::post(&url, &again).await.ok()?;
+            assert!(response.status == 202 || response.body["retryable"] == true, "{response:?}");
+            (response.status == 202).then_some(())
         })
         .await;
     }
     let manual = mongo::collection(&names, "manual").await;
     let first = first.body["id"].as_str().expect("an id");
     eventually("both events are documents", Duration::from_secs(30), || async {
-        // They are in different partitions, maybe: either can come first.
+        // The events can be in different partitions, so either can be stored first.
         mongo::find(&manual, first).await?;
         let found = mongo::find(&manual, &id).await?;
         (found.get_i32("n").ok()? == 2).then_some(())

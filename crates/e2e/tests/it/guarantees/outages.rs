@@ -1,4 +1,4 @@
-//! Servers that go away and come back.
+//! Servers that are unavailable and return.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use bson::doc;
 use serde_json::json;
 use testkit::{Stack, eventually, http, kafka, mongo};
 
-/// How long the outage lasts: longer than any client library's own patience on this path.
+/// Duration of the outage: longer than every timeout of the client libraries.
 const OUTAGE: Duration = Duration::from_secs(20);
 
 #[testkit::needs(own_mongodb)]
@@ -29,8 +29,8 @@ async fn g6_mongodb_unavailable_for_20_s_no_event_is_lost() {
     stack.mongodb.kill();
     let gone = Instant::now();
     eventually("the consumer says that it is not ready", Duration::from_secs(15), || async {
-        let answer = http::get(&consumer.url("/readyz")).await.ok()?;
-        (answer.status == 503).then_some(())
+        let response = http::get(&consumer.url("/readyz")).await.ok()?;
+        (response.status == 503).then_some(())
     })
     .await;
     load.await.unwrap();
@@ -63,18 +63,18 @@ async fn g6_unavailable_broker_is_reported_at_once_and_work_resumes() {
     consumer.ready().await;
     stack.broker.kill();
     eventually("readyz is 503", Duration::from_secs(10), || async {
-        let answer = http::get(&producer.url("/readyz")).await.ok()?;
-        (answer.status == 503).then_some(())
+        let response = http::get(&producer.url("/readyz")).await.ok()?;
+        (response.status == 503).then_some(())
     })
     .await;
 
     let asked = Instant::now();
     let body = json!({"id": "one", "source": "manual", "payload": {}});
-    let answer = http::post(&producer.url("/ingest"), &body).await.unwrap();
+    let response = http::post(&producer.url("/ingest"), &body).await.unwrap();
     assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
-    assert_eq!(answer.status, 503, "{answer:?}");
-    assert!(answer.header("retry-after").is_some(), "{answer:?}");
-    assert_eq!((&answer.body["retryable"], &answer.body["id"]), (&json!(true), &json!("one")));
+    assert_eq!(response.status, 503, "{response:?}");
+    assert!(response.header("retry-after").is_some(), "{response:?}");
+    assert_eq!((&response.body["retryable"], &response.body["id"]), (&json!(true), &json!("one")));
     let health = http::get(&producer.url("/health")).await.unwrap();
     assert_eq!((health.status, &health.body["status"]), (200, &json!("degraded")), "{health:?}");
     assert!(health.body["last_error"].is_string() || health.body["last_error"].is_object(), "{health:?}");
@@ -82,8 +82,8 @@ async fn g6_unavailable_broker_is_reported_at_once_and_work_resumes() {
     stack.broker.restart().await.unwrap();
     let back = Instant::now();
     eventually("events are accepted again", Duration::from_secs(5), || async {
-        let answer = http::post(&producer.url("/ingest"), &body).await.ok()?;
-        (answer.status == 202).then_some(())
+        let response = http::post(&producer.url("/ingest"), &body).await.ok()?;
+        (response.status == 202).then_some(())
     })
     .await;
     println!("accepted {:?} after the broker answered again", back.elapsed());

@@ -1,4 +1,4 @@
-//! Processes killed at any moment.
+//! Processes that are killed under load.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -20,7 +20,7 @@ async fn g1_5_000_events_survive_three_kills_of_the_consumer() {
     let manual = mongo::collection(&names, "manual").await;
     for kill in 1..=3_u64 {
         let consumer = stack.consumer(&names, &[]);
-        // Killed in the middle of its work: once it has stored more than there was before.
+        // It is killed while it works: it has stored more documents than before.
         eventually("the consumer works", Duration::from_secs(60), || async {
             let stored = manual.count_documents(doc! {}).await.ok()?;
             (stored >= kill * 600).then_some(())
@@ -48,14 +48,14 @@ async fn g1_accepted_events_survive_a_kill_of_the_producer() {
     let producer = stack.producer(&names, &[]);
     producer.ready().await;
     let accepted = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-    let (url, told) = (producer.url("/ingest"), std::sync::Arc::clone(&accepted));
+    let (url, collected) = (producer.url("/ingest"), std::sync::Arc::clone(&accepted));
     let load = tokio::spawn(async move {
         for n in 0.. {
             let id = format!("k{n}");
             let body = json!({"id": id, "source": "manual", "payload": {}});
             match http::post(&url, &body).await {
-                Ok(answer) if answer.status == 202 => told.lock().unwrap().push(id),
-                Ok(answer) => panic!("{answer:?}"),
+                Ok(response) if response.status == 202 => collected.lock().unwrap().push(id),
+                Ok(response) => panic!("{response:?}"),
                 Err(_) => return,
             }
         }

@@ -1,4 +1,4 @@
-//! Clean stops under load.
+//! Graceful shutdown under load.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use testkit::{Process, Stack, eventually, http, mongo};
 
 const EVENTS: u64 = 4_000;
 
-/// Records that the consumer read and finished so far.
+/// The number of records that the consumer has read and finished.
 async fn counted(consumer: &Process) -> Option<(u64, u64)> {
     let counters = http::get(&consumer.url("/health")).await.ok()?.body["counters"].clone();
     let finished = ["inserted", "updated", "unchanged", "superseded", "skipped", "dead_lettered"];
@@ -35,7 +35,8 @@ async fn g7_consumer_shutdown_under_load_no_loss_and_no_repeat() {
     assert!(ended.success(), "{ended}");
     load.await.unwrap();
     assert!(producer.terminate().await.success());
-    // What the first one finished is stored, committed, and not read again: the second finishes exactly the rest.
+    // The records that the first consumer finished are stored, committed, and not read again: the
+    // second one finishes exactly the others.
     let stored = manual.count_documents(doc! {}).await.unwrap();
     let second = stack.consumer(&names, &[]);
     eventually("the rest is finished", Duration::from_secs(60), || async {
@@ -58,7 +59,7 @@ async fn g7_producer_shutdown_under_load_responds_to_each_request() {
     producer.ready().await;
     let url = producer.url("/ingest");
     let senders: Vec<_> =
-        (0..8).map(|sender| tokio::spawn(send_until_refused(url.clone(), sender))).collect();
+        (0..8).map(|sender| tokio::spawn(send_until_connection_refused(url.clone(), sender))).collect();
     let manual = mongo::collection(&names, "manual").await;
     eventually("events arrive", Duration::from_secs(60), || async {
         (manual.count_documents(doc! {}).await.ok()? > 200).then_some(())
@@ -81,22 +82,22 @@ async fn g7_producer_shutdown_under_load_responds_to_each_request() {
     assert!(stored <= accepted + cut, "{stored} stored, {accepted} accepted, {cut} cut");
 }
 
-/// What one client saw until the producer was gone.
+/// Responses to one client until the producer has ended.
 struct Sent {
     accepted: u64,
-    /// Whether its last connection was closed without an answer: it was made in the moment in which the listener
-    /// closed, and its request was not read any more. Such an outcome is unknown to a client.
+    /// Whether the last connection was closed without a response: it was opened when the listener
+    /// closed, and its request was not read. The outcome is unknown to the client.
     cut: bool,
 }
 
-/// Sends until the producer is gone; every answer until then must be a true one.
-async fn send_until_refused(url: String, sender: usize) -> Sent {
+/// Sends until the producer has ended. Panics if a response is neither 202 nor 503.
+async fn send_until_connection_refused(url: String, sender: usize) -> Sent {
     let mut accepted = 0;
     loop {
         let body = json!({"id": format!("{sender}-{accepted}"), "source": "manual", "payload": {}});
         match http::post(&url, &body).await {
-            Ok(answer) if answer.status == 202 => accepted += 1,
-            Ok(answer) => assert_eq!(answer.status, 503, "{answer:?}"),
+            Ok(response) if response.status == 202 => accepted += 1,
+            Ok(response) => assert_eq!(response.status, 503, "{response:?}"),
             Err(error) => return Sent { accepted, cut: !error.is_connect() },
         }
     }

@@ -1,4 +1,4 @@
-//! A producer that speaks TLS and asks for a key, and a poller that has both.
+//! A producer with TLS and API_KEYS, and a poller with a CA and a key.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use testkit::certificate::certificate;
 /// `printf %s secret | sha256sum`
 const KEYS: &str = "poller:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
 
-/// The exit code of a poller of this key, and what it wrote.
+/// Runs a poller with this key. Returns its exit code and its output.
 async fn poll(producer: &Process, authority: &str, key: Option<&str>) -> (Option<i32>, String) {
     let url = format!("https://{}", producer.address);
     let mut poller = command(
@@ -31,7 +31,7 @@ async fn poll(producer: &Process, authority: &str, key: Option<&str>) -> (Option
     (output.status.code(), String::from_utf8(output.stdout).unwrap())
 }
 
-/// One event of `slipstream load`: its exit code, and its summary.
+/// Runs `slipstream load` with one event. Returns its exit code and its summary.
 async fn load(environment: &[(&str, &str)]) -> (Option<i32>, Value) {
     let arguments = ["load", "--events", "1", "--source", "manual", "--grace", "1s", "--json"];
     let output = command("slipstream", environment).args(arguments).output().await.unwrap();

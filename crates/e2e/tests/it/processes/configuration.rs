@@ -1,4 +1,4 @@
-//! A wrong configuration ends a process before it does anything, with everything that is wrong.
+//! An invalid configuration ends a process at the start, with all errors.
 
 use testkit::process::command;
 

@@ -1,4 +1,4 @@
-//! The log of each process: JSON objects whose fields are JSON values, no Debug forms of Rust's.
+//! The log of each process has JSON objects. No field has the Debug form of a Rust value.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use testkit::{Process, Stack, eventually, http};
 const LIMIT: Duration = Duration::from_secs(60);
 const OWN_LINES: (&str, &str) = ("RUST_LOG", "info,producer=debug,consumer=debug,poller=debug,service=debug");
 
-/// The first line with this message, once it is there.
+/// Waits for a log line with this message.
 async fn line(process: &Process, message: &str) -> Value {
     eventually(message, LIMIT, || async {
         let log = process.log();
@@ -19,7 +19,7 @@ async fn line(process: &Process, message: &str) -> Value {
     .await
 }
 
-/// Whether a text is how Rust's Debug writes an option, a result, a list, a text or a struct.
+/// Whether a text is the Debug form of an option, a result, a list, a text or a struct.
 fn is_debug_form(text: &str) -> bool {
     let within = |start: &str, end: &str| text.starts_with(start) && text.ends_with(end);
     let of_struct = text.split_once(" { ").is_some_and(|(name, fields)| {

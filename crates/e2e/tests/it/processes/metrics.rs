@@ -1,11 +1,11 @@
-//! The metrics, by the names that dashboards know.
+//! The names and types of the metrics.
 
 use std::time::Duration;
 
 use serde_json::json;
 use testkit::{Process, Stack, eventually, http};
 
-/// In every process.
+/// Metrics of every process.
 const PROCESS: [&str; 4] = [
     "process_cpu_seconds counter",
     "process_resident_memory_bytes gauge",
@@ -55,7 +55,7 @@ async fn has(process: &Process, types: &[&str]) {
 async fn every_process_has_the_documented_metrics() {
     let stack = Stack::shared().await;
     let names = stack.names();
-    // Nothing listens on port 1: ADSBDB is down.
+    // Nothing listens on port 1: ADSBDB is unavailable.
     let producer = stack.producer(&names, &[("ADSBDB_BASE_URL", "http://127.0.0.1:1")]);
     let consumer = stack.consumer(&names, &[]);
     producer.ready().await;

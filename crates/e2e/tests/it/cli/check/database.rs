@@ -9,7 +9,8 @@ use super::findings::check;
 
 const ROOT: &str = "mongopass";
 
-/// A database that asks for a login, with a user that may only read, and two that lack one right each.
+/// A MongoDB with authentication, a user that may only read, and two users that lack one right
+/// each.
 async fn guarded() -> (Database, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let auth = Some(Credentials { user: "admin".into(), password: ROOT.into() });
@@ -123,7 +124,7 @@ async fn with_every_source_expected_foreign_collections_and_views_are_ignored() 
     check(&names, &any).await.assert("ok", "mongodb rights", rights);
 
     let others = testkit::mongo::collection(&names, "orders").await;
-    // Three documents without an event_id would be in the way of its unique index.
+    // Three documents without event_id would block its unique index.
     others.insert_many([doc! { "order": 1 }, doc! { "order": 2 }, doc! { "order": 3 }]).await.unwrap();
     let client = Client::with_uri_str(&names.mongodb).await.unwrap();
     let view = doc! { "create": "latest", "viewOn": "orders", "pipeline": [] };

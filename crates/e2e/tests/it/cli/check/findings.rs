@@ -1,20 +1,20 @@
-//! Runs `slipstream check --json` and looks into what it found.
+//! Runs `slipstream check --json` and parses its findings.
 
 use serde_json::Value;
 use testkit::Names;
 use testkit::process::command;
 
-/// What it found.
+/// The result of a check.
 #[derive(Debug)]
 pub struct Findings {
-    /// Each finding.
+    /// The findings.
     pub all: Vec<Value>,
     /// The exit code.
     pub code: Option<i32>,
 }
 
 impl Findings {
-    /// Whether there is one of this level and subject whose cause has this part.
+    /// Whether there is a finding of this level and subject whose cause contains `part`.
     pub fn has(&self, level: &str, subject: &str, part: &str) -> bool {
         self.all.iter().any(|finding| {
             finding["level"] == level
@@ -24,7 +24,7 @@ impl Findings {
         })
     }
 
-    /// Fails the test unless [`Findings::has`], and unless the exit code agrees.
+    /// Panics unless there is such a finding and the exit code agrees.
     pub fn assert(&self, level: &str, subject: &str, part: &str) {
         assert!(self.has(level, subject, part), "no {level} of {subject} with {part:?}: {self:#?}");
         let failed = self.all.iter().any(|finding| finding["level"] == "fail");
@@ -32,9 +32,9 @@ impl Findings {
     }
 }
 
-/// The variables of a deployment with these names; later ones win.
+/// The variables of a deployment with these names. Later ones override earlier ones.
 pub fn environment<'a>(names: &'a Names, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
-    // Not the public one: tests ask nobody outside.
+    // Not the public ADSBDB: tests send no requests to the internet.
     names.environment(&[&[("ADSBDB_BASE_URL", "http://127.0.0.1:9")], more].concat())
 }
 

@@ -1,4 +1,4 @@
-//! The consumer group. What needs the end of a partition is asked of Apache Kafka only.
+//! The consumer group. Tests that need end offsets need Apache Kafka.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -66,7 +66,7 @@ async fn unread_deleted_records_and_offsets_beyond_the_end_are_failures() {
     check(&names, &[]).await.assert("fail", &subject, &format!("lag 1 ({}/0: 1)", names.topic));
 }
 
-/// A member of the group that is no consumer of Slipstream. It leaves when it is dropped.
+/// A member of the group that is not a Slipstream consumer. It leaves when it is dropped.
 struct Stranger {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -100,7 +100,7 @@ async fn health(consumer: &Process) -> Value {
     http::get(&consumer.url("/health")).await.map(|answer| answer.body).unwrap_or_default()
 }
 
-/// Waits until the consumer is degraded and names `parts` as what it waits for.
+/// Waits until the consumer is degraded with a wait reason that contains `parts`.
 async fn is_degraded(consumer: &Process, parts: &[&str]) {
     eventually("the consumer names the stranger", LIMIT, || async {
         let health = health(consumer).await;
@@ -111,7 +111,7 @@ async fn is_degraded(consumer: &Process, parts: &[&str]) {
     .await;
 }
 
-/// Waits until the consumer has all partitions for itself.
+/// Waits until the consumer has all partitions.
 async fn is_well(consumer: &Process, partitions: usize) {
     eventually("the consumer is alone", LIMIT, || async {
         let health = health(consumer).await;
@@ -152,7 +152,7 @@ async fn members_that_block_the_consumer_are_a_failure_in_check_and_health() {
     assert!(consumer.terminate().await.success());
 }
 
-/// Ends partition 0 with the control record of a transaction that another application aborted.
+/// Ends partition 0 with the control record of an aborted transaction of another application.
 async fn abort_a_transaction(names: &Names) {
     let producer: FutureProducer = ClientConfig::new()
         .set("bootstrap.servers", &names.kafka)

@@ -1,4 +1,5 @@
-//! `slipstream check`: a deployment that is well, and each warning and failure on servers that have the fault.
+//! `slipstream check`: a healthy deployment, and each warning and failure on servers that have its
+//! cause.
 
 mod database;
 mod findings;

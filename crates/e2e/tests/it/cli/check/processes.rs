@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use super::findings::check;
 use testkit::certificate::certificate;
 
-/// Answers every request with this date.
+/// Starts a server that returns this date in each response.
 async fn of_another_time(date: &'static str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

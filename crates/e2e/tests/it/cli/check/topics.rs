@@ -10,7 +10,7 @@ use testkit::{Names, Stack};
 
 use super::findings::check;
 
-/// Makes a topic of one partition.
+/// Creates a topic with one partition.
 pub async fn make_topic(names: &Names, topic: &str, settings: &[(&str, &str)]) {
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", &names.kafka).create().unwrap();
@@ -125,7 +125,7 @@ async fn shared_dead_letter_topic_must_accept_the_largest_record_of_each_topic()
     assert!(!format!("{one:?}").contains("below the source's"), "{one:?}");
 }
 
-// The client library's cluster tells neither settings nor groups.
+// The mock cluster of librdkafka reports neither configurations nor groups.
 #[tokio::test(flavor = "multi_thread")]
 async fn missing_kafka_metadata_is_a_failure() {
     let stack = Stack::shared().await;

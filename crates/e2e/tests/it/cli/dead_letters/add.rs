@@ -1,4 +1,4 @@
-//! `slipstream dead-letters add`: a record that is stuck is set aside by the consumer that has it.
+//! `slipstream dead-letters add`: the consumer dead-letters a blocked record on command.
 
 use bson::doc;
 use rdkafka::Message;
@@ -33,7 +33,7 @@ async fn add(names: &Names, url: &str, token: &str, arguments: &[&str]) -> Ended
     run_with(names, &more, &[&["add"], arguments].concat()).await
 }
 
-/// The consumer has both records in hand and waits.
+/// Waits until the consumer has both records in a batch and waits.
 async fn is_stuck(consumer: &Process) {
     eventually("the record waits", LIMIT, || async {
         let health = testkit::http::get(&consumer.url("/health")).await.ok()?.body;
@@ -109,7 +109,7 @@ async fn invalid_arguments_and_unavailable_consumer_have_different_exit_codes() 
         let wrong = add(&names, url, TOKEN, arguments).await;
         assert_eq!(wrong.code, Some(2), "{wrong:?}");
     }
-    // The variables of the consumer are not read.
+    // The command does not read the variables of the consumer.
     let names = Names { kafka: String::new(), mongodb: String::new(), ..names };
     let away = add(&names, &nobody, TOKEN, &["t/0@0", "--reason", "why"]).await;
     assert!(away.code == Some(1) && away.err.contains("no consumer answers (CONSUMER_BASE_URL)"), "{away:?}");

@@ -1,4 +1,4 @@
-//! What is listed and shown.
+//! Listing and showing dead letters.
 
 use std::process::Stdio;
 
@@ -10,7 +10,7 @@ use super::{
     Ended, START_MS, Sent, consumer, dead, letters, make_topics, run, run_with, send, write_letters,
 };
 
-/// No text, and would clear the screen.
+/// Not UTF-8, with a control sequence that clears the screen.
 const KEY: &[u8] = b"\xff\x1b[2J";
 const VALUE: &[u8] = b"{\"a\":\x00\xff\x1b[2J\nno JSON";
 
@@ -159,7 +159,7 @@ async fn empty_topic_is_no_error_missing_topic_and_server_are() {
 async fn records_are_listed_once_in_time_order_with_replays_marked() {
     let names = Stack::shared().await.names();
     make_topics(&names, 2).await;
-    // The later one is in the first partition, and k0 was dead-lettered twice.
+    // The later record is in the first partition. k0 was dead-lettered twice.
     write_letters(&names, 3, 1, &["first", "second"]).await;
     let of_k0 = [
         ("__connect.errors.topic", Some(names.topic.as_bytes())),

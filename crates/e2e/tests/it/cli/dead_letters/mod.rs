@@ -1,4 +1,4 @@
-//! `slipstream dead-letters`, as its user runs it: what is listed and shown, and what a replay does, on real servers.
+//! `slipstream dead-letters` on real servers: list, show, replay, add.
 
 mod add;
 mod listing;
@@ -22,17 +22,18 @@ use testkit::{Names, Process, Stack, eventually, kafka};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// When the dead letters of a test are of: some hours ago. Kafka may delete what is older than a week at any moment.
+/// The timestamp of a test's dead letters: some hours ago. Kafka may delete records that are older
+/// than a week.
 static START_MS: LazyLock<i64> = LazyLock::new(|| {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64 - 5 * 3_600_000
 });
 
-/// The servers, where groups work as Apache Kafka's do.
+/// The shared servers. Groups need Apache Kafka.
 async fn stack() -> &'static Stack {
     Stack::shared().await
 }
 
-/// What a command left.
+/// Exit code and output of a command.
 struct Ended {
     code: Option<i32>,
     out: Vec<u8>,
@@ -59,13 +60,13 @@ impl Ended {
         serde_json::from_slice(&self.out).unwrap_or_else(|_| panic!("{self:?}"))
     }
 
-    /// Each line as JSON.
+    /// Each output line as JSON. Panics unless the exit code is 0.
     fn lines(&self) -> Vec<Value> {
         assert_eq!(self.code, Some(0), "{self:?}");
         self.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// The summary of a replay that must have ended with `code`.
+    /// The summary of a replay. Panics unless it exited with `code`.
     fn summary(&self, code: i32) -> Value {
         assert_eq!(self.code, Some(code), "{self:?}");
         self.json()
@@ -89,10 +90,10 @@ fn client(names: &Names) -> FutureProducer {
     ClientConfig::new().set("bootstrap.servers", &names.kafka).set("acks", "all").create().unwrap()
 }
 
-/// A header, whose value may be null.
+/// A header; its value can be null.
 type Entry<'a> = (&'a str, Option<&'a [u8]>);
 
-/// What a test sends.
+/// A record to send.
 #[derive(Debug, Clone, Default)]
 struct Sent<'a> {
     partition: i32,
@@ -124,20 +125,20 @@ async fn send(names: &Names, topic: &str, records: &[Sent<'_>]) {
     }
 }
 
-/// Both topics, with so many partitions, and no consumer.
+/// Creates the topic and its dead-letter topic.
 async fn make_topics(names: &Names, partitions: i32) {
     kafka::create_topic(names, partitions).await;
     kafka::create_topic(&letters(names), partitions).await;
 }
 
-/// The names with the dead-letter topic for the topic, and the group of the replays for the group.
+/// The names with the dead-letter topic as topic and the group of replays as group.
 fn letters(names: &Names) -> Names {
     let group = format!("{}.dead-letters", names.group);
     Names { topic: names.dead_letter_topic(), group, ..names.clone() }
 }
 
-/// Writes dead letters as the consumer does, without one: keys `k0`, `k1`, … and these reasons in turn, over the
-/// partitions in turn.
+/// Writes dead letters as the consumer does: keys `k0`, `k1`, …, with reasons and partitions in
+/// turn.
 async fn write_letters(names: &Names, count: usize, partitions: usize, reasons: &[&str]) {
     let keys: Vec<String> = (0..count).map(|n| format!("k{n}")).collect();
     let offsets: Vec<String> = (0..count).map(|n| (n / partitions).to_string()).collect();
@@ -167,7 +168,7 @@ async fn write_letters(names: &Names, count: usize, partitions: usize, reasons: 
     send(names, &names.dead_letter_topic(), &records).await;
 }
 
-/// How often each key is on the topic.
+/// The number of records of each key on the topic.
 async fn keys(names: &Names) -> BTreeMap<String, usize> {
     let mut keys = BTreeMap::new();
     for record in kafka::read_all(names, &names.topic).await {
@@ -176,14 +177,14 @@ async fn keys(names: &Names) -> BTreeMap<String, usize> {
     keys
 }
 
-/// Fails unless the keys `k0` to the last of `count` are on the topic, each once.
+/// Panics unless each of the `count` keys from `k0` is on the topic exactly once.
 async fn assert_each_once(names: &Names, count: usize) {
     let keys = keys(names).await;
     let wrong: Vec<_> = (0..count).map(|n| format!("k{n}")).filter(|key| keys.get(key) != Some(&1)).collect();
     assert!(wrong.is_empty() && keys.len() == count, "{} keys, not once: {wrong:?}", keys.len());
 }
 
-/// Waits until so many dead letters are there.
+/// Waits until there are `count` dead letters.
 async fn dead(names: &Names, count: usize) -> Vec<OwnedMessage> {
     let topic = names.dead_letter_topic();
     eventually("the dead letters are there", LIMIT, || async {
@@ -193,7 +194,7 @@ async fn dead(names: &Names, count: usize) -> Vec<OwnedMessage> {
     .await
 }
 
-/// A consumer that is ready.
+/// Starts a consumer and waits until it is ready.
 async fn consumer(stack: &Stack, names: &Names) -> Process {
     let consumer = stack.consumer(names, &[]);
     consumer.ready().await;

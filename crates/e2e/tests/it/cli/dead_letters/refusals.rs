@@ -1,4 +1,4 @@
-//! What is not sent, and what Kafka does not take.
+//! Records that are not sent, and records that Kafka rejects.
 
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
@@ -13,7 +13,7 @@ async fn set(names: &Names, setting: &str, value: &str) {
     set_all(names, &[(setting, value)]).await;
 }
 
-/// Changes settings of the topic; the others become those of the broker.
+/// Sets configurations of the topic. All others return to the defaults of the broker.
 pub async fn set_all(names: &Names, settings: &[(&str, &str)]) {
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", &names.kafka).create().unwrap();
@@ -28,7 +28,7 @@ fn noise(bytes: usize) -> Vec<u8> {
     std::iter::repeat_with(|| random.u8(..)).take(bytes).collect()
 }
 
-/// A dead letter of the topic's partition 0.
+/// Writes a dead letter of partition 0 of the topic.
 async fn write_one(names: &Names, key: &str, value: &[u8], record_ms: Option<i64>) {
     let headers = [
         ("__connect.errors.topic", Some(names.topic.as_bytes())),

@@ -1,4 +1,4 @@
-//! What a replay sends, and what comes of it.
+//! The records that a replay sends, and their outcome.
 
 use std::collections::BTreeMap;
 
@@ -80,7 +80,7 @@ async fn document_rejected_by_a_validator_is_stored_by_one_replay() {
     assert!(running.terminate().await.success());
 }
 
-/// Fails unless the record is what was sent, byte for byte, its count of replays aside.
+/// Panics unless the record equals the one sent, byte for byte, except for its replay count.
 fn assert_is(record: &OwnedMessage, sent: &Sent<'_>) {
     let place = (record.partition(), record.key(), record.payload(), record.timestamp().to_millis());
     assert_eq!(place, (sent.partition, sent.key, sent.value, sent.record_ms));

@@ -1,4 +1,4 @@
-//! Runs that are interrupted, that meet another one, or that would never end.
+//! Replays that are interrupted, run concurrently, or get new records all the time.
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
@@ -16,7 +16,8 @@ use super::{
     send, stack, write_letters,
 };
 
-/// One record after the other: so a run over some thousand takes seconds, and a test can act within it.
+/// Sends one record at a time. A replay of thousands of records then takes seconds, and a test can
+/// act meanwhile.
 const SLOWLY: [(&str, &str); 1] = [("KAFKA_PROPERTIES", "max.in.flight.requests.per.connection=1")];
 pub const MANY: usize = 12_000;
 
@@ -30,7 +31,7 @@ fn start(names: &Names) -> Child {
         .unwrap()
 }
 
-/// Starts a run over many, and waits until it has committed something.
+/// Starts a replay of many records and waits until it has committed an offset.
 pub async fn under_way(names: &Names) -> (Child, BTreeMap<i32, i64>) {
     make_topics(names, 2).await;
     write_letters(names, MANY, 2, &["why"]).await;
@@ -99,7 +100,7 @@ async fn two_concurrent_replays_send_each_record_once() {
     let stack = stack().await;
     let names = stack.names();
     let (child, _) = under_way(&names).await;
-    // It waits for the end of the first, for some seconds.
+    // It waits some seconds for the end of the first replay.
     let second = run(&names, &["replay", "--json"]).await;
     let first = ended(child).await.summary(0);
     match second.code {

@@ -1,4 +1,4 @@
-//! Timestamps that a topic refuses: Kafka 4 takes none that is more than an hour ahead (KIP-1030).
+//! Timestamps that a topic rejects: Kafka 4 accepts at most one hour ahead (KIP-1030).
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -24,7 +24,7 @@ fn by_key(records: &[OwnedMessage], key: &str) -> OwnedMessage {
     records[0].clone()
 }
 
-/// Poison at three times: two hours ahead, five hours ago, and now.
+/// Poison records with three timestamps: two hours ahead, five hours ago, and now.
 async fn send_poison(names: &Names) -> [(&'static str, i64); 3] {
     let now = now_ms();
     let times = [("ahead", now + 2 * HOUR_MS), ("old", now - 5 * HOUR_MS), ("now", now)];
@@ -68,7 +68,7 @@ async fn g5_dead_letter_with_a_rejected_timestamp_gets_the_current_time() {
     told.sort_unstable();
     assert_eq!(told, [times[1].1, times[2].1, times[0].1]);
 
-    // The topic takes them again, so that they come back as they were.
+    // The topic accepts these timestamps again, so the replay keeps them.
     assert_eq!(replay(&names, &[]).await.summary(0)["replayed"], 3);
     let all = kafka::read_all(&names, &names.topic).await;
     for (key, at) in times {
@@ -77,7 +77,7 @@ async fn g5_dead_letter_with_a_rejected_timestamp_gets_the_current_time() {
         assert_eq!(kafka::header(&replayed, TIMESTAMP), None, "{key}");
     }
 
-    // It takes them no more: each is named with the setting, and kept for another run.
+    // The topic rejects them: each is reported with the configuration, and kept for another replay.
     for (settings, setting, key) in [
         (&[(AFTER, hour.as_str())][..], AFTER, "ahead"),
         (&[(AFTER, &no_limit), (BEFORE, &hour)], BEFORE, "old"),

@@ -1,4 +1,4 @@
-//! What the client does with each answer.
+//! How the client handles each response.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::script::{Say, Script};
 use super::{Said, lines, load};
 
-/// One run against `script`; what it said, and the ledger's events.
+/// Runs a load against `script`. Returns its output and the events of the ledger.
 async fn sent(script: &Script, arguments: &[&str]) -> (Said, Vec<Value>) {
     let folder = tempfile::tempdir().unwrap();
     let ledger = folder.path().join("ledger");
@@ -87,7 +87,7 @@ async fn only_events_of_a_batch_without_a_final_result_are_retried() {
         requests[0].path == "/ingest/batch"
             && requests[0].head.contains("content-type: application/x-ndjson")
     );
-    // Nothing was accepted, so that the run is not well; one event may be stored.
+    // Nothing was accepted, so the load fails. One event may be stored.
     assert_eq!((said.code, said.count("/refused"), said.count("/unknown")), (Some(1), 3, 1), "{said:?}");
     let unknown: Vec<&Value> = ledger.iter().filter(|line| line["answer"] == "unknown").collect();
     assert!(unknown.len() == 1 && unknown[0]["id"] == first[3], "{ledger:?}");
@@ -145,7 +145,7 @@ async fn delayed_schedule_is_caught_up() {
     let (said, ledger) = sent(&script, &arguments).await;
     assert_eq!((said.code, said.count("/accepted"), said.count("/not_sent")), (Some(0), 50, 0), "{said:?}");
     assert_eq!(ledger.len(), 50);
-    // The one that waited held up those behind it, and each is counted from when it was due.
+    // The delayed event delayed the next ones. The latency of each counts from its scheduled time.
     assert!(said.json["latency_ms"]["p50"].as_f64().unwrap() > 400.0, "{said:?}");
 }
 
@@ -154,7 +154,7 @@ async fn unwritable_ledger_ends_the_load() {
     let script = Script::start([Say::Accepted]).await;
     let folder = tempfile::tempdir().unwrap();
     let ledger = folder.path().join("ledger");
-    // No file may become larger than some kilobytes, and the signal that tells is ignored.
+    // Limits the file size to some kilobytes and ignores SIGXFSZ.
     let line = "trap '' XFSZ; ulimit -f 8; exec \"$0\" load --source manual --ledger \"$1\"";
     let mut command = tokio::process::Command::new("sh");
     command.args(["-c", line]).arg(testkit::binaries::path("slipstream")).arg(&ledger);

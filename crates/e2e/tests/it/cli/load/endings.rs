@@ -1,5 +1,5 @@
-//! Runs that do not go as planned, on real servers: no key, no producer, no consumer, a signal, an outage; and wrong
-//! command lines.
+//! Unsuccessful runs on real servers: no key, no producer, no consumer, a signal, an outage,
+//! invalid arguments.
 
 use std::path::Path;
 use std::time::Duration;
@@ -57,7 +57,7 @@ async fn load_waits_for_a_producer_that_starts_later() {
     let path = ledger.clone();
     let loading =
         tokio::spawn(async move { load(&url, &[], &path, &["--events", "50", "--grace", "60s"]).await });
-    // The first asks for the version, the second brings an event: both are cut.
+    // The first request asks for the version, the second has an event: both connections are closed.
     for _ in 0..2 {
         drop(listener.accept().await.unwrap());
     }
@@ -124,7 +124,7 @@ async fn unprocessed_records_are_reported_and_not_verified() {
     {
         assert!(code == Some(3) && said.contains(part) && !said.contains("WRONG"), "{part} in {said}");
     }
-    // A verify that waits sees the consumer come.
+    // A verification with --wait continues when the consumer starts.
     let arguments = ["verify", "--ledger", path, "--wait", "until-done"];
     let environment = names.for_every_source(&[]);
     let (waited, started) = tokio::join!(text(&environment, &arguments), async {
@@ -162,17 +162,18 @@ async fn documents_that_pending_records_cannot_change_are_verified() {
         let arguments = ["verify", "--wait", "1", "--ledger", ledger.to_str().unwrap()];
         run(&names.for_every_source(&[]), &arguments).await
     };
-    // All of this run is done, and nothing of it is wrong: only the records of the other wait.
+    // All records of this load are finished and correct. Only records of the other load are
+    // pending.
     let verdict = judge(&file("done")).await;
     assert_eq!((verdict.code, verdict.count("/waiting")), (Some(3), 20), "{verdict:#?}");
     assert_eq!(verdict.count("/not_judged"), 0, "{verdict:#?}");
-    // A document that is not there, of a run that is done, is missing whatever waits.
+    // A missing document of a finished load is reported, whatever is pending.
     manual.delete_one(bson::doc! {}).await.unwrap();
     let verdict = judge(&file("done")).await;
     assert_eq!((verdict.code, verdict.count("/missing/count")), (Some(1), 1), "{verdict:#?}");
     let verdict = judge(&file("waits")).await;
     assert_eq!((verdict.code, verdict.count("/not_judged")), (Some(3), 5), "{verdict:#?}");
-    // A document that nobody sent stays one.
+    // A document that was never sent stays foreign.
     let id = format!("{}-9", lines(&file("waits"))[0]["run"].as_str().unwrap());
     manual.insert_one(bson::doc! { "event_id": id }).await.unwrap();
     let verdict = judge(&file("waits")).await;

@@ -1,5 +1,5 @@
-//! `slipstream load` and `slipstream verify`: runs that are well, each verdict on servers where it is true, and the client
-//! on servers that refuse, cut and keep it waiting.
+//! `slipstream load` and `slipstream verify`: successful runs, each finding of a verification, and
+//! servers that reject, close connections or do not respond.
 
 mod client;
 mod endings;
@@ -13,7 +13,7 @@ use serde_json::Value;
 use testkit::process::command;
 use testkit::{Names, Process, Stack};
 
-/// What a command said: its exit code, and its JSON.
+/// The exit code of a command and its JSON output.
 #[derive(Debug)]
 struct Said {
     code: Option<i32>,
@@ -33,13 +33,13 @@ async fn run(environment: &[(&str, &str)], arguments: &[&str]) -> Said {
     Said { code: output.status.code(), json }
 }
 
-/// The exit code, and all that was written.
+/// Runs a command. Returns its exit code and its whole output.
 async fn text(environment: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String) {
     let output = command("slipstream", environment).args(arguments).output().await.unwrap();
     (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
 }
 
-/// A producer, a consumer, and a place for ledgers.
+/// A producer, a consumer, and a folder for ledgers.
 struct Site {
     names: Names,
     producer: Process,
@@ -60,7 +60,7 @@ impl Site {
         self.folder.path().join("ledger")
     }
 
-    /// Sends events of the source `manual`.
+    /// Runs a load with events of the source `manual`.
     async fn load(&self, arguments: &[&str]) -> Said {
         let ledger = self.ledger();
         load(&self.producer.url(""), &[], &ledger, arguments).await
@@ -87,7 +87,7 @@ async fn verify(names: &Names, ledger: &Path, arguments: &[&str]) -> Said {
     run(&names.for_every_source(&[]), &[&ours, arguments].concat()).await
 }
 
-/// The ledger's lines; the first is the run.
+/// The lines of the ledger; the first is its header.
 fn lines(ledger: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(ledger).unwrap();
     assert!(text.ends_with('\n'), "the last line is cut");

@@ -1,4 +1,4 @@
-//! Runs that are well.
+//! Loads that pass verification.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,10 +9,10 @@ use testkit::{Stack, mongo};
 
 use super::{Site, lines};
 
-/// An awkward mixture: every fifth event is stale, every fifth is hostile.
+/// A mixture: every fifth event is superseded, every fifth is hostile.
 const MIXTURE: [&str; 8] = ["--keys", "60", "--stale", "20%", "--hostile", "20%", "--connections", "8"];
 
-/// What the ledger says of each event is what is on the topic.
+/// Panics unless each event of the ledger is on the topic as recorded.
 async fn assert_ledger(site: &Site, events: usize, batched: bool) {
     let ledger = lines(&site.ledger());
     assert_eq!(ledger.len(), events + 1);
@@ -26,7 +26,7 @@ async fn assert_ledger(site: &Site, events: usize, batched: bool) {
         assert_eq!((&line["answer"], &line["status"]), (&"accepted".into(), &202.into()), "{line}");
         assert!(numbers.insert(line["n"].as_u64().unwrap()), "{line} is there twice");
         let place = (line["partition"].as_i64().unwrap() as i32, line["offset"].as_i64().unwrap());
-        // Not as values: of some numbers serde_json has none.
+        // Compared as text: serde_json cannot hold some numbers.
         let record: HashMap<String, Box<RawValue>> =
             serde_json::from_slice(records[&place].payload().unwrap()).unwrap();
         let same = |name: &str| serde_json::to_string(&line[name]).unwrap() == record[name].get();
@@ -58,7 +58,7 @@ async fn ledger_has_every_response_and_verification_passes() {
     for kind in ["missing", "duplicated", "stale", "altered", "foreign", "dead_lettered"] {
         assert_eq!(verdict.count(&format!("/{kind}/count")), 0, "{verdict:#?}");
     }
-    // Stale events came after newer ones, and left nothing.
+    // Superseded events came after newer ones and changed nothing.
     let health = testkit::http::get(&site.consumer.url("/health")).await.unwrap().body;
     assert!(health["counters"]["superseded"].as_u64().unwrap() > 0, "{health}");
     site.end().await;
@@ -107,7 +107,7 @@ async fn load_follows_its_rate_and_the_same_seed_repeats_it() {
 async fn hostile_events_alone_survive_inserts_and_updates_and_a_batch_too_large_for_a_request_goes_in_parts()
 {
     let site = Site::start(Stack::shared_without_sync().await).await;
-    // About 14 MiB, and the producer takes 16 of one request.
+    // About 14 MiB; the limit of a request is 16 MiB.
     let all = ["--events", "1600", "--keys", "800", "--batch", "1600", "--hostile", "100%", "--stale", "0%"];
     let sent = site.load(&all).await;
     assert_eq!(sent.json["answers"], serde_json::json!({"202": 1_600}), "{sent:?}");

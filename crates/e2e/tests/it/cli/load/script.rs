@@ -1,4 +1,4 @@
-//! A producer that says what the test wants it to say.
+//! A producer with scripted responses.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -9,25 +9,25 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
 use tokio::net::{TcpListener, TcpStream};
 
-/// What it does with a request that brings events.
+/// How it handles a request with events.
 #[derive(Debug, Clone)]
 pub enum Say {
-    /// 202, about the one event of the request.
+    /// 202 for the one event of the request.
     Accepted,
-    /// This status, these headers, this body.
+    /// This status, with these headers and this body.
     This(u16, &'static str, String),
-    /// Nothing: the connection is cut once the request was read.
+    /// Closes the connection after it has read the request.
     Nothing,
 }
 
-/// A request that brought events.
+/// A request with events.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// When it was whole.
+    /// When it was complete.
     pub at: Instant,
     /// Its path.
     pub path: String,
-    /// Its headers, in lower case.
+    /// Its headers in lower case.
     pub head: String,
     /// Its body.
     pub body: String,
@@ -41,7 +41,7 @@ pub struct Script {
 }
 
 impl Script {
-    /// Says `answers` one after another, the last one for ever.
+    /// Sends `answers` in order, the last one forever.
     pub async fn start(answers: impl IntoIterator<Item = Say>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -56,12 +56,12 @@ impl Script {
         Self { address, requests }
     }
 
-    /// Where it is.
+    /// The base URL.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// What it was sent.
+    /// The requests that it received.
     pub fn requests(&self) -> Vec<Request> {
         self.requests.lock().unwrap().clone()
     }
@@ -94,7 +94,7 @@ async fn serve(stream: TcpStream, answers: Arc<Mutex<VecDeque<Say>>>, seen: Arc<
     }
 }
 
-/// Path, head and body of the next request.
+/// Reads path, head and body of the next request.
 async fn read(stream: &mut BufStream<TcpStream>) -> Option<(String, String, String)> {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {

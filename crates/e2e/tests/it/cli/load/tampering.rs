@@ -1,4 +1,4 @@
-//! Each verdict, after somebody did what it is about.
+//! Each finding of a verification, after its cause was made in the database.
 
 use bson::{Bson, Document, doc};
 use mongodb::Collection;
@@ -7,7 +7,7 @@ use testkit::{Stack, kafka, mongo};
 
 use super::{Said, Site, lines};
 
-/// A run of 60 events of 10 ids, stored and verified.
+/// A load of 60 events with 10 ids, stored and verified.
 struct Stored {
     site: Site,
     manual: Collection<Document>,
@@ -38,7 +38,7 @@ impl Stored {
         assert_eq!(done.modified_count, 1);
     }
 
-    /// The verdict must be this, with the id as its example, and no other.
+    /// Panics unless this is the only finding, with the id as its example.
     async fn assert_only(&self, kind: &str, key: u64, part: &str) -> Said {
         let verdict = self.site.verify(&[]).await;
         assert_eq!(verdict.code, Some(1), "{verdict:#?}");
@@ -51,7 +51,7 @@ impl Stored {
         verdict
     }
 
-    /// Events of a key, the oldest first.
+    /// The events of a key, oldest first.
     fn of_key(&self, key: u64) -> Vec<Value> {
         let mut lines = lines(&self.site.ledger()).split_off(1);
         lines.retain(|line| line["id"] == self.id(key).as_str());
@@ -71,7 +71,7 @@ async fn deleted_document_is_missing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn second_document_of_an_id_is_a_duplicate() {
     let stored = Stored::new().await;
-    // As in a collection whose unique index somebody dropped.
+    // As in a collection without its unique index.
     stored.manual.drop_index("event_id_1").await.unwrap();
     let mut again = mongo::find(&stored.manual, &stored.id(4)).await.unwrap();
     again.remove("_id");
@@ -88,7 +88,7 @@ async fn older_event_in_place_of_a_newer_one_is_superseded() {
     stored.assert_only("stale", 5, "a newer event was accepted").await;
     let newest = stored.of_key(5).pop().unwrap();
     let (timestamp, ingested_at) = (newest["timestamp"].as_i64(), newest["ingested_at"].as_i64());
-    // The same event, but stamped before it was accepted.
+    // The same event with an earlier `ingested_at`.
     let earlier = doc! { "event_timestamp": timestamp, "ingested_at": ingested_at.map(|at| at - 1) };
     stored.update(5, doc! { "$set": earlier }).await;
     stored.assert_only("stale", 5, "a newer event was accepted").await;
@@ -97,7 +97,7 @@ async fn older_event_in_place_of_a_newer_one_is_superseded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn older_event_is_gone_if_only_its_own_record_is_left() {
-    // The first is the newest.
+    // The first document is the newest.
     let stored =
         Stored::sent(&["--events", "10", "--keys", "1", "--stale", "100%", "--connections", "1"]).await;
     let older = stored.of_key(0).into_iter().rev().nth(1).unwrap();
@@ -119,7 +119,7 @@ async fn document_with_a_changed_field_is_altered_and_the_field_is_named() {
     let stamp = original.get_i64("ingested_at").unwrap();
     for (update, part) in [
         (doc! { "$set": { "n": n + 1 } }, "differs in n"),
-        // The same number, in another type.
+        // The same number with another type.
         (doc! { "$set": { "n": i64::from(n) } }, "differs in n"),
         (doc! { "$set": { "position.latitude": 0.5 } }, "differs in position"),
         (doc! { "$unset": { "url_photo": "" } }, "differs in url_photo"),
@@ -143,7 +143,7 @@ async fn document_with_a_changed_field_is_altered_and_the_field_is_named() {
 async fn document_that_was_never_sent_is_foreign() {
     let stored = Stored::new().await;
     stored.manual.insert_one(doc! { "event_id": stored.id(999) }).await.unwrap();
-    // Of another run, or of none.
+    // Documents of another load, or of none.
     stored.manual.insert_one(doc! { "event_id": format!("{}1-3", stored.run) }).await.unwrap();
     stored.manual.insert_one(doc! { "event_id": "load" }).await.unwrap();
     let verdict = stored.assert_only("foreign", 999, "was never sent").await;
@@ -167,7 +167,7 @@ async fn number_of_dead_letters_is_compared_with_the_expected_number() {
     let example = verdict.json["dead_lettered"]["examples"][0].as_str().unwrap();
     assert!(example.contains("validation"), "the reason is told: {example}");
 
-    // A record of the run's that is no event is one too; one of somebody else is not.
+    // A record of this load that is no event counts as well; a record of others does not.
     let run = lines(&site.ledger())[0]["run"].as_str().unwrap().to_owned();
     let (ours, others) = (format!("{run}-1"), format!("{run}x-1"));
     kafka::produce(&site.names, &[(Some(&ours), b"{"), (Some(&others), b"{")]).await;

@@ -1,4 +1,5 @@
-//! From the original's collection to ours: what waits, what is told, what is removed, and what is stored in the end.
+//! Takes over the collection of the original: blocked records, reports, removed duplicates, stored
+//! documents.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -42,7 +43,7 @@ async fn collection_of_the_original_is_taken_over_without_loss() {
     let removed = read_back(&file);
     let ids: BTreeSet<ObjectId> = removed.iter().map(|d| d.get_object_id("_id").unwrap()).collect();
     assert_eq!(ids, in_the_way, "the newest of each key stays");
-    // The documents of these keys take no events before the index is there, and no event changes the others.
+    // Events of these keys wait for the index, and no event changes the other documents.
     the_rest_is_stored(&consumer, &adsbdb).await;
     let kept: Vec<Document> = mongo::all(&adsbdb, doc! { "untouched": true }).await;
     assert_eq!(bytes(&kept).len() + removed.len() + 4, before.len());
@@ -50,8 +51,9 @@ async fn collection_of_the_original_is_taken_over_without_loss() {
     assert!(consumer.terminate().await.success());
 }
 
-/// Two documents of `race`, three of `old` (one without the fields that say how new it is), two of `tie` that are alike
-/// but for their `_id`; one of `alone`, without those fields; and twenty more. The `_id`s of those in the way.
+/// Two documents of `race`, three of `old` (one without version fields), two of `tie` that differ
+/// only in `_id`, one of `alone` without version fields, and twenty more. Returns the `_id`s of the
+/// duplicates.
 async fn the_originals_documents(adsbdb: &Collection<Document>) -> BTreeSet<ObjectId> {
     for n in 0..20 {
         let mut document = original::document(&format!("id{n}"), 100, 100, "Private");
@@ -92,7 +94,7 @@ async fn send_events(names: &Names) {
     kafka::produce(names, &records).await;
 }
 
-/// Waits until the consumer says that it is blocked; the query that it gives.
+/// Waits until the consumer reports the blocked collection. Returns the query in its message.
 async fn blocked(consumer: &Process) -> String {
     let url = consumer.url("/readyz");
     let detail = eventually("readyz says why", LIMIT, || async {
@@ -105,7 +107,7 @@ async fn blocked(consumer: &Process) -> String {
     query.to_owned()
 }
 
-/// Runs the text as mongosh would: how many groups of documents it finds.
+/// Runs the query as mongosh would. Returns the number of groups that it finds.
 async fn found_by(names: &Names, query: &str) -> usize {
     let (collection, arguments) = query.split_once(".aggregate(").expect("an aggregation");
     let wanted = format!("db.getSiblingDB({:?}).getCollection(\"adsbdb\")", names.database);
@@ -120,7 +122,7 @@ async fn found_by(names: &Names, query: &str) -> usize {
     groups.try_collect::<Vec<Document>>().await.expect("groups").len()
 }
 
-/// The shell's notation with its bare names in quotes.
+/// Quotes the bare names of the shell's notation.
 fn json(shell: &str) -> String {
     let (mut json, mut quoted, mut word) = (String::new(), false, String::new());
     for c in shell.chars() {
@@ -138,7 +140,8 @@ fn json(shell: &str) -> String {
     json
 }
 
-/// The consumer goes on by itself: the index is built and the records that waited are applied by the usual rule.
+/// The consumer continues by itself: it builds the index and applies the waiting records with the
+/// guard.
 async fn the_rest_is_stored(consumer: &Process, adsbdb: &Collection<Document>) {
     consumer.ready().await;
     let from_event = async |id: &str| {

@@ -1,4 +1,4 @@
-//! `slipstream dedupe`, as its user runs it, and the moments at which it may be interrupted.
+//! `slipstream dedupe`, and interruptions at each of its steps.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use testkit::{HoldingProxy, Names, Stack, mongo};
 
 use super::original::{self, bytes, dedupe, read_back, said, snapshot};
 
-/// A `delete` command, as it stands in a message.
+/// The bytes of a `delete` command in a message.
 const DELETE: &[u8] = b"\x02delete\0";
 
 async fn with_duplicates(names: &Names) -> Collection<Document> {

@@ -1,4 +1,4 @@
-//! Taking over from the original: its collection with its duplicates, and its group's offsets.
+//! Migration from the original: its collection with duplicates, and the offsets of its group.
 
 mod collection;
 mod dedupe;

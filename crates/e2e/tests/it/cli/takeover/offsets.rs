@@ -1,4 +1,4 @@
-//! The original's group: its committed offsets are ours.
+//! The consumer continues at the committed offsets of the original's group.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use testkit::{Names, Stack, eventually, http, mongo};
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// The original's group, and our default.
+/// The group of the original, and the default of KAFKA_GROUP_ID.
 const GROUP: &str = "adsbdb-mongo-writer";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -23,12 +23,12 @@ async fn consumer_continues_at_the_offsets_of_the_original() {
     for partition in 0..3 {
         send(&names, partition, 0..10).await;
     }
-    // Of partition 2 nothing was committed.
+    // Partition 2 has no committed offset.
     let committed = [(0, 4), (1, 10)];
     let original = names.clone();
     tokio::task::spawn_blocking(move || commit_as_the_original(&original, &committed)).await.unwrap();
 
-    // Not set, so the default.
+    // Unset, so the default applies.
     let consumer = stack.consumer(&names, &[("KAFKA_GROUP_ID", ""), ("EXPECTED_SOURCE", "adsbdb")]);
     let adsbdb = mongo::collection(&names, "adsbdb").await;
     send(&names, 1, 10..11).await;
@@ -78,7 +78,7 @@ async fn send(names: &Names, partition: i32, numbers: std::ops::Range<i32>) {
     }
 }
 
-/// A member as the original's client is one: joins, commits, and leaves.
+/// Joins, commits and leaves as the client of the original does.
 fn commit_as_the_original(names: &Names, committed: &[(i32, i64)]) {
     let mut config = client(names);
     config

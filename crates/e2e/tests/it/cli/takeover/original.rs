@@ -1,4 +1,4 @@
-//! What the original leaves behind, written as it wrote it.
+//! Documents as the original writes them.
 
 use std::path::Path;
 use std::process::Output;
@@ -9,7 +9,8 @@ use serde_json::Value;
 use testkit::process::command;
 use testkit::{Names, mongo};
 
-/// What the original makes of an event: payload and metadata in one flat document, without an `_id`.
+/// The document that the original makes of an event: payload and metadata in one flat document,
+/// without an `_id`.
 pub fn document(id: &str, timestamp: i64, ingested_at: i64, owner: &str) -> Document {
     doc! {
         "type": "G Hot Air Balloon", "mode_s": id, "registered_owner": owner, "url_photo": null,
@@ -18,24 +19,24 @@ pub fn document(id: &str, timestamp: i64, ingested_at: i64, owner: &str) -> Docu
     }
 }
 
-/// An update with upsert, without any index that keeps two of them apart.
+/// An update with upsert, without a unique index.
 pub async fn upsert(collection: &Collection<Document>, document: Document) {
     let filter = doc! { "event_id": document.get("event_id") };
     let written = collection.update_one(filter, doc! { "$set": document }).upsert(true).await;
     written.expect("an upsert");
 }
 
-/// Two or more upserts at the same time: each finds nothing and inserts.
+/// Concurrent upserts: each finds nothing and inserts.
 pub async fn upserts_at_once(collection: &Collection<Document>, documents: Vec<Document>) {
     collection.insert_many(documents).await.expect("documents");
 }
 
-/// Every document, byte for byte, in one order.
+/// All documents, byte for byte, in a fixed order.
 pub async fn snapshot(collection: &Collection<Document>) -> Vec<Vec<u8>> {
     bytes(&mongo::all(collection, doc! {}).await)
 }
 
-/// Documents, byte for byte, in one order.
+/// Documents, byte for byte, in a fixed order.
 pub fn bytes(documents: &[Document]) -> Vec<Vec<u8>> {
     let raw = |document: &Document| RawDocumentBuf::try_from(document).expect("BSON").into_bytes();
     let mut all: Vec<Vec<u8>> = documents.iter().map(raw).collect();
@@ -43,7 +44,7 @@ pub fn bytes(documents: &[Document]) -> Vec<Vec<u8>> {
     all
 }
 
-/// The documents in a file that `dedupe` wrote.
+/// The documents in a file of `dedupe`.
 pub fn read_back(file: &Path) -> Vec<Document> {
     let text = std::fs::read_to_string(file).expect("the file");
     text.lines().map(|line| serde_json::from_str(line).expect("Extended JSON")).collect()
@@ -56,7 +57,7 @@ pub async fn dedupe(names: &Names, more: &[(&str, &str)], arguments: &[&str]) ->
     command("slipstream", &environment).arg("dedupe").args(arguments).output().await.expect("it runs")
 }
 
-/// What it says with `--json`.
+/// Its output with `--json`.
 pub fn said(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
 }

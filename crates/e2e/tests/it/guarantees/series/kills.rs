@@ -1,4 +1,4 @@
-//! SIGKILL at random moments of a drain.
+//! SIGKILL at random moments while the consumer reads a topic.
 
 use std::time::Duration;
 
@@ -21,11 +21,11 @@ async fn killed(size: Size) {
     kafka::create_topic(&names, PARTITIONS).await;
     load.produce(&names, 0..records, None).await;
     let mut random = fastrand::Rng::with_seed(seed);
-    let (mut in_hand, mut finished) = (0, 0);
+    let (mut in_batches, mut finished) = (0, 0);
     for kill in 1..=kills {
         let before = committed(&names).await;
         let consumer = stack.consumer(&names, &[("KAFKA_PROPERTIES", properties)]);
-        // After so many records of this run, and then any moment.
+        // After this number of records of this run, and then at a random moment.
         let target = random.u64(0..(records / kills) as u64);
         eventually("the consumer works", LIMIT, || async {
             let counted = consumer.counters().await?;
@@ -39,7 +39,7 @@ async fn killed(size: Size) {
         let after = committed(&names).await;
         assert!(after >= before, "what is committed stays so");
         assert!(seen.read <= records as u64 - before, "more was read than was left: {seen:?}");
-        in_hand += seen.read.saturating_sub(after - before);
+        in_batches += seen.read.saturating_sub(after - before);
         finished += seen.finished.saturating_sub(after - before);
         println!("kill {kill}: committed {before} before and {after} after, {seen:?}");
     }
@@ -50,7 +50,7 @@ async fn killed(size: Size) {
     let last = consumer.terminate_with_counters().await;
     assert_eq!((last.read, last.finished), (left, left), "exactly what was not committed is worked again");
     println!(
-        "{kills} kills in {records} records; uncommitted then, and so worked again: {finished} finished, {in_hand} with those in hand"
+        "{kills} kills in {records} records; uncommitted then, and so processed again: {finished} finished, {in_batches} with those in batches"
     );
     assert_model(&load, &names, records).await;
 }
@@ -58,7 +58,7 @@ async fn killed(size: Size) {
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
 async fn g2_consumer_killed_at_random_collection_equals_the_model() {
-    // The place of a killed member is free after this long.
+    // The broker removes a killed member after this time.
     let properties = "session.timeout.ms=6000";
     killed(Size { records: 20_000, keys: 3_000, kills: 4, properties }).await;
 }

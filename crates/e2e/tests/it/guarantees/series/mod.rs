@@ -1,5 +1,5 @@
-//! Long runs of the consumer against what they must leave behind. Each has an everyday size that always runs, and its
-//! full size in the series: `cargo test --release -p e2e -- --ignored series`.
+//! Long runs of the consumer, compared with a model of the documents. Each has a small size that
+//! always runs, and a full size in the series: `cargo test --release -p e2e -- --ignored series`.
 
 mod kills;
 mod mongodb_outage;
@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use testkit::{Names, TopicLoad, eventually, kafka};
 
-/// How long a drain may take.
+/// Maximum time until all records of a topic are finished.
 const LIMIT: Duration = Duration::from_secs(600);
-/// As in the original.
+/// The default of KAFKA_PARTITIONS.
 const PARTITIONS: i32 = 6;
 
-/// A seed, said so that a failure can be repeated: with that number here instead.
+/// A random seed. It is printed: put it here to repeat a failure.
 fn seed() -> u64 {
     let seed = fastrand::u64(..);
     println!("seed {seed}");
@@ -27,13 +27,14 @@ async fn committed(names: &Names) -> u64 {
     u64::try_from(kafka::committed_offsets(names).await.values().sum::<i64>()).unwrap()
 }
 
-/// Waits until every one of `records` is committed, and so finished.
+/// Waits until all `records` are committed, and so finished.
 async fn all_committed(names: &Names, records: usize) {
     let done = || async { (committed(names).await == records as u64).then_some(()) };
     eventually("all are committed", LIMIT, done).await;
 }
 
-/// Fails unless exactly the load's first `records` records have left what they must.
+/// Panics unless the collection is exactly what the first `records` records produce, without dead
+/// letters.
 async fn assert_model(load: &TopicLoad, names: &Names, records: usize) {
     load.assert_stored(names, records, |_| true).await;
     let letters = kafka::read_all(names, &names.dead_letter_topic()).await;

@@ -1,4 +1,4 @@
-//! A database that is away while records arrive.
+//! MongoDB is unavailable while records arrive.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use super::{PARTITIONS, all_committed, assert_model, seed};
 
 const MAX_MEMORY_BYTES: u64 = 150 << 20;
 
-/// Looks at the consumer's memory ten times a second until `over`; the most that was seen.
+/// Reads the memory of the consumer ten times per second until `over`. Returns the maximum.
 async fn most_memory(consumer: Arc<Process>, over: Arc<AtomicBool>) -> u64 {
     let most = AtomicU64::new(0);
     let mut tick = tokio::time::interval(Duration::from_millis(100));
@@ -21,7 +21,7 @@ async fn most_memory(consumer: Arc<Process>, over: Arc<AtomicBool>) -> u64 {
     most.into_inner()
 }
 
-async fn away(records: usize, keys: usize, outage: Duration) {
+async fn run_outage(records: usize, keys: usize, outage: Duration) {
     let (stack, seed) = (Stack::start_without_sync().await, seed());
     let (names, load) = (stack.names(), TopicLoad::new(seed, records, keys));
     kafka::create_topic(&names, PARTITIONS).await;
@@ -32,14 +32,15 @@ async fn away(records: usize, keys: usize, outage: Duration) {
     let over = Arc::new(AtomicBool::new(false));
     let memory = tokio::spawn(most_memory(Arc::clone(&consumer), Arc::clone(&over)));
 
-    // A clean stop, so that what was acknowledged is there again without a sync at each commit.
+    // A graceful stop, so that acknowledged writes survive although the server does not sync each
+    // commit.
     stack.mongodb.stop().await;
     let gone = Instant::now();
     let rate = u32::try_from(records).unwrap() / u32::try_from(outage.as_secs()).unwrap();
     load.produce(&names, records / 100..records, Some(rate)).await;
     tokio::time::sleep_until((gone + outage).into()).await;
-    let told = http::get(&consumer.url("/readyz")).await.unwrap();
-    assert_eq!(told.status, 503, "{told:?}");
+    let ready = http::get(&consumer.url("/readyz")).await.unwrap();
+    assert_eq!(ready.status, 503, "{ready:?}");
     let before = consumer.counters().await.unwrap();
     stack.mongodb.restart().await.unwrap();
     let back = Instant::now();
@@ -63,12 +64,12 @@ async fn away(records: usize, keys: usize, outage: Duration) {
 #[testkit::needs(own_mongodb)]
 #[tokio::test(flavor = "multi_thread")]
 async fn g6_mongodb_outage_memory_is_bounded_and_all_events_are_stored() {
-    away(20_000, 3_000, Duration::from_secs(15)).await;
+    run_outage(20_000, 3_000, Duration::from_secs(15)).await;
 }
 
 #[testkit::needs(own_mongodb)]
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a series: run with --release -- --ignored series"]
 async fn mongodb_outage_of_two_minutes_while_200_000_records_arrive() {
-    away(200_000, 16_677, Duration::from_secs(120)).await;
+    run_outage(200_000, 16_677, Duration::from_secs(120)).await;
 }

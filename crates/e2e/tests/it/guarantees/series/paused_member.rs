@@ -1,4 +1,5 @@
-//! A member that stands still for longer than its session while another takes its partitions, and then goes on.
+//! A member that is paused beyond its session timeout, loses its partitions to another member, and
+//! resumes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use testkit::{Names, Stack, TopicLoad, eventually, kafka};
 
 use super::{PARTITIONS, all_committed, assert_model, seed};
 
-/// Fails if a committed offset ever goes back.
+/// Panics if a committed offset decreases.
 async fn follow_commits(names: Names, over: Arc<AtomicBool>) -> u32 {
     let (mut last, mut looks): (BTreeMap<i32, i64>, u32) = (BTreeMap::new(), 0);
     while !over.load(Ordering::Relaxed) {
@@ -23,7 +24,7 @@ async fn follow_commits(names: Names, over: Arc<AtomicBool>) -> u32 {
     looks
 }
 
-/// The first third is in the zombie's hands, the second comes while it stands still, the last after it woke up.
+/// One third of the records is produced before the pause, one during the pause, one after it.
 async fn stands_still(records: usize, keys: usize) {
     let (stack, seed) = (Stack::shared_without_sync().await, seed());
     let (names, load) = (stack.names(), TopicLoad::new(seed, records, keys));
@@ -32,33 +33,36 @@ async fn stands_still(records: usize, keys: usize) {
     let commits = tokio::spawn(follow_commits(names.clone(), Arc::clone(&over)));
     let third = records / 3;
     load.produce(&names, 0..third, None).await;
-    // Small batches, so that it is stopped in the middle.
-    let zombie = stack.consumer(&names, &[("BATCH_MAX_RECORDS", "20")]);
+    // Small batches, so that the pause begins within a batch.
+    let paused = stack.consumer(&names, &[("BATCH_MAX_RECORDS", "20")]);
     eventually("it is at work", Duration::from_secs(60), || async {
-        (zombie.counters().await?.finished > third as u64 / 10).then_some(())
+        (paused.counters().await?.finished > third as u64 / 10).then_some(())
     })
     .await;
-    zombie.signal(Signal::SIGSTOP);
+    paused.signal(Signal::SIGSTOP);
     let held = third as u64 - super::committed(&names).await;
     assert!(held > 0, "it was stopped too late to tell anything");
 
-    let heir = stack.consumer(&names, &[]);
+    let successor = stack.consumer(&names, &[]);
     load.produce(&names, third..2 * third, None).await;
     all_committed(&names, 2 * third).await;
-    assert_eq!(heir.assigned_partitions().await, PARTITIONS as usize);
+    assert_eq!(successor.assigned_partitions().await, PARTITIONS as usize);
 
-    zombie.signal(Signal::SIGCONT);
+    paused.signal(Signal::SIGCONT);
     eventually("they share the partitions", Duration::from_secs(60), || async {
-        (zombie.assigned_partitions().await == 3 && heir.assigned_partitions().await == 3).then_some(())
+        (paused.assigned_partitions().await == 3 && successor.assigned_partitions().await == 3).then_some(())
     })
     .await;
     load.produce(&names, 2 * third..records, None).await;
     all_committed(&names, records).await;
     over.store(true, Ordering::Relaxed);
     println!("committed offsets were looked at {} times and never went back", commits.await.unwrap());
-    let (zombie, heir) = (zombie.terminate_with_counters().await, heir.terminate_with_counters().await);
-    println!("zombie {zombie:?}, heir {heir:?}; {held} records were not committed when it was stopped");
-    let twice = zombie.finished + heir.finished - records as u64;
+    let (paused, successor) =
+        (paused.terminate_with_counters().await, successor.terminate_with_counters().await);
+    println!(
+        "paused {paused:?}, successor {successor:?}; {held} records were not committed when it was stopped"
+    );
+    let twice = paused.finished + successor.finished - records as u64;
     assert!(twice <= held, "{twice} records worked twice, {held} were uncommitted");
     assert_model(&load, &names, records).await;
 }

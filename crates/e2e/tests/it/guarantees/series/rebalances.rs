@@ -1,4 +1,4 @@
-//! Scaling under load: partitions move between members that come and go cleanly.
+//! Scaling under load: partitions move between members that join and leave gracefully.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +20,8 @@ async fn works(member: &Process, more: u64) {
     eventually("it works", LIMIT, working).await;
 }
 
-/// 1 → 3 → 1 members while records arrive at `per_second`: until all moves are made, and `records` at least.
+/// 1, 3, then 1 member, while records arrive at `per_second`. Produces at least `records`, and
+/// until the last rebalance is complete.
 async fn scaled(records: usize, keys: usize, per_second: u32) {
     let (stack, seed) = (Stack::shared_without_sync().await, seed());
     let (names, load) = (stack.names(), Arc::new(TopicLoad::new(seed, 10 * records, keys)));

@@ -1,4 +1,4 @@
-//! A collection that refuses every third document.
+//! A collection whose validator rejects every third document.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use testkit::{Names, Stack, TopicLoad, kafka, mongo};
 
 use super::{PARTITIONS, all_committed, seed};
 
-/// Drains a topic of `load`; how long that took, and the names.
+/// Consumes a topic with the records of `load`. Returns the duration and the names.
 async fn drained(load: &TopicLoad, validator: Document) -> (Duration, Names) {
     let stack = Stack::shared_without_sync().await;
     let names = stack.names();
@@ -27,7 +27,8 @@ async fn drained(load: &TopicLoad, validator: Document) -> (Duration, Names) {
     (took, names)
 }
 
-/// Exactly the refused are dead letters, byte for byte; how long it took.
+/// Panics unless exactly the rejected records are dead letters, byte for byte. Returns the
+/// duration.
 async fn every_third_is_refused(load: &TopicLoad) -> Duration {
     let (took, names) = drained(load, doc! { "third": { "$ne": 0 } }).await;
     load.assert_stored(&names, load.records(), |n| n % 3 != 0).await;
