@@ -1,10 +1,11 @@
 //! Finds out what this machine offers to tests, once for the whole workspace.
 //!
-//! libtest cannot skip a test at run time, so the decision is made when the tests are compiled. For each requirement
-//! that is not met this script sets the variable of that requirement to the reason. It runs again when one of the
-//! variables that it reads changes.
+//! libtest cannot skip a test at run time, so the decision is made when the tests are compiled. For
+//! each requirement that is not met this script sets the variable of that requirement to the
+//! reason. It runs again when one of the variables that it reads changes.
 
 use std::env;
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -34,8 +35,8 @@ fn main() {
 
 /// The same rule as `devservers::BrokerKind::from_env`: the variable decides, else Java and Maven.
 fn apache_kafka() -> Option<String> {
-    match env::var("SLIPSTREAM_BROKER").as_deref() {
-        Ok("tansu") => Some("needs Apache Kafka: SLIPSTREAM_BROKER is tansu".into()),
+    match env::var_os("SLIPSTREAM_BROKER").as_deref().and_then(OsStr::to_str) {
+        Some("tansu") => Some("needs Apache Kafka: SLIPSTREAM_BROKER is tansu".into()),
         _ if !on_path("mvn") => Some("needs Apache Kafka: mvn is not on PATH".into()),
         _ if java_release().is_none_or(|release| release < MIN_JAVA_RELEASE) => {
             Some("needs Apache Kafka: Java 17 or later is not on PATH".into())

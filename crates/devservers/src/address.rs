@@ -1,18 +1,18 @@
-//! Ports on loopback for servers that must find the same port again after a restart.
+//! Ports on loopback for servers that keep their port over restarts.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 use crate::ServerError;
 
-/// Below the range from which the kernel gives ports to outgoing connections: nobody's connection can sit on the port of
-/// a server that is down for a moment.
+/// Below the ephemeral port range, so that no outgoing connection takes the port of a stopped
+/// server.
 const RANGE: std::ops::Range<u16> = 20_000..32_000;
 
 pub(crate) fn loopback(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
 
-/// A port that was free a moment ago. Whoever uses it must be ready to find it taken.
+/// A port that is free now. The caller must handle that it is in use later.
 pub(crate) fn free_port() -> Result<u16, ServerError> {
     (0..100).map(|_| fastrand::u16(RANGE)).find(|port| is_free(*port)).ok_or_else(|| ServerError::Io {
         doing: "looking for a free port on",
@@ -21,7 +21,7 @@ pub(crate) fn free_port() -> Result<u16, ServerError> {
     })
 }
 
-/// The standard library sets SO_REUSEADDR, so connections that linger from the last run do not count.
+/// The standard library sets SO_REUSEADDR, so old connections in TIME_WAIT do not count.
 fn is_free(port: u16) -> bool {
     TcpListener::bind(loopback(port)).is_ok()
 }

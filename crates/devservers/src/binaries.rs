@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A build of the binaries of `packages` of the root workspace, by the cargo and in the profile that built the caller.
+/// A build of the binaries of `packages` of the root workspace, by the cargo and in the profile
+/// that built the caller.
 pub fn build(packages: &[&str]) -> Command {
     build_in(&workspace(), packages)
 }
@@ -15,7 +16,8 @@ pub fn build_in(folder: &Path, packages: &[&str]) -> Command {
     for package in packages {
         cargo.args(["--package", package]);
     }
-    // Cargo's variables about the caller's package would make build scripts run again and rebuild most dependencies.
+    // Cargo's variables about the caller's package would make build scripts run again and rebuild
+    // most dependencies.
     for (name, _) in std::env::vars_os() {
         let of_the_caller =
             |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
@@ -29,8 +31,8 @@ pub fn build_in(folder: &Path, packages: &[&str]) -> Command {
     cargo
 }
 
-/// The root workspace. The run-time variable comes first: if two checkouts share a target directory, this crate may
-/// have been compiled in the other one.
+/// The root workspace. The run-time variable comes first: if two checkouts share a target
+/// directory, this crate may have been compiled in the other one.
 fn workspace() -> PathBuf {
     let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     let package = PathBuf::from(package);

@@ -1,9 +1,10 @@
-//! A child never outlives its parent: it is killed when the value is dropped, when this process ends, and when this
-//! process is itself killed (the kernel sees to the last, on Linux).
+//! A child process that never outlives its parent. It is killed when the value is dropped, when
+//! this process ends, and when this process is killed (by the kernel, on Linux).
 //!
-//! Each child has a thread that starts it and then waits for it. The kernel ties a child to the *thread* that started it,
-//! so that thread must live as long as the child. It reaps under the same lock under which signals are sent: no signal
-//! can ever reach another process that got the child's number.
+//! Each child has a thread that starts it and then waits for it. The kernel ties a child to the
+//! *thread* that started it, so that thread must live as long as the child. It reaps under the same
+//! lock under which signals are sent: no signal can ever reach another process that got the child's
+//! number.
 
 use std::fs::File;
 use std::io;
@@ -20,10 +21,11 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use tokio::sync::watch;
 
-/// How long the threads of a paused program may take to stand still.
+/// Maximum time until all threads of a paused process have stopped.
 const PAUSED_WITHIN: Duration = Duration::from_secs(5);
 
-/// A running program, in a process group of its own: a Ctrl-C at the terminal reaches the parent alone.
+/// A running process in its own process group, so that Ctrl-C in the terminal reaches only the
+/// parent.
 #[derive(Debug)]
 pub struct Child {
     pid: Pid,
@@ -32,7 +34,7 @@ pub struct Child {
     keeper: Option<JoinHandle<()>>,
 }
 
-/// How it ended. Signals are sent under this lock, and it is reaped under it.
+/// The exit status. Signals are sent, and the process is reaped, only under this lock.
 #[derive(Debug, Default)]
 struct End {
     status: Mutex<Option<ExitStatus>>,
@@ -46,7 +48,7 @@ impl End {
 }
 
 impl Child {
-    /// Starts the command; what it says is appended to `log`.
+    /// Starts the command and appends its output to `log`.
     pub fn start(mut command: Command, log: &Path) -> io::Result<Child> {
         let output = File::options().create(true).append(true).open(log)?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).process_group(0);
@@ -58,32 +60,32 @@ impl Child {
         let name = "child-keeper".to_owned();
         let keeper =
             std::thread::Builder::new().name(name).spawn(move || keep(command, &started, &shared, &tell))?;
-        // Not awaited: a caller that goes away in the middle must not leave a child behind.
+        // Not awaited: a caller that is dropped meanwhile must not leave a child behind.
         let pid = starting.recv().map_err(io::Error::other)??;
         Ok(Child { pid, end, ended, keeper: Some(keeper) })
     }
 
-    /// The number of the process.
+    /// The process id.
     pub fn id(&self) -> u32 {
         self.pid.as_raw().unsigned_abs()
     }
 
-    /// Waits for the end of the process.
+    /// Waits until the process has ended.
     pub async fn ended(&self) -> ExitStatus {
         let mut ended = self.ended.clone();
         match ended.wait_for(Option::is_some).await {
             Ok(status) => status.unwrap_or_default(),
-            // The keeper sends the status before it goes, so this is never taken.
+            // The thread sends the status before it ends, so this branch is never taken.
             Err(_) => ExitStatus::default(),
         }
     }
 
-    /// How the process ended, or nothing while it runs.
+    /// The exit status; `None` while the process runs.
     pub fn status(&self) -> Option<ExitStatus> {
         *self.end.lock()
     }
 
-    /// Asks it to stop (SIGTERM), and kills it after `grace`.
+    /// Sends SIGTERM, and SIGKILL after `grace`.
     pub async fn stop(&self, grace: Duration) -> ExitStatus {
         self.signal(Signal::SIGTERM);
         self.signal(Signal::SIGCONT);
@@ -94,13 +96,13 @@ impl Child {
         self.ended().await
     }
 
-    /// Kills it (SIGKILL); nothing of it runs when this returns.
+    /// Sends SIGKILL and waits until the process has ended.
     pub async fn kill(&self) -> ExitStatus {
         self.signal(Signal::SIGKILL);
         self.ended().await
     }
 
-    /// Kills it and waits on this thread, for the moment that the kernel needs.
+    /// Sends SIGKILL and blocks this thread until the process has ended, which takes a moment.
     pub fn kill_now(&self) {
         self.signal(Signal::SIGKILL);
         let reaped = self.end.lock();
@@ -112,17 +114,17 @@ impl Child {
         );
     }
 
-    /// Stops it in its tracks (SIGSTOP): its connections stay open and nothing answers.
+    /// Pauses it with SIGSTOP: connections stay open without responses.
     pub fn pause(&self) {
         self.signal(Signal::SIGSTOP);
-        // Each thread stops in its own time, which on a busy machine is not at once.
+        // Each thread stops independently, and on a busy machine not at once.
         let deadline = Instant::now() + PAUSED_WITHIN;
         while !self.stands_still() && Instant::now() < deadline {
             std::thread::yield_now();
         }
     }
 
-    /// Whether each of its threads is stopped, as far as the kernel tells.
+    /// Whether each thread has stopped, according to `/proc`.
     fn stands_still(&self) -> bool {
         let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", self.pid)) else { return false };
         let state = |stat: String| stat.rsplit_once(") ").map(|(_, rest)| rest.starts_with('T'));
@@ -130,12 +132,12 @@ impl Child {
         states.all(|stat| stat.ok().and_then(state).unwrap_or(true))
     }
 
-    /// Lets a paused one go on (SIGCONT).
+    /// Resumes it with SIGCONT.
     pub fn resume(&self) {
         self.signal(Signal::SIGCONT);
     }
 
-    /// Sends a signal, unless it has ended.
+    /// Sends a signal unless the process has ended.
     pub fn signal(&self, signal: Signal) {
         let status = self.end.lock();
         if status.is_none()
@@ -150,13 +152,13 @@ impl Drop for Child {
     fn drop(&mut self) {
         self.kill_now();
         if let Some(keeper) = self.keeper.take() {
-            // A keeper does nothing that could panic; there is nothing left to do if it did.
+            // The thread cannot panic; if it did, nothing would be left to do.
             drop(keeper.join());
         }
     }
 }
 
-/// The life of a keeper: start, wait, reap, tell.
+/// The thread of a child: starts it, waits for it, reaps it, and sends its status.
 fn keep(
     mut command: Command,
     started: &SyncSender<io::Result<Pid>>,
@@ -169,7 +171,7 @@ fn keep(
     };
     let pid = Pid::from_raw(child.id().cast_signed());
     drop(started.send(Ok(pid)));
-    // Waits without reaping, so that the number stays taken until the lock is held.
+    // Waits without reaping, so that the process id stays in use until the lock is held.
     while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(nix::errno::Errno::EINTR) {
     }
     let mut status = end.lock();
@@ -178,14 +180,14 @@ fn keep(
     end.over.notify_all();
 }
 
-/// From the moment of its start the kernel kills the child when the thread that started it ends.
+/// Makes the kernel kill the child when the thread that started it ends.
 #[expect(unsafe_code, reason = "only a hook between fork and exec can ask the kernel for this")]
 fn die_with_parent(command: &mut Command) {
     let parent = Pid::this();
     let hook = move || {
         #[cfg(target_os = "linux")]
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-        // The parent may have died before the line above.
+        // The parent may have ended before the call above.
         if Pid::parent() == parent { Ok(()) } else { Err(io::Error::from(nix::errno::Errno::ESRCH)) }
     };
     // SAFETY: the hook only makes two system calls, neither allocates nor takes a lock.

@@ -1,46 +1,47 @@
-//! What can go wrong with a server, grouped by what the user does about it. Each is one sentence that can be shown as it is.
+//! Errors of servers, grouped by what the user does about them. Each is one sentence for the user.
 
 use std::path::{Path, PathBuf};
 
-/// Why a server is not there.
+/// Why a server could not be started or used.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// This machine lacks a program; the sentence says what to install, or which variable names a running server.
+    /// A program is missing. The sentence names what to install, or the variable for a running
+    /// server.
     #[error("{0}")]
     Missing(String),
-    /// A setting has a value that means nothing.
+    /// A variable or an option has an invalid value.
     #[error("{0}")]
     Setting(String),
-    /// A package could not be fetched, or is not what its hash says.
+    /// A package could not be downloaded, or its hash does not match.
     #[error("{package} could not be fetched: {reason}")]
     Fetch {
         /// Name and version.
         package: String,
-        /// What the client of the registry said.
+        /// The error of the registry's client.
         reason: String,
     },
     /// The server ended by itself.
     #[error("{server} ended by itself ({status}); from {}:\n{excerpt}", log.display())]
     Died {
-        /// Which server.
+        /// The name of the server.
         server: &'static str,
-        /// How it ended.
+        /// The exit status.
         status: String,
-        /// Where all that it said is.
+        /// The log file.
         log: PathBuf,
-        /// The lines of it that say most.
+        /// The most useful lines of the log.
         excerpt: String,
     },
-    /// The server runs but does not answer.
+    /// The server runs but does not respond.
     #[error("{server} did not answer within {seconds} s; from {}:\n{excerpt}", log.display())]
     Silent {
-        /// Which server.
+        /// The name of the server.
         server: &'static str,
-        /// How long it had.
+        /// The timeout.
         seconds: u64,
-        /// Where all that it said is.
+        /// The log file.
         log: PathBuf,
-        /// The lines of it that say most.
+        /// The most useful lines of the log.
         excerpt: String,
     },
     /// A command-line class of Apache Kafka failed.
@@ -57,14 +58,14 @@ pub enum ServerError {
         /// The folder.
         folder: PathBuf,
     },
-    /// The operating system refused something.
+    /// An operation of the operating system failed.
     #[error("{doing} {}: {source}", path.display())]
     Io {
-        /// What was being done, ending in a word that a path can follow.
+        /// The operation, as text that a path can follow.
         doing: &'static str,
-        /// To what.
+        /// The path.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: std::io::Error,
     },
 }
@@ -75,7 +76,7 @@ impl ServerError {
         move |source| ServerError::Io { doing, path, source }
     }
 
-    /// Whether the server ended because somebody else listens on its port.
+    /// Whether the server ended because its port was in use.
     pub(crate) fn is_port_conflict(&self) -> bool {
         let ServerError::Died { excerpt, .. } = self else { return false };
         let excerpt = excerpt.to_ascii_lowercase();

@@ -1,4 +1,5 @@
-//! One process a data folder. The operating system drops the lock with the process, however that ends.
+//! A data folder is used by one process. The operating system releases the lock when the process
+//! ends.
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
@@ -12,7 +13,7 @@ pub struct FolderLock {
 }
 
 impl FolderLock {
-    /// Creates the folder where it is missing; refuses one that another process, or this one, already holds.
+    /// Creates the folder if it is missing. Fails if this or another process already holds it.
     pub fn take(folder: &Path) -> Result<FolderLock, ServerError> {
         let file = open(folder, &folder.join("slipstream.lock"))?;
         match file.try_lock() {
@@ -22,7 +23,7 @@ impl FolderLock {
         }
     }
 
-    /// Waits for whoever holds `name` in the folder; `waiting` is called once if there is somebody.
+    /// Waits until nobody else holds `name` in the folder. Calls `waiting` once if it must wait.
     pub(crate) async fn wait(
         folder: &Path,
         name: &str,

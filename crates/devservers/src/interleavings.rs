@@ -1,7 +1,7 @@
-//! Every order in which the steps of several threads can follow each other, for tests of what they share: where each step
-//! holds a lock from its beginning to its end, running them in each of these orders shows all that can happen.
+//! All orders of the steps of several threads, for tests of shared state. If each step holds a lock
+//! for its whole duration, these orders are all possible executions.
 
-/// All orders of so many steps of each thread; an order tells for each step which thread takes it.
+/// All orders of the steps. An order has for each step the index of its thread.
 ///
 /// There are `n! / (a! b! …)` of them for `n = a + b + …`: 924 for two threads of six steps.
 pub fn interleavings(steps: &[usize]) -> Vec<Vec<usize>> {

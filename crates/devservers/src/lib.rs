@@ -1,8 +1,8 @@
 //! A broker, a database and an ADSBDB simulator on loopback, for `slipstream up` and for tests.
 //!
-//! The broker and the database are real servers: children of this process, from packages that are pinned by version and
-//! hash and fetched once. They listen on 127.0.0.1 only, keep their data in the folder that the caller names, and die
-//! with this process, also when it is killed.
+//! The broker and the database are real servers: children of this process, from packages that are
+//! pinned by version and hash and fetched once. They listen on 127.0.0.1 only, keep their data in
+//! the folder that the caller names, and die with this process, also when it is killed.
 
 mod address;
 pub mod binaries;

@@ -1,26 +1,27 @@
-//! Where this machine keeps programs and packages. A value, so that a test can take a machine without Java or Python.
+//! The folders of programs and packages. A value, so that a test can use a machine without Java or
+//! Python.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The folders in which programs are looked up and the one in which packages are kept.
+/// The folders with programs and the folder for packages.
 #[derive(Clone, Debug)]
 pub struct Machine {
     path: OsString,
     cache: PathBuf,
 }
 
-/// A Java runtime that is new enough for the broker.
+/// A Java runtime of a sufficient version.
 #[derive(Clone, Debug)]
 pub(crate) struct Java {
     pub program: PathBuf,
-    /// What it says about itself: a class archive belongs to exactly this version.
+    /// Its version text. A class archive is valid for exactly this version.
     pub version: String,
 }
 
 impl Machine {
-    /// As PATH and SLIPSTREAM_CACHE say; without the latter packages go to the user's cache folder.
+    /// Uses PATH and SLIPSTREAM_CACHE. Without the latter, packages go to the user's cache folder.
     pub fn from_env() -> Machine {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         let user = || set("HOME").map(|home| PathBuf::from(home).join(".cache"));
@@ -31,7 +32,7 @@ impl Machine {
         Machine::new(set("PATH").unwrap_or_default(), cache)
     }
 
-    /// Programs come from `path` (written like PATH), packages are kept in `cache`.
+    /// Uses programs from `path` (as in PATH) and packages in `cache`.
     pub fn new(path: impl Into<OsString>, cache: impl Into<PathBuf>) -> Machine {
         let cache = cache.into();
         Machine { path: path.into(), cache: std::path::absolute(&cache).unwrap_or(cache) }
@@ -45,7 +46,7 @@ impl Machine {
         &self.path
     }
 
-    /// The program of that name, where PATH finds it.
+    /// The program of that name on PATH.
     pub(crate) fn program(&self, name: &str) -> Option<PathBuf> {
         std::env::split_paths(&self.path)
             .filter(|folder| folder.is_absolute())

@@ -1,24 +1,24 @@
-//! Lines that tell a waiting user what is being fetched and prepared.
+//! Progress lines for the user during downloads and preparation.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// Takes one line at a time; a cheap clone.
+/// Receives progress lines. Cheap to clone.
 #[derive(Clone)]
 pub struct Progress(Arc<dyn Fn(&str) + Send + Sync>);
 
 impl Progress {
-    /// Hands each line to `show`.
+    /// Calls `show` with each line.
     pub fn new(show: impl Fn(&str) + Send + Sync + 'static) -> Progress {
         Progress(Arc::new(show))
     }
 
-    /// For tests: the lines are only traced.
+    /// For tests: writes the lines to the trace log only.
     pub fn silent() -> Progress {
         Progress::new(|line| tracing::debug!(line, "progress"))
     }
 
-    pub(crate) fn say(&self, line: &str) {
+    pub(crate) fn report(&self, line: &str) {
         (self.0)(line);
     }
 }

@@ -1,5 +1,5 @@
-//! One server as a child: ready means that it answers its protocol, never that some time has passed. It keeps its port and
-//! its data folder for life, over any number of kills and restarts.
+//! A server as a child process. It is ready when it responds in its protocol. It keeps its port and
+//! its data folder over kills and restarts.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -12,32 +12,33 @@ use crate::child::Child;
 use crate::packages::Log;
 use crate::{broker, database};
 
-/// Long enough for a cold JVM on a machine that compiles meanwhile.
+/// Enough for a cold JVM on a machine that compiles at the same time.
 const READY_WITHIN: Duration = Duration::from_secs(120);
-/// A server that does not stop within this time is killed.
+/// Time after which a server that does not stop is killed.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
-/// One question to a server that starts.
+/// Timeout of one readiness check.
 const ASK_WITHIN: Duration = Duration::from_secs(1);
-/// Between two questions.
+/// Interval between two readiness checks.
 const ASK_EVERY: Duration = Duration::from_millis(25);
 
-/// All that it takes to start a server, any number of times.
+/// The command and the settings with which a server is started and restarted.
 #[derive(Clone, Debug)]
 pub(crate) struct Launch {
     pub name: &'static str,
     pub program: PathBuf,
     pub arguments: Vec<OsString>,
-    /// A server that reads stray variables gets none but PATH.
+    /// If set, the only variable of the process is PATH with this value: for servers that read
+    /// unrelated variables.
     pub only_path: Option<OsString>,
     pub folder: PathBuf,
     pub log: PathBuf,
     pub port: u16,
-    pub question: Question,
+    pub readiness_check: ReadinessCheck,
 }
 
-/// What a server is asked to see whether it is ready.
+/// The readiness check.
 #[derive(Clone, Debug)]
-pub(crate) enum Question {
+pub(crate) enum ReadinessCheck {
     /// Kafka: metadata that names this cluster and a live broker.
     Metadata { cluster_id: String },
     /// MongoDB: hello.
@@ -48,7 +49,7 @@ pub(crate) enum Question {
 pub(crate) struct Server {
     launch: Launch,
     child: Mutex<Option<Arc<Child>>>,
-    /// One start or stop at a time.
+    /// Serializes starts and stops.
     turn: tokio::sync::Mutex<()>,
 }
 
@@ -82,7 +83,7 @@ impl Server {
         self.run().await
     }
 
-    /// Returns when the process is gone; it never takes more than the kernel needs for that.
+    /// Returns when the process has ended, which takes a moment.
     pub(crate) fn kill(&self) {
         if let Some(child) = self.child() {
             child.kill_now();
@@ -120,7 +121,7 @@ impl Server {
             ready = tokio::time::timeout(READY_WITHIN, launch.answers()) => ready.map_err(|_| launch.silent(&log)),
         };
         match (outcome, child.status()) {
-            // Somebody else answered on its port.
+            // Another process responded on its port.
             (Ok(()), Some(status)) => Err(launch.died(&status.to_string(), &log)),
             (outcome, _) => outcome,
         }
@@ -147,9 +148,9 @@ impl Launch {
         loop {
             pauses.tick().await;
             let answer = async {
-                match &self.question {
-                    Question::Metadata { cluster_id } => broker::answers(self.port, cluster_id).await,
-                    Question::Hello => database::answers(self.port).await,
+                match &self.readiness_check {
+                    ReadinessCheck::Metadata { cluster_id } => broker::answers(self.port, cluster_id).await,
+                    ReadinessCheck::Hello => database::answers(self.port).await,
                 }
             };
             if let Ok(Ok(true)) = tokio::time::timeout(ASK_WITHIN, answer).await {

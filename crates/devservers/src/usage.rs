@@ -1,30 +1,31 @@
-//! What a process has used, as the kernel counts it.
+//! CPU time and memory of a process, from `/proc`.
 
 use std::io;
 use std::time::Duration;
 
-/// The kernel tells times in hundredths of a second to programs, whatever it counts in itself (USER_HZ).
+/// The kernel reports times in hundredths of a second (USER_HZ).
 const TICK: Duration = Duration::from_millis(10);
 
-/// The processor time of a process, all its threads and both modes.
+/// The user and system time of all threads of a process.
 pub fn processor_time(pid: u32) -> io::Result<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     parse_stat(&stat).ok_or_else(|| io::Error::other("the kernel's line about a process is not understood"))
 }
 
-/// The name comes in parentheses and may itself have some; user and system time are the 12th and 13th field after it.
+/// The name is in parentheses and can contain parentheses. User and system time are the 12th and
+/// 13th field after it.
 fn parse_stat(stat: &str) -> Option<Duration> {
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
     let (user, system): (u32, u32) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
     Some(TICK * (user + system))
 }
 
-/// The most memory that a process has had resident so far, in bytes (VmHWM).
+/// The maximum resident memory of a process in bytes (VmHWM).
 pub fn peak_memory_bytes(pid: u32) -> io::Result<u64> {
     memory_bytes(pid, "VmHWM:")
 }
 
-/// The memory that a process has resident now, in bytes (VmRSS).
+/// The resident memory of a process in bytes (VmRSS).
 pub fn resident_bytes(pid: u32) -> io::Result<u64> {
     memory_bytes(pid, "VmRSS:")
 }

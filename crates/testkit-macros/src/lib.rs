@@ -13,7 +13,8 @@ const REQUIREMENTS: [(&str, Option<&str>); 5] = [
 
 /// Ignores a test, with the reason, if this machine does not meet one of its requirements.
 ///
-/// Write it above the attribute that makes the function a test: `#[needs(apache_kafka, own_mongodb)]`.
+/// Write it above the attribute that makes the function a test: `#[needs(apache_kafka,
+/// own_mongodb)]`.
 ///
 /// - `apache_kafka`: Java 17 and Maven on PATH, and SLIPSTREAM_BROKER is not `tansu`
 /// - `pip`: python3 with pip

@@ -1,4 +1,5 @@
-//! The binaries under test. Each test binary builds them once, by the same cargo and in its own profile.
+//! The binaries under test. Each test binary builds them once, by the same cargo and in its own
+//! profile.
 
 use std::path::PathBuf;
 use std::sync::LazyLock;

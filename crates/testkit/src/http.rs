@@ -90,7 +90,8 @@ async fn post_until_accepted(url: &str, body: Value) {
         match post(url, &body).await {
             Ok(response) if response.status == 202 => return,
             Ok(response) => assert_eq!(response.body["retryable"], true, "{response:?}"),
-            // The connection was closed: the outcome is unknown, and a retry with the same id is safe.
+            // The connection was closed: the outcome is unknown, and a retry with the same id is
+            // safe.
             Err(_) => {}
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

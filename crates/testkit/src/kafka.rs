@@ -62,8 +62,8 @@ pub async fn set_topic_config(names: &Names, name: &str, value: &str) {
 
 /// Deletes a topic that has records, and waits until a process has created it again.
 ///
-/// After its response the broker still accepts records for the old topic for a moment, even if the metadata have no such
-/// topic. So this waits until the end offsets are lower than before.
+/// After its response the broker still accepts records for the old topic for a moment, even if the
+/// metadata have no such topic. So this waits until the end offsets are lower than before.
 pub async fn delete_recreated_topic(names: &Names) {
     let before = end_offsets(names).await;
     let admin: AdminClient<DefaultClientContext> = config(names).create().expect("an admin client");

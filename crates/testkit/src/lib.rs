@@ -1,4 +1,5 @@
-//! What the tests of several crates share: real servers and processes, networks with faults, scripted servers.
+//! What the tests of several crates share: real servers and processes, networks with faults,
+//! scripted servers.
 //!
 //! For tests only: a failure panics with the reason.
 

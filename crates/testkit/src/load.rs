@@ -1,5 +1,5 @@
-//! Runs `slipstream load`, which sends events and writes each response to a ledger, and `slipstream verify`, which compares
-//! the ledger with the documents and the dead letters.
+//! Runs `slipstream load`, which sends events and writes each response to a ledger, and `slipstream
+//! verify`, which compares the ledger with the documents and the dead letters.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -44,7 +44,8 @@ impl RunningLoad {
         eventually("the ledger has a header", END_TIMEOUT, prefix).await
     }
 
-    /// Ends the load and returns its summary and its ledger. Each event in the ledger has a final response.
+    /// Ends the load and returns its summary and its ledger. Each event in the ledger has a final
+    /// response.
     pub async fn end(mut self) -> (Value, PathBuf) {
         assert!(self.child.try_wait().expect("it can be waited for").is_none(), "the load ended early");
         let pid = self.child.id().expect("it has not been waited for");

@@ -1,5 +1,5 @@
-//! Polls the health of processes four times per second and keeps what they reported. Memory is read from `/proc`, also
-//! of a process that does not respond.
+//! Polls the health of processes four times per second and keeps what they reported. Memory is read
+//! from `/proc`, also of a process that does not respond.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,7 +26,8 @@ pub struct Monitor {
 struct Observed {
     processes: Vec<MonitoredProcess>,
     max_memory_bytes: u64,
-    /// Each cause and wait reason that a process reported in `/health`, with the name of the binary.
+    /// Each cause and wait reason that a process reported in `/health`, with the name of the
+    /// binary.
     reasons: BTreeSet<(&'static str, String)>,
     /// Events with an unknown outcome.
     unknown: Vec<UnknownOutcomes>,

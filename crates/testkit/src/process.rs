@@ -77,8 +77,8 @@ impl Process {
         ended.unwrap_or_else(|_| panic!("still running 10 s after SIGTERM: {}", self.log()))
     }
 
-    /// Sends SIGTERM to a consumer and returns its final counters, from the last line of its log. Panics unless it exits
-    /// with code 0.
+    /// Sends SIGTERM to a consumer and returns its final counters, from the last line of its log.
+    /// Panics unless it exits with code 0.
     pub async fn terminate_with_counters(self) -> ConsumerCounters {
         let ended = self.terminated().await;
         assert!(ended.success(), "{ended}: {}", self.log());

@@ -24,8 +24,8 @@ pub enum Fault {
     None,
     /// Open and new connections are reset.
     Reset,
-    /// Connections stay open, and all data in both directions is lost. At the end of the fault each connection that
-    /// lost data is reset, as by a peer that has forgotten it.
+    /// Connections stay open, and all data in both directions is lost. At the end of the fault each
+    /// connection that lost data is reset, as by a peer that has forgotten it.
     Blackhole,
     /// Data arrives with this delay.
     Latency(Duration),
@@ -33,7 +33,8 @@ pub enum Fault {
     Bandwidth(u32),
     /// Each connection is reset after this many bytes from the server.
     ResetAfter(usize),
-    /// A request that contains these bytes is forwarded; its reply is lost and the connection is reset.
+    /// A request that contains these bytes is forwarded; its reply is lost and the connection is
+    /// reset.
     LoseReplyTo(&'static [u8]),
 }
 
@@ -42,7 +43,8 @@ struct Network {
     fault: Fault,
     /// Connections of an earlier epoch are half-open.
     epoch: u64,
-    /// Number of calls of [`Proxy::reset_connections`]. Connections from before the last one are reset.
+    /// Number of calls of [`Proxy::reset_connections`]. Connections from before the last one are
+    /// reset.
     resets: u64,
 }
 
@@ -81,13 +83,14 @@ impl Proxy {
         self.network.send_modify(|network| network.fault = fault);
     }
 
-    /// Makes the open connections half-open: they stay open and lose all data from now on. New ones work.
+    /// Makes the open connections half-open: they stay open and lose all data from now on. New ones
+    /// work.
     pub fn make_half_open(&self) {
         self.network.send_modify(|network| network.epoch += 1);
     }
 
-    /// Resets the open connections; new ones work. A short [`Fault::Reset`] would not do: a task sees only the last of
-    /// several changes.
+    /// Resets the open connections; new ones work. A short [`Fault::Reset`] would not do: a task
+    /// sees only the last of several changes.
     pub fn reset_connections(&self) {
         self.network.send_modify(|network| network.resets += 1);
     }

@@ -1,4 +1,5 @@
-//! A server with MongoDB's wire protocol whose replies a test scripts, for replies that a healthy server does not give.
+//! A server with MongoDB's wire protocol whose replies a test scripts, for replies that a healthy
+//! server does not give.
 
 use std::io::Read;
 use std::net::SocketAddr;
@@ -69,7 +70,8 @@ pub struct ScriptedServer {
 }
 
 impl ScriptedServer {
-    /// Starts a standalone server of this wire version. `script` decides on each command but `hello`.
+    /// Starts a standalone server of this wire version. `script` decides on each command but
+    /// `hello`.
     pub async fn start(
         wire_version: i32,
         script: impl Fn(&Document) -> Answer + Send + Sync + 'static,

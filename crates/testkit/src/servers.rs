@@ -1,7 +1,7 @@
 //! Real servers for tests: shared ones, and ones of a test's own.
 //!
-//! Shared servers run until the test binary ends. Statics are never dropped, so the next test binary removes the folders
-//! of test binaries that have ended.
+//! Shared servers run until the test binary ends. Statics are never dropped, so the next test
+//! binary removes the folders of test binaries that have ended.
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -66,7 +66,8 @@ pub async fn shared_broker() -> &'static Broker {
     SHARED.get_or_init(start_broker).await
 }
 
-/// A MongoDB server: one that this process started, or the one that SLIPSTREAM_TEST_MONGODB_URI names.
+/// A MongoDB server: one that this process started, or the one that SLIPSTREAM_TEST_MONGODB_URI
+/// names.
 #[derive(Debug)]
 pub enum MongoServer {
     /// A server that this process started.
@@ -93,7 +94,8 @@ impl MongoServer {
 impl Deref for MongoServer {
     type Target = Database;
 
-    /// Panics for a given server: a test that controls its server must have `#[needs(own_mongodb)]`.
+    /// Panics for a given server: a test that controls its server must have
+    /// `#[needs(own_mongodb)]`.
     fn deref(&self) -> &Database {
         match self {
             Self::Started { database, .. } => database,
@@ -104,19 +106,20 @@ impl Deref for MongoServer {
 
 /// The server that SLIPSTREAM_TEST_MONGODB_URI names.
 fn given_mongodb() -> Option<MongoServer> {
-    let uri = std::env::var("SLIPSTREAM_TEST_MONGODB_URI").ok()?;
+    let uri = std::env::var_os("SLIPSTREAM_TEST_MONGODB_URI")?.into_string().expect("a URI in UTF-8");
     (!uri.is_empty()).then_some(MongoServer::Given(uri))
 }
 
-/// Starts a MongoDB server of the test's own that keeps acknowledged writes over SIGKILL, unless a server is given.
+/// Starts a MongoDB server of the test's own that keeps acknowledged writes over SIGKILL, unless a
+/// server is given.
 pub async fn start_durable_mongodb() -> MongoServer {
     start_mongodb(true).await
 }
 
 /// Starts a MongoDB server of the test's own, unless a server is given.
 ///
-/// With `sync_on_commit` the server syncs each commit, so that SIGKILL loses no acknowledged write. That is five times
-/// slower.
+/// With `sync_on_commit` the server syncs each commit, so that SIGKILL loses no acknowledged write.
+/// That is five times slower.
 pub(crate) async fn start_mongodb(sync_on_commit: bool) -> MongoServer {
     if let Some(given) = given_mongodb() {
         return given;

@@ -19,12 +19,14 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Starts servers of the test's own. MongoDB syncs each commit, so that SIGKILL loses no acknowledged write.
+    /// Starts servers of the test's own. MongoDB syncs each commit, so that SIGKILL loses no
+    /// acknowledged write.
     pub async fn start() -> Self {
         Self::start_with(true).await
     }
 
-    /// Starts servers of the test's own. MongoDB syncs nothing: it is five times faster, and must not be killed.
+    /// Starts servers of the test's own. MongoDB syncs nothing: it is five times faster, and must
+    /// not be killed.
     pub async fn start_without_sync() -> Self {
         Self::start_with(false).await
     }

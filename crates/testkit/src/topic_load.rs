@@ -1,4 +1,5 @@
-//! Events for a topic, with repeated keys and timestamps out of order, and the documents that they must produce.
+//! Events for a topic, with repeated keys and timestamps out of order, and the documents that they
+//! must produce.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -30,8 +31,8 @@ pub struct TopicLoad {
 }
 
 impl TopicLoad {
-    /// Generates `records` events with `keys` keys. If both numbers are equal, each event has its own key. Some events of
-    /// a key have equal versions: the later record then wins.
+    /// Generates `records` events with `keys` keys. If both numbers are equal, each event has its
+    /// own key. Some events of a key have equal versions: the later record then wins.
     pub fn new(seed: u64, records: usize, keys: usize) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut last: HashMap<usize, Event> = HashMap::new();
@@ -69,7 +70,8 @@ impl TopicLoad {
         id(self.events[n].key)
     }
 
-    /// Produces the records `range`, each to the partition of its key, at `per_second` or as fast as possible.
+    /// Produces the records `range`, each to the partition of its key, at `per_second` or as fast
+    /// as possible.
     pub async fn produce(&self, names: &Names, range: Range<usize>, per_second: Option<u32>) {
         let producer = producer(names);
         let mut tick = tokio::time::interval(Duration::from_millis(20));
@@ -102,7 +104,8 @@ impl TopicLoad {
         }
     }
 
-    /// Panics unless the collection is exactly what the first `records` records produce. `is_stored` excludes records.
+    /// Panics unless the collection is exactly what the first `records` records produce.
+    /// `is_stored` excludes records.
     pub async fn assert_stored(&self, names: &Names, records: usize, is_stored: impl Fn(usize) -> bool) {
         let mut newest: HashMap<usize, usize> = HashMap::new();
         for n in (0..records).filter(|n| is_stored(*n)) {

@@ -1,5 +1,6 @@
-//! What is done once for a Java version and a release of Apache Kafka: a first run of the broker that leaves an archive of
-//! its loaded classes (the start takes 2 s with it instead of 8) and the first metadata records of a new cluster.
+//! Preparation per Java version and Kafka release: a first run of the broker creates an archive of
+//! its loaded classes (a start takes 2 s instead of 8 s) and the first metadata records of a new
+//! cluster.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::process::Command;
 use super::kafka::{Kafka, class_path, configure, flag, format, java};
 use super::listeners::Listeners;
 use crate::packages::{self, Slot};
-use crate::server::{Launch, Question, Server};
+use crate::server::{Launch, ReadinessCheck, Server};
 use crate::{Machine, Progress, ServerError, address};
 
 const BOOTSTRAP: &str = "bootstrap.checkpoint";
@@ -26,7 +27,8 @@ pub(super) async fn prepared(machine: &Machine, progress: &Progress) -> Result<K
     let folder = match Slot::open(machine, &name, progress).await? {
         Slot::Filled(folder) => folder,
         Slot::Empty(partial) => {
-            progress.say("preparing Apache Kafka for this Java, once, so that it starts faster from now on");
+            progress
+                .report("preparing Apache Kafka for this Java, once, so that it starts faster from now on");
             first_run(&mut kafka, partial.folder()).await?;
             partial.finish()?
         }
@@ -36,14 +38,14 @@ pub(super) async fn prepared(machine: &Machine, progress: &Progress) -> Result<K
     Ok(kafka)
 }
 
-/// Leaves the records and, if this JVM can make one, the archive in the folder.
+/// Writes the records to the folder, and the archive if this JVM supports it.
 async fn first_run(kafka: &mut Kafka, folder: &Path) -> Result<(), ServerError> {
     let work = folder.join("work");
     std::fs::create_dir(&work).map_err(ServerError::io("creating", &work))?;
     kafka.bootstrap = folder.join(BOOTSTRAP);
     make_bootstrap(kafka, &work).await?;
     if let Err(error) = make_archive(kafka, &work, &folder.join(ARCHIVE)).await {
-        // Not every JVM can: the broker then starts as slowly as it ever did.
+        // Some JVMs cannot: the broker then starts in 8 s.
         tracing::warn!(%error, "no class archive");
     }
     std::fs::remove_dir_all(&work).map_err(ServerError::io("removing", &work))
@@ -78,7 +80,7 @@ async fn make_archive(kafka: &Kafka, work: &Path, archive: &Path) -> Result<(), 
         folder: work.to_owned(),
         log: work.join("broker.log"),
         port,
-        question: Question::Metadata { cluster_id },
+        readiness_check: ReadinessCheck::Metadata { cluster_id },
     });
     server.await?.stop().await;
     Ok(())

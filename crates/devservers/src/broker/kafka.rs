@@ -1,7 +1,9 @@
-//! Apache Kafka as one KRaft node, small and quick to start: broker and controller in one JVM, loopback only.
+//! Apache Kafka as one KRaft node, small and quick to start: broker and controller in one JVM,
+//! loopback only.
 //!
-//! A data folder is formatted here instead of by the tool for that, which costs two more starts of a JVM: the tool ran
-//! once when the package was prepared, and what it wrote besides the names is the same for every folder.
+//! A data folder is formatted here instead of by the tool for that, which costs two more starts of
+//! a JVM: the tool ran once when the package was prepared, and what it wrote besides the names is
+//! the same for every folder.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -10,12 +12,12 @@ use std::process::Stdio;
 use super::listeners::Listeners;
 use super::{class_archive, new_cluster_id};
 use crate::machine::Java;
-use crate::server::{Launch, Question};
+use crate::server::{Launch, ReadinessCheck};
 use crate::{Machine, Progress, ServerError, address};
 
 const BROKER_LOGGING: &str = include_str!("../../packages/broker-log4j2.yaml");
 const TOOLS_LOGGING: &str = include_str!("../../packages/tools-log4j2.yaml");
-/// Small and quick to start rather than fast in the long run; a broker without memory ends instead of limping.
+/// Optimized for memory and start time. A broker without memory ends.
 const JVM: [&str; 7] = [
     "-Xmx256m",
     "-XX:+UseSerialGC",
@@ -26,11 +28,11 @@ const JVM: [&str; 7] = [
     "-Djava.awt.headless=true",
 ];
 
-/// The installed broker: the JVM that runs it and where its parts are.
+/// The installed broker: its JVM and its files.
 pub(super) struct Kafka {
     pub java: Java,
     pub class_path: OsString,
-    /// Loaded classes in the form in which the JVM keeps them: the broker starts in a fourth of the time.
+    /// The class archive: the broker starts in a fourth of the time.
     pub class_archive: Option<PathBuf>,
     /// The first metadata records of a new cluster.
     pub bootstrap: PathBuf,
@@ -54,11 +56,11 @@ pub(super) async fn launch(
         folder: folder.to_owned(),
         log: folder.join("broker.log"),
         port: listeners.port,
-        question: Question::Metadata { cluster_id },
+        readiness_check: ReadinessCheck::Metadata { cluster_id },
     })
 }
 
-/// The Java that runs it, or the sentence that says what to install.
+/// The Java runtime, or an error that says what to install.
 pub(super) fn java(machine: &Machine) -> Result<Java, ServerError> {
     machine.java().ok_or_else(|| {
         let sentence = "Apache Kafka needs Java 17 or later: install it (java), choose SLIPSTREAM_BROKER=tansu, or name a \
@@ -67,7 +69,7 @@ pub(super) fn java(machine: &Machine) -> Result<Java, ServerError> {
     })
 }
 
-/// In alphabetical order: a class archive is only good for the same class path.
+/// Sorted: a class archive is valid only for the same class path.
 pub(super) fn class_path(home: &Path) -> Result<OsString, ServerError> {
     let jars = home.join("jars");
     let entries = jars.read_dir().map_err(ServerError::io("reading", &jars))?;
@@ -95,7 +97,7 @@ pub(super) fn flag(name: &str, path: &Path) -> OsString {
     flag
 }
 
-/// Names a new data folder as `kafka-storage format` does, and gives the cluster's name.
+/// Formats a new data folder as `kafka-storage format` does. Returns the cluster id.
 pub(super) fn format(folder: &Path, bootstrap: &Path) -> Result<String, ServerError> {
     let data = folder.join("data");
     let properties = data.join("meta.properties");

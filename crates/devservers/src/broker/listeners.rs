@@ -1,4 +1,4 @@
-//! Where Apache Kafka listens: in the clear, and where asked for with TLS and a password, or behind a relay.
+//! The listeners of Apache Kafka: plaintext, and optionally SASL_SSL, and one behind a proxy.
 
 use std::path::Path;
 
@@ -6,16 +6,16 @@ use super::BrokerOptions;
 use super::sasl::Listener;
 use crate::{ServerError, address};
 
-/// The listeners, that of the controller excepted.
+/// The listeners without that of the controller.
 #[derive(Debug)]
 pub(super) struct Listeners {
-    /// The one in the clear, which the broker itself uses too.
+    /// The plaintext listener, which the broker uses too.
     pub port: u16,
     pub sasl: Option<Listener>,
     pub relayed: Option<Relayed>,
 }
 
-/// One whose clients come through a relay and are told the relay's port.
+/// A listener behind a proxy. It advertises the port of the proxy.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Relayed {
     pub port: u16,
@@ -32,7 +32,7 @@ impl Listeners {
         })
     }
 
-    /// Only the one in the clear.
+    /// Whether there is only the plaintext listener.
     pub(super) fn only(port: u16) -> Listeners {
         Listeners { port, sasl: None, relayed: None }
     }
@@ -41,7 +41,7 @@ impl Listeners {
         self.sasl.is_none() && self.relayed.is_none()
     }
 
-    /// The lines of the configuration that name them; `folder` gets what they need besides.
+    /// The configuration lines of the listeners. Writes their files to `folder`.
     pub(super) fn properties(&self, controller: u16, folder: &Path) -> Result<String, ServerError> {
         let (mut listeners, mut advertised) = (Vec::new(), Vec::new());
         if let Some(sasl) = &self.sasl {

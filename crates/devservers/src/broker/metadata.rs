@@ -1,4 +1,4 @@
-//! The smallest question that tells whether a Kafka broker is ready: its metadata (version 4), asked by hand.
+//! Readiness check of a Kafka broker: a metadata request (version 4), encoded here.
 
 use std::io;
 
@@ -11,8 +11,8 @@ use crate::address;
 const REQUEST: &[u8] = b"\0\0\0\x11\0\x03\0\x04\0\0\0\x01\0\x02up\0\0\0\0\0";
 const LARGEST_RESPONSE: u32 = 64 * 1024;
 
-/// Whether the broker of this cluster answers and counts itself among the live ones. Another cluster's broker on the
-/// port does not.
+/// Whether a broker of this cluster responds and lists itself as alive. A broker of another cluster
+/// on the port does not count.
 pub(crate) async fn answers(port: u16, cluster_id: &str) -> io::Result<bool> {
     let mut stream = TcpStream::connect(address::loopback(port)).await?;
     stream.write_all(REQUEST).await?;
@@ -49,7 +49,7 @@ impl<'a> Fields<'a> {
         Some(i32::from_be_bytes(self.take(4)?.try_into().ok()?))
     }
 
-    /// A text that may be null, which has the length -1.
+    /// A nullable text; null has the length -1.
     fn text(&mut self) -> Option<&'a [u8]> {
         let length = i16::from_be_bytes(self.take(2)?.try_into().ok()?);
         self.take(usize::try_from(length).unwrap_or_default())

@@ -1,4 +1,4 @@
-//! A real broker on loopback, for one process at a time.
+//! A real broker on loopback.
 
 mod class_archive;
 mod kafka;
@@ -19,22 +19,25 @@ use crate::folder::FolderLock;
 use crate::server::{Launch, Server};
 use crate::{Machine, Progress, ServerError, address};
 
-/// Which broker.
+/// The kind of a broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BrokerKind {
-    /// The real one: keeps its data over a kill and a restart. Needs Java 17 and, once, Maven.
+    /// Apache Kafka: keeps its data over a kill and a restart. Needs Java 17 and, once, Maven.
     ApacheKafka,
-    /// Ready in a blink; keeps its data in memory only, and its latest offset is wrong (the last batch's first offset + 1).
+    /// tansu: starts at once, stores its data in memory only, and reports a wrong end offset (first
+    /// offset of the last batch + 1).
     Tansu,
 }
 
 impl BrokerKind {
-    /// As SLIPSTREAM_BROKER says; unset, Apache Kafka where Java 17 and Maven are, else tansu.
+    /// The kind in SLIPSTREAM_BROKER. If unset: Apache Kafka if Java 17 and Maven are on PATH, else
+    /// tansu.
     pub fn from_env() -> Result<BrokerKind, ServerError> {
         BrokerKind::choose(std::env::var_os("SLIPSTREAM_BROKER").as_deref(), &Machine::from_env())
     }
 
-    /// The kind that `setting` names; without one, the best that this machine can run.
+    /// The kind that `setting` names; without one, Apache Kafka if this machine can run it, else
+    /// tansu.
     pub fn choose(setting: Option<&OsStr>, machine: &Machine) -> Result<BrokerKind, ServerError> {
         match setting.map(OsStr::to_string_lossy).as_deref() {
             Some("apache-kafka") => Ok(BrokerKind::ApacheKafka),
@@ -51,33 +54,33 @@ impl BrokerKind {
     }
 }
 
-/// How to start a broker.
+/// Options of a broker.
 #[derive(Clone, Debug)]
 pub struct BrokerOptions {
-    /// Which one.
+    /// The kind.
     pub kind: BrokerKind,
-    /// Where its data, its configuration and its log go; created where missing.
+    /// The folder for data, configuration and log. It is created if missing.
     pub data_dir: PathBuf,
-    /// Its port; 0 is a free one.
+    /// Its port; 0 is a free port.
     pub port: u16,
-    /// Where its programs come from.
+    /// The machine with its programs.
     pub machine: Machine,
-    /// A second listener, for clients with a password; Apache Kafka only.
+    /// A second listener with passwords; Apache Kafka only.
     pub sasl: Option<Sasl>,
-    /// The port of a relay on loopback that stands before a further listener: clients that come through it are told to
-    /// go on through it. Apache Kafka only.
+    /// The port of a proxy on loopback in front of another listener, which advertises that port.
+    /// Apache Kafka only.
     pub relay: Option<u16>,
 }
 
 impl BrokerOptions {
-    /// On a free port, with the programs that the environment names.
+    /// On a free port, with the programs on PATH.
     pub fn new(kind: BrokerKind, data_dir: impl Into<PathBuf>) -> BrokerOptions {
         let (data_dir, machine) = (data_dir.into(), Machine::from_env());
         BrokerOptions { kind, data_dir, port: 0, machine, sasl: None, relay: None }
     }
 }
 
-/// A running broker; dropping it kills it.
+/// A running broker. It is killed when it is dropped.
 #[derive(Debug)]
 pub struct Broker {
     kind: BrokerKind,
@@ -88,7 +91,7 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Fetches what is missing, starts the broker and returns when it answers.
+    /// Downloads missing packages, starts the broker, and returns when it is ready.
     pub async fn start(mut options: BrokerOptions, progress: Progress) -> Result<Broker, ServerError> {
         options.data_dir = std::path::absolute(&options.data_dir).unwrap_or(options.data_dir);
         let folder = FolderLock::take(&options.data_dir)?;
@@ -110,59 +113,61 @@ impl Broker {
         Ok(broker)
     }
 
-    /// What KAFKA_BROKER takes for the listener that asks for a password, if there is one.
+    /// The value for KAFKA_BROKER of the listener with passwords, if there is one.
     pub fn sasl_bootstrap(&self) -> Option<String> {
         self.listeners.sasl.as_ref().map(|sasl| address::loopback(sasl.port).to_string())
     }
 
-    /// Where the relay of [`BrokerOptions::relay`] finds the broker, if there is one.
+    /// The address of the listener behind the proxy of [`BrokerOptions::relay`], if there is one.
     pub fn behind_relay(&self) -> Option<SocketAddr> {
         self.listeners.relayed.map(|relayed| address::loopback(relayed.port))
     }
 
-    /// What KAFKA_BROKER takes.
+    /// The value for KAFKA_BROKER.
     pub fn bootstrap(&self) -> String {
         address::loopback(self.server.port()).to_string()
     }
 
-    /// Which broker it is.
+    /// The kind.
     pub fn kind(&self) -> BrokerKind {
         self.kind
     }
 
-    /// The number of its process, while it runs.
+    /// The process id while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.server.pid()
     }
 
-    /// Stops it cleanly.
+    /// Stops it gracefully.
     pub async fn stop(&self) {
         self.server.stop().await;
     }
 
-    /// Kills it with SIGKILL.
+    /// Sends SIGKILL.
     pub fn kill(&self) {
         self.server.kill();
     }
 
-    /// Starts it again on the same port with the same data (tansu: with none); stops it before if it runs.
+    /// Stops it if it runs, and starts it on the same port with the same data (tansu: without
+    /// data).
     pub async fn restart(&self) -> Result<(), ServerError> {
         self.server.restart().await
     }
 
-    /// Keeps it from running: its connections stay open and nothing answers.
+    /// Pauses it: connections stay open without responses.
     pub fn pause(&self) {
         self.server.pause();
     }
 
-    /// Lets it go on after a pause.
+    /// Resumes it after a pause.
     pub fn resume(&self) {
         self.server.resume();
     }
 
-    /// Runs one of Apache Kafka's command-line classes and gives its standard output, for example
-    /// `org.apache.kafka.tools.consumer.group.ConsumerGroupCommand`, the class behind `kafka-consumer-groups`. The arguments
-    /// are those of the command line, `--bootstrap-server` among them.
+    /// Runs a command-line class of Apache Kafka and returns its standard output, for example
+    /// `org.apache.kafka.tools.consumer.group.ConsumerGroupCommand`, the class of
+    /// `kafka-consumer-groups`. The arguments are those of the command line, with
+    /// `--bootstrap-server`.
     pub async fn tool(&self, class: &str, arguments: &[&str]) -> Result<String, ServerError> {
         match self.kind {
             BrokerKind::ApacheKafka => {
@@ -195,7 +200,7 @@ async fn launch(
     }
 }
 
-/// A name for a cluster, in the form that Kafka gives them: 16 bytes as 22 characters.
+/// A random cluster id in Kafka's form: 16 bytes as 22 characters.
 fn new_cluster_id() -> String {
     let random = std::iter::repeat_with(fastrand::alphanumeric).take(21);
     random.chain(['A']).collect()

@@ -1,4 +1,5 @@
-//! A second listener of Apache Kafka, for clients that speak TLS and have a password: SASL_SSL with PLAIN and both SCRAMs.
+//! A second listener of Apache Kafka with TLS and passwords: SASL_SSL with PLAIN and both SCRAM
+//! mechanisms.
 
 use std::fmt;
 use std::path::Path;
@@ -9,10 +10,10 @@ use crate::{Machine, ServerError, address};
 const KEYSTORE: &str = "sasl-keystore.pem";
 const CONFIGS: &str = "kafka.admin.ConfigCommand";
 
-/// Who may come in, and how the broker shows that it is itself.
+/// The user and the certificate of the broker.
 #[derive(Clone)]
 pub struct Sasl {
-    /// The broker's certificate, in PEM; its name must be 127.0.0.1.
+    /// The certificate of the broker in PEM, for 127.0.0.1.
     pub certificate: String,
     /// Its private key, PKCS#8 in PEM.
     pub key: String,
@@ -28,7 +29,7 @@ impl fmt::Debug for Sasl {
     }
 }
 
-/// The listener on its port.
+/// The listener with its port.
 #[derive(Clone, Debug)]
 pub(super) struct Listener {
     pub sasl: Sasl,
@@ -50,7 +51,7 @@ impl Listener {
         format!("SASL_SSL://{}", address::loopback(self.port))
     }
 
-    /// The lines of the configuration that it needs.
+    /// Its configuration lines.
     pub(super) fn properties(&self, folder: &Path) -> Result<String, ServerError> {
         let Sasl { certificate, key, user, password } = &self.sasl;
         let path = folder.join(KEYSTORE);
@@ -67,7 +68,7 @@ listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.se
         ))
     }
 
-    /// Tells the running broker the user's password for SCRAM, which it keeps in its metadata.
+    /// Sets the user's SCRAM password on the running broker, which stores it in its metadata.
     pub(super) async fn add_user(
         &self,
         machine: &Machine,
@@ -76,7 +77,7 @@ listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.se
     ) -> Result<(), ServerError> {
         let Sasl { user, password, .. } = &self.sasl;
         let of_user = ["--bootstrap-server", bootstrap, "--entity-type", "users", "--entity-name", user];
-        // The broker refuses both in one request.
+        // The broker rejects both mechanisms in one request.
         for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
             let secret = format!("{mechanism}=[password={password}]");
             let alter = ["--alter", "--add-config", &secret];

@@ -1,9 +1,9 @@
-//! The broker tansu: a static binary that keeps everything in memory.
+//! The broker tansu: a static binary that stores its records in memory.
 
 use std::path::Path;
 
 use super::new_cluster_id;
-use crate::server::{Launch, Question};
+use crate::server::{Launch, ReadinessCheck};
 use crate::{Machine, Progress, ServerError, address, packages};
 
 pub(super) async fn launch(
@@ -28,6 +28,6 @@ pub(super) async fn launch(
         folder: folder.to_owned(),
         log: folder.join("broker.log"),
         port,
-        question: Question::Metadata { cluster_id },
+        readiness_check: ReadinessCheck::Metadata { cluster_id },
     })
 }

@@ -1,4 +1,5 @@
-//! The two commands that are needed before any driver comes, in MongoDB's wire format (OP_MSG), by hand.
+//! Two commands in MongoDB's wire protocol (OP_MSG), encoded here, because this crate has no
+//! driver.
 
 use std::io;
 
@@ -9,7 +10,7 @@ use crate::address;
 
 const OP_MSG: u32 = 2013;
 const LARGEST_REPLY: u32 = 1024 * 1024;
-/// The reply's code where the user exists already.
+/// The error code for an existing user.
 const USER_EXISTS: &[u8] = b"\x10code\0\x3b\xc7\0\0";
 
 /// A BSON document under construction.
@@ -54,13 +55,13 @@ impl Document {
     }
 }
 
-/// Whether the database takes commands.
+/// Whether the server accepts commands.
 pub(crate) async fn answers(port: u16) -> io::Result<bool> {
     let hello = Document::new().int("hello", 1).text("$db", "admin");
     Ok(is_ok(&run(port, hello).await?))
 }
 
-/// Makes a user with the role `root`; one that exists already is left as it is.
+/// Creates a user with the role `root`. An existing user is not changed.
 pub(super) async fn create_user(port: u16, user: &str, password: &str) -> io::Result<()> {
     let roles = Document::new().text("0", "root");
     let command = Document::new().text("createUser", user).text("pwd", password).array("roles", roles);
@@ -92,14 +93,14 @@ async fn run(port: u16, command: Document) -> io::Result<Vec<u8>> {
     Ok(reply.split_off(17))
 }
 
-/// Whether the reply has `ok: 1`, whichever kind of number that is.
+/// Whether the reply has `ok: 1`, of any numeric type.
 fn is_ok(reply: &[u8]) -> bool {
     let forms: [&[u8]; 3] =
         [b"\x01ok\0\0\0\0\0\0\0\xf0\x3f", b"\x10ok\0\x01\0\0\0", b"\x12ok\0\x01\0\0\0\0\0\0\0"];
     forms.iter().any(|form| reply.windows(form.len()).any(|part| part == *form))
 }
 
-/// The texts of a reply; an error's reply has no secret in it.
+/// The texts of a reply. An error reply contains no secret.
 fn printable(reply: &[u8]) -> String {
     let texts = reply.split(|byte| !byte.is_ascii_graphic() && *byte != b' ').filter(|text| text.len() > 2);
     texts.map(String::from_utf8_lossy).collect::<Vec<_>>().join(" ")

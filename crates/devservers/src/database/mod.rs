@@ -1,4 +1,5 @@
-//! A real database on loopback: the `mongod` on PATH, or SecantusDB, which speaks MongoDB's protocol over WiredTiger.
+//! A MongoDB server on loopback: the `mongod` on PATH, or SecantusDB, which implements MongoDB's
+//! protocol on WiredTiger.
 
 mod command;
 mod programs;
@@ -12,16 +13,16 @@ use crate::folder::FolderLock;
 use crate::server::Server;
 use crate::{Machine, Progress, ServerError, address};
 
-/// Which database.
+/// The kind of a MongoDB server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DatabaseKind {
-    /// The `mongod` that is on PATH.
+    /// The `mongod` on PATH.
     Mongod,
-    /// The packaged server.
+    /// The packaged SecantusDB.
     SecantusDb,
 }
 
-/// A user of the database with the role `root`.
+/// A user with the role `root`.
 #[derive(Clone)]
 pub struct Credentials {
     /// The name.
@@ -36,27 +37,27 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// How to start a database.
+/// Options of a MongoDB server.
 #[derive(Clone, Debug)]
 pub struct DatabaseOptions {
-    /// Which one; `None` is a `mongod` on PATH, else the packaged one.
+    /// The kind; `None` is a `mongod` on PATH, else SecantusDB.
     pub kind: Option<DatabaseKind>,
-    /// Where its data and its log go; created where missing.
+    /// The folder for data and log. It is created if missing.
     pub data_dir: PathBuf,
-    /// Its port; 0 is a free one.
+    /// Its port; 0 is a free port.
     pub port: u16,
-    /// Whether an acknowledged write survives SIGKILL, at a fifth of the speed.
+    /// Whether an acknowledged write survives SIGKILL, which costs four fifths of the speed.
     pub sync_on_commit: bool,
-    /// How much of its data it keeps in memory, in MiB. Beyond that it evicts, which costs more than the writes.
+    /// Size of its cache in MiB. Eviction beyond it costs more than the writes.
     pub cache_mib: u32,
-    /// The user that clients must log in as; `None` lets everybody in.
+    /// The user with which clients must authenticate; `None` is no authentication.
     pub auth: Option<Credentials>,
-    /// Where its programs come from.
+    /// The machine with its programs.
     pub machine: Machine,
 }
 
 impl DatabaseOptions {
-    /// On a free port, open, not synced, with the programs that the environment names.
+    /// On a free port, without authentication and sync, with the programs on PATH.
     pub fn new(data_dir: impl Into<PathBuf>) -> DatabaseOptions {
         DatabaseOptions {
             kind: None,
@@ -70,19 +71,19 @@ impl DatabaseOptions {
     }
 }
 
-/// A running database; dropping it kills it.
+/// A running MongoDB server. It is killed when it is dropped.
 #[derive(Debug)]
 pub struct Database {
     kind: DatabaseKind,
     auth: Option<Credentials>,
-    /// A mongod syncs a write where the client asks for it.
+    /// mongod syncs a write if the client requests it.
     journal: bool,
     server: Server,
     _folder: FolderLock,
 }
 
 impl Database {
-    /// Fetches what is missing, starts the database and returns when it answers.
+    /// Downloads missing packages, starts the server, and returns when it is ready.
     pub async fn start(mut options: DatabaseOptions, progress: Progress) -> Result<Database, ServerError> {
         options.data_dir = std::path::absolute(&options.data_dir).unwrap_or(options.data_dir);
         let folder = FolderLock::take(&options.data_dir)?;
@@ -96,7 +97,7 @@ impl Database {
         Ok(Database { kind, auth: options.auth, journal, server, _folder: folder })
     }
 
-    /// What MONGODB_URI takes. It has the password in it if there is one.
+    /// The value for MONGODB_URI, with the password if there is one.
     pub fn uri(&self) -> String {
         let login = self.auth.as_ref().map_or(String::new(), |credentials| {
             format!("{}:{}@", percent_encoded(&credentials.user), percent_encoded(&credentials.password))
@@ -108,37 +109,37 @@ impl Database {
         format!("mongodb://{login}{}{separator}{}", address::loopback(self.server.port()), options.join("&"))
     }
 
-    /// Which database it is.
+    /// The kind.
     pub fn kind(&self) -> DatabaseKind {
         self.kind
     }
 
-    /// The number of its process, while it runs.
+    /// The process id while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.server.pid()
     }
 
-    /// Stops it cleanly.
+    /// Stops it gracefully.
     pub async fn stop(&self) {
         self.server.stop().await;
     }
 
-    /// Kills it with SIGKILL.
+    /// Sends SIGKILL.
     pub fn kill(&self) {
         self.server.kill();
     }
 
-    /// Starts it again on the same port with the same data; stops it before if it runs.
+    /// Stops it if it runs, and starts it on the same port with the same data.
     pub async fn restart(&self) -> Result<(), ServerError> {
         self.server.restart().await
     }
 
-    /// Keeps it from running: its connections stay open and nothing answers.
+    /// Pauses it: connections stay open without responses.
     pub fn pause(&self) {
         self.server.pause();
     }
 
-    /// Lets it go on after a pause.
+    /// Resumes it after a pause.
     pub fn resume(&self) {
         self.server.resume();
     }

@@ -1,13 +1,13 @@
-//! The two programs and their flags.
+//! The programs and their flags.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::{Credentials, DatabaseKind, DatabaseOptions, command};
-use crate::server::{Launch, Question, Server};
+use crate::server::{Launch, ReadinessCheck, Server};
 use crate::{Machine, Progress, ServerError, address, packages};
 
-/// Says that the user of the data folder exists.
+/// A file in the data folder: the user exists.
 const USER_MADE: &str = "user-made";
 
 pub(super) async fn start(
@@ -26,7 +26,7 @@ pub(super) async fn start(
     }
 }
 
-/// Makes the user before the first start that asks clients to log in.
+/// Creates the user before the first start with authentication.
 pub(super) async fn create_user(
     kind: DatabaseKind,
     options: &DatabaseOptions,
@@ -83,7 +83,7 @@ fn launch(kind: DatabaseKind, options: &DatabaseOptions, program: PathBuf) -> Re
         folder: folder.clone(),
         log: folder.join("database.log"),
         port,
-        question: Question::Hello,
+        readiness_check: ReadinessCheck::Hello,
     })
 }
 
@@ -104,11 +104,12 @@ fn mongod(data: &Path, port: u16, cache_mib: u32) -> Vec<OsString> {
 }
 
 fn secantusdb(folder: &Path, data: &Path, port: u16, cache_mib: u32) -> Result<Vec<OsString>, ServerError> {
-    // A configuration that is named, if only an empty one, keeps the server from looking for others.
+    // The server searches for other configurations unless one is named; an empty one is enough.
     let configuration = folder.join("secantusd.toml");
     std::fs::write(&configuration, "").map_err(ServerError::io("writing", &configuration))?;
     let (port, cache) = (port.to_string(), format!("{cache_mib}M"));
-    // It reads its whole log file at a start: 0.5 s with a small one, up to 19 s with the 2 GB of its default.
+    // It reads its whole log file at the start: 0.5 s with a small one, up to 19 s with the default
+    // of 2 GB.
     let flags = [
         "--standalone",
         "--host",

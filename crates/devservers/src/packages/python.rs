@@ -1,5 +1,5 @@
-//! Programs in Python, for tests: the packages of a requirements file in a folder of their own, which PYTHONPATH then
-//! names. pip checks every hash; nothing is installed into the user's Python.
+//! Python programs for tests: the packages of a requirements file in a folder for PYTHONPATH. pip
+//! checks each hash. Nothing is installed into the user's Python.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,8 +10,8 @@ use super::Slot;
 use super::fetch::{bytes_below, failed, megabytes, run};
 use crate::{Machine, Progress, ServerError};
 
-/// The folder of the packages that `requirements` lists, each with its hashes; fetched once. `name` is what the user is
-/// told and what the folder is called, with what else it depends on: the Python and the list.
+/// The folder with the packages of `requirements`, a list with hashes; downloaded once. The name of
+/// the folder has `name`, the Python version and a hash of the list.
 pub async fn python_packages(
     name: &str,
     requirements: &str,
@@ -29,11 +29,11 @@ pub async fn python_packages(
         Slot::Filled(home) => return Ok(home),
         Slot::Empty(partial) => partial,
     };
-    progress.say(&format!("downloading {name} with pip, once"));
+    progress.report(&format!("downloading {name} with pip, once"));
     let log = partial.folder().join("pip.log");
     let list = partial.folder().join("requirements.txt");
     std::fs::write(&list, requirements).map_err(ServerError::io("writing", &list))?;
-    let report = |_| progress.say(&format!("{name}: {}", megabytes(bytes_below(partial.folder()))));
+    let report = |_| progress.report(&format!("{name}: {}", megabytes(bytes_below(partial.folder()))));
     run(install(&python, &list, partial.folder()), &log, report).await.map_err(|reason| {
         if reason.contains("No module named pip") { missing() } else { failed(name)(reason) }
     })?;
@@ -45,7 +45,7 @@ fn install(python: &Path, list: &Path, folder: &Path) -> Command {
     pip.args(["-m", "pip", "install", "--no-input", "--progress-bar=off", "--disable-pip-version-check"]);
     pip.args(["--no-deps", "--require-hashes", "--only-binary=:all:", "--root-user-action=ignore"]);
     pip.arg("--requirement").arg(list).arg("--target").arg(folder);
-    // pip downloads into its temporary folder: there one sees how far it is.
+    // pip downloads into its temporary folder: its size is the progress.
     pip.env("TMPDIR", folder).env("PIP_REQUIRE_VIRTUALENV", "false");
     pip
 }

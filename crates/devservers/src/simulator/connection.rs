@@ -1,4 +1,4 @@
-//! Connections that a handler can reset before a byte of its answer is sent.
+//! Connections that a handler can reset before the first byte of the response.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
-/// A listener of such connections.
+/// A listener for such connections.
 pub(super) struct Connections(TcpListener);
 
 pub(super) struct Connection {
@@ -20,12 +20,12 @@ pub(super) struct Connection {
     cut: Cut,
 }
 
-/// A handler's hold on its connection.
+/// A handler's reference to its connection.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cut(Arc<AtomicBool>);
 
 impl Cut {
-    /// The next write resets the connection instead.
+    /// Makes the next write reset the connection.
     pub(super) fn reset(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -42,7 +42,7 @@ impl Listener for Connections {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
-        // The listener's own method of the same name does not try again after an error.
+        // The method of the listener with the same name does not retry after an error.
         let (stream, address) = Listener::accept(&mut self.0).await;
         (Connection { stream, cut: Cut::default() }, address)
     }
@@ -75,7 +75,7 @@ impl AsyncWrite for Connection {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         if self.cut.0.load(Ordering::Relaxed) {
-            // The client gets a reset and not an orderly end.
+            // The client receives a reset instead of an end of stream.
             self.stream.set_zero_linger()?;
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }

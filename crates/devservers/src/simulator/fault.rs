@@ -1,41 +1,41 @@
-//! The ways in which ADSBDB can fail.
+//! Faults of ADSBDB.
 
 use std::time::Duration;
 
-/// What happens instead of a good answer.
+/// A fault in place of a successful response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// 429; the seconds are only in the text of the body, there is no Retry-After.
+    /// 429. The seconds are only in the text of the body, without Retry-After.
     RateLimited {
-        /// How long the limit lasts.
+        /// Duration of the limit.
         seconds: u64,
     },
-    /// 500 with a text in the usual body.
+    /// 500 with a text in the usual body format.
     ServerError,
-    /// 404, as for an aircraft that is not known.
+    /// 404, as for an unknown aircraft.
     NotFound,
-    /// A good answer, so much later.
+    /// A successful response after this delay.
     Slow(Duration),
-    /// The connection is reset before a byte of the answer.
+    /// A connection reset before the first byte of the response.
     Reset,
-    /// 200 with a page for people, as from a proxy in between.
+    /// 200 with an HTML page, as from a proxy.
     Html,
-    /// 200 with JSON that ends in the middle.
+    /// 200 with truncated JSON.
     TruncatedJson,
-    /// 200 with a text where the aircraft should be.
+    /// 200 with a text in place of the aircraft.
     ResponseIsText,
-    /// A good answer with a field that is new.
+    /// A successful response with an unknown field.
     ExtraField,
-    /// A good answer in which all that may be null is null.
+    /// A successful response with null in each nullable field.
     Nulls,
 }
 
-/// What the next answers are like.
+/// The faults of the next responses.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     pub latency: Duration,
     fault: Option<Fault>,
-    /// For how many more answers; without end if none.
+    /// Number of responses that are left; `None` is unlimited.
     left: Option<u64>,
 }
 
@@ -44,7 +44,7 @@ impl Plan {
         (self.fault, self.left) = (fault, left);
     }
 
-    /// The fault of the next answer.
+    /// The fault of the next response.
     pub(super) fn next(&mut self) -> Option<Fault> {
         match &mut self.left {
             None => self.fault,

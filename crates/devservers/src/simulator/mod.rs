@@ -1,5 +1,5 @@
-//! ADSBDB without the internet: its two aircraft endpoints with their real shapes over a sample of 1,000 real aircraft,
-//! and every way in which the real service can fail, on demand.
+//! A simulator of ADSBDB: its two aircraft endpoints in the real format, with a sample of 1,000
+//! real aircraft, and each fault of the real service on demand.
 
 mod connection;
 mod fault;
@@ -21,7 +21,7 @@ use self::fault::Plan;
 use self::sample::Sample;
 use crate::ServerError;
 
-/// A running simulator; dropping it stops it.
+/// A running simulator. It stops when it is dropped.
 #[derive(Debug)]
 pub struct Simulator {
     address: SocketAddr,
@@ -38,7 +38,7 @@ struct State {
 }
 
 impl Simulator {
-    /// Listens on the address; port 0 is a free one.
+    /// Listens on the address. Port 0 is a free port.
     pub async fn start(address: SocketAddr) -> Result<Simulator, ServerError> {
         let listening = |error| ServerError::io("listening on", Path::new(&address.to_string()))(error);
         let listener = TcpListener::bind(address).await.map_err(listening)?;
@@ -57,37 +57,37 @@ impl Simulator {
         Ok(Simulator { address, state, task: tokio::spawn(async move { serve.await }) })
     }
 
-    /// What ADSBDB_BASE_URL takes.
+    /// The value for ADSBDB_BASE_URL.
     pub fn base_url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// How many aircraft were asked for, whatever the answer.
+    /// The number of requests for an aircraft.
     pub fn requests(&self) -> u64 {
         self.state.requests.load(Ordering::Relaxed)
     }
 
-    /// Every answer fails in this way from now on; `None` ends it.
+    /// Sets the fault of all following responses; `None` ends it.
     pub fn set_fault(&self, fault: Option<Fault>) {
         self.state.plan().set(fault, None);
     }
 
-    /// The next `requests` answers fail in this way, those after them do not.
+    /// Sets the fault of the next `requests` responses.
     pub fn set_fault_for(&self, requests: u64, fault: Fault) {
         self.state.plan().set(Some(fault), Some(requests));
     }
 
-    /// Every answer takes this long from now on.
+    /// Sets the latency of all following responses.
     pub fn set_latency(&self, latency: Duration) {
         self.state.plan().latency = latency;
     }
 
-    /// Answers what is in hand at once and stops listening.
+    /// Sends the pending responses at once and stops listening.
     pub async fn stop(mut self) {
         self.state.stop.cancel();
         match (&mut self.task).await {

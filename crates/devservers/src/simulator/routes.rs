@@ -1,4 +1,4 @@
-//! The endpoints and their answers, byte for byte in the shapes of ADSBDB.
+//! The endpoints and their responses, byte for byte in the format of ADSBDB.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -35,7 +35,7 @@ async fn by_id(State(state): Shared, ConnectInfo(cut): ConnectInfo<Cut>, Path(id
 }
 
 impl super::State {
-    /// Counts the request and lets its latency pass, which a stop cuts short.
+    /// Counts the request and waits for its latency, unless the simulator stops.
     async fn next_fault(&self) -> Option<Fault> {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let (fault, mut latency) = {
@@ -97,7 +97,7 @@ fn unknown() -> Response {
     text(StatusCode::NOT_FOUND, "unknown aircraft")
 }
 
-/// An error's body, which is a text where the aircraft would be.
+/// The body of an error: a text in place of the aircraft.
 fn text(status: StatusCode, response: &str) -> Response {
     json_body(status, json!({ "response": response }).to_string())
 }
@@ -107,7 +107,7 @@ fn json_body(status: StatusCode, body: String) -> Response {
 }
 
 fn changed(aircraft: &str, change: impl FnOnce(&mut Value)) -> String {
-    // Each line of the sample was parsed when the simulator started.
+    // Each line of the sample was parsed at the start.
     let mut fields = serde_json::from_str(aircraft).unwrap_or_else(|_| json!({}));
     change(&mut fields);
     fields.to_string()

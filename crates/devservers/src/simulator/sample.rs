@@ -1,4 +1,4 @@
-//! 1,000 real aircraft, kept as the text in which ADSBDB would send them.
+//! 1,000 real aircraft as texts, as ADSBDB sends them.
 
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -6,13 +6,13 @@ use std::io::{self, Read};
 use flate2::read::GzDecoder;
 use serde_json::Value;
 
-/// One JSON object a line; where it comes from is in README.md beside it.
+/// One JSON object per line. README.md in this folder names the source.
 const LINES: &[u8] = include_bytes!("../../sample/aircraft.jsonl.gz");
 
 #[derive(Debug)]
 pub(super) struct Sample {
     aircraft: Vec<String>,
-    /// By mode_s and by registration, in capitals.
+    /// Index by mode_s and by registration, in upper case.
     index: HashMap<String, usize>,
 }
 
@@ -37,7 +37,7 @@ impl Sample {
         fastrand::choice(&self.aircraft).map(String::as_str)
     }
 
-    /// The aircraft of that mode_s or registration, in whichever case.
+    /// The aircraft with this mode_s or registration, ignoring case.
     pub(super) fn find(&self, id: &str) -> Option<&str> {
         self.index.get(&id.to_ascii_uppercase()).map(|position| self.aircraft[*position].as_str())
     }

@@ -1,4 +1,4 @@
-//! Both brokers: start, answer, survive.
+//! Both brokers: start, respond, survive a kill.
 
 use std::io;
 
@@ -15,7 +15,7 @@ async fn start(kind: BrokerKind, folder: &tempfile::TempDir) -> Broker {
     Broker::start(BrokerOptions::new(kind, folder.path().join("broker")), Progress::silent()).await.unwrap()
 }
 
-/// Asks which requests the broker knows: API key 18, version 0, correlation 7, no client id.
+/// Sends an ApiVersions request: API key 18, version 0, correlation 7, no client id.
 async fn answers(broker: &Broker) -> io::Result<()> {
     let mut stream = TcpStream::connect(broker.bootstrap()).await?;
     stream.write_all(b"\0\0\0\x0a\0\x12\0\0\0\0\0\x07\xff\xff").await?;

@@ -1,4 +1,4 @@
-//! The database: starts, answers, keeps what it acknowledged.
+//! MongoDB stand-in: start, commands, acknowledged writes survive a kill.
 
 use std::io;
 
@@ -14,7 +14,8 @@ fn options(folder: &tempfile::TempDir) -> DatabaseOptions {
     }
 }
 
-/// Sends one command, an `OP_MSG` whose document is given without its length, and gives the reply's bytes.
+/// Sends a command as `OP_MSG` and returns the bytes of the reply. `fields` is the document without
+/// its length.
 async fn ask(database: &Database, fields: &[u8]) -> io::Result<Vec<u8>> {
     let uri = database.uri();
     let address = uri.trim_start_matches("mongodb://").rsplit('@').next().unwrap().split('/').next().unwrap();

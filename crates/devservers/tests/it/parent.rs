@@ -1,4 +1,4 @@
-//! A child dies with its parent, also when that is killed.
+//! A child process ends with its parent, also if the parent is killed.
 
 use std::process::Command;
 use std::time::Duration;
@@ -7,7 +7,8 @@ use devservers::{Broker, BrokerKind, BrokerOptions, Child, Progress};
 
 const FOLDER: &str = "SERVERS_TEST_PARENT_FOLDER";
 
-/// The process that the next test starts, from this binary and with the variable set, and then kills.
+/// The process that the next test starts, from this binary and with the variable set, and then
+/// kills.
 #[tokio::test]
 #[ignore = "not a test: the next one starts it as a process of its own"]
 async fn a_parent_that_waits_to_be_killed() {
@@ -45,7 +46,7 @@ async fn a_broker_dies_with_its_killed_parent_even_if_it_is_paused() {
     }
 }
 
-/// Whether there is such a process that is not just waiting to be reaped.
+/// Whether the process exists and is not a zombie.
 fn runs(pid: &str) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))

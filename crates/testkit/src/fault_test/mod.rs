@@ -1,4 +1,5 @@
-//! One fault under load: real processes behind proxies, a load during the whole test, and verification at the end.
+//! One fault under load: real processes behind proxies, a load during the whole test, and
+//! verification at the end.
 //!
 //! [`FaultTest::verify_and_end`] panics unless
 //! - exactly the accepted events are stored,
@@ -231,7 +232,8 @@ impl FaultTest {
         self.monitor.assert_no_server_reported();
     }
 
-    /// Panics unless each process that needs `server` reported it, and none reported the other server.
+    /// Panics unless each process that needs `server` reported it, and none reported the other
+    /// server.
     pub fn assert_only_reported(&self, server: &str) {
         let other = if server == "kafka" { "mongodb" } else { "kafka" };
         let reported = self.has_reported("consumer", server)
@@ -240,7 +242,8 @@ impl FaultTest {
         self.assert_not_reported(other);
     }
 
-    /// Waits until no outcome can become unknown because of a fault, and then for some seconds of load without fault.
+    /// Waits until no outcome can become unknown because of a fault, and then for some seconds of
+    /// load without fault.
     pub async fn wait_for_late_outcomes(&self) {
         let delay = if self.faults.is_empty() { Duration::ZERO } else { MAX_OUTCOME_DELAY };
         let until = self.last_fault_end + delay + Duration::from_secs(2);
@@ -259,7 +262,8 @@ impl FaultTest {
         ledger
     }
 
-    /// Ends the load, verifies it with this number of dead letters, and ends the processes. Returns the report.
+    /// Ends the load, verifies it with this number of dead letters, and ends the processes. Returns
+    /// the report.
     pub async fn verify_and_end(self, dead_letters: usize) -> Value {
         self.verify_and_end_with(async |_, _| dead_letters).await
     }
@@ -278,7 +282,8 @@ impl FaultTest {
         report
     }
 
-    /// Ends the processes. Panics if one ended early or used too much memory, or if a 504 response had no fault as its cause.
+    /// Ends the processes. Panics if one ended early or used too much memory, or if a 504 response
+    /// had no fault as its cause.
     pub async fn end(mut self) {
         let memory = self.monitor.max_memory_bytes();
         println!("{} MiB of memory at most", memory >> 20);

@@ -10,7 +10,8 @@ use crate::process::free_address;
 use crate::servers::{self, MongoServer};
 use crate::{Names, Proxy, Stack};
 
-/// The servers that a fault test wants for itself. It shares the others with other tests and must not stop them.
+/// The servers that a fault test wants for itself. It shares the others with other tests and must
+/// not stop them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ServerSetup {
     /// Whether the test has its own broker, with a proxy in front of it.

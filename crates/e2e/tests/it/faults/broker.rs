@@ -24,7 +24,8 @@ async fn g6_broker_killed_and_restarted_no_event_is_lost() {
     test.servers.broker().kill();
     wait_seconds(5).await;
     test.servers.broker().restart().await.unwrap();
-    // The member joins anew, and the broker keeps its partitions for the old member until its session expires.
+    // The member joins anew, and the broker keeps its partitions for the old member until its
+    // session expires.
     test.end_fault_and_resume_within(RECOVERY_TIMEOUT + SESSION_TIMEOUT).await;
     test.assert_only_reported("kafka");
     test.verify_and_end(0).await;
@@ -95,8 +96,8 @@ async fn g6_broker_connections_reset_within_replies_no_event_is_lost() {
     test.verify_and_end(0).await;
 }
 
-/// The pauses are as long as in the storm that found the fault. Without `kafka::rebootstrap` a client lost its only
-/// broker within eight rounds.
+/// The pauses are as long as in the storm that found the fault. Without `kafka::rebootstrap` a
+/// client lost its only broker within eight rounds.
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
 async fn g6_broker_paused_repeatedly_clients_reconnect_each_time() {

@@ -1,4 +1,5 @@
-//! A MongoDB server that is killed, unreachable, slow, loses replies, rejects the login, or rejects documents.
+//! A MongoDB server that is killed, unreachable, slow, loses replies, rejects the login, or rejects
+//! documents.
 
 use std::time::Duration;
 
@@ -123,7 +124,8 @@ async fn g6_credentials_revoked_and_restored_no_event_is_lost() {
     test.verify_and_end(0).await;
 }
 
-/// A load in which nearly each event has its own id, so that each becomes a document or a dead letter.
+/// A load in which nearly each event has its own id, so that each becomes a document or a dead
+/// letter.
 const DISTINCT_IDS: [&str; 6] = ["--rate", "200", "--connections", "16", "--keys", "1000000"];
 
 fn accepted(events: &[Value]) -> impl Iterator<Item = &Value> {

@@ -1,5 +1,6 @@
-//! Members that join and leave, a second group, and a group that is reset to the beginning. `series::rebalances` tests that
-//! rebalances repeat no work. The tests of the consumer cover a batch in flight at each step of a rebalance.
+//! Members that join and leave, a second group, and a group that is reset to the beginning.
+//! `series::rebalances` tests that rebalances repeat no work. The tests of the consumer cover a
+//! batch in flight at each step of a rebalance.
 
 use std::time::Duration;
 

@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use testkit::{FaultTest, eventually};
 
-/// Duration of an outage of the network: longer than the session timeout and than DELIVERY_TIMEOUT_MS, both 10 s.
+/// Duration of an outage of the network: longer than the session timeout and than
+/// DELIVERY_TIMEOUT_MS, both 10 s.
 const OUTAGE: Duration = Duration::from_secs(15);
-/// Duration of a pause of a consumer or poller: longer than all its timeouts, which are at most 10 s.
+/// Duration of a pause of a consumer or poller: longer than all its timeouts, which are at most 10
+/// s.
 const PAUSE: Duration = Duration::from_secs(20);
 /// Maximum time until work resumes after a server returned (G6).
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,5 +1,6 @@
-//! Processes that are killed, or paused for seconds or for longer than every timeout. `series::kills` kills the consumer at
-//! many moments, and `series::paused_member` resumes it within a batch.
+//! Processes that are killed, or paused for seconds or for longer than every timeout.
+//! `series::kills` kills the consumer at many moments, and `series::paused_member` resumes it
+//! within a batch.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -53,7 +54,8 @@ async fn g3_only_consumer_paused_for_20_s_restores_no_older_event() {
     test.verify_and_end(0).await;
 }
 
-/// The pauses are about as long as the timeouts of requests: a request times out while the process is paused.
+/// The pauses are about as long as the timeouts of requests: a request times out while the process
+/// is paused.
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
 async fn g6_processes_paused_for_seconds_report_no_server_unavailable() {

@@ -1,4 +1,5 @@
-//! Records that cannot be stored, events out of order, and topics that are changed, deleted and created again.
+//! Records that cannot be stored, events out of order, and topics that are changed, deleted and
+//! created again.
 
 use std::time::Duration;
 
@@ -95,7 +96,8 @@ async fn g2_topic_recreated_during_a_pause_is_read_from_its_beginning() {
     let last =
         kafka::committed_offsets(&test.names).await.into_values().max().expect("an offset is committed");
     test.begin_fault();
-    // For less than the session timeout: it stays a member, and it never sees that the topic is missing.
+    // For less than the session timeout: it stays a member, and it never sees that the topic is
+    // missing.
     test.consumers[0].signal(Signal::SIGSTOP);
     kafka::delete_recreated_topic(&test.names).await;
     // Nearly each event has its own id, so that a later event does not hide a lost one.

@@ -59,7 +59,8 @@ async fn g3_clock_set_back_by_an_hour_restores_no_older_event() {
     test.verify_and_end(0).await;
 }
 
-/// Part of the error of a write to a full disk: first for missing space, later for a panic of the storage engine.
+/// Part of the error of a write to a full disk: first for missing space, later for a panic of the
+/// storage engine.
 const DISK_FULL_ERROR: &str = "WiredTiger error";
 
 /// A tmpfs of 256 MB in the mount namespace of a process.

@@ -1,5 +1,5 @@
-//! Random faults of processes, servers and networks for three minutes, one or two at a time, while members join and leave
-//! and poison records arrive.
+//! Random faults of processes, servers and networks for three minutes, one or two at a time, while
+//! members join and leave and poison records arrive.
 
 use std::time::{Duration, Instant};
 
