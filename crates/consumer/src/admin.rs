@@ -1,5 +1,5 @@
-//! The admin endpoint: `POST /admin/dead-letters` sets one record aside as a dead letter. It requires
-//! ADMIN_TOKEN as bearer token, and is off if that is not configured.
+//! The admin endpoint: `POST /admin/dead-letters` sets one record aside as a dead letter. It
+//! requires ADMIN_TOKEN as bearer token, and is off if that is not configured.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -83,7 +83,7 @@ impl App {
     /// # Errors
     /// The listener, the reader or the committer ended unexpectedly.
     pub async fn run_until(self, stop: CancellationToken) -> Result<(), Failure> {
-        // These tasks outlive `stop`, because workers that finish their batches need the server states.
+        // These tasks outlive `stop`: workers that finish their batches need the server states.
         let background = CancellationToken::new();
         let _stops_with_app = background.clone().drop_guard();
         let admin_client = self.config.topic_admin();

@@ -1,4 +1,4 @@
-//! The consumer's configuration. It comes from the environment and is checked completely at startup.
+//! The consumer's configuration, read from the environment and checked completely at startup.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -29,12 +29,13 @@ service::settings! {
         kafka_topic: Kind::Default("events.raw"),
         /// Consumer group. Members of one group share the partitions.
         kafka_group_id: Kind::Default("adsbdb-mongo-writer"),
-        /// MongoDB connection string. Its write concern applies, by default `majority`; `w=0` is rejected.
+        /// MongoDB connection string. Its write concern applies, by default `majority`; `w=0` is
+        /// rejected.
         mongodb_uri: Kind::RequiredSecret,
         /// MongoDB database. Each source has its own collection in it.
         mongodb_db: Kind::Default("kafka_events_db"),
-        /// Sources whose events are stored: one, several separated by commas, or `*` for all. Events of
-        /// other sources are skipped.
+        /// Sources whose events are stored: one, several separated by commas, or `*` for all.
+        /// Events of other sources are skipped.
         expected_source: Kind::Default("adsbdb"),
         /// Fields that identify a document, separated by commas. Dotted paths are allowed.
         upsert_keys: Kind::Default("event_id"),
@@ -49,7 +50,8 @@ service::settings! {
         /// Replication factor of topics that the consumer creates.
         kafka_replication_factor: Kind::Optional("the broker's default"),
         /// Additional librdkafka properties, `key=value` separated by semicolons, as for SASL_SSL.
-        /// In a value, `\;` is a semicolon and `\\` a backslash. The file has one property per line.
+        /// In a value, `\;` is a semicolon and `\\` a backslash. The file has one property per
+        /// line.
         kafka_properties: Kind::OptionalSecret("none"),
         /// Bearer token for setting a record aside (`slipstream dead-letters add`).
         admin_token: Kind::OptionalSecret("setting records aside is off"),
@@ -212,8 +214,8 @@ fn dead_letters_of(topic: &str, shared: Option<&str>) -> String {
     shared.map_or_else(|| format!("{topic}.dlq"), str::to_owned)
 }
 
-/// Rejects a dead-letter topic that the consumer reads: it would dead-letter its dead letters without
-/// end.
+/// Rejects a dead-letter topic that the consumer reads: it would dead-letter its dead letters
+/// without end.
 fn check_dead_letter_topic(topics: &[String], shared: Option<&str>, check: &mut ConfigReader) {
     if let Some(read) = topics.iter().map(|topic| dead_letters_of(topic, shared)).find(|t| topics.contains(t))
     {

@@ -1,13 +1,13 @@
 //! Reads events from Kafka and writes them to MongoDB. Every record ends with one outcome, which is
 //! counted: stored, superseded, dead-lettered or skipped.
 //!
-//! - The `kafka::reader` thread polls Kafka and pushes each record to the `partition::worker` of its
-//!   partition.
+//! - The `kafka::reader` thread polls Kafka and pushes each record to the `partition::worker` of
+//!   its partition.
 //! - A worker takes the queued records as its next `partition::batch` and decides what to do with
 //!   each record (`partition::decision`, a pure function).
 //! - It writes events to MongoDB and produces dead letters (`kafka::dead_letters`).
-//! - It marks finished records in `partition::offsets`, and the `kafka::committer` thread commits no
-//!   offset beyond them.
+//! - It marks finished records in `partition::offsets`, and the `kafka::committer` thread commits
+//!   no offset beyond them.
 //! - Workers run concurrently and do not wait for each other.
 //!
 //! Servers can be unavailable for any time: no record is dropped, the process continues, and memory

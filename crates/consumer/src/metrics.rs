@@ -78,8 +78,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Creates the metrics and registers them. Lost records start at 0 for each of `topics`, so that
-    /// the first loss is an increase.
+    /// Creates the metrics and registers them. Lost records start at 0 for each of `topics`, so
+    /// that the first loss is an increase.
     pub fn new(registry: &mut Registry, topics: &[String]) -> Self {
         let metrics = Self {
             read: Counter::default(),
@@ -221,8 +221,8 @@ pub struct Snapshot {
     pub skipped: u64,
     /// Dead letters.
     pub dead_lettered: u64,
-    /// Outcomes of records that this process had finished before. Their partition was lost before the
-    /// commit, so they were read again.
+    /// Outcomes of records that this process had finished before. Their partition was lost before
+    /// the commit, so they were read again.
     pub repeated: u64,
     /// Records that Kafka deleted by retention before they were read.
     pub lost_to_retention: u64,

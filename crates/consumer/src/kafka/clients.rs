@@ -45,7 +45,7 @@ pub fn dead_letter_producer(broker: &str, properties: &KafkaProperties) -> Clien
         ("enable.idempotence", "true"),
         // The dead letters of one batch share requests.
         ("linger.ms", "2"),
-        // This bounds one attempt. The worker retries without limit and reports the cause meanwhile.
+        // Bounds one attempt. The worker retries without limit and reports the cause meanwhile.
         ("message.timeout.ms", "5000"),
         // The topic decides which records are too large, not this client.
         ("message.max.bytes", "104857600"),

@@ -44,8 +44,8 @@ pub struct Cause {
     pub reason: String,
 }
 
-/// Header with the record's timestamp in milliseconds, if the dead letter has another timestamp. The
-/// operator's command reads it.
+/// Header with the record's timestamp in milliseconds, if the dead letter has another timestamp.
+/// The operator's command reads it.
 const TIMESTAMP: &str = "__connect.errors.timestamp";
 
 /// Topic, partition and offset of a dead letter.

@@ -3,9 +3,9 @@
 //! It has its own thread so that a rebalance can wait for a batch, and so that polling continues
 //! whatever the workers do.
 //!
-//! Delivery is at least once. An offset is committed only when all lower records are finished; after
-//! a crash the later records are read again. A graceful shutdown commits all finished records, so no
-//! record is processed twice.
+//! Delivery is at least once. An offset is committed only when all lower records are finished;
+//! after a crash the later records are read again. A graceful shutdown commits all finished
+//! records, so no record is processed twice.
 
 use std::sync::Arc;
 use std::sync::mpsc::TryRecvError;
@@ -38,7 +38,7 @@ const POLL_TIMEOUT_PAUSED: Duration = Duration::from_millis(5);
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// How long workers may finish their current batches after the stop signal.
 pub const WORKER_STOP_TIMEOUT: Duration = Duration::from_secs(8);
-/// Deadline of the final commit after the stop signal. Leaving the group fits into the rest of 10 s.
+/// Deadline of the final commit after the stop. The rest of the 10 s is for leaving the group.
 const FINAL_COMMIT_TIMEOUT: Duration = Duration::from_millis(8800);
 /// Timeout of the final commit if Kafka is known to be unavailable.
 const FINAL_COMMIT_TIMEOUT_UNAVAILABLE: Duration = Duration::from_millis(500);
@@ -238,7 +238,7 @@ impl Reader {
                 }
                 Err(TryRecvError::Empty) => {}
             }
-            // Only lets a rebalance continue. The next owner reads a record that this returns again.
+            // Lets a rebalance continue. A record that this returns is read again by the next owner.
             _ = client.consumer.poll(Duration::from_millis(10));
         }
         tracing::warn!("final commit was not confirmed, some records may be processed again");

@@ -101,8 +101,8 @@ impl ConsumerContext for GroupMember {
 }
 
 /// The partition and position of an `Offset out of range` reset. librdkafka reports it only in its
-/// log:
-/// `[thrd:main]: t [0]: offset reset (at offset 5 (leader epoch 0), broker 1) to …: Broker: Offset out of range`.
+/// log: `[thrd:main]: t [0]: offset reset (at offset 5 (leader epoch 0), broker 1) to …:
+/// Broker: Offset out of range`.
 fn parse_offset_reset<'a>(facility: &str, message: &'a str) -> Option<(&'a str, i32, i64)> {
     if facility != "OFFSET" {
         return None;

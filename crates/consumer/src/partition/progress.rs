@@ -353,7 +353,9 @@ mod tests {
                         _ if batch.is_empty() => {}
                         1 => _ = partition.progress.begin(batch.iter().map(|record| record.offset)),
                         _ => {
-                            partition.progress.finish(batch.iter().map(|record| record.offset.unsigned_abs()))
+                            partition
+                                .progress
+                                .finish(batch.iter().map(|record| record.offset.unsigned_abs()));
                         }
                     }
                     if worked % 3 > 0 && !batch.is_empty() {

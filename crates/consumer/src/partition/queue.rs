@@ -51,8 +51,8 @@ impl RecordQueue {
         full
     }
 
-    /// Takes the oldest records: at most `records`, and at most `bytes` unless the first record alone
-    /// is larger.
+    /// Takes the oldest records: at most `records`, and at most `bytes` unless the first record
+    /// alone is larger.
     pub fn take(&self, records: usize, bytes: usize) -> Vec<Record> {
         let mut contents = lock(&self.contents);
         let mut taken = Vec::with_capacity(records.min(contents.records.len()));

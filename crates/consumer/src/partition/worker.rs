@@ -1,8 +1,8 @@
 //! The worker of one partition: it takes the queued records as a batch, writes it, and repeats.
 //!
-//! A batch is finished when each of its records is written, dead-lettered or skipped. Only then does
-//! the next batch begin. Failures are retried without limit. At a stop the worker still finishes its
-//! current batch, unless the servers stay unavailable.
+//! A batch is finished when each of its records is written, dead-lettered or skipped. Only then
+//! does the next batch begin. Failures are retried without limit. At a stop the worker still
+//! finishes its current batch, unless the servers stay unavailable.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -304,8 +304,9 @@ impl Worker {
         Ok(())
     }
 
-    /// Writes `chunk` once. Returns `None` if one of its records was set aside meanwhile. The result
-    /// of that write is then not counted, and the guard makes it harmless to write the others again.
+    /// Writes `chunk` once. Returns `None` if one of its records was set aside meanwhile. The
+    /// result of that write is then not counted, and the guard makes it harmless to write the
+    /// others again.
     async fn write(
         &self,
         current: CurrentBatch<'_>,

@@ -35,8 +35,8 @@ pub enum PushResult {
     Queued,
     /// The record is queued, and the partition has to be paused.
     QueueFull(TopicPartition),
-    /// The partition is not assigned any more, or its worker is stopping. The record is dropped, and
-    /// the next owner of the partition reads it.
+    /// The partition is not assigned any more, or its worker is stopping. The record is dropped,
+    /// and the next owner of the partition reads it.
     NotAssigned,
     /// The worker's task ended unexpectedly, which is a bug.
     WorkerEnded(TopicPartition),
@@ -316,8 +316,8 @@ impl Workers {
         }
     }
 
-    /// Stops the workers of `revoked`: each finishes its current batch or is aborted after `timeout`.
-    /// Returns the offsets to commit for these partitions.
+    /// Stops the workers of `revoked`: each finishes its current batch or is aborted after
+    /// `timeout`. Returns the offsets to commit for these partitions.
     pub fn stop(&self, revoked: &[TopicPartition], timeout: Duration) -> TopicPartitionList {
         let mut stopping = self.remove(revoked);
         stopping.iter().for_each(|worker| worker.stop.cancel());
@@ -342,8 +342,8 @@ impl Workers {
         finished
     }
 
-    /// Stops every worker as [`Workers::stop`] does, and starts none any more. The offsets to commit
-    /// are [`Workers::final_offsets`].
+    /// Stops every worker as [`Workers::stop`] does, and starts none any more. The offsets to
+    /// commit are [`Workers::final_offsets`].
     pub fn close(&self, timeout: Duration) {
         lock(&self.table).closed = true;
         let views = self.views();

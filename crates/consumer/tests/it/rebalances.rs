@@ -105,8 +105,8 @@ async fn g2_batch_not_finished_in_time_is_processed_by_the_next_member() {
     let committed = async || trial.committed().await == [(0, 301), (1, 301)].into();
     eventually("all are finished and committed", SOON, committed).await;
     let (first, second) = (first.stop().await, second.stop().await);
-    // Writes that were sent before the batch was abandoned may be stored. The next member then counts
-    // those records as unchanged.
+    // Writes that were sent before the batch was abandoned may be stored. The next member then
+    // counts those records as unchanged.
     let fresh = |counted: &consumer::Snapshot| counted.inserted + counted.unchanged;
     assert!(fresh(&first) + fresh(&second) >= 602, "{first:?} {second:?}");
     assert_eq!(

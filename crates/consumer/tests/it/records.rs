@@ -45,8 +45,8 @@ async fn sample_record_becomes_the_sample_document() {
     assert_eq!((counted.read, counted.inserted), (1, 1));
 }
 
-/// Sends the first events before the consumer starts, so that they form one batch, and then one event
-/// at a time.
+/// Sends the first events before the consumer starts, so that they form one batch, and then one
+/// event at a time.
 async fn assert_newest_event_wins(in_one_batch: usize) {
     let trial = Trial::new(1).await;
     let (batch, single) = OUT_OF_ORDER.split_at(in_one_batch);

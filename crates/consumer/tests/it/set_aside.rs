@@ -1,5 +1,5 @@
-//! Records that an operator sets aside: the worker dead-letters the record and continues, and counts it
-//! once.
+//! Records that an operator sets aside: the worker dead-letters the record and continues, and
+//! counts it once.
 
 use std::time::Duration;
 
@@ -47,7 +47,8 @@ async fn set_aside(trial: &Trial, member: &Member, offset: i64) -> (u16, Value) 
     post(member, Some(TOKEN), &body(trial, 0, offset)).await
 }
 
-/// Asserts that there is one dead letter: that of the record at `offset`, with the operator's reason.
+/// Asserts that there is one dead letter: that of the record at `offset`, with the operator's
+/// reason.
 async fn assert_one_dead_letter(trial: &Trial, offset: i64, key: &str) {
     let dead_letters = trial.dead_letters().await;
     assert_eq!(dead_letters.len(), 1);

@@ -105,8 +105,8 @@ impl Simulation<'_> {
     }
 }
 
-/// Simulates every order of the committer's `commits`, the two steps of a revocation, and the records
-/// that the worker finishes.
+/// Simulates every order of the committer's `commits`, the two steps of a revocation, and the
+/// records that the worker finishes.
 fn simulate(
     commits: usize,
     finishes: usize,
