@@ -248,10 +248,10 @@ impl ApiError {
                 format!("the body was not received within {} ms", timeout.as_millis())
             }
             Self::BodyTooLarge(limit, variable) => {
-                format!("the body has more than {limit} bytes ({variable})")
+                format!("the body is longer than {limit} bytes ({variable})")
             }
             Self::EventTooLarge(limit) => {
-                format!("the event has more than {limit} bytes (MAX_PAYLOAD_BYTES)")
+                format!("the event is longer than {limit} bytes (MAX_PAYLOAD_BYTES)")
             }
             Self::TooManyEvents(limit) => {
                 format!("the batch has more than {limit} events (MAX_BATCH_EVENTS): send the rest in another")

@@ -60,7 +60,7 @@ pub static FILES: [File; 4] = [
         content: gzip(include_bytes!(concat!(env!("OUT_DIR"), "/favicon-32x32.png.gz"))),
     },
     File {
-        name: "docs/start.js",
+        name: "start.js",
         media_type: "text/javascript",
         content: Content::Plain(include_bytes!("docs/start.js")),
     },

@@ -53,10 +53,10 @@ static ROUTES: [Route; 15] = [
     route(endpoint(POST, "/ingest/adsbdb", ApiKey, InFlight, Fetched),
         |_| without_body(post(aircraft::ingest_aircraft)), openapi::jobs::ingest_aircraft),
 
-    route(endpoint(POST, "/ingest/adsbdb/poll", ApiKey, InFlight, Events::None),
-        |_| without_body(post(poll_jobs::start)), openapi::jobs::start),
     route(endpoint(GET, "/ingest/adsbdb/poll", ApiKey, Connections, Events::None),
         |_| without_body(get(poll_jobs::list)), openapi::jobs::list),
+    route(endpoint(POST, "/ingest/adsbdb/poll", ApiKey, InFlight, Events::None),
+        |_| without_body(post(poll_jobs::start)), openapi::jobs::start),
     route(endpoint(GET, "/ingest/adsbdb/poll/{job_id}", ApiKey, Connections, Events::None),
         |_| without_body(get(poll_jobs::show)), openapi::jobs::show),
     route(endpoint(DELETE, "/ingest/adsbdb/poll/{job_id}", ApiKey, Connections, Events::None),

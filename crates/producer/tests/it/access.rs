@@ -1,4 +1,4 @@
-//! With API_KEYS set, events are taken from those who have a key; everything else stays open.
+//! Authentication: with API_KEYS set, the ingest endpoints require a key, and the others do not.
 
 use std::io::Write;
 
@@ -24,7 +24,7 @@ fn assert_unauthorized(answer: &Answer, words: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_known_key_in_either_header_lets_in_and_its_name_is_counted() {
+async fn a_known_key_in_either_header_is_accepted_and_counted_by_name() {
     let cluster = Cluster::start();
     let app = cluster.application(&[("API_KEYS", KEYS)]).await;
     for header in [
@@ -47,7 +47,7 @@ async fn a_known_key_in_either_header_lets_in_and_its_name_is_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_known_key_every_way_to_bring_events_is_a_401() {
+async fn without_a_known_key_every_ingest_endpoint_returns_401() {
     let cluster = Cluster::start();
     let app = cluster.application(&[("API_KEYS", KEYS)]).await;
     assert_unauthorized(&ingest(&app, None).await, "X-API-Key");
@@ -56,7 +56,7 @@ async fn without_a_known_key_every_way_to_bring_events_is_a_401() {
         ("X-API-Key", "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"),
         ("X-API-Key", "plant-7"),
     ] {
-        assert_unauthorized(&ingest(&app, Some(wrong)).await, "not one of");
+        assert_unauthorized(&ingest(&app, Some(wrong)).await, "is unknown");
     }
     assert_unauthorized(
         &ingest(&app, Some(("Authorization", "Basic cGxhbnQtNzpzZWNyZXQ="))).await,
@@ -73,13 +73,17 @@ async fn without_a_known_key_every_way_to_bring_events_is_a_401() {
         assert_unauthorized(&app.request(method, path, &[], "").await, "X-API-Key");
     }
     assert_eq!(app.counters.accepted(), 0);
-    let refused = app.metric(r#"slipstream_events_rejected_total{reason="unauthorized"}"#).await;
-    assert_eq!(refused, Some(7.0));
-    assert_eq!(app.get("/health").await.json()["last_error"], serde_json::Value::Null, "a client's fault");
+    let rejected = app.metric(r#"slipstream_events_rejected_total{reason="unauthorized"}"#).await;
+    assert_eq!(rejected, Some(7.0));
+    assert_eq!(
+        app.get("/health").await.json()["last_error"],
+        serde_json::Value::Null,
+        "the client caused the error"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_credentials_of_a_gateway_do_not_hide_a_key() {
+async fn credentials_of_a_gateway_do_not_hide_a_key() {
     let cluster = Cluster::start();
     let app = cluster.application(&[("API_KEYS", KEYS)]).await;
     let status = async |bearer: &str, key: &str| {
@@ -93,13 +97,13 @@ async fn the_credentials_of_a_gateway_do_not_hide_a_key() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_document_says_of_a_401_is_what_is_answered() {
+async fn a_401_equals_its_example_in_the_openapi_document() {
     let cluster = Cluster::start();
     let app = cluster.application(&[("API_KEYS", KEYS)]).await;
     let document = app.get("/openapi.json").await.json();
     for path in ["/ingest", "/ingest/batch", "/ingest/adsbdb"] {
-        let said = &document["paths"][path]["post"]["responses"]["401"];
-        let examples = &said["content"]["application/problem+json"]["examples"];
+        let documented = &document["paths"][path]["post"]["responses"]["401"];
+        let examples = &documented["content"]["application/problem+json"]["examples"];
         let without = app.request("POST", path, &[], "").await;
         assert_eq!(without.problem(401, false), examples["no_key"]["value"], "{path}");
         assert!(without.header("www-authenticate").is_some());
@@ -109,7 +113,7 @@ async fn what_the_document_says_of_a_401_is_what_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn health_and_metrics_ask_for_no_key_and_show_none() {
+async fn health_and_metrics_require_no_key_and_contain_none() {
     let cluster = Cluster::start();
     let app = cluster.application(&[("API_KEYS", KEYS)]).await;
     for path in ["/livez", "/readyz", "/health", "/metrics"] {
@@ -120,7 +124,7 @@ async fn health_and_metrics_ask_for_no_key_and_show_none() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_is_still_sending_sees_its_401() {
+async fn a_client_that_is_still_sending_receives_the_401() {
     let cluster = Cluster::start();
     let app = cluster.application(&[("API_KEYS", KEYS)]).await;
     let body = "x".repeat(900 * 1024);
@@ -133,7 +137,7 @@ async fn a_client_that_is_still_sending_sees_its_401() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn keys_come_from_a_file_too() {
+async fn keys_can_come_from_a_file() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     writeln!(file, "# of 2026\n{}", KEYS.replace(',', "\n")).unwrap();
     let cluster = Cluster::start();

@@ -182,7 +182,7 @@ async fn g7_an_unfinished_batch_ends_truthfully_within_10_s_of_the_shutdown() {
     let (response, ()) = tokio::join!(app.raw(&parts), stop);
     assert_eq!((response.status, response.statuses()), (207, vec![504, 503]), "{response:?}");
     assert_eq!(response.result(0)["id"], "a-1");
-    assert_says(&response.result(1), &["nothing was stored", "stopping"]);
+    assert_says(&response.result(1), &["nothing was stored", "shutting down"]);
     app.stop().await;
     assert!(began.elapsed() < Duration::from_secs(11), "{:?}", began.elapsed());
 }

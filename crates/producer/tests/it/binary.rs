@@ -1,4 +1,4 @@
-//! The binary: its exit codes and what it says.
+//! The binary: exit codes and messages.
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 
 use crate::mock::Cluster;
 
-/// The binary, with nothing but this in its environment.
+/// A command that runs the binary with only these variables.
 pub fn producer(environment: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_producer"));
     command.env_clear().envs(environment.iter().copied());
@@ -23,11 +23,11 @@ pub fn producer(environment: &[(&str, &str)]) -> Command {
     command
 }
 
-/// The lines that the binary writes.
+/// The log lines of the binary.
 pub type Lines = tokio::io::Lines<BufReader<tokio::process::ChildStdout>>;
 
-/// Reads on to the line with this message.
-pub async fn said(lines: &mut Lines, message: &str) -> Value {
+/// Reads until the line with this message.
+pub async fn read_until(lines: &mut Lines, message: &str) -> Value {
     loop {
         let line = next(lines).await;
         if line["message"] == message {
@@ -42,7 +42,7 @@ async fn next(lines: &mut Lines) -> Value {
 }
 
 #[tokio::test]
-async fn a_wrong_configuration_ends_with_code_2_and_every_wrong_variable() {
+async fn an_invalid_configuration_exits_with_2_and_names_every_variable() {
     let wrong = [
         ("KAFKA_BROKER", ""),
         ("MAX_PAYLOAD_BYTES", "abc"),
@@ -50,15 +50,15 @@ async fn a_wrong_configuration_ends_with_code_2_and_every_wrong_variable() {
     ];
     let output = producer(&wrong).output().await.unwrap();
     assert_eq!(output.status.code(), Some(2));
-    let said = String::from_utf8(output.stderr).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
     for part in ["KAFKA_BROKER: not set", "MAX_PAYLOAD_BYTES: \"abc\"", "KAFKA_PROPERTIES: "] {
-        assert!(said.contains(part), "{part} in {said}");
+        assert!(stderr.contains(part), "{part} in {stderr}");
     }
-    assert!(!said.contains("hunter2"), "{said}");
+    assert!(!stderr.contains("hunter2"), "{stderr}");
 }
 
 #[tokio::test]
-async fn what_is_not_utf_8_is_a_fault_in_its_own_variables_and_nothing_in_those_of_others() {
+async fn a_variable_that_is_not_utf_8_is_an_error_only_if_it_is_declared() {
     let not_text = OsStr::from_bytes(b"caf\xe9");
     let check = |name: &str, argument: &OsStr| {
         let mut command = producer(&[("KAFKA_BROKER", "k:9092")]);
@@ -70,30 +70,30 @@ async fn what_is_not_utf_8_is_a_fault_in_its_own_variables_and_nothing_in_those_
     for name in ["KAFKA_BROKER", "API_KEYS_FILE", "RUST_LOG"] {
         let output = check(name, "--check-config".as_ref()).output().await.unwrap();
         assert_eq!(output.status.code(), Some(2), "{output:?}");
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(said.matches(name).count(), 1, "{said}");
-        assert!(said.contains(&format!("{name}: is not UTF-8")), "{said}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(stderr.matches(name).count(), 1, "{stderr}");
+        assert!(stderr.contains(&format!("{name}: is not UTF-8")), "{stderr}");
     }
     let argument = check("LESSOPEN", not_text).output().await.unwrap();
     assert_eq!(argument.status.code(), Some(2), "{argument:?}");
 }
 
 #[tokio::test]
-async fn properties_that_do_not_fit_are_found_by_check_config() {
+async fn check_config_finds_properties_that_contradict_each_other() {
     let wrong = [("KAFKA_BROKER", "k:9092"), ("KAFKA_PROPERTIES", "linger.ms=20000")];
     let output = producer(&wrong).arg("--check-config").output().await.unwrap();
     assert_eq!(output.status.code(), Some(2));
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("KAFKA_PROPERTIES: ") && said.contains("linger.ms"), "{said}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("KAFKA_PROPERTIES: ") && stderr.contains("linger.ms"), "{stderr}");
 }
 
 #[tokio::test]
-async fn sigterm_and_sigint_end_it_with_code_0_although_the_broker_is_away() {
+async fn sigterm_and_sigint_exit_with_0_while_kafka_is_unavailable() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut child =
             producer(&[("KAFKA_BROKER", "127.0.0.1:9"), ("LISTEN_ADDR", "127.0.0.1:0")]).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        said(&mut lines, "listening").await;
+        read_until(&mut lines, "listening").await;
         let pid = i32::try_from(child.id().unwrap()).unwrap();
         let began = Instant::now();
         kill(Pid::from_raw(pid), signal).unwrap();
@@ -103,7 +103,7 @@ async fn sigterm_and_sigint_end_it_with_code_0_although_the_broker_is_away() {
     }
 }
 
-/// A producer whose stop takes as long as the request whose body it waits for.
+/// A producer that waits for the body of a request, so that its shutdown takes as long.
 async fn busy_producer(cluster: &Cluster) -> (Child, Lines, TcpStream) {
     let broker = cluster.mock.bootstrap_servers();
     let settings =
@@ -111,7 +111,7 @@ async fn busy_producer(cluster: &Cluster) -> (Child, Lines, TcpStream) {
     let mut child = producer(&settings).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let (mut address, mut kafka_answers) = (None, false);
-    // In either order.
+    // The two lines come in either order.
     while address.is_none() || !kafka_answers {
         let line = next(&mut lines).await;
         kafka_answers |= line["message"] == "kafka is available";
@@ -121,7 +121,7 @@ async fn busy_producer(cluster: &Cluster) -> (Child, Lines, TcpStream) {
     let mut request = TcpStream::connect(address).await.unwrap();
     let head = "POST /ingest HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n";
     request.write_all(head.as_bytes()).await.unwrap();
-    // Sent once the body is read.
+    // The producer sends this when it starts to read the body.
     let mut interim = [0; 25];
     request.read_exact(&mut interim).await.unwrap();
     assert!(interim.starts_with(b"HTTP/1.1 100"), "{interim:?}");
@@ -138,7 +138,7 @@ async fn g7_signals_within_500_ms_of_the_first_are_ignored() {
         let cluster = Cluster::start();
         let (mut child, mut lines, mut request) = busy_producer(&cluster).await;
         send(&child, Signal::SIGTERM);
-        said(&mut lines, "stop signal received").await;
+        read_until(&mut lines, "stop signal received").await;
         send(&child, second);
         request.write_all(b"{}").await.unwrap();
         let status = tokio::time::timeout(Duration::from_secs(10), child.wait()).await.unwrap().unwrap();
@@ -147,16 +147,16 @@ async fn g7_signals_within_500_ms_of_the_first_are_ignored() {
 }
 
 #[tokio::test]
-async fn g7_a_second_signal_later_than_500_ms_ends_it_with_code_130() {
+async fn g7_a_second_signal_after_500_ms_exits_with_130() {
     for second in [Signal::SIGINT, Signal::SIGTERM] {
         let cluster = Cluster::start();
         let (mut child, mut lines, _request) = busy_producer(&cluster).await;
         send(&child, Signal::SIGTERM);
-        said(&mut lines, "stop signal received").await;
+        read_until(&mut lines, "stop signal received").await;
         tokio::time::sleep(Duration::from_millis(550)).await;
         let began = Instant::now();
         send(&child, second);
-        said(&mut lines, "second stop signal received, exiting at once").await;
+        read_until(&mut lines, "second stop signal received, exiting at once").await;
         let status = tokio::time::timeout(Duration::from_secs(5), child.wait()).await.unwrap().unwrap();
         assert_eq!(status.code(), Some(130), "{second}");
         assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
@@ -164,8 +164,8 @@ async fn g7_a_second_signal_later_than_500_ms_ends_it_with_code_130() {
 }
 
 #[tokio::test]
-async fn tls_without_a_named_authority_looks_for_those_of_the_system() {
-    let looked = "CACERTS";
+async fn tls_without_ca_location_uses_the_certificates_of_the_system() {
+    let detail = "CACERTS";
     for (properties, expected) in [
         ("security.protocol=ssl;debug=security", true),
         ("security.protocol=ssl;ssl.ca.location=/etc;debug=security", false),
@@ -186,12 +186,12 @@ async fn tls_without_a_named_authority_looks_for_those_of_the_system() {
                 break;
             }
         }
-        assert_eq!(details.contains(looked), expected, "{properties}: {details}");
+        assert_eq!(details.contains(detail), expected, "{properties}: {details}");
     }
 }
 
 #[tokio::test]
-async fn a_wrong_broker_list_ends_with_code_2_and_names_the_entry() {
+async fn an_invalid_broker_list_exits_with_2_and_names_the_entry() {
     for (broker, properties, words) in [
         ("a:1,b", "", "\"b\""),
         ("a:1;b:2", "", "comma"),
@@ -200,9 +200,9 @@ async fn a_wrong_broker_list_ends_with_code_2_and_names_the_entry() {
     ] {
         let settings = [("KAFKA_BROKER", broker), ("KAFKA_PROPERTIES", properties)];
         let output = producer(&settings).arg("--check-config").output().await.unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{broker}: {said}");
-        assert!(said.contains(words), "{broker}: {said}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{broker}: {stderr}");
+        assert!(stderr.contains(words), "{broker}: {stderr}");
     }
     let login = "sasl.mechanism=PLAIN;sasl.username=u;sasl.password=p";
     let right = [("KAFKA_BROKER", "SASL_SSL://a:1"), ("KAFKA_PROPERTIES", login)];

@@ -1,4 +1,4 @@
-//! Refusals that are the client's fault: the status, its headers, its body.
+//! Errors that the client caused: status, headers and body.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::mock::Cluster;
 const GOOD: &str = r#"{"source":"manual","payload":{"value":42}}"#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_that_is_no_json_is_a_400_with_line_and_column() {
+async fn a_body_that_is_not_json_returns_400_with_line_and_column() {
     let (cluster, app);
     cluster = Cluster::start();
     app = cluster.application(&[]).await;
@@ -28,7 +28,7 @@ async fn a_body_that_is_no_json_is_a_400_with_line_and_column() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_broken_rules_are_told_at_once() {
+async fn a_422_lists_all_violations() {
     let cluster = Cluster::start();
     let app = cluster.application(&[("ACCEPT_SOURCES", "manual")]).await;
     let event = r#"{"source":"other","payload":[],"colour":1,"timestamp":-5}"#;
@@ -56,7 +56,7 @@ async fn all_broken_rules_are_told_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_source_that_cannot_be_a_collection_is_a_422() {
+async fn a_source_that_cannot_name_a_collection_returns_422() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     for source in ["system.a", "a.system.b", "a.system.buckets.b", "a.", "a..b"] {
@@ -68,7 +68,7 @@ async fn a_source_that_cannot_be_a_collection_is_a_422() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_without_an_id_is_a_400_where_ids_are_required() {
+async fn with_require_id_an_event_without_an_id_returns_400() {
     let cluster = Cluster::start();
     let app = cluster.application(&[("REQUIRE_ID", "true")]).await;
     assert_says(&app.ingest(GOOD).await.problem(400, false), &["no id", "Idempotency-Key"]);
@@ -80,7 +80,7 @@ async fn an_event_without_an_id_is_a_400_where_ids_are_required() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_idempotency_key_is_refused_where_it_would_mean_nothing() {
+async fn endpoints_without_a_body_reject_an_idempotency_key() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     for path in ["/ingest/adsbdb", "/ingest/adsbdb/poll"] {
@@ -90,7 +90,7 @@ async fn an_idempotency_key_is_refused_where_it_would_mean_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_idempotency_key_must_be_the_id_where_both_are_given() {
+async fn an_idempotency_key_must_equal_the_id_of_the_body() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     let event = r#"{"id":"order-7","source":"manual","payload":{}}"#;
@@ -114,7 +114,7 @@ async fn an_idempotency_key_must_be_the_id_where_both_are_given() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn unknown_paths_and_methods_have_problem_bodies_too() {
+async fn unknown_paths_and_methods_return_problems() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     app.get("/no/such/path").await.problem(404, false);
@@ -131,15 +131,15 @@ async fn unknown_paths_and_methods_have_problem_bodies_too() {
         assert_eq!(answer.header("allow"), Some(allow), "{path}");
     }
     let counted = r#"slipstream_http_requests_total{route="other",status="404"}"#;
-    assert_eq!(app.metric(counted).await, Some(1.0), "a path is no label");
+    assert_eq!(app.metric(counted).await, Some(1.0), "the path must not be a label");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_is_read_to_its_end_wherever_it_is_refused() {
+async fn a_body_is_read_to_its_end_whichever_check_rejects_it() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     let body = "x".repeat(900 * 1024);
-    // One connection: had a body not been read, it would end with the answer, or by a reset before it.
+    // One connection for all: after an unread body it would be closed or reset.
     let mut connection = TcpStream::connect(app.address).await.unwrap();
     for (to, status) in [
         ("/no/such/path HTTP/1.1", 404),
@@ -159,7 +159,7 @@ async fn a_body_is_read_to_its_end_wherever_it_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_read_as_http_is_answered_by_a_status_alone() {
+async fn a_request_that_is_not_http_gets_a_status_without_a_body() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     let many: String = (0..200).map(|number| format!("X-{number}: x\r\n")).collect();
@@ -174,7 +174,7 @@ async fn what_cannot_be_read_as_http_is_answered_by_a_status_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_json_is_taken() {
+async fn media_types_other_than_json_return_415() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     for (path, wrong, words) in [
@@ -193,13 +193,13 @@ async fn only_json_is_taken() {
         let answer = app.request("POST", path, &[("Content-Type", wrong)], GOOD).await;
         assert_says(&answer.problem(415, false), &[words]);
     }
-    let packed = [("Content-Type", "application/json"), ("Content-Encoding", "br")];
-    app.request("POST", "/ingest", &packed, GOOD).await.problem(415, false);
-    assert_eq!(app.request("POST", "/ingest", &[], GOOD).await.status, 202, "as in the original");
+    let compressed = [("Content-Type", "application/json"), ("Content-Encoding", "br")];
+    app.request("POST", "/ingest", &compressed, GOOD).await.problem(415, false);
+    assert_eq!(app.request("POST", "/ingest", &[], GOOD).await.status, 202, "as in the original system");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_that_does_not_arrive_is_a_408() {
+async fn a_body_that_does_not_arrive_returns_408() {
     let cluster = Cluster::start();
     let app = cluster.application(&[("REQUEST_TIMEOUT_MS", "150")]).await;
     let began = Instant::now();
@@ -211,7 +211,7 @@ async fn a_body_that_does_not_arrive_is_a_408() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_that_is_too_large_is_a_413_that_the_client_sees() {
+async fn a_client_that_sends_too_large_a_body_receives_the_413() {
     let cluster = Cluster::start();
     let app = cluster.application(&[("MAX_PAYLOAD_BYTES", "1000")]).await;
     let body =
@@ -219,7 +219,7 @@ async fn a_body_that_is_too_large_is_a_413_that_the_client_sees() {
     assert_eq!(body(1000).len(), 1000);
     assert_eq!(app.ingest(&body(1000)).await.status, 202);
     assert_says(&app.ingest(&body(1001)).await.problem(413, false), &["1000 bytes", "MAX_PAYLOAD_BYTES"]);
-    // The client looks for the answer only after it has sent everything.
+    // This client reads the response only after it has sent the whole body.
     app.ingest(&body(1_000_000)).await.problem(413, false);
     let chunk = format!("{:x}\r\n{}\r\n", 60_000, "z".repeat(60_000));
     let chunked = format!(
@@ -229,7 +229,7 @@ async fn a_body_that_is_too_large_is_a_413_that_the_client_sees() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_asks_before_it_sends_is_refused_before_it_sends() {
+async fn a_client_that_expects_100_continue_is_rejected_before_the_body() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     let head =
@@ -240,7 +240,7 @@ async fn a_client_that_asks_before_it_sends_is_refused_before_it_sends() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn poll_parameters_are_judged() {
+async fn invalid_poll_parameters_return_400_or_422() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     let poll = async |query: &str| app.post(&format!("/ingest/adsbdb/poll?{query}")).await;
@@ -252,7 +252,7 @@ async fn poll_parameters_are_judged() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_poll_job_takes_no_other_parameter_and_no_body() {
+async fn a_poll_job_rejects_other_parameters_and_a_body() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     let path = "/ingest/adsbdb/poll?duration_sec=60";
@@ -274,19 +274,19 @@ async fn a_poll_job_takes_no_other_parameter_and_no_body() {
     }
     assert_eq!(app.get("/ingest/adsbdb/poll").await.json()["jobs"], json!([]));
     let empty = format!("{head}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
-    assert_eq!(app.raw(&[empty.as_bytes()]).await.status, 202, "an empty body is none");
+    assert_eq!(app.raw(&[empty.as_bytes()]).await.status, 202, "an empty body is allowed");
     assert_eq!(app.post("/ingest/adsbdb/poll?").await.status, 202);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_poll_jobs_are_off_a_retry_does_not_help() {
+async fn with_poll_jobs_disabled_the_429_is_not_retryable() {
     let cluster = Cluster::start();
     let app = cluster.application(&[("MAX_POLL_JOBS", "0")]).await;
     assert_says(&app.post("/ingest/adsbdb/poll").await.problem(429, false), &["MAX_POLL_JOBS is 0"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_that_is_not_json_is_told_what_it_is() {
+async fn the_error_names_the_format_of_a_body_that_is_not_json() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     let utf_16: Vec<u8> = GOOD.encode_utf16().flat_map(u16::to_le_bytes).collect();
@@ -303,7 +303,7 @@ async fn a_body_that_is_not_json_is_told_what_it_is() {
         for headers in [json, lines] {
             let answer = app.post_bytes("/ingest/batch", &headers, &text).await;
             answer.problem(400, false);
-            assert_eq!(answer.statuses(), [400], "the body is told of, not each of its lines");
+            assert_eq!(answer.statuses(), [400], "one error for the body, not one per line");
             assert_says(&answer.result(0), &["the batch cannot be read", words]);
         }
     }
@@ -314,7 +314,7 @@ async fn a_body_that_is_not_json_is_told_what_it_is() {
     answer.problem(400, false);
     assert_says(&answer.result(0), &["begins with a byte order mark: send it without"]);
     let answer = app.batch(&[&marked, GOOD]).await;
-    assert_eq!(answer.statuses(), [400, 202], "only the first line has it");
+    assert_eq!(answer.statuses(), [400, 202], "only the first line has the mark");
     assert_says(&answer.result(0), &["byte order mark", "send it without"]);
     for number in ["NaN", "Infinity", "-Infinity"] {
         let words = "NaN and Infinity are not JSON";
@@ -327,7 +327,7 @@ async fn a_body_that_is_not_json_is_told_what_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_truncated_body_does_not_harm_the_next_request() {
+async fn an_invalid_chunk_does_not_affect_the_next_request() {
     let cluster = Cluster::start();
     let app: Application = cluster.application(&[]).await;
     let broken = b"POST /ingest HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n";

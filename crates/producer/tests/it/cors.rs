@@ -1,12 +1,11 @@
-//! Pages of other origins: with CORS_ALLOWED_ORIGINS those that it names may send events and read
-//! answers.
+//! CORS: pages of the origins in CORS_ALLOWED_ORIGINS can send events and read responses.
 
 use crate::application::{Answer, Application};
 use crate::mock::Cluster;
 
 const EVENT: &str = r#"{"source":"manual","payload":{}}"#;
 const PAGE: &str = "https://app.example.com";
-const STRANGER: &str = "https://evil.example";
+const OTHER_PAGE: &str = "https://evil.example";
 const ORIGINS: (&str, &str) = ("CORS_ALLOWED_ORIGINS", "http://localhost:5173, https://app.example.com");
 /// `printf %s secret | sha256sum`.
 const KEYS: (&str, &str) =
@@ -22,10 +21,10 @@ async fn preflight(app: &Application, path: &str, origin: &str) -> Answer {
 }
 
 #[track_caller]
-fn assert_shown(answer: &Answer, to: Option<&str>) {
-    assert_eq!(answer.header("access-control-allow-origin"), to, "{answer:?}");
+fn assert_allowed(answer: &Answer, origin: Option<&str>) {
+    assert_eq!(answer.header("access-control-allow-origin"), origin, "{answer:?}");
     let exposed = answer.header("access-control-expose-headers");
-    assert_eq!(exposed, to.map(|_| "Location, Retry-After, X-Request-Id"), "{answer:?}");
+    assert_eq!(exposed, origin.map(|_| "Location, Retry-After, X-Request-Id"), "{answer:?}");
     assert_eq!(answer.header("access-control-allow-credentials"), None);
 }
 
@@ -35,14 +34,14 @@ fn list(answer: &Answer, header: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_preflight_of_an_allowed_page_is_a_204_without_a_key() {
+async fn the_preflight_of_an_allowed_page_returns_204_without_a_key() {
     let cluster = Cluster::start();
     let app = cluster.application(&[ORIGINS, KEYS]).await;
     for path in ["/ingest", "/ingest/", "/ingest/batch", "/ingest/adsbdb/poll/x", "/health", "/docs"] {
         for page in [PAGE, "http://localhost:5173"] {
             let answer = preflight(&app, path, page).await;
             assert_eq!((answer.status, answer.text.as_str()), (204, ""), "{path}");
-            assert_shown(&answer, Some(page));
+            assert_allowed(&answer, Some(page));
             assert_eq!(list(&answer, "vary"), ["origin"]);
             assert_eq!(answer.header("access-control-max-age"), Some("7200"));
             for method in ["get", "post", "delete"] {
@@ -65,11 +64,11 @@ async fn the_preflight_of_an_allowed_page_is_a_204_without_a_key() {
     preflight(&app, "/nowhere", PAGE).await.problem(404, false);
     let plain = app.request("OPTIONS", "/health", &[("Origin", PAGE)], "").await;
     plain.problem(405, false);
-    assert_shown(&plain, Some(PAGE));
+    assert_allowed(&plain, Some(PAGE));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_allowed_page_can_read_every_answer() {
+async fn an_allowed_page_can_read_every_response() {
     let cluster = Cluster::start();
     let app = cluster.application(&[ORIGINS, KEYS]).await;
     let json = ("Content-Type", "application/json");
@@ -83,38 +82,38 @@ async fn an_allowed_page_can_read_every_answer() {
         let headers = [&headers[..], &[("Origin", PAGE)]].concat();
         let answer = app.request("POST", "/ingest", &headers, body).await;
         assert_eq!(answer.status, status, "{answer:?}");
-        assert_shown(&answer, Some(PAGE));
+        assert_allowed(&answer, Some(PAGE));
     }
     for (path, status) in [("/nowhere", 404), ("/readyz", 200), ("/metrics", 200), ("/openapi.json", 200)] {
         let answer = app.request("GET", path, &[("Origin", PAGE)], "").await;
         assert_eq!(answer.status, status);
-        assert_shown(&answer, Some(PAGE));
+        assert_allowed(&answer, Some(PAGE));
     }
     let noted = app.request("GET", "/docs/swagger-ui.css", &[("Origin", PAGE)], "").await;
     let varies: Vec<&str> =
         noted.headers.iter().filter(|(name, _)| name == "vary").map(|(_, value)| &**value).collect();
     assert_eq!(varies, ["accept-encoding", "origin"]);
     let unnamed = app.get("/health").await;
-    assert_shown(&unnamed, None);
-    assert_eq!(unnamed.header("vary"), Some("origin"), "a cache must not give it to a page");
+    assert_allowed(&unnamed, None);
+    assert_eq!(unnamed.header("vary"), Some("origin"), "a cache must not serve this response to a page");
     let raw = format!("GET /health HTTP/1.1\r\nOrigin: {PAGE}\r\nConnection: close\r\n\r\n");
     let without_host = app.raw(&[raw.as_bytes()]).await;
     without_host.problem(400, false);
-    assert_shown(&without_host, Some(PAGE));
+    assert_allowed(&without_host, Some(PAGE));
     cluster.mock.broker_down(-1).unwrap();
     app.readyz(503).await;
     let away = app.request("POST", "/ingest", &[json, key, ("Origin", PAGE)], EVENT).await;
     away.retry_after(503);
-    assert_shown(&away, Some(PAGE));
+    assert_allowed(&away, Some(PAGE));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_page_that_is_not_allowed_gets_no_header() {
+async fn a_page_that_is_not_allowed_gets_no_cors_headers() {
     let cluster = Cluster::start();
     let (off, on) = (cluster.application(&[]).await, cluster.application(&[ORIGINS]).await);
     for (app, vary) in [(&off, None), (&on, Some("origin"))] {
-        for stranger in [
-            STRANGER,
+        for origin in [
+            OTHER_PAGE,
             "null",
             "https://app.example.com:8443",
             "http://app.example.com",
@@ -122,10 +121,10 @@ async fn a_page_that_is_not_allowed_gets_no_header() {
             "https://app.example.com.evil.example",
             "",
         ] {
-            let preflight = preflight(app, "/ingest", stranger).await;
+            let preflight = preflight(app, "/ingest", origin).await;
             assert_eq!(preflight.status, 405, "{preflight:?}");
-            let answer = app.request("POST", "/ingest", &[("Origin", stranger)], EVENT).await;
-            assert_eq!(answer.status, 202, "a server is no browser");
+            let answer = app.request("POST", "/ingest", &[("Origin", origin)], EVENT).await;
+            assert_eq!(answer.status, 202, "the request itself is accepted");
             for answer in [&preflight, &answer] {
                 let sent = answer.headers.iter().find(|(name, _)| name.starts_with("access-control-"));
                 assert_eq!(sent, None);
@@ -133,26 +132,26 @@ async fn a_page_that_is_not_allowed_gets_no_header() {
             }
         }
     }
-    let two = [("Origin", PAGE), ("Origin", STRANGER)];
-    assert_shown(&on.request("GET", "/health", &two, "").await, None);
+    let two = [("Origin", PAGE), ("Origin", OTHER_PAGE)];
+    assert_allowed(&on.request("GET", "/health", &two, "").await, None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_star_allows_every_page() {
+async fn a_star_allows_every_origin() {
     let cluster = Cluster::start();
     let app = cluster.application(&[("CORS_ALLOWED_ORIGINS", "*")]).await;
-    let answer = preflight(&app, "/ingest", STRANGER).await;
+    let answer = preflight(&app, "/ingest", OTHER_PAGE).await;
     assert_eq!(answer.status, 204);
-    assert_shown(&answer, Some("*"));
+    assert_allowed(&answer, Some("*"));
     let beacon = [("Origin", "null"), ("Content-Type", "text/plain;charset=UTF-8")];
     let answer = app.request("POST", "/ingest", &beacon, EVENT).await;
     assert_eq!(answer.status, 202);
-    assert_shown(&answer, Some("*"));
-    assert_shown(&app.get("/health").await, None);
+    assert_allowed(&answer, Some("*"));
+    assert_allowed(&app.get("/health").await, None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn plain_text_is_json_from_an_allowed_page_only() {
+async fn plain_text_is_json_only_from_an_allowed_page() {
     let cluster = Cluster::start();
     let (off, on) = (cluster.application(&[]).await, cluster.application(&[ORIGINS]).await);
     let batch = format!("[{EVENT}]");
@@ -162,7 +161,7 @@ async fn plain_text_is_json_from_an_allowed_page_only() {
     for (path, body) in [("/ingest", EVENT), ("/ingest/batch", &batch)] {
         for media_type in ["text/plain;charset=UTF-8", "text/plain", "Text/Plain; charset=\"utf-8\""] {
             assert_eq!(send(&on, PAGE, media_type, path, body).await, 202, "{media_type}");
-            assert_eq!(send(&on, STRANGER, media_type, path, body).await, 415);
+            assert_eq!(send(&on, OTHER_PAGE, media_type, path, body).await, 415);
             assert_eq!(send(&off, PAGE, media_type, path, body).await, 415);
         }
         for other in ["text/plain;charset=latin1", "text/html", "application/x-www-form-urlencoded"] {

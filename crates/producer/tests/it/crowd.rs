@@ -1,5 +1,4 @@
-//! Many connections on one process, measured from outside: memory stays small, and nobody notices the others. And a
-//! process that may not open more files waits until it may.
+//! Many connections to one process: its memory, and its behavior at the limit of open files.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -10,11 +9,11 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 use crate::application::PATIENCE;
-use crate::binary::{Lines, producer, said};
+use crate::binary::{Lines, producer, read_until};
 use crate::mock::Cluster;
 
 const CONNECTIONS: usize = 10_000;
-/// Files that this process, its other tests and their brokers need besides.
+/// Further open files of this process, its other tests and their brokers.
 const OTHER_FILES: u64 = 2_500;
 
 struct Process {
@@ -27,18 +26,18 @@ impl Process {
     async fn start(mut command: Command) -> Self {
         let mut child = command.spawn().unwrap();
         let mut lines = tokio::io::AsyncBufReadExt::lines(BufReader::new(child.stdout.take().unwrap()));
-        let address = said(&mut lines, "listening").await["address"].as_str().unwrap().parse().unwrap();
+        let address = read_until(&mut lines, "listening").await["address"].as_str().unwrap().parse().unwrap();
         Self { child, lines, address }
     }
 
-    /// What a line of /proc/…/status says, in KiB.
+    /// The value of a line in /proc/…/status, in KiB.
     fn status_kib(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().unwrap())).unwrap();
         let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         value.and_then(|value| value.split_whitespace().next()?.parse().ok()).unwrap()
     }
 
-    /// Time on a processor so far, in clock ticks of 10 ms.
+    /// CPU time so far, in clock ticks of 10 ms.
     fn ticks(&self) -> u64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id().unwrap())).unwrap();
         let (_, fields) = stat.rsplit_once(") ").unwrap();
@@ -46,7 +45,7 @@ impl Process {
     }
 }
 
-/// One request on a connection that is kept; its status.
+/// Sends a request on a persistent connection and returns the status.
 async fn ask(connection: &mut TcpStream, request: &str) -> u16 {
     connection.write_all(request.as_bytes()).await.unwrap();
     let mut answer = vec![0; 8192];
@@ -105,7 +104,7 @@ async fn ten_thousand_idle_connections_cost_little_memory_and_fail_no_busy_one()
     let memory_kib = process.status_kib("VmHWM");
     assert!(memory_kib < 300 * 1024, "{memory_kib} KiB for {CONNECTIONS} connections");
     for connection in idle.iter_mut().step_by(CONNECTIONS / 100) {
-        assert_eq!(ask(connection, LIVEZ).await, 200, "an idle one is still served");
+        assert_eq!(ask(connection, LIVEZ).await, 200, "an idle connection is still served");
     }
 }
 
@@ -120,13 +119,13 @@ async fn a_process_that_is_out_of_files_waits_without_spinning_and_goes_on() {
     // The kernel completes connections that the process has not accepted.
     let connections = (0..80).map(|_| TcpStream::connect(process.address));
     let mut connections = futures::future::try_join_all(connections).await.unwrap();
-    let refusal = said(&mut process.lines, "connections cannot be accepted").await;
-    assert_eq!(refusal["level"], "WARN", "{refusal}");
+    let warning = read_until(&mut process.lines, "connections cannot be accepted").await;
+    assert_eq!(warning["level"], "WARN", "{warning}");
 
     let (began, ticks) = (Instant::now(), process.ticks());
     let mut last = connections.pop().unwrap();
     let silence = tokio::time::timeout(Duration::from_secs(1), ask(&mut last, LIVEZ)).await;
-    assert!(silence.is_err(), "there is no file for it");
+    assert!(silence.is_err(), "no file descriptor is free");
     let (used, passed) = (process.ticks() - ticks, began.elapsed());
     assert!(used < 30, "{used} ticks of 10 ms in {passed:?}");
 
@@ -138,6 +137,6 @@ async fn a_process_that_is_out_of_files_waits_without_spinning_and_goes_on() {
     while next != "connections are accepted again" {
         let line = process.lines.next_line().await.unwrap().expect("more lines");
         next = serde_json::from_str::<serde_json::Value>(&line).unwrap()["message"].as_str().unwrap().into();
-        assert_ne!(next, "connections cannot be accepted", "told once");
+        assert_ne!(next, "connections cannot be accepted", "logged once");
     }
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::application::Application;
 
-/// No broker: the documentation needs none.
+/// A producer without a broker, which the documentation does not need.
 async fn application() -> Application {
     Application::start("127.0.0.1:9", &[]).await
 }
@@ -34,7 +34,7 @@ async fn each_path_has_exactly_the_documented_methods() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_page_asks_no_host_but_this_one() {
+async fn the_page_loads_nothing_from_other_hosts() {
     let app = application().await;
     let page = app.get("/docs").await;
     assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
@@ -61,41 +61,41 @@ async fn the_page_asks_no_host_but_this_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn files_of_the_page_are_packed_for_who_unpacks_them() {
+async fn files_of_the_page_are_compressed_only_if_the_client_accepts_it() {
     let app = application().await;
     let path = "/docs/swagger-ui.css";
     let plain = app.get(path).await;
     assert_eq!((plain.header("content-type"), plain.header("content-encoding")), (Some("text/css"), None));
     assert!(plain.text.starts_with(".swagger-ui"), "{}", &plain.text[..40]);
-    let packed = app.request("GET", path, &[("Accept-Encoding", "gzip, br")], "").await;
-    assert_eq!(packed.header("content-encoding"), Some("gzip"));
+    let compressed = app.request("GET", path, &[("Accept-Encoding", "gzip, br")], "").await;
+    assert_eq!(compressed.header("content-encoding"), Some("gzip"));
     let bytes = |answer: &crate::application::Answer| -> usize {
         answer.header("content-length").and_then(|length| length.parse().ok()).unwrap()
     };
-    assert!(bytes(&packed) * 4 < bytes(&plain), "{} of {}", bytes(&packed), bytes(&plain));
+    assert!(bytes(&compressed) * 4 < bytes(&plain), "{} of {}", bytes(&compressed), bytes(&plain));
     app.get("/docs/no-such-file.js").await.problem(404, false);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_document_says_of_a_refusal_is_what_is_answered() {
+async fn an_error_equals_its_example_in_the_openapi_document() {
     let app = application().await;
     let document = app.get("/openapi.json").await.json();
     let answers = &document["paths"]["/ingest"]["post"]["responses"];
-    let said = |status: &str, name: &str| -> Value {
+    let example = |status: &str, name: &str| -> Value {
         answers[status]["content"]["application/problem+json"]["examples"][name]["value"].clone()
     };
-    assert_eq!(app.ingest("").await.json(), said("400", "empty"));
-    assert_eq!(app.ingest("{\n  \"source\": manual}").await.json(), said("400", "not_json"));
+    assert_eq!(app.ingest("").await.json(), example("400", "empty"));
+    assert_eq!(app.ingest("{\n  \"source\": manual}").await.json(), example("400", "not_json"));
     let wrong = r#"{"source":"system.x","payload":[1],"extra":1}"#;
-    assert_eq!(app.ingest(wrong).await.json(), said("422", "invalid"));
+    assert_eq!(app.ingest(wrong).await.json(), example("422", "invalid"));
     let body = "x".repeat(70_000);
-    assert_eq!(app.ingest(&body).await.json(), said("413", "body_too_large"));
+    assert_eq!(app.ingest(&body).await.json(), example("413", "body_too_large"));
     let text = app.request("POST", "/ingest", &[("Content-Type", "text/plain")], "x").await;
-    assert_eq!(text.json(), said("415", "media_type"));
+    assert_eq!(text.json(), example("415", "media_type"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_document_names_the_codings_that_are_taken() {
+async fn the_document_lists_the_supported_content_codings() {
     let app = application().await;
     let document = app.get("/openapi.json").await.json();
     for path in ["/ingest", "/ingest/batch"] {
@@ -108,18 +108,18 @@ async fn the_document_names_the_codings_that_are_taken() {
             answer.problem(400, false);
         }
         let answer = app.request("POST", path, &[("Content-Encoding", "br")], "x").await;
-        let said = &described["responses"]["415"];
-        let examples = &said["content"]["application/problem+json"]["examples"];
+        let documented = &described["responses"]["415"];
+        let examples = &documented["content"]["application/problem+json"]["examples"];
         assert_eq!(answer.problem(415, false), examples["content_coding"]["value"], "{path}");
-        assert_eq!(said["headers"]["Accept-Encoding"]["required"], false);
+        assert_eq!(documented["headers"]["Accept-Encoding"]["required"], false);
         assert!(answer.header("accept-encoding").is_some());
     }
-    let refused = app.metric(r#"slipstream_events_rejected_total{reason="content_coding"}"#).await;
-    assert_eq!(refused, Some(2.0));
+    let rejected = app.metric(r#"slipstream_events_rejected_total{reason="content_coding"}"#).await;
+    assert_eq!(rejected, Some(2.0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_document_says_of_a_refused_batch_is_what_is_answered() {
+async fn an_error_of_a_batch_equals_its_example_in_the_document() {
     let settings = [
         ("REQUIRE_ID", "true"),
         ("MAX_PAYLOAD_BYTES", "100"),
@@ -130,37 +130,39 @@ async fn what_the_document_says_of_a_refused_batch_is_what_is_answered() {
     let app = Application::start("127.0.0.1:9", &settings).await;
     let document = app.get("/openapi.json").await.json();
     let answers = &document["paths"]["/ingest/batch"]["post"]["responses"];
-    let said = |status: &str, name: &str| -> Value {
-        let example =
-            answers[status]["content"]["application/problem+json"]["examples"][name]["value"].clone();
-        assert!(example.is_object(), "{status} {name}");
-        example
+    let example = |status: &str, name: &str| -> Value {
+        let found = answers[status]["content"]["application/problem+json"]["examples"][name]["value"].clone();
+        assert!(found.is_object(), "{status} {name}");
+        found
     };
     let post = async |media_type: &str, body: &str| {
         app.request("POST", "/ingest/batch", &[("Content-Type", media_type)], body).await.json()
     };
     let (array, lines) = ("application/json", "application/x-ndjson");
-    assert_eq!(post(array, "[]").await, said("400", "empty"));
-    assert_eq!(post("text/plain", "x").await, said("415", "media_type"));
+    assert_eq!(post(array, "[]").await, example("400", "empty"));
+    assert_eq!(post("text/plain", "x").await, example("415", "media_type"));
     let key = [("Idempotency-Key", "k")];
-    assert_eq!(app.request("POST", "/ingest/batch", &key, "[]").await.json(), said("400", "idempotency_key"));
-    assert_eq!(post(array, "").await, said("400", "all_batch_broken"));
-    assert_eq!(post(array, "[{\n  \"source\": manual}]").await, said("400", "all_not_json"));
-    assert_eq!(post(array, r#"[{"source":"manual","payload":{}}]"#).await, said("400", "all_id_missing"));
+    assert_eq!(
+        app.request("POST", "/ingest/batch", &key, "[]").await.json(),
+        example("400", "idempotency_key")
+    );
+    assert_eq!(post(array, "").await, example("400", "all_batch_broken"));
+    assert_eq!(post(array, "[{\n  \"source\": manual}]").await, example("400", "all_not_json"));
+    assert_eq!(post(array, r#"[{"source":"manual","payload":{}}]"#).await, example("400", "all_id_missing"));
     let wrong = r#"{"source":"system.x","payload":[1],"extra":1}"#;
-    assert_eq!(post(lines, wrong).await, said("422", "all_invalid"));
+    assert_eq!(post(lines, wrong).await, example("422", "all_invalid"));
     let long = "x".repeat(101);
-    assert_eq!(post(lines, &long).await, said("413", "all_event_too_large"));
+    assert_eq!(post(lines, &long).await, example("413", "all_event_too_large"));
     let many = post(lines, &format!("{long}\n{{}}")).await;
-    assert_eq!(many["results"][1], said("413", "all_too_many_events")["results"][0]);
+    assert_eq!(many["results"][1], example("413", "all_too_many_events")["results"][0]);
     assert_eq!(
         (&many["detail"], &many["rejected"]),
-        (&said("413", "all_too_many_events")["detail"], &2.into())
+        (&example("413", "all_too_many_events")["detail"], &2.into())
     );
-    assert_eq!(post(array, &" ".repeat(301)).await, said("413", "body_too_large"));
+    assert_eq!(post(array, &" ".repeat(301)).await, example("413", "body_too_large"));
     let head = "POST /ingest/batch HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n";
     let chunk = format!("{head}Transfer-Encoding: chunked\r\n\r\n12d\r\n{}\r\n0\r\n\r\n", " ".repeat(301));
-    assert_eq!(app.raw(&[chunk.as_bytes()]).await.json(), said("413", "all_body_too_large"));
+    assert_eq!(app.raw(&[chunk.as_bytes()]).await.json(), example("413", "all_body_too_large"));
     let slow = format!("{head}Content-Length: 5\r\n\r\n[");
-    assert_eq!(app.raw(&[slow.as_bytes()]).await.json(), said("408", "all_body_slow"));
+    assert_eq!(app.raw(&[slow.as_bytes()]).await.json(), example("408", "all_body_slow"));
 }

@@ -1,5 +1,5 @@
-//! Kept bodies, and bodies near them, whole and cut into chunks of HTTP: the answer is the same however a body arrives, it is
-//! never a failure of ours, and what was accepted is on the topic and can be stored.
+//! The bodies of the corpus and mutations of them, sent whole and in chunks. The response must not
+//! depend on the chunks or be a server error, and every accepted event must be in the topic and valid.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use crate::application::{Answer, Application, PATIENCE};
 use crate::kept::{kept, near, shown};
 use crate::mock::Cluster;
 
-/// Where a folder's bodies go: path and content type.
+/// Folder of the corpus, path, and media type.
 const ROUTES: [(&str, &str, &str); 3] = [
     ("body", "/ingest", "application/json"),
     ("array", "/ingest/batch", "application/json"),
@@ -40,8 +40,9 @@ impl Fuzz {
         Self { runtime, app, cluster }
     }
 
-    /// Sends a body whole and in chunks; whether anything of it was accepted.
-    fn same(&self, folder: &str, body: &[u8], cuts: &[usize]) -> bool {
+    /// Sends a body whole and in chunks and compares the responses. Returns whether an event was
+    /// accepted.
+    fn assert_same_response(&self, folder: &str, body: &[u8], cuts: &[usize]) -> bool {
         let (_, path, content_type) = ROUTES.into_iter().find(|(name, ..)| *name == folder).unwrap();
         let headers = [("Content-Type", content_type)];
         let whole = self.runtime.block_on(self.app.post_bytes(path, &headers, body));
@@ -52,15 +53,15 @@ impl Fuzz {
         let request = [head.as_bytes(), &chunks(body, cuts)].concat();
         let chunked = self.runtime.block_on(self.app.raw(&[&request]));
         assert!([202, 207, 400, 413, 422].contains(&whole.status), "{whole:?}: {}", shown(body));
-        assert_eq!(told(&chunked), told(&whole), "cut at {cuts:?}: {}", shown(body));
+        assert_eq!(comparable(&chunked), comparable(&whole), "cut at {cuts:?}: {}", shown(body));
         matches!(whole.status, 202 | 207)
     }
 
-    /// Everything on the topic is an event that can be stored, and all that was accepted is there.
+    /// Asserts that the topic contains all accepted events, and that all are valid.
     fn assert_all_storable(&self) {
         let accepted = self.app.counters.accepted();
         let values = values(&self.cluster.mock.bootstrap_servers(), &self.cluster.topic);
-        // In a long search the cluster forgets the first of them.
+        // In a long run the mock cluster deletes the first records.
         assert_eq!(values.last_key_value().map(|(last, _)| *last + 1), i64::try_from(accepted).ok());
         for value in values.into_values() {
             let record = RecordView { key: None, value: &value, timestamp: None };
@@ -77,7 +78,7 @@ impl Drop for Fuzz {
     }
 }
 
-/// `body` in chunks of HTTP of these sizes, and the rest in one.
+/// Encodes `body` in HTTP chunks of these sizes; the rest is one chunk.
 fn chunks(body: &[u8], cuts: &[usize]) -> Vec<u8> {
     let (mut chunked, mut rest) = (Vec::new(), body);
     for cut in cuts.iter().copied().chain([usize::MAX]) {
@@ -93,8 +94,8 @@ fn chunks(body: &[u8], cuts: &[usize]) -> Vec<u8> {
     chunked
 }
 
-/// What an answer tells, without what is new in each: places, times, generated ids.
-fn told(answer: &Answer) -> (u16, Value) {
+/// The response without the values that differ each time: ids, offsets, partitions, timestamps.
+fn comparable(answer: &Answer) -> (u16, Value) {
     let mut body = answer.json();
     let entries = body["results"].as_array_mut().map(std::mem::take);
     let strip = |entry: &mut Value| {
@@ -110,7 +111,7 @@ fn told(answer: &Answer) -> (u16, Value) {
     (answer.status, serde_json::json!([body, entries]))
 }
 
-/// The values of the records of the topic's only partition, by offset.
+/// The values of all records of partition 0, by offset.
 fn values(bootstrap: &str, topic: &str) -> BTreeMap<i64, Vec<u8>> {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", bootstrap).set("group.id", "fuzz").set("enable.partition.eof", "true");
@@ -130,29 +131,29 @@ fn values(bootstrap: &str, topic: &str) -> BTreeMap<i64, Vec<u8>> {
 }
 
 #[test]
-fn fuzz_each_kept_body_is_answered_alike_however_it_is_chunked() {
+fn fuzz_chunks_do_not_change_the_response_to_a_corpus_body() {
     let fuzz = Fuzz::start();
     for (folder, ..) in ROUTES {
-        let (mut accepted, mut refused) = (0, 0);
+        let (mut accepted, mut rejected) = (0, 0);
         for (_, body) in kept(folder) {
             for cuts in [&[1; 200][..], &[7, 1, 64, 3], &[body.len().saturating_sub(1)]] {
-                if fuzz.same(folder, &body, cuts) { accepted += 1 } else { refused += 1 }
+                if fuzz.assert_same_response(folder, &body, cuts) { accepted += 1 } else { rejected += 1 }
             }
         }
-        assert!(accepted > 15 && refused > 5, "{folder}: {accepted} accepted, {refused} refused");
+        assert!(accepted > 15 && rejected > 5, "{folder}: {accepted} accepted, {rejected} rejected");
     }
     fuzz.assert_all_storable();
 }
 
 #[test]
-fn fuzz_bodies_near_the_kept_ones_are_answered_alike_however_they_are_chunked() {
+fn fuzz_chunks_do_not_change_the_response_to_a_mutated_body() {
     let fuzz = Fuzz::start();
     let cases = ProptestConfig::default().cases / 2;
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     for (folder, ..) in ROUTES {
         let inputs = (near(folder), proptest::collection::vec(1_usize..70, 0..40));
         let ended = TestRunner::new(config.clone()).run(&inputs, |(body, cuts)| {
-            fuzz.same(folder, &body, &cuts);
+            fuzz.assert_same_response(folder, &body, &cuts);
             Ok(())
         });
         ended.unwrap_or_else(|error| panic!("{folder}: {error}"));

@@ -1,4 +1,4 @@
-//! Beyond the limits of connections and of requests in flight the answer is 503, and health and metrics get through.
+//! MAX_CONNECTIONS and MAX_IN_FLIGHT: beyond them requests get a 503, except health and metrics.
 
 use std::time::{Duration, Instant};
 
@@ -15,8 +15,8 @@ async fn connect(app: &Application, count: usize) -> Vec<TcpStream> {
     futures::future::try_join_all(connections).await.unwrap()
 }
 
-/// Waits until the application counts so many connections; the one that asks is one of them.
-async fn counted(app: &Application, connections: usize) {
+/// Waits until this number of connections is open. The connection of the query counts, too.
+async fn wait_for_connections(app: &Application, connections: usize) {
     let began = Instant::now();
     while app.metric("slipstream_connections").await != Some(connections as f64) {
         assert!(began.elapsed() < PATIENCE, "{:?}", app.metric("slipstream_connections").await);
@@ -24,19 +24,22 @@ async fn counted(app: &Application, connections: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn beyond_the_limit_of_connections_events_are_refused_and_health_is_answered() {
+async fn beyond_max_connections_events_are_rejected_and_health_is_served() {
     let cluster = Cluster::start();
     let app = cluster.application(&[("MAX_CONNECTIONS", "20")]).await;
     let idle = connect(&app, 20).await;
-    counted(&app, 21).await;
+    wait_for_connections(&app, 21).await;
     for path in ["/livez", "/readyz", "/health", "/metrics"] {
         let answer = app.request("GET", path, &[("Connection", "keep-alive")], "").await;
         assert_eq!((answer.status, answer.header("connection")), (200, Some("close")), "{path}");
     }
     let named = [("X-Request-Id", "r-1"), ("Idempotency-Key", "a-1")];
-    let refused = app.request("POST", "/ingest", &named, EVENT).await;
-    assert_eq!((refused.header("x-request-id"), refused.header("connection")), (Some("r-1"), Some("close")));
-    let (seconds, body) = refused.retry_after(503);
+    let rejected = app.request("POST", "/ingest", &named, EVENT).await;
+    assert_eq!(
+        (rejected.header("x-request-id"), rejected.header("connection")),
+        (Some("r-1"), Some("close"))
+    );
+    let (seconds, body) = rejected.retry_after(503);
     assert_eq!((seconds, &body["id"]), (1, &"a-1".into()));
     assert_says(&body, &["nothing was stored", "MAX_CONNECTIONS"]);
     let long = app.ingest(&"x".repeat(900 * 1024)).await;
@@ -50,43 +53,46 @@ async fn beyond_the_limit_of_connections_events_are_refused_and_health_is_answer
         assert_eq!(app.metric(line).await, Some(value), "{line}");
     }
     drop(idle);
-    counted(&app, 1).await;
+    wait_for_connections(&app, 1).await;
     assert_eq!(app.ingest(EVENT).await.status, 202);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn beyond_the_reserve_a_connection_is_answered_unread_and_the_reserve_frees_itself() {
+async fn beyond_the_extra_connections_a_503_is_sent_unread_until_one_ends() {
     let cluster = Cluster::start();
     let app = cluster.application(&[("MAX_CONNECTIONS", "1")]).await;
     let silent = connect(&app, 1 + 64).await;
     let began = Instant::now();
-    let refused = loop {
+    let rejected = loop {
         let mut connection = TcpStream::connect(app.address).await.unwrap();
         let mut answer = String::new();
         let read = connection.read_to_string(&mut answer);
         match tokio::time::timeout(Duration::from_millis(200), read).await {
             Ok(read) => break read.map(|_| answer).unwrap(),
-            // It got one of the last places: the others are still on their way in.
+            // This connection got one of the last permits, because others were not accepted yet.
             Err(_) => assert!(began.elapsed() < Duration::from_secs(2)),
         }
     };
-    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("retry-after: 1"), "{refused}");
-    assert!(refused.contains("application/problem+json") && refused.contains("MAX_CONNECTIONS"), "{refused}");
-    // Whoever is silent in the reserve holds its place for two seconds.
+    assert!(rejected.starts_with("HTTP/1.1 503 ") && rejected.contains("retry-after: 1"), "{rejected}");
+    assert!(
+        rejected.contains("application/problem+json") && rejected.contains("MAX_CONNECTIONS"),
+        "{rejected}"
+    );
+    // A silent extra connection is closed after two seconds.
     let began = Instant::now();
     loop {
         let answer = app.get_if_let_in("/livez").await;
         if answer.is_some_and(|answer| answer.status == 200) {
             break;
         }
-        assert!(began.elapsed() < Duration::from_secs(5), "the reserve is not freed");
+        assert!(began.elapsed() < Duration::from_secs(5), "no extra connection was closed");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     drop(silent);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn beyond_the_limit_in_flight_events_are_refused_and_health_is_answered() {
+async fn beyond_max_in_flight_events_are_rejected_and_health_is_served() {
     let cluster = Cluster::start();
     let app = cluster.application(&[("MAX_IN_FLIGHT", "3"), ("REQUEST_TIMEOUT_MS", "60000")]).await;
     let head = b"POST /ingest HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Length: 43\r\n\r\n";
@@ -104,7 +110,7 @@ async fn beyond_the_limit_in_flight_events_are_refused_and_health_is_answered() 
     let named = app.request("POST", "/ingest", &[("Idempotency-Key", "a-1")], EVENT).await;
     assert_eq!(named.retry_after(503).1["id"], "a-1");
     let named = app.request("POST", "/ingest/batch", &[("Idempotency-Key", "a-1")], EVENT).await;
-    assert_eq!(named.retry_after(503).1.get("id"), None, "there it names nothing");
+    assert_eq!(named.retry_after(503).1.get("id"), None, "a batch has no single id");
     app.post("/ingest/adsbdb").await.retry_after(503);
     for path in ["/livez", "/readyz", "/health", "/metrics"] {
         assert_eq!(app.get(path).await.status, 200, "{path}");
@@ -120,11 +126,11 @@ async fn beyond_the_limit_in_flight_events_are_refused_and_health_is_answered() 
         connection.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 202 "), "{answer}");
     }
-    assert_eq!(app.ingest(EVENT).await.status, 202, "the places are free again");
+    assert_eq!(app.ingest(EVENT).await.status, 202, "the permits are free again");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn poll_jobs_can_be_seen_and_cancelled_while_no_place_is_free() {
+async fn poll_jobs_can_be_listed_and_cancelled_while_no_permit_is_free() {
     let cluster = Cluster::start();
     let settings =
         [("MAX_IN_FLIGHT", "1"), ("REQUEST_TIMEOUT_MS", "60000"), ("ADSBDB_BASE_URL", "http://127.0.0.1:9")];
@@ -145,7 +151,7 @@ async fn poll_jobs_can_be_seen_and_cancelled_while_no_place_is_free() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refused_client_can_send_its_next_request_on_the_same_connection() {
+async fn a_rejected_client_can_reuse_its_connection() {
     let cluster = Cluster::start();
     let app = cluster.application(&[("MAX_IN_FLIGHT", "1"), ("REQUEST_TIMEOUT_MS", "60000")]).await;
     let mut holder = TcpStream::connect(app.address).await.unwrap();
@@ -164,7 +170,7 @@ async fn a_refused_client_can_send_its_next_request_on_the_same_connection() {
         let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
         if status == "503" {
-            // The place becomes free for the second.
+            // The permit becomes free for the second request.
             holder.write_all(EVENT.as_bytes()).await.unwrap();
             assert_ne!(holder.read(&mut [0; 4096]).await.unwrap(), 0);
         }
@@ -172,10 +178,10 @@ async fn a_refused_client_can_send_its_next_request_on_the_same_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_that_is_being_sent_holds_its_place() {
+async fn a_response_holds_its_permit_until_it_is_sent() {
     let cluster = Cluster::start();
     let app = cluster.application(&[("MAX_IN_FLIGHT", "1"), ("MAX_BATCH_EVENTS", "100000")]).await;
-    // The answer to each line is hundreds of bytes: more than the sockets hold.
+    // The results have hundreds of bytes per line, more than the buffers of the sockets.
     let lines = "{}\n".repeat(50_000);
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
@@ -193,7 +199,7 @@ async fn an_answer_that_is_being_sent_holds_its_place() {
     drop(reader);
     let began = Instant::now();
     while app.ingest(EVENT).await.status != 202 {
-        assert!(began.elapsed() < PATIENCE, "the place is not free");
+        assert!(began.elapsed() < PATIENCE, "the permit is not free");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -1,4 +1,4 @@
-//! The binary's log: a line for each request at debug, and one for each change of state.
+//! The log: one line per request at debug, and one line per change of state.
 
 use std::process::Stdio;
 use std::time::Instant;
@@ -12,11 +12,11 @@ use crate::application::{Answer, PATIENCE, ask};
 use crate::collector::Collector;
 use crate::mock::Cluster;
 
-/// The binary as a child, and what it said so far.
+/// The binary as a child process, with its log lines so far.
 struct Binary {
     _child: Child,
     lines: Lines<BufReader<ChildStdout>>,
-    said: Vec<Value>,
+    lines_so_far: Vec<Value>,
     address: String,
 }
 
@@ -28,8 +28,8 @@ impl Binary {
         command.envs(environment.iter().copied()).kill_on_drop(true);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut binary = Self { _child: child, lines, said: Vec::new(), address: String::new() };
-        // In either order.
+        let mut binary = Self { _child: child, lines, lines_so_far: Vec::new(), address: String::new() };
+        // The two lines come in either order.
         while binary.address.is_empty() || binary.count("kafka is available") == 0 {
             let line = binary.next().await;
             if let Some(address) = line["address"].as_str() {
@@ -41,13 +41,13 @@ impl Binary {
 
     async fn next(&mut self) -> Value {
         let line = tokio::time::timeout(PATIENCE, self.lines.next_line()).await;
-        let line = line.unwrap_or_else(|_| panic!("nothing after {:?}", self.said));
+        let line = line.unwrap_or_else(|_| panic!("nothing after {:?}", self.lines_so_far));
         let line: Value = serde_json::from_str(&line.unwrap().expect("a line")).expect("JSON");
-        self.said.push(line.clone());
+        self.lines_so_far.push(line.clone());
         line
     }
 
-    /// Waits for the next line of this message.
+    /// Waits for the next line with this message.
     async fn line(&mut self, message: &str) -> Value {
         loop {
             let line = self.next().await;
@@ -61,19 +61,19 @@ impl Binary {
         ask(self.address.parse().unwrap(), "GET", path, headers, "").await
     }
 
-    /// How many lines of this message came.
+    /// Number of lines with this message so far.
     fn count(&self, message: &str) -> usize {
-        self.said.iter().filter(|line| line["message"] == message).count()
+        self.lines_so_far.iter().filter(|line| line["message"] == message).count()
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_request_is_a_line_at_debug_under_the_id_that_its_answer_has() {
+async fn each_request_is_logged_at_debug_with_the_id_of_its_response() {
     let cluster = Cluster::start();
     let mut binary = Binary::start(&cluster, &[("RUST_LOG", "info,producer=debug")]).await;
     let answer = binary.get("/ingest/adsbdb/poll/none", &[("X-Request-Id", "order-7/a")]).await;
     assert_eq!(answer.header("x-request-id"), Some("order-7/a"));
-    let line = binary.line("request answered").await;
+    let line = binary.line("request finished").await;
     assert_eq!((&line["level"], &line["request_id"]), (&"DEBUG".into(), &"order-7/a".into()));
     assert_eq!((&line["method"], &line["status"]), (&"GET".into(), &404.into()));
     assert_eq!(line["route"], "/ingest/adsbdb/poll/{job_id}");
@@ -82,43 +82,43 @@ async fn each_request_is_a_line_at_debug_under_the_id_that_its_answer_has() {
     let answer = binary.get("/no/such/path", &[("X-Request-Id", "two words")]).await;
     let id = answer.header("x-request-id").unwrap();
     assert_eq!(id.len(), 36, "{id}");
-    assert_eq!(binary.line("request answered").await["request_id"], id);
+    assert_eq!(binary.line("request finished").await["request_id"], id);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn kafka_lost_and_kafka_back_are_a_line_each() {
+async fn the_start_and_the_end_of_an_outage_are_one_line_each() {
     let cluster = Cluster::start();
     let mut binary = Binary::start(&cluster, &[]).await;
     cluster.mock.broker_down(-1).unwrap();
     let lost = binary.line("kafka is unavailable").await;
     assert_eq!(lost["level"], "WARN");
     assert!(lost["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{lost}");
-    // Requests that are refused meanwhile add nothing.
+    // Requests that are rejected meanwhile are not logged.
     binary.get("/readyz", &[]).await.retry_after(503);
     cluster.mock.broker_up(-1).unwrap();
     assert_eq!(binary.line("kafka is available again").await["level"], "INFO");
-    assert_eq!((binary.count("kafka is unavailable"), binary.count("request answered")), (1, 0));
+    assert_eq!((binary.count("kafka is unavailable"), binary.count("request finished")), (1, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_outage_that_ends_as_soon_as_it_is_known_is_a_line_each_too() {
+async fn a_short_outage_is_also_logged_at_its_start_and_its_end() {
     let cluster = Cluster::start();
     let mut binary = Binary::start(&cluster, &[]).await;
     for outages in 1..=2 {
         let began = Instant::now();
         cluster.mock.broker_down(-1).unwrap();
         while binary.get("/readyz", &[]).await.status != 503 {
-            assert!(began.elapsed() < PATIENCE, "nobody knows of it");
+            assert!(began.elapsed() < PATIENCE, "the outage was not detected");
         }
         cluster.mock.broker_up(-1).unwrap();
         binary.line("kafka is available again").await;
-        let told = (binary.count("kafka is unavailable"), binary.count("kafka is available again"));
-        assert_eq!(told, (outages, outages), "{:?}", binary.said);
+        let counts = (binary.count("kafka is unavailable"), binary.count("kafka is available again"));
+        assert_eq!(counts, (outages, outages), "{:?}", binary.lines_so_far);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_collector_that_refuses_is_a_line_and_the_sdk_reads_its_own_variables() {
+async fn a_rejecting_collector_is_logged_once_and_otel_variables_apply() {
     let (cluster, collector) = (Cluster::start(), Collector::start().await);
     collector.answer(400);
     let mut binary = Binary::start(
@@ -133,9 +133,9 @@ async fn a_collector_that_refuses_is_a_line_and_the_sdk_reads_its_own_variables(
     )
     .await;
     binary.get("/livez", &[]).await;
-    let refused = binary.line("traces cannot be exported").await;
-    assert_eq!(refused["level"], "WARN");
-    assert!(refused["reason"].as_str().unwrap().contains("400"), "{refused}");
+    let rejected = binary.line("traces cannot be exported").await;
+    assert_eq!(rejected["level"], "WARN");
+    assert!(rejected["reason"].as_str().unwrap().contains("400"), "{rejected}");
     collector.answer(200);
     binary.get("/livez", &[]).await;
     assert_eq!(binary.line("traces are exported again").await["level"], "INFO");
@@ -143,23 +143,23 @@ async fn a_collector_that_refuses_is_a_line_and_the_sdk_reads_its_own_variables(
     assert_eq!(binary.count("traces cannot be exported"), 1);
     assert_eq!(collector.header("x-tenant").as_deref(), Some("plant-7"));
     for (name, value) in [("service.name", "front-door"), ("deployment.environment.name", "test")] {
-        let told = format!("{:?}", collector.resource(name));
-        assert!(told.contains(value), "{name}: {told}");
+        let value_text = format!("{:?}", collector.resource(name));
+        assert!(value_text.contains(value), "{name}: {value_text}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_that_are_refused_one_after_another_are_one_warning_and_one_line_when_one_works() {
+async fn a_series_of_rejected_clients_is_one_warning_and_one_recovery() {
     let cluster = Cluster::start();
-    // Each new client asks for a producer id, and is refused for good.
+    // Each new client requests a producer id and gets a fatal error.
     let refusals = [Wire::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED; 3];
     cluster.mock.request_errors(Api::InitProducerId, &refusals);
     let mut binary = Binary::start(&cluster, &[("RUST_LOG", "info,producer=debug")]).await;
     assert_eq!(binary.line("kafka client works again").await["level"], "INFO");
     let warning = "kafka client had a fatal error, replacing it";
-    assert_eq!(binary.count(warning), 1, "{:?}", binary.said);
+    assert_eq!(binary.count(warning), 1, "{:?}", binary.lines_so_far);
     let again: Vec<&Value> = binary
-        .said
+        .lines_so_far
         .iter()
         .filter(|line| line["message"] == "kafka client had a fatal error again, replacing it")
         .collect();

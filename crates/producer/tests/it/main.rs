@@ -1,5 +1,5 @@
-//! The producer as its clients see it: over HTTP, against a real broker, and against librdkafka's mock cluster where
-//! the broker must misbehave.
+//! Tests of the producer over HTTP. They use a real broker, or librdkafka's mock cluster where the
+//! broker must inject errors.
 
 #![cfg(test)]
 
@@ -31,8 +31,8 @@ mod readme;
 mod real_broker;
 mod sasl;
 mod schemathesis;
+mod shutdown;
 mod slow_clients;
-mod stopping;
 mod tls;
 mod traces;
 mod upstream;

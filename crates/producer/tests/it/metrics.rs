@@ -1,4 +1,4 @@
-//! The names, types and help texts that dashboards and alerts rest on.
+//! The names, types and help texts of the metrics, on which dashboards and alerts depend.
 
 use devservers::{Fault, Simulator};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -8,39 +8,39 @@ use crate::application::{Application, PATIENCE};
 use crate::mock::Cluster;
 
 const EXPECTED: &str = "\
-# HELP slipstream_api_key_requests Requests let in, by key.
+# HELP slipstream_api_key_requests Authenticated requests, by API key and status.
 # TYPE slipstream_api_key_requests counter
-# HELP slipstream_connections Connections that are open.
+# HELP slipstream_connections Open connections.
 # TYPE slipstream_connections gauge
-# HELP slipstream_connections_cut Connections of clients that were too slow.
+# HELP slipstream_connections_cut Connections closed because the client was too slow, by step.
 # TYPE slipstream_connections_cut counter
-# HELP slipstream_connections_refused Connections beyond the limit.
+# HELP slipstream_connections_refused Connections rejected because of MAX_CONNECTIONS.
 # TYPE slipstream_connections_refused counter
-# HELP slipstream_events_accepted Events acknowledged by Kafka, by source.
+# HELP slipstream_events_accepted Events with a delivery report of Kafka, by source.
 # TYPE slipstream_events_accepted counter
-# HELP slipstream_events_rejected Events that were not accepted.
+# HELP slipstream_events_rejected Events that were not accepted, by reason.
 # TYPE slipstream_events_rejected counter
-# HELP slipstream_http_request_duration_seconds Request to answer.
+# HELP slipstream_http_request_duration_seconds Time from request to response, by route.
 # TYPE slipstream_http_request_duration_seconds histogram
-# HELP slipstream_http_requests Requests answered.
+# HELP slipstream_http_requests Requests with a response, by route and status.
 # TYPE slipstream_http_requests counter
-# HELP slipstream_kafka_delivery_seconds Sent to acknowledged.
+# HELP slipstream_kafka_delivery_seconds Time from send to delivery report.
 # TYPE slipstream_kafka_delivery_seconds histogram
-# HELP slipstream_kafka_queue_records Sent, not acknowledged.
+# HELP slipstream_kafka_queue_records Records without a delivery report yet.
 # TYPE slipstream_kafka_queue_records gauge
-# HELP slipstream_kafka_up Whether Kafka answers and the topic exists.
+# HELP slipstream_kafka_up Whether Kafka is available and the topic exists.
 # TYPE slipstream_kafka_up gauge
-# HELP slipstream_poll_jobs Poll jobs that run.
+# HELP slipstream_poll_jobs Running poll jobs.
 # TYPE slipstream_poll_jobs gauge
-# HELP slipstream_requests_in_flight Requests in flight that bring events.
+# HELP slipstream_requests_in_flight Requests that send events and are in flight.
 # TYPE slipstream_requests_in_flight gauge
-# HELP slipstream_upstream_requests Questions to ADSBDB.
+# HELP slipstream_upstream_requests Requests to ADSBDB, by outcome.
 # TYPE slipstream_upstream_requests counter";
 
 /// `printf %s secret | sha256sum`.
 const KEY: &str = "plant-7:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
 
-/// Families are shown once they have a value.
+/// An application whose metric families all have a value. Families without one are not exposed.
 async fn used() -> (Application, Cluster) {
     let simulator = Simulator::start(([127, 0, 0, 1], 0).into()).await.unwrap();
     let (cluster, url) = (Cluster::start(), simulator.base_url());
@@ -53,8 +53,8 @@ async fn used() -> (Application, Cluster) {
     let mut slow = TcpStream::connect(app.address).await.unwrap();
     slow.write_all(b"GET /li").await.unwrap();
     let mut rest = Vec::new();
-    let cut = slow.read_to_end(&mut rest);
-    _ = tokio::time::timeout(PATIENCE, cut).await.expect("it is cut");
+    let closed = slow.read_to_end(&mut rest);
+    _ = tokio::time::timeout(PATIENCE, closed).await.expect("the connection is closed");
     (app, cluster)
 }
 
@@ -74,7 +74,7 @@ async fn the_metrics_have_their_names_types_and_help_texts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_metrics_have_the_labels_and_values_of_what_was_done() {
+async fn the_metrics_have_the_expected_labels_and_values() {
     let (app, _cluster) = used().await;
     for (line, value) in [
         (r#"slipstream_events_accepted_total{source="adsbdb"}"#, 1.0),

@@ -1,4 +1,4 @@
-//! What HTTP itself asks of a server: heads, framing, and connections that end on one side first.
+//! HTTP/1.1 itself: heads, framing, and half-closed connections.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::mock::Cluster;
 
 const EVENT: &str = r#"{"source":"manual","payload":{}}"#;
 
-/// Sends `request`, then ends the sending side; everything that came back.
+/// Sends `request` and closes the sending side. Returns all bytes of the response.
 async fn half_closed(app: &Application, request: &[u8]) -> String {
     let mut connection = TcpStream::connect(app.address).await.unwrap();
     connection.write_all(request).await.unwrap();
@@ -40,11 +40,11 @@ async fn eventually(app: &Application, metric: &str, value: f64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_ends_its_sending_side_gets_its_answer() {
+async fn a_client_that_closes_its_sending_side_gets_its_response() {
     let (cluster, simulator) =
         (Cluster::start(), Simulator::start(([127, 0, 0, 1], 0).into()).await.unwrap());
     let app = cluster.application(&[("ADSBDB_BASE_URL", &simulator.base_url())]).await;
-    // The answer must not be there before the end of the client's side is.
+    // The response must come after the client closed its sending side.
     cluster.mock.broker_round_trip_time(-1, Duration::from_millis(300)).unwrap();
     let lines = format!("{EVENT}\n{EVENT}\n");
     for request in [
@@ -68,7 +68,7 @@ async fn a_client_that_ends_its_sending_side_gets_its_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_that_is_reset_gives_its_place_back_at_once() {
+async fn a_reset_connection_returns_its_permit_at_once() {
     let cluster = Cluster::start();
     let app = cluster.application(&[("DELIVERY_TIMEOUT_MS", "60000")]).await;
     cluster.mock.broker_round_trip_time(-1, Duration::from_secs(60)).unwrap();
@@ -83,7 +83,7 @@ async fn a_connection_that_is_reset_gives_its_place_back_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_that_was_cut_is_a_400_that_a_retry_can_help() {
+async fn a_truncated_body_returns_a_retryable_400() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     let chunked = "Host: t\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -94,7 +94,7 @@ async fn a_body_that_was_cut_is_a_400_that_a_retry_can_help() {
         format!("POST /ingest HTTP/1.1\r\nContent-Encoding: gzip\r\n{chunked}2\r\n\x1f"),
     ] {
         let answer = Answer::parse(half_closed(&app, request.as_bytes()).await.as_bytes());
-        assert_says(&answer.problem(400, true), &["cut", "again"]);
+        assert_says(&answer.problem(400, true), &["incomplete", "again"]);
         assert_eq!(answer.header("connection"), Some("close"));
     }
     assert_eq!(app.metric(r#"slipstream_events_rejected_total{reason="body_cut"}"#).await, Some(4.0));
@@ -114,7 +114,7 @@ async fn a_body_that_was_cut_is_a_400_that_a_retry_can_help() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_without_one_valid_host_is_a_400_at_every_path() {
+async fn a_request_without_one_valid_host_returns_400_at_every_path() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     let end = "Connection: close\r\n\r\n";
@@ -143,7 +143,7 @@ async fn a_request_without_one_valid_host_is_a_400_at_every_path() {
             assert!(answer.header("x-request-id").is_some(), "{route}");
         }
     }
-    // HTTP/1.0 knows no Host, and may have one.
+    // HTTP/1.0 requires no Host, but allows one.
     for (hosts, status) in
         [("", 200), ("Host: a\r\n", 200), ("Host: a\r\nHost: b\r\n", 400), ("Host: a b\r\n", 400)]
     {
@@ -186,7 +186,7 @@ async fn a_host_is_a_name_or_an_address_with_an_optional_port() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_whole_uri_as_target_leads_to_its_path() {
+async fn an_absolute_uri_as_target_leads_to_its_path() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     let end = "Connection: close\r\n\r\n";
@@ -201,7 +201,7 @@ async fn a_whole_uri_as_target_leads_to_its_path() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unknown_transfer_coding_is_a_501() {
+async fn an_unknown_transfer_coding_returns_501() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     let body = format!("{:x}\r\n{EVENT}\r\n0\r\n\r\n", EVENT.len());
@@ -223,17 +223,17 @@ async fn an_unknown_transfer_coding_is_a_501() {
     assert_eq!(raw(&app, &chunked("Chunked")).await.status, 202);
     assert_eq!(raw(&app, &chunked("chunked, chunked")).await.status, 400);
     assert_eq!(raw(&app, &chunked("chunked").replace("HTTP/1.1", "HTTP/1.0")).await.status, 400);
-    // A head that is refused like this does not hide the answer before it.
+    // The rejection of a head does not suppress the response to the request before it.
     let two = format!("{}{}", post("/ingest", "", EVENT), chunked("gzip"));
     let answers = half_closed(&app, two.as_bytes()).await;
     let statuses: Vec<&str> = answers.split("HTTP/1.1 ").skip(1).filter_map(|rest| rest.get(..3)).collect();
     assert_eq!(statuses, ["202", "501"], "{answers}");
     assert_eq!(app.counters.accepted(), 2);
-    assert_eq!(app.get("/health").await.json()["last_error"], json!(null), "the client's fault");
+    assert_eq!(app.get("/health").await.json()["last_error"], json!(null), "the client caused the error");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_preface_of_http_2_is_answered_in_plain_text() {
+async fn the_preface_of_http_2_gets_a_505_in_plain_text() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     let settings = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00";
@@ -245,7 +245,7 @@ async fn the_preface_of_http_2_is_answered_in_plain_text() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_uri_that_is_too_long_is_a_414_or_431_without_a_body() {
+async fn a_uri_that_is_too_long_returns_414_or_431_without_a_body() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     let get = async |bytes: usize| {
@@ -255,7 +255,7 @@ async fn a_uri_that_is_too_long_is_a_414_or_431_without_a_body() {
     for bytes in [8_000, 60_000, 65_000] {
         assert_eq!(get(bytes).await.status, 200, "{bytes} bytes");
     }
-    // The head may be found too large before the end of its target has come.
+    // The limit of the head may be reached before the end of the target.
     for bytes in [65_535, 70_000, 200_000] {
         let answer = get(bytes).await;
         assert!(matches!(answer.status, 414 | 431), "{bytes} bytes: {answer:?}");
@@ -286,8 +286,8 @@ async fn a_slash_at_the_end_of_a_path_changes_nothing() {
     assert_eq!(app.request("DELETE", &format!("{job}/"), &[], "").await.status, 200);
     let counted = r#"slipstream_http_requests_total{route="/ingest",status="202"}"#;
     assert_eq!(app.metric(counted).await, Some(1.0));
-    for nowhere in ["/ingest//", "//", "/nowhere/"] {
-        app.get(nowhere).await.problem(404, false);
+    for unknown in ["/ingest//", "//", "/nowhere/"] {
+        app.get(unknown).await.problem(404, false);
     }
     app.get("/ingest/").await.problem(405, false);
     let page = app.get("/docs/").await.text;
@@ -298,7 +298,7 @@ async fn a_slash_at_the_end_of_a_path_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_root_leads_to_the_documentation() {
+async fn the_root_redirects_to_the_documentation() {
     let app = Application::start("127.0.0.1:9", &[]).await;
     let answer = app.get("/").await;
     assert_eq!((answer.status, answer.header("location")), (303, Some("/docs")));
@@ -309,7 +309,7 @@ async fn the_root_leads_to_the_documentation() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_values_of_a_header_that_must_be_one_are_refused() {
+async fn two_values_of_a_single_value_header_are_rejected() {
     const KEYS: &str = "plant-7:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b,\
                         lab:d9298a10d1b0735837dc4bd85dac641b0f3cef27a47e5d53a54f2f3f5b2fcffa";
     let cluster = Cluster::start();
@@ -357,7 +357,7 @@ async fn two_values_of_a_header_that_must_be_one_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn quotes_around_an_idempotency_key_are_syntax() {
+async fn quotes_around_an_idempotency_key_are_not_part_of_the_id() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     let send = async |key: &str| app.request("POST", "/ingest", &[("Idempotency-Key", key)], EVENT).await;

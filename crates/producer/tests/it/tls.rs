@@ -1,5 +1,4 @@
-//! The listener with a certificate: TLS is all it speaks, a bad handshake costs others nothing, a renewed certificate
-//! needs no restart, and the process' own health check works.
+//! TLS of the HTTP server: handshakes, renewed certificates, and the process's own health check.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -17,7 +16,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::application::{Application, PATIENCE};
-use crate::binary::{producer, said};
+use crate::binary::{producer, read_until};
 use crate::mock::Cluster;
 
 const EVENT: &str = r#"{"source":"manual","payload":{}}"#;
@@ -51,7 +50,7 @@ impl Certificate {
         [("TLS_CERT_FILE", path("cert.pem")), ("TLS_KEY_FILE", path("key.pem"))]
     }
 
-    /// A connection of a client that trusts this certificate alone.
+    /// A connection of a client that trusts only this certificate.
     async fn connect(&self, app: &Application) -> TlsStream<TcpStream> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
@@ -65,8 +64,7 @@ impl Certificate {
         TlsConnector::from(Arc::new(config)).connect(name, socket).await.unwrap()
     }
 
-    /// A client that trusts this certificate alone, with connections of its own.
-    /// A client that trusts this certificate alone, with connections of its own.
+    /// A client that trusts only this certificate, with its own connections.
     fn client(&self) -> reqwest::Client {
         _ = ring::default_provider().install_default();
         let trusted = reqwest::Certificate::from_pem(self.pem.as_bytes()).unwrap();
@@ -95,18 +93,18 @@ async fn accepted(client: &reqwest::Client, app: &Application) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn events_come_in_through_tls_and_in_the_clear_nothing_does() {
+async fn events_are_accepted_over_tls_and_not_over_plain_http() {
     let (cluster, certificate) = (Cluster::start(), Certificate::new());
     let app = start(&cluster, &certificate, &[]).await;
     accepted(&certificate.client(), &app).await;
     let mut clear = TcpStream::connect(app.address).await.unwrap();
     clear.write_all(b"GET /livez HTTP/1.1\r\nHost: t\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();
-    // Cut, it may end with a reset.
+    // A closed connection may end with a reset.
     _ = clear.read_to_end(&mut answer).await;
     assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
-    let stranger = Certificate::new().client();
-    assert!(stranger.get(format!("https://{}/livez", app.address)).send().await.is_err());
+    let other_client = Certificate::new().client();
+    assert!(other_client.get(format!("https://{}/livez", app.address)).send().await.is_err());
     accepted(&certificate.client(), &app).await;
     let text = certificate.client().get(format!("https://{}/metrics", app.address)).send().await.unwrap();
     let text = text.text().await.unwrap();
@@ -114,7 +112,7 @@ async fn events_come_in_through_tls_and_in_the_clear_nothing_does() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_ends_its_sending_side_of_tls_gets_its_answer() {
+async fn a_tls_client_that_closes_its_sending_side_gets_its_response() {
     let (cluster, certificate) = (Cluster::start(), Certificate::new());
     let app = start(&cluster, &certificate, &[]).await;
     accepted(&certificate.client(), &app).await;
@@ -136,11 +134,11 @@ async fn a_client_that_ends_its_sending_side_of_tls_gets_its_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_handshake_that_does_not_end_is_cut_in_time_and_the_stop_waits_for_none() {
+async fn a_silent_handshake_times_out_and_does_not_delay_the_shutdown() {
     let (cluster, certificate) = (Cluster::start(), Certificate::new());
     let app = start(&cluster, &certificate, &[("REQUEST_TIMEOUT_MS", "500")]).await;
     let mut silent = TcpStream::connect(app.address).await.unwrap();
-    // The start of a TLS record, and no more of it.
+    // The first bytes of a TLS record.
     silent.write_all(b"\x16\x03\x01").await.unwrap();
     let began = Instant::now();
     let read = tokio::time::timeout(PATIENCE, silent.read(&mut [0; 64])).await.unwrap();
@@ -154,13 +152,13 @@ async fn a_handshake_that_does_not_end_is_cut_in_time_and_the_stop_waits_for_non
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_renewed_certificate_is_taken_without_a_restart_and_a_wrong_one_is_not() {
+async fn a_renewed_certificate_is_reloaded_and_an_invalid_one_is_not() {
     let (cluster, mut certificate) = (Cluster::start(), Certificate::new());
     let app = start(&cluster, &certificate, &[]).await;
     let (url, old) = (format!("https://{}/livez", app.address), certificate.client());
     assert_eq!(old.get(&url).send().await.unwrap().status(), 200);
     std::fs::write(certificate.path("cert.pem"), "half of a file").unwrap();
-    // Long enough for the files to be looked at; each connection below is a new one.
+    // Long enough for a reload of the files. Each request uses a new connection.
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(6) {
         assert_eq!(certificate.client().get(&url).send().await.unwrap().status(), 200);
@@ -169,14 +167,14 @@ async fn a_renewed_certificate_is_taken_without_a_restart_and_a_wrong_one_is_not
     certificate.renew();
     let began = Instant::now();
     while certificate.client().get(&url).send().await.is_err() {
-        assert!(began.elapsed() < PATIENCE, "the renewed certificate is not taken");
+        assert!(began.elapsed() < PATIENCE, "the renewed certificate was not loaded");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert_eq!(old.get(&url).send().await.unwrap().status(), 200, "an open connection goes on");
+    assert_eq!(old.get(&url).send().await.unwrap().status(), 200, "an open connection stays open");
 }
 
 #[test]
-fn the_configuration_wants_both_files_and_a_pair_that_belongs_together() {
+fn the_configuration_requires_both_files_and_a_matching_pair() {
     let (one, other) = (Certificate::new(), Certificate::new());
     let [certificate, key] = one.settings();
     let [_, (_, other_key)] = other.settings();
@@ -193,13 +191,13 @@ fn the_configuration_wants_both_files_and_a_pair_that_belongs_together() {
         (vec![(certificate.0, missing.as_str()), (key.0, &key.1)], "missing.pem"),
         (vec![(certificate.0, certificate.1.as_str()), (key.0, &other_key)], "cannot be used together"),
     ] {
-        let said = read(&pairs).unwrap_err();
-        assert!(said.contains(words), "{said}");
+        let error = read(&pairs).unwrap_err();
+        assert!(error.contains(words), "{error}");
     }
 }
 
 #[tokio::test]
-async fn the_health_check_works_with_tls_takes_no_other_certificate_and_fails_for_nothing_else() {
+async fn the_health_check_over_tls_accepts_only_the_configured_certificate() {
     let (certificate, other) = (Certificate::new(), Certificate::new());
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = free.local_addr().unwrap().to_string();
@@ -223,18 +221,18 @@ async fn the_health_check_works_with_tls_takes_no_other_certificate_and_fails_fo
     assert_eq!(command(&certificate, Some("healthcheck")).output().await.unwrap().status.code(), Some(1));
     let mut process = command(&certificate, None).spawn().unwrap();
     let mut lines = tokio::io::AsyncBufReadExt::lines(BufReader::new(process.stdout.take().unwrap()));
-    said(&mut lines, "listening").await;
-    let well = command(&certificate, Some("healthcheck")).output().await.unwrap();
-    assert_eq!(well.status.code(), Some(0), "{well:?}");
-    let stranger = command(&other, Some("healthcheck")).output().await.unwrap();
-    assert_eq!(stranger.status.code(), Some(1), "{stranger:?}");
-    assert!(String::from_utf8_lossy(&stranger.stderr).contains("certificate"), "{stranger:?}");
+    read_until(&mut lines, "listening").await;
+    let healthy = command(&certificate, Some("healthcheck")).output().await.unwrap();
+    assert_eq!(healthy.status.code(), Some(0), "{healthy:?}");
+    let other_client = command(&other, Some("healthcheck")).output().await.unwrap();
+    assert_eq!(other_client.status.code(), Some(1), "{other_client:?}");
+    assert!(String::from_utf8_lossy(&other_client.stderr).contains("certificate"), "{other_client:?}");
 
-    // A renewal that went wrong, and a variable that was changed: the process is well as before.
+    // An invalid renewal and a changed variable do not affect the running process.
     std::fs::write(certificate.path("cert.pem"), "half of a file").unwrap();
-    let well =
+    let healthy =
         command(&certificate, Some("healthcheck")).env("MAX_PAYLOAD_BYTES", "abc").output().await.unwrap();
-    assert_eq!(well.status.code(), Some(0), "{well:?}");
+    assert_eq!(healthy.status.code(), Some(0), "{healthy:?}");
     for wrong in ["nowhere", "127.0.0.1:1"] {
         let output =
             command(&certificate, Some("healthcheck")).env("LISTEN_ADDR", wrong).output().await.unwrap();

@@ -1,4 +1,4 @@
-//! Spans as a collector gets them, and the trace context of records.
+//! The exported spans, and the trace context of records.
 
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,7 @@ fn named<'s>(spans: &'s [Span], name: &str) -> &'s Span {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_is_a_span_of_its_trace_and_its_record_goes_on_from_there() {
+async fn a_request_is_a_span_of_its_trace_and_its_record_continues_it() {
     let (cluster, collector) = (Cluster::start(), Collector::start().await);
     let endpoint = format!("{}/", collector.endpoint);
     let app = cluster.application(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)]).await;
@@ -50,7 +50,7 @@ async fn a_request_is_a_span_of_its_trace_and_its_record_goes_on_from_there() {
     let spans = collector.spans();
     let span = spans.iter().find(|span| hex(&span.trace_id) == TRACE).expect("the request's trace");
     assert_eq!((span.name.as_str(), hex(&span.parent_span_id).as_str()), ("POST /ingest", PARENT));
-    assert_eq!(span.kind, 2, "a server's");
+    assert_eq!(span.kind, 2, "kind server");
     for (name, value) in [("http.request.method", "POST"), ("http.route", "/ingest"), ("url.path", "/ingest")]
     {
         assert_eq!(attribute(&span.attributes, name), Some(Value::StringValue(value.into())), "{name}");
@@ -64,11 +64,11 @@ async fn a_request_is_a_span_of_its_trace_and_its_record_goes_on_from_there() {
     let found = records(&cluster.mock.bootstrap_servers(), &topic, 1, |found| found.len() == 2).await;
     let carried = format!("00-{TRACE}-{}-01", hex(&span.span_id));
     assert_eq!(traceparent(&found["traced"]).as_deref(), Some(carried.as_str()));
-    assert_eq!(traceparent(&found["untraced"]), None, "the request had none");
+    assert_eq!(traceparent(&found["untraced"]), None, "the request had no traceparent");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_an_exporter_a_valid_context_goes_on_unchanged_and_any_other_not_at_all() {
+async fn without_an_exporter_only_a_valid_traceparent_reaches_the_record() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     let right = format!("00-{TRACE}-{PARENT}-00");
@@ -81,7 +81,7 @@ async fn without_an_exporter_a_valid_context_goes_on_unchanged_and_any_other_not
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unsampled_trace_is_not_exported_but_goes_on_and_a_failure_is_marked() {
+async fn an_unsampled_trace_is_continued_and_a_failure_marks_its_span() {
     let (cluster, collector) = (Cluster::start(), Collector::start().await);
     let app = cluster.application(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.endpoint)]).await;
     ingest(&app, "unsampled", Some(&format!("00-{TRACE}-{PARENT}-00"))).await;
@@ -99,14 +99,14 @@ async fn an_unsampled_trace_is_not_exported_but_goes_on_and_a_failure_is_marked(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_collector_that_does_not_answer_holds_up_neither_requests_nor_the_end() {
+async fn a_silent_collector_delays_neither_requests_nor_the_shutdown() {
     let cluster = Cluster::start();
-    // Connections are taken by the kernel, and nobody reads from them.
+    // The kernel accepts the connections, but no process reads from them.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", silent.local_addr().unwrap());
     let app = cluster.application(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)]).await;
     let began = Instant::now();
-    // More than a batch of the exporter, so that it is stuck in sending.
+    // More than a batch of the exporter, so that it blocks in a send.
     for _ in 0..600 {
         assert_eq!(app.get("/livez").await.status, 200);
     }

@@ -1,12 +1,12 @@
-"""What schemathesis checks beyond its own checks."""
+"""Further checks for schemathesis."""
 
 import json
 
 import schemathesis
 
-# The kinds of fault that JSON Schema cannot rule out: they depend on how a number is written, on nesting, on two
-# fields at once, or on the calendar and an offset.
-UNSTATABLE = {
+# The violations that JSON Schema cannot exclude. They depend on the text of a number, on nesting, on
+# two fields at once, or on the calendar and an offset.
+NOT_IN_SCHEMA = {
     "datetime_parsing",
     "document_too_large",
     "greater_than_equal",
@@ -27,24 +27,24 @@ def one_event_a_line(ctx, value):
 
 @schemathesis.hook
 def before_call(ctx, case, kwargs):
-    # Bodies are sent as they are; that compressed ones are taken has tests of its own.
+    # Bodies are sent uncompressed. Compressed bodies have their own tests.
     if case.headers and case.headers.get("Content-Encoding") in {"gzip", "zstd"}:
         case.headers["Content-Encoding"] = "identity"
 
 
 @schemathesis.check
-def valid_data_is_refused_only_for_limits_that_no_schema_states(ctx, response, case):
+def valid_data_is_rejected_only_for_limits_outside_the_schema(ctx, response, case):
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return
     if response.status_code == 422:
-        # A batch tells of each event in words; that an Idempotency-Key fits the id is between two places.
+        # A batch has no list of errors. Whether an Idempotency-Key equals the id depends on two fields.
         errors = response.json().get("errors", [])
         kinds = {error["type"] for error in errors if error["loc"][0] != "header"}
-        assert kinds <= UNSTATABLE, f"refused for {kinds - UNSTATABLE}"
+        assert kinds <= NOT_IN_SCHEMA, f"rejected for {kinds - NOT_IN_SCHEMA}"
 
 
 @schemathesis.check
-def the_request_id_comes_back(ctx, response, case):
+def the_response_has_the_request_id(ctx, response, case):
     sent = response.request.headers.get("X-Request-Id", "")
     if isinstance(sent, bytes):
         sent = sent.decode("latin-1")
@@ -52,11 +52,11 @@ def the_request_id_comes_back(ctx, response, case):
     if 1 <= len(sent) <= 128 and all("!" <= character <= "~" for character in sent):
         assert got == sent, f"{got!r} for {sent!r}"
     else:
-        assert got != sent, f"{got!r} came back"
+        assert got != sent, f"{got!r} was returned"
 
 
 @schemathesis.check
-def a_refusal_says_whether_to_try_again(ctx, response, case):
+def an_error_has_the_expected_retryable(ctx, response, case):
     if response.status_code >= 400 and response.request.method != "HEAD":
         problem = response.json()
         assert problem["status"] == response.status_code

@@ -1,4 +1,4 @@
-//! A stop finishes what is in flight, tells the truth about what cannot be finished, and is over within 10 s (G7).
+//! Shutdown (G7): requests in flight are finished, or return the outcome that is known, within 10 s.
 
 use std::time::Duration;
 
@@ -8,13 +8,14 @@ use tokio::net::TcpStream;
 use crate::application::assert_says;
 use crate::mock::Cluster;
 
-/// A record a request, a request at a time: whichever record is not in flight is in the queue.
+/// One record per produce request, and one produce request at a time. So each further record waits
+/// in the queue.
 const ONE_AT_A_TIME: &str =
     "batch.num.messages=1;max.in.flight.requests.per.connection=1;topic.metadata.refresh.interval.ms=-1";
 const EVENT: &str = r#"{"id":"a-1","source":"manual","payload":{}}"#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g7_a_request_in_flight_is_finished_and_a_later_one_refused() {
+async fn g7_a_request_in_flight_is_finished_and_a_later_one_rejected() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     assert_eq!(app.ingest(EVENT).await.status, 202);
@@ -26,7 +27,7 @@ async fn g7_a_request_in_flight_is_finished_and_a_later_one_refused() {
         app.begin_to_stop();
         app.readyz(503).await;
         let (_, body) = app.ingest(EVENT).await.retry_after(503);
-        assert_says(&body, &["nothing was stored", "stopping"]);
+        assert_says(&body, &["nothing was stored", "shutting down"]);
         assert_eq!(body["id"], "a-1");
         app.post("/ingest/adsbdb").await.retry_after(503);
         app.post("/ingest/adsbdb/poll").await.retry_after(503);
@@ -38,7 +39,7 @@ async fn g7_a_request_in_flight_is_finished_and_a_later_one_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g7_what_cannot_be_finished_is_given_up_truthfully_within_10_seconds() {
+async fn g7_unfinished_requests_return_their_known_outcome_within_10_s() {
     let cluster = Cluster::start();
     let settings = [
         ("KAFKA_PROPERTIES", ONE_AT_A_TIME),
@@ -71,14 +72,14 @@ async fn g7_what_cannot_be_finished_is_given_up_truthfully_within_10_seconds() {
     assert_says(&body, &["nothing was stored"]);
     assert_eq!(body["id"], "a-1");
     let (_, body) = reading.retry_after(503);
-    assert_says(&body, &["stopping"]);
+    assert_says(&body, &["shutting down"]);
     assert_eq!(body["id"], "a-2");
     app.stop().await;
     assert!(began.elapsed() < Duration::from_secs(11), "{:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g7_idle_and_silent_connections_do_not_hold_up_the_end() {
+async fn g7_idle_and_silent_connections_do_not_delay_the_shutdown() {
     let cluster = Cluster::start();
     let app = cluster.application(&[]).await;
     let mut idle = TcpStream::connect(app.address).await.unwrap();
