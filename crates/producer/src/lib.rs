@@ -1,8 +1,8 @@
 //! The producer: it accepts events over HTTP and writes them to a Kafka topic.
 //!
-//! `POST /ingest` returns 202 only after Kafka acknowledged the record on all in-sync replicas (G1).
-//! A 503 means that nothing was stored, a 504 that the outcome is unknown. A retry with the same
-//! `id` is always safe (G4).
+//! `POST /ingest` returns 202 only after Kafka acknowledged the record on all in-sync replicas
+//! (G1). A 503 means that nothing was stored, a 504 that the outcome is unknown. A retry with the
+//! same `id` is always safe (G4).
 //!
 //! [`App::build`] binds the address and needs no server to be available. [`App::run_until`] runs
 //! until its stop token is cancelled.

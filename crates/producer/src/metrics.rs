@@ -1,5 +1,5 @@
-//! The metrics of the producer, and the totals that `/health` contains. Each application has its own
-//! [`Metrics`], because several can run in one process.
+//! The metrics of the producer, and the totals that `/health` contains. Each application has its
+//! own [`Metrics`], because several can run in one process.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -31,33 +31,35 @@ service::settings! {
         adsbdb_max_concurrency: Kind::Default("4"),
         /// Maximum number of running poll jobs.
         max_poll_jobs: Kind::Default("10"),
-        /// Timeout to receive the head of a request, and the same again for its body, in milliseconds.
+        /// Timeout to receive the head of a request, and the same again for its body, in
+        /// milliseconds.
         request_timeout_ms: Kind::Default("10000"),
         /// Timeout of an idle connection between two requests, in milliseconds.
         idle_timeout_ms: Kind::Default("75000"),
         /// Maximum number of open connections. Requests on further connections get a 503.
         max_connections: Kind::Default("12000"),
-        /// Maximum number of concurrent requests that send events or start poll jobs. Further requests
-        /// get a 503.
+        /// Maximum number of concurrent requests that send events or start poll jobs. Further
+        /// requests get a 503.
         max_in_flight: Kind::Default("2048"),
         /// API keys for `/ingest…`: `name:sha256` pairs, separated by commas or lines.
         api_keys: Kind::OptionalSecret("authentication is off"),
-        /// Origins whose web pages may send events and read responses, as in `https://app.example.com`,
-        /// separated by commas; `*` allows all.
+        /// Origins whose web pages may send events and read responses, as in
+        /// `https://app.example.com`, separated by commas; `*` allows all.
         cors_allowed_origins: Kind::Optional("none"),
-        /// Certificate chain of the HTTP server, a PEM file. It enables HTTPS and disables plain HTTP.
-        /// A changed file is reloaded.
+        /// Certificate chain of the HTTP server, a PEM file. It enables HTTPS and disables plain
+        /// HTTP. A changed file is reloaded.
         tls_cert_file: Kind::Optional("TLS is off"),
         /// Private key of the certificate, a PEM file.
         tls_key_file: Kind::Optional("TLS is off"),
-        /// Timeout for Kafka to acknowledge an event, in milliseconds. After it the response is a 504.
+        /// Timeout for Kafka to acknowledge an event, in milliseconds. After it the response is a
+        /// 504.
         delivery_timeout_ms: Kind::Default("10000"),
         /// Number of partitions of the topic, if the producer creates it.
         kafka_partitions: Kind::Default("6"),
         /// Replication factor of the topic, if the producer creates it.
         kafka_replication_factor: Kind::Optional("the broker's default"),
-        /// Further librdkafka properties, `key=value` separated by semicolons, as for SASL_SSL. In a
-        /// value, `\;` is a semicolon and `\\` a backslash. The file has one property per line.
+        /// Further librdkafka properties, `key=value` separated by semicolons, as for SASL_SSL. In
+        /// a value, `\;` is a semicolon and `\\` a backslash. The file has one property per line.
         kafka_properties: Kind::OptionalSecret("none"),
         /// OpenTelemetry collector for traces, OTLP over HTTP, as in `http://collector:4318`.
         otel_exporter_otlp_endpoint: Kind::Optional("traces are off"),

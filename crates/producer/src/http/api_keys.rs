@@ -20,8 +20,8 @@ impl std::fmt::Debug for ApiKeys {
 }
 
 impl ApiKeys {
-    /// Parses the variable: `name:sha256` pairs, separated by commas or lines. Lines that begin with
-    /// `#` are comments.
+    /// Parses the variable: `name:sha256` pairs, separated by commas or lines. Lines that begin
+    /// with `#` are comments.
     ///
     /// # Errors
     /// An entry is no such pair, a key occurs twice, or there is no key. The error gives the number

@@ -1,8 +1,9 @@
 //! Reading a request body within limits of size and time, decompressed.
 //!
-//! - The size limit bounds the memory of a body, and `zstd_memory` bounds that of all zstd decoders.
-//! - After an error up to [`MAX_DRAIN_BYTES`] more are read and discarded. So a client that is still
-//!   sending reads the response.
+//! - The size limit bounds the memory of a body, and `zstd_memory` bounds that of all zstd
+//!   decoders.
+//! - After an error up to [`MAX_DRAIN_BYTES`] more are read and discarded. So a client that is
+//!   still sending reads the response.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,8 +89,8 @@ pub struct LimitedBody {
 }
 
 impl LimitedBody {
-    /// Checks the headers before the first byte is read. `media_type` is the check of the media type
-    /// by the caller; its error comes after those of size and coding.
+    /// Checks the headers before the first byte is read. `media_type` is the check of the media
+    /// type by the caller; its error comes after those of size and coding.
     ///
     /// # Errors
     /// 413, 415, 503.
@@ -121,8 +122,8 @@ impl LimitedBody {
         }
     }
 
-    /// Returns the next chunk, decompressed, or `None` at the end. If the body is too long, the bytes
-    /// within the limit are returned before the error.
+    /// Returns the next chunk, decompressed, or `None` at the end. If the body is too long, the
+    /// bytes within the limit are returned before the error.
     ///
     /// # Errors
     /// 400: the body cannot be read. 408, 413: a limit was exceeded.

@@ -51,7 +51,8 @@ pub struct Shared<H> {
     pub metrics: ConnectionMetrics,
 }
 
-/// Serves `stream` until its end. An `extra` connection, beyond MAX_CONNECTIONS, serves one request.
+/// Serves `stream` until its end. An `extra` connection, beyond MAX_CONNECTIONS, serves one
+/// request.
 pub async fn serve<H: Handler>(stream: TcpStream, shared: Arc<Shared<H>>, extra: bool) {
     let timeouts = match shared.timeouts {
         Timeouts { request, .. } if extra => {

@@ -84,8 +84,8 @@ impl ContentCoding {
         Ok(found)
     }
 
-    /// Reserves the memory to decompress a body of up to `max_bytes`. A decoder fills no more of its
-    /// window than the size of the body.
+    /// Reserves the memory to decompress a body of up to `max_bytes`. A decoder fills no more of
+    /// its window than the size of the body.
     ///
     /// # Errors
     /// 503: not enough memory is left.

@@ -1,5 +1,5 @@
-//! Cross-origin requests (CORS_ALLOWED_ORIGINS), as the Fetch standard defines them: the response to
-//! a preflight, and the headers that allow a page to read a response.
+//! Cross-origin requests (CORS_ALLOWED_ORIGINS), as the Fetch standard defines them: the response
+//! to a preflight, and the headers that allow a page to read a response.
 //!
 //! Credentials of the browser are never allowed. The producer uses no cookies, and a page with an
 //! API key sends it in a header.

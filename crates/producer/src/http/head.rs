@@ -14,8 +14,8 @@ use crate::error::ApiError;
 /// # Errors
 /// - 400: there is not exactly one valid Host (RFC 9112 3.2), which HTTP/1.0 can omit.
 /// - 400: Transfer-Encoding names `chunked` twice.
-/// - 501: Transfer-Encoding names an unknown coding before `chunked`. A request whose last coding is
-///   unknown is rejected by hyper.
+/// - 501: Transfer-Encoding names an unknown coding before `chunked`. A request whose last coding
+///   is unknown is rejected by hyper.
 pub fn check(request: &Request) -> Result<(), ApiError> {
     check_host(request.version(), request.headers()).map_err(ApiError::InvalidHost)?;
     let codings = request.headers().get_all(header::TRANSFER_ENCODING);
@@ -44,8 +44,8 @@ fn check_host(version: Version, headers: &HeaderMap) -> Result<(), &'static str>
     }
 }
 
-/// Whether `text` is `uri-host [":" port]` (RFC 3986 3.2.2). The empty text is valid; clients send it
-/// for a target without authority.
+/// Whether `text` is `uri-host [":" port]` (RFC 3986 3.2.2). The empty text is valid; clients send
+/// it for a target without authority.
 pub fn is_host(text: &[u8]) -> bool {
     let (host, port) = match text.iter().rposition(|byte| *byte == b']') {
         Some(end) => text.split_at(end + 1),

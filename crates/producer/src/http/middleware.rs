@@ -39,7 +39,8 @@ pub async fn run<F: Future<Output = Response>>(
     let origins = state.config.http.cors_origins.as_ref();
     let cors = origins.map(|origins| CorsRequest::new(origins, &mut request));
     let mut response = match head::check(&request) {
-        // Boxed, as the preflight: most requests have neither, and need no memory for their futures.
+        // Boxed, as the preflight: most requests have neither, and need no memory for their
+        // futures.
         Err(error) => Box::pin(reject(error, request)).await,
         Ok(()) => match cors.as_ref().and_then(|cors| cors.preflight(&request, matched)) {
             Some(response) => Box::pin(reject(response, request)).await,

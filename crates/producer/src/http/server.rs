@@ -71,8 +71,8 @@ impl Acceptor {
                         tracing::info!("connections are accepted again");
                         self.backoff.reset();
                     }
-                    // Each response is written as a whole, so Nagle's algorithm would only delay it.
-                    // An error is ignored: if the socket is broken, the next call fails, too.
+                    // Each response is written as a whole, so Nagle's algorithm would only delay
+                    // it. An error is ignored: if the socket is broken, the next call fails, too.
                     _ = stream.set_nodelay(true);
                     return stream;
                 }

@@ -1,8 +1,8 @@
 //! The byte stream of a connection, plain or TLS. It reports each read and write to the
 //! [`ConnectionTimer`].
 //!
-//! hyper itself responds to a head that it cannot parse, and returns the error only afterwards. Such
-//! a response is withheld until then, so that a better one can replace it.
+//! hyper itself responds to a head that it cannot parse, and returns the error only afterwards.
+//! Such a response is withheld until then, so that a better one can replace it.
 
 use std::io;
 use std::pin::Pin;
@@ -18,8 +18,8 @@ use tokio_rustls::server::TlsStream;
 
 use crate::http::timeouts::ConnectionTimer;
 
-/// Number of bytes that are read and discarded while a connection is closed. Unread bytes would make
-/// the close a reset, which can overtake the response.
+/// Number of bytes that are read and discarded while a connection is closed. Unread bytes would
+/// make the close a reset, which can overtake the response.
 const MAX_LINGER_BYTES: usize = 1024 * 1024;
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -65,7 +65,8 @@ impl TimedStream {
         withheld
     }
 
-    /// Detects a reset while a request is handled. hyper does not read then and would not detect it.
+    /// Detects a reset while a request is handled. hyper does not read then and would not detect
+    /// it.
     fn poll_reset(&self, cx: &mut Context<'_>) -> io::Result<()> {
         let socket = match &self.stream {
             Stream::Plain(stream) => stream,

@@ -69,7 +69,8 @@ impl ErrorExample {
         Self { name: "not_ready".into(), schema: "Problem", problem, results: None, headers: &[] }
     }
 
-    /// The response to a batch whose last result is `error`, at `index`, and that has no accepted event.
+    /// The response to a batch whose last result is `error`, at `index`, and that has no accepted
+    /// event.
     fn last_result(index: usize, error: &ApiError) -> Self {
         let Problem { status, detail, retryable, id, errors, .. } = error.problem();
         let mut last =
@@ -104,7 +105,8 @@ impl ErrorExample {
         body
     }
 
-    /// The headers of the response. A header is `required` only if all errors of the status have it.
+    /// The headers of the response. A header is `required` only if all errors of the status have
+    /// it.
     pub fn headers(&self, all: &[Self]) -> Vec<(&'static str, Value)> {
         let header = |description: &str, required: bool, schema: Value| json!({"description": description, "required": required, "schema": schema});
         let text = |(name, description, pattern): &(&'static str, &str, &str)| {

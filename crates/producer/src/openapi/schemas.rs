@@ -1,5 +1,5 @@
-//! The schemas of bodies, as narrow as JSON Schema allows. Further rules, such as the nesting of the
-//! payload, are in the descriptions. Their violation is a 422, too.
+//! The schemas of bodies, as narrow as JSON Schema allows. Further rules, such as the nesting of
+//! the payload, are in the descriptions. Their violation is a 422, too.
 
 use serde_json::{Value, json};
 

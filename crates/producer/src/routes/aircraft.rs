@@ -1,5 +1,5 @@
-//! `POST /ingest/adsbdb`: fetches one aircraft from ADSBDB and ingests it as one event of source
-//! `adsbdb`. The aircraft's text is the payload, byte for byte.
+//! `POST /ingest/adsbdb`: fetches one aircraft from ADSBDB and publishes it as an event of the
+//! source `adsbdb`. The payload is the JSON text of the aircraft, unchanged.
 
 use axum::extract::{Extension, Request, State};
 use events::Draft;

@@ -185,7 +185,8 @@ impl Dispatcher {
     }
 
     /// Calls the router. The request holds its admission and permit until it has a response. A
-    /// streamed response holds both until its end, and a poll job holds the admission until its end.
+    /// streamed response holds both until its end, and a poll job holds the admission until its
+    /// end.
     async fn route(&self, mut request: Request, admission: Admission, permit: Option<Permit>) -> Response {
         let permit = permit.map(Arc::new);
         request.extensions_mut().insert(admission.clone());

@@ -1,8 +1,8 @@
 //! The export of spans to a collector: OTLP over HTTP as protobuf.
 //!
-//! The export neither delays nor fails a request. A thread of the SDK sends the spans from a bounded
-//! queue. Spans that do not fit, or that the collector rejects, are dropped. Each change of state is
-//! logged once.
+//! The export neither delays nor fails a request. A thread of the SDK sends the spans from a
+//! bounded queue. Spans that do not fit, or that the collector rejects, are dropped. Each change of
+//! state is logged once.
 
 use std::fmt::Display;
 use std::pin::Pin;

@@ -1,7 +1,7 @@
 //! Traces: with OTEL_EXPORTER_OTLP_ENDPOINT, a span for each request is exported.
 //!
-//! The records of a request with a valid `traceparent` have one, too. Without an exporter it is that
-//! of the request. With an exporter it has the same trace, and the request's span as parent.
+//! The records of a request with a valid `traceparent` have one, too. Without an exporter it is
+//! that of the request. With an exporter it has the same trace, and the request's span as parent.
 
 mod context;
 mod export;

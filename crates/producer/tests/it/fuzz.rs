@@ -1,5 +1,6 @@
 //! The bodies of the corpus and mutations of them, sent whole and in chunks. The response must not
-//! depend on the chunks or be a server error, and every accepted event must be in the topic and valid.
+//! depend on the chunks or be a server error, and every accepted event must be in the topic and
+//! valid.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

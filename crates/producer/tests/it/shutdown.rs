@@ -1,4 +1,5 @@
-//! Shutdown (G7): requests in flight are finished, or return the outcome that is known, within 10 s.
+//! Shutdown (G7): requests in flight are finished, or return the outcome that is known, within 10
+//! s.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! The TLS client of the process's own health check. It connects to an address, so it checks no name.
-//! It accepts only the configured certificate, if that is known.
+//! The TLS client of the process's own health check. It connects to an address, so it checks no
+//! name. It accepts only the configured certificate, if that is known.
 
 use std::io;
 use std::net::TcpStream;

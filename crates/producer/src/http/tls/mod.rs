@@ -44,8 +44,8 @@ impl std::fmt::Debug for Tls {
 impl Tls {
     /// Reads both files.
     ///
-    /// # Errors
-    /// A file cannot be read or is invalid, or the two do not match. The text does not contain the key.
+    /// # Errors A file cannot be read or is invalid, or the two do not match. The text does not
+    /// contain the key.
     pub fn load(certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Result<Self, String> {
         let files = Files { certificate: certificate.into(), key: key.into() };
         let current = Arc::new(Current(RwLock::new(files.read()?)));
@@ -88,7 +88,8 @@ impl Tls {
 }
 
 /// The TLS client of the process's own health check. It accepts only the certificate in the file.
-/// While the files are invalid it accepts any, because the process uses an earlier certificate then.
+/// While the files are invalid it accepts any, because the process uses an earlier certificate
+/// then.
 pub fn secure(certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> TlsConnector {
     let files = Files { certificate: certificate.into(), key: key.into() };
     health_check::secure(files.read().ok().map(|pair| pair.certified))

@@ -1,4 +1,4 @@
-// No validator: it would show this document to a host outside.
+// No validator: it would send this document to another host.
 window.ui = SwaggerUIBundle({
   url: new URL("../openapi.json", document.currentScript.src).href,
   dom_id: "#swagger-ui",
