@@ -63,7 +63,7 @@ service::settings! {
 /// The configuration. Every value is valid.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Bootstrap servers of Kafka.
+    /// Rebootstrap servers of Kafka.
     pub kafka_broker: String,
     /// Topics to read, at least one.
     pub topics: Vec<String>,

@@ -7,6 +7,7 @@
 //!   and the process metrics ([`process`]).
 //! - HTTP: error bodies ([`problem`]) and the parsing of responses ([`json`],
 //!   [`retry_after`](mod@retry_after)).
+//! - Text: [`plural`] forms.
 //! - Time: [`backoff`] between attempts, and the detection of a suspended process ([`suspension`]).
 
 pub mod backoff;
@@ -19,6 +20,7 @@ pub mod json;
 pub mod lock;
 pub mod logging;
 pub mod parse;
+pub mod plural;
 pub mod problem;
 pub mod process;
 pub mod retry_after;

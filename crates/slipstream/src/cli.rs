@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use events::Source;
+use loadtest::{LoadOptions, VerifyOptions, parse_duration};
 
 use crate::dead_letters;
-use crate::load::LoadOptions;
-use crate::verify::VerifyOptions;
 
 /// JSON events over HTTP, kept by Kafka, landed in MongoDB: run it, watch it, try it.
 #[derive(Debug, Parser)]
@@ -43,7 +42,7 @@ pub enum Command {
     /// Changes nothing. Reads the consumer's variables, PRODUCER_BASE_URL, PRODUCER_API_KEY, PRODUCER_CA_FILE, CONSUMER_BASE_URL
     /// and ADSBDB_BASE_URL. A line for each finding: ok, warn or FAIL, the cause, and what to do. Exit code 0: nothing failed;
     /// 1: something did; 2: a wrong configuration.
-    Check(CheckOptions),
+    ConfigReader(CheckOptions),
     /// Tell where an event is: waiting, stored, superseded, dead-lettered, skipped, or finished and missing.
     ///
     /// Reads the topics to their end, the group's offsets and the documents, and changes nothing. Reads the consumer's
@@ -73,7 +72,7 @@ pub enum Command {
 #[derive(Debug, Clone, Args)]
 pub struct UpOptions {
     /// Stop after this long, counted from ready: 20s, 5m, 1h.
-    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
     pub run_for: Option<Duration>,
     /// Empty the data folder .slipstream first.
     #[arg(long)]
@@ -85,7 +84,7 @@ pub struct UpOptions {
     #[arg(long)]
     pub simulate: bool,
     /// How often an aircraft is fetched; the default is INTERVAL_SEC, or 3s.
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub poll_interval: Option<Duration>,
 }
 
@@ -134,52 +133,16 @@ pub struct TraceOptions {
     /// The event's id.
     pub id: String,
     /// Read only records of the last while: 30m, 24h. Without it, all that Kafka has.
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub since: Option<Duration>,
     /// Print one JSON object instead of text.
     #[arg(long)]
     pub json: bool,
 }
 
-/// A number with a unit: `250ms`, `20s`, `1.5m`, `1h`; without one, of seconds.
-///
-/// # Errors
-/// Any other text, 0, or more than a year.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let factor = match unit {
-        "ms" => 0.001,
-        // As INTERVAL_SEC counts.
-        "s" | "" => 1.0,
-        "m" => 60.0,
-        "h" => 3600.0,
-        _ => return Err(WRONG.into()),
-    };
-    match number.parse::<f64>() {
-        Ok(number) if number > 0.0 && number * factor <= 31_536_000.0 => {
-            Ok(Duration::from_secs_f64(number * factor))
-        }
-        _ => Err(WRONG.into()),
-    }
-}
-
-const WRONG: &str = "a duration is a number above 0 with a unit, else of seconds: 250ms, 20s, 20, 5m, 1h";
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_carry_a_unit_or_count_seconds() {
-        assert_eq!(duration("3"), Ok(Duration::from_secs(3)));
-        assert_eq!(duration("0.5"), Ok(Duration::from_millis(500)));
-        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
-        for wrong in ["", "0", "-3", "s", "-1s", "0s", "1d", "infs", "1e300h", "NaNs", "inf", "NaN", "3 3"] {
-            assert!(duration(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn the_command_line_is_well_formed() {

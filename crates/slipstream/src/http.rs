@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::Failure;
+use kafka::BoxError;
 
 /// A client for `url` that waits no longer than `limit` for an answer.
 ///
 /// # Errors
 /// TLS cannot be set up.
-pub fn client(url: &str, limit: Duration) -> Result<reqwest::Client, Failure> {
+pub fn client(url: &str, limit: Duration) -> Result<reqwest::Client, BoxError> {
     Ok(builder(url).timeout(limit).build()?)
 }
 
@@ -39,7 +39,7 @@ pub fn root(error: &(dyn std::error::Error + 'static)) -> String {
 ///
 /// # Errors
 /// No answer within `limit`, another status (the error is then the answer's `detail`), or a body that is not JSON.
-pub async fn get(url: &str, limit: Duration) -> Result<Value, Failure> {
+pub async fn get(url: &str, limit: Duration) -> Result<Value, BoxError> {
     let answer = client(url, limit)?.get(url).send().await?;
     let well = answer.status().is_success();
     let status = answer.status();

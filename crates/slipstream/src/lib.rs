@@ -8,24 +8,22 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use kafka::BoxError;
 use service::config::COMMON;
 use service::environment::Environment;
 use service::{ConfigErrors, Kind, Variable};
 
 pub mod check;
 pub mod cli;
+pub mod dead_letter;
 pub mod dead_letters;
 pub mod dedupe;
 pub mod http;
-pub mod kafka;
-pub mod letter;
 pub mod load;
-pub mod mongo;
-pub mod out;
-pub mod scan;
 #[cfg(test)]
 mod shared_variables;
 pub mod simulate;
+pub mod stdout;
 pub mod trace;
 pub mod up;
 pub mod verify;
@@ -41,7 +39,7 @@ pub fn main() -> ExitCode {
     let outcome = runtime.block_on(async {
         match cli.command {
             cli::Command::Up(options) => up::up(options, environment()?).await,
-            cli::Command::Check(options) => check::check(options, environment()?).await,
+            cli::Command::ConfigReader(options) => check::check(options, environment()?).await,
             cli::Command::Trace(options) => trace::trace(options, environment()?).await,
             cli::Command::Load(options) => load::load(options, environment()?).await,
             cli::Command::Verify(options) => verify::verify(options, environment()?).await,
@@ -78,12 +76,9 @@ fn environment() -> Result<Environment, ConfigErrors> {
     }
 }
 
-fn complain(error: &Failure) -> ExitCode {
+fn complain(error: &BoxError) -> ExitCode {
     _ = writeln!(std::io::stderr(), "slipstream: {error}");
     let wrong_configuration = error.downcast_ref::<ConfigErrors>().is_some()
         || matches!(error.downcast_ref(), Some(devservers::ServerError::Setting(_)));
     ExitCode::from(if wrong_configuration { 2 } else { 1 })
 }
-
-/// Why a command could not do its work, in words for its user.
-pub type Failure = Box<dyn std::error::Error + Send + Sync>;

@@ -38,7 +38,7 @@ fn readers() -> [Reader; 6] {
         reader("dedupe", dedupe::Settings::VARIABLES.to_vec(), &[URI], |all| {
             dedupe::Config::new(None, all).map(drop)
         }),
-        reader("load", of_load, &[PRODUCER], |all| load::Config::new(None, &all).map(drop)),
+        reader("load", of_load, &[PRODUCER], |all| load::target(None, &all).map(drop)),
     ]
 }
 

@@ -7,19 +7,20 @@ use std::time::Duration;
 use devservers::Simulator;
 
 use crate::cli::SimulateOptions;
-use crate::{Failure, out};
+use crate::stdout;
+use kafka::BoxError;
 
 /// Runs until a signal, or asks a running one for its health.
 ///
 /// # Errors
 /// The address cannot be listened on.
-pub async fn simulate(options: SimulateOptions) -> Result<ExitCode, Failure> {
+pub async fn simulate(options: SimulateOptions) -> Result<ExitCode, BoxError> {
     if options.healthcheck {
         return Ok(if alive(options.listen).await { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     let stop = service::signals::stop_token()?;
     let simulator = Simulator::start(options.listen).await?;
-    out::line(format_args!("ADSBDB simulator on {}/v0/aircraft/random", simulator.base_url()))?;
+    stdout::write_line(format_args!("ADSBDB simulator on {}/v0/aircraft/random", simulator.base_url()))?;
     stop.cancelled().await;
     simulator.stop().await;
     Ok(ExitCode::SUCCESS)

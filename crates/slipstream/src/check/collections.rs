@@ -9,10 +9,10 @@ use tokio::time::error::Elapsed;
 
 use super::finding::{Finding, Level};
 use super::store::{granted, index_right, not_allowed, rights, run, within};
-use crate::Failure;
 use crate::dedupe::{self, Indexes, Target};
-use crate::mongo::{Fault, LIMIT, Mongo, majority};
-use crate::out::counted_with;
+use kafka::BoxError;
+use loadtest::mongo::{CommandError, Mongo, REPLY_TIMEOUT, majority};
+use service::plural::counted_with;
 
 /// Where every source is ours, a collection counts as another's if so many of its documents have no `event_id`.
 const SAMPLE: i32 = 1000;
@@ -21,16 +21,16 @@ const SAMPLE: i32 = 1000;
 ///
 /// # Errors
 /// They cannot be listed.
-pub async fn collections(mongo: &Mongo, expected: &ExpectedSources) -> Result<Vec<Source>, Failure> {
-    listed(&mongo.database, expected).await.map_err(|fault| mongo.told(&fault))
+pub async fn collections(mongo: &Mongo, expected: &ExpectedSources) -> Result<Vec<Source>, BoxError> {
+    listed(&mongo.database, expected).await.map_err(|fault| mongo.command_error(&fault))
 }
 
-async fn listed(database: &Database, expected: &ExpectedSources) -> Result<Vec<Source>, Fault> {
+async fn listed(database: &Database, expected: &ExpectedSources) -> Result<Vec<Source>, CommandError> {
     if let ExpectedSources::Listed(sources) = expected {
         return Ok(sources.iter().cloned().collect());
     }
     let names = database.list_collection_names().filter(doc! { "type": "collection" });
-    let names = within(async { names.await.map_err(|error| Fault::of(&error)) }).await?;
+    let names = within(async { names.await.map_err(|error| CommandError::of(&error)) }).await?;
     Ok(names.into_iter().filter_map(|name| Source::new(name).ok()).collect())
 }
 
@@ -38,7 +38,7 @@ async fn listed(database: &Database, expected: &ExpectedSources) -> Result<Vec<S
 pub async fn judge(config: &consumer::Config, database: &Database) -> Vec<Finding> {
     let listed = match listed(database, &config.expected).await {
         Ok(listed) => listed,
-        Err(Fault { why, .. }) => {
+        Err(CommandError { cause: why, .. }) => {
             let cause = format!("the collections of {} cannot be listed: {why}", database.name());
             return vec![not_allowed(database, cause)];
         }
@@ -107,7 +107,7 @@ async fn indexes(config: &consumer::Config, collection: Source) -> Finding {
         let target = Target::new(place).await?;
         judge_indexes(&subject, &keys, &target).await
     };
-    looked.await.unwrap_or_else(|error: Failure| {
+    looked.await.unwrap_or_else(|error: BoxError| {
         Finding::fail(&subject, format!("its indexes cannot be read: {error}"), "see the findings above")
     })
 }
@@ -143,8 +143,8 @@ fn built_or_hidden(subject: &str, keys: &UpsertKeys, target: &Target, indexes: &
     are_built.then(|| Finding::warn(subject, cause, WAIT))
 }
 
-async fn judge_indexes(subject: &str, keys: &UpsertKeys, target: &Target) -> Result<Finding, Failure> {
-    let Some(indexes) = tokio::time::timeout(LIMIT, target.indexes()).await?? else {
+async fn judge_indexes(subject: &str, keys: &UpsertKeys, target: &Target) -> Result<Finding, BoxError> {
+    let Some(indexes) = tokio::time::timeout(REPLY_TIMEOUT, target.indexes()).await?? else {
         return Ok(Finding::ok(subject, "is not there yet: it is made with the first event"));
     };
     let (database, collection) = target.names();
@@ -172,7 +172,7 @@ async fn judge_indexes(subject: &str, keys: &UpsertKeys, target: &Target) -> Res
             );
             Finding::fail(subject, cause, remedy)
         }
-        IndexState::MissingUnique => match dedupe::in_the_way(target, LIMIT).await {
+        IndexState::MissingUnique => match dedupe::in_the_way(target, REPLY_TIMEOUT).await {
             Ok(0) => Finding::warn(
                 subject,
                 format!("no unique index on {keys} yet"),
@@ -191,7 +191,7 @@ async fn judge_indexes(subject: &str, keys: &UpsertKeys, target: &Target) -> Res
                 subject,
                 format!(
                     "no unique index on {keys} yet, and no answer within {} s on what is in its way",
-                    LIMIT.as_secs()
+                    REPLY_TIMEOUT.as_secs()
                 ),
                 dedupe,
             ),

@@ -1,47 +1,29 @@
 //! Judges the consumer group: whether somebody reads, whether it is us, and whether records were missed.
 
+use kafka::cluster::GroupPosition;
 use kafka::group::{ForeignMembers, Group};
 
 use super::finding::Finding;
-use crate::out::{counted, counted_with};
+use service::plural::{counted, counted_with};
 
 /// Partitions that are named one by one.
 const NAMED: usize = 10;
 
-/// How far a group is in a partition.
-#[derive(Debug, Clone)]
-pub struct Position {
-    /// Topic.
-    pub topic: String,
-    /// Partition.
-    pub partition: i32,
-    /// Where the group goes on, if it ever committed.
-    pub committed: Option<i64>,
-    /// What whoever committed noted beside it.
-    pub note: String,
-    /// The first record that is still there.
-    pub first: i64,
-    /// Where the next record will be.
-    pub end: i64,
+fn position_lag(position: &GroupPosition) -> i64 {
+    // The consumer reads a recreated topic from its beginning.
+    let next = position.committed.filter(|_| !is_past_end(position)).unwrap_or(position.first);
+    (position.end - next.max(position.first)).max(0)
 }
 
-impl Position {
-    fn lag(&self) -> i64 {
-        // Past the end, the consumer begins anew: the topic is another one.
-        let next = self.committed.filter(|_| !self.is_past_the_end()).unwrap_or(self.first);
-        (self.end - next.max(self.first)).max(0)
-    }
-
-    fn is_past_the_end(&self) -> bool {
-        self.committed.is_some_and(|committed| committed > self.end)
-    }
+fn is_past_end(position: &GroupPosition) -> bool {
+    position.committed.is_some_and(|committed| committed > position.end)
 }
 
 /// A group, and its members that are no consumers of Slipstream.
 pub type Members<'a> = (&'a Group, Option<ForeignMembers>);
 
 /// Everything that there is to say of the group `name`; `all` is whether these are all of its positions.
-pub fn judge(name: &str, group: Members<'_>, positions: &[Position], all: bool) -> Vec<Finding> {
+pub fn judge(name: &str, group: Members<'_>, positions: &[GroupPosition], all: bool) -> Vec<Finding> {
     let subject = format!("group {name}");
     let mut findings = vec![members(&subject, group, positions, all)];
     findings.extend(gone(&subject, positions));
@@ -49,15 +31,20 @@ pub fn judge(name: &str, group: Members<'_>, positions: &[Position], all: bool) 
     findings
 }
 
-fn members(subject: &str, (group, strangers): Members<'_>, positions: &[Position], all: bool) -> Finding {
+fn members(
+    subject: &str,
+    (group, strangers): Members<'_>,
+    positions: &[GroupPosition],
+    all: bool,
+) -> Finding {
     let lag = if all { lag(positions) } else { "lag unknown".into() };
     let members = group.members.len();
     if members == 0 {
         let remedy = "start the consumer, and see its log if it does not stay";
-        return match positions.iter().map(Position::lag).sum::<i64>() {
+        return match positions.iter().map(position_lag).sum::<i64>() {
             // Why it is not known is a failure of its own.
             0 if !all => Finding::warn(subject, format!("no consumer runs; {lag}"), remedy),
-            0 if positions.iter().any(Position::is_past_the_end) => {
+            0 if positions.iter().any(is_past_end) => {
                 Finding::fail(subject, "no consumer runs; its committed offsets are past the end", remedy)
             }
             0 => Finding::warn(subject, "no consumer runs; nothing waits", remedy),
@@ -89,21 +76,23 @@ fn members(subject: &str, (group, strangers): Members<'_>, positions: &[Position
     Finding::ok(subject, format!("{members}, stable; {lag}"))
 }
 
-fn lag(positions: &[Position]) -> String {
-    let total: i64 = positions.iter().map(Position::lag).sum();
-    let behind: Vec<&Position> = positions.iter().filter(|position| position.lag() > 0).collect();
+fn lag(positions: &[GroupPosition]) -> String {
+    let total: i64 = positions.iter().map(position_lag).sum();
+    let behind: Vec<&GroupPosition> =
+        positions.iter().filter(|position| position_lag(position) > 0).collect();
     let named = behind
         .iter()
         .take(NAMED)
-        .map(|position| format!("{}/{}: {}", position.topic, position.partition, position.lag()))
+        .map(|position| format!("{}/{}: {}", position.topic, position.partition, position_lag(position)))
         .collect::<Vec<_>>();
     let more = if behind.len() > NAMED { ", …" } else { "" };
     if total == 0 { "lag 0".into() } else { format!("lag {total} ({}{more})", named.join(", ")) }
 }
 
 /// Records that Kafka deleted before the group read them.
-fn gone(subject: &str, positions: &[Position]) -> Option<Finding> {
-    let missed = |position: &Position| (position.first - position.committed.unwrap_or(position.first)).max(0);
+fn gone(subject: &str, positions: &[GroupPosition]) -> Option<Finding> {
+    let missed =
+        |position: &GroupPosition| (position.first - position.committed.unwrap_or(position.first)).max(0);
     let total: i64 = positions.iter().map(missed).sum();
     let deleted = counted_with(total, "record", ["was", "were"]);
     let cause = format!("{deleted} deleted before the group read them");
@@ -112,10 +101,10 @@ fn gone(subject: &str, positions: &[Position]) -> Option<Finding> {
 }
 
 /// A topic that was made anew: what comes next would be skipped up to the old offset.
-fn past_the_end(subject: &str, positions: &[Position]) -> Option<Finding> {
+fn past_the_end(subject: &str, positions: &[GroupPosition]) -> Option<Finding> {
     let ahead: Vec<String> = positions
         .iter()
-        .filter(|position| position.is_past_the_end())
+        .filter(|position| is_past_end(position))
         .map(|position| format!("{}/{}", position.topic, position.partition))
         .collect();
     let cause = format!(
@@ -178,15 +167,16 @@ mod tests {
 
     #[test]
     fn the_lag_counts_what_is_still_there_and_names_the_first_ten() {
-        let position = |partition: i32, committed: Option<i64>| Position {
+        let position = |partition: i32, committed: Option<i64>| GroupPosition {
             topic: "t".into(),
             partition,
             committed,
-            note: String::new(),
+            metadata: String::new(),
             first: 10,
             end: 15,
         };
-        let mut positions: Vec<Position> = (0..11).map(|partition| position(partition, Some(14))).collect();
+        let mut positions: Vec<GroupPosition> =
+            (0..11).map(|partition| position(partition, Some(14))).collect();
         assert!(lag(&positions).starts_with("lag 11 (t/0: 1,") && lag(&positions).ends_with(", …)"));
         positions =
             vec![position(0, None), position(1, Some(3)), position(2, Some(15)), position(3, Some(99))];
@@ -195,11 +185,11 @@ mod tests {
 
     #[test]
     fn an_offset_past_the_end_is_never_told_as_nothing_waits() {
-        let position = |committed: i64, first: i64, end: i64| Position {
+        let position = |committed: i64, first: i64, end: i64| GroupPosition {
             topic: "t".into(),
             partition: 0,
             committed: Some(committed),
-            note: String::new(),
+            metadata: String::new(),
             first,
             end,
         };

@@ -7,8 +7,8 @@ use reqwest::{Client, header};
 use serde_json::Value;
 
 use super::finding::Finding;
-use crate::Failure;
 use crate::http::root;
+use kafka::BoxError;
 
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -26,7 +26,7 @@ struct Answer {
 pub async fn producer(config: Option<&poller::Config>) -> Vec<Finding> {
     let agent = concat!("slipstream-check/", env!("CARGO_PKG_VERSION"));
     let place = config.map(|config| (poller::client::http_client(config, agent), config.producer.as_str()));
-    let place = place.map(|(client, url)| (client.map_err(Failure::from), url.trim_end_matches('/')));
+    let place = place.map(|(client, url)| (client.map_err(BoxError::from), url.trim_end_matches('/')));
     process("producer", "PRODUCER_BASE_URL", place, config.map(ConnectionDiagnostics::new).as_ref()).await
 }
 
@@ -54,7 +54,7 @@ fn lost(health: &Value) -> Option<Finding> {
 async fn process(
     name: &str,
     variable: &str,
-    place: Option<(Result<Client, Failure>, &str)>,
+    place: Option<(Result<Client, BoxError>, &str)>,
     peer: Option<&ConnectionDiagnostics>,
 ) -> Vec<Finding> {
     let Some((client, base_url)) = place else {
@@ -101,7 +101,7 @@ pub async fn adsbdb(base_url: &str) -> Finding {
     }
 }
 
-async fn ask(client: Result<Client, Failure>, url: &str) -> Result<Answer, Failure> {
+async fn ask(client: Result<Client, BoxError>, url: &str) -> Result<Answer, BoxError> {
     let answer = client?.get(url).timeout(LIMIT).send().await?;
     let date = answer.headers().get(header::DATE).and_then(|date| date.to_str().ok());
     let date =

@@ -1,7 +1,6 @@
 //! `slipstream check`: tells what is wrong with a deployment, from outside, and changes nothing. A probe is a function
 //! that returns findings; what it needs another server for is not asked once that one is known to be away.
 
-mod cluster;
 mod collections;
 mod config;
 mod finding;
@@ -14,21 +13,21 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use crate::Failure;
 use crate::cli::CheckOptions;
-use crate::kafka::REMEDY;
-use crate::out::{self, counted};
-pub use cluster::Cluster;
+use crate::stdout;
 pub use collections::collections;
 pub use config::{Config, Settings};
 use finding::{Finding, Level};
-pub use group::Position;
+use kafka::BoxError;
+use kafka::cluster::Cluster;
+use kafka::requests::UNAVAILABLE_REMEDY;
+use service::plural::counted;
 
 /// Probes everything. The exit code is 0 if nothing failed; warnings do not count.
 ///
 /// # Errors
 /// A wrong configuration.
-pub async fn check(options: CheckOptions, environment: Vec<(String, String)>) -> Result<ExitCode, Failure> {
+pub async fn check(options: CheckOptions, environment: Vec<(String, String)>) -> Result<ExitCode, BoxError> {
     let config = Config::from_environment(&environment)?;
     let (kafka, store, producer, consumer, adsbdb) = tokio::join!(
         kafka(&config.consumer),
@@ -42,35 +41,40 @@ pub async fn check(options: CheckOptions, environment: Vec<(String, String)>) ->
     let count = |level: Level| findings.iter().filter(|finding| finding.level == level).count();
     let (failures, warnings) = (count(Level::Fail), count(Level::Warn));
     if options.json {
-        out::line(json!({"findings": findings, "failures": failures, "warnings": warnings}))?;
+        stdout::write_line(json!({"findings": findings, "failures": failures, "warnings": warnings}))?;
     } else {
-        findings.iter().try_for_each(out::line)?;
-        out::line(format_args!("{}, {}", counted(failures, "failure"), counted(warnings, "warning")))?;
+        findings.iter().try_for_each(stdout::write_line)?;
+        stdout::write_line(format_args!(
+            "{}, {}",
+            counted(failures, "failure"),
+            counted(warnings, "warning")
+        ))?;
     }
     Ok(if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn kafka(config: &consumer::Config) -> Vec<Finding> {
-    let cluster = match Cluster::new(config) {
-        Ok(cluster) => cluster,
-        Err(why) => {
-            let cause = format!("cannot be asked: {why}");
-            return vec![Finding::fail("kafka", cause, "correct KAFKA_BROKER and KAFKA_PROPERTIES")];
-        }
-    };
+    let cluster =
+        match Cluster::new(&config.kafka_broker, &config.properties, "slipstream-check", &config.group_id) {
+            Ok(cluster) => cluster,
+            Err(why) => {
+                let cause = format!("cannot be asked: {why}");
+                return vec![Finding::fail("kafka", cause, "correct KAFKA_BROKER and KAFKA_PROPERTIES")];
+            }
+        };
     let mut topics = match cluster.topics().await {
         Ok(topics) => topics,
         Err(why) => {
             let cause = format!("does not answer at {} (KAFKA_BROKER): {}", why.address, why.cause);
-            return vec![Finding::fail("kafka", cause, REMEDY)];
+            return vec![Finding::fail("kafka", cause, UNAVAILABLE_REMEDY)];
         }
     };
     let mut findings = vec![Finding::ok("kafka", format!("answers, {}", counted(topics.len(), "topic")))];
     let specs = config.topic_specs();
     for spec in &specs {
         if let Some(topic) = topics.get_mut(&spec.name) {
-            match cluster.settings(&spec.name).await {
-                Ok(settings) => topic.settings = settings,
+            match cluster.topic_config(&spec.name).await {
+                Ok(settings) => topic.config = settings,
                 Err(why) => findings.push(untold(topic::subject(&spec.name), &why)),
             }
         }
@@ -78,7 +82,7 @@ async fn kafka(config: &consumer::Config) -> Vec<Finding> {
     let (mut positions, mut all) = (Vec::new(), true);
     for spec in &specs {
         let Some(topic) = topics.get(&spec.name) else {
-            findings.push(match cluster.hides(&spec.name).await {
+            findings.push(match cluster.is_topic_hidden(&spec.name).await {
                 Ok(false) => topic::missing(&spec.name),
                 Ok(true) => topic::hidden(&spec.name),
                 Err(why) => untold(topic::subject(&spec.name), &why.cause),
@@ -93,7 +97,7 @@ async fn kafka(config: &consumer::Config) -> Vec<Finding> {
             continue;
         }
         findings.extend(topic::judge_retention(&spec.name, topic));
-        match cluster.positions(&spec.name, topic.ids()).await {
+        match cluster.positions(&spec.name, topic.partition_ids()).await {
             Ok(found) => positions.extend(found),
             Err(why) => {
                 findings.push(untold(format!("offsets of {}", spec.name), &why.cause));

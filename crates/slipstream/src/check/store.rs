@@ -9,20 +9,25 @@ use mongodb::options::ConnectionString;
 use service::Secret;
 
 use super::finding::Finding;
-use crate::mongo::{self, Fault, FaultKind, LIMIT, LOGIN_REMEDY, REMEDY, URI_REMEDY, address, majority};
+use loadtest::mongo::{
+    self, CommandError, ErrorClass, LOGIN_REMEDY, REPLY_TIMEOUT, UNAVAILABLE_REMEDY, URI_REMEDY, address,
+    majority,
+};
 
 const SUBJECT: &str = "mongodb";
 const RIGHTS: &str = "mongodb rights";
 /// The password of docker-compose.yml.
 const DEFAULT_PASSWORD: &str = "mongopass";
 
-pub(super) async fn run(database: &Database, command: Document) -> Result<Document, Fault> {
-    within(async { database.run_command(command).await.map_err(|error| Fault::of(&error)) }).await
+pub(super) async fn run(database: &Database, command: Document) -> Result<Document, CommandError> {
+    within(async { database.run_command(command).await.map_err(|error| CommandError::of(&error)) }).await
 }
 
 /// The driver has no time limit of its own for an answer.
-pub(super) async fn within<T>(call: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
-    tokio::time::timeout(LIMIT, call).await.unwrap_or(Err(Fault::late()))
+pub(super) async fn within<T>(
+    call: impl Future<Output = Result<T, CommandError>>,
+) -> Result<T, CommandError> {
+    tokio::time::timeout(REPLY_TIMEOUT, call).await.unwrap_or(Err(CommandError::timeout()))
 }
 
 /// The database; nothing is asked of it yet.
@@ -31,7 +36,7 @@ pub(super) async fn within<T>(call: impl Future<Output = Result<T, Fault>>) -> R
 /// The driver refuses the connection string, or its name cannot be looked up.
 pub async fn open(config: &consumer::Config) -> Result<Database, Finding> {
     mongo::database(&config.store.uri, &config.store.database).await.map_err(|error| {
-        Finding::fail(SUBJECT, format!("cannot be asked: {}", Fault::of(&error).why), URI_REMEDY)
+        Finding::fail(SUBJECT, format!("cannot be asked: {}", CommandError::of(&error).cause), URI_REMEDY)
     })
 }
 
@@ -41,12 +46,16 @@ pub async fn open(config: &consumer::Config) -> Result<Database, Finding> {
 /// It does not answer, or does not let us in.
 pub async fn hello(config: &consumer::Config, database: &Database) -> Result<Document, Finding> {
     run(database, doc! { "hello": 1 }).await.map_err(|fault| {
-        let (address, why) = (address(&config.store.uri), &fault.why);
-        if fault.is_login() {
+        let (address, why) = (address(&config.store.uri), &fault.cause);
+        if fault.is_access_denied() {
             let cause = format!("at {address} refuses the credentials: {why}");
             return Finding::fail(SUBJECT, cause, LOGIN_REMEDY);
         }
-        Finding::fail(SUBJECT, format!("does not answer at {address} (MONGODB_URI): {why}"), REMEDY)
+        Finding::fail(
+            SUBJECT,
+            format!("does not answer at {address} (MONGODB_URI): {why}"),
+            UNAVAILABLE_REMEDY,
+        )
     })
 }
 
@@ -122,10 +131,10 @@ pub fn granted(database: &Database, collections: &[Source]) -> Finding {
 }
 
 /// A reply that is well as a whole can still tell of a write that was refused.
-fn refused_write(reply: &Document) -> Option<Fault> {
+fn refused_write(reply: &Document) -> Option<CommandError> {
     let error = reply.get_array("writeErrors").ok()?.first()?.as_document()?;
     let why = error.get_str("errmsg").unwrap_or("the server refused it").to_owned();
-    Some(Fault { why, kind: FaultKind::Refused })
+    Some(CommandError { cause: why, class: ErrorClass::Rejected })
 }
 
 /// The failure if we may not make the indexes that `collection`, which exists, lacks. It asks for none, which is refused for
@@ -133,11 +142,11 @@ fn refused_write(reply: &Document) -> Option<Fault> {
 pub async fn index_right(database: &Database, collection: &Source) -> Option<Finding> {
     let none = doc! { "createIndexes": collection.as_str(), "indexes": [] };
     let fault = run(database, none).await.err()?;
-    fault.is_login().then(|| lacks(database, collection, "createIndex", &fault))
+    fault.is_access_denied().then(|| lacks(database, collection, "createIndex", &fault))
 }
 
-fn lacks(database: &Database, collection: &Source, right: &str, fault: &Fault) -> Finding {
-    not_allowed(database, format!("no {right} on {}.{collection}: {}", database.name(), fault.why))
+fn lacks(database: &Database, collection: &Source, right: &str, fault: &CommandError) -> Finding {
+    not_allowed(database, format!("no {right} on {}.{collection}: {}", database.name(), fault.cause))
 }
 
 /// The failure for want of a right.

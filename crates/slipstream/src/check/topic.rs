@@ -1,48 +1,15 @@
 //! Judges topics: whether they are there, whether an acknowledged record can be lost, and whether dead letters are kept.
 
-use std::collections::BTreeMap;
-
 use super::finding::Finding;
-use crate::out::counted;
+use kafka::cluster::Topic;
+use service::plural::counted;
 
-/// Settings of a topic, by name.
-pub type Settings = BTreeMap<String, String>;
-
-/// A topic, as Kafka tells it.
-#[derive(Debug, Clone, Default)]
-pub struct Topic {
-    /// Its partitions.
-    pub partitions: Vec<Partition>,
-    /// Its settings.
-    pub settings: Settings,
+fn number(topic: &Topic, property: &str) -> Option<i64> {
+    topic.config.get(property)?.parse().ok()
 }
 
-/// A partition, as Kafka tells it.
-#[derive(Debug, Clone, Copy)]
-pub struct Partition {
-    /// Its number.
-    pub id: i32,
-    /// Whether it takes records.
-    pub has_leader: bool,
-    /// Copies that there should be.
-    pub replicas: usize,
-    /// Copies that are up to date.
-    pub in_sync: usize,
-}
-
-impl Topic {
-    /// The numbers of its partitions.
-    pub fn ids(&self) -> Vec<i32> {
-        self.partitions.iter().map(|partition| partition.id).collect()
-    }
-
-    fn number(&self, setting: &str) -> Option<i64> {
-        self.settings.get(setting)?.parse().ok()
-    }
-
-    fn replicas(&self) -> usize {
-        self.partitions.iter().map(|partition| partition.replicas).min().unwrap_or(0)
-    }
+fn replicas(topic: &Topic) -> usize {
+    topic.partitions.iter().map(|partition| partition.replicas).min().unwrap_or(0)
 }
 
 /// A topic that is not there.
@@ -62,7 +29,7 @@ pub fn hidden(name: &str) -> Finding {
 
 /// Whether records of the source topic `name` are deleted while they may wait to be read.
 pub fn judge_retention(name: &str, topic: &Topic) -> Vec<Finding> {
-    if topic.settings.get("cleanup.policy").is_some_and(|policy| !policy.contains("delete")) {
+    if topic.config.get("cleanup.policy").is_some_and(|policy| !policy.contains("delete")) {
         return Vec::new();
     }
     let warning = |(setting, when): (&str, String)| {
@@ -78,7 +45,7 @@ pub fn judge_retention(name: &str, topic: &Topic) -> Vec<Finding> {
 
 /// The settings by which Kafka deletes records of the topic, each with when it does so.
 fn limits(topic: &Topic) -> impl Iterator<Item = (&'static str, String)> {
-    let limit = |setting| Some((setting, topic.number(setting).filter(|limit| *limit >= 0)?));
+    let limit = |setting| Some((setting, number(topic, setting).filter(|limit| *limit >= 0)?));
     let by_age = limit("retention.ms").map(|(name, ms)| (name, format!("after {}", length(ms))));
     let by_size =
         limit("retention.bytes").map(|(name, most)| (name, format!("once a partition has {most} bytes")));
@@ -103,11 +70,11 @@ pub fn judge(name: &str, topic: &Topic) -> Vec<Finding> {
 }
 
 fn shape(topic: &Topic) -> String {
-    let least = topic.settings.get("min.insync.replicas").map_or("unknown", String::as_str);
+    let least = topic.config.get("min.insync.replicas").map_or("unknown", String::as_str);
     format!(
         "{}, replication factor {}, min.insync.replicas {least}",
         counted(topic.partitions.len(), "partition"),
-        topic.replicas()
+        replicas(topic)
     )
 }
 
@@ -128,14 +95,14 @@ fn in_sync(name: &str, topic: &Topic) -> Option<Finding> {
 fn copies(name: &str, topic: &Topic) -> Option<Finding> {
     let remedy = "on a cluster of three brokers, set KAFKA_REPLICATION_FACTOR to 3 before the topic is made, or \
                   reassign its partitions";
-    (topic.replicas() == 1).then(|| {
+    (replicas(topic) == 1).then(|| {
         Finding::warn(subject(name), "replication factor 1: a broker's disk holds the only copy", remedy)
     })
 }
 
 /// `acks=all` waits for the copies that are in sync, so min.insync.replicas says how many hold an acknowledged record.
 fn acknowledged(name: &str, topic: &Topic) -> Option<Finding> {
-    let (replicas, least) = (topic.replicas(), usize::try_from(topic.number("min.insync.replicas")?).ok()?);
+    let (replicas, least) = (replicas(topic), usize::try_from(number(topic, "min.insync.replicas")?).ok()?);
     let change = |to: usize| {
         format!(
             "kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config min.insync.replicas={to}"
@@ -182,7 +149,7 @@ fn kept_for_ever(name: &str, topic: &Topic) -> Vec<Finding> {
 }
 
 fn not_compacted(name: &str, topic: &Topic) -> Option<Finding> {
-    let policy = topic.settings.get("cleanup.policy")?;
+    let policy = topic.config.get("cleanup.policy")?;
     let cause = "cleanup.policy compact: of the dead letters of one key only the last is kept";
     let remedy = format!(
         "kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config cleanup.policy=delete"
@@ -191,7 +158,7 @@ fn not_compacted(name: &str, topic: &Topic) -> Option<Finding> {
 }
 
 fn holds<'a>(name: &str, topic: &Topic, sources: impl Iterator<Item = &'a Topic>) -> Option<Finding> {
-    let limit = |topic: &Topic| topic.number("max.message.bytes");
+    let limit = |topic: &Topic| number(topic, "max.message.bytes");
     let (most, needed) = (limit(topic)?, sources.filter_map(limit).max()?);
     let cause = format!(
         "max.message.bytes {most} is below the source's {needed}: a large record's lane would wait for ever"
@@ -212,11 +179,12 @@ pub fn subject(name: &str) -> String {
 mod tests {
     use super::*;
     use crate::check::finding::Level;
+    use kafka::cluster::TopicPartition;
 
     fn topic(replicas: usize, in_sync: usize, least: &str) -> Topic {
-        let partition = |id| Partition { id, has_leader: true, replicas, in_sync };
+        let partition = |id| TopicPartition { id, has_leader: true, replicas, in_sync };
         let settings = [("min.insync.replicas".to_owned(), least.to_owned())];
-        Topic { partitions: vec![partition(0), partition(1)], settings: settings.into() }
+        Topic { partitions: vec![partition(0), partition(1)], config: settings.into() }
     }
 
     /// The levels of what is not well, each with a word of its cause.
@@ -232,7 +200,7 @@ mod tests {
     fn a_source_topic_that_deletes_records_is_a_warning_with_the_length() {
         let told = |settings: &[(&str, &str)]| {
             let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-            let topic = Topic { settings: settings.collect(), ..topic(3, 3, "2") };
+            let topic = Topic { config: settings.collect(), ..topic(3, 3, "2") };
             let found = judge_retention("t", &topic);
             assert!(found.iter().all(|finding| finding.level == Level::Warn), "{found:?}");
             found.into_iter().map(|finding| finding.cause).collect::<Vec<_>>().join("; ")

@@ -14,8 +14,8 @@ use tokio::task::JoinSet;
 
 use super::options::AddOptions;
 use super::text::escaped;
-use crate::Failure;
-use crate::scan::Place;
+use kafka::BoxError;
+use kafka::topic_reader::RecordPosition;
 
 /// How long a consumer may take: it waits 15 s for the dead letter.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -58,7 +58,7 @@ struct Answer {
 pub async fn add(
     options: AddOptions,
     environment: impl IntoIterator<Item = (String, String)>,
-) -> Result<ExitCode, Failure> {
+) -> Result<ExitCode, BoxError> {
     let config = Config::from_environment(environment)?;
     let usage = |problem| ConfigErrors(vec![("PLACE".to_owned(), problem)]);
     let place = options.place.whole().map_err(usage)?;
@@ -90,7 +90,7 @@ fn letter(done: &Value) -> String {
 }
 
 /// Every address of the consumer's name.
-async fn addresses(consumer: &Url) -> Result<BTreeSet<SocketAddr>, Failure> {
+async fn addresses(consumer: &Url) -> Result<BTreeSet<SocketAddr>, BoxError> {
     let host = consumer.host_str().unwrap_or_default();
     let port = consumer.port_or_known_default().unwrap_or_default();
     // An IPv6 address is in brackets in a URL only.
@@ -104,9 +104,9 @@ async fn addresses(consumer: &Url) -> Result<BTreeSet<SocketAddr>, Failure> {
 async fn ask_each(
     config: &Config,
     addresses: BTreeSet<SocketAddr>,
-    place: &Place,
+    place: &RecordPosition,
     reason: &str,
-) -> Result<Vec<Answer>, Failure> {
+) -> Result<Vec<Answer>, BoxError> {
     let url = config.consumer.as_str().trim_end_matches('/');
     let host = config.consumer.host_str().unwrap_or_default();
     let body = json!({
@@ -194,7 +194,7 @@ mod tests {
             ("ADMIN_TOKEN".to_owned(), "correct-horse".to_owned()),
         ];
         let config = Config::from_environment(environment).unwrap();
-        let place = Place { topic: "t".into(), partition: 1, offset: 7 };
+        let place = RecordPosition { topic: "t".into(), partition: 1, offset: 7 };
         let answers = ask_each(&config, [first, second, silent].into(), &place, "why").await.unwrap();
         let [refused, set_aside, away] = &answers[..] else { panic!("{} answers", answers.len()) };
         assert_eq!(refused.outcome, Err("404: this consumer does not have t/1".into()));

@@ -1,7 +1,7 @@
 //! Which dead letters are meant.
 
 use super::options::Filters;
-use crate::letter::Letter;
+use crate::dead_letter::DeadLetter;
 
 /// The filters, at the moment at which the command began.
 #[derive(Debug, Clone)]
@@ -25,11 +25,11 @@ impl Filter {
     }
 
     /// Whether `letter` is meant. One without a timestamp is of no time.
-    pub fn takes(&self, letter: &Letter) -> bool {
-        let reason = self.reason.as_ref().is_none_or(|text| letter.why().contains(text));
+    pub fn takes(&self, letter: &DeadLetter) -> bool {
+        let reason = self.reason.as_ref().is_none_or(|text| letter.reason_text().contains(text));
         let source = self.source.is_none() || self.source == letter.source;
-        let since = self.since_ms.is_none_or(|since| letter.record_ms.is_some_and(|ms| ms >= since));
-        let until = self.until_ms.is_none_or(|until| letter.record_ms.is_some_and(|ms| ms < until));
+        let since = self.since_ms.is_none_or(|since| letter.timestamp_ms.is_some_and(|ms| ms >= since));
+        let until = self.until_ms.is_none_or(|until| letter.timestamp_ms.is_some_and(|ms| ms < until));
         reason && source && since && until
     }
 }
@@ -38,13 +38,13 @@ impl Filter {
 mod tests {
     use super::*;
     use crate::dead_letters::options::Moment;
-    use crate::scan::Place;
     use events::Source;
+    use kafka::topic_reader::RecordPosition;
 
-    fn letter() -> Letter {
-        Letter {
-            place: Place { topic: "t.dlq".into(), partition: 0, offset: 0 },
-            record_ms: Some(5_000),
+    fn letter() -> DeadLetter {
+        DeadLetter {
+            position: RecordPosition { topic: "t.dlq".into(), partition: 0, offset: 0 },
+            timestamp_ms: Some(5_000),
             key: None,
             value_bytes: Some(1),
             source: Some("manual".into()),
@@ -56,7 +56,7 @@ mod tests {
         }
     }
 
-    fn takes(filters: Filters, letter: &Letter) -> bool {
+    fn takes(filters: Filters, letter: &DeadLetter) -> bool {
         Filter::new(filters, 10_000).takes(letter)
     }
 
@@ -74,7 +74,7 @@ mod tests {
     fn a_source_is_that_of_the_value_and_an_unreadable_one_is_none() {
         let filters = |name| Filters { source: Some(Source::new(name).unwrap()), ..Filters::default() };
         assert!(takes(filters("manual"), &letter()) && !takes(filters("man"), &letter()));
-        assert!(!takes(filters("manual"), &Letter { source: None, ..letter() }));
+        assert!(!takes(filters("manual"), &DeadLetter { source: None, ..letter() }));
     }
 
     #[test]
@@ -86,7 +86,7 @@ mod tests {
         };
         assert!(takes(between(5_000, 5_001), &letter()));
         assert!(!takes(between(5_001, 6_000), &letter()) && !takes(between(0, 5_000), &letter()));
-        assert!(!takes(between(0, 9_000), &Letter { record_ms: None, ..letter() }));
-        assert!(takes(Filters::default(), &Letter { record_ms: None, ..letter() }));
+        assert!(!takes(between(0, 9_000), &DeadLetter { timestamp_ms: None, ..letter() }));
+        assert!(takes(Filters::default(), &DeadLetter { timestamp_ms: None, ..letter() }));
     }
 }

@@ -10,17 +10,23 @@ use super::options::ListOptions;
 use super::replay::Partition;
 use super::text::{escaped, line, member};
 use super::{Deployment, now_ms};
-use crate::Failure;
-use crate::check::Cluster;
-use crate::letter::{Letter, time};
-use crate::out::{self, counted};
-use crate::scan::{NEXT, Place, Scan};
+use crate::dead_letter::{DeadLetter, rfc3339};
+use crate::stdout;
+use kafka::BoxError;
+use kafka::cluster::Cluster;
+use kafka::topic_reader::{CONTINUE, RecordPosition, TopicReader};
+use service::plural::counted;
 
 /// Lists the dead letters that `options` mean; `group` keeps which are replayed.
-pub async fn list(options: ListOptions, group: String, deployment: Deployment) -> Result<ExitCode, Failure> {
+pub async fn list(options: ListOptions, group: String, deployment: Deployment) -> Result<ExitCode, BoxError> {
     let filter = Filter::new(options.filters, now_ms()?);
-    let scan = Scan::new(&deployment.config, "slipstream-dead-letters");
-    let cluster = Cluster::new(&consumer::Config { group_id: group, ..deployment.config })?;
+    let scan = TopicReader::new(
+        &deployment.config.kafka_broker,
+        &deployment.config.properties,
+        "slipstream-dead-letters",
+    );
+    let config = deployment.config;
+    let cluster = Cluster::new(&config.kafka_broker, &config.properties, "slipstream-check", &group)?;
     let mut replayed = BTreeMap::new();
     for (topic, ids) in &deployment.letters {
         for position in cluster.positions(topic, ids.clone()).await? {
@@ -32,30 +38,31 @@ pub async fn list(options: ListOptions, group: String, deployment: Deployment) -
         let mut listed = Listed::default();
         for topic in topics {
             scan.read(&topic, filter.since_ms, |message| {
-                let letter = Letter::of(message);
+                let letter = DeadLetter::of(message);
                 if filter.takes(&letter) {
-                    let at = replayed.get(&(topic.clone(), letter.place.partition));
-                    let is_replayed = at.is_some_and(|partition| partition.is_replayed(letter.place.offset));
+                    let at = replayed.get(&(topic.clone(), letter.position.partition));
+                    let is_replayed =
+                        at.is_some_and(|partition| partition.is_replayed(letter.position.offset));
                     listed.add(letter, is_replayed);
                 }
-                NEXT
+                CONTINUE
             })?;
         }
-        Ok::<_, Failure>(listed)
+        Ok::<_, BoxError>(listed)
     });
     let entries = read.await??.in_order();
     let limit = options.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
     for entry in entries.iter().take(limit) {
         if options.json {
-            out::line(Value::Object(entry.object()))?;
+            stdout::write_line(Value::Object(entry.object()))?;
         } else {
-            out::line(entry.text())?;
+            stdout::write_line(entry.text())?;
         }
     }
     if !options.json {
         let count = counted(entries.len().min(limit), "dead letter");
         let end = if entries.len() > limit { "; the limit ends the list" } else { "" };
-        out::line(format_args!("{count}{end}"))?;
+        stdout::write_line(format_args!("{count}{end}"))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -64,9 +71,9 @@ pub async fn list(options: ListOptions, group: String, deployment: Deployment) -
 #[derive(Debug)]
 struct Entry {
     /// Its first dead letter.
-    letter: Letter,
+    letter: DeadLetter,
     /// Where the others are.
-    copies: Vec<Place>,
+    copies: Vec<RecordPosition>,
     /// Whether one of them was replayed.
     replayed: bool,
 }
@@ -79,10 +86,10 @@ struct Listed {
 }
 
 /// The place of a record, and its key.
-type Record = (Place, Option<Box<[u8]>>);
+type Record = (RecordPosition, Option<Box<[u8]>>);
 
 impl Listed {
-    fn add(&mut self, letter: Letter, replayed: bool) {
+    fn add(&mut self, letter: DeadLetter, replayed: bool) {
         let record = letter.origin.clone().map(|origin| (origin, letter.key.clone()));
         let next = self.entries.len();
         let at = record.map_or(next, |record| *self.known.entry(record).or_insert(next));
@@ -92,7 +99,7 @@ impl Listed {
         entry.replayed |= replayed;
         let is_earlier = order(&letter) < order(&entry.letter);
         let other = if is_earlier { std::mem::replace(&mut entry.letter, letter) } else { letter };
-        entry.copies.push(other.place);
+        entry.copies.push(other.position);
     }
 
     fn in_order(mut self) -> Vec<Entry> {
@@ -102,9 +109,9 @@ impl Listed {
 }
 
 /// By time; what has none comes first.
-fn order(letter: &Letter) -> (Option<i64>, &str, i32, i64) {
-    let Place { topic, partition, offset } = &letter.place;
-    (letter.record_ms, topic, *partition, *offset)
+fn order(letter: &DeadLetter) -> (Option<i64>, &str, i32, i64) {
+    let RecordPosition { topic, partition, offset } = &letter.position;
+    (letter.timestamp_ms, topic, *partition, *offset)
 }
 
 impl Entry {
@@ -126,12 +133,12 @@ impl Entry {
 }
 
 /// A dead letter in a line.
-pub fn text(letter: &Letter) -> String {
+pub fn text(letter: &DeadLetter) -> String {
     format!("{}  {}", head(letter), reason(letter))
 }
 
-fn head(letter: &Letter) -> String {
-    let at = letter.record_ms.map_or_else(|| "no time".to_owned(), time);
+fn head(letter: &DeadLetter) -> String {
+    let at = letter.timestamp_ms.map_or_else(|| "no time".to_owned(), rfc3339);
     let key = letter.key.as_deref().map_or_else(|| "no key".to_owned(), |key| format!("key {}", line(key)));
     let origin = letter
         .origin
@@ -141,25 +148,24 @@ fn head(letter: &Letter) -> String {
         0 => String::new(),
         replays => format!("  replays {replays}"),
     };
-    format!("{}  {at}  {key}  of {origin}{replays}", letter.place)
+    format!("{}  {at}  {key}  of {origin}{replays}", letter.position)
 }
 
 /// Why a record could not be stored, in a line.
-pub fn reason(letter: &Letter) -> String {
-    escaped(&letter.why())
+pub fn reason(letter: &DeadLetter) -> String {
+    escaped(&letter.reason_text())
 }
 
 /// A dead letter for programs, without headers and value.
-pub fn object(letter: &Letter) -> Map<String, Value> {
-    let place =
-        |place: &Place| json!({"topic": place.topic, "partition": place.partition, "offset": place.offset});
+pub fn object(letter: &DeadLetter) -> Map<String, Value> {
+    let place = |place: &RecordPosition| json!({"topic": place.topic, "partition": place.partition, "offset": place.offset});
     let mut object = Map::new();
     let members = [
-        ("topic", json!(letter.place.topic)),
-        ("partition", json!(letter.place.partition)),
-        ("offset", json!(letter.place.offset)),
-        ("timestamp", json!(letter.record_ms)),
-        ("time", json!(letter.record_ms.map(time))),
+        ("topic", json!(letter.position.topic)),
+        ("partition", json!(letter.position.partition)),
+        ("offset", json!(letter.position.offset)),
+        ("timestamp", json!(letter.timestamp_ms)),
+        ("time", json!(letter.timestamp_ms.map(rfc3339))),
         ("origin", json!(letter.origin.as_ref().map(place))),
         ("stage", json!(letter.stage)),
         ("class", json!(letter.class)),
@@ -177,11 +183,11 @@ pub fn object(letter: &Letter) -> Map<String, Value> {
 mod tests {
     use super::*;
 
-    fn letter(offset: i64, record_ms: Option<i64>, origin: Option<i64>) -> Letter {
-        let place = |topic: &str, offset| Place { topic: topic.into(), partition: 0, offset };
-        Letter {
-            place: place("t.dlq", offset),
-            record_ms,
+    fn letter(offset: i64, timestamp_ms: Option<i64>, origin: Option<i64>) -> DeadLetter {
+        let place = |topic: &str, offset| RecordPosition { topic: topic.into(), partition: 0, offset };
+        DeadLetter {
+            position: place("t.dlq", offset),
+            timestamp_ms,
             key: Some(Box::from(&b"k"[..])),
             value_bytes: None,
             source: None,
@@ -201,12 +207,12 @@ mod tests {
         listed.add(letter(2, None, None), false);
         listed.add(letter(3, None, None), false);
         listed.add(letter(4, Some(9), Some(4)), true);
-        let other = Letter { key: None, ..letter(5, Some(7), Some(4)) };
+        let other = DeadLetter { key: None, ..letter(5, Some(7), Some(4)) };
         listed.add(other, false);
         let entries = listed.in_order();
         let found: Vec<_> = entries
             .iter()
-            .map(|entry| (entry.letter.place.offset, entry.copies.len(), entry.replayed))
+            .map(|entry| (entry.letter.position.offset, entry.copies.len(), entry.replayed))
             .collect();
         let wanted = [(2, 0, false), (3, 0, false), (1, 0, false), (5, 0, false), (0, 1, true)];
         assert_eq!(found, wanted);

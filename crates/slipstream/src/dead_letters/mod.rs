@@ -15,9 +15,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use service::ConfigErrors;
 
-use crate::Failure;
-use crate::check::Cluster;
 pub use add::Settings;
+use kafka::BoxError;
+use kafka::cluster::Cluster;
 pub use options::{Command, Options};
 
 /// A deployment, as far as its dead letters go.
@@ -39,7 +39,7 @@ pub struct Deployment {
 pub async fn run(
     command: Command,
     environment: impl IntoIterator<Item = (String, String)>,
-) -> Result<ExitCode, Failure> {
+) -> Result<ExitCode, BoxError> {
     let read = |environment| consumer::Config::from_environment(environment);
     match command {
         Command::Add(options) => add::add(options, environment).await,
@@ -67,8 +67,9 @@ fn replay_group(config: &consumer::Config) -> String {
 }
 
 impl Deployment {
-    async fn of(config: consumer::Config) -> Result<Self, Failure> {
-        let cluster = Cluster::new(&config)?;
+    async fn of(config: consumer::Config) -> Result<Self, BoxError> {
+        let cluster =
+            Cluster::new(&config.kafka_broker, &config.properties, "slipstream-check", &config.group_id)?;
         let found = cluster.topics().await?;
         let mut letters = BTreeMap::new();
         for spec in config.topic_specs().into_iter().filter(|spec| spec.is_dead_letter_topic()) {
@@ -79,13 +80,13 @@ impl Deployment {
                     spec.name
                 )
             })?;
-            letters.insert(spec.name, topic.ids());
+            letters.insert(spec.name, topic.partition_ids());
         }
-        let topics = found.into_iter().map(|(name, topic)| (name, topic.ids().len())).collect();
+        let topics = found.into_iter().map(|(name, topic)| (name, topic.partition_ids().len())).collect();
         Ok(Self { config, cluster, letters, topics })
     }
 }
 
-fn now_ms() -> Result<i64, Failure> {
+fn now_ms() -> Result<i64, BoxError> {
     Ok(i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?)
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use events::Source;
 
-use crate::cli::duration;
-use crate::scan::Place;
+use kafka::topic_reader::RecordPosition;
+use loadtest::parse_duration;
 
 /// Options of `dead-letters`.
 #[derive(Debug, Clone, Args)]
@@ -176,7 +176,7 @@ impl FromStr for Moment {
         }
         let wrong =
             |_| "is neither a duration, as 20s, 5m or 24h, nor a time, as 2025-10-26T20:16:03Z".to_owned();
-        duration(text).map(Self::Ago).map_err(wrong)
+        parse_duration(text).map(Self::Ago).map_err(wrong)
     }
 }
 
@@ -193,22 +193,22 @@ impl PlaceName {
     ///
     /// # Errors
     /// It has no topic.
-    pub fn whole(self) -> Result<Place, String> {
+    pub fn whole(self) -> Result<RecordPosition, String> {
         let topic = self.topic.ok_or("names no topic: TOPIC/PARTITION@OFFSET, as events.raw/3@17")?;
-        Ok(Place { topic, partition: self.partition, offset: self.offset })
+        Ok(RecordPosition { topic, partition: self.partition, offset: self.offset })
     }
 
     /// The whole place; `topics` are the dead-letter topics that there are.
     ///
     /// # Errors
     /// Which of them is meant is not clear.
-    pub fn among(self, topics: &[String]) -> Result<Place, String> {
+    pub fn among(self, topics: &[String]) -> Result<RecordPosition, String> {
         let topic = match (self.topic, topics) {
             (Some(topic), _) => topic,
             (None, [topic]) => topic.clone(),
             (None, topics) => return Err(format!("name the topic as well: {}", topics.join(", "))),
         };
-        Ok(Place { topic, partition: self.partition, offset: self.offset })
+        Ok(RecordPosition { topic, partition: self.partition, offset: self.offset })
     }
 }
 

@@ -17,9 +17,10 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::cli::DedupeOptions;
-use crate::{Failure, out};
+use crate::stdout;
 pub use config::{Config, Settings, first_source};
 use file::Kept;
+use kafka::BoxError;
 use removal::{Done, Removal};
 use report::{Example, Found, Report};
 use row::{Place, Runs};
@@ -36,7 +37,7 @@ const PASSES: usize = 3;
 pub async fn dedupe(
     options: DedupeOptions,
     environment: impl IntoIterator<Item = (String, String)>,
-) -> Result<ExitCode, Failure> {
+) -> Result<ExitCode, BoxError> {
     let target = Target::new(Config::new(options.collection, environment)?).await?;
     let (index, building) = target.obstacle().await?;
     let mut file = options.out.as_deref().map(Kept::create).transpose()?;
@@ -63,7 +64,7 @@ pub async fn dedupe(
         done: done.zip(path),
     };
     let text = if options.json { report.json().to_string() } else { report.to_string() };
-    out::line(text)?;
+    stdout::write_line(text)?;
     Ok(if report.is_clear() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -71,7 +72,7 @@ pub async fn dedupe(
 ///
 /// # Errors
 /// The server does not answer in time (the error is then [`Elapsed`](tokio::time::error::Elapsed)), or refuses.
-pub async fn in_the_way(target: &Target, limit: Duration) -> Result<u64, Failure> {
+pub async fn in_the_way(target: &Target, limit: Duration) -> Result<u64, BoxError> {
     let (mut runs, mut in_the_way) = (Runs::default(), 0);
     let mut rows = timeout(limit, target.sorted()).await??;
     while let Some(row) = timeout(limit, rows.next()).await?? {
@@ -85,7 +86,7 @@ async fn pass(
     target: &Target,
     file: Option<&mut Kept>,
     show: usize,
-) -> Result<(Found, Option<Done>), Failure> {
+) -> Result<(Found, Option<Done>), BoxError> {
     let mut removal = file.map(|file| Removal::new(target, file));
     let (mut runs, mut found, mut documents) = (Runs::default(), Found::default(), 1);
     let mut rows = target.sorted().await?;
@@ -118,7 +119,7 @@ async fn pass(
 }
 
 /// Passes again while documents changed under the last.
-async fn again(target: &Target, file: &mut Kept, mut done: Done) -> Result<Done, Failure> {
+async fn again(target: &Target, file: &mut Kept, mut done: Done) -> Result<Done, BoxError> {
     for _ in 1..PASSES {
         if done.changed == 0 {
             break;

@@ -9,7 +9,7 @@ use bson::{Bson, Document, RawDocumentBuf};
 use super::file::Kept;
 use super::row::Row;
 use super::target::Target;
-use crate::Failure;
+use kafka::BoxError;
 
 /// Documents that are looked at together.
 const BATCH_DOCUMENTS: usize = 500;
@@ -48,7 +48,7 @@ impl<'a> Removal<'a> {
     ///
     /// # Errors
     /// The server does not answer or refuses, or the file cannot be written.
-    pub async fn add(&mut self, row: Row, newest: Arc<Row>) -> Result<(), Failure> {
+    pub async fn add(&mut self, row: Row, newest: Arc<Row>) -> Result<(), BoxError> {
         self.batch.push((row, newest));
         if self.batch.len() < BATCH_DOCUMENTS { Ok(()) } else { self.finish().await }
     }
@@ -57,7 +57,7 @@ impl<'a> Removal<'a> {
     ///
     /// # Errors
     /// As [`Removal::add`].
-    pub async fn finish(&mut self) -> Result<(), Failure> {
+    pub async fn finish(&mut self) -> Result<(), BoxError> {
         let batch = std::mem::take(&mut self.batch);
         let target = self.target;
         let (mut bytes, mut documents, mut gone) = (0, Vec::new(), batch.len() as u64);
@@ -78,7 +78,11 @@ impl<'a> Removal<'a> {
     }
 
     /// Writes and removes those of `documents` that are still what they were to their newest.
-    async fn move_out(&mut self, documents: Vec<Document>, batch: &[(Row, Arc<Row>)]) -> Result<(), Failure> {
+    async fn move_out(
+        &mut self,
+        documents: Vec<Document>,
+        batch: &[(Row, Arc<Row>)],
+    ) -> Result<(), BoxError> {
         // Asked after the documents were read: one that changed in between is not removed, as it is no longer what
         // was read.
         let unchanged = self.unchanged(&documents, batch).await?;
@@ -107,7 +111,7 @@ impl<'a> Removal<'a> {
         &self,
         documents: &[Document],
         batch: &'b [(Row, Arc<Row>)],
-    ) -> Result<Vec<&'b Bson>, Failure> {
+    ) -> Result<Vec<&'b Bson>, BoxError> {
         let asked = |row: &Row| documents.iter().any(|document| document.get("_id") == Some(&row.id));
         let pairs: Vec<&(Row, Arc<Row>)> = batch.iter().filter(|(row, _)| asked(row)).collect();
         let mut newest: Vec<Bson> = pairs.iter().map(|(_, newest)| newest.id.clone()).collect();

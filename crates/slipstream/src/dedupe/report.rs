@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::removal::Done;
 use super::row::Row;
-use crate::out::{counted, counted_with};
+use service::plural::{counted, counted_with};
 
 /// What one pass over the collection found.
 #[derive(Debug, Default)]

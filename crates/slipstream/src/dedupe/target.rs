@@ -9,8 +9,8 @@ use mongodb::{Collection, Cursor};
 use super::config::Config;
 use super::cut::cut;
 use super::row::Row;
-use crate::Failure;
-use crate::mongo::Mongo;
+use kafka::BoxError;
+use loadtest::mongo::Mongo;
 
 const NAMESPACE_NOT_FOUND: i32 = 26;
 
@@ -82,7 +82,7 @@ impl Target {
     ///
     /// # Errors
     /// The driver refuses the connection string.
-    pub async fn new(config: Config) -> Result<Self, Failure> {
+    pub async fn new(config: Config) -> Result<Self, BoxError> {
         Ok(Self {
             mongo: Mongo::open(&config.uri, &config.database).await?,
             write_concern: write_concern(&config.uri)?,
@@ -101,7 +101,7 @@ impl Target {
     ///
     /// # Errors
     /// The server does not answer, or refuses.
-    pub async fn sorted(&self) -> Result<Rows, Failure> {
+    pub async fn sorted(&self) -> Result<Rows, BoxError> {
         let sort = doc! { "$sort": Row::order(self.fields) };
         self.rows(partial_filter(&self.keys).unwrap_or_default(), vec![sort]).await
     }
@@ -110,7 +110,7 @@ impl Target {
     ///
     /// # Errors
     /// As [`Target::sorted`].
-    pub async fn named(&self, ids: Vec<Bson>) -> Result<Vec<Row>, Failure> {
+    pub async fn named(&self, ids: Vec<Bson>) -> Result<Vec<Row>, BoxError> {
         let mut named = Vec::with_capacity(ids.len());
         for ids in cut(ids, bytes_of, COMMAND_BYTES) {
             let mut rows = self.rows(doc! { "_id": { "$in": ids } }, Vec::new()).await?;
@@ -128,10 +128,10 @@ impl Target {
     pub fn documents(
         &self,
         ids: Vec<Bson>,
-    ) -> impl Iterator<Item = impl Future<Output = Result<Documents, Failure>>> {
+    ) -> impl Iterator<Item = impl Future<Output = Result<Documents, BoxError>>> {
         cut(ids, bytes_of, COMMAND_BYTES).into_iter().map(async |ids| {
             let cursor = self.collection().find(doc! { "_id": { "$in": ids } }).await;
-            Ok(self.cursor(cursor.map_err(|error| self.mongo.failure(&error))?))
+            Ok(self.cursor(cursor.map_err(|error| self.mongo.driver_error(&error))?))
         })
     }
 
@@ -139,13 +139,13 @@ impl Target {
         Documents { cursor, mongo: self.mongo.clone() }
     }
 
-    async fn rows(&self, filter: Document, more: Vec<Document>) -> Result<Rows, Failure> {
+    async fn rows(&self, filter: Document, more: Vec<Document>) -> Result<Rows, BoxError> {
         let projection = Row::projection(self.keys.fields());
         let mut stages = vec![doc! { "$match": filter }, doc! { "$project": projection }];
         stages.extend(more);
         // A sort of a whole collection is larger than the memory that the server gives a sort.
         let cursor = self.collection().aggregate(stages).allow_disk_use(true).batch_size(REPLY_ROWS).await;
-        let cursor = cursor.map_err(|error| self.mongo.failure(&error))?;
+        let cursor = cursor.map_err(|error| self.mongo.driver_error(&error))?;
         Ok(Rows { documents: self.cursor(cursor), fields: self.fields })
     }
 
@@ -157,7 +157,7 @@ impl Target {
     ///
     /// # Errors
     /// The server does not answer, or refuses; some may be removed then.
-    pub async fn remove(&self, documents: &[Document]) -> Result<u64, Failure> {
+    pub async fn remove(&self, documents: &[Document]) -> Result<u64, BoxError> {
         let deletes = documents.iter().map(delete).collect();
         let mut removed = 0;
         for deletes in cut(deletes, document_bytes, COMMAND_BYTES) {
@@ -176,7 +176,7 @@ impl Target {
     ///
     /// # Errors
     /// As [`Target::sorted`].
-    pub async fn indexes(&self) -> Result<Option<Indexes>, Failure> {
+    pub async fn indexes(&self) -> Result<Option<Indexes>, BoxError> {
         let plain = doc! { "listIndexes": self.collection.as_str(), "cursor": { "batchSize": 1000 } };
         let mut marked = plain.clone();
         marked.insert("includeBuildUUIDs", true);
@@ -189,7 +189,7 @@ impl Target {
         };
         let reply = match reply {
             Err(error) if code(&error) == Some(NAMESPACE_NOT_FOUND) => return Ok(None),
-            reply => reply.map_err(|error| self.mongo.failure(&error))?,
+            reply => reply.map_err(|error| self.mongo.driver_error(&error))?,
         };
         let listed = reply.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
         let listed = listed.map_err(|_| "the reply to listIndexes has no list")?;
@@ -200,7 +200,7 @@ impl Target {
     ///
     /// # Errors
     /// As [`Target::sorted`].
-    pub async fn obstacle(&self) -> Result<(Option<Obstacle>, Option<String>), Failure> {
+    pub async fn obstacle(&self) -> Result<(Option<Obstacle>, Option<String>), BoxError> {
         let indexes = self.indexes().await?.unwrap_or_default();
         let building = indexes.building(&self.keys);
         let existing = [indexes.ready, indexes.in_progress].concat();
@@ -216,14 +216,14 @@ impl Target {
     ///
     /// # Errors
     /// The server does not answer, or refuses.
-    pub async fn drop_index(&self, name: &str) -> Result<(), Failure> {
+    pub async fn drop_index(&self, name: &str) -> Result<(), BoxError> {
         self.write(doc! { "dropIndexes": self.collection.as_str(), "index": name }).await.map(drop)
     }
 
-    async fn write(&self, mut command: Document) -> Result<Document, Failure> {
+    async fn write(&self, mut command: Document) -> Result<Document, BoxError> {
         command.insert("writeConcern", Document::try_from(&*self.write_concern)?);
         let reply = self.mongo.database.run_command(command).await;
-        let reply = reply.map_err(|error| self.mongo.failure(&error))?;
+        let reply = reply.map_err(|error| self.mongo.driver_error(&error))?;
         // A reply that is well as a whole can still tell of what is not.
         let fault = reply.get_array("writeErrors").ok().and_then(|errors| errors.first()?.as_document());
         match fault.or(reply.get_document("writeConcernError").ok()) {
@@ -285,8 +285,8 @@ impl Documents {
     ///
     /// # Errors
     /// The server does not answer, or refuses.
-    pub async fn next(&mut self) -> Result<Option<Document>, Failure> {
-        if !self.cursor.advance().await.map_err(|error| self.mongo.failure(&error))? {
+    pub async fn next(&mut self) -> Result<Option<Document>, BoxError> {
+        if !self.cursor.advance().await.map_err(|error| self.mongo.driver_error(&error))? {
             return Ok(None);
         }
         // Not through serde, which takes a field of the form of Extended JSON for a value of that type.
@@ -306,7 +306,7 @@ impl Rows {
     ///
     /// # Errors
     /// The server does not answer, or refuses.
-    pub async fn next(&mut self) -> Result<Option<Row>, Failure> {
+    pub async fn next(&mut self) -> Result<Option<Row>, BoxError> {
         Ok(self.documents.next().await?.map(|projected| Row::read(&projected, self.fields)))
     }
 }

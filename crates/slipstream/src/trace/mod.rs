@@ -14,10 +14,12 @@ use bson::{Document, doc};
 use events::Source;
 use kafka::topics::TopicSpec;
 
-use crate::check::{Cluster, collections};
+use crate::check::collections;
 use crate::cli::TraceOptions;
-use crate::mongo::Mongo;
-use crate::{Failure, out};
+use crate::stdout;
+use kafka::BoxError;
+use kafka::cluster::Cluster;
+use loadtest::mongo::Mongo;
 use report::{Report, Stored, Traced};
 use scan::{Content, Found, Letter, Search};
 
@@ -28,7 +30,7 @@ use scan::{Content, Found, Letter, Search};
 pub async fn trace(
     options: TraceOptions,
     environment: impl IntoIterator<Item = (String, String)>,
-) -> Result<ExitCode, Failure> {
+) -> Result<ExitCode, BoxError> {
     let config = consumer::Config::from_environment(environment)?;
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
     let since_ms = options.since.map(|since| now_ms.saturating_sub(since.as_millis()) as i64);
@@ -53,7 +55,7 @@ pub async fn trace(
         letters,
     };
     let text = if options.json { report.json().to_string() } else { report.to_string() };
-    out::line(text)?;
+    stdout::write_line(text)?;
     Ok(if report.is_anywhere() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -61,8 +63,8 @@ pub async fn trace(
 async fn read<T: Send + 'static>(
     search: Arc<Search>,
     topics: Vec<TopicSpec>,
-    find: fn(&Search, &str) -> Result<Vec<T>, Failure>,
-) -> Result<Vec<T>, Failure> {
+    find: fn(&Search, &str) -> Result<Vec<T>, BoxError>,
+) -> Result<Vec<T>, BoxError> {
     let read = tokio::task::spawn_blocking(move || {
         let mut found = Vec::new();
         for topic in &topics {
@@ -77,8 +79,9 @@ async fn read<T: Send + 'static>(
 async fn committed(
     config: &consumer::Config,
     found: &[Found],
-) -> Result<BTreeMap<(String, i32), i64>, Failure> {
-    let cluster = Cluster::new(config)?;
+) -> Result<BTreeMap<(String, i32), i64>, BoxError> {
+    let cluster =
+        Cluster::new(&config.kafka_broker, &config.properties, "slipstream-check", &config.group_id)?;
     let mut topics: BTreeMap<&str, Vec<i32>> = BTreeMap::new();
     for Found { place, .. } in found {
         topics.entry(&place.topic).or_default().push(place.partition);
@@ -100,7 +103,7 @@ async fn documents(
     mongo: &Mongo,
     id: &str,
     found: &[Found],
-) -> Result<Vec<Stored>, Failure> {
+) -> Result<Vec<Stored>, BoxError> {
     let events = found.iter().filter_map(|found| match &found.content {
         Content::Event(event) => Some((event.source.clone(), config.store.upsert_keys.filter(event))),
         _ => None,
@@ -116,8 +119,8 @@ async fn documents(
             continue;
         }
         let collection = mongo.database.collection::<Document>(source.as_str());
-        let mut cursor = mongo.in_time(collection.find(filter.clone()).limit(10)).await?;
-        while mongo.in_time(cursor.advance()).await? {
+        let mut cursor = mongo.with_timeout(collection.find(filter.clone()).limit(10)).await?;
+        while mongo.with_timeout(cursor.advance()).await? {
             let document = Document::try_from(cursor.current())?;
             stored.push(Stored { source: source.clone(), filter: filter.clone(), document });
         }

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 
 use super::scan::{Content, Found, Letter};
 use super::state::State;
-use crate::letter::time;
-use crate::out::counted;
-use crate::scan::Place;
+use crate::dead_letter::rfc3339;
+use kafka::topic_reader::RecordPosition;
+use service::plural::counted;
 
 /// A record and what became of it.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ impl Report {
         let letter = |letter: &Letter| {
             json!({
                 "at": letter.place.to_string(),
-                "of": letter.origin.as_ref().map(Place::to_string),
+                "of": letter.origin.as_ref().map(RecordPosition::to_string),
                 "reason": letter.reason,
             })
         };
@@ -93,7 +93,7 @@ impl Traced {
     }
 
     fn json(&self) -> Value {
-        let Place { topic, partition, offset } = &self.found.place;
+        let RecordPosition { topic, partition, offset } = &self.found.place;
         json!({
             "topic": topic,
             "partition": partition,
@@ -117,7 +117,7 @@ impl fmt::Display for Report {
         for traced in &self.traced {
             write!(f, "\n  {}", traced.found.place)?;
             if let Some((timestamp, ingested_at)) = traced.versions() {
-                write!(f, "  timestamp {}, ingested_at {}", time(timestamp), time(ingested_at))?;
+                write!(f, "  timestamp {}, ingested_at {}", rfc3339(timestamp), rfc3339(ingested_at))?;
             }
             write!(f, "  {}", traced.state.text())?;
             if traced.state == State::Waiting {
@@ -127,8 +127,10 @@ impl fmt::Display for Report {
             }
         }
         for letter in self.orphans() {
-            let origin =
-                letter.origin.as_ref().map_or_else(|| "an unknown place".to_owned(), Place::to_string);
+            let origin = letter
+                .origin
+                .as_ref()
+                .map_or_else(|| "an unknown place".to_owned(), RecordPosition::to_string);
             write!(f, "\n  {}  dead letter of {origin}: {}", letter.place, letter.reason)?;
         }
         for Stored { source, document, .. } in &self.documents {

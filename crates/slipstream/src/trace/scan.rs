@@ -5,15 +5,15 @@ use events::{Decoded, Poison, RecordView, StorableEvent, decode};
 use rdkafka::Message;
 use rdkafka::message::BorrowedMessage;
 
-use crate::Failure;
-use crate::letter::{added, origin};
-use crate::scan::{NEXT, Place, Scan};
+use kafka::BoxError;
+use kafka::dead_letter_headers::{error_header, origin};
+use kafka::topic_reader::{CONTINUE, RecordPosition, TopicReader};
 
 /// A record of the event.
 #[derive(Debug)]
 pub struct Found {
     /// Where it is.
-    pub place: Place,
+    pub place: RecordPosition,
     /// The record's own timestamp, in milliseconds.
     pub record_ms: Option<i64>,
     /// What it turned out to be.
@@ -37,9 +37,9 @@ pub enum Content {
 #[derive(Debug)]
 pub struct Letter {
     /// Where it is.
-    pub place: Place,
+    pub place: RecordPosition,
     /// Where its record was.
-    pub origin: Option<Place>,
+    pub origin: Option<RecordPosition>,
     /// Why it can never be stored.
     pub reason: String,
 }
@@ -47,7 +47,7 @@ pub struct Letter {
 /// Reads for one id.
 #[derive(Debug)]
 pub struct Search {
-    scan: Scan,
+    scan: TopicReader,
     id: String,
     expected: ExpectedSources,
     since_ms: Option<i64>,
@@ -56,7 +56,7 @@ pub struct Search {
 impl Search {
     /// For the event `id`, in records from `since_ms` on.
     pub fn new(config: &consumer::Config, id: &str, since_ms: Option<i64>) -> Self {
-        let scan = Scan::new(config, "slipstream-trace");
+        let scan = TopicReader::new(&config.kafka_broker, &config.properties, "slipstream-trace");
         Self { scan, id: id.to_owned(), expected: config.expected.clone(), since_ms }
     }
 
@@ -64,17 +64,17 @@ impl Search {
     ///
     /// # Errors
     /// Kafka does not answer.
-    pub fn records(&self, topic: &str) -> Result<Vec<Found>, Failure> {
+    pub fn records(&self, topic: &str) -> Result<Vec<Found>, BoxError> {
         let mut found = Vec::new();
         self.scan.read(topic, self.since_ms, |message| {
             if let Some(content) = self.content(message) {
                 found.push(Found {
-                    place: Place::of(message),
+                    place: RecordPosition::of(message),
                     record_ms: message.timestamp().to_millis(),
                     content,
                 });
             }
-            NEXT
+            CONTINUE
         })?;
         Ok(found)
     }
@@ -83,13 +83,13 @@ impl Search {
     ///
     /// # Errors
     /// Kafka does not answer.
-    pub fn letters(&self, topic: &str) -> Result<Vec<Letter>, Failure> {
+    pub fn letters(&self, topic: &str) -> Result<Vec<Letter>, BoxError> {
         let mut found = Vec::new();
         self.scan.read(topic, self.since_ms, |message| {
             if self.content(message).is_some() {
                 found.push(letter(message));
             }
-            NEXT
+            CONTINUE
         })?;
         Ok(found)
     }
@@ -115,7 +115,7 @@ impl Search {
 }
 
 fn letter(message: &BorrowedMessage<'_>) -> Letter {
-    let reason =
-        added(message, "exception.message").unwrap_or_else(|| "the dead letter does not say why".into());
-    Letter { place: Place::of(message), origin: origin(message), reason }
+    let reason = error_header(message, "exception.message")
+        .unwrap_or_else(|| "the dead letter does not say why".into());
+    Letter { place: RecordPosition::of(message), origin: origin(message), reason }
 }

@@ -96,9 +96,9 @@ fn rank(value: Option<&Bson>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scan::Place;
     use bson::doc;
     use events::{Decoded, RecordView, decode};
+    use kafka::topic_reader::RecordPosition;
 
     fn found(value: &[u8]) -> Found {
         let view = RecordView { key: Some(b"k"), value, timestamp: Some(5) };
@@ -107,7 +107,7 @@ mod tests {
             Ok(Decoded::OtherSource(source)) => Content::OtherSource(source),
             Err(poison) => Content::Poison(poison),
         };
-        let place = Place { topic: "t".into(), partition: 0, offset: 7 };
+        let place = RecordPosition { topic: "t".into(), partition: 0, offset: 7 };
         Found { place, record_ms: Some(5), content }
     }
 

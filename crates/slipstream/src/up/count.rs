@@ -10,9 +10,9 @@ use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 
-use crate::Failure;
-use crate::kafka::{Asker, LIMIT, Told, Unanswered, committed};
-use crate::scan::{partitions, passes, unread};
+use kafka::BoxError;
+use kafka::requests::{REQUEST_TIMEOUT, RequestClient, RequestError, RetryObserver, committed};
+use kafka::topic_reader::{is_transient, partitions, read_timeout};
 
 /// The next offset of each partition.
 pub type Positions = BTreeMap<i32, i64>;
@@ -23,7 +23,7 @@ pub struct Reading {
     client: ClientConfig,
     topic: String,
     group: String,
-    told: Option<Arc<Told>>,
+    told: Option<Arc<RetryObserver>>,
 }
 
 /// What a read to the end found.
@@ -44,14 +44,14 @@ impl Reading {
     }
 
     /// The same, but a Kafka that does not answer is waited for; `told` learns why it does not, again and again.
-    pub fn wait_for_ever(&self, told: impl Fn(&Unanswered) + Send + Sync + 'static) -> Self {
+    pub fn wait_for_ever(&self, told: impl Fn(&RequestError) + Send + Sync + 'static) -> Self {
         Self { told: Some(Arc::new(told)), ..self.clone() }
     }
 
-    fn asker(&self, client: &ClientConfig) -> Result<Asker, Failure> {
-        let asker = Asker::new(client)?;
+    fn asker(&self, client: &ClientConfig) -> Result<RequestClient, BoxError> {
+        let asker = RequestClient::new(client)?;
         Ok(match &self.told {
-            Some(told) => asker.wait_for_ever(Arc::clone(told)),
+            Some(told) => asker.without_deadline(Arc::clone(told)),
             None => asker,
         })
     }
@@ -60,14 +60,14 @@ impl Reading {
     ///
     /// # Errors
     /// Kafka does not answer.
-    pub fn committed(&self) -> Result<Positions, Failure> {
+    pub fn committed(&self) -> Result<Positions, BoxError> {
         let asker = self.asker(&self.client)?;
         let mut asked = TopicPartitionList::new();
         for partition in partitions(&asker, &self.topic)? {
             asked.add_partition(&self.topic, partition);
         }
         let what = format!("the offsets of group {}", self.group);
-        let committed = asker.ask(&what, |client, limit| committed(client, asked.clone(), limit))?;
+        let committed = asker.request(&what, |client, limit| committed(client, asked.clone(), limit))?;
         let position = |offset| if let Offset::Offset(offset) = offset { offset } else { 0 };
         Ok(committed.elements().iter().map(|found| (found.partition(), position(found.offset()))).collect())
     }
@@ -81,7 +81,7 @@ impl Reading {
     ///
     /// # Errors
     /// Kafka does not answer, or brings nothing for 10 s before the end.
-    pub fn count(&self, start: &Positions, waits: impl Fn(i32, i64) -> bool) -> Result<Count, Failure> {
+    pub fn count(&self, start: &Positions, waits: impl Fn(i32, i64) -> bool) -> Result<Count, BoxError> {
         let mut client = self.client.clone();
         client.set("enable.partition.eof", "true").set("auto.offset.reset", "earliest");
         let asker = self.asker(&client)?;
@@ -103,12 +103,12 @@ impl Reading {
                     last_news = Instant::now();
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => open.retain(|open| *open != partition),
-                Some(Err(error)) if !passes(&error) => return Err(error.into()),
+                Some(Err(error)) if !is_transient(&error) => return Err(error.into()),
                 // The client tries these again by itself; the limit below ends it.
                 Some(Err(_)) | None => {}
             }
-            if last_news.elapsed() > LIMIT {
-                return Err(unread(&asker, &self.topic));
+            if last_news.elapsed() > REQUEST_TIMEOUT {
+                return Err(read_timeout(&asker, &self.topic));
             }
         }
         Ok(count)
@@ -139,7 +139,7 @@ mod tests {
         let waiting = reading.wait_for_ever(move |why| lock(&log).push(why.to_string()));
         assert_eq!(waiting.committed().unwrap(), Positions::from([(0, 0), (1, 0)]));
         let told = lock(&told);
-        let place = format!("kafka at {} (KAFKA_BROKER) does not tell", cluster.bootstrap_servers());
+        let place = format!("kafka at {} (KAFKA_BROKER) does not return", cluster.bootstrap_servers());
         assert!(!told.is_empty() && told.iter().all(|why| why.starts_with(&place)), "{told:?}");
     }
 }

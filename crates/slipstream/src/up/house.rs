@@ -10,9 +10,9 @@ use devservers::{
 };
 use service::environment::value;
 
-use crate::Failure;
 use crate::cli::UpOptions;
 use crate::http;
+use kafka::BoxError;
 
 const PUBLIC_ADSBDB: &str = "https://api.adsbdb.com";
 
@@ -40,7 +40,7 @@ impl House {
         options: &UpOptions,
         folder: &Path,
         say: devservers::Progress,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, BoxError> {
         let mut house = Self {
             broker: None,
             database: None,
@@ -60,7 +60,7 @@ impl House {
         environment: &[(String, String)],
         folder: &Path,
         say: &devservers::Progress,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), BoxError> {
         if !self.kafka.is_empty() {
             self.lines.push(format!("kafka     {} (KAFKA_BROKER)", self.kafka));
             return Ok(());
@@ -80,7 +80,7 @@ impl House {
         Ok(())
     }
 
-    async fn start_database(&mut self, folder: &Path, say: &devservers::Progress) -> Result<(), Failure> {
+    async fn start_database(&mut self, folder: &Path, say: &devservers::Progress) -> Result<(), BoxError> {
         if !self.mongodb.is_empty() {
             self.lines.push("mongodb   the one that MONGODB_URI names".into());
             return Ok(());
@@ -103,7 +103,7 @@ impl House {
         &mut self,
         environment: &[(String, String)],
         options: &UpOptions,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), BoxError> {
         let named = value(environment, "ADSBDB_BASE_URL");
         let why = if options.simulate {
             "--simulate"

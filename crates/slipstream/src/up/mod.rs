@@ -8,10 +8,11 @@ use std::time::Duration;
 use service::environment::{Environment, value};
 
 use crate::cli::UpOptions;
-use crate::{Failure, out};
+use crate::stdout;
 use count::{Positions, Reading};
 use environment::{Places, configs, for_tools};
 use house::House;
+use kafka::BoxError;
 use processes::{Counts, Processes};
 use status::{Numbers, StatusLine};
 use summary::{Finished, Summary};
@@ -43,7 +44,7 @@ struct Run {
 ///
 /// # Errors
 /// A server cannot be had, a configuration is wrong, or a process ended by itself.
-pub async fn up(options: UpOptions, environment: Environment) -> Result<ExitCode, Failure> {
+pub async fn up(options: UpOptions, environment: Environment) -> Result<ExitCode, BoxError> {
     let stop = service::signals::stop_token()?;
     service::signals::stop_on_hangup(&stop)?;
     let mut places = first_places(&options, &environment);
@@ -103,7 +104,7 @@ async fn start(
     environment: &[(String, String)],
     folder: &Path,
     places: &mut Places,
-) -> Result<Run, Failure> {
+) -> Result<Run, BoxError> {
     let waits = Waits::start();
     let early = configs(environment, places)?.consumer;
     let is_named = |name: &str| value(environment, name).is_some();
@@ -127,7 +128,7 @@ async fn start(
     let (start, left_over) = tokio::task::spawn_blocking(move || {
         let start = before.committed()?;
         let left_over = before.count(&start, |_, _| true)?.records;
-        Ok::<_, Failure>((start, left_over))
+        Ok::<_, BoxError>((start, left_over))
     })
     .await??;
     let mut processes = Processes::start(configs).await?;
@@ -174,7 +175,7 @@ async fn time_is_up(run_for: Option<Duration>) {
 }
 
 /// Stops the processes in the order of the flow and counts.
-async fn finish(run: &mut Run) -> Result<Summary, Failure> {
+async fn finish(run: &mut Run) -> Result<Summary, BoxError> {
     let intake = run.processes.stop_intake().await;
     let accepted = run.processes.counts().produced.accepted();
     drain(run, accepted).await;
@@ -223,5 +224,5 @@ async fn drain(run: &Run, accepted: u64) {
 }
 
 fn say(line: &str) {
-    _ = out::line(line);
+    _ = stdout::write_line(line);
 }

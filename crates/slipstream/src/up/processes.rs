@@ -8,8 +8,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::environment::{Configs, Places, poller_config};
-use crate::Failure;
 use crate::http;
+use kafka::BoxError;
 
 /// How long a process may take to stop: its own limit is 10 s.
 const STOP_LIMIT: Duration = Duration::from_secs(12);
@@ -19,13 +19,13 @@ const STOP_LIMIT: Duration = Duration::from_secs(12);
 struct Running {
     name: &'static str,
     stop: CancellationToken,
-    task: JoinHandle<Result<(), Failure>>,
+    task: JoinHandle<Result<(), BoxError>>,
 }
 
 impl Running {
     fn start<F>(name: &'static str, run: impl FnOnce(CancellationToken) -> F) -> Self
     where
-        F: Future<Output = Result<(), Failure>> + Send + 'static,
+        F: Future<Output = Result<(), BoxError>> + Send + 'static,
     {
         let stop = CancellationToken::new();
         let task = tokio::spawn(run(stop.clone()));
@@ -33,7 +33,7 @@ impl Running {
     }
 
     /// Waits for an end that nobody asked for.
-    async fn ended(&mut self) -> Failure {
+    async fn ended(&mut self) -> BoxError {
         match (&mut self.task).await {
             Ok(Ok(())) => format!("the {} ended by itself", self.name).into(),
             Ok(Err(error)) => format!("the {} failed: {error}", self.name).into(),
@@ -41,7 +41,7 @@ impl Running {
         }
     }
 
-    async fn stop(&mut self) -> Result<(), Failure> {
+    async fn stop(&mut self) -> Result<(), BoxError> {
         self.stop.cancel();
         if self.task.is_finished() {
             return Ok(());
@@ -80,7 +80,7 @@ impl Processes {
     ///
     /// # Errors
     /// An address cannot be listened on, or a configuration is refused.
-    pub async fn start(configs: Configs) -> Result<Self, Failure> {
+    pub async fn start(configs: Configs) -> Result<Self, BoxError> {
         let producer = producer::App::build(configs.producer).await?;
         let consumer = consumer::App::build(configs.consumer).await?;
         Ok(Self {
@@ -102,7 +102,7 @@ impl Processes {
     ///
     /// # Errors
     /// One of them ended.
-    pub async fn ready(&mut self, told: impl Fn(&str)) -> Result<(), Failure> {
+    pub async fn ready(&mut self, told: impl Fn(&str)) -> Result<(), BoxError> {
         let urls = [("producer", self.producer_address), ("consumer", self.consumer_address)];
         let answers = async {
             for (name, address) in urls {
@@ -128,7 +128,7 @@ impl Processes {
         &mut self,
         environment: &[(String, String)],
         places: &Places,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), BoxError> {
         let config = poller_config(environment, places, self.producer_address)?;
         let app = poller::App::build(config).await?;
         self.poller = Some(Running::start("poller", async move |stop| {
@@ -140,7 +140,7 @@ impl Processes {
     }
 
     /// Waits for an end that nobody asked for.
-    pub async fn ended(&mut self) -> Failure {
+    pub async fn ended(&mut self) -> BoxError {
         let poller = async {
             match &mut self.poller {
                 Some(poller) => poller.ended().await,
@@ -158,7 +158,7 @@ impl Processes {
     ///
     /// # Errors
     /// One of them failed or did not stop in time.
-    pub async fn stop_intake(&mut self) -> Result<(), Failure> {
+    pub async fn stop_intake(&mut self) -> Result<(), BoxError> {
         let poller = match &mut self.poller {
             Some(poller) => poller.stop().await,
             None => Ok(()),
@@ -170,7 +170,7 @@ impl Processes {
     ///
     /// # Errors
     /// It failed or did not stop in time.
-    pub async fn stop_consumer(&mut self) -> Result<(), Failure> {
+    pub async fn stop_consumer(&mut self) -> Result<(), BoxError> {
         self.consumer.stop().await
     }
 }

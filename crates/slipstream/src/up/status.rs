@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::out;
+use crate::stdout;
 
 /// How often a plain line is printed.
 const PLAIN_PERIOD: Duration = Duration::from_secs(5);
@@ -52,7 +52,7 @@ impl StatusLine {
         if let Some(bar) = &self.bar {
             bar.set_message(line);
         } else if self.printed.is_none_or(|printed| printed.elapsed() >= PLAIN_PERIOD) {
-            _ = out::line(format_args!("{:>4}s  {line}", self.started.elapsed().as_secs()));
+            _ = stdout::write_line(format_args!("{:>4}s  {line}", self.started.elapsed().as_secs()));
             self.printed = Some(Instant::now());
         }
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::count::Count;
-use crate::out::{counted, counted_with};
+use service::plural::{counted, counted_with};
 
 /// What was counted, each number on its own.
 #[derive(Debug, Clone, Copy, Default)]

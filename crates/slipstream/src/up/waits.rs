@@ -10,9 +10,9 @@ use rdkafka::consumer::Consumer;
 use service::lock::lock;
 
 use super::say;
-use crate::Failure;
-use crate::kafka::Asker;
-use crate::mongo::{Mongo, address};
+use kafka::BoxError;
+use kafka::requests::RequestClient;
+use loadtest::mongo::{Mongo, address};
 
 /// A wait is not told before: servers that were just started need a moment.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -51,13 +51,13 @@ impl Waits {
     ///
     /// # Errors
     /// The client library refuses the configuration, or Kafka refuses us for good.
-    pub async fn kafka(&self, config: &consumer::Config) -> Result<(), Failure> {
+    pub async fn kafka(&self, config: &consumer::Config) -> Result<(), BoxError> {
         let client = client_config(&config.kafka_broker, "slipstream-up", &[], &config.properties);
         let waits = self.clone();
-        let told = Arc::new(move |why: &crate::kafka::Unanswered| waits.tell("kafka", &why.to_string()));
-        let asker = Asker::new(&client)?.wait_for_ever(told);
+        let told = Arc::new(move |why: &kafka::requests::RequestError| waits.tell("kafka", &why.to_string()));
+        let asker = RequestClient::new(&client)?.without_deadline(told);
         let answer =
-            asker.ask_aside("its topics", |client, limit| client.fetch_metadata(None, limit).map(drop));
+            asker.request_async("its topics", |client, limit| client.fetch_metadata(None, limit).map(drop));
         Ok(answer.await?)
     }
 
@@ -66,8 +66,8 @@ impl Waits {
         let store = &config.store;
         loop {
             let hello = async {
-                let mongo = Mongo::open_quickly(&store.uri, &store.database).await?;
-                mongo.in_time(mongo.database.run_command(doc! { "hello": 1 })).await
+                let mongo = Mongo::open_with_short_timeouts(&store.uri, &store.database).await?;
+                mongo.with_timeout(mongo.database.run_command(doc! { "hello": 1 })).await
             };
             let why = match hello.await.map(|hello| read_hello(&hello)) {
                 Ok(StoreState::Ready | StoreState::Unknown) => return,

@@ -166,7 +166,7 @@ async fn every_collection_has_one_line_where_every_source_is_ours() {
 async fn servers_that_do_not_answer_are_told_with_variable_address_reason_and_remedy() {
     let folder = tempfile::tempdir().unwrap();
     let ledger = folder.path().join("ledger");
-    let header = r#"{"run":"r","source":"adsbdb","started_at":5,"seed":1,"keys":1,"stale_ppm":0,"hostile_ppm":0,"api_version":null}"#;
+    let header = r#"{"run":"r","source":"adsbdb","started_at":5,"seed":1,"keys":1,"superseded_ppm":0,"hostile_ppm":0,"api_version":null}"#;
     std::fs::write(&ledger, format!("{header}\n")).unwrap();
     let (mongodb, kafka) = (nowhere(), nowhere());
     let uri = format!("mongodb://u:hunter2@{mongodb}");

@@ -134,7 +134,7 @@ async fn g1_unread_events_of_a_deleted_topic_are_reported_as_gone() {
     let report = load::verify(&test.names, &before, &["--wait", "2s"]).await;
     println!("verification of the events before the loss: {report}");
     let count = |name: &str| report[name]["count"].as_u64().expect("a count");
-    let others = ["missing", "duplicated", "stale", "altered", "foreign"].map(count);
+    let others = ["missing", "duplicated", "superseded", "altered", "foreign"].map(count);
     assert_eq!(others, [0; 5], "{report}");
     let without_document = accepted_ids(&before) - report["documents"].as_u64().expect("a count");
     assert!(count("gone") > without_document, "no document lacks a newer event: {report}");

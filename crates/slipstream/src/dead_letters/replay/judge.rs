@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::dead_letter::DeadLetter;
 use crate::dead_letters::filter::Filter;
-use crate::letter::Letter;
 
 /// What a replay goes by.
 #[derive(Debug, Clone)]
@@ -46,7 +46,7 @@ pub enum Verdict {
 
 impl Judge {
     /// What is to be done with `letter`.
-    pub fn judge(&self, letter: &Letter) -> Verdict {
+    pub fn judge(&self, letter: &DeadLetter) -> Verdict {
         if !self.filter.takes(letter) {
             return Verdict::Filtered;
         }
@@ -72,16 +72,16 @@ impl Judge {
 mod tests {
     use super::*;
     use crate::dead_letters::options::Filters;
-    use crate::scan::Place;
+    use kafka::topic_reader::RecordPosition;
 
-    fn place(topic: &str, partition: i32) -> Place {
-        Place { topic: topic.into(), partition, offset: 0 }
+    fn place(topic: &str, partition: i32) -> RecordPosition {
+        RecordPosition { topic: topic.into(), partition, offset: 0 }
     }
 
-    fn letter(origin: Option<Place>, replays: u32) -> Letter {
-        Letter {
-            place: place("a.dlq", 0),
-            record_ms: None,
+    fn letter(origin: Option<RecordPosition>, replays: u32) -> DeadLetter {
+        DeadLetter {
+            position: place("a.dlq", 0),
+            timestamp_ms: None,
             key: None,
             value_bytes: None,
             source: None,
@@ -93,7 +93,7 @@ mod tests {
         }
     }
 
-    fn judged(letter: &Letter, reason: Option<&str>) -> Verdict {
+    fn judged(letter: &DeadLetter, reason: Option<&str>) -> Verdict {
         let filters = Filters { reason: reason.map(str::to_owned), ..Filters::default() };
         let judge = Judge {
             filter: Filter::new(filters, 0),

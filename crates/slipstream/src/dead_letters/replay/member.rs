@@ -12,10 +12,10 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::watch;
 
-use crate::Failure;
-use crate::check::Cluster;
-use crate::kafka::is_final;
-use crate::scan::passes;
+use kafka::BoxError;
+use kafka::cluster::Cluster;
+use kafka::requests::is_permanent;
+use kafka::topic_reader::is_transient;
 
 /// When Kafka takes a member that was killed for dead; a broker allows no less, unless it is told to.
 const SESSION: Duration = Duration::from_secs(6);
@@ -77,7 +77,7 @@ impl ConsumerContext for Context {
 ///
 /// # Errors
 /// Somebody stays, or Kafka does not say.
-pub async fn alone(cluster: &Cluster, group: &str) -> Result<(), Failure> {
+pub async fn alone(cluster: &Cluster, group: &str) -> Result<(), BoxError> {
     let began = Instant::now();
     loop {
         if cluster.group().await?.members.is_empty() {
@@ -105,7 +105,7 @@ fn is_over(error: &KafkaError) -> bool {
     )
 }
 
-fn refusal(group: &str) -> Failure {
+fn refusal(group: &str) -> BoxError {
     format!(
         "another replay is at work in group {group}: wait for its end, or name another group with --group"
     )
@@ -122,7 +122,7 @@ impl Member {
         group: &str,
         topic: &str,
         partitions: usize,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, BoxError> {
         let (sender, mut standing) = watch::channel(Standing::Joining);
         let consumer: StreamConsumer<Context> =
             client(config, group).create_with_context(Context { standing: sender })?;
@@ -134,7 +134,7 @@ impl Member {
                     biased;
                     _ = standing.changed() => return Ok(()),
                     record = consumer.recv() => match record {
-                        Err(error) if !passes(&error) => return Err(Failure::from(error)),
+                        Err(error) if !is_transient(&error) => return Err(BoxError::from(error)),
                         _ => {}
                     },
                 }
@@ -158,7 +158,7 @@ impl Member {
     }
 
     /// Comes back when somebody else has come; what was under way then cannot be committed.
-    pub async fn replaced(&mut self) -> Failure {
+    pub async fn replaced(&mut self) -> BoxError {
         // The sender lives as long as the consumer.
         _ = self.standing.wait_for(|standing| *standing == Standing::Replaced).await;
         let group = &self.group;
@@ -169,7 +169,7 @@ impl Member {
     ///
     /// # Errors
     /// Kafka did not take them.
-    pub async fn commit(&self, offsets: Vec<(i32, (i64, String))>) -> Result<(), Failure> {
+    pub async fn commit(&self, offsets: Vec<(i32, (i64, String))>) -> Result<(), BoxError> {
         let mut list = TopicPartitionList::new();
         for (partition, (offset, note)) in offsets {
             let mut element = list.add_partition(&self.topic, partition);
@@ -182,8 +182,10 @@ impl Member {
                 let (consumer, list) = (Arc::clone(&self.consumer), list.clone());
                 let once = tokio::task::spawn_blocking(move || consumer.commit(&list, CommitMode::Sync));
                 match once.await? {
-                    Err(error) if !is_final(&error) && !is_over(&error) => tokio::time::sleep(PAUSE).await,
-                    outcome => return outcome.map_err(Failure::from),
+                    Err(error) if !is_permanent(&error) && !is_over(&error) => {
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                    outcome => return outcome.map_err(BoxError::from),
                 }
             }
         };

@@ -22,11 +22,12 @@ use tokio_util::sync::CancellationToken;
 use super::filter::Filter;
 use super::options::ReplayOptions;
 use super::{Deployment, now_ms};
-use crate::check::Cluster;
-use crate::letter::Letter;
-use crate::scan::{NEXT, Scan};
-use crate::{Failure, out};
+use crate::dead_letter::DeadLetter;
+use crate::stdout;
 use judge::{Judge, Verdict};
+use kafka::BoxError;
+use kafka::cluster::Cluster;
+use kafka::topic_reader::{CONTINUE, TopicReader};
 use member::Member;
 pub use partition::Partition;
 use report::{End, Report};
@@ -38,7 +39,7 @@ pub async fn replay(
     options: ReplayOptions,
     group: String,
     deployment: Deployment,
-) -> Result<ExitCode, Failure> {
+) -> Result<ExitCode, BoxError> {
     let stop = service::signals::stop_token()?;
     let Deployment { config, letters, topics, .. } = deployment;
     let judge = Judge {
@@ -51,7 +52,12 @@ pub async fn replay(
     // The group is that of the replays: the cluster is asked about it.
     let config = consumer::Config { group_id: group, ..config };
     let replay = Replay {
-        cluster: Cluster::new(&config)?,
+        cluster: Cluster::new(
+            &config.kafka_broker,
+            &config.properties,
+            "slipstream-check",
+            &config.group_id,
+        )?,
         config,
         judge,
         left: options.limit.unwrap_or(u64::MAX),
@@ -60,7 +66,7 @@ pub async fn replay(
     let (report, outcome) =
         if options.dry_run { replay.dry(letters).await } else { replay.send(letters, &stop).await };
     let text = if report.json { report.to_json().to_string() } else { report.to_string() };
-    out::line(text)?;
+    stdout::write_line(text)?;
     outcome?;
     Ok(if report.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -73,7 +79,7 @@ struct Replay {
     left: u64,
 }
 
-type Outcome = (Report, Result<(), Failure>);
+type Outcome = (Report, Result<(), BoxError>);
 
 impl Replay {
     async fn send(mut self, letters: BTreeMap<String, Vec<i32>>, stop: &CancellationToken) -> Outcome {
@@ -90,7 +96,7 @@ impl Replay {
         (self.report, outcome)
     }
 
-    async fn topic(&mut self, topic: &str, ids: Vec<i32>, stop: &CancellationToken) -> Result<(), Failure> {
+    async fn topic(&mut self, topic: &str, ids: Vec<i32>, stop: &CancellationToken) -> Result<(), BoxError> {
         let group = self.config.group_id.clone();
         let join = async {
             member::alone(&self.cluster, &group).await?;
@@ -115,7 +121,7 @@ impl Replay {
         outcome
     }
 
-    async fn partitions(&self, topic: &str, ids: Vec<i32>) -> Result<BTreeMap<i32, Partition>, Failure> {
+    async fn partitions(&self, topic: &str, ids: Vec<i32>) -> Result<BTreeMap<i32, Partition>, BoxError> {
         let positions = self.cluster.positions(topic, ids).await?;
         Ok(positions.iter().map(|position| (position.partition, Partition::new(position))).collect())
     }
@@ -130,7 +136,8 @@ impl Replay {
                 Ok(partitions) => partitions,
                 Err(why) => return self.failed(why),
             };
-            let scan = Scan::new(&self.config, "slipstream-replay");
+            let scan =
+                TopicReader::new(&self.config.kafka_broker, &self.config.properties, "slipstream-replay");
             let read = move || {
                 let read = self.look(&scan, &topic, partitions);
                 (self, read)
@@ -147,29 +154,29 @@ impl Replay {
         (self.report, Ok(()))
     }
 
-    fn failed(mut self, why: Failure) -> Outcome {
+    fn failed(mut self, why: BoxError) -> Outcome {
         self.report.end = End::Failure;
         (self.report, Err(why))
     }
 
     fn look(
         &mut self,
-        scan: &Scan,
+        scan: &TopicReader,
         topic: &str,
         mut partitions: BTreeMap<i32, Partition>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), BoxError> {
         let open = partitions.iter().filter(|(_, partition)| partition.reads());
         let starts: Vec<(i32, i64)> = open.map(|(id, partition)| (*id, partition.next())).collect();
         scan.read_from(topic, starts, |message| {
-            let Some(partition) = partitions.get_mut(&message.partition()) else { return NEXT };
+            let Some(partition) = partitions.get_mut(&message.partition()) else { return CONTINUE };
             if !partition.meets(message.offset()) {
-                return NEXT;
+                return CONTINUE;
             }
-            let letter = Letter::of(message);
+            let letter = DeadLetter::of(message);
             match self.judge.judge(&letter) {
                 Verdict::Send(_) if !partition.has_room_for(message.offset()) => {
                     partition.close();
-                    self.report.full(&letter.place);
+                    self.report.full(&letter.position);
                 }
                 Verdict::Send(target) => {
                     partition.sent(message.offset());
@@ -179,7 +186,7 @@ impl Replay {
                 verdict => self.report.leave(&letter, &verdict),
             }
             if self.left > 0 {
-                return NEXT;
+                return CONTINUE;
             }
             self.report.end = End::Limit;
             Ok(ControlFlow::Break(()))

@@ -1,7 +1,7 @@
 //! A partition of a dead-letter topic, from where its replay goes on to what was its end at the start.
 
 use super::replayed::Replayed;
-use crate::check::Position;
+use kafka::cluster::GroupPosition;
 
 /// How far a replay is in a partition.
 #[derive(Debug)]
@@ -19,9 +19,9 @@ pub struct Partition {
 
 impl Partition {
     /// From where its group says.
-    pub fn new(position: &Position) -> Self {
+    pub fn new(position: &GroupPosition) -> Self {
         let next = position.committed.unwrap_or(position.first);
-        let mut replayed = Replayed::read(next, &position.note);
+        let mut replayed = Replayed::read(next, &position.metadata);
         // The topic was made anew: the note is of another one.
         if replayed.end() > position.end {
             replayed = Replayed::below(next);
@@ -126,8 +126,8 @@ impl Partition {
 mod tests {
     use super::*;
 
-    fn position(committed: Option<i64>, note: &str, first: i64, end: i64) -> Position {
-        Position { topic: "t".into(), partition: 0, committed, note: note.into(), first, end }
+    fn position(committed: Option<i64>, note: &str, first: i64, end: i64) -> GroupPosition {
+        GroupPosition { topic: "t".into(), partition: 0, committed, metadata: note.into(), first, end }
     }
 
     fn met(partition: &mut Partition, offsets: std::ops::Range<i64>) -> Vec<i64> {
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn what_was_replayed_is_told_and_nothing_of_a_topic_that_was_made_anew() {
-        let told = |position: Position| {
+        let told = |position: GroupPosition| {
             let partition = Partition::new(&position);
             (0..6).filter(|offset| partition.is_replayed(*offset)).collect::<Vec<_>>()
         };

@@ -6,10 +6,11 @@ use std::io::Write;
 use serde_json::{Value, json};
 
 use super::judge::{Target, Verdict};
+use crate::dead_letter::DeadLetter;
 use crate::dead_letters::list;
-use crate::letter::Letter;
-use crate::out::{self, counted};
-use crate::scan::Place;
+use crate::stdout;
+use kafka::topic_reader::RecordPosition;
+use service::plural::counted;
 
 /// So many are named in the JSON of the end; all of them are, as they are met.
 const NAMED: usize = 100;
@@ -55,7 +56,7 @@ struct Named {
 }
 
 impl Named {
-    fn add(&mut self, place: &Place, why: &str) {
+    fn add(&mut self, place: &RecordPosition, why: &str) {
         self.count += 1;
         if self.first.len() < NAMED {
             self.first.push(json!({"at": place.to_string(), "reason": why}));
@@ -83,8 +84,8 @@ impl Report {
     }
 
     /// Of a dead letter that is not sent.
-    pub fn leave(&mut self, letter: &Letter, verdict: &Verdict) {
-        let place = &letter.place;
+    pub fn leave(&mut self, letter: &DeadLetter, verdict: &Verdict) {
+        let place = &letter.position;
         match verdict {
             Verdict::Send(_) => {}
             Verdict::Filtered => self.filtered += 1,
@@ -100,23 +101,23 @@ impl Report {
     }
 
     /// Of one that Kafka refuses.
-    pub fn refuse(&mut self, place: &Place, why: &str) {
+    pub fn refuse(&mut self, place: &RecordPosition, why: &str) {
         self.refused.add(place, &format!("refused: {why}"));
     }
 
     /// Of one that would be sent.
-    pub fn would_send(&mut self, letter: &Letter, target: &Target) -> std::io::Result<()> {
+    pub fn would_send(&mut self, letter: &DeadLetter, target: &Target) -> std::io::Result<()> {
         self.replayed += 1;
         if self.json {
             return Ok(());
         }
         let partition =
             target.partition.map_or_else(|| "the partition of its key".into(), |id| id.to_string());
-        out::line(format_args!("would send to {}/{partition}: {}", target.topic, list::text(letter)))
+        stdout::write_line(format_args!("would send to {}/{partition}: {}", target.topic, list::text(letter)))
     }
 
     /// A partition of which nothing more can be kept.
-    pub fn full(&mut self, place: &Place) {
+    pub fn full(&mut self, place: &RecordPosition) {
         let why = format!(
             "the run ends here in this partition: group {} can note no more gaps; replay without a filter, or in another \
              --group",

@@ -15,10 +15,10 @@ use super::member::Member;
 use super::partition::Partition;
 use super::report::{End, Report};
 use super::sender::{Fate, Sender};
-use crate::Failure;
-use crate::kafka::LIMIT;
-use crate::letter::Letter;
-use crate::scan::{Place, passes};
+use crate::dead_letter::DeadLetter;
+use kafka::BoxError;
+use kafka::requests::REQUEST_TIMEOUT;
+use kafka::topic_reader::{RecordPosition, is_transient};
 
 /// Most records under way, and most bytes of them: memory.
 const UNDER_WAY: usize = 500;
@@ -28,7 +28,7 @@ const COMMIT_EVERY: Duration = Duration::from_secs(1);
 
 /// A record that was sent, and how it fared.
 struct Sent {
-    place: Place,
+    place: RecordPosition,
     bytes: usize,
     fate: Fate,
 }
@@ -47,7 +47,7 @@ pub struct Run<'a> {
     under_way: JoinSet<Sent>,
     bytes: usize,
     last_news: Instant,
-    failure: Option<Failure>,
+    failure: Option<BoxError>,
 }
 
 impl<'a> Run<'a> {
@@ -75,7 +75,7 @@ impl<'a> Run<'a> {
     ///
     /// # Errors
     /// Kafka does not answer, or another member came.
-    pub async fn run(&mut self, member: &mut Member, stop: &CancellationToken) -> Result<(), Failure> {
+    pub async fn run(&mut self, member: &mut Member, stop: &CancellationToken) -> Result<(), BoxError> {
         let consumer = Arc::clone(&member.consumer);
         let broker = member.broker.clone();
         let mut tick = tokio::time::interval(Duration::from_millis(200));
@@ -117,7 +117,7 @@ impl<'a> Run<'a> {
         self.report.end = end;
     }
 
-    fn fail(&mut self, why: Failure) {
+    fn fail(&mut self, why: BoxError) {
         self.close(End::Failure);
         self.failure.get_or_insert(why);
     }
@@ -132,7 +132,7 @@ impl<'a> Run<'a> {
                 self.last_news = Instant::now();
                 self.partitions.get_mut(&partition).into_iter().for_each(Partition::at_end);
             }
-            Err(error) if passes(&error) => {}
+            Err(error) if is_transient(&error) => {}
             Err(error) => self.fail(error.into()),
         }
     }
@@ -142,18 +142,18 @@ impl<'a> Run<'a> {
         if !partition.meets(message.offset()) {
             return;
         }
-        let letter = Letter::of(message);
+        let letter = DeadLetter::of(message);
         let target = match self.judge.judge(&letter) {
             Verdict::Send(target) => target,
             verdict => return self.report.leave(&letter, &verdict),
         };
         if !partition.has_room_for(message.offset()) {
             partition.close();
-            return self.report.full(&letter.place);
+            return self.report.full(&letter.position);
         }
         partition.sent(message.offset());
         let bytes = message.key_len() + message.payload_len();
-        let (fate, place) = (self.sender.send(message, target), letter.place);
+        let (fate, place) = (self.sender.send(message, target), letter.position);
         self.under_way.spawn(async move { Sent { place, bytes, fate: fate.await } });
         self.bytes += bytes;
         *self.left -= 1;
@@ -184,13 +184,13 @@ impl<'a> Run<'a> {
     }
 
     fn look(&mut self, broker: &str) {
-        if self.reads() && self.under_way.is_empty() && self.last_news.elapsed() > LIMIT {
+        if self.reads() && self.under_way.is_empty() && self.last_news.elapsed() > REQUEST_TIMEOUT {
             let why = format!("kafka does not answer at {broker} (KAFKA_BROKER)");
             self.fail(format!("the dead letters cannot be read to their end: {why}").into());
         }
     }
 
-    async fn commit(&mut self, member: &Member) -> Result<(), Failure> {
+    async fn commit(&mut self, member: &Member) -> Result<(), BoxError> {
         let changed = self.partitions.iter_mut();
         let changed: Vec<_> =
             changed.filter_map(|(id, partition)| Some((*id, partition.take_changed()?))).collect();

@@ -9,9 +9,10 @@ use rdkafka::producer::future_producer::DeliveryFuture;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
 use super::judge::Target;
-use crate::Failure;
+use crate::dead_letter::rfc3339;
 use crate::dead_letters::now_ms;
-use crate::letter::{headers_of_replay, record_ms, time};
+use kafka::BoxError;
+use kafka::dead_letter_headers::{record_timestamp_ms, replay_headers};
 
 /// How a record fared.
 #[derive(Debug)]
@@ -34,7 +35,7 @@ impl Sender {
     ///
     /// # Errors
     /// The client library refuses the configuration.
-    pub fn new(config: &consumer::Config) -> Result<Self, Failure> {
+    pub fn new(config: &consumer::Config) -> Result<Self, BoxError> {
         Ok(Self { producer: client(config).create_with_context(QuietContext)? })
     }
 
@@ -45,20 +46,20 @@ impl Sender {
         target: Target,
     ) -> impl Future<Output = Fate> + Send + use<> {
         // Never another one: the event may have no other time than this.
-        let record_ms = record_ms(message);
+        let timestamp_ms = record_timestamp_ms(message);
         let record: FutureRecord<'_, [u8], [u8]> = FutureRecord {
             topic: &target.topic,
             partition: target.partition,
             payload: message.payload(),
             key: message.key(),
-            timestamp: record_ms,
-            headers: Some(headers_of_replay(message)),
+            timestamp: timestamp_ms,
+            headers: Some(replay_headers(message)),
         };
         let sent = self.producer.send_result(record).map_err(|(error, _)| error);
         async move {
             match outcome(sent).await {
                 Ok(()) => Fate::Acknowledged,
-                Err(error) => fate(error, &target.topic, record_ms),
+                Err(error) => fate(error, &target.topic, timestamp_ms),
             }
         }
     }
@@ -89,15 +90,15 @@ fn client(config: &consumer::Config) -> ClientConfig {
     client_config(&config.kafka_broker, "slipstream-replay", &properties, &config.properties)
 }
 
-fn fate(error: KafkaError, topic: &str, record_ms: Option<i64>) -> Fate {
-    match error.rdkafka_error_code().and_then(|code| remedy(code, topic, record_ms)) {
+fn fate(error: KafkaError, topic: &str, timestamp_ms: Option<i64>) -> Fate {
+    match error.rdkafka_error_code().and_then(|code| remedy(code, topic, timestamp_ms)) {
         Some(remedy) => Fate::Refused(format!("{error}: {remedy}")),
         None => Fate::Unknown(error),
     }
 }
 
 /// What to do about a refusal of one record; nothing where the error says nothing of the record.
-fn remedy(code: RDKafkaErrorCode, topic: &str, record_ms: Option<i64>) -> Option<String> {
+fn remedy(code: RDKafkaErrorCode, topic: &str, timestamp_ms: Option<i64>) -> Option<String> {
     use RDKafkaErrorCode as Code;
     match code {
         Code::MessageSizeTooLarge | Code::InvalidMessageSize => {
@@ -110,9 +111,9 @@ fn remedy(code: RDKafkaErrorCode, topic: &str, record_ms: Option<i64>) -> Option
             Some(format!("create topic {topic}"))
         }
         Code::InvalidTimestamp => {
-            let is_ahead = record_ms.is_some_and(|ms| now_ms().is_ok_and(|now| ms > now));
+            let is_ahead = timestamp_ms.is_some_and(|ms| now_ms().is_ok_and(|now| ms > now));
             let setting = if is_ahead { "after" } else { "before" };
-            let at = record_ms.map_or_else(|| "none".to_owned(), time);
+            let at = timestamp_ms.map_or_else(|| "none".to_owned(), rfc3339);
             Some(format!(
                 "INVALID_TIMESTAMP: the record keeps its timestamp, {at}; raise message.timestamp.{setting}.max.ms of topic \
                  {topic} for the time of the replay"

@@ -119,10 +119,15 @@ async fn unprocessed_records_are_reported_and_not_verified() {
     assert_eq!((&verdict.json["verdict"], &verdict.json["well"]), (&"unfinished".into(), &false.into()));
     assert!(verdict.json["waiting_seconds"].is_null(), "nothing is finished: {verdict:#?}");
     let (code, said) = text(&names.for_every_source(&[]), &["verify", "--ledger", path, "--wait", "1"]).await;
-    for part in
-        ["  waiting        30 records: none was finished", "  not judged     10 ids", "NO VERDICT YET: 30 "]
-    {
-        assert!(code == Some(3) && said.contains(part) && !said.contains("WRONG"), "{part} in {said}");
+    for part in [
+        "  waiting        30 records: no record was finished",
+        "  not compared   10 ids",
+        "VERIFICATION INCOMPLETE: 30 ",
+    ] {
+        assert!(
+            code == Some(3) && said.contains(part) && !said.contains("VERIFICATION FAILED"),
+            "{part} in {said}"
+        );
     }
     // A verification with --wait continues when the consumer starts.
     let arguments = ["verify", "--ledger", path, "--wait", "until-done"];
@@ -132,7 +137,7 @@ async fn unprocessed_records_are_reported_and_not_verified() {
         consumer.ready().await;
         consumer
     });
-    assert!(waited.0 == Some(0) && waited.1.ends_with("all is as it must be\n"), "{waited:?}");
+    assert!(waited.0 == Some(0) && waited.1.ends_with("verification passed\n"), "{waited:?}");
     assert!(
         waited.1.contains("30 events, 30 accepted") && waited.1.contains("missing        0"),
         "{waited:?}"
@@ -267,7 +272,7 @@ async fn unverifiable_ledger_is_rejected() {
     assert!(code == Some(1) && said.contains("mongodb does not answer"), "{code:?} {said}");
     let (code, said) = text(&names.for_every_source(&[]), &["verify", "--ledger", "/no/such"]).await;
     assert!(code == Some(1) && said.contains("/no/such: "), "{code:?} {said}");
-    for (old, new, part) in [("\"n\":0", "\"n\":1", "cannot be judged"), ("\"n\":0", "\"n\":", "line 2")] {
+    for (old, new, part) in [("\"n\":0", "\"n\":1", "does not generate"), ("\"n\":0", "\"n\":", "line 2")] {
         let text_before = std::fs::read_to_string(&ledger).unwrap();
         std::fs::write(&ledger, text_before.replace(old, new)).unwrap();
         let (code, said) = text(&names.for_every_source(&[]), &verify).await;
@@ -280,7 +285,7 @@ async fn unverifiable_ledger_is_rejected() {
 async fn invalid_arguments_or_environment_are_rejected_before_any_request() {
     let producer = ("PRODUCER_BASE_URL", "http://127.0.0.1:9");
     for (environment, arguments, part) in [
-        (&[producer][..], &["load", "--stale", "10"][..], "percent"),
+        (&[producer][..], &["load", "--superseded", "10"][..], "percent"),
         (&[producer], &["load", "--rate", "0"], "above 0"),
         (&[producer], &["load", "--batch", "10001"], "10000"),
         (&[producer], &["load", "--keys", "0"], "0 is not in"),

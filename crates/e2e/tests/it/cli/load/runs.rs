@@ -10,7 +10,7 @@ use testkit::{Stack, mongo};
 use super::{Site, lines};
 
 /// A mixture: every fifth event is superseded, every fifth is hostile.
-const MIXTURE: [&str; 8] = ["--keys", "60", "--stale", "20%", "--hostile", "20%", "--connections", "8"];
+const MIXTURE: [&str; 8] = ["--keys", "60", "--superseded", "20%", "--hostile", "20%", "--connections", "8"];
 
 /// Panics unless each event of the ledger is on the topic as recorded.
 async fn assert_ledger(site: &Site, events: usize, batched: bool) {
@@ -48,14 +48,14 @@ async fn ledger_has_every_response_and_verification_passes() {
         "{sent:?}"
     );
     assert!(
-        (60..240).contains(&sent.count("/stale")) && (60..240).contains(&sent.count("/hostile")),
+        (60..240).contains(&sent.count("/superseded")) && (60..240).contains(&sent.count("/hostile")),
         "{sent:?}"
     );
     assert!(sent.json["latency_ms"]["p99"].as_f64() >= sent.json["latency_ms"]["p50"].as_f64());
     assert_ledger(&site, 600, false).await;
     let verdict = site.verify(&[]).await;
     assert_eq!((verdict.code, verdict.count("/documents")), (Some(0), 60), "{verdict:#?}");
-    for kind in ["missing", "duplicated", "stale", "altered", "foreign", "dead_lettered"] {
+    for kind in ["missing", "duplicated", "superseded", "altered", "foreign", "dead_lettered"] {
         assert_eq!(verdict.count(&format!("/{kind}/count")), 0, "{verdict:#?}");
     }
     // Superseded events came after newer ones and changed nothing.
@@ -108,10 +108,15 @@ async fn hostile_events_alone_survive_inserts_and_updates_and_a_batch_too_large_
 {
     let site = Site::start(Stack::shared_without_sync().await).await;
     // About 14 MiB; the limit of a request is 16 MiB.
-    let all = ["--events", "1600", "--keys", "800", "--batch", "1600", "--hostile", "100%", "--stale", "0%"];
+    let all =
+        ["--events", "1600", "--keys", "800", "--batch", "1600", "--hostile", "100%", "--superseded", "0%"];
     let sent = site.load(&all).await;
     assert_eq!(sent.json["answers"], serde_json::json!({"202": 1_600}), "{sent:?}");
-    assert_eq!((sent.code, sent.count("/hostile"), sent.count("/stale")), (Some(0), 1_600, 0), "{sent:?}");
+    assert_eq!(
+        (sent.code, sent.count("/hostile"), sent.count("/superseded")),
+        (Some(0), 1_600, 0),
+        "{sent:?}"
+    );
     let requests = testkit::http::text(&site.producer.url("/metrics")).await.unwrap();
     let counted = r#"slipstream_http_requests_total{route="/ingest/batch",status="202"} "#;
     let counted = requests.lines().find_map(|line| line.strip_prefix(counted)).unwrap();

@@ -16,7 +16,7 @@ struct Stored {
 
 impl Stored {
     async fn new() -> Self {
-        Self::sent(&["--events", "60", "--keys", "10", "--stale", "30%"]).await
+        Self::sent(&["--events", "60", "--keys", "10", "--superseded", "30%"]).await
     }
 
     async fn sent(options: &[&str]) -> Self {
@@ -42,7 +42,7 @@ impl Stored {
     async fn assert_only(&self, kind: &str, key: u64, part: &str) -> Said {
         let verdict = self.site.verify(&[]).await;
         assert_eq!(verdict.code, Some(1), "{verdict:#?}");
-        for other in ["missing", "gone", "duplicated", "stale", "altered", "foreign", "dead_lettered"] {
+        for other in ["missing", "gone", "duplicated", "superseded", "altered", "foreign", "dead_lettered"] {
             let count = u64::from(other == kind);
             assert_eq!(verdict.count(&format!("/{other}/count")), count, "{other}: {verdict:#?}");
         }
@@ -85,13 +85,13 @@ async fn older_event_in_place_of_a_newer_one_is_superseded() {
     let stored = Stored::new().await;
     let older = stored.of_key(5).swap_remove(0)["timestamp"].as_i64().unwrap();
     stored.update(5, doc! { "$set": { "event_timestamp": older } }).await;
-    stored.assert_only("stale", 5, "a newer event was accepted").await;
+    stored.assert_only("superseded", 5, "a newer event was accepted").await;
     let newest = stored.of_key(5).pop().unwrap();
     let (timestamp, ingested_at) = (newest["timestamp"].as_i64(), newest["ingested_at"].as_i64());
     // The same event with an earlier `ingested_at`.
     let earlier = doc! { "event_timestamp": timestamp, "ingested_at": ingested_at.map(|at| at - 1) };
     stored.update(5, doc! { "$set": earlier }).await;
-    stored.assert_only("stale", 5, "a newer event was accepted").await;
+    stored.assert_only("superseded", 5, "a newer event was accepted").await;
     stored.site.end().await;
 }
 
@@ -99,15 +99,15 @@ async fn older_event_in_place_of_a_newer_one_is_superseded() {
 async fn older_event_is_gone_if_only_its_own_record_is_left() {
     // The first document is the newest.
     let stored =
-        Stored::sent(&["--events", "10", "--keys", "1", "--stale", "100%", "--connections", "1"]).await;
+        Stored::sent(&["--events", "10", "--keys", "1", "--superseded", "100%", "--connections", "1"]).await;
     let older = stored.of_key(0).into_iter().rev().nth(1).unwrap();
     let times =
         doc! { "event_timestamp": older["timestamp"].as_i64(), "ingested_at": older["ingested_at"].as_i64() };
     stored.update(0, doc! { "$set": times }).await;
-    stored.assert_only("stale", 0, "a newer event was accepted").await;
+    stored.assert_only("superseded", 0, "a newer event was accepted").await;
     let partition = i32::try_from(older["partition"].as_i64().unwrap()).unwrap();
     kafka::delete_records(&stored.site.names, partition, older["offset"].as_i64().unwrap()).await;
-    stored.assert_only("gone", 0, "their records are not on the topic any more").await;
+    stored.assert_only("gone", 0, "the topic no longer has their records").await;
     stored.site.end().await;
 }
 
@@ -128,7 +128,7 @@ async fn document_with_a_changed_field_is_altered_and_the_field_is_named() {
         (doc! { "$set": { "ingested_at_iso": "2020-01-01T00:00:00.000Z" } }, "differs in ingested_at_iso"),
         (doc! { "$set": { "ingested_at": stamp + 1 } }, "no accepted event has these times"),
         (doc! { "$set": { "event_timestamp": 1_900_000_000_000_i64 } }, "no accepted event has these times"),
-        (doc! { "$set": { "event_timestamp": "x" } }, "is no int64"),
+        (doc! { "$set": { "event_timestamp": "x" } }, "is not an int64"),
     ] {
         stored.update(6, update).await;
         stored.assert_only("altered", 6, part).await;

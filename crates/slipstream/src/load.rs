@@ -1,0 +1,64 @@
+//! `slipstream load`: sends events to a producer and prints a summary. It reads the poller's variables,
+//! which describe how to reach the producer, and EXPECTED_SOURCE for the source.
+
+use std::process::ExitCode;
+
+use events::Source;
+use kafka::BoxError;
+use loadtest::LoadOptions;
+use loadtest::load::Target;
+use service::{ConfigErrors, ConfigReader, Kind};
+
+use crate::dedupe::first_source;
+use crate::stdout;
+
+service::settings! {
+    /// The variables besides the poller's.
+    pub struct Settings {
+        /// The first source is that of the events, unless the command line names one.
+        expected_source: Kind::Default("adsbdb"),
+    }
+}
+
+/// Sends events. The exit code is 0 if every event got a final response and at least one was accepted.
+///
+/// # Errors
+/// A wrong configuration, or a ledger that cannot be written.
+pub async fn load(options: LoadOptions, environment: Vec<(String, String)>) -> Result<ExitCode, BoxError> {
+    let target = target(options.source.clone(), &environment)?;
+    let summary = loadtest::load::run(&target, &options, &service::signals::stop_token()?).await?;
+    let text = if options.json { summary.json().to_string() } else { summary.to_string() };
+    stdout::write_line(text)?;
+    Ok(if summary.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Reads and checks the environment; `source` is that of the command line.
+///
+/// # Errors
+/// All wrong variables, by name.
+pub fn target(source: Option<Source>, environment: &[(String, String)]) -> Result<Target, ConfigErrors> {
+    let (s, mut check) = ConfigReader::read::<Settings>(Settings::VARIABLES, environment.iter().cloned());
+    let source = match source {
+        Some(source) => Some(source),
+        None => check.value("expected_source", s.expected_source.as_ref(), first_source("--source")),
+    };
+    let producer = poller::Config::from_environment(environment.iter().cloned()).map_err(|faults| {
+        faults.0.into_iter().for_each(|(name, problem)| check.add_error(&name, problem));
+    });
+    let target = (|| Some(Target { producer: producer.ok()?, source: source? }))();
+    check.finish(target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_every_wrong_variable() {
+        let environment = [("PRODUCER_BASE_URL", "p:8080"), ("EXPECTED_SOURCE", "*")];
+        let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let faults = target(None, &environment).unwrap_err().0;
+        let names: Vec<&str> = faults.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["EXPECTED_SOURCE", "PRODUCER_BASE_URL"]);
+    }
+}
