@@ -145,8 +145,8 @@ mod tests {
         let message = message(headers);
         assert_eq!(replays(&message), 0);
         let replay = replay_headers(&message);
-        assert_eq!(replay.raw().next(), Some(not_utf8));
-        assert_eq!(replay.raw().count(), 2);
+        assert_eq!(replay.raw_headers().next(), Some(not_utf8));
+        assert_eq!(replay.raw_headers().count(), 2);
     }
 
     #[test]

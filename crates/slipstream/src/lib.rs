@@ -15,15 +15,14 @@ use service::{ConfigErrors, Kind, Variable};
 
 pub mod check;
 pub mod cli;
-pub mod dead_letter;
 pub mod dead_letters;
 pub mod dedupe;
 pub mod http;
 pub mod load;
+pub mod output;
 #[cfg(test)]
 mod shared_variables;
 pub mod simulate;
-pub mod stdout;
 pub mod trace;
 pub mod up;
 pub mod verify;

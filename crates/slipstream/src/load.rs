@@ -10,7 +10,7 @@ use loadtest::load::Target;
 use service::{ConfigErrors, ConfigReader, Kind};
 
 use crate::dedupe::first_source;
-use crate::stdout;
+use crate::output;
 
 service::settings! {
     /// The variables besides the poller's.
@@ -28,7 +28,7 @@ pub async fn load(options: LoadOptions, environment: Vec<(String, String)>) -> R
     let target = target(options.source.clone(), &environment)?;
     let summary = loadtest::load::run(&target, &options, &service::signals::stop_token()?).await?;
     let text = if options.json { summary.json().to_string() } else { summary.to_string() };
-    stdout::write_line(text)?;
+    output::write_line(text)?;
     Ok(if summary.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

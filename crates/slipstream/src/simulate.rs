@@ -7,7 +7,7 @@ use std::time::Duration;
 use devservers::Simulator;
 
 use crate::cli::SimulateOptions;
-use crate::stdout;
+use crate::output;
 use kafka::BoxError;
 
 /// Runs until a signal, or asks a running one for its health.
@@ -20,7 +20,7 @@ pub async fn simulate(options: SimulateOptions) -> Result<ExitCode, BoxError> {
     }
     let stop = service::signals::stop_token()?;
     let simulator = Simulator::start(options.listen).await?;
-    stdout::write_line(format_args!("ADSBDB simulator on {}/v0/aircraft/random", simulator.base_url()))?;
+    output::write_line(format_args!("ADSBDB simulator on {}/v0/aircraft/random", simulator.base_url()))?;
     stop.cancelled().await;
     simulator.stop().await;
     Ok(ExitCode::SUCCESS)

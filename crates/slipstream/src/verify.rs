@@ -6,7 +6,7 @@ use kafka::BoxError;
 use loadtest::VerifyOptions;
 use loadtest::verify::{VerifyResult, run};
 
-use crate::stdout;
+use crate::output;
 
 /// Exit code of a verification without differences while records are unfinished.
 const INCOMPLETE: u8 = 3;
@@ -23,7 +23,7 @@ pub async fn verify(
     let config = consumer::Config::from_environment(environment)?;
     let report = run(&config, &options).await?;
     let text = if options.json { report.json().to_string() } else { report.to_string() };
-    stdout::write_line(text)?;
+    output::write_line(text)?;
     Ok(match report.result() {
         VerifyResult::Passed => ExitCode::SUCCESS,
         VerifyResult::Failed => ExitCode::FAILURE,

@@ -1,26 +1,26 @@
-//! What `check` reads from the environment: all of the consumer's variables, the poller's PRODUCER_* ones, which say how
-//! to reach the producer, and where the others are.
+//! The configuration of `check`: the consumer's variables, the poller's PRODUCER_* variables, and the
+//! addresses of the other processes.
 
 use service::{ConfigErrors, ConfigReader, Kind, parse};
 
 service::settings! {
-    /// Where to ask, beside what the consumer's variables say.
+    /// The variables besides the consumer's and the poller's.
     pub struct Settings {
-        /// Where the producer is, as in `http://api-producer:8080`.
-        producer_base_url: Kind::Optional("not asked"),
-        /// Where the consumer is, as in `http://adsbdb-consumer:8081`.
-        consumer_base_url: Kind::Optional("not asked"),
+        /// Base URL of the producer, such as `http://api-producer:8080`.
+        producer_base_url: Kind::Optional("not checked"),
+        /// Base URL of the consumer, such as `http://adsbdb-consumer:8081`.
+        consumer_base_url: Kind::Optional("not checked"),
         /// Base URL of ADSBDB.
         adsbdb_base_url: Kind::Default("https://api.adsbdb.com"),
     }
 }
 
-/// A deployment, as the environment describes it.
+/// The configuration of a deployment.
 #[derive(Debug)]
 pub struct Config {
-    /// Kafka, MongoDB, group, topics and keys.
+    /// Kafka, MongoDB, group, topics and UPSERT_KEYS.
     pub consumer: consumer::Config,
-    /// How to reach the producer.
+    /// Address, API key and certificates of the producer.
     pub producer: Option<poller::Config>,
     /// The consumer's base URL.
     pub consumer_url: Option<String>,
@@ -32,7 +32,7 @@ impl Config {
     /// Reads and checks the environment.
     ///
     /// # Errors
-    /// Every wrong variable, by name.
+    /// All wrong variables, by name.
     pub fn from_environment(environment: &[(String, String)]) -> Result<Self, ConfigErrors> {
         let (s, mut check) = ConfigReader::read::<Settings>(Settings::VARIABLES, environment.iter().cloned());
         let url = |text: &str| parse::base_url(text).map(|url| url.as_str().trim_end_matches('/').to_owned());
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_wrong_variable_is_named_at_once() {
+    fn an_error_names_every_wrong_variable() {
         let environment = [
             ("PRODUCER_BASE_URL", "p:8080"),
             ("PRODUCER_CA_FILE", "/no/such.pem"),

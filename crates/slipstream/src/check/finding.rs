@@ -1,47 +1,47 @@
-//! What a probe found.
+//! The findings of probes.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// How bad it is.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// As it must be.
+    /// No fault.
     Ok,
-    /// It works, but somebody should know.
+    /// The deployment works, but an operator should look at it.
     Warn,
-    /// It does not work, or loses something.
+    /// The deployment does not work, or loses data.
     Fail,
 }
 
-/// One line of `slipstream check`.
+/// A finding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// How bad it is.
+    /// Severity.
     pub level: Level,
-    /// What was looked at.
+    /// What was checked.
     pub subject: String,
-    /// What was found.
+    /// The result.
     pub cause: String,
-    /// What to do about it.
+    /// What an operator can do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
 }
 
 impl Finding {
-    /// As it must be.
+    /// A finding without a fault.
     pub fn ok(subject: impl Into<String>, cause: impl Into<String>) -> Self {
         Self { level: Level::Ok, subject: subject.into(), cause: cause.into(), remedy: None }
     }
 
-    /// Somebody should know.
+    /// A warning.
     pub fn warn(subject: impl Into<String>, cause: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { level: Level::Warn, remedy: Some(remedy.into()), ..Self::ok(subject, cause) }
     }
 
-    /// It does not work.
+    /// A failure.
     pub fn fail(subject: impl Into<String>, cause: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { level: Level::Fail, ..Self::warn(subject, cause, remedy) }
     }

@@ -1,50 +1,53 @@
-//! `slipstream check`: tells what is wrong with a deployment, from outside, and changes nothing. A probe is a function
-//! that returns findings; what it needs another server for is not asked once that one is known to be away.
+//! `slipstream check`: reports faults of a deployment, and changes nothing. A probe is a function that
+//! returns findings. A probe that needs an unavailable server is skipped.
 
 mod collections;
 mod config;
 mod finding;
 mod group;
 mod http;
-mod store;
+mod mongodb;
 mod topic;
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use serde_json::json;
 
 use crate::cli::CheckOptions;
-use crate::stdout;
+use crate::output;
 pub use collections::collections;
 pub use config::{Config, Settings};
 use finding::{Finding, Level};
 use kafka::BoxError;
-use kafka::cluster::Cluster;
+use kafka::cluster::{Cluster, GroupPosition, Topic};
 use kafka::requests::UNAVAILABLE_REMEDY;
+use kafka::topics::TopicSpec;
 use service::plural::counted;
 
-/// Probes everything. The exit code is 0 if nothing failed; warnings do not count.
+/// Runs all probes and prints their findings. The exit code is 0 if no finding failed; warnings do not
+/// count.
 ///
 /// # Errors
 /// A wrong configuration.
 pub async fn check(options: CheckOptions, environment: Vec<(String, String)>) -> Result<ExitCode, BoxError> {
     let config = Config::from_environment(&environment)?;
-    let (kafka, store, producer, consumer, adsbdb) = tokio::join!(
+    let (kafka, mongodb, producer, consumer, adsbdb) = tokio::join!(
         kafka(&config.consumer),
-        store(&config.consumer),
+        mongodb(&config.consumer),
         http::producer(config.producer.as_ref()),
         http::consumer(config.consumer_url.as_deref()),
         http::adsbdb(&config.adsbdb_url),
     );
     let findings: Vec<Finding> =
-        [kafka, store, producer, consumer, vec![adsbdb]].into_iter().flatten().collect();
+        [kafka, mongodb, producer, consumer, vec![adsbdb]].into_iter().flatten().collect();
     let count = |level: Level| findings.iter().filter(|finding| finding.level == level).count();
     let (failures, warnings) = (count(Level::Fail), count(Level::Warn));
     if options.json {
-        stdout::write_line(json!({"findings": findings, "failures": failures, "warnings": warnings}))?;
+        output::write_line(json!({"findings": findings, "failures": failures, "warnings": warnings}))?;
     } else {
-        findings.iter().try_for_each(stdout::write_line)?;
-        stdout::write_line(format_args!(
+        findings.iter().try_for_each(output::write_line)?;
+        output::write_line(format_args!(
             "{}, {}",
             counted(failures, "failure"),
             counted(warnings, "warning")
@@ -55,17 +58,18 @@ pub async fn check(options: CheckOptions, environment: Vec<(String, String)>) ->
 
 async fn kafka(config: &consumer::Config) -> Vec<Finding> {
     let cluster =
-        match Cluster::new(&config.kafka_broker, &config.properties, "slipstream-check", &config.group_id) {
-            Ok(cluster) => cluster,
-            Err(why) => {
-                let cause = format!("cannot be asked: {why}");
-                return vec![Finding::fail("kafka", cause, "correct KAFKA_BROKER and KAFKA_PROPERTIES")];
-            }
-        };
+        Cluster::new(&config.kafka_broker, &config.properties, "slipstream-check", &config.group_id);
+    let cluster = match cluster {
+        Ok(cluster) => cluster,
+        Err(error) => {
+            let cause = format!("no client can be created: {error}");
+            return vec![Finding::fail("kafka", cause, "correct KAFKA_BROKER and KAFKA_PROPERTIES")];
+        }
+    };
     let mut topics = match cluster.topics().await {
         Ok(topics) => topics,
-        Err(why) => {
-            let cause = format!("does not answer at {} (KAFKA_BROKER): {}", why.address, why.cause);
+        Err(error) => {
+            let cause = format!("does not answer at {} (KAFKA_BROKER): {}", error.address, error.cause);
             return vec![Finding::fail("kafka", cause, UNAVAILABLE_REMEDY)];
         }
     };
@@ -74,74 +78,88 @@ async fn kafka(config: &consumer::Config) -> Vec<Finding> {
     for spec in &specs {
         if let Some(topic) = topics.get_mut(&spec.name) {
             match cluster.topic_config(&spec.name).await {
-                Ok(settings) => topic.config = settings,
-                Err(why) => findings.push(untold(topic::subject(&spec.name), &why)),
+                Ok(config) => topic.config = config,
+                Err(cause) => findings.push(request_failed(topic::subject(&spec.name), &cause)),
             }
         }
     }
-    let (mut positions, mut all) = (Vec::new(), true);
-    for spec in &specs {
-        let Some(topic) = topics.get(&spec.name) else {
-            findings.push(match cluster.is_topic_hidden(&spec.name).await {
-                Ok(false) => topic::missing(&spec.name),
-                Ok(true) => topic::hidden(&spec.name),
-                Err(why) => untold(topic::subject(&spec.name), &why.cause),
-            });
-            all &= spec.is_dead_letter_topic();
-            continue;
-        };
-        findings.extend(topic::judge(&spec.name, topic));
-        if spec.is_dead_letter_topic() {
-            let sources = spec.dead_letters_of.iter().filter_map(|source| topics.get(source));
-            findings.extend(topic::judge_dead_letters(&spec.name, topic, sources));
-            continue;
-        }
-        findings.extend(topic::judge_retention(&spec.name, topic));
-        match cluster.positions(&spec.name, topic.partition_ids()).await {
-            Ok(found) => positions.extend(found),
-            Err(why) => {
-                findings.push(untold(format!("offsets of {}", spec.name), &why.cause));
-                all = false;
-            }
-        }
-    }
+    let (positions, is_complete) = check_topics(&cluster, &specs, &topics, &mut findings).await;
     match cluster.group().await {
         Ok(group) => {
-            let strangers = group.foreign_members(&config.client_id());
-            findings.extend(group::judge(&config.group_id, (&group, strangers), &positions, all));
+            let foreign_members = group.foreign_members(&config.client_id());
+            let members = (&group, foreign_members);
+            findings.extend(group::check(&config.group_id, members, &positions, is_complete));
         }
-        Err(why) => findings.push(untold(format!("group {}", config.group_id), &why.cause)),
+        Err(error) => {
+            findings.push(request_failed(format!("group {}", config.group_id), &error.cause));
+        }
     }
     findings
 }
 
-/// Kafka answers, but not this question.
-fn untold(subject: impl Into<String>, why: &str) -> Finding {
-    let remedy = "the addresses that the brokers advertise must be reachable from here, and the user allowed to describe \
-                  topics, configurations and groups";
-    Finding::fail(subject, format!("kafka does not tell: {why}"), remedy)
+/// Checks the topics. Returns the group's positions, and whether these are all of them.
+async fn check_topics(
+    cluster: &Cluster,
+    specs: &[TopicSpec],
+    topics: &BTreeMap<String, Topic>,
+    findings: &mut Vec<Finding>,
+) -> (Vec<GroupPosition>, bool) {
+    let (mut positions, mut is_complete) = (Vec::new(), true);
+    for spec in specs {
+        let Some(topic) = topics.get(&spec.name) else {
+            findings.push(match cluster.is_topic_hidden(&spec.name).await {
+                Ok(false) => topic::missing(&spec.name),
+                Ok(true) => topic::hidden(&spec.name),
+                Err(error) => request_failed(topic::subject(&spec.name), &error.cause),
+            });
+            is_complete &= spec.is_dead_letter_topic();
+            continue;
+        };
+        findings.extend(topic::check(&spec.name, topic));
+        if spec.is_dead_letter_topic() {
+            let sources = spec.dead_letters_of.iter().filter_map(|source| topics.get(source));
+            findings.extend(topic::check_dead_letter_topic(&spec.name, topic, sources));
+            continue;
+        }
+        findings.extend(topic::check_retention(&spec.name, topic));
+        match cluster.positions(&spec.name, topic.partition_ids()).await {
+            Ok(found) => positions.extend(found),
+            Err(error) => {
+                findings.push(request_failed(format!("offsets of {}", spec.name), &error.cause));
+                is_complete = false;
+            }
+        }
+    }
+    (positions, is_complete)
 }
 
-async fn store(config: &consumer::Config) -> Vec<Finding> {
+/// The finding if Kafka is available, but a request failed.
+fn request_failed(subject: impl Into<String>, cause: &str) -> Finding {
+    let remedy = "the addresses that the brokers advertise must be reachable from here, and the user needs the \
+                  right to describe topics, configurations and groups";
+    Finding::fail(subject, format!("kafka returns an error: {cause}"), remedy)
+}
+
+async fn mongodb(config: &consumer::Config) -> Vec<Finding> {
     let uri = &config.store.uri;
-    let asked = async {
-        let database = store::open(config).await?;
-        store::hello(config, &database).await.map(|hello| (database, hello))
+    let connect = async {
+        let database = mongodb::open(config).await?;
+        mongodb::hello(config, &database).await.map(|hello| (database, hello))
     };
-    match asked.await {
+    match connect.await {
         Ok((database, hello)) => {
-            let answers = store::judge_hello(&hello);
-            let goes_on = answers.level == Level::Ok;
-            let mut findings = vec![answers, store::safety(uri, Some(&hello))];
-            findings.extend(store::ignored(uri).into_iter().chain(store::password(uri)));
-            if goes_on {
-                findings.extend(collections::judge(config, &database).await);
+            let server = mongodb::check_hello(&hello);
+            let is_usable = server.level == Level::Ok;
+            let mut findings = vec![server, mongodb::check_write_concern(uri, Some(&hello))];
+            findings.extend(mongodb::check_options(uri).into_iter().chain(mongodb::check_password(uri)));
+            if is_usable {
+                findings.extend(collections::check(config, &database).await);
             }
             findings
         }
-        Err(away) => {
-            let of_the_uri = store::ignored(uri).into_iter().chain(store::password(uri));
-            [away, store::safety(uri, None)].into_iter().chain(of_the_uri).collect()
+        Err(unavailable) => {
+            let of_uri = mongodb::check_options(uri).into_iter().chain(mongodb::check_password(uri));
+            [unavailable, mongodb::check_write_concern(uri, None)].into_iter().chain(of_uri).collect()
         }
     }
 }

@@ -1,5 +1,5 @@
-//! `slipstream dead-letters add`: asks the consumer to set one record aside. The consumer makes the dead letter itself, as
-//! it alone knows whether the record is unfinished.
+//! `slipstream dead-letters add`: requests from the consumer to set one record aside. The consumer makes the
+//! dead letter, because only it has the state of unfinished records.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -12,22 +12,23 @@ use serde_json::{Value, json};
 use service::{ConfigErrors, ConfigReader, Kind, Secret, parse};
 use tokio::task::JoinSet;
 
+use super::escape::escaped;
 use super::options::AddOptions;
-use super::text::escaped;
 use kafka::BoxError;
 use kafka::topic_reader::RecordPosition;
 
-/// How long a consumer may take: it waits 15 s for the dead letter.
-const LIMIT: Duration = Duration::from_secs(20);
-const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+/// Maximum time for the response; the consumer waits up to 15 s for the dead letter.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Maximum time for name resolution, and for connecting.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 service::settings! {
-    /// Whom to ask, and the proof that one may.
+    /// The consumer's address and the token.
     pub struct Settings {
-        /// Where the consumer is, as in `http://adsbdb-consumer:8081`. Of a name with several addresses each is asked.
+        /// Base URL of the consumer, such as `http://adsbdb-consumer:8081`. The request goes to each address of the name.
         consumer_base_url: Kind::Required,
         /// The consumer's ADMIN_TOKEN.
-        admin_token: Kind::OptionalSecret("none: the consumer refuses"),
+        admin_token: Kind::OptionalSecret("none: the consumer rejects the request"),
     }
 }
 
@@ -48,89 +49,90 @@ impl Config {
     }
 }
 
-/// What one address answered: the body of a 200, or why not.
-struct Answer {
+/// The result of one address: the body of a 200, or the error.
+struct AddressResult {
     address: SocketAddr,
-    outcome: Result<Value, String>,
+    result: Result<Value, String>,
 }
 
-/// Asks each address of the consumer's name. The exit code is 0 if one of them set the record aside.
+/// Sends the request to each address of the consumer's name. The exit code is 0 if one of them set the
+/// record aside.
 pub async fn add(
     options: AddOptions,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<ExitCode, BoxError> {
     let config = Config::from_environment(environment)?;
     let usage = |problem| ConfigErrors(vec![("PLACE".to_owned(), problem)]);
-    let place = options.place.whole().map_err(usage)?;
+    let position = options.place.with_topic().map_err(usage)?;
     let addresses = addresses(&config.consumer).await?;
-    let answers = ask_each(&config, addresses, &place, &options.reason).await?;
-    let done = answers.iter().find_map(|answer| answer.outcome.as_ref().ok());
-    let refusals = answers.iter().filter_map(|answer| Some((answer.address, answer.outcome.as_ref().err()?)));
+    let results = request_each(&config, addresses, &position, &options.reason).await?;
+    let done = results.iter().find_map(|result| result.result.as_ref().ok());
+    let errors = results.iter().filter_map(|result| Some((result.address, result.result.as_ref().err()?)));
     if options.json {
-        let refusals: Vec<Value> =
-            refusals.map(|(address, why)| json!({"address": address.to_string(), "reason": why})).collect();
-        let result = json!({"record": place.to_string(), "set_aside": done, "refusals": refusals});
+        let errors = errors.map(|(address, why)| json!({"address": address.to_string(), "reason": why}));
+        let errors: Vec<Value> = errors.collect();
+        let result = json!({"record": position.to_string(), "set_aside": done, "refusals": errors});
         writeln!(std::io::stdout(), "{result}")?;
     } else if let Some(done) = done {
-        writeln!(std::io::stdout(), "{place} is set aside as {}", letter(done))?;
+        writeln!(std::io::stdout(), "{position} is set aside as {}", dead_letter_position(done))?;
     } else {
-        for (address, why) in refusals {
+        for (address, why) in errors {
             writeln!(std::io::stderr(), "{address}: {}", escaped(why))?;
         }
-        writeln!(std::io::stderr(), "slipstream: {place} is not set aside")?;
+        writeln!(std::io::stderr(), "slipstream: {position} is not set aside")?;
     }
     Ok(if done.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The place of the dead letter, as the other commands take it.
-fn letter(done: &Value) -> String {
-    let letter = &done["dead_letter"];
-    let topic = letter["topic"].as_str().unwrap_or_default();
-    escaped(&format!("{topic}/{}@{}", letter["partition"], letter["offset"]))
+/// The position of the dead letter, in the form that the other subcommands accept.
+fn dead_letter_position(done: &Value) -> String {
+    let dead_letter = &done["dead_letter"];
+    let topic = dead_letter["topic"].as_str().unwrap_or_default();
+    escaped(&format!("{topic}/{}@{}", dead_letter["partition"], dead_letter["offset"]))
 }
 
-/// Every address of the consumer's name.
+/// All addresses of the consumer's name.
 async fn addresses(consumer: &Url) -> Result<BTreeSet<SocketAddr>, BoxError> {
     let host = consumer.host_str().unwrap_or_default();
     let port = consumer.port_or_known_default().unwrap_or_default();
-    // An IPv6 address is in brackets in a URL only.
+    // Only a URL has brackets around an IPv6 address.
     let name = host.trim_start_matches('[').trim_end_matches(']');
-    let found = tokio::time::timeout(CONNECT_LIMIT, tokio::net::lookup_host((name, port))).await;
+    let found = tokio::time::timeout(CONNECT_TIMEOUT, tokio::net::lookup_host((name, port))).await;
     let found = found.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut)).flatten();
     Ok(found.map_err(|error| format!("CONSUMER_BASE_URL: {host} has no address: {error}"))?.collect())
 }
 
-/// Asks the consumers at these addresses, all at the same time.
-async fn ask_each(
+/// Sends the request to all addresses concurrently.
+async fn request_each(
     config: &Config,
     addresses: BTreeSet<SocketAddr>,
-    place: &RecordPosition,
+    position: &RecordPosition,
     reason: &str,
-) -> Result<Vec<Answer>, BoxError> {
+) -> Result<Vec<AddressResult>, BoxError> {
     let url = config.consumer.as_str().trim_end_matches('/');
     let host = config.consumer.host_str().unwrap_or_default();
     let body = json!({
-        "topic": place.topic,
-        "partition": place.partition,
-        "offset": place.offset,
+        "topic": position.topic,
+        "partition": position.partition,
+        "offset": position.offset,
         "reason": reason,
     });
-    let mut asked = JoinSet::new();
+    let mut requests = JoinSet::new();
     for address in addresses {
-        let builder = crate::http::builder(url).connect_timeout(CONNECT_LIMIT).timeout(LIMIT);
+        let builder = crate::http::builder(url).connect_timeout(CONNECT_TIMEOUT).timeout(RESPONSE_TIMEOUT);
         let client = builder.resolve(host, address).build()?;
         let (url, token, body) = (format!("{url}/admin/dead-letters"), config.token.clone(), body.clone());
-        asked.spawn(async move {
-            let outcome = ask(&client, &url, token.as_ref(), &body).await;
-            Answer { address, outcome }
+        requests.spawn(async move {
+            let result = request(&client, &url, token.as_ref(), &body).await;
+            AddressResult { address, result }
         });
     }
-    let mut answers = asked.join_all().await;
-    answers.sort_by_key(|answer| answer.address);
-    Ok(answers)
+    let mut results = requests.join_all().await;
+    results.sort_by_key(|result| result.address);
+    Ok(results)
 }
 
-async fn ask(client: &Client, url: &str, token: Option<&Secret>, body: &Value) -> Result<Value, String> {
+async fn request(client: &Client, url: &str, token: Option<&Secret>, body: &Value) -> Result<Value, String> {
     let mut request = client.post(url).json(body);
     if let Some(token) = token {
         request = request.bearer_auth(token.expose());
@@ -142,7 +144,7 @@ async fn ask(client: &Client, url: &str, token: Option<&Secret>, body: &Value) -
         }
         Err(error) => {
             let why = crate::http::root(&error);
-            return Err(format!("no answer, so the record may or may not be set aside; ask again: {why}"));
+            return Err(format!("no response, so the record may or may not be set aside; try again: {why}"));
         }
     };
     let status = answer.status();
@@ -150,7 +152,9 @@ async fn ask(client: &Client, url: &str, token: Option<&Secret>, body: &Value) -
     match (status, body["detail"].as_str()) {
         (StatusCode::OK, _) if body["dead_letter"].is_object() => Ok(body),
         (status, Some(detail)) => Err(format!("{}: {detail}", status.as_u16())),
-        (status, None) => Err(format!("{}: no consumer of this version answers there", status.as_u16())),
+        (status, None) => {
+            Err(format!("{}: the response is not from a consumer of this version", status.as_u16()))
+        }
     }
 }
 
@@ -161,7 +165,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers one request on the loopback address `127.0.0.HOST`, then ends.
+    /// Answers one request on the loopback address `127.0.0.HOST`.
     async fn consumer(host: u8, port: u16, status: &'static str, body: &'static str) -> SocketAddr {
         let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, host], port))).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -182,24 +186,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_address_is_asked_and_one_that_sets_it_aside_is_enough() {
+    async fn one_address_that_sets_the_record_aside_is_enough() {
         let done = r#"{"dead_letter":{"topic":"t.dlq","partition":1,"offset":4}}"#;
         let refusal = r#"{"detail":"this consumer does not have t/1"}"#;
         let first = consumer(1, 0, "404 Not Found", refusal).await;
         let port = first.port();
         let second = consumer(2, port, "200 OK", done).await;
-        let silent = SocketAddr::from(([127, 0, 0, 3], port));
+        let unused = SocketAddr::from(([127, 0, 0, 3], port));
         let environment = [
             ("CONSUMER_BASE_URL".to_owned(), format!("http://consumers.test:{port}")),
             ("ADMIN_TOKEN".to_owned(), "correct-horse".to_owned()),
         ];
         let config = Config::from_environment(environment).unwrap();
-        let place = RecordPosition { topic: "t".into(), partition: 1, offset: 7 };
-        let answers = ask_each(&config, [first, second, silent].into(), &place, "why").await.unwrap();
-        let [refused, set_aside, away] = &answers[..] else { panic!("{} answers", answers.len()) };
-        assert_eq!(refused.outcome, Err("404: this consumer does not have t/1".into()));
-        assert_eq!(letter(set_aside.outcome.as_ref().unwrap()), "t.dlq/1@4");
-        assert!(away.outcome.as_ref().unwrap_err().contains("no consumer answers"), "{:?}", away.outcome);
+        let position = RecordPosition { topic: "t".into(), partition: 1, offset: 7 };
+        let results = request_each(&config, [first, second, unused].into(), &position, "why").await.unwrap();
+        let [rejected, set_aside, away] = &results[..] else { panic!("{} results", results.len()) };
+        assert_eq!(rejected.result, Err("404: this consumer does not have t/1".into()));
+        assert_eq!(dead_letter_position(set_aside.result.as_ref().unwrap()), "t.dlq/1@4");
+        assert!(away.result.as_ref().unwrap_err().contains("no consumer answers"), "{:?}", away.result);
     }
 
     #[tokio::test]

@@ -1,20 +1,20 @@
-//! Which dead letters are meant.
+//! Selects dead letters by the filters of the command line.
 
+use super::dead_letter::DeadLetter;
 use super::options::Filters;
-use crate::dead_letter::DeadLetter;
 
-/// The filters, at the moment at which the command began.
+/// The filters, with times relative to the start of the command.
 #[derive(Debug, Clone)]
 pub struct Filter {
     reason: Option<String>,
     source: Option<String>,
-    /// The first millisecond that is meant.
+    /// The lowest selected timestamp.
     pub since_ms: Option<i64>,
     until_ms: Option<i64>,
 }
 
 impl Filter {
-    /// Of `filters`, at `now_ms`.
+    /// Resolves `filters` at the time `now_ms`.
     pub fn new(filters: Filters, now_ms: i64) -> Self {
         Self {
             reason: filters.reason,
@@ -24,12 +24,12 @@ impl Filter {
         }
     }
 
-    /// Whether `letter` is meant. One without a timestamp is of no time.
-    pub fn takes(&self, letter: &DeadLetter) -> bool {
-        let reason = self.reason.as_ref().is_none_or(|text| letter.reason_text().contains(text));
-        let source = self.source.is_none() || self.source == letter.source;
-        let since = self.since_ms.is_none_or(|since| letter.timestamp_ms.is_some_and(|ms| ms >= since));
-        let until = self.until_ms.is_none_or(|until| letter.timestamp_ms.is_some_and(|ms| ms < until));
+    /// Whether the filters select `dead_letter`. A time filter excludes one without a timestamp.
+    pub fn matches(&self, dead_letter: &DeadLetter) -> bool {
+        let reason = self.reason.as_ref().is_none_or(|text| dead_letter.reason_text().contains(text));
+        let source = self.source.is_none() || self.source == dead_letter.source;
+        let since = self.since_ms.is_none_or(|since| dead_letter.timestamp_ms.is_some_and(|ms| ms >= since));
+        let until = self.until_ms.is_none_or(|until| dead_letter.timestamp_ms.is_some_and(|ms| ms < until));
         reason && source && since && until
     }
 }
@@ -37,7 +37,7 @@ impl Filter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dead_letters::options::Moment;
+    use crate::dead_letters::options::TimeArgument;
     use events::Source;
     use kafka::topic_reader::RecordPosition;
 
@@ -56,8 +56,8 @@ mod tests {
         }
     }
 
-    fn takes(filters: Filters, letter: &DeadLetter) -> bool {
-        Filter::new(filters, 10_000).takes(letter)
+    fn matches(filters: Filters, letter: &DeadLetter) -> bool {
+        Filter::new(filters, 10_000).matches(letter)
     }
 
     #[test]
@@ -66,27 +66,27 @@ mod tests {
             [("Unstorable", true), ("too deep", true), ("Unstorable: payload", true), ("x", false)]
         {
             let filters = Filters { reason: Some(text.into()), ..Filters::default() };
-            assert_eq!(takes(filters, &letter()), taken, "{text}");
+            assert_eq!(matches(filters, &letter()), taken, "{text}");
         }
     }
 
     #[test]
-    fn a_source_is_that_of_the_value_and_an_unreadable_one_is_none() {
+    fn a_source_filter_excludes_a_value_without_a_readable_source() {
         let filters = |name| Filters { source: Some(Source::new(name).unwrap()), ..Filters::default() };
-        assert!(takes(filters("manual"), &letter()) && !takes(filters("man"), &letter()));
-        assert!(!takes(filters("manual"), &DeadLetter { source: None, ..letter() }));
+        assert!(matches(filters("manual"), &letter()) && !matches(filters("man"), &letter()));
+        assert!(!matches(filters("manual"), &DeadLetter { source: None, ..letter() }));
     }
 
     #[test]
-    fn since_is_within_and_until_is_not() {
+    fn since_is_inclusive_and_until_is_exclusive() {
         let between = |since, until| Filters {
-            since: Some(Moment::At(since)),
-            until: Some(Moment::At(until)),
+            since: Some(TimeArgument::At(since)),
+            until: Some(TimeArgument::At(until)),
             ..Filters::default()
         };
-        assert!(takes(between(5_000, 5_001), &letter()));
-        assert!(!takes(between(5_001, 6_000), &letter()) && !takes(between(0, 5_000), &letter()));
-        assert!(!takes(between(0, 9_000), &DeadLetter { timestamp_ms: None, ..letter() }));
-        assert!(takes(Filters::default(), &DeadLetter { timestamp_ms: None, ..letter() }));
+        assert!(matches(between(5_000, 5_001), &letter()));
+        assert!(!matches(between(5_001, 6_000), &letter()) && !matches(between(0, 5_000), &letter()));
+        assert!(!matches(between(0, 9_000), &DeadLetter { timestamp_ms: None, ..letter() }));
+        assert!(matches(Filters::default(), &DeadLetter { timestamp_ms: None, ..letter() }));
     }
 }

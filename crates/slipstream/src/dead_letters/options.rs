@@ -1,4 +1,4 @@
-//! The command line of `slipstream dead-letters`.
+//! The options of `slipstream dead-letters`.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -12,82 +12,82 @@ use loadtest::parse_duration;
 /// Options of `dead-letters`.
 #[derive(Debug, Clone, Args)]
 pub struct Options {
-    /// What to do with them.
+    /// The subcommand.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do with dead letters.
+/// The subcommands.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Command {
-    /// A line for each record: place, time, key, origin and reason. Changes nothing.
+    /// Print a line for each record: position, time, key, origin and reason. Changes nothing.
     ///
-    /// The order is that of time. What `replay` sent is marked. A record of which there are several dead letters has one line.
+    /// The lines are ordered by time. Replayed records are marked. A record with several dead letters has one line.
     List(ListOptions),
-    /// One dead letter whole: its headers, its key and its value. Changes nothing.
+    /// Print one dead letter with its headers, key and value. Changes nothing.
     ///
-    /// Exit code 1: there is none at that place.
+    /// Exit code 1: there is no record at that position.
     Show(ShowOptions),
-    /// Send them to the topic that they came from, once more.
+    /// Send records to the topic that they came from, once more.
     ///
-    /// Key, value, timestamp and headers are those of the record byte for byte, without the headers that dead-lettering added and
-    /// with one that counts: slipstream.replays. The partition is the one that the record was in. Whatever is
-    /// stored already stays as it is: the newest event wins, so that a record that is replayed twice changes nothing.
+    /// Key, value, timestamp and headers are those of the record byte for byte, without the headers that dead-lettering added.
+    /// The header slipstream.replays counts the replays. The record goes to its original partition. The newest event wins: a
+    /// record that is replayed twice changes nothing.
     ///
-    /// What was replayed is kept as the offsets of a consumer group of its own, each after Kafka acknowledged the record: the
-    /// group's offset in a partition is the first dead letter that is not replayed, and a note beside it names those above
-    /// it that are. So a run that was ended at any moment goes on where it was, and what filters leave out, what was replayed
-    /// --max-replays times and what Kafka refuses is there for the next run. Where the gaps become too many for the
-    /// note (about 1000 in a partition) the run ends there and says so; a run without a filter, or in another group, goes on.
+    /// The replayed offsets are committed in a separate consumer group, each after Kafka acknowledged the record. The group's
+    /// offset in a partition is the first dead letter that is not replayed; the commit's metadata lists the replayed ones above
+    /// it. An interrupted run therefore continues where it ended. Dead letters that the filters exclude, that were replayed
+    /// --max-replays times or that Kafka rejects stay for the next run. If a partition gets too many gaps for the metadata
+    /// (about 1000), the run ends there with an error; a run without a filter, or in another group, continues.
     ///
-    /// Keep the consumer running: a record that is older than its topic's retention.ms may be deleted again before it is read.
+    /// Keep the consumer running: Kafka may delete a record older than its topic's retention.ms before it is read.
     ///
-    /// A run ends with what was there when it began. There is one run in a group at a time; a second one is refused. Records
-    /// of topics that KAFKA_TOPIC does not name are left alone.
+    /// A run ends at the end of the dead-letter topic at its start. A group allows one run at a time; a second one is an error.
+    /// Records of topics that KAFKA_TOPIC does not name are not replayed.
     Replay(ReplayOptions),
-    /// Set one stuck record aside: the consumer makes its dead letter and goes on with the next.
+    /// Set one stuck record aside: the consumer makes its dead letter and continues with the next record.
     ///
-    /// Asks the consumer at CONSUMER_BASE_URL (each address, where the name has several) with ADMIN_TOKEN, which must be
-    /// the consumer's own; other variables are not read. The consumer that has the partition sets the record aside if
-    /// it works on it and it is unfinished: while its collection is blocked, or while its write is tried again, alone or
-    /// in a batch. The reason goes into the consumer's log and into the dead letter, whose class is SetAside.
-    /// `list`, `show` and `replay` treat it as any other.
+    /// Sends a request to the consumer at CONSUMER_BASE_URL (to each address of the name) with ADMIN_TOKEN, which must be the
+    /// consumer's own; other variables are not read. The consumer that has the partition sets the record aside if it processes
+    /// the record and the record is unfinished: its collection is blocked, or its write is retried, alone or in a batch. The
+    /// reason is in the consumer's log and in the dead letter, whose class is SetAside. `list`, `show` and `replay` treat it as
+    /// any other dead letter.
     ///
-    /// Exit code 0: it is set aside; 1: no consumer works on it, or the consumer refuses or does not answer; 2: a wrong
-    /// command line or configuration.
+    /// Exit code 0: the record is set aside; 1: no consumer processes it, or the consumer rejects the request or does not
+    /// answer; 2: a wrong command line or configuration.
     Add(AddOptions),
 }
 
-/// Which dead letters are meant.
+/// Filters of dead letters.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Filters {
-    /// Only those with this text in their reason, as `list` shows it: class and message.
+    /// Only dead letters with this text in their reason, as `list` shows it: class and message.
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
-    /// Only those whose value names this source, where that can be read.
+    /// Only dead letters with this source in their value, if the value can be decoded that far.
     #[arg(long, value_name = "SOURCE", value_parser = |text: &str| Source::new(text))]
     pub source: Option<Source>,
-    /// Only those of this time or later, by the record's own timestamp: 2h (ago), or 2025-10-26T20:16:03Z.
+    /// Only records with this timestamp or a later one: 2h (ago), or 2025-10-26T20:16:03Z.
     #[arg(long, value_name = "TIME")]
-    pub since: Option<Moment>,
-    /// Only those before this time.
+    pub since: Option<TimeArgument>,
+    /// Only records with an earlier timestamp.
     #[arg(long, value_name = "TIME")]
-    pub until: Option<Moment>,
+    pub until: Option<TimeArgument>,
 }
 
 /// Options of `list`.
 #[derive(Debug, Clone, Args)]
 pub struct ListOptions {
-    /// Which.
+    /// Filters.
     #[command(flatten)]
     pub filters: Filters,
-    /// No more than this many.
+    /// Maximum number of records.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
-    /// The consumer group that keeps what was replayed; the default is KAFKA_GROUP_ID with `.dead-letters` added.
+    /// The consumer group with the replayed offsets; the default is KAFKA_GROUP_ID with `.dead-letters` added.
     #[arg(long)]
     pub group: Option<String>,
-    /// Print a JSON object a line instead of text.
+    /// Print one JSON object per line instead of text.
     #[arg(long)]
     pub json: bool,
 }
@@ -95,9 +95,9 @@ pub struct ListOptions {
 /// Options of `show`.
 #[derive(Debug, Clone, Args)]
 pub struct ShowOptions {
-    /// TOPIC/PARTITION@OFFSET, as `list` prints it; with one dead-letter topic PARTITION@OFFSET will do. A slash may stand for the @.
-    pub place: PlaceName,
-    /// Write the bytes of the value, and nothing else.
+    /// TOPIC/PARTITION@OFFSET, as `list` prints it. With one dead-letter topic, PARTITION@OFFSET is enough. A slash may replace the @.
+    pub place: PositionArgument,
+    /// Write only the bytes of the value.
     #[arg(long, conflicts_with = "json")]
     pub raw: bool,
     /// Print one JSON object instead of text.
@@ -108,19 +108,19 @@ pub struct ShowOptions {
 /// Options of `replay`.
 #[derive(Debug, Clone, Args)]
 pub struct ReplayOptions {
-    /// Which.
+    /// Filters.
     #[command(flatten)]
     pub filters: Filters,
-    /// No more than this many.
+    /// Maximum number of records.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
-    /// Leave out those that were replayed so often.
+    /// Leave out records with this number of replays.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub max_replays: u32,
-    /// The consumer group that keeps what was replayed; the default is KAFKA_GROUP_ID with `.dead-letters` added.
+    /// The consumer group with the replayed offsets; the default is KAFKA_GROUP_ID with `.dead-letters` added.
     #[arg(long)]
     pub group: Option<String>,
-    /// Say what would be sent, and change nothing.
+    /// Print what would be sent, and change nothing.
     #[arg(long)]
     pub dry_run: bool,
     /// Print one JSON object at the end instead of text.
@@ -131,9 +131,9 @@ pub struct ReplayOptions {
 /// Options of `add`.
 #[derive(Debug, Clone, Args)]
 pub struct AddOptions {
-    /// TOPIC/PARTITION@OFFSET of the record, as events.raw/3@17. A slash may stand for the @.
-    pub place: PlaceName,
-    /// Why, for those who read the log or the dead letter; 1 to 1024 bytes.
+    /// TOPIC/PARTITION@OFFSET of the record, such as events.raw/3@17. A slash may replace the @.
+    pub place: PositionArgument,
+    /// The reason, for the log and the dead letter; 1 to 1024 bytes.
     #[arg(long, value_name = "TEXT", value_parser = reason)]
     pub reason: String,
     /// Print one JSON object instead of text.
@@ -148,17 +148,17 @@ fn reason(text: &str) -> Result<String, String> {
     }
 }
 
-/// A time, or how long ago it was.
+/// A time, absolute or relative to now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Moment {
-    /// So long before now.
+pub enum TimeArgument {
+    /// This long before now.
     Ago(Duration),
-    /// Milliseconds.
+    /// Epoch milliseconds.
     At(i64),
 }
 
-impl Moment {
-    /// In milliseconds.
+impl TimeArgument {
+    /// The time in epoch milliseconds.
     pub fn epoch_ms(self, now_ms: i64) -> i64 {
         match self {
             Self::Ago(ago) => now_ms.saturating_sub(i64::try_from(ago.as_millis()).unwrap_or(i64::MAX)),
@@ -167,56 +167,59 @@ impl Moment {
     }
 }
 
-impl FromStr for Moment {
+impl FromStr for TimeArgument {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         if let Ok(time) = text.parse::<jiff::Timestamp>() {
             return Ok(Self::At(time.as_millisecond()));
         }
-        let wrong =
-            |_| "is neither a duration, as 20s, 5m or 24h, nor a time, as 2025-10-26T20:16:03Z".to_owned();
+        let wrong = |_| {
+            "is neither a duration such as 20s, 5m or 24h, nor a time such as 2025-10-26T20:16:03Z".to_owned()
+        };
         parse_duration(text).map(Self::Ago).map_err(wrong)
     }
 }
 
-/// A place on a dead-letter topic, as an operator names it.
+/// The position of a record on the command line; the topic is optional.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlaceName {
+pub struct PositionArgument {
     topic: Option<String>,
     partition: i32,
     offset: i64,
 }
 
-impl PlaceName {
-    /// The whole place.
+impl PositionArgument {
+    /// The complete position.
     ///
     /// # Errors
-    /// It has no topic.
-    pub fn whole(self) -> Result<RecordPosition, String> {
-        let topic = self.topic.ok_or("names no topic: TOPIC/PARTITION@OFFSET, as events.raw/3@17")?;
+    /// The topic is missing.
+    pub fn with_topic(self) -> Result<RecordPosition, String> {
+        let topic =
+            self.topic.ok_or("has no topic; write TOPIC/PARTITION@OFFSET, such as events.raw/3@17")?;
         Ok(RecordPosition { topic, partition: self.partition, offset: self.offset })
     }
 
-    /// The whole place; `topics` are the dead-letter topics that there are.
+    /// The complete position; `topics` are the dead-letter topics.
     ///
     /// # Errors
-    /// Which of them is meant is not clear.
-    pub fn among(self, topics: &[String]) -> Result<RecordPosition, String> {
+    /// The topic is missing, and there are several.
+    pub fn with_topic_of(self, topics: &[String]) -> Result<RecordPosition, String> {
         let topic = match (self.topic, topics) {
             (Some(topic), _) => topic,
             (None, [topic]) => topic.clone(),
-            (None, topics) => return Err(format!("name the topic as well: {}", topics.join(", "))),
+            (None, topics) => return Err(format!("add the topic, one of {}", topics.join(", "))),
         };
         Ok(RecordPosition { topic, partition: self.partition, offset: self.offset })
     }
 }
 
-impl FromStr for PlaceName {
+impl FromStr for PositionArgument {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || "is not TOPIC/PARTITION@OFFSET or PARTITION@OFFSET, as events.raw.dlq/0@12".to_owned();
+        let wrong =
+            || "is not TOPIC/PARTITION@OFFSET or PARTITION@OFFSET, such as events.raw.dlq/0@12".to_owned();
         let parts: Vec<&str> = text.split(['/', '@']).collect();
         let (topic, partition, offset) = match *parts.as_slice() {
             [topic, partition, offset] => (Some(service::parse::topic(topic)?), partition, offset),
@@ -235,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_moment_is_a_duration_before_now_or_a_time() {
-        let at = |text: &str| text.parse::<Moment>().map(|moment| moment.epoch_ms(10_000));
+        let at = |text: &str| text.parse::<TimeArgument>().map(|time| time.epoch_ms(10_000));
         assert_eq!((at("2s"), at("2")), (Ok(8_000), Ok(8_000)));
         assert_eq!(at("1970-01-01T00:00:03.5Z"), Ok(3_500));
         assert_eq!(at("1970-01-01T01:00:03+01:00"), Ok(3_000));
@@ -245,16 +248,25 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_named_with_its_topic_or_without() {
+    fn a_position_is_parsed_with_or_without_its_topic() {
         let topics = ["a.dlq".to_owned()];
-        let place = |text: &str| text.parse::<PlaceName>().unwrap().among(&topics).unwrap().to_string();
+        let place = |text: &str| {
+            text.parse::<PositionArgument>().unwrap().with_topic_of(&topics).unwrap().to_string()
+        };
         assert_eq!(place("b/1@7"), "b/1@7");
         assert_eq!(place("b/1/7"), "b/1@7");
         assert_eq!((place("1/7"), place("1@7")), ("a.dlq/1@7".into(), "a.dlq/1@7".into()));
         for wrong in ["7", "a/b/c", "a/-1@7", "1@-7", "a b/1@7", "/1@7", "a/1/7/9", "99999999999@1"] {
-            assert!(wrong.parse::<PlaceName>().is_err(), "{wrong}");
+            assert!(wrong.parse::<PositionArgument>().is_err(), "{wrong}");
         }
         let two = ["a.dlq".to_owned(), "b.dlq".to_owned()];
-        assert!("1@7".parse::<PlaceName>().unwrap().among(&two).unwrap_err().contains("a.dlq, b.dlq"));
+        assert!(
+            "1@7"
+                .parse::<PositionArgument>()
+                .unwrap()
+                .with_topic_of(&two)
+                .unwrap_err()
+                .contains("a.dlq, b.dlq")
+        );
     }
 }

@@ -1,41 +1,41 @@
-//! What `dedupe` reads from the environment: variables of the consumer, by the consumer's rules.
+//! The configuration of `dedupe`: variables of the consumer, with the consumer's rules.
 
 use consumer::mongo::{UpsertKeys, check_uri};
 use events::Source;
 use service::{ConfigErrors, ConfigReader, Kind, Secret};
 
 service::settings! {
-    /// The consumer's variables that say where documents are and what makes one unique.
+    /// The consumer's variables about documents and their uniqueness.
     pub struct Settings {
         /// MongoDB connection string.
         mongodb_uri: Kind::RequiredSecret,
         /// MongoDB database; each source has its own collection in it.
         mongodb_db: Kind::Default("kafka_events_db"),
-        /// Its first source names the collection, unless the command line does.
+        /// The first source is the name of the collection, unless the command line names one.
         expected_source: Kind::Default("adsbdb"),
         /// Fields that make a document unique, separated by commas; dotted paths are allowed.
         upsert_keys: Kind::Default("event_id"),
     }
 }
 
-/// The configuration, every value valid.
+/// The configuration.
 #[derive(Debug)]
 pub struct Config {
     /// Connection string.
     pub uri: Secret,
     /// Database.
     pub database: String,
-    /// Collection, as its source is named.
+    /// Name of the collection, which is that of its source.
     pub collection: Source,
-    /// What makes a document unique.
+    /// Fields that make a document unique.
     pub upsert_keys: UpsertKeys,
 }
 
 impl Config {
-    /// Reads and checks the environment; `collection` is the command line's.
+    /// Reads and checks the environment; `collection` is that of the command line.
     ///
     /// # Errors
-    /// Every wrong variable, by name.
+    /// All wrong variables, by name.
     pub fn new(
         collection: Option<Source>,
         environment: impl IntoIterator<Item = (String, String)>,
@@ -55,15 +55,16 @@ impl Config {
     }
 }
 
-/// The first of the sources, each of which the consumer would take; `option` names another.
+/// Parses a list of sources and returns the first one. `option` is the command-line option that names
+/// another source.
 pub fn first_source(option: &'static str) -> impl FnOnce(&str) -> Result<Source, String> {
     move |text| {
         if text == "*" {
-            return Err(format!("names no source; name one with {option}"));
+            return Err(format!("contains no source name; use {option}"));
         }
         let sources: Result<Vec<_>, _> = text.split(',').map(|name| Source::new(name.trim())).collect();
         let sources = sources.map_err(|why| format!("is not a list of sources: {why}"))?;
-        sources.into_iter().next().ok_or_else(|| "names no source".into())
+        sources.into_iter().next().ok_or_else(|| "contains no source name".into())
     }
 }
 
@@ -77,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_expected_source_is_the_default_and_a_star_is_none() {
+    fn the_default_is_the_first_expected_source_and_not_a_star() {
         let uri = ("MONGODB_URI", "mongodb://m");
         let named = |config: Config| config.collection.as_str().to_owned();
         assert_eq!(named(read(None, &[uri]).unwrap()), "adsbdb");
@@ -87,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn every_wrong_variable_is_named_at_once() {
+    fn an_error_names_every_wrong_variable() {
         let faults = read(None, &[("MONGODB_DB", "a.b"), ("UPSERT_KEYS", "_id")]).unwrap_err().0;
         let names: Vec<&str> = faults.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["MONGODB_URI", "MONGODB_DB", "UPSERT_KEYS"]);

@@ -1,15 +1,13 @@
-//! `slipstream dedupe`: clears the way for a collection's unique index. Of the documents that share a key the newest
-//! stays; without `--apply` nothing is changed. It may end at any moment, be run again at any time, and run while
-//! others write.
+//! `slipstream dedupe`: removes duplicates that prevent a collection's unique index. The newest document of
+//! each key stays. Without `--apply` nothing is changed. The command can be interrupted and repeated at
+//! any time, and run while others write.
 
+mod backup_file;
+mod collection;
 mod config;
-mod cut;
-mod extended_json;
-mod file;
+mod duplicates;
 mod removal;
 mod report;
-mod row;
-mod target;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -17,93 +15,96 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::cli::DedupeOptions;
-use crate::stdout;
+use crate::output;
+use backup_file::BackupFile;
+pub use collection::{Indexes, KeyedCollection};
 pub use config::{Config, Settings, first_source};
-use file::Kept;
+use duplicates::{Classification, DuplicateFinder};
 use kafka::BoxError;
-use removal::{Done, Removal};
-use report::{Example, Found, Report};
-use row::{Place, Runs};
-pub use target::{Indexes, Target};
+use removal::{Removal, RemovalCounts};
+use report::{Example, Findings, Report};
 
-/// Documents that change under a pass are looked at again, so often.
-const PASSES: usize = 3;
+/// Maximum number of passes; a further pass is for documents that changed during the last one.
+const MAX_PASSES: usize = 3;
 
-/// Finds what is in the way of the unique index and, with `--apply`, clears it away. The exit code is 0 if the way is
-/// clear, 1 if it is not.
+/// Finds duplicates and, with `--apply`, removes them. The exit code is 0 if the unique index can be
+/// built, else 1.
 ///
 /// # Errors
-/// A wrong configuration, a file that cannot be written, or a server that does not answer or refuses.
+/// A wrong configuration, a file that cannot be written, or an error of the server.
 pub async fn dedupe(
     options: DedupeOptions,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<ExitCode, BoxError> {
-    let target = Target::new(Config::new(options.collection, environment)?).await?;
-    let (index, building) = target.obstacle().await?;
-    let mut file = options.out.as_deref().map(Kept::create).transpose()?;
-    let found = pass(&target, file.as_mut(), options.show).await;
-    let outcome = match (found, &mut file) {
-        (Ok((found, Some(done))), Some(file)) => {
-            again(&target, file, done).await.map(|done| (found, Some(done)))
+    let collection = KeyedCollection::new(Config::new(options.collection, environment)?).await?;
+    let (index, building) = collection.conflicting_index().await?;
+    let mut file = options.out.as_deref().map(BackupFile::create).transpose()?;
+    let first_pass = pass(&collection, file.as_mut(), options.show).await;
+    let outcome = match (first_pass, &mut file) {
+        (Ok((findings, Some(counts))), Some(file)) => {
+            repeat_passes(&collection, file, counts).await.map(|counts| (findings, Some(counts)))
         }
-        (found, _) => found,
+        (first_pass, _) => first_pass,
     };
     let path = file.as_ref().map(|file| file.path().display().to_string());
-    file.map(Kept::finish).transpose()?;
-    let (found, done) = outcome?;
-    if let Some(index) = index.as_ref().filter(|index| options.apply && index.dispensable) {
-        target.drop_index(&index.name).await?;
+    file.map(BackupFile::finish).transpose()?;
+    let (findings, counts) = outcome?;
+    if let Some(index) = index.as_ref().filter(|index| options.apply && index.is_redundant) {
+        collection.drop_index(&index.name).await?;
     }
-    let (database, collection) = target.names();
+    let (database, name) = collection.names();
     let report = Report {
-        names: (database.to_owned(), collection.to_owned()),
-        fields: target.keys.fields().map(str::to_owned).collect(),
-        found,
+        names: (database.to_owned(), name.to_owned()),
+        fields: collection.keys.fields().map(str::to_owned).collect(),
+        findings,
         index,
         building,
-        done: done.zip(path),
+        removal: counts.zip(path),
     };
     let text = if options.json { report.json().to_string() } else { report.to_string() };
-    stdout::write_line(text)?;
+    output::write_line(text)?;
     Ok(if report.is_clear() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// How many documents are in the way of the unique index. Each reply of the server may take `limit`.
+/// Counts the duplicates. Each reply of the server may take `reply_timeout`.
 ///
 /// # Errors
-/// The server does not answer in time (the error is then [`Elapsed`](tokio::time::error::Elapsed)), or refuses.
-pub async fn in_the_way(target: &Target, limit: Duration) -> Result<u64, BoxError> {
-    let (mut runs, mut in_the_way) = (Runs::default(), 0);
-    let mut rows = timeout(limit, target.sorted()).await??;
-    while let Some(row) = timeout(limit, rows.next()).await?? {
-        in_the_way += u64::from(matches!(runs.place(row), Place::InTheWay { .. }));
+/// The server returns an error or no reply; the latter is [`Elapsed`](tokio::time::error::Elapsed).
+pub async fn count_duplicates(
+    collection: &KeyedCollection,
+    reply_timeout: Duration,
+) -> Result<u64, BoxError> {
+    let (mut finder, mut duplicates) = (DuplicateFinder::default(), 0);
+    let mut rows = timeout(reply_timeout, collection.sorted()).await??;
+    while let Some(row) = timeout(reply_timeout, rows.next()).await?? {
+        duplicates += u64::from(matches!(finder.classify(row), Classification::Duplicate { .. }));
     }
-    Ok(in_the_way)
+    Ok(duplicates)
 }
 
-/// Reads the collection once; with a file, removes what is in the way.
+/// Reads the collection once; with a file, removes the duplicates.
 async fn pass(
-    target: &Target,
-    file: Option<&mut Kept>,
+    collection: &KeyedCollection,
+    file: Option<&mut BackupFile>,
     show: usize,
-) -> Result<(Found, Option<Done>), BoxError> {
-    let mut removal = file.map(|file| Removal::new(target, file));
-    let (mut runs, mut found, mut documents) = (Runs::default(), Found::default(), 1);
-    let mut rows = target.sorted().await?;
+) -> Result<(Findings, Option<RemovalCounts>), BoxError> {
+    let mut removal = file.map(|file| Removal::new(collection, file));
+    let (mut finder, mut findings, mut documents) = (DuplicateFinder::default(), Findings::default(), 1);
+    let mut rows = collection.sorted().await?;
     while let Some(row) = rows.next().await? {
-        match runs.place(row) {
-            Place::Newest => documents = 1,
-            Place::NotJudged => found.lists += 1,
-            Place::InTheWay { row, newest } => {
+        match finder.classify(row) {
+            Classification::Newest => documents = 1,
+            Classification::NotCompared => findings.not_compared += 1,
+            Classification::Duplicate { row, newest } => {
                 documents += 1;
-                found.in_the_way += 1;
+                findings.duplicates += 1;
                 if documents == 2 {
-                    found.keys += 1;
-                    if found.examples.len() < show {
-                        found.examples.push(Example { newest: (*newest).clone(), documents });
+                    findings.keys += 1;
+                    if findings.examples.len() < show {
+                        findings.examples.push(Example { newest: (*newest).clone(), documents });
                     }
-                } else if found.keys == found.examples.len() as u64
-                    && let Some(example) = found.examples.last_mut()
+                } else if findings.keys == findings.examples.len() as u64
+                    && let Some(example) = findings.examples.last_mut()
                 {
                     example.documents = documents;
                 }
@@ -113,20 +114,24 @@ async fn pass(
             }
         }
     }
-    let Some(mut removal) = removal else { return Ok((found, None)) };
+    let Some(mut removal) = removal else { return Ok((findings, None)) };
     removal.finish().await?;
-    Ok((found, Some(removal.done)))
+    Ok((findings, Some(removal.counts)))
 }
 
-/// Passes again while documents changed under the last.
-async fn again(target: &Target, file: &mut Kept, mut done: Done) -> Result<Done, BoxError> {
-    for _ in 1..PASSES {
-        if done.changed == 0 {
+/// Repeats the pass while documents changed during the last one.
+async fn repeat_passes(
+    collection: &KeyedCollection,
+    file: &mut BackupFile,
+    mut counts: RemovalCounts,
+) -> Result<RemovalCounts, BoxError> {
+    for _ in 1..MAX_PASSES {
+        if counts.changed == 0 {
             break;
         }
-        if let (_, Some(next)) = pass(target, Some(&mut *file), 0).await? {
-            done = Done { removed: done.removed + next.removed, ..next };
+        if let (_, Some(next)) = pass(collection, Some(&mut *file), 0).await? {
+            counts = RemovalCounts { removed: counts.removed + next.removed, ..next };
         }
     }
-    Ok(done)
+    Ok(counts)
 }

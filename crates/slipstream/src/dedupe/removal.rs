@@ -1,128 +1,128 @@
-//! Removes documents that are in the way, a batch at a time. A document is removed only after it is in the file and on
-//! the disk, only while the newer one of its key is still there, and only as it stands in the file. So an end at any
-//! moment, and others that write meanwhile, cost at most another run.
+//! Removes duplicates in batches. A document is removed only if it is synced to the backup file, the
+//! newest document of its key still exists, and it did not change. An interruption or a concurrent write
+//! therefore costs at most another run.
 
 use std::sync::Arc;
 
 use bson::{Bson, Document, RawDocumentBuf};
 
-use super::file::Kept;
-use super::row::Row;
-use super::target::Target;
+use super::backup_file::BackupFile;
+use super::collection::KeyedCollection;
+use super::duplicates::Row;
 use kafka::BoxError;
 
-/// Documents that are looked at together.
-const BATCH_DOCUMENTS: usize = 500;
+/// Maximum number of documents in a batch.
+const MAX_BATCH_DOCUMENTS: usize = 500;
 
-/// Bytes of documents that are written, synced and removed together.
-const BATCH_BYTES: usize = 4 << 20;
+/// Size of the documents that are written, synced and removed together.
+const MAX_BATCH_BYTES: usize = 4 << 20;
 
-/// A removal under way.
+/// Removes duplicates.
 #[derive(Debug)]
 pub struct Removal<'a> {
-    target: &'a Target,
-    file: &'a mut Kept,
+    collection: &'a KeyedCollection,
+    file: &'a mut BackupFile,
     batch: Vec<(Row, Arc<Row>)>,
-    /// What was done so far.
-    pub done: Done,
+    /// Counts so far.
+    pub counts: RemovalCounts,
 }
 
-/// What became of the documents in the way.
+/// The outcomes of duplicates.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Done {
-    /// In the file, and gone from the collection.
+pub struct RemovalCounts {
+    /// Removed, and in the backup file.
     pub removed: u64,
-    /// Left where they are: they, or the newest of their key, changed meanwhile.
+    /// Not removed, because they or the newest document of their key changed.
     pub changed: u64,
-    /// Left where they are: Extended JSON cannot hold them.
+    /// Not removed, because Extended JSON cannot represent them.
     pub unwritable: u64,
 }
 
 impl<'a> Removal<'a> {
-    /// From `target` to `file`.
-    pub fn new(target: &'a Target, file: &'a mut Kept) -> Self {
-        Self { target, file, batch: Vec::new(), done: Done::default() }
+    /// Removes from `collection` and writes to `file`.
+    pub fn new(collection: &'a KeyedCollection, file: &'a mut BackupFile) -> Self {
+        Self { collection, file, batch: Vec::new(), counts: RemovalCounts::default() }
     }
 
-    /// Has `row`, older than `newest`, removed with one of the next batches.
+    /// Adds `row`, a duplicate of `newest`, to the batch.
     ///
     /// # Errors
-    /// The server does not answer or refuses, or the file cannot be written.
+    /// The server returns an error or no reply, or the file cannot be written.
     pub async fn add(&mut self, row: Row, newest: Arc<Row>) -> Result<(), BoxError> {
         self.batch.push((row, newest));
-        if self.batch.len() < BATCH_DOCUMENTS { Ok(()) } else { self.finish().await }
+        if self.batch.len() < MAX_BATCH_DOCUMENTS { Ok(()) } else { self.finish().await }
     }
 
-    /// Removes what was added and is left.
+    /// Removes the current batch.
     ///
     /// # Errors
     /// As [`Removal::add`].
     pub async fn finish(&mut self) -> Result<(), BoxError> {
         let batch = std::mem::take(&mut self.batch);
-        let target = self.target;
-        let (mut bytes, mut documents, mut gone) = (0, Vec::new(), batch.len() as u64);
-        for cursor in target.documents(batch.iter().map(|(row, _)| row.id.clone()).collect()) {
+        let collection = self.collection;
+        let (mut bytes, mut documents, mut missing) = (0, Vec::new(), batch.len() as u64);
+        for cursor in collection.documents(batch.iter().map(|(row, _)| row.id.clone()).collect()) {
             let mut cursor = cursor.await?;
             while let Some(document) = cursor.next().await? {
-                gone = gone.saturating_sub(1);
+                missing = missing.saturating_sub(1);
                 bytes += RawDocumentBuf::try_from(&document)?.as_bytes().len();
                 documents.push(document);
-                if bytes >= BATCH_BYTES {
+                if bytes >= MAX_BATCH_BYTES {
                     self.move_out(std::mem::take(&mut documents), &batch).await?;
                     bytes = 0;
                 }
             }
         }
-        self.done.changed += gone;
+        self.counts.changed += missing;
         self.move_out(documents, &batch).await
     }
 
-    /// Writes and removes those of `documents` that are still what they were to their newest.
+    /// Writes and removes those of `documents` that are still duplicates.
     async fn move_out(
         &mut self,
         documents: Vec<Document>,
         batch: &[(Row, Arc<Row>)],
     ) -> Result<(), BoxError> {
-        // Asked after the documents were read: one that changed in between is not removed, as it is no longer what
-        // was read.
+        // Checked after the documents were read: one that changed since then is not removed, because it
+        // differs from the one that was read.
         let unchanged = self.unchanged(&documents, batch).await?;
         let mut written = Vec::with_capacity(documents.len());
         for document in documents {
             if !unchanged.iter().any(|id| Some(*id) == document.get("_id")) {
-                self.done.changed += 1;
+                self.counts.changed += 1;
             } else if self.file.write(&document)? {
                 written.push(document);
             } else {
-                self.done.unwritable += 1;
+                self.counts.unwritable += 1;
             }
         }
         if written.is_empty() {
             return Ok(());
         }
         self.file.sync()?;
-        let removed = self.target.remove(&written).await?;
-        self.done.removed += removed;
-        self.done.changed += (written.len() as u64).saturating_sub(removed);
+        let removed = self.collection.remove(&written).await?;
+        self.counts.removed += removed;
+        self.counts.changed += (written.len() as u64).saturating_sub(removed);
         Ok(())
     }
 
-    /// The `_id`s of those of `documents` that are as old as they were, while their newest is as new as it was.
+    /// The `_id`s of those of `documents` whose version and whose newest document did not change.
     async fn unchanged<'b>(
         &self,
         documents: &[Document],
         batch: &'b [(Row, Arc<Row>)],
     ) -> Result<Vec<&'b Bson>, BoxError> {
-        let asked = |row: &Row| documents.iter().any(|document| document.get("_id") == Some(&row.id));
-        let pairs: Vec<&(Row, Arc<Row>)> = batch.iter().filter(|(row, _)| asked(row)).collect();
+        let is_wanted = |row: &Row| documents.iter().any(|document| document.get("_id") == Some(&row.id));
+        let pairs: Vec<&(Row, Arc<Row>)> = batch.iter().filter(|(row, _)| is_wanted(row)).collect();
         let mut newest: Vec<Bson> = pairs.iter().map(|(_, newest)| newest.id.clone()).collect();
-        // The documents of a key follow one another.
+        // The documents of a key are adjacent.
         newest.dedup();
         let ids = pairs.iter().map(|(row, _)| row.id.clone()).chain(newest);
-        let now = self.target.named(ids.collect()).await?;
-        let same = |row: &Row| now.contains(row);
+        let current = self.collection.rows_by_id(ids.collect()).await?;
+        let is_unchanged = |row: &Row| current.contains(row);
         Ok(pairs
             .into_iter()
-            .filter(|(row, newest)| same(row) && same(newest))
+            .filter(|(row, newest)| is_unchanged(row) && is_unchanged(newest))
             .map(|(row, _)| &row.id)
             .collect())
     }

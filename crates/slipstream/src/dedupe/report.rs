@@ -1,69 +1,71 @@
-//! What was found and done, for people and for programs.
+//! The report of `dedupe`, as text and as JSON.
 
 use std::fmt;
 
 use bson::{Bson, Document};
 use serde_json::{Value, json};
 
-use super::removal::Done;
-use super::row::Row;
+use super::collection::ConflictingIndex;
+use super::duplicates::Row;
+use super::removal::RemovalCounts;
 use service::plural::{counted, counted_with};
 
-/// What one pass over the collection found.
+/// The findings of one pass over the collection.
 #[derive(Debug, Default)]
-pub struct Found {
-    /// Keys that several documents share.
+pub struct Findings {
+    /// Keys with several documents.
     pub keys: u64,
-    /// Documents older than the newest of their key.
-    pub in_the_way: u64,
-    /// Documents that were not judged, as a key field of theirs holds a list.
-    pub lists: u64,
-    /// The first of the keys.
+    /// Documents that are older than the newest of their key.
+    pub duplicates: u64,
+    /// Documents that were not compared, because a key field contains an array.
+    pub not_compared: u64,
+    /// The first of these keys.
     pub examples: Vec<Example>,
 }
 
-/// A key that several documents share.
+/// A key with several documents.
 #[derive(Debug)]
 pub struct Example {
     /// The newest document, which stays.
     pub newest: Row,
-    /// How many share the key.
+    /// Number of documents with the key.
     pub documents: u64,
 }
 
-/// The whole.
+/// The report.
 #[derive(Debug)]
 pub struct Report {
     /// Database and collection.
     pub names: (String, String),
-    /// Fields of the key.
+    /// Key fields.
     pub fields: Vec<String>,
-    /// What the first pass found.
-    pub found: Found,
-    /// An index in the way: its name, and whether it may be dropped.
-    pub index: Option<super::target::Obstacle>,
+    /// The findings of the first pass.
+    pub findings: Findings,
+    /// An index that prevents the unique index.
+    pub index: Option<ConflictingIndex>,
     /// The name of the unique index, while the server builds it.
     pub building: Option<String>,
-    /// With `--apply`: what was done, and the file.
-    pub done: Option<(Done, String)>,
+    /// With `--apply`: the counts and the backup file.
+    pub removal: Option<(RemovalCounts, String)>,
 }
 
 impl Report {
-    /// Whether the unique index can be built now, as far as this command can tell.
+    /// Whether the unique index can be built, as far as this command can find out.
     pub fn is_clear(&self) -> bool {
-        match &self.done {
-            Some((done, _)) => {
-                done.changed + done.unwritable == 0
-                    && self.index.as_ref().is_none_or(|index| index.dispensable)
+        match &self.removal {
+            Some((counts, _)) => {
+                counts.changed + counts.unwritable == 0
+                    && self.index.as_ref().is_none_or(|index| index.is_redundant)
             }
-            None => self.found.in_the_way == 0 && self.index.is_none(),
+            None => self.findings.duplicates == 0 && self.index.is_none(),
         }
     }
 
-    /// For programs.
+    /// The report as JSON.
     pub fn json(&self) -> Value {
-        let (done, file) =
-            self.done.as_ref().map_or((Done::default(), None), |(done, file)| (*done, Some(file)));
+        let removal = self.removal.as_ref();
+        let (counts, file) =
+            removal.map_or((RemovalCounts::default(), None), |(counts, file)| (*counts, Some(file)));
         let example = |example: &Example| {
             json!({
                 "key": self.key(&example.newest),
@@ -75,19 +77,19 @@ impl Report {
             "database": self.names.0,
             "collection": self.names.1,
             "upsert_keys": self.fields,
-            "applied": self.done.is_some(),
+            "applied": self.removal.is_some(),
             "clear": self.is_clear(),
-            "keys": self.found.keys,
-            "documents": self.found.keys + self.found.in_the_way,
-            "in_the_way": self.found.in_the_way,
-            "removed": done.removed,
-            "changed_meanwhile": done.changed,
-            "unwritable": done.unwritable,
-            "not_judged": self.found.lists,
+            "keys": self.findings.keys,
+            "documents": self.findings.keys + self.findings.duplicates,
+            "in_the_way": self.findings.duplicates,
+            "removed": counts.removed,
+            "changed_meanwhile": counts.changed,
+            "unwritable": counts.unwritable,
+            "not_judged": self.findings.not_compared,
             "index_in_the_way": self.index.as_ref().map(|index| index.name.as_str()),
             "index_being_built": self.building,
             "file": file,
-            "examples": self.found.examples.iter().map(example).collect::<Vec<_>>(),
+            "examples": self.findings.examples.iter().map(example).collect::<Vec<_>>(),
         })
     }
 
@@ -96,18 +98,18 @@ impl Report {
         Bson::Document(self.fields.iter().cloned().zip(values).collect::<Document>())
     }
 
-    fn found(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Found { keys, in_the_way, .. } = self.found;
+    fn write_findings(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Findings { keys, duplicates, .. } = self.findings;
         let fields = self.fields.join(",");
-        if in_the_way == 0 {
-            return writeln!(f, "no two documents share a value of {fields}");
+        if duplicates == 0 {
+            return writeln!(f, "no duplicate values of {fields}");
         }
         writeln!(
             f,
-            "values of {fields} that documents share: {keys}; documents in the way: {in_the_way} of {}",
-            keys + in_the_way
+            "duplicate values of {fields}: {keys}; duplicate documents: {duplicates} of {}",
+            keys + duplicates
         )?;
-        for Example { newest, documents } in &self.found.examples {
+        for Example { newest, documents } in &self.findings.examples {
             let [timestamp, ingested_at] = newest.version.each_ref().map(|value| text(value.as_ref()));
             writeln!(
                 f,
@@ -117,61 +119,60 @@ impl Report {
                 newest.id
             )?;
         }
-        match keys - self.found.examples.len() as u64 {
+        match keys - self.findings.examples.len() as u64 {
             0 => Ok(()),
             more => writeln!(f, "  and {more} more"),
         }
     }
 
-    fn index(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn write_index(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(name) = &self.building {
-            writeln!(
-                f,
-                "index {name} is being built; that fails at its end if documents share a value then"
-            )?;
+            writeln!(f, "index {name} is being built; the build fails if there are duplicates at its end")?;
         }
         let Some(index) = &self.index else { return Ok(()) };
         let name = &index.name;
-        match (index.dispensable, self.done.is_some()) {
-            (true, false) => writeln!(f, "index {name} is not unique and in the way: --apply drops it"),
-            (true, true) => writeln!(f, "index {name}, which was not unique, is dropped"),
+        match (index.is_redundant, self.removal.is_some()) {
+            (true, false) => {
+                writeln!(f, "index {name} is not unique and prevents the unique index: --apply drops it")
+            }
+            (true, true) => writeln!(f, "index {name}, which was not unique, was dropped"),
             (false, _) => writeln!(
                 f,
-                "index {name} is in the way, and its options may matter to others: drop it by hand, \
+                "index {name} prevents the unique index, and other queries may need its options: drop it manually, \
                  db.getSiblingDB({:?}).getCollection({:?}).dropIndex({name:?})",
                 self.names.0, self.names.1
             ),
         }
     }
 
-    fn outcome(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some((done, file)) = &self.done else {
+    fn write_outcome(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some((counts, file)) = &self.removal else {
             return match self.is_clear() {
-                true => write!(f, "nothing is in the way of the unique index"),
+                true => write!(f, "the unique index can be built"),
                 false => write!(
                     f,
-                    "nothing was changed. To keep the newest of each, and have the others written to a file and \
-                     removed: --apply --out FILE"
+                    "nothing was changed; --apply --out FILE keeps the newest document of each value, and moves the \
+                     others to the file"
                 ),
             };
         };
-        if done.removed > 0 {
-            let are = counted_with(done.removed, "document", ["is", "are"]);
-            writeln!(f, "{are} in {file} and removed")?;
+        if counts.removed > 0 {
+            let were = counted_with(counts.removed, "document", ["was", "were"]);
+            writeln!(f, "{were} removed and written to {file}")?;
         }
-        if done.changed > 0 {
-            let changed = counted(done.changed, "document");
-            writeln!(f, "{changed} changed meanwhile and stayed: run it again, with another file")?;
+        if counts.changed > 0 {
+            let changed = counted(counts.changed, "document");
+            writeln!(f, "not removed, because changed meanwhile: {changed}; run it again with another file")?;
         }
-        if done.unwritable > 0 {
-            let have = counted_with(done.unwritable, "document", ["has", "have"]);
+        if counts.unwritable > 0 {
+            let have = counted_with(counts.unwritable, "document", ["has", "have"]);
             writeln!(
                 f,
-                "{have} fields that Extended JSON takes for its own, and stayed: copy and remove by hand"
+                "{have} fields in the form of Extended JSON types, and not removed: copy and remove manually"
             )?;
         }
         match self.is_clear() {
-            true => write!(f, "the unique index can be built; the consumer does that by itself"),
+            true => write!(f, "the unique index can be built; the consumer builds it"),
             false => write!(f, "the unique index cannot be built yet"),
         }
     }
@@ -184,15 +185,15 @@ fn text(value: Option<&Bson>) -> String {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}: ", self.names.0, self.names.1)?;
-        self.found(f)?;
-        if self.found.lists > 0 {
+        self.write_findings(f)?;
+        if self.findings.not_compared > 0 {
             writeln!(
                 f,
-                "not judged, as a key field holds a list: {}",
-                counted(self.found.lists, "document")
+                "not compared, because a key field contains an array: {}",
+                counted(self.findings.not_compared, "document")
             )?;
         }
-        self.index(f)?;
-        self.outcome(f)
+        self.write_index(f)?;
+        self.write_outcome(f)
     }
 }

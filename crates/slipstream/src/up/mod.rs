@@ -1,5 +1,5 @@
-//! `slipstream up`: the whole pipeline on this machine, on real servers, until Ctrl-C. At the end it accounts for
-//! every record; the exit code is 0 only if the account balances.
+//! `slipstream up`: runs the whole pipeline on this machine, with real servers, until Ctrl-C. At the end it
+//! prints an account of all records; the exit code is 0 only if the account balances.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -8,89 +8,94 @@ use std::time::Duration;
 use service::environment::{Environment, value};
 
 use crate::cli::UpOptions;
-use crate::stdout;
-use count::{Positions, Reading};
-use environment::{Places, configs, for_tools};
-use house::House;
+use crate::output::write_progress;
+use configs::{Addresses, configs, tool_variables};
 use kafka::BoxError;
+use local_stack::LocalStack;
 use processes::{Counts, Processes};
-use status::{Numbers, StatusLine};
+use startup_wait::StartupWait;
+use status_line::{Numbers, StatusLine};
 use summary::{Finished, Summary};
-use waits::Waits;
+use topic_count::{NextOffsets, TopicCounter};
 
-pub mod count;
-pub mod environment;
-pub mod house;
+pub mod configs;
+pub mod local_stack;
 pub mod processes;
-pub mod status;
+mod startup_wait;
+pub mod status_line;
 pub mod summary;
-mod waits;
+pub mod topic_count;
 
-/// Where data and logs of `up` stay between runs, in the current directory.
+/// The folder for data and logs, in the current directory.
 const FOLDER: &str = ".slipstream";
-/// How long the consumer may go on after the intake has stopped, to finish what waits.
-const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+/// Maximum time for the consumer to finish the waiting records after poller and producer stopped.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A run that is up.
+/// A running pipeline.
 struct Run {
-    house: House,
+    stack: LocalStack,
     processes: Processes,
-    reading: Reading,
-    start: Positions,
+    counter: TopicCounter,
+    start: NextOffsets,
     left_over: u64,
 }
 
-/// Runs until a signal or for the time that the options say.
+/// Runs until a signal, or for the time in the options.
 ///
 /// # Errors
-/// A server cannot be had, a configuration is wrong, or a process ended by itself.
+/// A server cannot be started, a configuration is wrong, or a process ended unexpectedly.
 pub async fn up(options: UpOptions, environment: Environment) -> Result<ExitCode, BoxError> {
     let stop = service::signals::stop_token()?;
     service::signals::stop_on_hangup(&stop)?;
-    let mut places = first_places(&options, &environment);
-    // A wrong variable is told before anything is emptied, fetched or started.
-    configs(&environment, &places)?;
+    let mut addresses = initial_addresses(&options, &environment);
+    // A wrong variable is reported before anything is deleted, downloaded or started.
+    configs(&environment, &addresses)?;
     let folder = Path::new(FOLDER);
-    let _one_run_at_a_time = devservers::FolderLock::take(folder)?;
+    let _lock = devservers::FolderLock::take(folder)?;
     if options.fresh {
-        empty(folder)?;
+        delete_data(folder)?;
     }
     let log = std::fs::File::create(folder.join("slipstream.log"))?;
     service::logging::start_in_file(log, value(&environment, "RUST_LOG").unwrap_or("info"));
     let mut run = tokio::select! {
-        run = start(&options, &environment, folder, &mut places) => run?,
+        run = start(&options, &environment, folder, &mut addresses) => run?,
         () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
     };
     announce(
         &run,
-        &for_tools(&environment, &places, run.processes.producer_address, run.processes.consumer_address),
+        &tool_variables(
+            &environment,
+            &addresses,
+            run.processes.producer_address,
+            run.processes.consumer_address,
+        ),
     );
     let outcome = tokio::select! {
-        () = watch(run.processes.counts(), run.left_over) => Ok(()),
+        () = show_status(run.processes.counts(), run.left_over) => Ok(()),
         () = stop.cancelled() => Ok(()),
-        () = time_is_up(options.run_for) => Ok(()),
+        () = run_time(options.run_for) => Ok(()),
         failure = run.processes.ended() => Err(failure),
     };
-    say("stopping");
-    let account = finish(&mut run).await;
-    run.house.stop().await;
+    write_progress("stopping");
+    let account = stop_and_count(&mut run).await;
+    run.stack.stop().await;
     outcome?;
     let summary = account?;
-    say(&summary.to_string());
+    write_progress(&summary.to_string());
     Ok(if summary.balances() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Removes the servers' data, and nothing else that a user may have put beside it.
-fn empty(folder: &Path) -> std::io::Result<()> {
+/// Deletes the servers' data, but no other files in the folder.
+fn delete_data(folder: &Path) -> std::io::Result<()> {
     for data in ["kafka", "mongodb"].map(|name| folder.join(name)).iter().filter(|data| data.exists()) {
         std::fs::remove_dir_all(data)?;
     }
     Ok(())
 }
 
-/// Before anything is started: what the user says, with stand-ins for what is not known yet.
-fn first_places(options: &UpOptions, environment: &[(String, String)]) -> Places {
-    Places {
+/// The addresses before the start: the user's, with placeholders for unknown ones.
+fn initial_addresses(options: &UpOptions, environment: &[(String, String)]) -> Addresses {
+    Addresses {
         kafka: value(environment, "KAFKA_BROKER").unwrap_or("127.0.0.1:9092").to_owned(),
         mongodb: value(environment, "MONGODB_URI").unwrap_or("mongodb://127.0.0.1:27017").to_owned(),
         adsbdb: None,
@@ -103,55 +108,55 @@ async fn start(
     options: &UpOptions,
     environment: &[(String, String)],
     folder: &Path,
-    places: &mut Places,
+    addresses: &mut Addresses,
 ) -> Result<Run, BoxError> {
-    let waits = Waits::start();
-    let early = configs(environment, places)?.consumer;
+    let wait = StartupWait::start();
+    let consumer = configs(environment, addresses)?.consumer;
     let is_named = |name: &str| value(environment, name).is_some();
-    // Servers that are named are waited for from the first moment on.
-    let (house, (), ()) = tokio::try_join!(
-        House::start(environment, options, folder, devservers::Progress::new(say)),
-        async { if is_named("KAFKA_BROKER") { waits.kafka(&early).await } else { Ok(()) } },
+    // Named servers are waited for while the others start.
+    let (stack, (), ()) = tokio::try_join!(
+        LocalStack::start(environment, options, folder, devservers::Progress::new(write_progress)),
+        async { if is_named("KAFKA_BROKER") { wait.kafka(&consumer).await } else { Ok(()) } },
         async {
             if is_named("MONGODB_URI") {
-                waits.mongodb(&early).await;
+                wait.mongodb(&consumer).await;
             }
             Ok(())
         },
     )?;
-    (places.kafka, places.mongodb) = (house.kafka.clone(), house.mongodb.clone());
-    places.adsbdb = house.adsbdb();
-    let configs = configs(environment, places)?;
-    let reading = Reading::of(&configs.consumer, &configs.producer.topic.name);
-    let told = waits.clone();
-    let before = reading.wait_for_ever(move |why| told.tell("kafka", &why.to_string()));
+    (addresses.kafka, addresses.mongodb) = (stack.kafka.clone(), stack.mongodb.clone());
+    addresses.adsbdb = stack.adsbdb();
+    let configs = configs(environment, addresses)?;
+    let counter = TopicCounter::new(&configs.consumer, &configs.producer.topic.name);
+    let kafka_wait = wait.clone();
+    let initial = counter.without_deadline(move |error| kafka_wait.report("kafka", &error.to_string()));
     let (start, left_over) = tokio::task::spawn_blocking(move || {
-        let start = before.committed()?;
-        let left_over = before.count(&start, |_, _| true)?.records;
+        let start = initial.committed()?;
+        let left_over = initial.count(&start, |_, _| true)?.records;
         Ok::<_, BoxError>((start, left_over))
     })
     .await??;
     let mut processes = Processes::start(configs).await?;
-    processes.ready(|why| waits.tell("processes", why)).await?;
-    processes.start_poller(environment, places).await?;
-    Ok(Run { house, processes, reading, start, left_over })
+    processes.ready(|cause| wait.report("processes", cause)).await?;
+    processes.start_poller(environment, addresses).await?;
+    Ok(Run { stack, processes, counter, start, left_over })
 }
 
 fn announce(run: &Run, variables: &str) {
     let (producer, consumer) = (run.processes.producer_address, run.processes.consumer_address);
-    say("slipstream is up");
-    run.house.lines.iter().for_each(|line| say(&format!("  {line}")));
-    say(&format!("  producer  http://{producer}/health"));
-    say(&format!("  consumer  http://{consumer}/health"));
-    say(&format!(
+    write_progress("slipstream is up");
+    run.stack.lines.iter().for_each(|line| write_progress(&format!("  {line}")));
+    write_progress(&format!("  producer  http://{producer}/health"));
+    write_progress(&format!("  consumer  http://{consumer}/health"));
+    write_progress(&format!(
         "  try       curl -X POST http://{producer}/ingest -H 'Content-Type: application/json' \
          -d '{{\"source\":\"adsbdb\",\"payload\":{{\"message\":\"Hello\",\"value\":42}}}}'"
     ));
-    say(&format!("  tools     export {variables}"));
-    say(&format!("  stop      Ctrl-C; logs in {FOLDER}/slipstream.log"));
+    write_progress(&format!("  tools     export {variables}"));
+    write_progress(&format!("  stop      Ctrl-C; logs in {FOLDER}/slipstream.log"));
 }
 
-async fn watch(counts: Counts, left_over: u64) {
+async fn show_status(counts: Counts, left_over: u64) {
     let mut line = StatusLine::start();
     let mut second = tokio::time::interval(Duration::from_secs(1));
     loop {
@@ -160,36 +165,36 @@ async fn watch(counts: Counts, left_over: u64) {
         line.show(Numbers {
             accepted: counts.produced.accepted(),
             stored: consumed.inserted + consumed.updated + consumed.unchanged,
-            // Until the broker has told where the partitions end.
+            // The consumer knows no lag before its first statistics.
             lag: consumed.lag.unwrap_or(left_over),
             dead_letters: consumed.dead_lettered,
         });
     }
 }
 
-async fn time_is_up(run_for: Option<Duration>) {
+async fn run_time(run_for: Option<Duration>) {
     match run_for {
         Some(time) => tokio::time::sleep(time).await,
         None => std::future::pending().await,
     }
 }
 
-/// Stops the processes in the order of the flow and counts.
-async fn finish(run: &mut Run) -> Result<Summary, BoxError> {
+/// Stops the processes in the order of the data flow, then counts the records.
+async fn stop_and_count(run: &mut Run) -> Result<Summary, BoxError> {
     let intake = run.processes.stop_intake().await;
     let accepted = run.processes.counts().produced.accepted();
     drain(run, accepted).await;
     let consumer = run.processes.stop_consumer().await;
     intake.and(consumer)?;
-    let (reading, start, counters) =
-        (run.reading.clone(), run.start.clone(), run.processes.counts().consumed);
+    let (counter, start, counters) =
+        (run.counter.clone(), run.start.clone(), run.processes.counts().consumed);
     let consumed = counters.snapshot();
     let count = move || {
-        let committed = reading.committed()?;
+        let committed = counter.committed()?;
         let is_committed = |partition, offset| committed.get(&partition).is_some_and(|next| offset < *next);
-        // What was finished and could not be committed is read again by the next run, but it does not wait.
-        let is_finished = |partition, offset| counters.has_finished(reading.topic(), partition, offset);
-        reading.count(&start, |partition, offset| {
+        // The next run reads finished but uncommitted records again; they do not count as waiting.
+        let is_finished = |partition, offset| counters.has_finished(counter.topic(), partition, offset);
+        counter.count(&start, |partition, offset| {
             !is_committed(partition, offset) && !is_finished(partition, offset)
         })
     };
@@ -206,7 +211,8 @@ async fn finish(run: &mut Run) -> Result<Summary, BoxError> {
     Ok(Summary { topic, left_over: run.left_over, accepted, finished })
 }
 
-/// Waits until the consumer has finished as many records as there must be, but not for ever: a server may be away.
+/// Waits until the consumer has finished the expected number of records, at most for
+/// [`DRAIN_TIMEOUT`]: a server may be unavailable.
 async fn drain(run: &Run, accepted: u64) {
     let all_finished = async {
         loop {
@@ -218,11 +224,7 @@ async fn drain(run: &Run, accepted: u64) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    if tokio::time::timeout(DRAIN_LIMIT, all_finished).await.is_err() {
-        say("some records still wait; the next run goes on with them");
+    if tokio::time::timeout(DRAIN_TIMEOUT, all_finished).await.is_err() {
+        write_progress("some records are unfinished; the next run continues with them");
     }
-}
-
-fn say(line: &str) {
-    _ = stdout::write_line(line);
 }

@@ -1,4 +1,4 @@
-//! The three processes, run in this one by the same code that their binaries run.
+//! Runs producer, consumer and poller as tasks, with the same code as their binaries.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -7,22 +7,22 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::environment::{Configs, Places, poller_config};
+use super::configs::{Addresses, Configs, poller_config};
 use crate::http;
 use kafka::BoxError;
 
-/// How long a process may take to stop: its own limit is 10 s.
-const STOP_LIMIT: Duration = Duration::from_secs(12);
+/// Maximum time for a process to stop; a process ends itself after 10 s.
+const STOP_TIMEOUT: Duration = Duration::from_secs(12);
 
-/// One running process.
+/// A running process.
 #[derive(Debug)]
-struct Running {
+struct ProcessTask {
     name: &'static str,
     stop: CancellationToken,
     task: JoinHandle<Result<(), BoxError>>,
 }
 
-impl Running {
+impl ProcessTask {
     fn start<F>(name: &'static str, run: impl FnOnce(CancellationToken) -> F) -> Self
     where
         F: Future<Output = Result<(), BoxError>> + Send + 'static,
@@ -32,10 +32,10 @@ impl Running {
         Self { name, stop, task }
     }
 
-    /// Waits for an end that nobody asked for.
+    /// Waits for an unexpected end.
     async fn ended(&mut self) -> BoxError {
         match (&mut self.task).await {
-            Ok(Ok(())) => format!("the {} ended by itself", self.name).into(),
+            Ok(Ok(())) => format!("the {} ended unexpectedly", self.name).into(),
             Ok(Err(error)) => format!("the {} failed: {error}", self.name).into(),
             Err(error) => format!("the {} failed: {error}", self.name).into(),
         }
@@ -46,15 +46,15 @@ impl Running {
         if self.task.is_finished() {
             return Ok(());
         }
-        match tokio::time::timeout(STOP_LIMIT, &mut self.task).await {
+        match tokio::time::timeout(STOP_TIMEOUT, &mut self.task).await {
             Ok(Ok(ended)) => ended,
             Ok(Err(error)) => Err(format!("the {} failed: {error}", self.name).into()),
-            Err(_) => Err(format!("the {} did not stop within {STOP_LIMIT:?}", self.name).into()),
+            Err(_) => Err(format!("the {} did not stop within {STOP_TIMEOUT:?}", self.name).into()),
         }
     }
 }
 
-/// What the processes count; good also after they stopped.
+/// The counters of the processes; they can be read after the end.
 #[derive(Clone)]
 pub struct Counts {
     /// The consumer's counters.
@@ -65,9 +65,9 @@ pub struct Counts {
 
 /// Producer, consumer and poller.
 pub struct Processes {
-    producer: Running,
-    consumer: Running,
-    poller: Option<Running>,
+    producer: ProcessTask,
+    consumer: ProcessTask,
+    poller: Option<ProcessTask>,
     /// The producer's address.
     pub producer_address: SocketAddr,
     /// The consumer's address, for health and metrics.
@@ -76,10 +76,10 @@ pub struct Processes {
 }
 
 impl Processes {
-    /// Starts producer and consumer; the poller follows with [`Processes::start_poller`].
+    /// Starts producer and consumer; [`Processes::start_poller`] starts the poller.
     ///
     /// # Errors
-    /// An address cannot be listened on, or a configuration is refused.
+    /// An address cannot be bound, or a configuration is rejected.
     pub async fn start(configs: Configs) -> Result<Self, BoxError> {
         let producer = producer::App::build(configs.producer).await?;
         let consumer = consumer::App::build(configs.consumer).await?;
@@ -87,34 +87,34 @@ impl Processes {
             producer_address: producer.address(),
             consumer_address: consumer.address(),
             counts: Counts { consumed: consumer.counters(), produced: producer.counters() },
-            producer: Running::start("producer", async move |stop| Ok(producer.run_until(stop).await?)),
-            consumer: Running::start("consumer", async move |stop| Ok(consumer.run_until(stop).await?)),
+            producer: ProcessTask::start("producer", async move |stop| Ok(producer.run_until(stop).await?)),
+            consumer: ProcessTask::start("consumer", async move |stop| Ok(consumer.run_until(stop).await?)),
             poller: None,
         })
     }
 
-    /// What they count.
+    /// The counters.
     pub fn counts(&self) -> Counts {
         self.counts.clone()
     }
 
-    /// Waits until producer and consumer can do their work, for as long as that takes; `told` learns why they cannot yet.
+    /// Waits without a limit until producer and consumer are ready; `observer` gets the causes.
     ///
     /// # Errors
     /// One of them ended.
-    pub async fn ready(&mut self, told: impl Fn(&str)) -> Result<(), BoxError> {
+    pub async fn ready(&mut self, observer: impl Fn(&str)) -> Result<(), BoxError> {
         let urls = [("producer", self.producer_address), ("consumer", self.consumer_address)];
-        let answers = async {
+        let ready = async {
             for (name, address) in urls {
                 let url = format!("http://{address}/readyz");
-                while let Err(why) = http::get(&url, Duration::from_secs(2)).await {
-                    told(&format!("the {name} is not ready: {why}"));
+                while let Err(cause) = http::get(&url, Duration::from_secs(2)).await {
+                    observer(&format!("the {name} is not ready: {cause}"));
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             }
         };
         tokio::select! {
-            () = answers => Ok(()),
+            () = ready => Ok(()),
             failure = self.producer.ended() => Err(failure),
             failure = self.consumer.ended() => Err(failure),
         }
@@ -127,19 +127,19 @@ impl Processes {
     pub async fn start_poller(
         &mut self,
         environment: &[(String, String)],
-        places: &Places,
+        addresses: &Addresses,
     ) -> Result<(), BoxError> {
-        let config = poller_config(environment, places, self.producer_address)?;
+        let config = poller_config(environment, addresses, self.producer_address)?;
         let app = poller::App::build(config).await?;
-        self.poller = Some(Running::start("poller", async move |stop| {
-            // Its exit code says whether a call succeeded, which the status line shows.
+        self.poller = Some(ProcessTask::start("poller", async move |stop| {
+            // The exit code depends on the calls, which the status line shows.
             _ = app.run_until(stop).await;
             Ok(())
         }));
         Ok(())
     }
 
-    /// Waits for an end that nobody asked for.
+    /// Waits for an unexpected end.
     pub async fn ended(&mut self) -> BoxError {
         let poller = async {
             match &mut self.poller {
@@ -154,7 +154,7 @@ impl Processes {
         }
     }
 
-    /// Stops what brings events, the poller first: nothing is accepted any more when this returns.
+    /// Stops poller and producer; afterwards no event is accepted.
     ///
     /// # Errors
     /// One of them failed or did not stop in time.
@@ -166,10 +166,10 @@ impl Processes {
         self.producer.stop().await.and(poller)
     }
 
-    /// Stops the consumer: what it finished is committed when this returns.
+    /// Stops the consumer; afterwards its finished records are committed.
     ///
     /// # Errors
-    /// It failed or did not stop in time.
+    /// The consumer failed or did not stop in time.
     pub async fn stop_consumer(&mut self) -> Result<(), BoxError> {
         self.consumer.stop().await
     }

@@ -1,20 +1,20 @@
-//! The account of a run: every record on the topic must be found again among the outcomes.
+//! The account of a run: the outcomes must add up to the records of the topic.
 
 use std::fmt;
 
-use super::count::Count;
+use super::topic_count::TopicCount;
 use service::plural::{counted, counted_with};
 
-/// What was counted, each number on its own.
+/// The account; each number is counted separately.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Summary {
-    /// Records read from the topic, from where the consumer began this run to the end.
-    pub topic: Count,
-    /// Those of [`Count::records`] that were on the topic before this run began.
+    /// Records of the topic, from the consumer's position at the start to the end.
+    pub topic: TopicCount,
+    /// Those of [`TopicCount::records`] that were on the topic before the run.
     pub left_over: u64,
-    /// Events that the producer answered with 202.
+    /// Events with a 202 from the producer.
     pub accepted: u64,
-    /// Outcomes that the consumer counted.
+    /// Outcomes of the consumer.
     pub finished: Finished,
 }
 
@@ -25,21 +25,21 @@ pub struct Finished {
     pub inserted: u64,
     /// Documents that changed.
     pub updated: u64,
-    /// Documents that were the same already.
+    /// Documents that did not change.
     pub unchanged: u64,
-    /// Events older than what is stored.
+    /// Events that are older than the stored document.
     pub superseded: u64,
-    /// Records that can never be stored.
+    /// Dead letters.
     pub dead_lettered: u64,
     /// Records of other sources, and null values.
     pub skipped: u64,
-    /// Those of the outcomes above that are of records finished before: their partition was lost uncommitted, and
+    /// Outcomes of records that were finished before: their partition was lost before the commit, so that
     /// they were read again.
     pub repeated: u64,
 }
 
 impl Finished {
-    /// Records: all outcomes, those of one record counted once.
+    /// Finished records: a record with several outcomes counts once.
     pub fn records(&self) -> u64 {
         self.outcomes().saturating_sub(self.repeated)
     }
@@ -50,7 +50,7 @@ impl Finished {
 }
 
 impl Summary {
-    /// Whether every record is accounted for, and every accepted event is a record.
+    /// Whether every record has an outcome or waits, and every accepted event is a record.
     pub fn balances(&self) -> bool {
         self.topic.records == self.finished.records() + self.topic.waiting
             && self.accepted + self.left_over <= self.topic.records
@@ -70,8 +70,8 @@ impl fmt::Display for Summary {
             self.topic.waiting
         )?;
         if self.left_over > 0 {
-            let had = counted_with(self.left_over, "record", ["was", "were"]);
-            write!(f, "\nof these, {had} left by an earlier run")?;
+            let were = counted_with(self.left_over, "record", ["was", "were"]);
+            write!(f, "\nof these, {were} left by an earlier run")?;
         }
         write!(f, "\n{} accepted", counted(self.accepted, "event"))?;
         if self.balances() {
@@ -92,27 +92,27 @@ mod tests {
 
     fn summary(records: u64, waiting: u64, inserted: u64, accepted: u64) -> Summary {
         let finished = Finished { inserted, ..Finished::default() };
-        Summary { topic: Count { records, waiting }, left_over: 0, accepted, finished }
+        Summary { topic: TopicCount { records, waiting }, left_over: 0, accepted, finished }
     }
 
     #[test]
-    fn a_missing_record_a_surplus_outcome_and_a_lost_event_unbalance_the_account() {
+    fn a_missing_or_surplus_outcome_or_a_lost_event_unbalances_the_account() {
         assert!(summary(10, 2, 8, 10).balances());
-        assert!(summary(10, 2, 8, 9).balances(), "others may write to the topic too");
+        assert!(summary(10, 2, 8, 9).balances(), "other producers may write to the topic");
         assert!(!summary(10, 2, 7, 10).balances());
         assert!(!summary(10, 2, 9, 10).balances());
         assert!(!summary(10, 2, 8, 11).balances());
     }
 
     #[test]
-    fn what_an_earlier_run_left_is_not_taken_for_accepted() {
+    fn records_of_an_earlier_run_do_not_count_as_accepted() {
         let summary = Summary { left_over: 3, ..summary(10, 0, 10, 8) };
         assert!(!summary.balances());
         assert!(summary.to_string().contains("DOES NOT BALANCE"));
     }
 
     #[test]
-    fn a_record_that_was_read_again_counts_once() {
+    fn a_record_with_several_outcomes_counts_once() {
         let finished = Finished { inserted: 8, unchanged: 3, repeated: 3, ..Finished::default() };
         let summary = Summary { finished, ..summary(10, 2, 0, 10) };
         assert!(summary.balances(), "{summary}");

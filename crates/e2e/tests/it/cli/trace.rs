@@ -155,18 +155,18 @@ async fn exit_code_tells_unknown_too_old_and_unreadable_apart() {
     send(&names, Some("new"), Some(&event("new", "adsbdb", 5, "M")), Some(now_ms)).await;
     assert_eq!(states(&names, &[], "old").await.0, ["waiting"]);
     for (arguments, code, part) in [
-        (&["old", "--since", "1h"][..], Some(1), "is nowhere"),
+        (&["old", "--since", "1h"][..], Some(1), "was not found"),
         (&["new", "--since", "1h"], Some(0), "waits for the consumer: group"),
-        (&["never"], Some(1), "event never is nowhere"),
+        (&["never"], Some(1), "event never was not found"),
     ] {
         let (ended, said) = trace(&names, &[], arguments).await;
         assert!(ended == code && said.contains(part), "{ended:?} {said}");
     }
     let nobody = testkit::process::free_address().to_string();
     let (code, said) = trace(&names, &[("MONGODB_URI", &format!("mongodb://{nobody}"))], &["old"]).await;
-    assert!(code == Some(1) && said.contains(&nobody) && !said.contains("nowhere"), "{said}");
+    assert!(code == Some(1) && said.contains(&nobody) && !said.contains("was not found"), "{said}");
     let (code, said) = trace(&names, &[("KAFKA_BROKER", &nobody)], &["old"]).await;
-    assert!(code == Some(1) && !said.contains("nowhere"), "{said}");
+    assert!(code == Some(1) && !said.contains("was not found"), "{said}");
     let (code, said) = trace(&names, &[("UPSERT_KEYS", "_id")], &["old"]).await;
     assert!(code == Some(2) && said.contains("UPSERT_KEYS"), "{said}");
 }

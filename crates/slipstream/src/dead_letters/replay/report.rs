@@ -1,143 +1,147 @@
-//! What a replay did, or would do: a line for each dead letter that needs somebody's eye as it is met, and the counts.
+//! The report of a replay: a line for each dead letter that needs attention, and the counts at the end.
 
 use std::fmt;
 use std::io::Write;
 
 use serde_json::{Value, json};
 
-use super::judge::{Target, Verdict};
-use crate::dead_letter::DeadLetter;
-use crate::dead_letters::list;
-use crate::stdout;
+use super::decision::{Decision, Target};
+use crate::dead_letters::dead_letter::DeadLetter;
+use crate::output;
 use kafka::topic_reader::RecordPosition;
 use service::plural::counted;
 
-/// So many are named in the JSON of the end; all of them are, as they are met.
-const NAMED: usize = 100;
+/// Maximum number of records of each kind in the JSON; stderr has all of them.
+const MAX_NAMED: usize = 100;
 
-/// Why a run ended.
+/// The reason for the end of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// All that was there when it began was looked at.
+pub enum EndReason {
+    /// All dead letters that existed at the start were processed.
     Everything,
     /// `--limit`.
     Limit,
     /// Ctrl-C or SIGTERM.
     Signal,
-    /// Something went wrong.
+    /// An error.
     Failure,
 }
 
-/// Counts, and what they are of.
+/// The counts of a run.
 #[derive(Debug)]
 pub struct Report {
-    /// Nothing is sent.
+    /// Whether nothing is sent.
     pub dry_run: bool,
-    /// For programs.
+    /// Whether the output is JSON.
     pub json: bool,
     /// The group.
     pub group: String,
-    /// Sent and acknowledged; in a dry run, what would be sent.
+    /// Acknowledged records; in a dry run, records that would be sent.
     pub replayed: u64,
-    /// Why it ended.
-    pub end: End,
+    /// The reason for the end.
+    pub end: EndReason,
     filtered: u64,
     other_topics: u64,
-    no_origin: Named,
-    exhausted: Named,
-    refused: Named,
-    full: Named,
+    no_origin: NamedRecords,
+    max_replays: NamedRecords,
+    rejected: NamedRecords,
+    full: NamedRecords,
 }
 
 #[derive(Debug, Default)]
-struct Named {
+struct NamedRecords {
     count: u64,
     first: Vec<Value>,
 }
 
-impl Named {
-    fn add(&mut self, place: &RecordPosition, why: &str) {
+impl NamedRecords {
+    fn add(&mut self, position: &RecordPosition, why: &str) {
         self.count += 1;
-        if self.first.len() < NAMED {
-            self.first.push(json!({"at": place.to_string(), "reason": why}));
+        if self.first.len() < MAX_NAMED {
+            self.first.push(json!({"at": position.to_string(), "reason": why}));
         }
-        _ = writeln!(std::io::stderr(), "{place}: {why}");
+        _ = writeln!(std::io::stderr(), "{position}: {why}");
     }
 }
 
 impl Report {
-    /// Of a run that has done nothing yet.
+    /// Creates an empty report.
     pub fn new(dry_run: bool, json: bool, group: &str) -> Self {
         Self {
             dry_run,
             json,
             group: group.to_owned(),
             replayed: 0,
-            end: End::Everything,
+            end: EndReason::Everything,
             filtered: 0,
             other_topics: 0,
-            no_origin: Named::default(),
-            exhausted: Named::default(),
-            refused: Named::default(),
-            full: Named::default(),
+            no_origin: NamedRecords::default(),
+            max_replays: NamedRecords::default(),
+            rejected: NamedRecords::default(),
+            full: NamedRecords::default(),
         }
     }
 
-    /// Of a dead letter that is not sent.
-    pub fn leave(&mut self, letter: &DeadLetter, verdict: &Verdict) {
-        let place = &letter.position;
-        match verdict {
-            Verdict::Send(_) => {}
-            Verdict::Filtered => self.filtered += 1,
-            Verdict::OtherTopic => self.other_topics += 1,
-            Verdict::NoOrigin => self.no_origin.add(place, "left out, as it does not say where it came from"),
-            Verdict::Exhausted => {
-                let why = list::reason(letter);
-                self.exhausted
-                    .add(place, &format!("left out, replayed {}: {why}", counted(letter.replays, "time")));
+    /// Counts a dead letter that is not sent.
+    pub fn leave_out(&mut self, dead_letter: &DeadLetter, decision: &Decision) {
+        let position = &dead_letter.position;
+        match decision {
+            Decision::Send(_) => {}
+            Decision::Filtered => self.filtered += 1,
+            Decision::OtherTopic => self.other_topics += 1,
+            Decision::NoOrigin => {
+                self.no_origin.add(position, "left out, because it has no original position");
             }
-            Verdict::Refused(why) => self.refuse(place, why),
+            Decision::MaxReplays => {
+                let why = dead_letter.reason_line();
+                self.max_replays.add(
+                    position,
+                    &format!("left out, replayed {}: {why}", counted(dead_letter.replays, "time")),
+                );
+            }
+            Decision::Rejected(why) => self.reject(position, why),
         }
     }
 
-    /// Of one that Kafka refuses.
-    pub fn refuse(&mut self, place: &RecordPosition, why: &str) {
-        self.refused.add(place, &format!("refused: {why}"));
+    /// Counts a record that Kafka rejects.
+    pub fn reject(&mut self, position: &RecordPosition, why: &str) {
+        self.rejected.add(position, &format!("rejected: {why}"));
     }
 
-    /// Of one that would be sent.
-    pub fn would_send(&mut self, letter: &DeadLetter, target: &Target) -> std::io::Result<()> {
+    /// Counts a record that a dry run would send, and prints it.
+    pub fn would_send(&mut self, dead_letter: &DeadLetter, target: &Target) -> std::io::Result<()> {
         self.replayed += 1;
         if self.json {
             return Ok(());
         }
         let partition =
             target.partition.map_or_else(|| "the partition of its key".into(), |id| id.to_string());
-        stdout::write_line(format_args!("would send to {}/{partition}: {}", target.topic, list::text(letter)))
+        let line = format!("{}  {}", dead_letter.head_line(), dead_letter.reason_line());
+        output::write_line(format_args!("would send to {}/{partition}: {line}", target.topic))
     }
 
-    /// A partition of which nothing more can be kept.
-    pub fn full(&mut self, place: &RecordPosition) {
+    /// Counts a partition whose commit metadata is full.
+    pub fn full(&mut self, position: &RecordPosition) {
         let why = format!(
-            "the run ends here in this partition: group {} can note no more gaps; replay without a filter, or in another \
+            "the run ends here in this partition: group {} cannot record more gaps; replay without a filter, or in another \
              --group",
             self.group
         );
-        self.full.add(place, &why);
+        self.full.add(position, &why);
     }
 
-    /// Whether everything that was meant is done.
-    pub fn is_well(&self) -> bool {
-        self.refused.count + self.full.count == 0 && self.end != End::Failure
+    /// Whether all selected records were replayed.
+    pub fn is_success(&self) -> bool {
+        self.rejected.count + self.full.count == 0 && self.end != EndReason::Failure
     }
 
-    /// For programs.
+    /// The report as JSON.
     pub fn to_json(&self) -> Value {
         let end = match self.end {
-            End::Everything => "everything",
-            End::Limit => "limit",
-            End::Signal => "signal",
-            End::Failure => "failure",
+            EndReason::Everything => "everything",
+            EndReason::Limit => "limit",
+            EndReason::Signal => "signal",
+            EndReason::Failure => "failure",
         };
         json!({
             "dry_run": self.dry_run,
@@ -148,13 +152,13 @@ impl Report {
                 "filtered": self.filtered,
                 "other_topics": self.other_topics,
                 "no_origin": self.no_origin.count,
-                "max_replays": self.exhausted.count,
+                "max_replays": self.max_replays.count,
             },
-            "refused": self.refused.count,
+            "refused": self.rejected.count,
             "named": {
                 "no_origin": self.no_origin.first,
-                "max_replays": self.exhausted.first,
-                "refused": self.refused.first,
+                "max_replays": self.max_replays.first,
+                "refused": self.rejected.first,
                 "full": self.full.first,
             },
         })
@@ -168,20 +172,20 @@ impl fmt::Display for Report {
         let left_out = [
             (self.filtered, "by the filters"),
             (self.other_topics, "of topics that KAFKA_TOPIC does not name"),
-            (self.no_origin.count, "without an origin"),
-            (self.exhausted.count, "replayed too often"),
+            (self.no_origin.count, "without an original position"),
+            (self.max_replays.count, "with the maximum number of replays"),
         ];
         for (count, why) in left_out.into_iter().filter(|(count, _)| *count > 0) {
             write!(f, "\nleft out {why}: {count}")?;
         }
-        if self.refused.count > 0 {
-            write!(f, "\nrefused: {}", self.refused.count)?;
+        if self.rejected.count > 0 {
+            write!(f, "\nrejected: {}", self.rejected.count)?;
         }
         match self.end {
-            End::Everything => Ok(()),
-            End::Limit => write!(f, "\nended by --limit; the rest is there for the next run"),
-            End::Signal => write!(f, "\nended by a signal; the rest is there for the next run"),
-            End::Failure => write!(f, "\nended by a failure; the rest is there for the next run"),
+            EndReason::Everything => Ok(()),
+            EndReason::Limit => write!(f, "\nended by --limit; the next run continues"),
+            EndReason::Signal => write!(f, "\nended by a signal; the next run continues"),
+            EndReason::Failure => write!(f, "\nended by a failure; the next run continues"),
         }
     }
 }

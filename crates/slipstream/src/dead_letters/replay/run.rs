@@ -1,4 +1,5 @@
-//! A run over one dead-letter topic: reads, sends, and commits what is acknowledged, once a second and at the end.
+//! A run over one dead-letter topic: reads, sends, and commits acknowledged records, every second and at the
+//! end.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,190 +11,195 @@ use rdkafka::message::BorrowedMessage;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::judge::{Judge, Verdict};
-use super::member::Member;
-use super::partition::Partition;
-use super::report::{End, Report};
-use super::sender::{Fate, Sender};
-use crate::dead_letter::DeadLetter;
+use super::decision::{Decision, ReplayRules};
+use super::membership::Membership;
+use super::partition_progress::PartitionProgress;
+use super::report::{EndReason, Report};
+use super::sender::{SendOutcome, Sender};
+use crate::dead_letters::dead_letter::DeadLetter;
 use kafka::BoxError;
 use kafka::requests::REQUEST_TIMEOUT;
 use kafka::topic_reader::{RecordPosition, is_transient};
 
-/// Most records under way, and most bytes of them: memory.
-const UNDER_WAY: usize = 500;
-const UNDER_WAY_BYTES: usize = 16 << 20;
-/// How often what is acknowledged is committed.
-const COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// Maximum number and size of the records in flight, to bound memory.
+const MAX_IN_FLIGHT: usize = 500;
+const MAX_IN_FLIGHT_BYTES: usize = 16 << 20;
+/// Period of commits.
+const COMMIT_PERIOD: Duration = Duration::from_secs(1);
 
-/// A record that was sent, and how it fared.
-struct Sent {
-    place: RecordPosition,
+/// A sent record and its outcome.
+struct SentRecord {
+    position: RecordPosition,
     bytes: usize,
-    fate: Fate,
+    outcome: SendOutcome,
 }
 
-/// What a run over a topic needs, and what it knows.
+/// The state of a run over a topic.
 pub struct Run<'a> {
-    /// Says what is to be done with each.
-    pub judge: &'a Judge,
-    /// Sends.
+    /// The rules of the replay.
+    pub rules: &'a ReplayRules,
+    /// Sends the records.
     pub sender: &'a Sender,
-    /// Counts.
+    /// The report.
     pub report: &'a mut Report,
-    /// How many may still be sent.
+    /// Number of records that may still be sent.
     pub left: &'a mut u64,
-    partitions: BTreeMap<i32, Partition>,
-    under_way: JoinSet<Sent>,
+    partitions: BTreeMap<i32, PartitionProgress>,
+    in_flight: JoinSet<SentRecord>,
     bytes: usize,
-    last_news: Instant,
+    last_progress: Instant,
     failure: Option<BoxError>,
 }
 
 impl<'a> Run<'a> {
-    /// Over these partitions.
+    /// A run over these partitions.
     pub fn new(
-        judge: &'a Judge,
+        rules: &'a ReplayRules,
         sender: &'a Sender,
         (report, left): (&'a mut Report, &'a mut u64),
-        partitions: BTreeMap<i32, Partition>,
+        partitions: BTreeMap<i32, PartitionProgress>,
     ) -> Self {
         Self {
-            judge,
+            rules,
             sender,
             report,
             left,
             partitions,
-            under_way: JoinSet::new(),
+            in_flight: JoinSet::new(),
             bytes: 0,
-            last_news: Instant::now(),
+            last_progress: Instant::now(),
             failure: None,
         }
     }
 
-    /// Until the end of the topic as it was at the start, the limit, or `stop`; in the end what is acknowledged is committed.
+    /// Runs to the end that the topic had at the start, to the limit, or until `stop`. Acknowledged records are
+    /// committed at the end.
     ///
     /// # Errors
-    /// Kafka does not answer, or another member came.
-    pub async fn run(&mut self, member: &mut Member, stop: &CancellationToken) -> Result<(), BoxError> {
-        let consumer = Arc::clone(&member.consumer);
-        let broker = member.broker.clone();
+    /// Kafka is unavailable, or another member joined the group.
+    pub async fn run(
+        &mut self,
+        membership: &mut Membership,
+        stop: &CancellationToken,
+    ) -> Result<(), BoxError> {
+        let consumer = Arc::clone(&membership.consumer);
+        let broker = membership.broker.clone();
         let mut tick = tokio::time::interval(Duration::from_millis(200));
         let mut last_commit = Instant::now();
-        while self.reads() || !self.under_way.is_empty() {
+        while self.is_reading() || !self.in_flight.is_empty() {
             tokio::select! {
                 biased;
-                () = stop.cancelled(), if self.reads() => self.close(End::Signal),
-                why = member.replaced(), if self.failure.is_none() => self.fail(why),
-                Some(sent) = self.under_way.join_next() => self.settle(sent),
-                record = consumer.recv(), if self.reads() && self.has_room() => self.take(record),
-                _ = tick.tick() => self.look(&broker),
+                () = stop.cancelled(), if self.is_reading() => self.close(EndReason::Signal),
+                why = membership.ended(), if self.failure.is_none() => self.fail(why),
+                Some(sent) = self.in_flight.join_next() => self.apply_outcome(sent),
+                record = consumer.recv(), if self.is_reading() && self.has_room() => self.handle_read(record),
+                _ = tick.tick() => self.check_timeout(&broker),
             }
-            if last_commit.elapsed() > COMMIT_EVERY {
-                if let Err(why) = self.commit(member).await {
+            if last_commit.elapsed() > COMMIT_PERIOD {
+                if let Err(why) = self.commit(membership).await {
                     self.fail(why);
                 }
                 last_commit = Instant::now();
             }
         }
-        let committed = self.commit(member).await;
+        let committed = self.commit(membership).await;
         match self.failure.take() {
             Some(why) => Err(why),
             None => committed,
         }
     }
 
-    fn reads(&self) -> bool {
-        self.partitions.values().any(Partition::reads)
+    fn is_reading(&self) -> bool {
+        self.partitions.values().any(PartitionProgress::is_open)
     }
 
     fn has_room(&self) -> bool {
-        self.under_way.len() < UNDER_WAY && self.bytes < UNDER_WAY_BYTES
+        self.in_flight.len() < MAX_IN_FLIGHT && self.bytes < MAX_IN_FLIGHT_BYTES
     }
 
-    /// Reads no more; what is under way is waited for.
-    fn close(&mut self, end: End) {
-        self.partitions.values_mut().for_each(Partition::close);
+    /// Ends the read; records in flight are waited for.
+    fn close(&mut self, end: EndReason) {
+        self.partitions.values_mut().for_each(PartitionProgress::close);
         self.report.end = end;
     }
 
     fn fail(&mut self, why: BoxError) {
-        self.close(End::Failure);
+        self.close(EndReason::Failure);
         self.failure.get_or_insert(why);
     }
 
-    fn take(&mut self, record: Result<BorrowedMessage<'_>, KafkaError>) {
+    fn handle_read(&mut self, record: Result<BorrowedMessage<'_>, KafkaError>) {
         match record {
             Ok(message) => {
-                self.last_news = Instant::now();
-                self.meet(&message);
+                self.last_progress = Instant::now();
+                self.handle_dead_letter(&message);
             }
             Err(KafkaError::PartitionEOF(partition)) => {
-                self.last_news = Instant::now();
-                self.partitions.get_mut(&partition).into_iter().for_each(Partition::at_end);
+                self.last_progress = Instant::now();
+                self.partitions.get_mut(&partition).into_iter().for_each(PartitionProgress::reach_end);
             }
             Err(error) if is_transient(&error) => {}
             Err(error) => self.fail(error.into()),
         }
     }
 
-    fn meet(&mut self, message: &BorrowedMessage<'_>) {
+    fn handle_dead_letter(&mut self, message: &BorrowedMessage<'_>) {
         let Some(partition) = self.partitions.get_mut(&message.partition()) else { return };
-        if !partition.meets(message.offset()) {
+        if !partition.advance(message.offset()) {
             return;
         }
-        let letter = DeadLetter::of(message);
-        let target = match self.judge.judge(&letter) {
-            Verdict::Send(target) => target,
-            verdict => return self.report.leave(&letter, &verdict),
+        let dead_letter = DeadLetter::of(message);
+        let target = match self.rules.decide(&dead_letter) {
+            Decision::Send(target) => target,
+            decision => return self.report.leave_out(&dead_letter, &decision),
         };
         if !partition.has_room_for(message.offset()) {
             partition.close();
-            return self.report.full(&letter.position);
+            return self.report.full(&dead_letter.position);
         }
-        partition.sent(message.offset());
+        partition.mark_sent(message.offset());
         let bytes = message.key_len() + message.payload_len();
-        let (fate, place) = (self.sender.send(message, target), letter.position);
-        self.under_way.spawn(async move { Sent { place, bytes, fate: fate.await } });
+        let (send, position) = (self.sender.send(message, target), dead_letter.position);
+        self.in_flight.spawn(async move { SentRecord { position, bytes, outcome: send.await } });
         self.bytes += bytes;
         *self.left -= 1;
         if *self.left == 0 {
-            self.close(End::Limit);
+            self.close(EndReason::Limit);
         }
     }
 
-    fn settle(&mut self, sent: Result<Sent, JoinError>) {
-        self.last_news = Instant::now();
-        let Sent { place, bytes, fate } = match sent {
+    fn apply_outcome(&mut self, sent: Result<SentRecord, JoinError>) {
+        self.last_progress = Instant::now();
+        let SentRecord { position, bytes, outcome } = match sent {
             Ok(sent) => sent,
             Err(error) => return self.fail(error.into()),
         };
         self.bytes -= bytes;
-        match fate {
-            Fate::Acknowledged => {
+        match outcome {
+            SendOutcome::Acknowledged => {
                 self.report.replayed += 1;
-                if let Some(partition) = self.partitions.get_mut(&place.partition) {
-                    partition.acknowledged(place.offset);
+                if let Some(partition) = self.partitions.get_mut(&position.partition) {
+                    partition.mark_acknowledged(position.offset);
                 }
             }
-            Fate::Refused(why) => self.report.refuse(&place, &why),
-            Fate::Unknown(error) => {
-                self.fail(format!("the replay of {place} was not acknowledged: {error}").into());
+            SendOutcome::Rejected(why) => self.report.reject(&position, &why),
+            SendOutcome::Unknown(error) => {
+                self.fail(format!("the replay of {position} was not acknowledged: {error}").into());
             }
         }
     }
 
-    fn look(&mut self, broker: &str) {
-        if self.reads() && self.under_way.is_empty() && self.last_news.elapsed() > REQUEST_TIMEOUT {
+    fn check_timeout(&mut self, broker: &str) {
+        if self.is_reading() && self.in_flight.is_empty() && self.last_progress.elapsed() > REQUEST_TIMEOUT {
             let why = format!("kafka does not answer at {broker} (KAFKA_BROKER)");
             self.fail(format!("the dead letters cannot be read to their end: {why}").into());
         }
     }
 
-    async fn commit(&mut self, member: &Member) -> Result<(), BoxError> {
+    async fn commit(&mut self, membership: &Membership) -> Result<(), BoxError> {
         let changed = self.partitions.iter_mut();
         let changed: Vec<_> =
             changed.filter_map(|(id, partition)| Some((*id, partition.take_changed()?))).collect();
-        if changed.is_empty() { Ok(()) } else { member.commit(changed).await }
+        if changed.is_empty() { Ok(()) } else { membership.commit(changed).await }
     }
 }

@@ -1,4 +1,4 @@
-//! Sends records once more. One counts as replayed only after every in-sync replica has it.
+//! Sends records to their topics again. A record is replayed only after every in-sync replica has it.
 
 use kafka::{QuietContext, client_config, require_offset};
 use rdkafka::ClientConfig;
@@ -8,20 +8,20 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::producer::future_producer::DeliveryFuture;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
-use super::judge::Target;
-use crate::dead_letter::rfc3339;
-use crate::dead_letters::now_ms;
+use super::decision::Target;
+use crate::dead_letters::deployment::now_ms;
+use crate::output::rfc3339;
 use kafka::BoxError;
 use kafka::dead_letter_headers::{record_timestamp_ms, replay_headers};
 
-/// How a record fared.
+/// The outcome of a send.
 #[derive(Debug)]
-pub enum Fate {
-    /// Kafka has it.
+pub enum SendOutcome {
+    /// Kafka stored the record.
     Acknowledged,
-    /// Kafka takes others, but not this one; why, and what to do.
-    Refused(String),
-    /// Kafka does not answer, or takes nothing.
+    /// Kafka rejected this record; cause and remedy.
+    Rejected(String),
+    /// Kafka did not confirm the record.
     Unknown(KafkaError),
 }
 
@@ -31,21 +31,21 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// Connects to nothing yet.
+    /// Creates the client without connecting.
     ///
     /// # Errors
-    /// The client library refuses the configuration.
+    /// librdkafka rejects the configuration.
     pub fn new(config: &consumer::Config) -> Result<Self, BoxError> {
         Ok(Self { producer: client(config).create_with_context(QuietContext)? })
     }
 
-    /// Sends the record that the dead letter `message` was; the future is done when it is known how that went.
+    /// Sends the record of the dead letter `message`; the future resolves to the outcome.
     pub fn send(
         &self,
         message: &BorrowedMessage<'_>,
         target: Target,
-    ) -> impl Future<Output = Fate> + Send + use<> {
-        // Never another one: the event may have no other time than this.
+    ) -> impl Future<Output = SendOutcome> + Send + use<> {
+        // Always the record's own timestamp: the event may have no other time.
         let timestamp_ms = record_timestamp_ms(message);
         let record: FutureRecord<'_, [u8], [u8]> = FutureRecord {
             topic: &target.topic,
@@ -57,47 +57,47 @@ impl Sender {
         };
         let sent = self.producer.send_result(record).map_err(|(error, _)| error);
         async move {
-            match outcome(sent).await {
-                Ok(()) => Fate::Acknowledged,
-                Err(error) => fate(error, &target.topic, timestamp_ms),
+            match confirmation(sent).await {
+                Ok(()) => SendOutcome::Acknowledged,
+                Err(error) => classify(error, &target.topic, timestamp_ms),
             }
         }
     }
 }
 
-/// Waits for what Kafka says.
-async fn outcome(sent: Result<DeliveryFuture, KafkaError>) -> Result<(), KafkaError> {
+/// Waits for the delivery report.
+async fn confirmation(sent: Result<DeliveryFuture, KafkaError>) -> Result<(), KafkaError> {
     require_offset(sent?.await.map_err(|_| KafkaError::Canceled)?).map(drop)
 }
 
 fn client(config: &consumer::Config) -> ClientConfig {
     let properties = [
-        // What is committed as replayed must be on every replica, once.
+        // A record that is committed as replayed must be on every in-sync replica, once.
         ("acks", "all"),
         ("enable.idempotence", "true"),
-        // A broker refuses a batch as a whole: alone, a record is refused for its own sake only.
+        // A broker rejects a batch as a whole. A batch of one record is rejected only because of that record.
         ("batch.num.messages", "1"),
         ("linger.ms", "0"),
-        // A run that is to end waits for what is under way, and no longer than this.
+        // A run that ends waits at most this long for records in flight.
         ("message.timeout.ms", "8000"),
-        // The topic decides what is too large, not this client.
+        // Only the topic limits the size, not this client.
         ("message.max.bytes", "104857600"),
-        // A record that fitted its topic only because it was compressed must fit it again.
+        // A record that fits its topic only when compressed must fit it again.
         ("compression.type", "zstd"),
-        // The partition of the key, as the original's client would choose it.
+        // The partition of the key, as in the Python client.
         ("partitioner", "murmur2_random"),
     ];
     client_config(&config.kafka_broker, "slipstream-replay", &properties, &config.properties)
 }
 
-fn fate(error: KafkaError, topic: &str, timestamp_ms: Option<i64>) -> Fate {
+fn classify(error: KafkaError, topic: &str, timestamp_ms: Option<i64>) -> SendOutcome {
     match error.rdkafka_error_code().and_then(|code| remedy(code, topic, timestamp_ms)) {
-        Some(remedy) => Fate::Refused(format!("{error}: {remedy}")),
-        None => Fate::Unknown(error),
+        Some(remedy) => SendOutcome::Rejected(format!("{error}: {remedy}")),
+        None => SendOutcome::Unknown(error),
     }
 }
 
-/// What to do about a refusal of one record; nothing where the error says nothing of the record.
+/// The remedy for a rejected record; `None` if the error is not about the record.
 fn remedy(code: RDKafkaErrorCode, topic: &str, timestamp_ms: Option<i64>) -> Option<String> {
     use RDKafkaErrorCode as Code;
     match code {
@@ -115,12 +115,12 @@ fn remedy(code: RDKafkaErrorCode, topic: &str, timestamp_ms: Option<i64>) -> Opt
             let setting = if is_ahead { "after" } else { "before" };
             let at = timestamp_ms.map_or_else(|| "none".to_owned(), rfc3339);
             Some(format!(
-                "INVALID_TIMESTAMP: the record keeps its timestamp, {at}; raise message.timestamp.{setting}.max.ms of topic \
+                "INVALID_TIMESTAMP: a replay keeps the record's timestamp {at}; raise message.timestamp.{setting}.max.ms of topic \
                  {topic} for the time of the replay"
             ))
         }
         Code::InvalidMessage | Code::InvalidRecord | Code::PolicyViolation | Code::InvalidTopic => {
-            Some(format!("see the settings of topic {topic}"))
+            Some(format!("check the configuration of topic {topic}"))
         }
         _ => None,
     }
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_kafka_takes_for_a_repetition_without_saying_where_it_is_is_not_acknowledged() {
+    async fn a_duplicate_sequence_without_an_offset_is_not_acknowledged() {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic("a", 1, 1).unwrap();
         let mut config = ClientConfig::new();
@@ -143,16 +143,16 @@ mod tests {
         let producer: FutureProducer = config.create().unwrap();
         let send = || {
             let record = FutureRecord::<(), _>::to("a").payload("{");
-            outcome(producer.send_result(record).map_err(|(error, _)| error))
+            confirmation(producer.send_result(record).map_err(|(error, _)| error))
         };
         cluster.request_errors(RDKafkaApiKey::Produce, &[RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER]);
         let error = send().await.unwrap_err();
-        assert!(matches!(fate(error, "a", None), Fate::Unknown(_)));
+        assert!(matches!(classify(error, "a", None), SendOutcome::Unknown(_)));
         assert_eq!(send().await, Ok(()));
     }
 
     #[test]
-    fn a_refused_timestamp_names_the_setting_that_refuses_it() {
+    fn the_remedy_for_a_rejected_timestamp_names_the_topic_property() {
         let remedy = |ms| remedy(RDKafkaErrorCode::InvalidTimestamp, "a", Some(ms)).unwrap();
         let (past, ahead) = (remedy(5), remedy(i64::from(u32::MAX) * 1_000));
         assert!(past.contains("1970-01-01T00:00:00.005Z; raise message.timestamp.before.max.ms"), "{past}");
@@ -160,22 +160,22 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_of_one_record_is_told_apart_from_an_outage() {
-        let fate = |code| fate(KafkaError::MessageProduction(code), "a", Some(5));
+    fn only_an_error_about_the_record_is_a_rejection() {
+        let outcome = |code| classify(KafkaError::MessageProduction(code), "a", Some(5));
         for (code, part) in [
             (RDKafkaErrorCode::MessageSizeTooLarge, "raise max.message.bytes of topic a"),
             (RDKafkaErrorCode::UnknownTopicOrPartition, "create topic a"),
             (RDKafkaErrorCode::InvalidTimestamp, "message.timestamp.before.max.ms"),
             (RDKafkaErrorCode::TopicAuthorizationFailed, "allow this client"),
-            (RDKafkaErrorCode::InvalidRecord, "settings of topic a"),
+            (RDKafkaErrorCode::InvalidRecord, "configuration of topic a"),
         ] {
-            let Fate::Refused(why) = fate(code) else { panic!("{code}") };
+            let SendOutcome::Rejected(why) = outcome(code) else { panic!("{code}") };
             assert!(why.contains(part), "{why}");
         }
         for code in
             [RDKafkaErrorCode::MessageTimedOut, RDKafkaErrorCode::NotEnoughReplicas, RDKafkaErrorCode::Fatal]
         {
-            assert!(matches!(fate(code), Fate::Unknown(_)), "{code}");
+            assert!(matches!(outcome(code), SendOutcome::Unknown(_)), "{code}");
         }
     }
 }

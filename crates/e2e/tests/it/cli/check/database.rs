@@ -47,7 +47,7 @@ async fn failed_login_and_missing_rights_are_reported_without_password() {
 
     let with = |login: &str| names.mongodb.replace(&format!("admin:{ROOT}@"), login);
     let wrong = check(&names, &[("MONGODB_URI", &with("admin:hunter2@"))]).await;
-    wrong.assert("fail", "mongodb", "refuses the credentials");
+    wrong.assert("fail", "mongodb", "rejects the credentials");
     assert!(!format!("{wrong:?}").contains("hunter2"));
     let reader = check(&names, &[("MONGODB_URI", &with("reader:secret@"))]).await;
     reader.assert("fail", "mongodb rights", "no update on kafka_events_db.adsbdb");
@@ -80,10 +80,10 @@ async fn mongodb_that_rejects_commands_is_a_failure_and_the_rest_is_checked() {
     let names = Stack::shared().await.names();
     let missing = format!("{}/?tls=true&tlsCAFile=/no/such.pem", names.mongodb);
     let found = check(&names, &[("MONGODB_URI", &missing)]).await;
-    found.assert("fail", "mongodb", "cannot be asked: ");
+    found.assert("fail", "mongodb", "cannot be used: ");
     found.assert("ok", "mongodb write concern", "majority");
     found.assert("ok", "kafka", "answers");
-    found.assert("warn", "producer", "was not asked");
+    found.assert("warn", "producer", "not checked");
 }
 
 async fn index(names: &Names, index: Document) {
@@ -101,11 +101,11 @@ async fn each_state_of_the_indexes_of_a_collection_is_reported() {
     check(&names, &[]).await.assert("warn", &subject, "no unique index on event_id yet");
 
     adsbdb.insert_one(doc! { "event_id": "a", "again": true }).await.unwrap();
-    check(&names, &[]).await.assert("fail", &subject, "1 document is in the way");
+    check(&names, &[]).await.assert("fail", &subject, "1 duplicate document prevents the unique index");
     adsbdb.delete_one(doc! { "again": true }).await.unwrap();
 
     index(&names, doc! { "key": { "event_id": 1 }, "name": "event_id_1" }).await;
-    check(&names, &[]).await.assert("fail", &subject, "index event_id_1 is not the unique one");
+    check(&names, &[]).await.assert("fail", &subject, "index event_id_1 prevents the unique index");
     adsbdb.drop_index("event_id_1").await.unwrap();
 
     index(&names, doc! { "key": { "event_id": 1 }, "name": "event_id_1", "unique": true }).await;
@@ -152,8 +152,8 @@ async fn mongodb_that_stops_responding_is_a_failure_within_seconds() {
     let collection = format!("collection {}.adsbdb", names.database);
     for (command, subject, part) in [
         (&b"\x02listIndexes\0"[..], collection.clone(), "cannot be read"),
-        (b"\x02aggregate\0", collection, "no answer within 10 s on what is in its way"),
-        (b"\x02find\0", "mongodb rights".to_owned(), "no answer within"),
+        (b"\x02aggregate\0", collection, "no reply within 10 s to the search for duplicates"),
+        (b"\x02find\0", "mongodb rights".to_owned(), "no reply within"),
     ] {
         let proxy = HoldingProxy::start(server, command).await;
         let through = Names { mongodb: format!("mongodb://{}", proxy.address), ..names.clone() };

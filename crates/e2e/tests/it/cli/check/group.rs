@@ -38,7 +38,7 @@ async fn group_without_members_and_with_lag_is_a_failure() {
     let names = Stack::shared().await.names();
     let subject = format!("group {}", names.group);
     make_topic(&names, &names.topic, &[]).await;
-    check(&names, &[]).await.assert("warn", &subject, "nothing waits");
+    check(&names, &[]).await.assert("warn", &subject, "no records wait");
     kafka::produce(&names, &[(None, b"one"), (None, b"two"), (None, b"three")]).await;
     commit(&names, 1);
     check(&names, &[]).await.assert(
@@ -61,7 +61,7 @@ async fn unread_deleted_records_and_offsets_beyond_the_end_are_failures() {
     commit(&names, 100);
     let found = check(&names, &[]).await;
     found.assert("fail", &subject, &format!("past the end of {}/0", names.topic));
-    assert!(!format!("{found:?}").contains("nothing waits"), "{found:?}");
+    assert!(!format!("{found:?}").contains("no records wait"), "{found:?}");
     kafka::produce(&names, &[(None, b"four")]).await;
     check(&names, &[]).await.assert("fail", &subject, &format!("lag 1 ({}/0: 1)", names.topic));
 }
@@ -136,7 +136,7 @@ async fn members_that_block_the_consumer_are_a_failure_in_check_and_health() {
     let python = Stranger::join(&names, ("partition.assignment.strategy", "range,roundrobin"));
     let found = eventually("the member is seen", LIMIT, || async {
         let found = check(&names, &[]).await;
-        found.has("fail", &format!("group {}", names.group), "by range").then_some(found)
+        found.has("fail", &format!("group {}", names.group), "the assignor range").then_some(found)
     })
     .await;
     assert_eq!(found.code, Some(1));

@@ -40,7 +40,7 @@ async fn healthy_deployment_passes_with_the_warnings_of_a_single_broker() {
         found.assert("ok", subject, "");
     }
     found.assert("ok", &format!("topic {}", names.topic), "6 partitions");
-    found.assert("ok", &format!("collection {}.adsbdb", names.database), "not there yet");
+    found.assert("ok", &format!("collection {}.adsbdb", names.database), "does not exist yet");
     let copies = format!("topic {}", names.topic);
     found.assert("warn", &copies, "replication factor 1");
     found.assert("warn", &copies, "records are deleted after 7 days (retention.ms)");

@@ -57,8 +57,8 @@ async fn clock_difference_is_a_warning() {
     let past = format!("http://{}", of_another_time("Sun, 06 Nov 1994 08:49:37 GMT").await);
     let future = format!("http://{}", of_another_time("Sat, 06 Nov 2094 08:49:37 GMT").await);
     let found = check(&names, &[("PRODUCER_BASE_URL", &past), ("CONSUMER_BASE_URL", &future)]).await;
-    found.assert("warn", "producer clock", "behind ours");
-    found.assert("warn", "consumer clock", "ahead of ours");
+    found.assert("warn", "producer clock", "behind the local one");
+    found.assert("warn", "consumer clock", "ahead of the local one");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -143,7 +143,7 @@ async fn missing_kafka_metadata_is_a_failure() {
         format!("offsets of {}", names.topic),
         format!("group {}", names.group),
     ] {
-        found.assert("fail", &subject, "kafka does not tell");
+        found.assert("fail", &subject, "kafka returns an error");
     }
 }
 

@@ -132,7 +132,7 @@ async fn records_of_another_or_no_topic_are_not_replayed() {
     );
     assert!(ended.err.contains(&format!("{}/0@5: left out", names.dead_letter_topic())), "{ended:?}");
     let text = run(&names, &["replay", "--group", &format!("{}-text", names.group)]).await;
-    let wanted = "replayed 3 dead letters\nleft out of topics that KAFKA_TOPIC does not name: 2\nleft out without an origin: 1\n";
+    let wanted = "replayed 3 dead letters\nleft out of topics that KAFKA_TOPIC does not name: 2\nleft out without an original position: 1\n";
     assert_eq!((text.code, text.text()), (Some(0), wanted), "{text:?}");
     assert_eq!(kafka::read_all(&foreign, &foreign.topic).await.len(), 0);
     assert_eq!(kafka::read_all(&names, &names.dead_letter_topic()).await.len(), 6);
@@ -148,7 +148,7 @@ async fn more_gaps_than_the_commit_metadata_hold_end_the_replay_without_loss() {
     let ended = replay(&names, &["--reason", "large"]).await;
     let replayed = ended.summary(1)["replayed"].as_u64().unwrap();
     assert!((900..1_000).contains(&replayed), "{ended:?}");
-    assert!(ended.err.contains("can note no more gaps"), "{ended:?}");
+    assert!(ended.err.contains("cannot record more gaps"), "{ended:?}");
     assert_eq!(ended.json()["named"]["full"].as_array().map(Vec::len), Some(1), "{ended:?}");
     let rest = replay(&names, &[]).await.summary(0);
     assert_eq!(rest["replayed"], 2_400 - replayed, "what was noted is not sent again");

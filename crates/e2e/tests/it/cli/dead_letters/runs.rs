@@ -105,7 +105,7 @@ async fn two_concurrent_replays_send_each_record_once() {
     let first = ended(child).await.summary(0);
     match second.code {
         Some(0) => assert_eq!(second.json()["replayed"], 0, "{second:?}"),
-        _ => assert!(second.err.contains("another replay is at work in group"), "{second:?}"),
+        _ => assert!(second.err.contains("another replay is running in group"), "{second:?}"),
     }
     assert_eq!(first["replayed"], MANY, "{first:?}");
     assert_each_once(&names, MANY).await;
@@ -134,7 +134,7 @@ async fn replay_is_rejected_while_the_group_has_another_member() {
     };
     assert_eq!(refused.summary(1)["ended_by"], "failure", "{refused:?}");
     assert!(
-        refused.err.contains(&format!("another replay is at work in group {}", replays.group)),
+        refused.err.contains(&format!("another replay is running in group {}", replays.group)),
         "{refused:?}"
     );
     assert!(keys(&names).await.is_empty());

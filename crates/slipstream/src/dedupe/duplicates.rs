@@ -1,12 +1,12 @@
-//! Which documents share a key, found in one pass over rows that the server sorted: by key, the newest of each first.
-//! So memory does not grow with the collection, nor with the number of documents of one key. In doubt two keys are
-//! taken for different: a document that is no duplicate is never taken for one.
+//! Finds documents with equal keys in one pass over rows that the server sorted by key, newest first.
+//! Memory therefore does not grow with the collection or with the documents of a key. If the equality of
+//! two keys is in doubt, they count as different: only duplicates are classified as duplicates.
 
 use std::sync::Arc;
 
 use bson::{Bson, Document};
 
-/// A stored document, as far as its key and its age go.
+/// Key and version of a stored document.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     /// `_id`.
@@ -18,7 +18,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// The stage that makes rows of documents; [`Row::read`] reads them.
+    /// The projection of a document to a row; [`Row::read`] reads the result.
     pub fn projection<'a>(fields: impl Iterator<Item = &'a str>) -> Document {
         let keys = fields.enumerate().map(|(n, field)| (format!("k{n}"), format!("${field}")));
         let version = [("t", "$event_timestamp"), ("i", "$ingested_at")];
@@ -27,14 +27,15 @@ impl Row {
             .collect()
     }
 
-    /// The order in which [`Runs`] wants the rows of `fields` fields. `_id` alone decides between equal versions.
+    /// The sort order that [`DuplicateFinder`] requires; `fields` is the number of key fields. Documents
+    /// with equal versions are ordered by `_id`.
     pub fn order(fields: usize) -> Document {
         let keys = (0..fields).map(|n| (format!("k{n}"), 1));
         let newest_first = ["t", "i", "_id"].map(|name| (name.to_owned(), -1));
         keys.chain(newest_first).map(|(name, order)| (name, Bson::Int32(order))).collect()
     }
 
-    /// Reads what [`Row::projection`] made of a document.
+    /// Reads the result of [`Row::projection`].
     pub fn read(projected: &Document, fields: usize) -> Self {
         let value = |name: &str| projected.get(name).cloned();
         Self {
@@ -45,17 +46,18 @@ impl Row {
     }
 
     fn shares_key_with(&self, other: &Self) -> bool {
-        self.key.iter().zip(&other.key).all(|(one, other)| same(one.as_ref(), other.as_ref()))
+        self.key.iter().zip(&other.key).all(|(one, other)| equals_in_index(one.as_ref(), other.as_ref()))
     }
 
-    /// A list is in the index with each of its values, and in the order with the least: it is not judged.
-    fn has_list(&self) -> bool {
+    /// An array has several entries in the index, but one position in the sort order. Such a document
+    /// cannot be compared.
+    fn has_array(&self) -> bool {
         self.key.iter().flatten().any(|value| matches!(value, Bson::Array(_)))
     }
 }
 
-/// Whether an index holds the two for the same value: an absent field is null, and 1.0 is 1.
-fn same(one: Option<&Bson>, other: Option<&Bson>) -> bool {
+/// Whether two values are equal in an index: an absent field equals null, and 1.0 equals 1.
+fn equals_in_index(one: Option<&Bson>, other: Option<&Bson>) -> bool {
     let (one, other) = (one.unwrap_or(&Bson::Null), other.unwrap_or(&Bson::Null));
     match (integer(one), integer(other)) {
         (None, None) => one == other,
@@ -72,41 +74,41 @@ fn integer(value: &Bson) -> Option<i64> {
     }
 }
 
-/// What a row is to its neighbours.
+/// The classification of a document.
 #[derive(Debug, PartialEq)]
-pub enum Place {
-    /// The first of its key, so the newest: it stays.
+pub enum Classification {
+    /// The newest document of its key.
     Newest,
-    /// Older than this one of the same key, and in the way of the unique index.
-    InTheWay {
-        /// The document in the way.
+    /// An older document of the same key, which prevents the unique index.
+    Duplicate {
+        /// The older document.
         row: Box<Row>,
-        /// The one that stays.
+        /// The newest document, which stays.
         newest: Arc<Row>,
     },
-    /// A key field holds a list.
-    NotJudged,
+    /// A document with an array in a key field.
+    NotCompared,
 }
 
-/// Rows in their order, one at a time.
+/// Classifies rows in their sort order.
 #[derive(Debug, Default)]
-pub struct Runs {
+pub struct DuplicateFinder {
     newest: Option<Arc<Row>>,
 }
 
-impl Runs {
-    /// The place of the next row.
-    pub fn place(&mut self, row: Row) -> Place {
-        if row.has_list() {
-            return Place::NotJudged;
+impl DuplicateFinder {
+    /// Classifies the next row.
+    pub fn classify(&mut self, row: Row) -> Classification {
+        if row.has_array() {
+            return Classification::NotCompared;
         }
         match &self.newest {
             Some(newest) if newest.shares_key_with(&row) => {
-                Place::InTheWay { row: Box::new(row), newest: Arc::clone(newest) }
+                Classification::Duplicate { row: Box::new(row), newest: Arc::clone(newest) }
             }
             _ => {
                 self.newest = Some(Arc::new(row));
-                Place::Newest
+                Classification::Newest
             }
         }
     }
@@ -117,45 +119,45 @@ mod tests {
     use super::*;
     use bson::{bson, doc};
 
-    fn in_the_way(keys: &[Option<Bson>]) -> Vec<usize> {
-        let mut runs = Runs::default();
+    fn duplicates(keys: &[Option<Bson>]) -> Vec<usize> {
+        let mut finder = DuplicateFinder::default();
         let rows = keys.iter().enumerate().map(|(n, key)| Row {
             id: Bson::Int64(n as i64),
             key: vec![key.clone()],
             version: [None, None],
         });
-        let places: Vec<Place> = rows.map(|row| runs.place(row)).collect();
-        (0..keys.len()).filter(|n| matches!(places[*n], Place::InTheWay { .. })).collect()
+        let classes: Vec<Classification> = rows.map(|row| finder.classify(row)).collect();
+        (0..keys.len()).filter(|n| matches!(classes[*n], Classification::Duplicate { .. })).collect()
     }
 
     #[test]
-    fn the_first_of_each_key_stays_and_the_others_are_in_the_way() {
+    fn all_documents_of_a_key_but_the_first_are_duplicates() {
         let text = |text: &str| Some(Bson::from(text));
         assert_eq!(
-            in_the_way(&[text("a"), text("a"), text("a"), text("b"), text("c"), text("c")]),
+            duplicates(&[text("a"), text("a"), text("a"), text("b"), text("c"), text("c")]),
             [1, 2, 5]
         );
     }
 
     #[test]
-    fn values_that_an_index_holds_for_equal_are_one_key_and_no_others() {
+    fn keys_are_equal_if_and_only_if_an_index_treats_them_as_equal() {
         let number = |value: Bson| Some(value);
-        assert_eq!(in_the_way(&[number(bson!(1)), number(bson!(1.0)), number(bson!(1_i64))]), [1, 2]);
-        assert_eq!(in_the_way(&[None, Some(Bson::Null), None]), [1, 2]);
-        assert_eq!(in_the_way(&[number(bson!(1)), number(bson!(1.5)), number(bson!("1"))]), [0_usize; 0]);
+        assert_eq!(duplicates(&[number(bson!(1)), number(bson!(1.0)), number(bson!(1_i64))]), [1, 2]);
+        assert_eq!(duplicates(&[None, Some(Bson::Null), None]), [1, 2]);
+        assert_eq!(duplicates(&[number(bson!(1)), number(bson!(1.5)), number(bson!("1"))]), [0_usize; 0]);
         let (below, above) = (9_007_199_254_740_992_i64, 9_007_199_254_740_993_i64);
-        assert_eq!(in_the_way(&[number(bson!(below)), number(bson!(above))]), [0_usize; 0]);
+        assert_eq!(duplicates(&[number(bson!(below)), number(bson!(above))]), [0_usize; 0]);
     }
 
     #[test]
-    fn a_list_is_not_judged_and_parts_no_run() {
-        let list = Some(bson!(["a", "b"]));
+    fn a_key_with_an_array_is_not_compared() {
+        let array = Some(bson!(["a", "b"]));
         let text = Some(Bson::from("a"));
-        assert_eq!(in_the_way(&[text.clone(), list.clone(), text, list]), [2]);
+        assert_eq!(duplicates(&[text.clone(), array.clone(), text, array]), [2]);
     }
 
     #[test]
-    fn rows_are_read_as_they_are_projected() {
+    fn a_projected_row_reads_back() {
         let projection = Row::projection(["a.b", "c"].into_iter());
         let wanted = doc! { "k0": "$a.b", "k1": "$c", "t": "$event_timestamp", "i": "$ingested_at" };
         assert_eq!(projection, wanted);

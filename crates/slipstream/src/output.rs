@@ -1,4 +1,4 @@
-//! Writes the results of a command to stdout.
+//! The output of a command: lines on stdout, and times as text.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
@@ -18,6 +18,17 @@ pub fn write_line(text: impl Display) -> io::Result<()> {
 pub fn write_bytes(bytes: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout();
     ignore_closed_pipe(stdout.write_all(bytes).and_then(|()| stdout.flush()))
+}
+
+/// Writes a line about the progress; errors are ignored.
+pub fn write_progress(text: &str) {
+    _ = write_line(text);
+}
+
+/// Formats epoch milliseconds as RFC 3339.
+pub fn rfc3339(epoch_ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(epoch_ms)
+        .map_or_else(|_| epoch_ms.to_string(), |time| format!("{time:.3}"))
 }
 
 fn ignore_closed_pipe(written: io::Result<()>) -> io::Result<()> {

@@ -1,29 +1,29 @@
-//! The live status line: a spinner on a terminal, plain lines elsewhere.
+//! The status line: a live line on a terminal, plain lines elsewhere.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::stdout;
+use crate::output;
 
-/// How often a plain line is printed.
+/// Period of the plain lines.
 const PLAIN_PERIOD: Duration = Duration::from_secs(5);
 
-/// The numbers of the line.
+/// The numbers of the status line.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Numbers {
-    /// Events answered with 202.
+    /// Events with a 202.
     pub accepted: u64,
-    /// Records that are in the database: inserted, updated or unchanged.
+    /// Stored records: inserted, updated or unchanged.
     pub stored: u64,
-    /// Records that wait.
+    /// Unfinished records.
     pub lag: u64,
-    /// Records that can never be stored.
+    /// Dead letters.
     pub dead_letters: u64,
 }
 
-/// The line.
+/// The status line.
 #[derive(Debug)]
 pub struct StatusLine {
     bar: Option<ProgressBar>,
@@ -32,7 +32,7 @@ pub struct StatusLine {
 }
 
 impl StatusLine {
-    /// Starts the line; the time shown counts from here.
+    /// Starts the line and its clock.
     pub fn start() -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new_spinner();
@@ -45,14 +45,14 @@ impl StatusLine {
         Self { bar, started: Instant::now(), printed: None }
     }
 
-    /// Shows the numbers; as plain lines not more often than every 5 s.
+    /// Shows the numbers; plain lines appear at most every 5 s.
     pub fn show(&mut self, numbers: Numbers) {
         let Numbers { accepted, stored, lag, dead_letters } = numbers;
         let line = format!("accepted {accepted}  stored {stored}  lag {lag}  dead letters {dead_letters}");
         if let Some(bar) = &self.bar {
             bar.set_message(line);
         } else if self.printed.is_none_or(|printed| printed.elapsed() >= PLAIN_PERIOD) {
-            _ = stdout::write_line(format_args!("{:>4}s  {line}", self.started.elapsed().as_secs()));
+            output::write_progress(&format!("{:>4}s  {line}", self.started.elapsed().as_secs()));
             self.printed = Some(Instant::now());
         }
     }

@@ -1,10 +1,14 @@
-//! A dead letter without its value, as the commands show it.
+//! A dead letter without its value, and its forms as text and as JSON.
 
 use events::{Decoded, RecordView, decode};
 use kafka::dead_letter_headers::{error_header, origin, record_timestamp_ms, replays};
 use kafka::headers::RawHeaders;
 use kafka::topic_reader::RecordPosition;
 use rdkafka::Message;
+use serde_json::{Map, Value, json};
+
+use super::escape::{bytes_line, escaped, insert_bytes};
+use crate::output::rfc3339;
 
 /// A dead letter without its value.
 #[derive(Debug, Clone)]
@@ -56,6 +60,49 @@ impl DeadLetter {
             (None, None) => "the dead letter has no reason".to_owned(),
         }
     }
+
+    /// Position, time, key and origin, in one line.
+    pub fn head_line(&self) -> String {
+        let time = self.timestamp_ms.map_or_else(|| "no time".to_owned(), rfc3339);
+        let key = self.key.as_deref();
+        let key = key.map_or_else(|| "no key".to_owned(), |key| format!("key {}", bytes_line(key)));
+        let origin = self.origin.as_ref();
+        let origin =
+            origin.map_or_else(|| "an unknown position".to_owned(), |origin| escaped(&origin.to_string()));
+        let replays = match self.replays {
+            0 => String::new(),
+            replays => format!("  replays {replays}"),
+        };
+        format!("{}  {time}  {key}  of {origin}{replays}", self.position)
+    }
+
+    /// [`DeadLetter::reason_text`] without control characters.
+    pub fn reason_line(&self) -> String {
+        escaped(&self.reason_text())
+    }
+
+    /// The dead letter as JSON, without headers and value.
+    pub fn json(&self) -> Map<String, Value> {
+        let position = |position: &RecordPosition| json!({"topic": position.topic, "partition": position.partition, "offset": position.offset});
+        let members = [
+            ("topic", json!(self.position.topic)),
+            ("partition", json!(self.position.partition)),
+            ("offset", json!(self.position.offset)),
+            ("timestamp", json!(self.timestamp_ms)),
+            ("time", json!(self.timestamp_ms.map(rfc3339))),
+            ("origin", json!(self.origin.as_ref().map(position))),
+            ("stage", json!(self.stage)),
+            ("class", json!(self.class)),
+            ("reason", json!(self.reason)),
+            ("source", json!(self.source)),
+            ("replays", json!(self.replays)),
+            ("value_bytes", json!(self.value_bytes)),
+        ];
+        let mut object: Map<String, Value> =
+            members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        insert_bytes(&mut object, "key", self.key.as_deref());
+        object
+    }
 }
 
 fn source(message: &impl Message<Headers: RawHeaders>) -> Option<String> {
@@ -65,12 +112,6 @@ fn source(message: &impl Message<Headers: RawHeaders>) -> Option<String> {
         Ok(Decoded::OtherSource(source)) => Some(source),
         _ => None,
     }
-}
-
-/// Formats epoch milliseconds as RFC 3339.
-pub fn rfc3339(epoch_ms: i64) -> String {
-    jiff::Timestamp::from_millisecond(epoch_ms)
-        .map_or_else(|_| epoch_ms.to_string(), |time| format!("{time:.3}"))
 }
 
 #[cfg(test)]

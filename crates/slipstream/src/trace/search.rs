@@ -1,4 +1,4 @@
-//! Reads topics to their end and keeps what belongs to one event.
+//! Reads topics to their end and keeps the records and dead letters of one event.
 
 use consumer::ExpectedSources;
 use events::{Decoded, Poison, RecordView, StorableEvent, decode};
@@ -11,66 +11,66 @@ use kafka::topic_reader::{CONTINUE, RecordPosition, TopicReader};
 
 /// A record of the event.
 #[derive(Debug)]
-pub struct Found {
-    /// Where it is.
-    pub place: RecordPosition,
-    /// The record's own timestamp, in milliseconds.
-    pub record_ms: Option<i64>,
-    /// What it turned out to be.
+pub struct FoundRecord {
+    /// Its position.
+    pub position: RecordPosition,
+    /// Its timestamp, in milliseconds.
+    pub timestamp_ms: Option<i64>,
+    /// Its decoded content.
     pub content: Content,
 }
 
-/// What a record turned out to be.
+/// The decoded content of a record.
 #[derive(Debug)]
 pub enum Content {
-    /// An event that is to be stored.
+    /// An event of an expected source.
     Event(Box<StorableEvent>),
     /// An event of a source that is not expected.
     OtherSource(String),
     /// A null value.
     Null,
-    /// It can never be stored.
+    /// A poison record.
     Poison(Poison),
 }
 
 /// A dead letter of the event.
 #[derive(Debug)]
-pub struct Letter {
-    /// Where it is.
-    pub place: RecordPosition,
-    /// Where its record was.
+pub struct FoundDeadLetter {
+    /// Its position.
+    pub position: RecordPosition,
+    /// The position of its record.
     pub origin: Option<RecordPosition>,
-    /// Why it can never be stored.
+    /// The reason.
     pub reason: String,
 }
 
-/// Reads for one id.
+/// The search for one event id.
 #[derive(Debug)]
 pub struct Search {
-    scan: TopicReader,
+    reader: TopicReader,
     id: String,
     expected: ExpectedSources,
     since_ms: Option<i64>,
 }
 
 impl Search {
-    /// For the event `id`, in records from `since_ms` on.
+    /// Searches for the event `id` in records with a timestamp from `since_ms` on.
     pub fn new(config: &consumer::Config, id: &str, since_ms: Option<i64>) -> Self {
-        let scan = TopicReader::new(&config.kafka_broker, &config.properties, "slipstream-trace");
-        Self { scan, id: id.to_owned(), expected: config.expected.clone(), since_ms }
+        let reader = TopicReader::new(&config.kafka_broker, &config.properties, "slipstream-trace");
+        Self { reader, id: id.to_owned(), expected: config.expected.clone(), since_ms }
     }
 
     /// The event's records on `topic`.
     ///
     /// # Errors
-    /// Kafka does not answer.
-    pub fn records(&self, topic: &str) -> Result<Vec<Found>, BoxError> {
+    /// Kafka is unavailable.
+    pub fn records(&self, topic: &str) -> Result<Vec<FoundRecord>, BoxError> {
         let mut found = Vec::new();
-        self.scan.read(topic, self.since_ms, |message| {
+        self.reader.read(topic, self.since_ms, |message| {
             if let Some(content) = self.content(message) {
-                found.push(Found {
-                    place: RecordPosition::of(message),
-                    record_ms: message.timestamp().to_millis(),
+                found.push(FoundRecord {
+                    position: RecordPosition::of(message),
+                    timestamp_ms: message.timestamp().to_millis(),
                     content,
                 });
             }
@@ -82,19 +82,20 @@ impl Search {
     /// The event's dead letters on `topic`.
     ///
     /// # Errors
-    /// Kafka does not answer.
-    pub fn letters(&self, topic: &str) -> Result<Vec<Letter>, BoxError> {
+    /// Kafka is unavailable.
+    pub fn dead_letters(&self, topic: &str) -> Result<Vec<FoundDeadLetter>, BoxError> {
         let mut found = Vec::new();
-        self.scan.read(topic, self.since_ms, |message| {
+        self.reader.read(topic, self.since_ms, |message| {
             if self.content(message).is_some() {
-                found.push(letter(message));
+                found.push(dead_letter(message));
             }
             CONTINUE
         })?;
         Ok(found)
     }
 
-    /// What the record is, if it belongs to the event: by its key, or by the id inside where the key is another or none.
+    /// The content of a record that belongs to the event: by its key, or by the id in its value if the
+    /// key is another one or null.
     fn content(&self, message: &BorrowedMessage<'_>) -> Option<Content> {
         let id = self.id.as_bytes();
         let by_key = message.key() == Some(id);
@@ -114,8 +115,8 @@ impl Search {
     }
 }
 
-fn letter(message: &BorrowedMessage<'_>) -> Letter {
-    let reason = error_header(message, "exception.message")
-        .unwrap_or_else(|| "the dead letter does not say why".into());
-    Letter { place: RecordPosition::of(message), origin: origin(message), reason }
+fn dead_letter(message: &BorrowedMessage<'_>) -> FoundDeadLetter {
+    let reason =
+        error_header(message, "exception.message").unwrap_or_else(|| "the dead letter has no reason".into());
+    FoundDeadLetter { position: RecordPosition::of(message), origin: origin(message), reason }
 }

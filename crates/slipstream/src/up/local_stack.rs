@@ -1,5 +1,5 @@
-//! The servers of an `up`: those the user names, else a broker and a database run as children, and the ADSBDB
-//! simulator where the public service does not answer.
+//! The servers of `up`: those that the user names, else a broker and a database as child processes. The
+//! ADSBDB simulator is used if the public service does not answer.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -16,32 +16,33 @@ use kafka::BoxError;
 
 const PUBLIC_ADSBDB: &str = "https://api.adsbdb.com";
 
-/// What runs, and where.
+/// The servers and their addresses.
 #[derive(Debug)]
-pub struct House {
+pub struct LocalStack {
     broker: Option<Broker>,
     database: Option<Database>,
     simulator: Option<Simulator>,
-    /// Kafka's bootstrap servers.
+    /// Kafka bootstrap servers.
     pub kafka: String,
-    /// MongoDB's URI.
+    /// MongoDB URI.
     pub mongodb: String,
-    /// A line about each server, for the user.
+    /// A line of text about each server.
     pub lines: Vec<String>,
 }
 
-impl House {
-    /// Starts what the environment does not name. `say` is told what is fetched and started.
+impl LocalStack {
+    /// Starts the servers that the environment does not name. `progress` gets a line for each download and
+    /// start.
     ///
     /// # Errors
-    /// A server cannot be had; one sentence says what to install or which variable names a running one.
+    /// A server cannot be started; the error names what to install, or the variable for a running server.
     pub async fn start(
         environment: &[(String, String)],
         options: &UpOptions,
         folder: &Path,
-        say: devservers::Progress,
+        progress: devservers::Progress,
     ) -> Result<Self, BoxError> {
-        let mut house = Self {
+        let mut stack = Self {
             broker: None,
             database: None,
             simulator: None,
@@ -49,17 +50,17 @@ impl House {
             mongodb: value(environment, "MONGODB_URI").unwrap_or_default().to_owned(),
             lines: Vec::new(),
         };
-        house.start_broker(environment, folder, &say).await?;
-        house.start_database(folder, &say).await?;
-        house.choose_adsbdb(environment, options).await?;
-        Ok(house)
+        stack.start_broker(environment, folder, &progress).await?;
+        stack.start_database(folder, &progress).await?;
+        stack.choose_adsbdb(environment, options).await?;
+        Ok(stack)
     }
 
     async fn start_broker(
         &mut self,
         environment: &[(String, String)],
         folder: &Path,
-        say: &devservers::Progress,
+        progress: &devservers::Progress,
     ) -> Result<(), BoxError> {
         if !self.kafka.is_empty() {
             self.lines.push(format!("kafka     {} (KAFKA_BROKER)", self.kafka));
@@ -73,25 +74,30 @@ impl House {
             BrokerKind::ApacheKafka => "Apache Kafka",
             BrokerKind::Tansu => "tansu",
         };
-        let broker = Broker::start(BrokerOptions::new(kind, folder.join("kafka")), say.clone()).await?;
+        let broker = Broker::start(BrokerOptions::new(kind, folder.join("kafka")), progress.clone()).await?;
         self.kafka = broker.bootstrap();
         self.lines.push(format!("kafka     {} ({name})", self.kafka));
         self.broker = Some(broker);
         Ok(())
     }
 
-    async fn start_database(&mut self, folder: &Path, say: &devservers::Progress) -> Result<(), BoxError> {
+    async fn start_database(
+        &mut self,
+        folder: &Path,
+        progress: &devservers::Progress,
+    ) -> Result<(), BoxError> {
         if !self.mongodb.is_empty() {
-            self.lines.push("mongodb   the one that MONGODB_URI names".into());
+            self.lines.push("mongodb   the server in MONGODB_URI".into());
             return Ok(());
         }
-        let database = Database::start(DatabaseOptions::new(folder.join("mongodb")), say.clone()).await?;
+        let database =
+            Database::start(DatabaseOptions::new(folder.join("mongodb")), progress.clone()).await?;
         self.mongodb = database.uri();
         self.lines.push(format!("mongodb   {}", self.mongodb));
         if database.kind() == DatabaseKind::SecantusDb {
-            // MongoDB takes every value for data.
+            // MongoDB stores such values unchanged.
             self.lines.push(
-                "note      SecantusDB stands in for MongoDB: an update changes values that look like extended JSON"
+                "note      SecantusDB replaces MongoDB: an update changes values that look like extended JSON"
                     .into(),
             );
         }
@@ -105,30 +111,30 @@ impl House {
         options: &UpOptions,
     ) -> Result<(), BoxError> {
         let named = value(environment, "ADSBDB_BASE_URL");
-        let why = if options.simulate {
+        let reason = if options.simulate {
             "--simulate"
         } else if let Some(url) = named {
             self.lines.push(format!("adsbdb    {url} (ADSBDB_BASE_URL)"));
             return Ok(());
         } else if self.database.is_none() || public_adsbdb_answers().await {
-            // Made-up flights do not belong into a database that the user brought.
+            // Simulated flights must not be stored in the user's own database.
             self.lines.push(format!("adsbdb    {PUBLIC_ADSBDB}"));
             return Ok(());
         } else {
             "the public service does not answer"
         };
         let simulator = Simulator::start(([127, 0, 0, 1], 0).into()).await?;
-        self.lines.push(format!("adsbdb    {} (simulator: {why})", simulator.base_url()));
+        self.lines.push(format!("adsbdb    {} (simulator: {reason})", simulator.base_url()));
         self.simulator = Some(simulator);
         Ok(())
     }
 
-    /// ADSBDB's base URL where it is not for the producer's own configuration to say.
+    /// Base URL of the simulator, which overrides the producer's configuration.
     pub fn adsbdb(&self) -> Option<String> {
         self.simulator.as_ref().map(Simulator::base_url)
     }
 
-    /// Stops what was started; a child that does not end in time is killed.
+    /// Stops the servers that were started; a child process that does not end in time is killed.
     pub async fn stop(self) {
         if let Some(simulator) = self.simulator {
             simulator.stop().await;

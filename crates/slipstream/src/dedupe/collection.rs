@@ -1,4 +1,4 @@
-//! The collection: its documents as rows, their removal, and the index that stands in the way of the unique one.
+//! The collection: its documents as rows, their removal, and an index that prevents the unique one.
 
 use bson::{Bson, Document, RawDocumentBuf, doc};
 use consumer::mongo::{IndexState, UpsertKeys, index_state, partial_filter, write_concern};
@@ -7,23 +7,22 @@ use mongodb::error::{Error, ErrorKind};
 use mongodb::{Collection, Cursor};
 
 use super::config::Config;
-use super::cut::cut;
-use super::row::Row;
+use super::duplicates::Row;
 use kafka::BoxError;
 use loadtest::mongo::Mongo;
 
 const NAMESPACE_NOT_FOUND: i32 = 26;
 
-/// Rows in one reply of the server.
+/// Maximum number of rows in a reply.
 const REPLY_ROWS: u32 = 10_000;
 
-/// Bytes of what one command names: a command is a document, and a document has at most 16 MiB.
-const COMMAND_BYTES: usize = 12 << 20;
+/// Maximum size of the documents in a command. A command is a document, with at most 16 MiB.
+const MAX_COMMAND_BYTES: usize = 12 << 20;
 
-/// A collection and what makes its documents unique.
+/// A collection, and the fields that make its documents unique.
 #[derive(Debug)]
-pub struct Target {
-    /// What makes a document unique.
+pub struct KeyedCollection {
+    /// The key fields.
     pub keys: UpsertKeys,
     mongo: Mongo,
     collection: Source,
@@ -34,9 +33,9 @@ pub struct Target {
 /// The indexes of a collection.
 #[derive(Debug, Clone, Default)]
 pub struct Indexes {
-    /// Those that are there.
+    /// Existing indexes.
     pub ready: Vec<Document>,
-    /// Those that the server is still building: they guard nothing yet.
+    /// Indexes that the server is building; they are not effective yet.
     pub in_progress: Vec<Document>,
 }
 
@@ -53,35 +52,36 @@ impl Indexes {
     }
 
     /// Whether the index `name` is being built.
-    pub fn builds(&self, name: &str) -> bool {
+    pub fn is_building(&self, name: &str) -> bool {
         self.in_progress.iter().any(|index| index.get_str("name").is_ok_and(|this| this == name))
     }
 
     /// The name of the unique index of `keys`, if it is being built.
     pub fn building(&self, keys: &UpsertKeys) -> Option<String> {
-        let lacks = |existing: &[Document]| {
+        let is_missing = |existing: &[Document]| {
             matches!(index_state(keys, existing), IndexState::MissingUnique | IndexState::Conflicting(_))
         };
-        let builds = |index: &&Document| !lacks(&[self.ready.clone(), vec![(*index).clone()]].concat());
-        let index = if lacks(&self.ready) { self.in_progress.iter().find(builds) } else { None };
+        let completes =
+            |index: &&Document| !is_missing(&[self.ready.clone(), vec![(*index).clone()]].concat());
+        let index = if is_missing(&self.ready) { self.in_progress.iter().find(completes) } else { None };
         Some(index?.get_str("name").unwrap_or_default().to_owned())
     }
 }
 
-/// An index on the key's fields that keeps the unique one from being made.
+/// An index on the key fields that prevents the unique index.
 #[derive(Debug, Clone)]
-pub struct Obstacle {
+pub struct ConflictingIndex {
     /// Its name.
     pub name: String,
-    /// It only makes queries quick, which the unique one does as well: it may be dropped.
-    pub dispensable: bool,
+    /// Whether it can be dropped, because the unique index serves the same queries.
+    pub is_redundant: bool,
 }
 
-impl Target {
-    /// Connects to nothing yet.
+impl KeyedCollection {
+    /// Creates a client without connecting.
     ///
     /// # Errors
-    /// The driver refuses the connection string.
+    /// The driver rejects the connection string.
     pub async fn new(config: Config) -> Result<Self, BoxError> {
         Ok(Self {
             mongo: Mongo::open(&config.uri, &config.database).await?,
@@ -97,39 +97,39 @@ impl Target {
         (self.mongo.database.name(), self.collection.as_str())
     }
 
-    /// Every document that the unique index would cover, by key, the newest of each first.
+    /// All documents that the unique index would cover, sorted by key, newest first.
     ///
     /// # Errors
-    /// The server does not answer, or refuses.
+    /// The server returns an error or no reply.
     pub async fn sorted(&self) -> Result<Rows, BoxError> {
         let sort = doc! { "$sort": Row::order(self.fields) };
         self.rows(partial_filter(&self.keys).unwrap_or_default(), vec![sort]).await
     }
 
-    /// The rows of the documents with these `_id`s, as they are now.
+    /// The current rows of the documents with these `_id`s.
     ///
     /// # Errors
-    /// As [`Target::sorted`].
-    pub async fn named(&self, ids: Vec<Bson>) -> Result<Vec<Row>, BoxError> {
-        let mut named = Vec::with_capacity(ids.len());
-        for ids in cut(ids, bytes_of, COMMAND_BYTES) {
+    /// As [`KeyedCollection::sorted`].
+    pub async fn rows_by_id(&self, ids: Vec<Bson>) -> Result<Vec<Row>, BoxError> {
+        let mut found = Vec::with_capacity(ids.len());
+        for ids in split_by_size(ids, id_bytes, MAX_COMMAND_BYTES) {
             let mut rows = self.rows(doc! { "_id": { "$in": ids } }, Vec::new()).await?;
             while let Some(row) = rows.next().await? {
-                named.push(row);
+                found.push(row);
             }
         }
-        Ok(named)
+        Ok(found)
     }
 
-    /// The documents with these `_id`s, as they are now; a command for each part of them.
+    /// The current documents with these `_id`s, with one command for each part of the list.
     ///
     /// # Errors
-    /// As [`Target::sorted`].
+    /// As [`KeyedCollection::sorted`].
     pub fn documents(
         &self,
         ids: Vec<Bson>,
     ) -> impl Iterator<Item = impl Future<Output = Result<Documents, BoxError>>> {
-        cut(ids, bytes_of, COMMAND_BYTES).into_iter().map(async |ids| {
+        split_by_size(ids, id_bytes, MAX_COMMAND_BYTES).into_iter().map(async |ids| {
             let cursor = self.collection().find(doc! { "_id": { "$in": ids } }).await;
             Ok(self.cursor(cursor.map_err(|error| self.mongo.driver_error(&error))?))
         })
@@ -143,7 +143,7 @@ impl Target {
         let projection = Row::projection(self.keys.fields());
         let mut stages = vec![doc! { "$match": filter }, doc! { "$project": projection }];
         stages.extend(more);
-        // A sort of a whole collection is larger than the memory that the server gives a sort.
+        // The sort of a whole collection can exceed the server's memory limit for sorts.
         let cursor = self.collection().aggregate(stages).allow_disk_use(true).batch_size(REPLY_ROWS).await;
         let cursor = cursor.map_err(|error| self.mongo.driver_error(&error))?;
         Ok(Rows { documents: self.cursor(cursor), fields: self.fields })
@@ -153,14 +153,14 @@ impl Target {
         self.mongo.database.collection(self.collection.as_str())
     }
 
-    /// Removes `documents`, each only if it still is what it was; how many were.
+    /// Removes those of `documents` that did not change, and returns their number.
     ///
     /// # Errors
-    /// The server does not answer, or refuses; some may be removed then.
+    /// The server returns an error or no reply; some documents may be removed.
     pub async fn remove(&self, documents: &[Document]) -> Result<u64, BoxError> {
-        let deletes = documents.iter().map(delete).collect();
+        let deletes = documents.iter().map(delete_statement).collect();
         let mut removed = 0;
-        for deletes in cut(deletes, document_bytes, COMMAND_BYTES) {
+        for deletes in split_by_size(deletes, document_bytes, MAX_COMMAND_BYTES) {
             let reply =
                 self.write(doc! { "delete": self.collection.as_str(), "deletes": deletes, "ordered": false });
             removed += match reply.await?.get("n") {
@@ -172,16 +172,16 @@ impl Target {
         Ok(removed.try_into()?)
     }
 
-    /// What listIndexes tells; nothing where there is no collection.
+    /// The indexes; `None` if the collection does not exist.
     ///
     /// # Errors
-    /// As [`Target::sorted`].
+    /// As [`KeyedCollection::sorted`].
     pub async fn indexes(&self) -> Result<Option<Indexes>, BoxError> {
         let plain = doc! { "listIndexes": self.collection.as_str(), "cursor": { "batchSize": 1000 } };
-        let mut marked = plain.clone();
-        marked.insert("includeBuildUUIDs", true);
-        let reply = match self.mongo.database.run_command(marked).await {
-            // A server that does not know the option lists indexes that are being built like the others.
+        let mut with_build_ids = plain.clone();
+        with_build_ids.insert("includeBuildUUIDs", true);
+        let reply = match self.mongo.database.run_command(with_build_ids).await {
+            // A server without the option lists indexes that are being built like the others.
             Err(error) if code(&error).is_some_and(|code| code != NAMESPACE_NOT_FOUND) => {
                 self.mongo.database.run_command(plain).await
             }
@@ -196,11 +196,11 @@ impl Target {
         Ok(Some(Indexes::of(listed.iter().filter_map(Bson::as_document))))
     }
 
-    /// The index that stands in the way; and the name of the unique one while it is being built.
+    /// The index that prevents the unique one, and the name of the unique index while it is built.
     ///
     /// # Errors
-    /// As [`Target::sorted`].
-    pub async fn obstacle(&self) -> Result<(Option<Obstacle>, Option<String>), BoxError> {
+    /// As [`KeyedCollection::sorted`].
+    pub async fn conflicting_index(&self) -> Result<(Option<ConflictingIndex>, Option<String>), BoxError> {
         let indexes = self.indexes().await?.unwrap_or_default();
         let building = indexes.building(&self.keys);
         let existing = [indexes.ready, indexes.in_progress].concat();
@@ -208,14 +208,14 @@ impl Target {
             return Ok((None, building));
         };
         let named = existing.iter().find(|index| index.get_str("name").is_ok_and(|this| this == name));
-        let dispensable = named.is_some_and(|index| is_plain(index, &self.keys));
-        Ok((Some(Obstacle { name, dispensable }), building))
+        let is_redundant = named.is_some_and(|index| is_plain(index, &self.keys));
+        Ok((Some(ConflictingIndex { name, is_redundant }), building))
     }
 
     /// Drops an index.
     ///
     /// # Errors
-    /// The server does not answer, or refuses.
+    /// The server returns an error or no reply.
     pub async fn drop_index(&self, name: &str) -> Result<(), BoxError> {
         self.write(doc! { "dropIndexes": self.collection.as_str(), "index": name }).await.map(drop)
     }
@@ -224,32 +224,32 @@ impl Target {
         command.insert("writeConcern", Document::try_from(&*self.write_concern)?);
         let reply = self.mongo.database.run_command(command).await;
         let reply = reply.map_err(|error| self.mongo.driver_error(&error))?;
-        // A reply that is well as a whole can still tell of what is not.
-        let fault = reply.get_array("writeErrors").ok().and_then(|errors| errors.first()?.as_document());
-        match fault.or(reply.get_document("writeConcernError").ok()) {
-            Some(fault) => Err(fault.get_str("errmsg").unwrap_or("the server refused the write").into()),
+        // A reply with `ok: 1` can still contain an error.
+        let error = reply.get_array("writeErrors").ok().and_then(|errors| errors.first()?.as_document());
+        match error.or(reply.get_document("writeConcernError").ok()) {
+            Some(error) => Err(error.get_str("errmsg").unwrap_or("the server rejected the write").into()),
             None => Ok(reply),
         }
     }
 }
 
-/// The removal of `document`, if it still is what it was.
-fn delete(document: &Document) -> Document {
+/// The statement that removes `document` if it did not change.
+fn delete_statement(document: &Document) -> Document {
     let id = document.get("_id").cloned().unwrap_or(Bson::Null);
     let unchanged = doc! { "$eq": ["$$ROOT", { "$literal": document.clone() }] };
     let delete = doc! { "q": { "_id": { "$eq": &id }, "$expr": unchanged }, "limit": 1 };
-    if document_bytes(&delete) < COMMAND_BYTES {
+    if document_bytes(&delete) < MAX_COMMAND_BYTES {
         return delete;
     }
-    // So large an `_id` cannot be there twice.
+    // The `_id` is large: it is not repeated in the comparison.
     let (root, mut rest) = (doc! { "$unsetField": { "field": "_id", "input": "$$ROOT" } }, document.clone());
     rest.remove("_id");
     let unchanged = doc! { "$eq": [root, { "$literal": rest }] };
     doc! { "q": { "_id": { "$eq": id }, "$expr": unchanged }, "limit": 1 }
 }
 
-/// Of an `_id` in a list.
-fn bytes_of(id: &Bson) -> usize {
+/// The size of an `_id` in an array.
+fn id_bytes(id: &Bson) -> usize {
     document_bytes(&doc! { "0000000": id.clone() })
 }
 
@@ -261,7 +261,7 @@ fn code(error: &Error) -> Option<i32> {
     if let ErrorKind::Command(error) = &*error.kind { Some(error.code) } else { None }
 }
 
-/// No option that does anything, and no other fields than the key's.
+/// Whether the index has no options with an effect, and only key fields.
 fn is_plain(index: &Document, keys: &UpsertKeys) -> bool {
     let names = ["v", "key", "name", "ns", "background"];
     let on_key = index.get_document("key").is_ok_and(|key| {
@@ -273,7 +273,25 @@ fn is_plain(index: &Document, keys: &UpsertKeys) -> bool {
     on_key && index.keys().all(|name| names.contains(&name.as_str()))
 }
 
-/// Documents as they come from the server.
+/// Splits `all` into parts of at most `limit` bytes, in order. An element that exceeds the limit is a part
+/// of its own. `bytes` returns the size of an element.
+fn split_by_size<T>(all: Vec<T>, bytes: impl Fn(&T) -> usize, limit: usize) -> Vec<Vec<T>> {
+    let (mut parts, mut used) = (Vec::<Vec<T>>::new(), 0);
+    for one in all {
+        let size = bytes(&one);
+        used += size;
+        match parts.last_mut() {
+            Some(part) if used <= limit => part.push(one),
+            _ => {
+                used = size;
+                parts.push(vec![one]);
+            }
+        }
+    }
+    parts
+}
+
+/// A cursor over documents.
 #[derive(Debug)]
 pub struct Documents {
     cursor: Cursor<Document>,
@@ -284,17 +302,17 @@ impl Documents {
     /// The next document.
     ///
     /// # Errors
-    /// The server does not answer, or refuses.
+    /// The server returns an error or no reply.
     pub async fn next(&mut self) -> Result<Option<Document>, BoxError> {
         if !self.cursor.advance().await.map_err(|error| self.mongo.driver_error(&error))? {
             return Ok(None);
         }
-        // Not through serde, which takes a field of the form of Extended JSON for a value of that type.
+        // Not through serde: it converts a field in the form of Extended JSON to another type.
         Ok(Some(Document::try_from(self.cursor.current())?))
     }
 }
 
-/// Rows as they come from the server.
+/// A cursor over rows.
 #[derive(Debug)]
 pub struct Rows {
     documents: Documents,
@@ -305,7 +323,7 @@ impl Rows {
     /// The next row.
     ///
     /// # Errors
-    /// The server does not answer, or refuses.
+    /// The server returns an error or no reply.
     pub async fn next(&mut self) -> Result<Option<Row>, BoxError> {
         Ok(self.documents.next().await?.map(|projected| Row::read(&projected, self.fields)))
     }
@@ -313,16 +331,22 @@ impl Rows {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
-    fn commands_stay_below_16_mib_however_large_the_ids_are() {
+    fn commands_stay_below_16_mib_with_ids_of_any_size() {
         let large = |n: i32, id: usize, rest: usize| doc! { "_id": format!("{n}{}", "x".repeat(id)), "b": "y".repeat(rest) };
         let documents: Vec<Document> = (0..12)
             .map(|n| large(n, 2 << 20, 1 << 10))
             .chain([large(12, 8 << 20, 7 << 20), large(13, 100, (16 << 20) - 1_000), large(14, 9, 9)])
             .collect();
-        let parts = cut(documents.iter().map(delete).collect(), document_bytes, COMMAND_BYTES);
+        let parts = split_by_size(
+            documents.iter().map(delete_statement).collect(),
+            document_bytes,
+            MAX_COMMAND_BYTES,
+        );
         assert_eq!(parts.concat().len(), documents.len());
         for deletes in parts {
             let command = doc! { "delete": "c", "deletes": deletes, "ordered": false };
@@ -331,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_that_is_being_built_is_not_there_yet() {
+    fn an_index_that_is_being_built_is_not_an_existing_index() {
         let keys = UpsertKeys::parse("event_id").unwrap();
         let unique = doc! { "v": 2, "key": { "event_id": 1 }, "name": "event_id_1", "unique": true };
         let id = doc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" };
@@ -348,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_index_that_does_nothing_else_is_dispensable() {
+    fn only_an_index_without_other_effects_is_redundant() {
         let keys = UpsertKeys::parse("event_id").unwrap();
         let index = |more: Document| {
             let mut index = doc! { "v": 2, "key": { "event_id": 1 }, "name": "event_id_1" };
@@ -365,6 +389,23 @@ mod tests {
             doc! { "key": { "other": 1 } },
         ] {
             assert!(!is_plain(&index(more.clone()), &keys), "{more}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parts_fit_the_limit_and_keep_all_elements_in_order(
+            all in prop::collection::vec(0_usize..15, 0..40), limit in 1_usize..30
+        ) {
+            let parts = split_by_size(all.clone(), |size| *size, limit);
+            prop_assert_eq!(parts.concat(), all);
+            for part in &parts {
+                prop_assert!(part.len() == 1 || part.iter().sum::<usize>() <= limit, "{:?}", part);
+            }
+            // The first element of the next part does not fit into a part.
+            for pair in parts.windows(2) {
+                prop_assert!(pair[0].iter().sum::<usize>() + pair[1][0] > limit);
+            }
         }
     }
 }

@@ -1,0 +1,254 @@
+//! Checks MongoDB: whether it answers and accepts the credentials, the rights of the user, and how safe
+//! a finished write is.
+
+use bson::oid::ObjectId;
+use bson::{Document, doc};
+use consumer::mongo::{StoreState, ignored_options, read_hello, usable_uri, write_concern};
+use events::Source;
+use mongodb::Database;
+use mongodb::options::ConnectionString;
+use service::Secret;
+
+use super::finding::Finding;
+use loadtest::mongo::{
+    self, CommandError, ErrorClass, LOGIN_REMEDY, REPLY_TIMEOUT, UNAVAILABLE_REMEDY, URI_REMEDY, address,
+    majority,
+};
+
+const SUBJECT: &str = "mongodb";
+const RIGHTS: &str = "mongodb rights";
+/// The password of docker-compose.yml.
+const DEFAULT_PASSWORD: &str = "mongopass";
+
+/// Runs a command, at most for [`REPLY_TIMEOUT`].
+pub(super) async fn run(database: &Database, command: Document) -> Result<Document, CommandError> {
+    with_timeout(async { database.run_command(command).await.map_err(|error| CommandError::of(&error)) })
+        .await
+}
+
+/// Limits a call to [`REPLY_TIMEOUT`]: the driver itself waits without a limit.
+pub(super) async fn with_timeout<T>(
+    call: impl Future<Output = Result<T, CommandError>>,
+) -> Result<T, CommandError> {
+    tokio::time::timeout(REPLY_TIMEOUT, call).await.unwrap_or(Err(CommandError::timeout()))
+}
+
+/// Creates a client of the database without connecting.
+///
+/// # Errors
+/// The driver rejects the connection string, or its name cannot be resolved.
+pub async fn open(config: &consumer::Config) -> Result<Database, Finding> {
+    mongo::database(&config.store.uri, &config.store.database).await.map_err(|error| {
+        Finding::fail(SUBJECT, format!("cannot be used: {}", CommandError::of(&error).cause), URI_REMEDY)
+    })
+}
+
+/// Reads the server's `hello`.
+///
+/// # Errors
+/// The server does not answer, or rejects the credentials.
+pub async fn hello(config: &consumer::Config, database: &Database) -> Result<Document, Finding> {
+    run(database, doc! { "hello": 1 }).await.map_err(|error| {
+        let (address, cause) = (address(&config.store.uri), &error.cause);
+        if error.is_access_denied() {
+            let cause = format!("at {address} rejects the credentials: {cause}");
+            return Finding::fail(SUBJECT, cause, LOGIN_REMEDY);
+        }
+        Finding::fail(
+            SUBJECT,
+            format!("does not answer at {address} (MONGODB_URI): {cause}"),
+            UNAVAILABLE_REMEDY,
+        )
+    })
+}
+
+/// Checks whether the server can be used.
+pub fn check_hello(hello: &Document) -> Finding {
+    match read_hello(hello) {
+        StoreState::Unusable(reason) => Finding::fail(SUBJECT, reason, "upgrade it"),
+        StoreState::Unavailable(reason) => Finding::fail(
+            SUBJECT,
+            reason,
+            "list every member of the replica set in MONGODB_URI, and find out why it has no primary",
+        ),
+        StoreState::Ready | StoreState::Unknown => Finding::ok(SUBJECT, "answers and accepts writes"),
+    }
+}
+
+/// Checks the rights to read and write. No document changes: the update matches no document, and
+/// MongoDB rejects an insert whose `_id` has a name with `$`. A server checks the right first.
+///
+/// # Errors
+/// The finding about the missing right.
+pub async fn check_rights(database: &Database, collection: &Source) -> Result<(), Finding> {
+    let name = collection.as_str();
+    let (no_document, change) = (doc! { "_id": ObjectId::new() }, doc! { "$set": { "x": 1 } });
+    // A router rejects findAndModify if the query lacks the collection's shard key. A missing
+    // collection has no shard key, and some servers create it for an update.
+    let update = match is_missing(database, collection).await {
+        true => doc! { "findAndModify": name, "query": no_document, "update": change },
+        false => doc! { "update": name, "updates": [{ "q": no_document, "u": change }] },
+    };
+    let invalid = doc! { "_id": { "$slipstream": ObjectId::new() } };
+    let probes = [
+        (
+            "find",
+            doc! { "find": name, "limit": 1, "singleBatch": true, "projection": { "_id": 1 }, "readConcern": majority() },
+        ),
+        ("update", update),
+        ("insert", doc! { "insert": name, "documents": [invalid] }),
+    ];
+    for (right, command) in probes {
+        match run(database, command).await {
+            Err(error) => return Err(missing_right(database, collection, right, &error)),
+            // The insert is expected to be rejected.
+            Ok(reply) if right == "update" => {
+                if let Some(error) = write_error(&reply) {
+                    return Err(missing_right(database, collection, right, &error));
+                }
+            }
+            Ok(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether the server lists no such collection.
+async fn is_missing(database: &Database, collection: &Source) -> bool {
+    let list = doc! {
+        "listCollections": 1, "nameOnly": true, "authorizedCollections": true,
+        "filter": { "name": collection.as_str() },
+    };
+    let Ok(reply) = run(database, list).await else { return false };
+    let found = reply.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
+    found.is_ok_and(Vec::is_empty)
+}
+
+/// The finding for all collections with all rights.
+pub fn granted(database: &Database, collections: &[Source]) -> Finding {
+    let on = match collections {
+        [only] => format!("{}.{only}", database.name()),
+        several => format!("{} collections of {}", several.len(), database.name()),
+    };
+    Finding::ok(RIGHTS, format!("find, update and insert on {on}"))
+}
+
+/// The write error in a reply with `ok: 1`.
+fn write_error(reply: &Document) -> Option<CommandError> {
+    let error = reply.get_array("writeErrors").ok()?.first()?.as_document()?;
+    let cause = error.get_str("errmsg").unwrap_or("the server rejected it").to_owned();
+    Some(CommandError { cause, class: ErrorClass::Rejected })
+}
+
+/// The failure if the user may not create indexes on `collection`, which must exist. The command has no
+/// indexes: a user with the right gets another error.
+pub async fn index_right(database: &Database, collection: &Source) -> Option<Finding> {
+    let none = doc! { "createIndexes": collection.as_str(), "indexes": [] };
+    let error = run(database, none).await.err()?;
+    error.is_access_denied().then(|| missing_right(database, collection, "createIndex", &error))
+}
+
+fn missing_right(database: &Database, collection: &Source, right: &str, error: &CommandError) -> Finding {
+    not_allowed(database, format!("no {right} on {}.{collection}: {}", database.name(), error.cause))
+}
+
+/// The failure because of a missing right.
+pub(super) fn not_allowed(database: &Database, cause: String) -> Finding {
+    let remedy = format!("grant the user of MONGODB_URI the role readWrite on {}", database.name());
+    Finding::fail(RIGHTS, cause, remedy)
+}
+
+/// The number of data-bearing members; a router does not list them.
+fn data_members(hello: &Document) -> Option<usize> {
+    let count = |list: &str| hello.get_array(list).map_or(0, |hosts| hosts.len());
+    match hello.get_str("msg") {
+        Ok("isdbgrid") => None,
+        _ => Some((count("hosts") + count("passives")).max(1)),
+    }
+}
+
+/// Checks how safe a finished write is, and whether a write can finish. `hello` is `None` if the server
+/// is unavailable.
+pub fn check_write_concern(uri: &Secret, hello: Option<&Document>) -> Finding {
+    let concern = write_concern(uri).unwrap_or_default();
+    let w = concern.get("w").ok().flatten().and_then(|w| w.as_i32());
+    let is_weak = w == Some(1);
+    let is_unjournaled = matches!(concern.get_bool("j"), Ok(false));
+    let subject = "mongodb write concern";
+    let remedy = "leave w and journal out of MONGODB_URI: majority is the default";
+    if let (Some(w), Some(members)) = (w.and_then(|w| usize::try_from(w).ok()), hello.and_then(data_members))
+        && w > members
+    {
+        let cause = format!("w={w}, but only {members} data-bearing members: no write is ever finished");
+        return Finding::fail(subject, cause, remedy);
+    }
+    if is_weak {
+        return Finding::warn(subject, "w=1: an election can undo a finished write", remedy);
+    }
+    if is_unjournaled {
+        return Finding::warn(subject, "journal=false: a power failure can undo a finished write", remedy);
+    }
+    let concern = Document::try_from(concern).unwrap_or_default();
+    Finding::ok(subject, concern.to_string())
+}
+
+/// Checks for options of MONGODB_URI that have no effect.
+pub fn check_options(uri: &Secret) -> Option<Finding> {
+    let ignored = ignored_options(uri);
+    let remedy = "remove them; docs/OPERATIONS.md has the values that apply instead";
+    let cause = || format!("options without effect: {}", ignored.join(", "));
+    (!ignored.is_empty()).then(|| Finding::warn("mongodb uri", cause(), remedy))
+}
+
+/// Checks for the well-known password.
+pub fn check_password(uri: &Secret) -> Option<Finding> {
+    let parsed = ConnectionString::parse(usable_uri(uri).expose()).ok()?;
+    let known = parsed.credential?.password? == DEFAULT_PASSWORD;
+    let remedy = "change it with db.changeUserPassword, and in .env (MONGO_INITDB_ROOT_PASSWORD applies only to a \
+                  new volume)";
+    known.then(|| {
+        Finding::warn("mongodb password", "is the default of docker-compose.yml, which is public", remedy)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::finding::Level;
+
+    #[test]
+    fn a_w_above_the_number_of_members_fails() {
+        let three = doc! { "hosts": ["a:1", "b:1"], "passives": ["c:1"], "arbiters": ["d:1"] };
+        let (router, standalone) = (doc! { "msg": "isdbgrid" }, doc! {});
+        let level =
+            |w: &str, hello| check_write_concern(&Secret::new(format!("mongodb://h/?w={w}")), hello).level;
+        assert_eq!(level("3", Some(&three)), Level::Ok);
+        assert_eq!(level("4", Some(&three)), Level::Fail);
+        assert_eq!(level("2", Some(&standalone)), Level::Fail);
+        assert_eq!(level("majority", Some(&standalone)), Level::Ok);
+        assert_eq!(level("4", Some(&router)), Level::Ok);
+        assert_eq!(level("4", None), Level::Ok);
+    }
+
+    #[test]
+    fn options_without_effect_are_a_warning_with_their_names() {
+        let found =
+            check_options(&Secret::new("mongodb://h/?foo=bar&w=1&compressors=snappy")).expect("a finding");
+        assert_eq!(
+            (found.level, found.cause.as_str()),
+            (Level::Warn, "options without effect: foo, compressors=snappy")
+        );
+        assert_eq!(check_options(&Secret::new("mongodb://h/?w=1")), None);
+        let password = check_password(&Secret::new("mongodb://u:mongopass@h/?foo=bar"));
+        assert_eq!(password.map(|found| found.level), Some(Level::Warn));
+    }
+
+    // The real servers of the tests are new enough, and each is a primary.
+    #[test]
+    fn a_server_that_is_too_old_or_no_primary_fails() {
+        let old = check_hello(&doc! { "maxWireVersion": 9, "isWritablePrimary": true });
+        assert!(old.level == Level::Fail && old.cause.contains("5.0"), "{old:?}");
+        let secondary = check_hello(&doc! { "maxWireVersion": 21, "isWritablePrimary": false });
+        assert!(secondary.level == Level::Fail && secondary.cause.contains("primary"), "{secondary:?}");
+    }
+}

@@ -1,0 +1,153 @@
+//! Counts the records of a topic by reading it to its end, because the watermarks of some brokers that
+//! `up` can run are wrong.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kafka::client_config;
+use rdkafka::consumer::Consumer;
+use rdkafka::error::KafkaError;
+use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+
+use kafka::BoxError;
+use kafka::requests::{REQUEST_TIMEOUT, RequestClient, RequestError, RetryObserver, committed};
+use kafka::topic_reader::{is_transient, partitions, read_timeout};
+
+/// The next offset of each partition.
+pub type NextOffsets = BTreeMap<i32, i64>;
+
+/// Counts the records of a topic and reads the offsets of a group.
+#[derive(Clone)]
+pub struct TopicCounter {
+    client: ClientConfig,
+    topic: String,
+    group: String,
+    observer: Option<Arc<RetryObserver>>,
+}
+
+/// The result of a count.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TopicCount {
+    /// Records from the start offsets on.
+    pub records: u64,
+    /// Unfinished records among them.
+    pub waiting: u64,
+}
+
+impl TopicCounter {
+    /// Counts `topic` for the group of `config`; the group's offsets do not change.
+    pub fn new(config: &consumer::Config, topic: &str) -> Self {
+        let defaults = [("group.id", config.group_id.as_str()), ("enable.auto.commit", "false")];
+        let client = client_config(&config.kafka_broker, "slipstream-up", &defaults, &config.properties);
+        Self { client, topic: topic.to_owned(), group: config.group_id.clone(), observer: None }
+    }
+
+    /// A counter that waits without a limit while Kafka is unavailable; `observer` gets the causes.
+    pub fn without_deadline(&self, observer: impl Fn(&RequestError) + Send + Sync + 'static) -> Self {
+        Self { observer: Some(Arc::new(observer)), ..self.clone() }
+    }
+
+    fn request_client(&self, client: &ClientConfig) -> Result<RequestClient, BoxError> {
+        let requests = RequestClient::new(client)?;
+        Ok(match &self.observer {
+            Some(observer) => requests.without_deadline(Arc::clone(observer)),
+            None => requests,
+        })
+    }
+
+    /// The group's committed offsets; 0 for a partition without one.
+    ///
+    /// # Errors
+    /// Kafka is unavailable.
+    pub fn committed(&self) -> Result<NextOffsets, BoxError> {
+        let requests = self.request_client(&self.client)?;
+        let mut list = TopicPartitionList::new();
+        for partition in partitions(&requests, &self.topic)? {
+            list.add_partition(&self.topic, partition);
+        }
+        let subject = format!("the offsets of group {}", self.group);
+        let committed =
+            requests.request(&subject, |client, timeout| committed(client, list.clone(), timeout))?;
+        let position = |offset| if let Offset::Offset(offset) = offset { offset } else { 0 };
+        Ok(committed.elements().iter().map(|found| (found.partition(), position(found.offset()))).collect())
+    }
+
+    /// The topic.
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// Reads from `start` to the end. `is_waiting` returns whether the record at a partition and offset is
+    /// unfinished.
+    ///
+    /// # Errors
+    /// Kafka is unavailable, or returns no record for 10 s before the end.
+    pub fn count(
+        &self,
+        start: &NextOffsets,
+        is_waiting: impl Fn(i32, i64) -> bool,
+    ) -> Result<TopicCount, BoxError> {
+        let mut client = self.client.clone();
+        client.set("enable.partition.eof", "true").set("auto.offset.reset", "earliest");
+        let requests = self.request_client(&client)?;
+        let mut unfinished = partitions(&requests, &self.topic)?;
+        let consumer = requests.client();
+        let mut assignment = TopicPartitionList::new();
+        for partition in &unfinished {
+            let offset = start.get(partition).copied().unwrap_or(0);
+            assignment.add_partition_offset(&self.topic, *partition, Offset::Offset(offset))?;
+        }
+        consumer.assign(&assignment)?;
+        let mut count = TopicCount::default();
+        let mut last_progress = Instant::now();
+        while !unfinished.is_empty() {
+            match consumer.poll(Duration::from_millis(100)) {
+                Some(Ok(record)) => {
+                    count.records += 1;
+                    count.waiting += u64::from(is_waiting(record.partition(), record.offset()));
+                    last_progress = Instant::now();
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    unfinished.retain(|unfinished| *unfinished != partition);
+                }
+                Some(Err(error)) if !is_transient(&error) => return Err(error.into()),
+                // librdkafka retries after these; the timeout below ends the read.
+                Some(Err(_)) | None => {}
+            }
+            if last_progress.elapsed() > REQUEST_TIMEOUT {
+                return Err(read_timeout(&requests, &self.topic));
+            }
+        }
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+    use service::lock::lock;
+
+    use super::*;
+
+    #[test]
+    fn a_loading_coordinator_is_waited_for_at_start() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 2, 1).unwrap();
+        let loading = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_COORDINATOR;
+        cluster.request_errors(RDKafkaApiKey::OffsetFetch, &[loading; 8]);
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", cluster.bootstrap_servers()).set("group.id", "g");
+        let counter = TopicCounter { client, topic: "t".into(), group: "g".into(), observer: None };
+        let causes = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&causes);
+        let waiting = counter.without_deadline(move |cause| lock(&log).push(cause.to_string()));
+        assert_eq!(waiting.committed().unwrap(), NextOffsets::from([(0, 0), (1, 0)]));
+        let causes = lock(&causes);
+        let prefix = format!("kafka at {} (KAFKA_BROKER) does not return", cluster.bootstrap_servers());
+        assert!(!causes.is_empty() && causes.iter().all(|cause| cause.starts_with(&prefix)), "{causes:?}");
+    }
+}
