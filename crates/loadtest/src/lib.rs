@@ -1,10 +1,10 @@
 //! Load generator, ledger and verifier: `slipstream load` and `slipstream verify`, as a library.
 //!
 //! [`load::run`] sends events to a producer and writes the outcome of each event to a [`ledger`].
-//! [`verify::run`] compares a ledger with the documents in MongoDB and with the dead letters.
-//! Tests and benchmarks can also use the parts: [`workload::Events`] generates the same events
-//! from the same seed, and [`verify::expected_document`] makes the document of an event with code that
-//! is independent of the pipeline's.
+//! [`verify::run`] compares a ledger with the documents in MongoDB and with the dead letters. Tests
+//! and benchmarks can also use the parts: [`workload::Events`] generates the same events from the
+//! same seed, and [`verify::expected_document`] makes the document of an event with code that is
+//! independent of the pipeline's.
 
 mod json;
 pub mod ledger;

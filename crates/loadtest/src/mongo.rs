@@ -164,8 +164,8 @@ impl CommandError {
     }
 }
 
-/// The cause of a failed server selection: the error of each server, from the driver's description of
-/// the deployment.
+/// The cause of a failed server selection: the error of each server, from the driver's description
+/// of the deployment.
 fn server_errors(text: &str) -> String {
     let servers: Vec<(&str, &str)> = text
         .split("Address: ")

@@ -85,8 +85,8 @@ pub fn hostile(n: u64, key: u64, random: &mut Random) -> Payload {
     Payload { fields, text }
 }
 
-/// Names with a meaning in MongoDB. Names of Extended JSON such as `$date` are missing: the database
-/// that `up` starts converts them to dates when it updates a document. MongoDB does not.
+/// Names with a meaning in MongoDB. Names of Extended JSON such as `$date` are missing: the
+/// database that `up` starts converts them to dates when it updates a document. MongoDB does not.
 fn names(random: &mut Random) -> Document {
     doc! {
         "a.b": { "c.d": integer(random.next_u64() >> 8), "e.": [{ ".f": 1 }] },

@@ -1,6 +1,6 @@
 //! The events of a run, their order and their timestamps. The same seed gives the same events, and
-//! each event can be generated again from its number. Guarantee: no two events of a key have the same
-//! timestamp, and a superseded event is older than the newest earlier event of its key.
+//! each event can be generated again from its number. Guarantee: no two events of a key have the
+//! same timestamp, and a superseded event is older than the newest earlier event of its key.
 
 use serde::{Deserialize, Serialize};
 
@@ -121,9 +121,9 @@ fn timestamp(n: u64) -> i64 {
     FIRST_TIMESTAMP_MS.saturating_add_unsigned(n * INTERVAL_MS)
 }
 
-/// A timestamp just before the key's timestamp of that many rounds ago. The distance to it depends on
-/// the number of rounds, so that superseded events have different timestamps. `None` if the interval
-/// has no room for the distance.
+/// A timestamp just before the key's timestamp of that many rounds ago. The distance to it depends
+/// on the number of rounds, so that superseded events have different timestamps. `None` if the
+/// interval has no room for the distance.
 fn superseded_timestamp(n: u64, keys: u64, rounds: u64) -> Option<i64> {
     let has_room = (1..INTERVAL_MS * keys).contains(&rounds);
     has_room.then(|| timestamp(n).saturating_sub_unsigned(rounds * keys * INTERVAL_MS + rounds))

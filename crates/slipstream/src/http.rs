@@ -1,4 +1,4 @@
-//! Asking over HTTP: our own processes, and ADSBDB.
+//! HTTP requests to the processes and to ADSBDB.
 
 use std::time::Duration;
 
@@ -6,28 +6,28 @@ use serde_json::Value;
 
 use kafka::BoxError;
 
-/// A client for `url` that waits no longer than `limit` for an answer.
+/// Creates a client for `url` with a timeout.
 ///
 /// # Errors
 /// TLS cannot be set up.
-pub fn client(url: &str, limit: Duration) -> Result<reqwest::Client, BoxError> {
-    Ok(builder(url).timeout(limit).build()?)
+pub fn client(url: &str, timeout: Duration) -> Result<reqwest::Client, BoxError> {
+    Ok(builder(url).timeout(timeout).build()?)
 }
 
-/// What clients for `url` have in common.
+/// The common settings of clients for `url`.
 pub fn builder(url: &str) -> reqwest::ClientBuilder {
-    // A second call finds the provider installed, which is as good.
+    // A further call finds the provider installed, which is no error.
     _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = reqwest::Client::builder();
     if url.starts_with("http:") {
-        // On this machine or in this network: a proxy for the internet does not know it.
+        // A server on this machine or in this network, which an internet proxy cannot reach.
         builder = builder.no_proxy();
     }
     builder
 }
 
-/// The innermost error says what happened; those around it say that something did.
-pub fn root(error: &(dyn std::error::Error + 'static)) -> String {
+/// The text of the innermost error, which is the cause.
+pub fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
         innermost = source;
@@ -35,14 +35,18 @@ pub fn root(error: &(dyn std::error::Error + 'static)) -> String {
     innermost.to_string()
 }
 
-/// The JSON body of a 2xx answer.
+/// Sends a GET request and returns the JSON body of a 2xx response.
 ///
 /// # Errors
-/// No answer within `limit`, another status (the error is then the answer's `detail`), or a body that is not JSON.
-pub async fn get(url: &str, limit: Duration) -> Result<Value, BoxError> {
-    let answer = client(url, limit)?.get(url).send().await?;
-    let well = answer.status().is_success();
-    let status = answer.status();
-    let body: Value = answer.json().await?;
-    if well { Ok(body) } else { Err(body["detail"].as_str().unwrap_or(status.as_str()).into()) }
+/// No response within `timeout`, another status (the error is then the response's `detail`), or a
+/// body that is not JSON.
+pub async fn get(url: &str, timeout: Duration) -> Result<Value, BoxError> {
+    let response = client(url, timeout)?.get(url).send().await?;
+    let status = response.status();
+    let body: Value = response.json().await?;
+    if status.is_success() {
+        Ok(body)
+    } else {
+        Err(body["detail"].as_str().unwrap_or(status.as_str()).into())
+    }
 }

@@ -1,8 +1,8 @@
-//! The operator's command: [`up`] runs the whole pipeline on this machine, [`simulate`] stands in for ADSBDB,
-//! [`dedupe`](mod@dedupe) clears the way for a collection's unique index,
-//! [`check`](mod@check) tells what is wrong with a deployment, [`trace`](mod@trace)
-//! where an event is, [`dead_letters`] what could not be stored, and sends it again; [`load`](mod@load) sends events, and
-//! [`verify`](mod@verify) judges what became of them.
+//! The operator's command. [`up`] runs the whole pipeline on this machine, and [`simulate`] serves
+//! an ADSBDB simulator. [`check`](mod@check) reports faults of a deployment, and
+//! [`trace`](mod@trace) finds an event. [`dead_letters`] lists and replays dead letters, and
+//! [`dedupe`](mod@dedupe) removes duplicate documents. [`load`](mod@load) sends events, and
+//! [`verify`](mod@verify) compares them with the documents.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -27,18 +27,18 @@ pub mod trace;
 pub mod up;
 pub mod verify;
 
-/// Does what the command line says. Exit codes: 0 all is as it must be, 1 it is not, 2 a wrong command line or
-/// configuration, 130 a second signal.
+/// Runs the command. Exit codes: 0 success, 1 failure, 2 a wrong command line or configuration, 130
+/// a second signal.
 pub fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return complain(&error.into()),
+        Err(error) => return report_error(&error.into()),
     };
     let outcome = runtime.block_on(async {
         match cli.command {
             cli::Command::Up(options) => up::up(options, environment()?).await,
-            cli::Command::ConfigReader(options) => check::check(options, environment()?).await,
+            cli::Command::Check(options) => check::check(options, environment()?).await,
             cli::Command::Trace(options) => trace::trace(options, environment()?).await,
             cli::Command::Load(options) => load::load(options, environment()?).await,
             cli::Command::Verify(options) => verify::verify(options, environment()?).await,
@@ -48,36 +48,39 @@ pub fn main() -> ExitCode {
         }
     });
     runtime.shutdown_timeout(std::time::Duration::from_millis(500));
-    outcome.unwrap_or_else(|error| complain(&error))
+    outcome.unwrap_or_else(|error| report_error(&error))
 }
 
-/// What `up` reads besides the variables of the processes.
-const OWN: &[Variable] = &[Variable {
+/// The variables of `up` besides those of the processes.
+const UP_VARIABLES: &[Variable] = &[Variable {
     field: "slipstream_broker",
-    doc: "The broker that is started: `apache-kafka` or `tansu`.",
+    doc: "The broker that `up` starts: `apache-kafka` or `tansu`.",
     kind: Kind::Optional("Apache Kafka where there is Java, else tansu"),
 }];
 
-/// The environment; or which of the variables that a command reads are not UTF-8.
+/// Reads the environment.
+///
+/// # Errors
+/// A variable that a command reads is not UTF-8.
 fn environment() -> Result<Environment, ConfigErrors> {
-    let ours = [
+    let variables = [
         producer::Settings::VARIABLES,
         consumer::Settings::VARIABLES,
         poller::Settings::VARIABLES,
         check::Settings::VARIABLES,
         dead_letters::Settings::VARIABLES,
         COMMON,
-        OWN,
+        UP_VARIABLES,
     ];
-    match service::environment::read(&ours) {
+    match service::environment::read(&variables) {
         (environment, faults) if faults.0.is_empty() => Ok(environment),
         (_, faults) => Err(faults),
     }
 }
 
-fn complain(error: &BoxError) -> ExitCode {
+fn report_error(error: &BoxError) -> ExitCode {
     _ = writeln!(std::io::stderr(), "slipstream: {error}");
-    let wrong_configuration = error.downcast_ref::<ConfigErrors>().is_some()
+    let is_configuration_error = error.downcast_ref::<ConfigErrors>().is_some()
         || matches!(error.downcast_ref(), Some(devservers::ServerError::Setting(_)));
-    ExitCode::from(if wrong_configuration { 2 } else { 1 })
+    ExitCode::from(if is_configuration_error { 2 } else { 1 })
 }

@@ -1,5 +1,5 @@
-//! `slipstream load`: sends events to a producer and prints a summary. It reads the poller's variables,
-//! which describe how to reach the producer, and EXPECTED_SOURCE for the source.
+//! `slipstream load`: sends events to a producer and prints a summary. It reads the poller's
+//! variables, which describe how to reach the producer, and EXPECTED_SOURCE for the source.
 
 use std::process::ExitCode;
 
@@ -20,7 +20,8 @@ service::settings! {
     }
 }
 
-/// Sends events. The exit code is 0 if every event got a final response and at least one was accepted.
+/// Sends events. The exit code is 0 if every event got a final response and at least one was
+/// accepted.
 ///
 /// # Errors
 /// A wrong configuration, or a ledger that cannot be written.

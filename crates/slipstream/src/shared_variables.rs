@@ -1,4 +1,4 @@
-//! A variable that several processes and commands read has the same rules in each of them.
+//! Tests that a variable has the same rules in all processes and commands that read it.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use service::{ConfigErrors, Kind, Variable};
 
 use crate::{check, dedupe, load};
 
-/// A process or command: what it reads, what it cannot do without, and its reader.
+/// A process or command: its variables, its required variables, and its parser.
 struct Reader {
     name: &'static str,
     variables: Vec<Variable>,
@@ -42,7 +42,7 @@ fn readers() -> [Reader; 6] {
     ]
 }
 
-/// Every reader of the variable, if there are several.
+/// All readers of a variable; empty if there is only one.
 fn sharing<'r>(readers: &'r [Reader], name: &str) -> Vec<(&'r Reader, Kind)> {
     let kind = |reader: &'r Reader| {
         let variable = reader.variables.iter().find(|variable| variable.name() == name)?;
@@ -52,26 +52,26 @@ fn sharing<'r>(readers: &'r [Reader], name: &str) -> Vec<(&'r Reader, Kind)> {
     if sharing.len() > 1 { sharing } else { Vec::new() }
 }
 
-fn is_taken(reader: &Reader, name: &str, value: &str) -> bool {
+fn is_accepted(reader: &Reader, name: &str, value: &str) -> bool {
     let others = reader.required.iter().filter(|(required, _)| *required != name);
     let all = others.copied().chain([(name, value)]);
     let all = all.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     (reader.read)(all).err().is_none_or(|faults| faults.0.iter().all(|(wrong, _)| wrong != name))
 }
 
-/// Where readers differ on purpose.
+/// Whether readers may differ in the value.
 fn may_differ(reader: &Reader, name: &str, value: &str) -> bool {
     match (reader.name, name) {
-        // It reads several topics; the producer writes to one.
+        // The consumer reads several topics; the producer writes to one.
         ("consumer" | "check", "KAFKA_TOPIC") => value.contains(','),
-        // They need the name of one source.
+        // These commands need the name of one source.
         ("dedupe" | "load", "EXPECTED_SOURCE") => value == "*",
         _ => false,
     }
 }
 
 #[test]
-fn every_reader_of_a_variable_takes_and_refuses_the_same_values() {
+fn all_readers_of_a_variable_accept_the_same_values() {
     let readers = readers();
     let names: BTreeSet<String> =
         readers.iter().flat_map(|reader| reader.variables.iter().map(Variable::name)).collect();
@@ -118,17 +118,17 @@ fn every_reader_of_a_variable_takes_and_refuses_the_same_values() {
     for name in &names {
         for value in &values {
             let sharing = sharing(&readers, name);
-            let judging = sharing.iter().filter(|(reader, _)| !may_differ(reader, name, value));
-            let verdicts: Vec<_> =
-                judging.map(|(reader, _)| (reader.name, is_taken(reader, name, value))).collect();
-            let same = verdicts.windows(2).all(|pair| pair[0].1 == pair[1].1);
-            assert!(same, "{name}={value}: {verdicts:?}");
+            let compared = sharing.iter().filter(|(reader, _)| !may_differ(reader, name, value));
+            let results: Vec<_> =
+                compared.map(|(reader, _)| (reader.name, is_accepted(reader, name, value))).collect();
+            let is_equal = results.windows(2).all(|pair| pair[0].1 == pair[1].1);
+            assert!(is_equal, "{name}={value}: {results:?}");
         }
     }
 }
 
 #[test]
-fn every_reader_of_a_variable_has_the_same_default_and_secrecy() {
+fn all_readers_of_a_variable_have_the_same_default_and_secrecy() {
     let readers = readers();
     let mut shared = BTreeSet::new();
     for name in readers.iter().flat_map(|reader| reader.variables.iter().map(Variable::name)) {
@@ -138,7 +138,7 @@ fn every_reader_of_a_variable_has_the_same_default_and_secrecy() {
             let where_ = format!("{name}: {} and {}", one.name, other.name);
             assert_eq!(of_one.is_secret(), of_other.is_secret(), "{where_}");
             let defaults = [of_one, of_other].map(|kind| match kind {
-                // Each process has a port of its own.
+                // Each process has its own port.
                 Kind::Default(text) if name != "LISTEN_ADDR" => *text,
                 _ => "",
             });

@@ -1,4 +1,4 @@
-//! `slipstream simulate`: the ADSBDB simulator as a process of its own.
+//! `slipstream simulate`: runs the ADSBDB simulator as a separate process.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
@@ -10,13 +10,13 @@ use crate::cli::SimulateOptions;
 use crate::output;
 use kafka::BoxError;
 
-/// Runs until a signal, or asks a running one for its health.
+/// Runs the simulator until a signal, or checks the health of a running one.
 ///
 /// # Errors
-/// The address cannot be listened on.
+/// The address cannot be bound.
 pub async fn simulate(options: SimulateOptions) -> Result<ExitCode, BoxError> {
     if options.healthcheck {
-        return Ok(if alive(options.listen).await { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        return Ok(if is_alive(options.listen).await { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     let stop = service::signals::stop_token()?;
     let simulator = Simulator::start(options.listen).await?;
@@ -26,7 +26,7 @@ pub async fn simulate(options: SimulateOptions) -> Result<ExitCode, BoxError> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn alive(listen: SocketAddr) -> bool {
+async fn is_alive(listen: SocketAddr) -> bool {
     let ip = if listen.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { listen.ip() };
     let url = format!("http://{}/livez", SocketAddr::new(ip, listen.port()));
     crate::http::get(&url, Duration::from_secs(3)).await.is_ok()

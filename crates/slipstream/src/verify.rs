@@ -11,8 +11,8 @@ use crate::output;
 /// Exit code of a verification without differences while records are unfinished.
 const INCOMPLETE: u8 = 3;
 
-/// Compares and prints the report. The exit code is 0 if the verification passed, 1 if it failed, and
-/// 3 if it is incomplete.
+/// Compares and prints the report. The exit code is 0 if the verification passed, 1 if it failed,
+/// and 3 if it is incomplete.
 ///
 /// # Errors
 /// A wrong configuration, a ledger that cannot be verified, or a server that does not answer.

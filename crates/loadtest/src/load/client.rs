@@ -1,4 +1,5 @@
-//! The HTTP client of the producer: sends one request and returns the result for each of its events.
+//! The HTTP client of the producer: sends one request and returns the result for each of its
+//! events.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,6 @@
-//! The load generator: sends events to a producer as a good client does, and writes each outcome to a
-//! ledger. An event without a final response is retried with the same id and the same body until it
-//! has one, or until the run ends. [`crate::verify`] reads the ledger.
+//! The load generator: sends events to a producer as a good client does, and writes each outcome to
+//! a ledger. An event without a final response is retried with the same id and the same body until
+//! it has one, or until the run ends. [`crate::verify`] reads the ledger.
 
 mod client;
 mod latency;

@@ -79,8 +79,8 @@ pub fn parse_batch(ids: &[&str], status: u16, body: &[u8]) -> Vec<EventResponse>
         let outcome = not_accepted(status, body.retryable);
         return ids.iter().map(|_| EventResponse { status, outcome: outcome.clone() }).collect();
     };
-    // With fewer results than events, the last result is an error of the body: the events from there
-    // on were not read.
+    // With fewer results than events, the last result is an error of the body: the events from
+    // there on were not read.
     let read = if results.len() < ids.len() { results.len() - 1 } else { ids.len() };
     let rest = results.get(read).map(|Object(error)| {
         let outcome = match read {

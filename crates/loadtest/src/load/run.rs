@@ -1,9 +1,9 @@
 //! A run: workers take requests from the schedule and retry until each event has a final response.
-//! Guarantee: at the end, each event that was sent has exactly one line in the ledger. All attempts of
-//! an event have the same id and the same body.
+//! Guarantee: at the end, each event that was sent has exactly one line in the ledger. All attempts
+//! of an event have the same id and the same body.
 //!
-//! A run ends in phases: no new events, then no retries, then no waiting for responses. A run with a
-//! limited duration or number of events always ends, whatever the producer does.
+//! A run ends in phases: no new events, then no retries, then no waiting for responses. A run with
+//! a limited duration or number of events always ends, whatever the producer does.
 
 use std::io;
 use std::sync::{Arc, Mutex};

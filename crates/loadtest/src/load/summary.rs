@@ -67,7 +67,8 @@ pub struct Summary {
     pub counters: Counters,
     /// Time from the first event to the last response.
     pub duration: Duration,
-    /// Scheduled events that were not sent, because the producer was too slow or the run was stopped.
+    /// Scheduled events that were not sent, because the producer was too slow or the run was
+    /// stopped.
     pub not_sent: u64,
     /// Path of the ledger.
     pub ledger: Option<String>,

@@ -1,5 +1,5 @@
-//! Compares the sent events with the stored documents. Memory grows with the ids of the run, not with
-//! its events.
+//! Compares the sent events with the stored documents. Memory grows with the ids of the run, not
+//! with its events.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -82,8 +82,8 @@ fn may_be_unfinished(line: &Line, (backlog, topics): (&Backlog, &[String])) -> b
 }
 
 impl Comparison {
-    /// Reads the events of a ledger. A dead-lettered event need not be stored. Keys that the backlog
-    /// of these topics may still change are not compared.
+    /// Reads the events of a ledger. A dead-lettered event need not be stored. Keys that the
+    /// backlog of these topics may still change are not compared.
     ///
     /// # Errors
     /// A line cannot be read, or is not of the run's events.
@@ -183,8 +183,8 @@ impl Comparison {
         }
     }
 
-    /// After the last document: the keys that lack an accepted event, with the times of their stored
-    /// document. A record with newer times could still complete them.
+    /// After the last document: the keys that lack an accepted event, with the times of their
+    /// stored document. A record with newer times could still complete them.
     pub fn lacking(&self) -> HashMap<u64, VersionTimes> {
         let decided = self.sent.iter().filter(|(key, _)| !self.undecided.contains(key));
         let missing = decided.filter(|(_, sent)| sent.requires_document() && sent.documents == 0);
@@ -193,8 +193,8 @@ impl Comparison {
         missing.chain(superseded).collect()
     }
 
-    /// Completes the report. `gone` are those of the [`Comparison::lacking`] keys whose records Kafka
-    /// no longer has.
+    /// Completes the report. `gone` are those of the [`Comparison::lacking`] keys whose records
+    /// Kafka no longer has.
     pub fn finish(mut self, gone: &HashSet<u64>) -> Report {
         for SupersededDocument { key, description, .. } in std::mem::take(&mut self.superseded) {
             if gone.contains(&key) {
@@ -233,8 +233,9 @@ fn check_line(header: &Header, line: &Line) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Returns those of the `lacking` keys that Kafka can no longer complete: the topic was deleted, or its
-/// retention deleted the record. A key stays out if the ledger has no position of a newer record.
+/// Returns those of the `lacking` keys that Kafka can no longer complete: the topic was deleted, or
+/// its retention deleted the record. A key stays out if the ledger has no position of a newer
+/// record.
 ///
 /// # Errors
 /// Kafka is unavailable, or the ledger cannot be read.

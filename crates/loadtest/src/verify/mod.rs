@@ -1,6 +1,6 @@
 //! The verifier: compares a ledger with the documents in MongoDB and with the dead letters. Each
-//! accepted id must have exactly one document. It holds the newest accepted event, or a newer one with
-//! an unknown outcome. Every field equals what was sent, and there are no other documents. The
+//! accepted id must have exactly one document. It holds the newest accepted event, or a newer one
+//! with an unknown outcome. Every field equals what was sent, and there are no other documents. The
 //! verifier changes nothing.
 
 mod catch_up;
@@ -26,8 +26,8 @@ use dead_letters::DeadLetters;
 pub use document::{Metadata, differences, expected_document};
 pub use report::{Finding, LedgerCounts, Report, VerifyResult};
 
-/// Waits for the consumer as the options say, then compares. Progress goes to stdout, with `json` to
-/// stderr.
+/// Waits for the consumer as the options say, then compares. Progress goes to stdout, with `json`
+/// to stderr.
 ///
 /// # Errors
 /// A configuration or a ledger that cannot be verified, or a server that does not answer.
@@ -90,8 +90,8 @@ async fn documents(
 ) -> Result<(), BoxError> {
     let mongo = Mongo::open(&config.store.uri, &config.store.database).await?;
     let collection = mongo.database.collection::<Document>(&header.source);
-    // The range of texts that begin with the run and a `-`; the next character is `.`. The server can
-    // use an index for it.
+    // The range of texts that begin with the run and a `-`; the next character is `.`. The server
+    // can use an index for it.
     let of_the_run =
         doc! { "event_id": { "$gte": format!("{}-", header.run), "$lt": format!("{}.", header.run) } };
     let mut cursor = mongo.with_timeout(collection.find(of_the_run)).await?;

@@ -14,8 +14,8 @@ use kafka::BoxError;
 use loadtest::mongo::{CommandError, Mongo, REPLY_TIMEOUT, majority};
 use service::plural::counted_with;
 
-/// With EXPECTED_SOURCE=`*`, a collection belongs to another application if none of this many documents
-/// has an `event_id`.
+/// With EXPECTED_SOURCE=`*`, a collection belongs to another application if none of this many
+/// documents has an `event_id`.
 const SAMPLE_DOCUMENTS: i32 = 1000;
 
 /// The collections that the consumer writes to; with `*`, all existing collections except views.

@@ -1,5 +1,5 @@
-//! The configuration of `check`: the consumer's variables, the poller's PRODUCER_* variables, and the
-//! addresses of the other processes.
+//! The configuration of `check`: the consumer's variables, the poller's PRODUCER_* variables, and
+//! the addresses of the other processes.
 
 use service::{ConfigErrors, ConfigReader, Kind, parse};
 

@@ -1,4 +1,5 @@
-//! Checks the consumer group: its members, its lag, and records that were deleted before they were read.
+//! Checks the consumer group: its members, its lag, and records that were deleted before they were
+//! read.
 
 use kafka::cluster::GroupPosition;
 use kafka::group::{ForeignMembers, Group};
@@ -104,8 +105,8 @@ fn deleted_unread(subject: &str, positions: &[GroupPosition]) -> Option<Finding>
     (total > 0).then(|| Finding::fail(subject, cause, remedy))
 }
 
-/// Finds offsets past the end, which a recreated topic leaves: the consumer would skip new records up to
-/// the old offset.
+/// Finds offsets past the end, which a recreated topic leaves: the consumer would skip new records
+/// up to the old offset.
 fn past_end(subject: &str, positions: &[GroupPosition]) -> Option<Finding> {
     let ahead: Vec<String> = positions
         .iter()

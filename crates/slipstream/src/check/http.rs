@@ -7,7 +7,7 @@ use reqwest::{Client, header};
 use serde_json::Value;
 
 use super::finding::Finding;
-use crate::http::root;
+use crate::http::root_cause;
 use kafka::BoxError;
 
 /// Maximum time for a response.
@@ -80,7 +80,11 @@ async fn process(
         Err(error) => {
             let advice = peer.and_then(|peer| peer.advice(&*error));
             let remedy = advice.unwrap_or_else(|| format!("start it, or correct {variable}"));
-            vec![Finding::fail(name, format!("does not response at {base_url}: {}", root(&*error)), remedy)]
+            vec![Finding::fail(
+                name,
+                format!("does not response at {base_url}: {}", root_cause(&*error)),
+                remedy,
+            )]
         }
     }
 }
@@ -103,7 +107,7 @@ pub async fn adsbdb(base_url: &str) -> Finding {
             Finding::warn("adsbdb", format!("{base_url} answers with {}", response.status.as_u16()), remedy)
         }
         Err(error) => {
-            Finding::warn("adsbdb", format!("{base_url} does not response: {}", root(&*error)), remedy)
+            Finding::warn("adsbdb", format!("{base_url} does not response: {}", root_cause(&*error)), remedy)
         }
     }
 }

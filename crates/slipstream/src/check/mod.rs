@@ -1,5 +1,5 @@
-//! `slipstream check`: reports faults of a deployment, and changes nothing. A probe is a function that
-//! returns findings. A probe that needs an unavailable server is skipped.
+//! `slipstream check`: reports faults of a deployment, and changes nothing. A probe is a function
+//! that returns findings. A probe that needs an unavailable server is skipped.
 
 mod collections;
 mod config;
@@ -25,8 +25,8 @@ use kafka::requests::UNAVAILABLE_REMEDY;
 use kafka::topics::TopicSpec;
 use service::plural::counted;
 
-/// Runs all probes and prints their findings. The exit code is 0 if no finding failed; warnings do not
-/// count.
+/// Runs all probes and prints their findings. The exit code is 0 if no finding failed; warnings do
+/// not count.
 ///
 /// # Errors
 /// A wrong configuration.

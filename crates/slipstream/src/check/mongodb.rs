@@ -1,5 +1,5 @@
-//! Checks MongoDB: whether it answers and accepts the credentials, the rights of the user, and how safe
-//! a finished write is.
+//! Checks MongoDB: whether it answers and accepts the credentials, the rights of the user, and how
+//! safe a finished write is.
 
 use bson::oid::ObjectId;
 use bson::{Document, doc};
@@ -140,8 +140,8 @@ fn write_error(reply: &Document) -> Option<CommandError> {
     Some(CommandError { cause, class: ErrorClass::Rejected })
 }
 
-/// The failure if the user may not create indexes on `collection`, which must exist. The command has no
-/// indexes: a user with the right gets another error.
+/// The failure if the user may not create indexes on `collection`, which must exist. The command
+/// has no indexes: a user with the right gets another error.
 pub async fn index_right(database: &Database, collection: &Source) -> Option<Finding> {
     let none = doc! { "createIndexes": collection.as_str(), "indexes": [] };
     let error = run(database, none).await.err()?;
@@ -167,8 +167,8 @@ fn data_members(hello: &Document) -> Option<usize> {
     }
 }
 
-/// Checks how safe a finished write is, and whether a write can finish. `hello` is `None` if the server
-/// is unavailable.
+/// Checks how safe a finished write is, and whether a write can finish. `hello` is `None` if the
+/// server is unavailable.
 pub fn check_write_concern(uri: &Secret, hello: Option<&Document>) -> Finding {
     let concern = write_concern(uri).unwrap_or_default();
     let w = concern.get("w").ok().flatten().and_then(|w| w.as_i32());

@@ -103,8 +103,8 @@ fn replication(name: &str, topic: &Topic) -> Option<Finding> {
         .then(|| Finding::warn(subject(name), "replication factor 1: one broker holds the only copy", remedy))
 }
 
-/// `acks=all` waits for the in-sync replicas. min.insync.replicas is therefore the minimum number of
-/// replicas that have an acknowledged record.
+/// `acks=all` waits for the in-sync replicas. min.insync.replicas is therefore the minimum number
+/// of replicas that have an acknowledged record.
 fn min_in_sync(name: &str, topic: &Topic) -> Option<Finding> {
     let (replicas, min) = (replicas(topic), usize::try_from(number(topic, "min.insync.replicas")?).ok()?);
     let change = |to: usize| {
@@ -131,7 +131,8 @@ fn min_in_sync(name: &str, topic: &Topic) -> Option<Finding> {
     None
 }
 
-/// Checks whether the dead-letter topic `name` keeps every dead letter of `sources` without a limit.
+/// Checks whether the dead-letter topic `name` keeps every dead letter of `sources` without a
+/// limit.
 pub fn check_dead_letter_topic<'a>(
     name: &str,
     topic: &Topic,

@@ -1,5 +1,5 @@
-//! `slipstream dead-letters add`: requests from the consumer to set one record aside. The consumer makes the
-//! dead letter, because only it has the state of unfinished records.
+//! `slipstream dead-letters add`: requests from the consumer to set one record aside. The consumer
+//! makes the dead letter, because only it has the state of unfinished records.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -25,7 +25,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 service::settings! {
     /// The consumer's address and the token.
     pub struct Settings {
-        /// Base URL of the consumer, such as `http://adsbdb-consumer:8081`. The request goes to each address of the name.
+        /// Base URL of the consumer, such as `http://adsbdb-consumer:8081`. The request goes to
+        /// each address of the name.
         consumer_base_url: Kind::Required,
         /// The consumer's ADMIN_TOKEN.
         admin_token: Kind::OptionalSecret("none: the consumer rejects the request"),
@@ -55,8 +56,8 @@ struct AddressResult {
     result: Result<Value, String>,
 }
 
-/// Sends the request to each address of the consumer's name. The exit code is 0 if one of them set the
-/// record aside.
+/// Sends the request to each address of the consumer's name. The exit code is 0 if one of them set
+/// the record aside.
 pub async fn add(
     options: AddOptions,
     environment: impl IntoIterator<Item = (String, String)>,
@@ -140,10 +141,13 @@ async fn request(client: &Client, url: &str, token: Option<&Secret>, body: &Valu
     let answer = match request.send().await {
         Ok(answer) => answer,
         Err(error) if error.is_connect() => {
-            return Err(format!("no consumer answers (CONSUMER_BASE_URL): {}", crate::http::root(&error)));
+            return Err(format!(
+                "no consumer answers (CONSUMER_BASE_URL): {}",
+                crate::http::root_cause(&error)
+            ));
         }
         Err(error) => {
-            let why = crate::http::root(&error);
+            let why = crate::http::root_cause(&error);
             return Err(format!("no response, so the record may or may not be set aside; try again: {why}"));
         }
     };

@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 /// Maximum number of bytes that a line shows of a key that is not UTF-8.
 const MAX_SHOWN_BYTES: usize = 48;
 
-/// Whether a character is invisible but has an effect: control characters, and those that change the
-/// text direction.
+/// Whether a character is invisible but has an effect: control characters, and those that change
+/// the text direction.
 fn is_control(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')

@@ -41,7 +41,7 @@ mod tests {
     use events::Source;
     use kafka::topic_reader::RecordPosition;
 
-    fn letter() -> DeadLetter {
+    fn dead_letter() -> DeadLetter {
         DeadLetter {
             position: RecordPosition { topic: "t.dlq".into(), partition: 0, offset: 0 },
             timestamp_ms: Some(5_000),
@@ -56,8 +56,8 @@ mod tests {
         }
     }
 
-    fn matches(filters: Filters, letter: &DeadLetter) -> bool {
-        Filter::new(filters, 10_000).matches(letter)
+    fn matches(filters: Filters, dead_letter: &DeadLetter) -> bool {
+        Filter::new(filters, 10_000).matches(dead_letter)
     }
 
     #[test]
@@ -66,15 +66,15 @@ mod tests {
             [("Unstorable", true), ("too deep", true), ("Unstorable: payload", true), ("x", false)]
         {
             let filters = Filters { reason: Some(text.into()), ..Filters::default() };
-            assert_eq!(matches(filters, &letter()), taken, "{text}");
+            assert_eq!(matches(filters, &dead_letter()), taken, "{text}");
         }
     }
 
     #[test]
     fn a_source_filter_excludes_a_value_without_a_readable_source() {
         let filters = |name| Filters { source: Some(Source::new(name).unwrap()), ..Filters::default() };
-        assert!(matches(filters("manual"), &letter()) && !matches(filters("man"), &letter()));
-        assert!(!matches(filters("manual"), &DeadLetter { source: None, ..letter() }));
+        assert!(matches(filters("manual"), &dead_letter()) && !matches(filters("man"), &dead_letter()));
+        assert!(!matches(filters("manual"), &DeadLetter { source: None, ..dead_letter() }));
     }
 
     #[test]
@@ -84,9 +84,11 @@ mod tests {
             until: Some(TimeArgument::At(until)),
             ..Filters::default()
         };
-        assert!(matches(between(5_000, 5_001), &letter()));
-        assert!(!matches(between(5_001, 6_000), &letter()) && !matches(between(0, 5_000), &letter()));
-        assert!(!matches(between(0, 9_000), &DeadLetter { timestamp_ms: None, ..letter() }));
-        assert!(matches(Filters::default(), &DeadLetter { timestamp_ms: None, ..letter() }));
+        assert!(matches(between(5_000, 5_001), &dead_letter()));
+        assert!(
+            !matches(between(5_001, 6_000), &dead_letter()) && !matches(between(0, 5_000), &dead_letter())
+        );
+        assert!(!matches(between(0, 9_000), &DeadLetter { timestamp_ms: None, ..dead_letter() }));
+        assert!(matches(Filters::default(), &DeadLetter { timestamp_ms: None, ..dead_letter() }));
     }
 }

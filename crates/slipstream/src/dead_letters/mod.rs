@@ -1,5 +1,5 @@
-//! `slipstream dead-letters`: lists, shows and replays dead letters, and dead-letters a stuck record. Only
-//! `replay` writes records; `add` sends a request to the consumer, which writes one.
+//! `slipstream dead-letters`: lists, shows and replays dead letters, and dead-letters a stuck
+//! record. Only `replay` writes records; `add` sends a request to the consumer, which writes one.
 
 mod add;
 mod dead_letter;

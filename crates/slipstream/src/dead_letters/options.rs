@@ -22,7 +22,8 @@ pub struct Options {
 pub enum Command {
     /// Print a line for each record: position, time, key, origin and reason. Changes nothing.
     ///
-    /// The lines are ordered by time. Replayed records are marked. A record with several dead letters has one line.
+    /// The lines are ordered by time. Replayed records are marked. A record with several dead
+    /// letters has one line.
     List(ListOptions),
     /// Print one dead letter with its headers, key and value. Changes nothing.
     ///
@@ -30,31 +31,38 @@ pub enum Command {
     Show(ShowOptions),
     /// Send records to the topic that they came from, once more.
     ///
-    /// Key, value, timestamp and headers are those of the record byte for byte, without the headers that dead-lettering added.
-    /// The header slipstream.replays counts the replays. The record goes to its original partition. The newest event wins: a
-    /// record that is replayed twice changes nothing.
+    /// Key, value, timestamp and headers are those of the record byte for byte, without the headers
+    /// that dead-lettering added. The header slipstream.replays counts the replays. The record goes
+    /// to its original partition. The newest event wins: a record that is replayed twice changes
+    /// nothing.
     ///
-    /// The replayed offsets are committed in a separate consumer group, each after Kafka acknowledged the record. The group's
-    /// offset in a partition is the first dead letter that is not replayed; the commit's metadata lists the replayed ones above
-    /// it. An interrupted run therefore continues where it ended. Dead letters that the filters exclude, that were replayed
-    /// --max-replays times or that Kafka rejects stay for the next run. If a partition gets too many gaps for the metadata
-    /// (about 1000), the run ends there with an error; a run without a filter, or in another group, continues.
+    /// The replayed offsets are committed in a separate consumer group, each after Kafka
+    /// acknowledged the record. The group's offset in a partition is the first dead letter that is
+    /// not replayed; the commit's metadata lists the replayed ones above it. An interrupted run
+    /// therefore continues where it ended. Dead letters that the filters exclude, that were
+    /// replayed --max-replays times or that Kafka rejects stay for the next run. If a partition
+    /// gets too many gaps for the metadata (about 1000), the run ends there with an error; a run
+    /// without a filter, or in another group, continues.
     ///
-    /// Keep the consumer running: Kafka may delete a record older than its topic's retention.ms before it is read.
+    /// Keep the consumer running: Kafka may delete a record older than its topic's retention.ms
+    /// before it is read.
     ///
-    /// A run ends at the end of the dead-letter topic at its start. A group allows one run at a time; a second one is an error.
-    /// Records of topics that KAFKA_TOPIC does not name are not replayed.
+    /// A run ends at the end of the dead-letter topic at its start. A group allows one run at a
+    /// time; a second one is an error. Records of topics that KAFKA_TOPIC does not name are not
+    /// replayed.
     Replay(ReplayOptions),
-    /// Set one stuck record aside: the consumer makes its dead letter and continues with the next record.
+    /// Set one stuck record aside: the consumer makes its dead letter and continues with the next
+    /// record.
     ///
-    /// Sends a request to the consumer at CONSUMER_BASE_URL (to each address of the name) with ADMIN_TOKEN, which must be the
-    /// consumer's own; other variables are not read. The consumer that has the partition sets the record aside if it processes
-    /// the record and the record is unfinished: its collection is blocked, or its write is retried, alone or in a batch. The
-    /// reason is in the consumer's log and in the dead letter, whose class is SetAside. `list`, `show` and `replay` treat it as
-    /// any other dead letter.
+    /// Sends a request to the consumer at CONSUMER_BASE_URL (to each address of the name) with
+    /// ADMIN_TOKEN, which must be the consumer's own; other variables are not read. The consumer
+    /// that has the partition sets the record aside if it processes the record and the record is
+    /// unfinished: its collection is blocked, or its write is retried, alone or in a batch. The
+    /// reason is in the consumer's log and in the dead letter, whose class is SetAside. `list`,
+    /// `show` and `replay` treat it as any other dead letter.
     ///
-    /// Exit code 0: the record is set aside; 1: no consumer processes it, or the consumer rejects the request or does not
-    /// answer; 2: a wrong command line or configuration.
+    /// Exit code 0: the record is set aside; 1: no consumer processes it, or the consumer rejects
+    /// the request or does not answer; 2: a wrong command line or configuration.
     Add(AddOptions),
 }
 
@@ -84,7 +92,8 @@ pub struct ListOptions {
     /// Maximum number of records.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
-    /// The consumer group with the replayed offsets; the default is KAFKA_GROUP_ID with `.dead-letters` added.
+    /// The consumer group with the replayed offsets; the default is KAFKA_GROUP_ID with
+    /// `.dead-letters` added.
     #[arg(long)]
     pub group: Option<String>,
     /// Print one JSON object per line instead of text.
@@ -95,7 +104,8 @@ pub struct ListOptions {
 /// Options of `show`.
 #[derive(Debug, Clone, Args)]
 pub struct ShowOptions {
-    /// TOPIC/PARTITION@OFFSET, as `list` prints it. With one dead-letter topic, PARTITION@OFFSET is enough. A slash may replace the @.
+    /// TOPIC/PARTITION@OFFSET, as `list` prints it. With one dead-letter topic, PARTITION@OFFSET is
+    /// enough. A slash may replace the @.
     pub place: PositionArgument,
     /// Write only the bytes of the value.
     #[arg(long, conflicts_with = "json")]
@@ -117,7 +127,8 @@ pub struct ReplayOptions {
     /// Leave out records with this number of replays.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub max_replays: u32,
-    /// The consumer group with the replayed offsets; the default is KAFKA_GROUP_ID with `.dead-letters` added.
+    /// The consumer group with the replayed offsets; the default is KAFKA_GROUP_ID with
+    /// `.dead-letters` added.
     #[arg(long)]
     pub group: Option<String>,
     /// Print what would be sent, and change nothing.

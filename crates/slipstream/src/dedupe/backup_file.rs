@@ -1,6 +1,6 @@
-//! The backup file for removed documents: one document per line, in canonical Extended JSON v2, which
-//! `mongoimport` reads. A document is written only if its line reads back to the same bytes. It must not
-//! be removed before [`BackupFile::sync`] has returned.
+//! The backup file for removed documents: one document per line, in canonical Extended JSON v2,
+//! which `mongoimport` reads. A document is written only if its line reads back to the same bytes.
+//! It must not be removed before [`BackupFile::sync`] has returned.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -32,8 +32,8 @@ impl BackupFile {
         Ok(Self { path: path.to_owned(), file: BufWriter::new(file), lines: 0 })
     }
 
-    /// Writes a document. Returns `false` and writes nothing if Extended JSON cannot represent it, for
-    /// example because a field has the form of an Extended JSON type.
+    /// Writes a document. Returns `false` and writes nothing if Extended JSON cannot represent it,
+    /// for example because a field has the form of an Extended JSON type.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -71,8 +71,8 @@ impl BackupFile {
     }
 }
 
-/// A document in canonical Extended JSON v2, as one line: it keeps the type of every number and the order
-/// of the fields.
+/// A document in canonical Extended JSON v2, as one line: it keeps the type of every number and the
+/// order of the fields.
 ///
 /// # Errors
 /// None for a document that the server returned.

@@ -273,8 +273,8 @@ fn is_plain(index: &Document, keys: &UpsertKeys) -> bool {
     on_key && index.keys().all(|name| names.contains(&name.as_str()))
 }
 
-/// Splits `all` into parts of at most `limit` bytes, in order. An element that exceeds the limit is a part
-/// of its own. `bytes` returns the size of an element.
+/// Splits `all` into parts of at most `limit` bytes, in order. An element that exceeds the limit is
+/// a part of its own. `bytes` returns the size of an element.
 fn split_by_size<T>(all: Vec<T>, bytes: impl Fn(&T) -> usize, limit: usize) -> Vec<Vec<T>> {
     let (mut parts, mut used) = (Vec::<Vec<T>>::new(), 0);
     for one in all {

@@ -55,8 +55,8 @@ impl Config {
     }
 }
 
-/// Parses a list of sources and returns the first one. `option` is the command-line option that names
-/// another source.
+/// Parses a list of sources and returns the first one. `option` is the command-line option that
+/// names another source.
 pub fn first_source(option: &'static str) -> impl FnOnce(&str) -> Result<Source, String> {
     move |text| {
         if text == "*" {

@@ -1,6 +1,7 @@
-//! Finds documents with equal keys in one pass over rows that the server sorted by key, newest first.
-//! Memory therefore does not grow with the collection or with the documents of a key. If the equality of
-//! two keys is in doubt, they count as different: only duplicates are classified as duplicates.
+//! Finds documents with equal keys in one pass over rows that the server sorted by key, newest
+//! first. Memory therefore does not grow with the collection or with the documents of a key. If the
+//! equality of two keys is in doubt, they count as different: only duplicates are classified as
+//! duplicates.
 
 use std::sync::Arc;
 
@@ -27,8 +28,8 @@ impl Row {
             .collect()
     }
 
-    /// The sort order that [`DuplicateFinder`] requires; `fields` is the number of key fields. Documents
-    /// with equal versions are ordered by `_id`.
+    /// The sort order that [`DuplicateFinder`] requires; `fields` is the number of key fields.
+    /// Documents with equal versions are ordered by `_id`.
     pub fn order(fields: usize) -> Document {
         let keys = (0..fields).map(|n| (format!("k{n}"), 1));
         let newest_first = ["t", "i", "_id"].map(|name| (name.to_owned(), -1));
@@ -49,8 +50,8 @@ impl Row {
         self.key.iter().zip(&other.key).all(|(one, other)| equals_in_index(one.as_ref(), other.as_ref()))
     }
 
-    /// An array has several entries in the index, but one position in the sort order. Such a document
-    /// cannot be compared.
+    /// An array has several entries in the index, but one position in the sort order. Such a
+    /// document cannot be compared.
     fn has_array(&self) -> bool {
         self.key.iter().flatten().any(|value| matches!(value, Bson::Array(_)))
     }

@@ -1,6 +1,6 @@
-//! `slipstream dedupe`: removes duplicates that prevent a collection's unique index. The newest document of
-//! each key stays. Without `--apply` nothing is changed. The command can be interrupted and repeated at
-//! any time, and run while others write.
+//! `slipstream dedupe`: removes duplicates that prevent a collection's unique index. The newest
+//! document of each key stays. Without `--apply` nothing is changed. The command can be interrupted
+//! and repeated at any time, and run while others write.
 
 mod backup_file;
 mod collection;
@@ -27,8 +27,8 @@ use report::{Example, Findings, Report};
 /// Maximum number of passes; a further pass is for documents that changed during the last one.
 const MAX_PASSES: usize = 3;
 
-/// Finds duplicates and, with `--apply`, removes them. The exit code is 0 if the unique index can be
-/// built, else 1.
+/// Finds duplicates and, with `--apply`, removes them. The exit code is 0 if the unique index can
+/// be built, else 1.
 ///
 /// # Errors
 /// A wrong configuration, a file that cannot be written, or an error of the server.

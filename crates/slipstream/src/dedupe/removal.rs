@@ -1,6 +1,6 @@
-//! Removes duplicates in batches. A document is removed only if it is synced to the backup file, the
-//! newest document of its key still exists, and it did not change. An interruption or a concurrent write
-//! therefore costs at most another run.
+//! Removes duplicates in batches. A document is removed only if it is synced to the backup file,
+//! the newest document of its key still exists, and it did not change. An interruption or a
+//! concurrent write therefore costs at most another run.
 
 use std::sync::Arc;
 
@@ -83,8 +83,8 @@ impl<'a> Removal<'a> {
         documents: Vec<Document>,
         batch: &[(Row, Arc<Row>)],
     ) -> Result<(), BoxError> {
-        // Checked after the documents were read: one that changed since then is not removed, because it
-        // differs from the one that was read.
+        // Checked after the documents were read: one that changed since then is not removed,
+        // because it differs from the one that was read.
         let unchanged = self.unchanged(&documents, batch).await?;
         let mut written = Vec::with_capacity(documents.len());
         for document in documents {

@@ -1,5 +1,5 @@
-//! `slipstream trace`: finds the records, the dead letters and the document of an event. It reads the
-//! topics, the group's offsets and the documents, and changes nothing.
+//! `slipstream trace`: finds the records, the dead letters and the document of an event. It reads
+//! the topics, the group's offsets and the documents, and changes nothing.
 
 mod outcome;
 mod report;

@@ -1,5 +1,5 @@
-//! Determines the outcome of a record from the dead letters, the group's offset and the stored document.
-//! Pure.
+//! Determines the outcome of a record from the dead letters, the group's offset and the stored
+//! document. Pure.
 
 use bson::{Bson, Document};
 use events::StorableEvent;
@@ -49,8 +49,8 @@ impl RecordOutcome {
     }
 }
 
-/// Determines the outcome of `record`. `committed` is the group's offset in its partition; `document` is
-/// that of its key.
+/// Determines the outcome of `record`. `committed` is the group's offset in its partition;
+/// `document` is that of its key.
 pub fn of_record(
     record: &FoundRecord,
     dead_letters: &[FoundDeadLetter],
@@ -92,7 +92,8 @@ fn of_event(event: &StorableEvent, is_finished: bool, document: Option<&Document
     }
 }
 
-/// The order of the consumer's guard: a missing field and null are below every number, other types above.
+/// The order of the consumer's guard: a missing field and null are below every number, other types
+/// above.
 fn rank(value: Option<&Bson>) -> f64 {
     match value {
         None | Some(Bson::Null) => f64::NEG_INFINITY,

@@ -94,8 +94,8 @@ impl Search {
         Ok(found)
     }
 
-    /// The content of a record that belongs to the event: by its key, or by the id in its value if the
-    /// key is another one or null.
+    /// The content of a record that belongs to the event: by its key, or by the id in its value if
+    /// the key is another one or null.
     fn content(&self, message: &BorrowedMessage<'_>) -> Option<Content> {
         let id = self.id.as_bytes();
         let by_key = message.key() == Some(id);

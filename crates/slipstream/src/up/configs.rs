@@ -38,8 +38,8 @@ pub fn configs(environment: &[(String, String)], addresses: &Addresses) -> Resul
     let producer = producer::Config::from_environment(with(environment, &producer_overrides(addresses)));
     let consumer =
         consumer::Config::from_environment(with(environment, &consumer_overrides(environment, addresses)));
-    // The poller's configuration is read again when the producer's real address is known; its faults are
-    // reported now.
+    // The poller's configuration is read again when the producer's real address is known; its
+    // faults are reported now.
     let poller = poller_config(environment, addresses, addresses.producer);
     match (producer, consumer, poller) {
         (Ok(producer), Ok(consumer), Ok(_)) => Ok(Configs { producer, consumer }),

@@ -1,5 +1,5 @@
-//! The servers of `up`: those that the user names, else a broker and a database as child processes. The
-//! ADSBDB simulator is used if the public service does not answer.
+//! The servers of `up`: those that the user names, else a broker and a database as child processes.
+//! The ADSBDB simulator is used if the public service does not answer.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -31,11 +31,12 @@ pub struct LocalStack {
 }
 
 impl LocalStack {
-    /// Starts the servers that the environment does not name. `progress` gets a line for each download and
-    /// start.
+    /// Starts the servers that the environment does not name. `progress` gets a line for each
+    /// download and start.
     ///
     /// # Errors
-    /// A server cannot be started; the error names what to install, or the variable for a running server.
+    /// A server cannot be started; the error names what to install, or the variable for a running
+    /// server.
     pub async fn start(
         environment: &[(String, String)],
         options: &UpOptions,

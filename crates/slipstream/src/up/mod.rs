@@ -1,5 +1,5 @@
-//! `slipstream up`: runs the whole pipeline on this machine, with real servers, until Ctrl-C. At the end it
-//! prints an account of all records; the exit code is 0 only if the account balances.
+//! `slipstream up`: runs the whole pipeline on this machine, with real servers, until Ctrl-C. At
+//! the end it prints an account of all records; the exit code is 0 only if the account balances.
 
 use std::path::Path;
 use std::process::ExitCode;

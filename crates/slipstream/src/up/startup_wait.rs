@@ -1,4 +1,5 @@
-//! Waits for the servers at the start of `up`. Each cause of a wait is printed once, within seconds.
+//! Waits for the servers at the start of `up`. Each cause of a wait is printed once, within
+//! seconds.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -14,7 +15,8 @@ use kafka::BoxError;
 use kafka::requests::{RequestClient, RequestError};
 use loadtest::mongo::{Mongo, address};
 
-/// Minimum wait for a server before its cause is printed: a server that was just started needs a moment.
+/// Minimum wait for a server before its cause is printed: a server that was just started needs a
+/// moment.
 const SERVER_GRACE: Duration = Duration::from_secs(1);
 /// Minimum wait for the processes before its cause is printed.
 const PROCESS_GRACE: Duration = Duration::from_secs(3);

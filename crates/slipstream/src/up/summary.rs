@@ -33,8 +33,8 @@ pub struct Finished {
     pub dead_lettered: u64,
     /// Records of other sources, and null values.
     pub skipped: u64,
-    /// Outcomes of records that were finished before: their partition was lost before the commit, so that
-    /// they were read again.
+    /// Outcomes of records that were finished before: their partition was lost before the commit,
+    /// so that they were read again.
     pub repeated: u64,
 }
 

@@ -1,5 +1,5 @@
-//! Counts the records of a topic by reading it to its end, because the watermarks of some brokers that
-//! `up` can run are wrong.
+//! Counts the records of a topic by reading it to its end, because the watermarks of some brokers
+//! that `up` can run are wrong.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -78,8 +78,8 @@ impl TopicCounter {
         &self.topic
     }
 
-    /// Reads from `start` to the end. `is_waiting` returns whether the record at a partition and offset is
-    /// unfinished.
+    /// Reads from `start` to the end. `is_waiting` returns whether the record at a partition and
+    /// offset is unfinished.
     ///
     /// # Errors
     /// Kafka is unavailable, or returns no record for 10 s before the end.

@@ -1,5 +1,5 @@
-//! The membership in the group that has the replayed offsets. The group has a single member, so that only
-//! one replay runs at a time. Kafka rejects a commit after the membership ended.
+//! The membership in the group that has the replayed offsets. The group has a single member, so
+//! that only one replay runs at a time. Kafka rejects a commit after the membership ended.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -176,8 +176,8 @@ impl Membership {
             element.set_offset(Offset::Offset(offset))?;
             element.set_metadata(metadata);
         }
-        // A coordinator that was just elected is not ready; after the end of the membership, a retry cannot
-        // succeed.
+        // A coordinator that was just elected is not ready; after the end of the membership, a
+        // retry cannot succeed.
         let commit = async {
             loop {
                 let (consumer, list) = (Arc::clone(&self.consumer), list.clone());

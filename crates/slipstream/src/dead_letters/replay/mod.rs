@@ -1,9 +1,10 @@
-//! `slipstream dead-letters replay`: sends the records of dead letters to their original topics again.
+//! `slipstream dead-letters replay`: sends the records of dead letters to their original topics
+//! again.
 //!
-//! A dead letter counts as replayed after Kafka acknowledged its record on every in-sync replica, and only
-//! then its offset is committed. An interrupted run continues where it ended. At worst it sends uncommitted
-//! records again, which changes no stored document. No offset is committed past a record that was left out:
-//! a later run processes it again.
+//! A dead letter counts as replayed after Kafka acknowledged its record on every in-sync replica,
+//! and only then its offset is committed. An interrupted run continues where it ended. At worst it
+//! sends uncommitted records again, which changes no stored document. No offset is committed past a
+//! record that was left out: a later run processes it again.
 
 mod decision;
 mod membership;
@@ -35,8 +36,8 @@ use report::{EndReason, Report};
 use run::Run;
 use sender::Sender;
 
-/// Replays the selected dead letters as `group`. The exit code is 0 unless Kafka rejected a record, or the
-/// commit metadata of a partition is full.
+/// Replays the selected dead letters as `group`. The exit code is 0 unless Kafka rejected a record,
+/// or the commit metadata of a partition is full.
 pub async fn replay(
     options: ReplayOptions,
     group: String,
@@ -81,7 +82,8 @@ type Outcome = (Report, Result<(), BoxError>);
 impl Replay {
     async fn send(mut self, topics: BTreeMap<String, Vec<i32>>, stop: &CancellationToken) -> Outcome {
         let mut outcome = Ok(());
-        // One topic after another: librdkafka's EOF events contain the partition, but not the topic.
+        // One topic after another: librdkafka's EOF events contain the partition, but not the
+        // topic.
         for (topic, partitions) in topics {
             if outcome.is_ok() && self.report.end == EndReason::Everything {
                 outcome = self.replay_topic(&topic, partitions, stop).await;

@@ -1,5 +1,5 @@
-//! The progress of a replay in a partition, from the group's position to the end of the partition at the
-//! start of the run.
+//! The progress of a replay in a partition, from the group's position to the end of the partition
+//! at the start of the run.
 
 use super::replayed_offsets::ReplayedOffsets;
 use kafka::cluster::GroupPosition;
@@ -79,7 +79,8 @@ impl PartitionProgress {
             return false;
         }
         if offset < self.replayed.next() {
-            // The read restarted at the beginning: the topic was recreated, and no record is replayed.
+            // The read restarted at the beginning: the topic was recreated, and no record is
+            // replayed.
             (self.replayed, self.planned, self.seen) =
                 (ReplayedOffsets::below(offset), ReplayedOffsets::below(offset), offset);
             self.is_changed = true;

@@ -1,17 +1,19 @@
-//! The replayed offsets of a partition, in the form of a Kafka commit: the first offset that is not replayed,
-//! and metadata with the ranges above it that are. A record that was left out or rejected therefore neither
-//! blocks later records nor gets lost.
+//! The replayed offsets of a partition, in the form of a Kafka commit: the first offset that is not
+//! replayed, and metadata with the ranges above it that are. A record that was left out or rejected
+//! therefore neither blocks later records nor gets lost.
 
 use std::collections::BTreeMap;
 
 /// Maximum size of commit metadata on a broker with default settings (`offset.metadata.max.bytes`).
 const MAX_METADATA_BYTES: usize = 4096;
-/// Size from which no gap is added on purpose: records in flight can still add gaps if Kafka rejects them.
+/// Size from which no gap is added on purpose: records in flight can still add gaps if Kafka
+/// rejects them.
 const FULL_BYTES: usize = 3900;
 /// Prefix of the metadata.
 const PREFIX: &str = "replayed-1";
 
-/// All offsets below `next`, and ranges above it. Ranges are not adjacent to each other or to `next`.
+/// All offsets below `next`, and ranges above it. Ranges are not adjacent to each other or to
+/// `next`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplayedOffsets {
     next: i64,
@@ -25,7 +27,8 @@ impl ReplayedOffsets {
         Self { next, ranges: BTreeMap::new() }
     }
 
-    /// All offsets below `next`, and the ranges in `metadata`. Metadata in another format is ignored.
+    /// All offsets below `next`, and the ranges in `metadata`. Metadata in another format is
+    /// ignored.
     pub fn parse(next: i64, metadata: &str) -> Self {
         let mut replayed = Self::below(next);
         let Some(numbers) = metadata.strip_prefix(PREFIX) else { return replayed };
@@ -82,8 +85,8 @@ impl ReplayedOffsets {
         }
     }
 
-    /// The ranges above [`ReplayedOffsets::next`], up to the maximum size. Ranges that do not fit are replayed
-    /// again.
+    /// The ranges above [`ReplayedOffsets::next`], up to the maximum size. Ranges that do not fit
+    /// are replayed again.
     pub fn metadata(&self) -> String {
         let (mut metadata, mut at) = (String::new(), self.next);
         for (start, end) in &self.ranges {

@@ -1,4 +1,5 @@
-//! The report of a replay: a line for each dead letter that needs attention, and the counts at the end.
+//! The report of a replay: a line for each dead letter that needs attention, and the counts at the
+//! end.
 
 use std::fmt;
 use std::io::Write;

@@ -1,5 +1,5 @@
-//! A run over one dead-letter topic: reads, sends, and commits acknowledged records, every second and at the
-//! end.
+//! A run over one dead-letter topic: reads, sends, and commits acknowledged records, every second
+//! and at the end.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -72,8 +72,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Runs to the end that the topic had at the start, to the limit, or until `stop`. Acknowledged records are
-    /// committed at the end.
+    /// Runs to the end that the topic had at the start, to the limit, or until `stop`. Acknowledged
+    /// records are committed at the end.
     ///
     /// # Errors
     /// Kafka is unavailable, or another member joined the group.

@@ -1,4 +1,5 @@
-//! Sends records to their topics again. A record is replayed only after every in-sync replica has it.
+//! Sends records to their topics again. A record is replayed only after every in-sync replica has
+//! it.
 
 use kafka::{QuietContext, client_config, require_offset};
 use rdkafka::ClientConfig;
@@ -75,7 +76,8 @@ fn client(config: &consumer::Config) -> ClientConfig {
         // A record that is committed as replayed must be on every in-sync replica, once.
         ("acks", "all"),
         ("enable.idempotence", "true"),
-        // A broker rejects a batch as a whole. A batch of one record is rejected only because of that record.
+        // A broker rejects a batch as a whole. A batch of one record is rejected only because of
+        // that record.
         ("batch.num.messages", "1"),
         ("linger.ms", "0"),
         // A run that ends waits at most this long for records in flight.
