@@ -26,7 +26,7 @@ pub struct Counters {
     pub rejected: u64,
     /// Events that may or may not be stored.
     pub unknown: u64,
-    /// Rejected and unknown events that were given up although a retry might have helped.
+    /// Rejected and unknown events that were abandoned although a retry might have helped.
     pub unanswered: u64,
     /// Attempts by the status of the event; a batch request counts once for each of its events.
     pub responses: BTreeMap<u16, u64>,

@@ -120,7 +120,7 @@ fn consumer_overrides(
 }
 
 fn with(environment: &[(String, String)], overrides: &[(&'static str, String)]) -> Environment {
-    // A secret's file would stand beside the value that readdresses it.
+    // A secret's file variable would conflict with the value that replaces it.
     let is_replaced =
         |key: &str| overrides.iter().any(|(name, _)| key == *name || key == format!("{name}_FILE"));
     let kept = environment.iter().filter(|(key, _)| !is_replaced(key)).cloned();

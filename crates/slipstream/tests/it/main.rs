@@ -1,4 +1,4 @@
-//! What the documents say, against the code, and what the command does with its environment.
+//! Compares the documents with the code, and tests the commands without real servers.
 
 #![cfg(test)]
 

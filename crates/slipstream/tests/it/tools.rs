@@ -1,4 +1,5 @@
-//! The commands that only look: what they ask MongoDB, and what they say without servers or without a reader.
+//! Tests of the commands that only read: their MongoDB commands, and their output without servers
+//! or with a closed pipe.
 
 use std::net::TcpListener;
 use std::process::{Output, Stdio};
@@ -7,10 +8,10 @@ use bson::{Document, doc};
 use serde_json::Value;
 use tokio::process::Command;
 
-use testkit::scripted_mongodb::{Answer, ScriptedServer, batch, error};
+use testkit::scripted_mongodb::{Answer, ScriptedServer, batch, error as error_reply};
 
-/// An address that nothing listens on.
-fn nowhere() -> String {
+/// An address without a listener.
+fn unused_address() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
@@ -34,14 +35,14 @@ async fn run(environment: &[(&str, &str)], arguments: &[&str]) -> Output {
     command(environment, arguments).output().await.unwrap()
 }
 
-/// The findings of `check` without a Kafka.
+/// The findings of `check` with Kafka unavailable.
 async fn check(server: &ScriptedServer) -> Vec<Value> {
-    let (uri, kafka) = (format!("mongodb://{}/?replicaSet=rs", server.address), nowhere());
+    let (uri, kafka) = (format!("mongodb://{}/?replicaSet=rs", server.address), unused_address());
     let environment =
         [("MONGODB_URI", uri.as_str()), ("KAFKA_BROKER", &kafka), ("ADSBDB_BASE_URL", "http://127.0.0.1:9")];
     let output = run(&environment, &["check", "--json"]).await;
-    let said: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
-    said["findings"].as_array().unwrap().clone()
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+    json["findings"].as_array().unwrap().clone()
 }
 
 fn finding<'a>(findings: &'a [Value], subject: &str) -> &'a Value {
@@ -50,7 +51,7 @@ fn finding<'a>(findings: &'a [Value], subject: &str) -> &'a Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reads_are_from_the_primary_and_majority_whatever_the_uri_says() {
+async fn reads_use_the_primary_and_majority_whatever_the_uri_sets() {
     let server = start(|_| None).await;
     let uri = format!(
         "mongodb://{}/?replicaSet=rs&readPreference=secondary&readConcernLevel=local&serverSelectionTimeoutMS=2000",
@@ -68,12 +69,12 @@ async fn reads_are_from_the_primary_and_majority_whatever_the_uri_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_right_to_update_is_probed_by_an_update_that_matches_nothing() {
+async fn the_right_to_update_is_checked_with_an_update_without_a_match() {
     let server = start(|command| {
-        // As a router of 5.0 and 6.0 does for a collection whose shard key is another.
+        // The reply of a 5.0 or 6.0 router for a collection with another shard key.
         command
             .contains_key("findAndModify")
-            .then(|| error(61, "Query for sharded findAndModify must contain the shard key"))
+            .then(|| error_reply(61, "Query for sharded findAndModify must contain the shard key"))
     })
     .await;
     let found = check(&server).await;
@@ -90,7 +91,7 @@ async fn the_right_to_update_is_probed_by_an_update_that_matches_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_index_that_is_being_built_is_told_as_such() {
+async fn an_index_that_is_being_built_is_reported_as_such() {
     let unique = doc! { "v": 2, "key": { "event_id": 1 }, "name": "event_id_1", "unique": true };
     let listed = vec![
         doc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" },
@@ -107,24 +108,27 @@ async fn an_index_that_is_being_built_is_told_as_such() {
     assert!(collection["level"] == "warn" && cause.contains("event_id_1 is being built"), "{collection}");
     let uri = format!("mongodb://{}/?replicaSet=rs", server.address);
     let output = run(&[("MONGODB_URI", &uri)], &["dedupe"]).await;
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert!(said.contains("index event_id_1 is being built"), "{said}");
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(stdout.contains("index event_id_1 is being built"), "{stdout}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_does_not_know_builds_gives_the_plain_list() {
+async fn a_server_without_include_build_uuids_gets_the_plain_command() {
     let listed = vec![doc! { "v": 2, "key": { "event_id": 1 }, "name": "event_id_1" }];
     let server = start(move |command: &Document| {
         if command.contains_key("includeBuildUUIDs") {
-            return Some(error(40415, "BSON field 'listIndexes.includeBuildUUIDs' is an unknown field."));
+            return Some(error_reply(
+                40415,
+                "BSON field 'listIndexes.includeBuildUUIDs' is an unknown field.",
+            ));
         }
         command.contains_key("listIndexes").then(|| batch(listed.clone()))
     })
     .await;
     let uri = format!("mongodb://{}/?replicaSet=rs", server.address);
     let output = run(&[("MONGODB_URI", &uri)], &["dedupe"]).await;
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.code() == Some(1) && said.contains("index event_id_1 is not unique"), "{said}");
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.code() == Some(1) && stdout.contains("index event_id_1 is not unique"), "{stdout}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -144,31 +148,31 @@ async fn a_hidden_unique_index_is_a_warning() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_collection_has_one_line_where_every_source_is_ours() {
+async fn every_collection_has_one_line_if_every_source_is_expected() {
     let server = start(|command: &Document| {
         let name = |name: &str| doc! { "name": name, "type": "collection" };
         command.contains_key("listCollections").then(|| batch(vec![name("a"), name("b"), name("c")]))
     })
     .await;
-    let (uri, kafka) = (format!("mongodb://{}/?replicaSet=rs", server.address), nowhere());
+    let (uri, kafka) = (format!("mongodb://{}/?replicaSet=rs", server.address), unused_address());
     let environment = [("MONGODB_URI", uri.as_str()), ("KAFKA_BROKER", &kafka), ("EXPECTED_SOURCE", "*")];
     let output = run(&environment, &["check"]).await;
-    let said = String::from_utf8(output.stdout).unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
     for collection in ["a", "b", "c"] {
         let lines =
-            said.lines().filter(|line| line.contains(&format!("kafka_events_db.{collection}"))).count();
-        assert_eq!(lines, 1, "{collection} in {said}");
+            stdout.lines().filter(|line| line.contains(&format!("kafka_events_db.{collection}"))).count();
+        assert_eq!(lines, 1, "{collection} in {stdout}");
     }
-    assert!(said.contains("find, update and insert on 3 collections of kafka_events_db"), "{said}");
+    assert!(stdout.contains("find, update and insert on 3 collections of kafka_events_db"), "{stdout}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn servers_that_do_not_answer_are_told_with_variable_address_reason_and_remedy() {
+async fn the_error_of_an_unavailable_server_has_variable_address_and_remedy() {
     let folder = tempfile::tempdir().unwrap();
     let ledger = folder.path().join("ledger");
     let header = r#"{"run":"r","source":"adsbdb","started_at":5,"seed":1,"keys":1,"superseded_ppm":0,"hostile_ppm":0,"api_version":null}"#;
     std::fs::write(&ledger, format!("{header}\n")).unwrap();
-    let (mongodb, kafka) = (nowhere(), nowhere());
+    let (mongodb, kafka) = (unused_address(), unused_address());
     let uri = format!("mongodb://u:hunter2@{mongodb}");
     let environment = [("MONGODB_URI", uri.as_str()), ("KAFKA_BROKER", &kafka)];
     let verify = ["verify", "--wait", "1", "--ledger", ledger.to_str().unwrap()];
@@ -181,19 +185,19 @@ async fn servers_that_do_not_answer_are_told_with_variable_address_reason_and_re
         (&["dead-letters", "list"], &kafka, "start it, or correct KAFKA_BROKER"),
     ] {
         let output = run(&environment, arguments).await;
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
-        assert!(said.contains(part.as_str()) && said.contains(remedy), "{arguments:?}: {said}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(part.as_str()) && stderr.contains(remedy), "{arguments:?}: {stderr}");
         for debug in ["Kind:", "Topology", "labels", "hunter2"] {
-            assert!(!said.contains(debug), "{arguments:?}: {said}");
+            assert!(!stderr.contains(debug), "{arguments:?}: {stderr}");
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_leaves_changes_neither_exit_code_nor_stderr() {
+async fn a_closed_pipe_changes_neither_exit_code_nor_stderr() {
     let server = start(|_| None).await;
-    let (uri, kafka) = (format!("mongodb://{}/?replicaSet=rs", server.address), nowhere());
+    let (uri, kafka) = (format!("mongodb://{}/?replicaSet=rs", server.address), unused_address());
     let environment = [("MONGODB_URI", uri.as_str()), ("KAFKA_BROKER", &kafka)];
     for (arguments, code) in [
         (&["check"][..], 1),
@@ -206,13 +210,13 @@ async fn a_reader_that_leaves_changes_neither_exit_code_nor_stderr() {
         let mut child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop(child.stdout.take());
         let output = child.wait_with_output().await.unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!((output.status.code(), said.as_str()), (Some(code), ""), "{arguments:?}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), stderr.as_str()), (Some(code), ""), "{arguments:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_duration_without_a_unit_is_of_seconds_in_every_command() {
+async fn a_duration_without_a_unit_is_in_seconds_in_every_command() {
     for arguments in [
         &["up", "--for", "3", "--poll-interval", "0.5", "--port", "x"][..],
         &["trace", "id", "--since", "3600", "--no-such"],
@@ -220,11 +224,11 @@ async fn a_duration_without_a_unit_is_of_seconds_in_every_command() {
         &["verify", "--ledger", "f", "--wait", "90", "--no-such"],
         &["dead-letters", "list", "--since", "60", "--until", "1", "--no-such"],
     ] {
-        // The last argument is what is wrong, and only that.
+        // Only the last argument is wrong.
         let output = run(&[], arguments).await;
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{said}");
-        assert!(said.contains("--no-such") || said.contains("--port"), "{said}");
-        assert!(!said.contains("a duration is"), "{said}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains("--no-such") || stderr.contains("--port"), "{stderr}");
+        assert!(!stderr.contains("a duration is"), "{stderr}");
     }
 }
