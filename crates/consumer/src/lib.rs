@@ -27,7 +27,7 @@ mod unlisted_code;
 pub use app::{App, Failure};
 pub use config::{Config, Settings, admin_token, database_name};
 pub use counters::Counters;
-pub use metrics::Snapshot;
+pub use metrics::{Snapshot, metrics_reference};
 pub use partition::batch::BatchLimits;
 pub use partition::decision::ExpectedSources;
 

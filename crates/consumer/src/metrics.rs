@@ -3,6 +3,7 @@
 use std::fmt::{self, Write as _};
 use std::time::{Duration, Instant};
 
+use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -235,4 +236,20 @@ impl Snapshot {
     pub fn finished(&self) -> u64 {
         self.inserted + self.updated + self.unchanged + self.superseded + self.skipped + self.dead_lettered
     }
+}
+
+/// OpenMetrics text with one sample of each metric of a consumer: names, types, help texts and
+/// labels. The documentation is compared with it.
+pub fn metrics_reference() -> String {
+    let mut registry = Registry::with_prefix("slipstream");
+    let metrics = Metrics::new(&mut registry, &["topic".to_owned()]);
+    metrics.finished(Outcome::Inserted, 1);
+    let partition = PartitionLabel { topic: "topic".to_owned(), partition: 0 };
+    for family in [&metrics.lag, &metrics.committed_lag] {
+        family.get_or_create(&partition).set(0);
+    }
+    let mut text = String::new();
+    let encoded = encode_registry(&mut text, &registry);
+    debug_assert!(encoded.is_ok(), "{encoded:?}");
+    text
 }

@@ -19,6 +19,7 @@ pub mod tls;
 
 pub use app::{App, Error};
 pub use config::{Config, Settings};
+pub use metrics::metrics_reference;
 
 /// The command line of the binary.
 pub const PROGRAM: service::Program = service::Program {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -87,6 +88,15 @@ impl Default for Metrics {
             producer,
         }))
     }
+}
+
+/// OpenMetrics text with one sample of each metric of a poller: names, types, help texts and
+/// labels. The documentation is compared with it.
+pub fn metrics_reference() -> String {
+    let mut text = String::new();
+    let encoded = encode_registry(&mut text, &Metrics::default().0.registry);
+    debug_assert!(encoded.is_ok(), "{encoded:?}");
+    text
 }
 
 impl Metrics {

@@ -12,6 +12,35 @@ use service::problem::Problem;
 /// `Retry-After` of a rejection that the client did not cause.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// Values of the label `reason` of `slipstream_events_rejected_total`.
+pub const REJECTION_REASONS: &[&str] = &[
+    "empty",
+    "not_json",
+    "body_broken",
+    "body_cut",
+    "id_missing",
+    "idempotency_key",
+    "host",
+    "transfer_coding",
+    "unauthorized",
+    "method",
+    "body_slow",
+    "media_type",
+    "content_coding",
+    "invalid",
+    "body_too_large",
+    "event_too_large",
+    "too_many_events",
+    "record_too_large",
+    "upstream",
+    "kafka_away",
+    "kafka_refused",
+    "queue_full",
+    "overloaded",
+    "stopping",
+    "unconfirmed",
+];
+
 /// The reason of an error response.
 #[derive(Debug)]
 pub enum ApiError {

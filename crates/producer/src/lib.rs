@@ -40,7 +40,8 @@ use service::healthcheck::TlsConnector;
 pub use app::{App, BuildError, RunError};
 pub use config::Config;
 pub use config::settings::Settings;
-pub use metrics::Counters;
+pub use error::REJECTION_REASONS;
+pub use metrics::{Counters, metrics_reference};
 
 /// The TLS client of the process's own health check, if `environment` enables TLS.
 pub fn secure(environment: &[(String, String)]) -> Option<TlsConnector> {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use events::Source;
 use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -270,6 +271,10 @@ impl Metrics {
 
     /// Counts events that were not accepted.
     pub fn events_rejected(&self, reason: &'static str, count: u64) {
+        debug_assert!(
+            crate::error::REJECTION_REASONS.contains(&reason),
+            "{reason} is not in REJECTION_REASONS"
+        );
         self.events_rejected.get_or_create(&ByReason { reason }).inc_by(count);
         let totals = &self.counters.0;
         let total = if reason == "unconfirmed" { &totals.unconfirmed } else { &totals.rejected };
@@ -319,6 +324,24 @@ impl LastMinute {
     fn total(&self, now: u64) -> u64 {
         self.0.iter().filter(|(second, _)| second + 60 > now).map(|(_, count)| count).sum()
     }
+}
+
+/// OpenMetrics text with one sample of each metric of a producer: names, types, help texts and
+/// labels. The documentation is compared with it.
+pub fn metrics_reference() -> String {
+    let metrics = Metrics::new();
+    if let Ok(source) = Source::new("source") {
+        metrics.event_accepted(&source, Instant::now());
+    }
+    metrics.events_rejected("invalid", 1);
+    metrics.upstream("ok");
+    metrics.authenticated(&Arc::from("key"), 202);
+    metrics.request_finished("/ingest", 202, Duration::ZERO);
+    metrics.connections.closed_on_timeout(Some("handshake"));
+    let mut text = String::new();
+    let encoded = encode_registry(&mut text, &metrics.registry);
+    debug_assert!(encoded.is_ok(), "{encoded:?}");
+    text
 }
 
 #[cfg(test)]

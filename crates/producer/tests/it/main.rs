@@ -17,6 +17,7 @@ mod cors;
 mod crowd;
 mod documentation;
 mod fuzz;
+mod http_api_page;
 #[path = "../../../events/tests/it/kept.rs"]
 mod kept;
 mod large_batch;
@@ -27,7 +28,6 @@ mod mock;
 mod outages;
 mod poll_jobs;
 mod protocol;
-mod readme;
 mod real_broker;
 mod sasl;
 mod schemathesis;

@@ -4,4 +4,5 @@
 
 mod documents;
 mod environment;
+mod pages;
 mod tools;

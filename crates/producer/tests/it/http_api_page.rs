@@ -1,5 +1,5 @@
-//! The HTTP section of the README: each command is run, and its output must be like the documented
-//! one. Ids, times and most numbers may differ.
+//! Runs each command of `docs/http-api.md` and compares the output with the page. Ids, times and
+//! numbers may differ.
 
 use std::time::Instant;
 
@@ -10,22 +10,20 @@ use tokio::process::Command;
 use crate::application::{Application, PATIENCE};
 use crate::real_broker::shared;
 
-const README: &str = include_str!("../../../../README.md");
+const PAGE: &str = include_str!("../../../../docs/http-api.md");
 const ADDRESS: &str = "http://localhost:8090";
-/// Number fields that must be equal. Others must only be numbers.
+/// Fields whose numbers must be equal. Other numbers may differ.
 const FIXED: [&str; 4] = ["status", "index", "interval_sec", "duration_sec"];
-/// Text fields that may differ.
-const VARYING: [&str; 5] = ["id", "topic", "job_id", "started_at", "next_tick_at"];
+/// Fields whose texts may differ.
+const CHANGING: [&str; 5] = ["id", "topic", "job_id", "started_at", "next_tick_at"];
 
-/// The commands of the HTTP section, each with its output.
+/// The commands of the page, each with its output.
 fn commands() -> Vec<(String, String)> {
-    let (_, section) = README.split_once("\n## HTTP\n").unwrap();
-    let (section, _) = section.split_once("\n## ").unwrap();
-    let blocks = section.split("```console\n").skip(1).map(|block| block.split("```").next().unwrap());
+    let blocks = PAGE.split("```console\n").skip(1).map(|block| block.split("```").next().unwrap());
     let commands =
         blocks.flat_map(|block| block.split("\n\n")).filter_map(|part| part.trim().strip_prefix("$ "));
     let commands = commands.map(|part| part.split_once('\n').unwrap_or((part, "")));
-    // Commands with a key need a producer with API_KEYS.
+    // The commands with a key need a producer with API_KEYS.
     let commands = commands.filter(|(command, _)| !command.contains("KEY"));
     commands.map(|(command, prints)| (command.to_owned(), prints.to_owned())).collect()
 }
@@ -37,7 +35,7 @@ async fn run(command: &str) -> String {
     String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
 }
 
-/// Asserts that `real` is like the documented value `shown`.
+/// Fails if `real` differs from the `shown` output.
 #[track_caller]
 fn assert_like(shown: &Value, real: &Value, key: &str, command: &str) {
     let place = format!("{key} of {command}: {real}");
@@ -57,13 +55,13 @@ fn assert_like(shown: &Value, real: &Value, key: &str, command: &str) {
             shown.iter().zip(real).for_each(|(shown, real)| assert_like(shown, real, key, command));
         }
         (Value::Number(_), Value::Number(_)) if !FIXED.contains(&key) => {}
-        (Value::String(_), Value::String(_)) if VARYING.contains(&key) || key == "ended_at" => {}
+        (Value::String(_), Value::String(_)) if CHANGING.contains(&key) || key == "ended_at" => {}
         (shown, real) => assert_eq!(shown, real, "{place}"),
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_command_of_the_http_section_prints_the_documented_output() {
+async fn commands_of_the_http_api_page_print_the_shown_output() {
     let simulator = Simulator::start(([127, 0, 0, 1], 0).into()).await.unwrap();
     let url = simulator.base_url();
     let app = Application::start(shared().await, &[("ADSBDB_BASE_URL", &url)]).await.ready().await;
@@ -76,7 +74,7 @@ async fn each_command_of_the_http_section_prints_the_documented_output() {
         let (Ok(shown), Ok(printed)) =
             (serde_json::from_str::<Value>(&shown), serde_json::from_str(&printed))
         else {
-            // The output is not JSON, or the README shortens it with an ellipsis.
+            // Not JSON, or cut short with an ellipsis.
             let text = |all: &str| all.split(['\u{2026}', ' ']).next().unwrap_or_default().to_owned();
             assert!(printed.starts_with(&text(&shown)), "{command}: {printed}");
             continue;
