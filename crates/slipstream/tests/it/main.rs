@@ -6,3 +6,4 @@ mod documents;
 mod environment;
 mod pages;
 mod tools;
+mod workflows;
