@@ -1,5 +1,5 @@
-# The producer. Its build stage is, line for line, that of Dockerfile.worker: one build serves all images, as
-# together the processes agree on the features of their dependencies and each of those is compiled once.
+# The producer. The build stage is the same as in Dockerfile.worker, line for line, so one build serves
+# all images. The processes share the features of their dependencies, and each is compiled once.
 ARG RUST_VERSION=1.95
 ARG DEBIAN_NAME=bookworm
 ARG DEBIAN_VERSION=12
@@ -7,8 +7,8 @@ ARG DEBIAN_VERSION=12
 FROM rust:${RUST_VERSION}-${DEBIAN_NAME} AS build
 WORKDIR /src
 COPY . .
-# The cached target directory is shared by all checkouts on a machine, and cargo goes by time stamps: touched, our
-# own sources are always compiled, whichever checkout was built last; the dependencies are not.
+# All checkouts on a machine share the cached target directory, and cargo compares time stamps. Our own
+# sources are touched, so they are always compiled; the dependencies are not.
 RUN --mount=type=cache,id=slipstream-registry,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,id=slipstream-target,target=/src/target,sharing=locked \
     find crates -name '*.rs' -exec touch {} + \

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::process::Command;
 
 use service::Variable;
 
@@ -175,4 +176,50 @@ fn env_example_names_only_existing_variables() {
     for name in names {
         assert!(own.contains(&name) || known.iter().any(|known| known == name), "{name} is no variable");
     }
+}
+
+/// The help text of a command.
+fn help(command: &[&str]) -> String {
+    let mut run = Command::new(env!("CARGO_BIN_EXE_slipstream"));
+    let output = run.args(command).arg("--help").output().unwrap();
+    assert!(output.status.success(), "{command:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The subcommands of a help text.
+fn subcommands(help: &str) -> Vec<String> {
+    let Some((_, list)) = help.split_once("\nCommands:\n") else { return Vec::new() };
+    let lines = list.lines().take_while(|line| line.starts_with("  "));
+    let names =
+        lines.filter(|line| !line.starts_with("   ")).filter_map(|line| line.split_whitespace().next());
+    names.filter(|name| *name != "help").map(str::to_owned).collect()
+}
+
+#[test]
+fn command_line_page_names_every_command_and_no_other_option() {
+    let page = read("docs/cli.md");
+    let mut helps = vec![help(&[])];
+    let commands = subcommands(&help(&[]));
+    assert!(commands.len() >= 8, "{commands:?}");
+    for command in &commands {
+        assert!(page.contains(command.as_str()), "docs/cli.md does not name {command}");
+        helps.push(help(&[command]));
+        for sub in subcommands(&help(&[command])) {
+            assert!(page.contains(&sub), "docs/cli.md does not name {command} {sub}");
+            helps.push(help(&[command, &sub]));
+        }
+    }
+    let all = helps.concat();
+    let in_code = page.split('`').skip(1).step_by(2).filter(|code| code.starts_with("--"));
+    let in_commands = page.lines().filter(|line| line.trim_start().starts_with("$ slipstream "));
+    let mut count = 0;
+    for option in in_code.chain(in_commands).flat_map(str::split_whitespace) {
+        // `docker compose run` and `cargo run` have options of their own.
+        if !option.starts_with("--") || option == "--" || option == "--build" {
+            continue;
+        }
+        count += 1;
+        assert!(all.contains(option), "no command has {option}");
+    }
+    assert!(count > 15, "{count} options");
 }

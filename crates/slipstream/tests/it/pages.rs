@@ -159,3 +159,18 @@ fn pages_named_in_sources_exist() {
         }
     }
 }
+
+#[test]
+fn source_files_named_in_pages_exist() {
+    for path in pages() {
+        // The changelog names files of its time.
+        if path == "CHANGELOG.md" {
+            continue;
+        }
+        let page = read(&path);
+        let code = page.split('`').skip(1).step_by(2);
+        for file in code.filter(|code| code.starts_with("crates/") && code.ends_with(".rs")) {
+            assert!(root().join(file).exists(), "{path} names {file}");
+        }
+    }
+}
