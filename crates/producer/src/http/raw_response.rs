@@ -9,17 +9,25 @@ use tokio::net::TcpStream;
 use crate::error::ApiError;
 
 /// The response to a connection beyond MAX_CONNECTIONS and the extra connections.
-const TOO_MANY_CONNECTIONS: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
-                      connection: close\r\ncontent-length: 161\r\n\r\n\
-                      {\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\"detail\":\"nothing was \
-                      stored: too many connections are open (MAX_CONNECTIONS)\",\"retryable\":true}";
+const TOO_MANY_CONNECTIONS: &str = "\
+    HTTP/1.1 503 Service Unavailable\r\n\
+    content-type: application/problem+json\r\n\
+    retry-after: 1\r\n\
+    connection: close\r\n\
+    content-length: 161\r\n\r\n\
+    {\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\
+    \"detail\":\"nothing was stored: too many connections are open (MAX_CONNECTIONS)\",\
+    \"retryable\":true}";
 
 /// The first bytes of an HTTP/2 client with prior knowledge.
 const HTTP_2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The response to the preface. The client cannot parse it, but a person who sees the bytes can.
-const HTTP_2_REJECTED: &str = "HTTP/1.1 505 HTTP Version Not Supported\r\ncontent-type: text/plain; charset=utf-8\r\n\
-                              connection: close\r\ncontent-length: 79\r\n\r\n\
-                              this server speaks HTTP/1.1 only: HTTP/2 must not be used with prior knowledge\n";
+const HTTP_2_REJECTED: &str = "\
+    HTTP/1.1 505 HTTP Version Not Supported\r\n\
+    content-type: text/plain; charset=utf-8\r\n\
+    connection: close\r\n\
+    content-length: 79\r\n\r\n\
+    this server speaks HTTP/1.1 only: HTTP/2 must not be used with prior knowledge\n";
 /// The text of hyper's error for a Transfer-Encoding whose last coding is not `chunked`. The error
 /// has no other distinguishing mark.
 const TRANSFER_CODING_ERROR: &str = "invalid transfer-encoding parsed";
@@ -36,7 +44,8 @@ pub fn to_invalid_head(error: &hyper::Error, unparsed: &[u8], withheld: Vec<u8>)
     let problem = ApiError::UnsupportedTransferCoding.problem();
     let body = serde_json::to_string(&problem).unwrap_or_default();
     format!(
-        "HTTP/1.1 {}\r\ncontent-type: application/problem+json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        "HTTP/1.1 {}\r\ncontent-type: application/problem+json\r\nconnection: close\r\n\
+         content-length: {}\r\n\r\n{body}",
         problem.status,
         body.len()
     )

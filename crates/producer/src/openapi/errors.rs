@@ -198,7 +198,7 @@ pub fn delivery_errors() -> Vec<ApiError> {
     let mut errors = vec![
         ApiError::RecordTooLarge,
         not_stored("kafka_away", "kafka does not answer: 1/1 brokers are down"),
-        not_stored("queue_full", "too many events wait for kafka"),
+        not_stored("queue_full", "too many events are waiting for kafka"),
         not_stored("stopping", "the producer is shutting down"),
     ];
     errors.extend(example_id().map(|id| ApiError::UnknownOutcome { detail, id }));
