@@ -43,7 +43,7 @@ struct Route {
 }
 
 /// Every endpoint of the producer. Columns: method, path, authentication, limit class, events in
-/// the request, handler, OpenAPI documentation.
+/// the request, handler, OpenAPI documentation. The header Allow has the order of the rows.
 #[rustfmt::skip]
 static ROUTES: [Route; 15] = [
     route(endpoint(POST, "/ingest", ApiKey, InFlight, One),
