@@ -11,7 +11,7 @@ pub(crate) enum Number {
     Decimal(Decimal128),
 }
 
-/// The BSON form of a JSON number, `None` if there is none.
+/// The BSON form of a JSON number, `None` if BSON has no such form.
 ///
 /// An integer (no `.`, no `e`) becomes int32, else int64, else Decimal128 if that is exact. A real
 /// becomes the nearest double. If the double is infinite, or zero for a nonzero text, the number

@@ -98,8 +98,8 @@ impl<'a> Batch<'a> {
     }
 
     /// A rejected insert is permanent only if there is no document. A document older than a
-    /// validator may still accept an update, and the error of a document that collides in several
-    /// indexes names only one of them.
+    /// validator may still accept an update. If a document collides in several indexes, the error
+    /// names only one of them.
     async fn resolve_doubtful(
         &mut self,
         doubtful: Vec<(MergedWrite, StatementError)>,
@@ -291,7 +291,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Handles a duplicate in an index that is not the key's. The key itself is free.
+    /// Handles a duplicate in another index than the key's. No document has the key.
     fn resolve_other_duplicate(&mut self, index: usize, error: StatementError) {
         // If the error names no index, it may have been the key of a document deleted since. A new
         // _id may be free.

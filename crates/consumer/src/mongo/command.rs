@@ -240,8 +240,8 @@ fn append_types(writer: &mut BsonWriter) {
 
 /// The guard: true if the stored `(event_timestamp, ingested_at)` is not above the event's pair. A
 /// missing or null field is below every number in BSON order, so it counts as lowest. The guard is
-/// in the update and not in the filter, because a planner may choose another index, or none, for a
-/// filter with more than the key.
+/// in the update and not in the filter. For a filter with more than the key, a planner may choose
+/// another index or none.
 fn guard(timestamp: i64, ingested_at: i64) -> RawDocumentBuf {
     rawdoc! { "$or": [
         { "$lt": ["$event_timestamp", timestamp] },

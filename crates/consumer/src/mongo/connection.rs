@@ -149,7 +149,7 @@ impl Connection {
 
     /// Sends `hello` every second until `stop`.
     pub(super) async fn watch(&self, stop: CancellationToken) {
-        self.state.watch_standstills();
+        self.state.watch_suspensions();
         let mut tick = tokio::time::interval(HELLO_INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let hellos = async {

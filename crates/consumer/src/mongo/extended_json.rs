@@ -1,7 +1,8 @@
 //! A workaround for SecantusDB, the database of `slipstream up`. It reads the body of a command as
 //! extended JSON: the value `{"$numberLong": "5"}` becomes a number. It does not change documents
-//! in a document sequence outside the body. Only the driver's own insert sends one, without
-//! `maxTimeMS` and without the whole reply. It is therefore used only there and for such documents.
+//! in a document sequence outside the body. The driver's own insert sends such a sequence, but
+//! without `maxTimeMS` and without the whole reply. It is therefore used only for SecantusDB and
+//! for documents with such values.
 
 use bson::{Document, RawBsonRef, RawDocument, RawDocumentBuf, doc};
 use mongodb::Database;

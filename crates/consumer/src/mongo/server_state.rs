@@ -29,7 +29,7 @@ pub enum StoreState {
 pub(super) struct StateTracker {
     observed: Mutex<Observed>,
     /// Set while the server is watched.
-    standstill: OnceLock<Arc<SuspensionDetector>>,
+    suspension: OnceLock<Arc<SuspensionDetector>>,
     published: watch::Sender<StoreState>,
 }
 
@@ -45,7 +45,7 @@ impl StateTracker {
         let observed = Observed { server: StoreState::Unknown, rejected_write: None };
         Self {
             observed: Mutex::new(observed),
-            standstill: OnceLock::new(),
+            suspension: OnceLock::new(),
             published: watch::Sender::new(StoreState::Unknown),
         }
     }
@@ -54,9 +54,9 @@ impl StateTracker {
         self.published.subscribe()
     }
 
-    /// Ignores failures of the server that were caused by a standstill of this process from now on.
-    pub(super) fn watch_standstills(&self) {
-        self.standstill.get_or_init(SuspensionDetector::start);
+    /// Ignores failures of the server that were caused by a suspension of this process from now on.
+    pub(super) fn watch_suspensions(&self) {
+        self.suspension.get_or_init(SuspensionDetector::start);
     }
 
     /// Whether the server replied to the last `hello`.
@@ -66,10 +66,9 @@ impl StateTracker {
 
     /// Sets the state after a `hello`, or after a call that did not reach the server.
     pub(super) fn set_server(&self, server: StoreState) {
-        let was_standing_still =
-            || self.standstill.get().is_some_and(|standstill| standstill.recently_resumed());
-        if matches!(server, StoreState::Unavailable(_)) && was_standing_still() {
-            // This process stood still, not the server. The next `hello` shows the state.
+        let was_suspended = || self.suspension.get().is_some_and(|suspension| suspension.recently_resumed());
+        if matches!(server, StoreState::Unavailable(_)) && was_suspended() {
+            // This process was suspended, not the server. The next `hello` shows the state.
             return;
         }
         self.with(|observed| observed.server = server);

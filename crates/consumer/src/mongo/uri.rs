@@ -40,17 +40,17 @@ pub fn check_uri(text: &str) -> Result<Secret, String> {
 
 /// The connection string for the driver, without the options that it does not have.
 pub fn usable_uri(uri: &Secret) -> Secret {
-    usable(uri.expose()).map_or_else(|_| uri.clone(), |usable| Secret::new(usable.text))
+    driver_uri(uri.expose()).map_or_else(|_| uri.clone(), |driver| Secret::new(driver.text))
 }
 
 /// The options of the connection string that have no effect.
 pub fn ignored_options(uri: &Secret) -> Vec<String> {
-    usable(uri.expose()).map(|usable| usable.ignored).unwrap_or_default()
+    driver_uri(uri.expose()).map(|driver| driver.ignored).unwrap_or_default()
 }
 
 fn parse(text: &str) -> Result<ConnectionString, String> {
-    let usable = usable(text)?;
-    verify(&usable.text).map_err(|_| explain(&usable.text))
+    let driver = driver_uri(text)?;
+    verify(&driver.text).map_err(|_| explain(&driver.text))
 }
 
 /// Runs the driver's checks. The driver resolves the name of a `mongodb+srv` URI first, so for such
@@ -64,7 +64,7 @@ fn verify(text: &str) -> Result<ConnectionString, Error> {
 }
 
 /// Removes options without effect, and rejects those that cannot work.
-fn usable(text: &str) -> Result<DriverUri, String> {
+fn driver_uri(text: &str) -> Result<DriverUri, String> {
     let Some((before, options)) = text.split_once('?') else {
         return Ok(DriverUri { text: text.to_owned(), ignored: Vec::new() });
     };
@@ -324,8 +324,8 @@ mod tests {
     #[test]
     fn zlib_and_zstd_are_built_into_the_driver() {
         let uri = "mongodb://h/?compressors=zstd,zlib&zlibCompressionLevel=9";
-        let usable = usable_uri(&check_uri(uri).expect("a URI"));
-        let options = ClientOptions::parse(usable.expose()).into_future().now_or_never();
+        let driver = usable_uri(&check_uri(uri).expect("a URI"));
+        let options = ClientOptions::parse(driver.expose()).into_future().now_or_never();
         let compressors = options.expect("at once").expect("options").compressors;
         let names = format!("{compressors:?}");
         assert!(names.contains("Zstd") && names.contains("Zlib { level: Some(9) }"), "{names}");

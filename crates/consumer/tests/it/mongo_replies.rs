@@ -82,12 +82,12 @@ async fn g5_a_rejection_with_a_write_concern_error_is_not_final() {
     let unmet = doc! { "code": 64, "errmsg": "waiting for replication timed out" };
     for code in [121, 11000, 987_654] {
         let rejected_reply =
-            doc! { "index": 2, "code": code, "errmsg": "refused", "keyPattern": { "mode_s": 1 } };
+            doc! { "index": 2, "code": code, "errmsg": "rejected", "keyPattern": { "mode_s": 1 } };
         let of_a_statement = doc! {
             "ok": 1, "n": 3, "nModified": 0, "writeErrors": [rejected_reply], "writeConcernError": unmet.clone(),
         };
         let of_the_command = doc! {
-            "ok": 0, "code": code, "codeName": "x", "errmsg": "refused", "writeConcernError": unmet.clone(),
+            "ok": 0, "code": code, "codeName": "x", "errmsg": "rejected", "writeConcernError": unmet.clone(),
         };
         for reply in [of_a_statement, of_the_command] {
             for command in ["insert", "update"] {
@@ -258,7 +258,7 @@ async fn a_transient_rejection_delays_only_the_events_of_its_key() {
 #[tokio::test]
 async fn g5_an_insert_rejected_for_an_existing_document_is_updated() {
     // As with validationLevel moderate, or a validator that is newer than the documents.
-    let rejected_reply = |index: i32| doc! { "index": index, "code": 121, "errmsg": "refused" };
+    let rejected_reply = |index: i32| doc! { "index": index, "code": 121, "errmsg": "rejected" };
     let script = move |command: &Document| match command.keys().next().map(String::as_str) {
         Some("insert") => {
             Answer::Reply(doc! { "ok": 1, "n": 0, "writeErrors": [rejected_reply(0), rejected_reply(1)] })

@@ -69,7 +69,7 @@ async fn a_server_before_5_0_makes_readyz_503_with_the_reason() {
         let (status, why) = member.get("/readyz").await;
         status == 503 && why.contains("MongoDB 5.0 or later is needed")
     };
-    eventually("readyz says why", SOON, reports_version).await;
+    eventually("readyz has the reason", SOON, reports_version).await;
     eventually("records were read", SOON, async || member.seen().read > 0).await;
     assert_eq!(member.metric("slipstream_store_up").await, Some(0.0));
     assert!(server.writes().is_empty(), "nothing is written to it");

@@ -43,7 +43,7 @@ proptest! {
                 let alone = Payload::parse(&payload).unwrap_err();
                 prop_assert_eq!(violations, alone);
             }
-            Err(refusal) => prop_assert!(false, "{:?}", refusal),
+            Err(error) => prop_assert!(false, "{:?}", error),
         }
     }
 
@@ -89,7 +89,7 @@ proptest! {
         let iso = Millis::new(ms).unwrap().iso();
         let value = format!(r#"{{"source":"s","payload":{{}},"timestamp":"{iso}"}}"#);
         let record = RecordView { key: Some(b"k"), value: value.as_bytes(), timestamp: Some(1) };
-        let Ok(Decoded::Event(event)) = decode(&record, |_| true) else { panic!("{iso} was refused") };
+        let Ok(Decoded::Event(event)) = decode(&record, |_| true) else { panic!("{iso} was rejected") };
         prop_assert_eq!(event.timestamp.get(), ms);
     }
 }
