@@ -1,7 +1,7 @@
 //! The commit rule: which offset of a partition may be committed.
 //!
 //! It is the offset after the longest run of finished records, counted from the first record that a
-//! worker began. An unfinished record holds it back, whatever was finished after it.
+//! worker began. An unfinished record holds it back, even if later records are finished.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn g2_committable_offset_passes_control_records_once_all_read_are_finished() {
+    fn g2_committable_offset_passes_control_records_once_all_finished() {
         let mut tracker = OffsetTracker::default();
         tracker.set_position(4);
         assert_eq!(tracker.committable(), Some(4), "control records only");

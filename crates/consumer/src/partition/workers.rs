@@ -211,7 +211,7 @@ impl Workers {
         lock(&self.table).all().map(|worker| worker.view.clone()).collect()
     }
 
-    /// Starts a worker for each of `assigned` that has none.
+    /// Starts a worker for each partition of `assigned` that does not have one.
     pub fn start(&self, assigned: Vec<TopicPartition>) {
         let mut table = lock(&self.table);
         if table.closed {
@@ -342,7 +342,7 @@ impl Workers {
         finished
     }
 
-    /// Stops every worker as [`Workers::stop`] does, and starts none any more. The offsets to
+    /// Stops every worker as [`Workers::stop`] does. No worker starts afterwards. The offsets to
     /// commit are [`Workers::final_offsets`].
     pub fn close(&self, timeout: Duration) {
         lock(&self.table).closed = true;

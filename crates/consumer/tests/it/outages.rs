@@ -25,7 +25,7 @@ async fn is_reported(member: &Member, server: &str) {
 
 #[testkit::needs(own_mongodb)]
 #[tokio::test(flavor = "multi_thread")]
-async fn g6_killed_database_gets_every_record_after_restart_without_dead_letters() {
+async fn g6_killed_database_gets_all_records_on_restart_without_dead_letters() {
     let database = start_durable_mongodb().await;
     let shared = Trial::new(3).await;
     let trial = Trial { uri: database.uri(), ..shared };

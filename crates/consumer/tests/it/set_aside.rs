@@ -210,8 +210,8 @@ async fn set_aside_requires_the_admin_token_and_a_valid_body() {
         ),
         (post(&enabled, Some(TOKEN), &"x".repeat(70_000)).await, 413, "65536 bytes"),
     ];
-    for ((status, answer), wanted, part) in answers {
-        assert_eq!((status, answer["status"].as_u64()), (wanted, Some(wanted.into())), "{answer}");
+    for ((status, answer), expected, part) in answers {
+        assert_eq!((status, answer["status"].as_u64()), (expected, Some(expected.into())), "{answer}");
         assert!(answer["detail"].as_str().unwrap().contains(part), "{part}: {answer}");
         assert!(!answer.to_string().contains(TOKEN), "{answer}");
     }
