@@ -1,7 +1,7 @@
 //! The reader thread: polls Kafka and pushes each record to the worker of its partition.
 //!
-//! It has its own thread so that a rebalance can wait for a batch, and so that polling never waits
-//! for a worker otherwise.
+//! It has its own thread, because a rebalance blocks it until batches are finished. Otherwise,
+//! polling never waits for a worker.
 //!
 //! Delivery is at least once. An offset is committed only when all lower records are finished;
 //! after a crash the later records are read again. A graceful shutdown commits all finished
