@@ -36,7 +36,7 @@ pub struct CommitGuard {
     /// Reads committed offsets. It joins no group, because the coordinator connection of a group
     /// member answers nothing else while the member joins.
     observer: BaseConsumer<ConnectionContext>,
-    bootstrap: Arc<Rebootstrap>,
+    rebootstrap: Arc<Rebootstrap>,
     /// Partitions on which this client has committed.
     committed: Mutex<HashSet<TopicPartition>>,
     /// The topic whose committed offsets Kafka no longer has.
@@ -50,9 +50,9 @@ impl CommitGuard {
     /// librdkafka rejects the configuration.
     pub fn new(config: &ClientConfig) -> KafkaResult<Self> {
         let mut config = config.clone();
-        let bootstrap = Rebootstrap::enable(&mut config);
-        let observer = config.create_with_context(ConnectionContext::new(Arc::clone(&bootstrap)))?;
-        Ok(Self { observer, bootstrap, committed: Mutex::default(), reset_topic: OnceLock::new() })
+        let rebootstrap = Rebootstrap::enable(&mut config);
+        let observer = config.create_with_context(ConnectionContext::new(Arc::clone(&rebootstrap)))?;
+        Ok(Self { observer, rebootstrap, committed: Mutex::default(), reset_topic: OnceLock::new() })
     }
 
     /// Commits what `collect_offsets` returns, and returns the same offsets. Blocks until the
@@ -92,7 +92,7 @@ impl CommitGuard {
         for _ in 0..MAX_POLLS {
             _ = self.observer.poll(Duration::ZERO);
         }
-        self.bootstrap.restore_brokers(self.observer.client());
+        self.rebootstrap.restore_brokers(self.observer.client());
     }
 
     /// The topic whose committed offsets Kafka no longer has. Once set, every commit fails.

@@ -148,19 +148,19 @@ impl DeadLetters {
 /// A producer that is created with the first dead letter. Most consumers never need it.
 struct Sender {
     config: ClientConfig,
-    bootstrap: Arc<Rebootstrap>,
+    rebootstrap: Arc<Rebootstrap>,
     producer: Mutex<Option<FutureProducer<ConnectionContext>>>,
 }
 
 impl Sender {
     fn new(mut config: ClientConfig) -> Self {
-        let bootstrap = Rebootstrap::enable(&mut config);
-        Self { config, bootstrap, producer: Mutex::default() }
+        let rebootstrap = Rebootstrap::enable(&mut config);
+        Self { config, rebootstrap, producer: Mutex::default() }
     }
 
     async fn send(&self, dead_letter: FutureRecord<'_, [u8], [u8]>) -> Result<Delivery, KafkaError> {
         let producer = self.client()?;
-        self.bootstrap.restore_brokers(producer.client());
+        self.rebootstrap.restore_brokers(producer.client());
         let sent = require_offset(producer.send(dead_letter, QUEUE_TIMEOUT).await);
         if sent.is_err() {
             self.replace_if_fatal(&producer);
@@ -173,7 +173,7 @@ impl Sender {
         match &*producer {
             Some(producer) => Ok(producer.clone()),
             None => {
-                let context = ConnectionContext::new(Arc::clone(&self.bootstrap));
+                let context = ConnectionContext::new(Arc::clone(&self.rebootstrap));
                 Ok(producer.insert(self.config.create_with_context(context)?).clone())
             }
         }

@@ -25,18 +25,18 @@ const REVOKE_TIMEOUT: Duration = Duration::from_secs(8);
 pub struct GroupMember {
     workers: Arc<Workers>,
     commit_guard: CommitGuard,
-    bootstrap: Arc<Rebootstrap>,
+    rebootstrap: Arc<Rebootstrap>,
 }
 
 impl GroupMember {
     /// A context that starts and stops `workers` and commits through `commit_guard`.
-    pub fn new(workers: Arc<Workers>, commit_guard: CommitGuard, bootstrap: Arc<Rebootstrap>) -> Self {
-        Self { workers, commit_guard, bootstrap }
+    pub fn new(workers: Arc<Workers>, commit_guard: CommitGuard, rebootstrap: Arc<Rebootstrap>) -> Self {
+        Self { workers, commit_guard, rebootstrap }
     }
 
     /// Reconnects the clients if they lost every broker. Call it about once a second.
     pub fn keep_connected(&self, consumer: &BaseConsumer<Self>) {
-        self.bootstrap.restore_brokers(consumer.client());
+        self.rebootstrap.restore_brokers(consumer.client());
         self.commit_guard.poll_observer();
     }
 
@@ -71,7 +71,7 @@ impl ClientContext for GroupMember {
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
-        self.bootstrap.on_statistics(statistics);
+        self.rebootstrap.on_statistics(statistics);
     }
 }
 

@@ -402,10 +402,10 @@ impl Worker {
         self.progress.finish(indexes.iter().map(|&index| current.first_sequence + index as u64));
     }
 
-    fn write_result(&self, trouble: Option<&TransientError>) -> WriteResult {
-        match trouble {
+    fn write_result(&self, error: Option<&TransientError>) -> WriteResult {
+        match error {
             None => WriteResult::Complete,
-            Some(trouble) if trouble.timed_out => {
+            Some(error) if error.timed_out => {
                 WriteResult::TimedOut { server_answers: self.context.store.server_answers() }
             }
             Some(_) => WriteResult::Failed,
@@ -415,10 +415,10 @@ impl Worker {
     async fn wait_before_retry(
         &self,
         backoff: &mut Backoff,
-        trouble: Option<TransientError>,
+        error: Option<TransientError>,
     ) -> Result<(), Abandoned> {
         let delay = backoff.next_delay();
-        let reason = trouble.map_or_else(|| "MongoDB did not finish the write".into(), |t| t.reason);
+        let reason = error.map_or_else(|| "MongoDB did not finish the write".into(), |t| t.reason);
         // An unavailable MongoDB is logged once for all workers, where its state is watched.
         if backoff.attempts() == MAX_FAILED_ATTEMPTS
             && *self.context.store.state().borrow() == StoreState::Ready

@@ -66,7 +66,7 @@ fn members(
             );
         }
         let cause = format!(
-            "members that are not Slipstream's: {count} of {members}; the records of their partitions are not stored: \
+            "members that are not Slipstream's: {count} of {members}; records of their partitions are not stored: \
              {named}; {lag}"
         );
         let remedy = "stop them, or give them another group; to replay the records that they committed, run \

@@ -82,7 +82,7 @@ async fn process(
             let remedy = advice.unwrap_or_else(|| format!("start it, or correct {variable}"));
             vec![Finding::fail(
                 name,
-                format!("does not response at {base_url}: {}", root_cause(&*error)),
+                format!("does not answer at {base_url}: {}", root_cause(&*error)),
                 remedy,
             )]
         }
@@ -107,7 +107,7 @@ pub async fn adsbdb(base_url: &str) -> Finding {
             Finding::warn("adsbdb", format!("{base_url} answers with {}", response.status.as_u16()), remedy)
         }
         Err(error) => {
-            Finding::warn("adsbdb", format!("{base_url} does not response: {}", root_cause(&*error)), remedy)
+            Finding::warn("adsbdb", format!("{base_url} does not answer: {}", root_cause(&*error)), remedy)
         }
     }
 }
