@@ -91,7 +91,7 @@ async fn process(
 
 /// Checks whether ADSBDB returns an aircraft.
 pub async fn adsbdb(base_url: &str) -> Finding {
-    let remedy = "if it stays unavailable, or without internet, set ADSBDB_BASE_URL to `slipstream simulate`";
+    let remedy = "if it stays unavailable, or without internet, set ADSBDB_BASE_URL to the address of `slipstream simulate`";
     match get(crate::http::client(base_url, RESPONSE_TIMEOUT), &format!("{base_url}/v0/aircraft/random"))
         .await
     {

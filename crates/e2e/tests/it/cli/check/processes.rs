@@ -73,7 +73,7 @@ async fn adsbdb_without_response_or_with_an_error_is_a_warning() {
     check(&names, &[("ADSBDB_BASE_URL", &simulator.base_url())]).await.assert(
         "warn",
         "adsbdb",
-        "no aircraft",
+        "without an aircraft",
     );
 }
 
