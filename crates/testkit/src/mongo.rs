@@ -1,4 +1,6 @@
-//! Reads a test's database with a client of its own.
+//! Reads a test's database with a client of its own, and the parts of its URI.
+
+use std::net::SocketAddr;
 
 use bson::{Document, doc};
 use futures::TryStreamExt;
@@ -29,4 +31,28 @@ pub async fn all(collection: &Collection<Document>, filter: Document) -> Vec<Doc
         Ok(cursor) => cursor.try_collect().await.unwrap_or_default(),
         Err(_) => Vec::new(),
     }
+}
+
+/// The host, and the port if it has one, of a URI with one host.
+pub fn host(uri: &str) -> &str {
+    let rest = uri.strip_prefix("mongodb://").expect("a URI with mongodb://");
+    let host = rest.split(['/', '?']).next().unwrap_or(rest);
+    host.rsplit_once('@').map_or(host, |(_, host)| host)
+}
+
+/// The address of the server of a URI with one host.
+pub async fn address(uri: &str) -> SocketAddr {
+    let host = host(uri);
+    let with_port = if host.contains(':') { host.to_owned() } else { format!("{host}:27017") };
+    tokio::net::lookup_host(with_port).await.expect("a known host").next().expect("an address")
+}
+
+/// The URI with another option.
+pub fn with_option(uri: &str, option: &str) -> String {
+    let separator = match uri.rsplit_once('/') {
+        _ if uri.contains('?') => "&",
+        Some((before, "")) if !before.ends_with('/') => "?",
+        _ => "/?",
+    };
+    format!("{uri}{separator}{option}")
 }

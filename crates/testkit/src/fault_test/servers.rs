@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 
 use crate::process::free_address;
 use crate::servers::{self, MongoServer};
-use crate::{Names, Proxy, Stack};
+use crate::{Names, Proxy, Stack, mongo};
 
 /// The servers that a fault test wants for itself. It shares the others with other tests and must
 /// not stop them.
@@ -80,7 +80,7 @@ impl Servers {
         let behind = broker.as_ref().and_then(Broker::behind_relay);
         let kafka = behind.map(|broker| Proxy::start_on(listener, broker));
         let uri = database.as_ref().or(shared.map(|stack| &stack.mongodb)).expect("a MongoDB server").uri();
-        let mongodb = Proxy::start(resolve(host(&uri)).await).await;
+        let mongodb = Proxy::start(mongo::address(&uri).await).await;
         let producer = free_address();
         Self { kafka, mongodb, producer, broker, database, shared, _folder: folder }
     }
@@ -103,22 +103,10 @@ impl Servers {
     /// The variables of a process that connects through the proxies.
     pub fn environment<'a>(&self, names: &Names, more: &[(&'a str, &str)]) -> Vec<(&'a str, String)> {
         let kafka = self.kafka.as_ref().map(|kafka| kafka.address.to_string());
-        let mongodb = names.mongodb.replace(host(&names.mongodb), &self.mongodb.address.to_string());
+        let mongodb = names.mongodb.replace(mongo::host(&names.mongodb), &self.mongodb.address.to_string());
         let names = names.clone();
         let proxied = Names { kafka: kafka.unwrap_or(names.kafka), mongodb, ..names };
         let all = proxied.for_every_source(more);
         all.into_iter().map(|(name, value)| (name, value.to_owned())).collect()
     }
-}
-
-/// The host and port of a URI with one host.
-fn host(uri: &str) -> &str {
-    let rest = uri.strip_prefix("mongodb://").expect("a URI with mongodb://");
-    let host = rest.split(['/', '?']).next().unwrap_or(rest);
-    host.rsplit_once('@').map_or(host, |(_, host)| host)
-}
-
-async fn resolve(host: &str) -> SocketAddr {
-    let with_port = if host.contains(':') { host.to_owned() } else { format!("{host}:27017") };
-    tokio::net::lookup_host(with_port).await.expect("a known host").next().expect("an address")
 }

@@ -70,7 +70,7 @@ async fn unavailable_mongodb_is_a_failure_weak_write_concern_a_warning() {
     let nobody = format!("mongodb://{}", testkit::process::free_address());
     check(&names, &[("MONGODB_URI", &nobody)]).await.assert("fail", "mongodb", "does not answer");
     for (option, level) in [("w=1", "warn"), ("journal=false", "warn"), ("w=3", "fail")] {
-        let uri = format!("{}/?{option}", names.mongodb);
+        let uri = testkit::mongo::with_option(&names.mongodb, option);
         check(&names, &[("MONGODB_URI", &uri)]).await.assert(level, "mongodb write concern", option);
     }
 }
@@ -78,7 +78,7 @@ async fn unavailable_mongodb_is_a_failure_weak_write_concern_a_warning() {
 #[tokio::test(flavor = "multi_thread")]
 async fn mongodb_that_rejects_commands_is_a_failure_and_the_rest_is_checked() {
     let names = Stack::shared().await.names();
-    let missing = format!("{}/?tls=true&tlsCAFile=/no/such.pem", names.mongodb);
+    let missing = testkit::mongo::with_option(&names.mongodb, "tls=true&tlsCAFile=/no/such.pem");
     let found = check(&names, &[("MONGODB_URI", &missing)]).await;
     found.assert("fail", "mongodb", "cannot be used: ");
     found.assert("ok", "mongodb write concern", "majority");
@@ -148,7 +148,7 @@ async fn mongodb_that_stops_responding_is_a_failure_within_seconds() {
     let names = Stack::shared().await.names();
     let adsbdb = testkit::mongo::collection(&names, "adsbdb").await;
     adsbdb.insert_one(doc! { "event_id": "a" }).await.unwrap();
-    let server = names.mongodb.strip_prefix("mongodb://").unwrap().parse().unwrap();
+    let server = testkit::mongo::address(&names.mongodb).await;
     let collection = format!("collection {}.adsbdb", names.database);
     for (command, subject, part) in [
         (&b"\x02listIndexes\0"[..], collection.clone(), "cannot be read"),

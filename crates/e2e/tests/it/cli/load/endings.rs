@@ -265,7 +265,7 @@ async fn unverifiable_ledger_is_rejected() {
         let (code, said) = text(&names.for_every_source(&[more]), &verify).await;
         assert!(code == Some(1) && said.contains(part), "{code:?} {said}");
     }
-    let server = names.mongodb.strip_prefix("mongodb://").unwrap().parse().unwrap();
+    let server = testkit::mongo::address(&names.mongodb).await;
     let proxy = HoldingProxy::start(server, b"\x02find\0").await;
     let silent = format!("mongodb://{}", proxy.address);
     let (code, said) = text(&names.for_every_source(&[("MONGODB_URI", &silent)]), &verify).await;

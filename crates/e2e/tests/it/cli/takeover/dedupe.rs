@@ -36,7 +36,7 @@ async fn owners(adsbdb: &Collection<Document>) -> Vec<String> {
 }
 
 async fn proxy(names: &Names) -> (HoldingProxy, Names) {
-    let server = names.mongodb.strip_prefix("mongodb://").unwrap().parse().unwrap();
+    let server = testkit::mongo::address(&names.mongodb).await;
     let proxy = HoldingProxy::start(server, DELETE).await;
     let through = Names { mongodb: format!("mongodb://{}", proxy.address), ..names.clone() };
     (proxy, through)
