@@ -4,7 +4,7 @@
 //! [`FaultTest::verify_and_end`] panics unless
 //! - exactly the accepted events are stored,
 //! - no process ended early or used more than [`MAX_MEMORY_BYTES`],
-//! - each 504 response was sent during a fault or at most [`MAX_OUTCOME_DELAY`] after it.
+//! - each 504 response was sent during a fault or at most DELIVERY_TIMEOUT_MS after it.
 
 pub mod servers;
 

@@ -36,7 +36,7 @@ async fn owners(adsbdb: &Collection<Document>) -> Vec<String> {
 }
 
 async fn proxy(names: &Names) -> (HoldingProxy, Names) {
-    let server = testkit::mongo::address(&names.mongodb).await;
+    let server = mongo::address(&names.mongodb).await;
     let proxy = HoldingProxy::start(server, DELETE).await;
     let through = Names { mongodb: format!("mongodb://{}", proxy.address), ..names.clone() };
     (proxy, through)
