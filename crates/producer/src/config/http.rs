@@ -55,10 +55,10 @@ fn tls(s: &Settings, check: &mut ConfigReader) -> Option<Option<Tls>> {
             Err(reason) => check.add_error("TLS_CERT_FILE, TLS_KEY_FILE", reason),
         },
         (Some(_), None) => {
-            check.add_error("TLS_KEY_FILE", "not set, but TLS_CERT_FILE is: set both or neither")
+            check.add_error("TLS_KEY_FILE", "not set, but TLS_CERT_FILE is: set both or neither");
         }
         (None, Some(_)) => {
-            check.add_error("TLS_CERT_FILE", "not set, but TLS_KEY_FILE is: set both or neither")
+            check.add_error("TLS_CERT_FILE", "not set, but TLS_KEY_FILE is: set both or neither");
         }
     }
     None
