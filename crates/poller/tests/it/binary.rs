@@ -118,8 +118,7 @@ async fn a_password_in_the_url_is_rejected_and_not_shown() {
 
 #[tokio::test]
 async fn an_address_in_use_is_named_and_exits_with_1() {
-    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr();
-    let holder = tokio::net::TcpListener::bind(taken.unwrap()).await.unwrap();
+    let holder = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = holder.local_addr().unwrap().to_string();
     let variables = [("PRODUCER_BASE_URL", "http://127.0.0.1:1"), ("LISTEN_ADDR", address.as_str())];
     let output = output(poller(&variables).spawn().unwrap()).await;
