@@ -70,7 +70,7 @@ async fn process(
         }
         Ok(response) => {
             let detail = response.body["detail"].as_str().unwrap_or("no detail").to_owned();
-            let remedy = "docs/OPERATIONS.md describes each state and its remedy";
+            let remedy = "docs/operations.md describes each state and its remedy";
             vec![Finding::fail(
                 name,
                 format!("is not ready ({}): {detail}", response.status.as_u16()),

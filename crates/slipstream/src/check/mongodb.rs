@@ -195,7 +195,7 @@ pub fn check_write_concern(uri: &Secret, hello: Option<&Document>) -> Finding {
 /// Checks for options of MONGODB_URI that have no effect.
 pub fn check_options(uri: &Secret) -> Option<Finding> {
     let ignored = ignored_options(uri);
-    let remedy = "remove them; docs/OPERATIONS.md has the values that apply instead";
+    let remedy = "remove them; docs/operations.md has the values that apply instead";
     let cause = || format!("options without effect: {}", ignored.join(", "));
     (!ignored.is_empty()).then(|| Finding::warn("mongodb uri", cause(), remedy))
 }
