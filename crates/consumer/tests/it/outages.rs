@@ -195,7 +195,7 @@ async fn topics_that_cannot_be_created_are_named_until_they_exist() {
     let trial = Trial::on(&shared_broker().await.bootstrap(), &shared_mongodb().await.uri(), 1);
     let member = trial.start(&[("KAFKA_REPLICATION_FACTOR", "3")]).await;
     for topic in [trial.topic.clone(), format!("{}.dlq", trial.topic)] {
-        let message = format!("topic {topic} cannot be made: ");
+        let message = format!("topic {topic} cannot be created: ");
         let is_named = async || {
             let (ready, why) = member.get("/readyz").await;
             ready == 503 && why.contains(&message)

@@ -79,7 +79,7 @@ async fn g2_record_of_a_blocked_collection_can_be_set_aside() {
     blocked.insert_many([doc! {"event_id": "x", "n": 1}, doc! {"event_id": "x", "n": 2}]).await.unwrap();
     send(&trial, &["a"]).await;
     let member = trial.start(&SETTINGS).await;
-    let is_blocked = async || member.health().await["assignment"].to_string().contains("x");
+    let is_blocked = async || member.health().await["assignment"].to_string().contains("writes are paused");
     eventually("the record is in the current batch", SOON, async || member.seen().read == 1).await;
     eventually("the worker waits", SOON, is_blocked).await;
     let (status, answer) = set_aside(&trial, &member, 0).await;
