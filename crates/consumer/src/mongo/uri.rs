@@ -7,7 +7,7 @@ use std::time::Duration;
 use bson::{RawDocumentBuf, raw::cstr, rawdoc};
 use futures::FutureExt;
 use mongodb::error::{Error, ErrorKind};
-use mongodb::options::{Acknowledgment, ClientOptions, ConnectionString, WriteConcern};
+use mongodb::options::{Acknowledgment, ClientOptions, ConnectionString, Tls, WriteConcern};
 use service::Secret;
 
 const EXAMPLE: &str = "is not a MongoDB URI such as mongodb://user:password@host:27017/?authSource=admin";
@@ -29,6 +29,7 @@ struct DriverUri {
 /// The reason, which completes a sentence that begins with the variable's name.
 pub fn check_uri(text: &str) -> Result<Secret, String> {
     let uri = parse(text)?;
+    check_tls_files(&uri)?;
     match uri.write_concern.and_then(|concern| concern.w) {
         Some(Acknowledgment::Nodes(0)) => Err(
             "has w=0, which asks for unacknowledged writes; leave w out (majority) or set it to 1 or more"
@@ -36,6 +37,20 @@ pub fn check_uri(text: &str) -> Result<Secret, String> {
         ),
         _ => Ok(Secret::new(text)),
     }
+}
+
+/// Checks that the certificate files can be read. The driver opens them only when it connects.
+fn check_tls_files(uri: &ConnectionString) -> Result<(), String> {
+    let Some(Tls::Enabled(tls)) = &uri.tls else { return Ok(()) };
+    let files = [("tlsCAFile", &tls.ca_file_path), ("tlsCertificateKeyFile", &tls.cert_key_file_path)];
+    for (option, path) in files {
+        if let Some(path) = path
+            && let Err(error) = std::fs::read(path)
+        {
+            return Err(format!("has {option}={}, a file that cannot be read: {error}", path.display()));
+        }
+    }
+    Ok(())
 }
 
 /// The connection string for the driver, without the options that it does not have.
@@ -372,6 +387,14 @@ mod tests {
             ("mongodb://h/?readPreference=fastest", "fastest"),
             ("mongodb://h/?minPoolSize=x", "minpoolsize"),
             ("mongodb://h/?zlibCompressionLevel=10", "zlibCompressionLevel"),
+            (
+                "mongodb://u:hunter2@h/?tls=true&tlsCAFile=/missing/ca.pem",
+                "tlsCAFile=/missing/ca.pem, a file",
+            ),
+            (
+                "mongodb://u:hunter2@h/?tlsCertificateKeyFile=%2Fmissing",
+                "tlsCertificateKeyFile=/missing, a file",
+            ),
         ];
         for (uri, part) in wrong {
             let error = check_uri(uri).expect_err(uri);

@@ -109,7 +109,7 @@ async fn g6_credentials_revoked_and_restored_no_event_is_lost() {
     // Open connections stay authenticated. A new connection needs the password.
     test.mongodb().reset_connections();
     eventually("the consumer reports the rejected login", Duration::from_secs(15), || async {
-        test.has_reported("consumer", "mongodb refuses").then_some(())
+        test.has_reported("consumer", "mongodb cannot be used").then_some(())
     })
     .await;
     wait_seconds(10).await;

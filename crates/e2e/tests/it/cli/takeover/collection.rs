@@ -103,7 +103,7 @@ async fn blocked(consumer: &Process) -> String {
         (answer.status == 503 && detail.contains("slipstream dedupe")).then_some(detail)
     });
     let detail = detail.await;
-    let (_, query) = detail.split_once("They are found by: ").expect("a query");
+    let (_, query) = detail.split_once("This query finds them: ").expect("a query");
     query.to_owned()
 }
 
