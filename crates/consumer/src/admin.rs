@@ -12,6 +12,7 @@ use axum::{Json, Router, routing::post};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use service::Secret;
+use service::plural::counted;
 use service::problem::Problem;
 use subtle::ConstantTimeEq;
 
@@ -160,7 +161,8 @@ async fn parse(body: Body) -> Result<SetAsideBody, Box<Problem>> {
 fn state(view: &PartitionView, offset: i64) -> String {
     let progress = &view.progress;
     let position = progress.position();
-    let counts = format!("{} records in the batch, {} queued", progress.in_batch(), view.queue.len());
+    let batch = counted(progress.in_batch(), "record");
+    let counts = format!("{batch} in the batch, {} queued", view.queue.len());
     match position {
         Some(position) if offset < position => {
             format!("it is finished, as are all records below offset {position}")

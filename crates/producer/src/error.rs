@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use events::{EventId, Fault, Refusal};
+use service::plural::counted;
 use service::problem::Problem;
 
 /// `Retry-After` of a rejection that the client did not cause.
@@ -283,7 +284,8 @@ impl ApiError {
                 format!("the event is longer than {limit} bytes (MAX_PAYLOAD_BYTES)")
             }
             Self::TooManyEvents(limit) => {
-                format!("the batch has more than {limit} events (MAX_BATCH_EVENTS): send the rest in another")
+                let limit = counted(*limit, "event");
+                format!("the batch has more than {limit} (MAX_BATCH_EVENTS): send the rest in another")
             }
             Self::EmptyBatch => "the batch is empty: send at least one event".into(),
             Self::InvalidBatch(reason) => format!("the batch cannot be read: {reason}"),

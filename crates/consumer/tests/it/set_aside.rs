@@ -169,7 +169,7 @@ async fn set_aside_of_a_record_not_in_the_batch_is_404_with_the_state() {
     let queued = async || member.health().await["assignment"][0]["queued"] == 2;
     eventually("two records are queued", SOON, queued).await;
     for (partition, offset, part) in [
-        (0, 2, "1 records in the batch, 2 queued"),
+        (0, 2, "1 record in the batch, 2 queued"),
         (0, 99, "in the batch"),
         (7, 0, "is not assigned to this"),
     ] {
