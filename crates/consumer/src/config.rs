@@ -63,7 +63,7 @@ service::settings! {
 /// The configuration. Every value is valid.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Rebootstrap servers of Kafka.
+    /// Bootstrap servers of Kafka.
     pub kafka_broker: String,
     /// Topics to read, at least one.
     pub topics: Vec<String>,
@@ -244,7 +244,7 @@ fn expected_sources(text: &str) -> Result<ExpectedSources, String> {
 /// Parses ADMIN_TOKEN.
 ///
 /// # Errors
-/// The text has characters that an HTTP header cannot contain.
+/// The text has a space or another character that is not visible ASCII.
 pub fn admin_token(text: &str) -> Result<Secret, String> {
     match text.bytes().all(|byte| byte.is_ascii_graphic()) {
         true => Ok(Secret::new(text)),

@@ -29,7 +29,8 @@ struct RejectedRecord {
     /// Rejections while it was written alone.
     rejections: u32,
     first: Instant,
-    /// Events written to the collection until the last rejection.
+    /// The collection's count of written events at the last rejection. An increase means that other
+    /// events were stored.
     written: u64,
 }
 
@@ -78,7 +79,8 @@ impl UnlistedCodeRetry {
     }
 }
 
-/// Removes the only record from the unfinished ones and returns the cause of its dead letter.
+/// For a batch of one rejected record: marks it as no longer unfinished, and returns the cause of
+/// its dead letter.
 pub fn take_rejected(outcome: &mut BatchOutcome) -> Option<Cause> {
     let rejected = outcome.unlisted.pop()?;
     outcome.unfinished.clear();

@@ -91,8 +91,8 @@ impl KafkaProperties {
     /// In a value, `\;` is a semicolon and `\\` is a backslash. Any other backslash is literal.
     ///
     /// # Errors
-    /// A pair has no `=`, librdkafka rejects the property or its value, or a guarantee needs it. No
-    /// error shows a value or text that may belong to one.
+    /// A pair has no `=`, librdkafka rejects the property or its value, or the property must not
+    /// change because a guarantee depends on it. No error shows a value or text of one.
     pub fn parse(text: &str) -> Result<Self, String> {
         let entries =
             (1..).zip(split_entries(text)).map(|(number, entry)| (format!("entry {number}"), entry));

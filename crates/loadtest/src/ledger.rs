@@ -67,7 +67,7 @@ pub struct Line {
     pub topic: Option<String>,
     /// From the 202.
     pub partition: Option<i32>,
-    /// From the 202, if the broker returned an offset.
+    /// From the 202.
     pub offset: Option<i64>,
     /// Number of attempts.
     pub attempts: u32,

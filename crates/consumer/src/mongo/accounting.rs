@@ -293,8 +293,8 @@ impl<'a> Batch<'a> {
 
     /// Handles a duplicate in another index than the key's. No document has the key.
     fn resolve_other_duplicate(&mut self, index: usize, error: StatementError) {
-        // If the error names no index, it may have been the key of a document deleted since. A new
-        // _id may be free.
+        // If the error names no index, the duplicate may be the key, in a document that was deleted
+        // since. With a new _id the next insert may succeed.
         let names_no_index = error.duplicate_of.is_none() && !error.message.contains("index: ");
         if names_no_index || error.is_duplicate_of(std::iter::once("_id")) {
             self.postpone(index, error.into());

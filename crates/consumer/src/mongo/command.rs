@@ -1,5 +1,5 @@
-//! The commands of the write path as raw BSON. Values of events are always data: a filter compares
-//! them as single values, an update has them inside `$literal`.
+//! The commands of the write path as raw BSON. Values of events are never read as
+//! operators: a filter compares with them, and an update has them inside `$literal`.
 
 use bson::oid::ObjectId;
 use bson::raw::CStr;
@@ -111,8 +111,8 @@ pub(super) fn update(target: Target<'_>, ordered: bool, statements: &[Statement<
 }
 
 /// An update that matches no document, to test whether the server accepts writes to the collection.
-/// It changes nothing, creates no collection, and needs only the right to update. A router sends it
-/// to every shard, because no document has its `_id`.
+/// It changes nothing, creates no collection, and needs only the right to update. Its filter has
+/// no shard key, so a router sends it to every shard.
 pub(super) fn probe(target: Target<'_>) -> RawDocumentBuf {
     rawdoc! {
         "update": target.collection,

@@ -73,7 +73,7 @@ const CODES: &[Code] = &[
     transient(407, "PooledConnectionAcquisitionExceededTimeLimit"),
     transient(450, "PooledConnectionAcquisitionRejected"),
     transient(9001, "SocketException"),
-    // No primary.
+    // The replica set has no primary, or the member cannot run the command now.
     transient(71, "ReplicaSetNotFound"),
     transient(91, "ShutdownInProgress"),
     transient(133, "FailedToSatisfyReadPreference"), // a router, for a shard without a primary

@@ -68,7 +68,8 @@ impl StateTracker {
     pub(super) fn set_server(&self, server: StoreState) {
         let was_suspended = || self.suspension.get().is_some_and(|suspension| suspension.recently_resumed());
         if matches!(server, StoreState::Unavailable(_)) && was_suspended() {
-            // This process was suspended, not the server. The next `hello` shows the state.
+            // The call failed because this process was suspended. That says nothing about the
+            // server, so the state stays until the next `hello`.
             return;
         }
         self.with(|observed| observed.server = server);

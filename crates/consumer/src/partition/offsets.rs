@@ -26,8 +26,9 @@ impl FinishedOffsets {
     /// Adds offsets that were finished later.
     ///
     /// An earlier range that does not reach the later one is dropped: it was committed, by this or
-    /// another member, and is not read again. Single offsets beyond it are kept. They may be read
-    /// again, because the later range does not extend back over offsets without a record.
+    /// another member, and is not read again. Single offsets beyond it are kept.
+    /// Offsets without a record (transaction markers, compaction) end a range, so such a single
+    /// offset may be read again.
     fn merge(&self, later: Self) -> Self {
         if later.contiguous.is_empty() && later.beyond.is_empty() {
             return self.clone();

@@ -59,8 +59,8 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Progress of a partition of which this process finished `earlier` before. Records that are
-    /// finished again are counted in `repeated`.
+    /// Creates the progress of a partition. `earlier` are the offsets that this process finished in
+    /// an earlier assignment. Records that are finished again are counted in `repeated`.
     pub fn new(topic: Arc<str>, partition: i32, earlier: FinishedOffsets, repeated: Counter) -> Self {
         Self {
             topic,

@@ -96,8 +96,8 @@ fn duration_text(seconds: f64) -> String {
 }
 
 /// Waits, and returns the backlog at the end. `ledger_ends` are end offsets from the ledger: the
-/// broker's own end offsets can be too low. A recreated topic never reaches them. Records that the
-/// broker does not have are not waited for after the end of the wait.
+/// broker's own end offsets can be too low. A recreated topic never reaches them. Therefore the
+/// wait also ends some time after the last backlog, even without a timeout.
 ///
 /// # Errors
 /// Kafka is unavailable, or a topic does not exist.

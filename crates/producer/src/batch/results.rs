@@ -153,7 +153,7 @@ pub struct Summary {
     pub accepted: usize,
     /// The statuses of the other results.
     statuses: BTreeSet<StatusCode>,
-    /// The body ended too early, so the rest of it can still be sent.
+    /// Whether the body was truncated. The client can send the missing events in a new request.
     pub body_cut: bool,
 }
 

@@ -23,7 +23,7 @@ use crate::kafka::properties::client_config;
 /// The values of the variables, parsed and valid. `settings` documents them.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Rebootstrap servers.
+    /// Bootstrap servers.
     pub kafka_broker: String,
     /// The topic, and the options to create it.
     pub topic: TopicSpec,

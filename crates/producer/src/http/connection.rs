@@ -72,7 +72,8 @@ pub async fn serve<H: Handler>(stream: TcpStream, shared: Arc<Shared<H>>, extra:
     // (RFC 9112 9.6).
     let mut http = http1::Builder::new();
     let mut connection = http.half_close(true).max_buf_size(MAX_HEAD_BYTES).serve_connection(io, service);
-    // A child token: it is polled at each step, and connections would contend for a shared token.
+    // Each step polls the token. With one shared token all connections would contend for its lock,
+    // so each connection has a child token.
     let mut close = pin!(shared.close.child_token().cancelled_owned());
     let mut sleep = pin!(sleep_until(timer.deadline()));
     let mut closing = false;
