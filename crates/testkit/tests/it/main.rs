@@ -3,4 +3,5 @@
 #![cfg(test)]
 
 mod dependents;
+mod imports;
 mod proxy;
