@@ -76,10 +76,12 @@ async fn unavailable_mongodb_is_a_failure_weak_write_concern_a_warning() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mongodb_that_rejects_commands_is_a_failure_and_the_rest_is_checked() {
+async fn mongodb_client_that_cannot_be_built_is_a_failure_and_the_rest_is_checked() {
     let names = Stack::shared().await.names();
-    let missing = testkit::mongo::with_option(&names.mongodb, "tls=true&tlsCAFile=/no/such.pem");
-    let found = check(&names, &[("MONGODB_URI", &missing)]).await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let no_certificate = format!("tls=true&tlsCAFile={}", file.path().display());
+    let uri = testkit::mongo::with_option(&names.mongodb, &no_certificate);
+    let found = check(&names, &[("MONGODB_URI", &uri)]).await;
     found.assert("fail", "mongodb", "cannot be used: ");
     found.assert("ok", "mongodb write concern", "majority");
     found.assert("ok", "kafka", "answers");
