@@ -1,7 +1,8 @@
 //! Supervision of long-lived tasks and threads: no task of a process ends unnoticed.
 //!
 //! A task fails if it ends before the stop signal, or before a planned end of its own
-//! ([`Supervisor::until`]). It also fails if it panics or returns an error, at any time. The [`Supervisor`] then
+//! ([`Supervisor::until`]). It also fails if it panics or returns an error, at any time.
+//! The [`Supervisor`] then
 //! - logs one line at error with the name of the task,
 //! - makes `/livez` 503 ([`Supervisor::alive`]),
 //! - cancels its stop token, so that the rest of the process shuts down gracefully,
