@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ::kafka::topics::{log_changes, maintain_topics};
+use ::kafka::topics::{log_changes, topic_maintenance};
 use prometheus_client::registry::Registry;
 use serde_json::json;
 use service::health::{Listener, routes};
+use service::tasks::Supervisor;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -78,34 +79,53 @@ impl App {
         self.counters.clone()
     }
 
-    /// Runs until `stop`.
+    /// Runs until `stop`, or until a task fails. Then it commits what is finished.
     ///
     /// # Errors
-    /// The listener, the reader or the committer ended unexpectedly.
+    /// A long-lived task or thread ended or panicked, which is a bug. The text names it.
     pub async fn run_until(self, stop: CancellationToken) -> Result<(), Failure> {
+        self.run_with(stop, |_| ()).await
+    }
+
+    /// As [`App::run_until`], with the tasks that `start_tasks` starts. Tests end such a task on
+    /// purpose.
+    async fn run_with(
+        self,
+        stop: CancellationToken,
+        start_tasks: impl FnOnce(&Supervisor),
+    ) -> Result<(), Failure> {
         // These tasks outlive `stop`: workers that finish their batches need the server states.
         let background = CancellationToken::new();
         let _stops_with_app = background.clone().drop_guard();
+        let tasks = Supervisor::new(&stop);
+        // Declared after the other guard, so dropped before it. The end of the tasks is then planned.
+        let _planned_end = tasks.stop_token().clone().drop_guard();
         let admin_client = self.config.topic_admin();
-        let kafka = maintain_topics(&admin_client, self.config.topic_specs(), background.clone())?;
-        tokio::spawn(log_changes(kafka.clone()));
+        let (kafka, maintenance) =
+            topic_maintenance(&admin_client, self.config.topic_specs(), background.clone())?;
+        let log = log_changes(kafka.clone());
+        // One task, because the log ends with the maintenance. The failure is then the cause.
+        tasks.spawn("topic maintenance", async {
+            tokio::join!(maintenance, log);
+        });
         let (group, client_id) = (self.config.group_id.clone(), self.config.client_id());
-        let foreign_members = watch_group(admin_client, group, client_id, background.clone());
+        let (foreign_members, watching) = watch_group(admin_client, group, client_id, background.clone());
+        tasks.spawn("group watch", watching);
         let (store, store_stop) = (self.context.store.clone(), background.clone());
-        tokio::spawn(async move { store.watch(store_stop).await });
-        let reader_stop = stop.child_token();
-        let _reader_stops_with_app = reader_stop.clone().drop_guard();
+        tasks.spawn("mongodb watch", async move { store.watch(store_stop).await });
         let reader = Reader {
             client: self.config.group_member(),
             topics: self.config.topics.clone(),
             workers: Arc::clone(&self.workers),
             kafka: kafka.clone(),
             runtime: Handle::current(),
-            stop: reader_stop,
+            stop: tasks.stop_token().clone(),
+            tasks: tasks.clone(),
         };
         let (workers, counters) = (Arc::clone(&self.workers), self.counters.clone());
         let health = Health {
             registry: self.registry,
+            tasks: tasks.clone(),
             store: self.context.store.state(),
             context: self.context,
             workers: self.workers,
@@ -119,35 +139,25 @@ impl App {
         let admin = Admin { token: self.config.admin_token.clone(), workers: Arc::clone(&workers) };
         let routes = routes(Arc::new(health)).merge(admin::routes(admin));
         let serve = self.listener.serve(routes, background.clone());
-        let listener = tokio::spawn(serve);
-        let mut reader = spawn(reader)?;
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => workers.begin_shutdown(WORKER_STOP_TIMEOUT),
-            _ = &mut reader => {
-                return Err(workers.fatal_error().unwrap_or("the reader ended unexpectedly").into());
-            }
-            ended = listener => {
-                ended??;
-                return Err("the listener ended unexpectedly".into());
-            }
-        }
-        if tokio::time::timeout(READER_STOP_TIMEOUT, reader).await.is_err() {
+        tasks.spawn("health listener", serve);
+        // The receiver completes when the sender is dropped, also by a panic.
+        let (ended, reader_ended) = oneshot::channel::<()>();
+        let thread = tasks.spawn_thread("reader", move || {
+            let _ended = ended;
+            reader.run();
+        })?;
+        start_tasks(&tasks);
+        tasks.stop_token().cancelled().await;
+        workers.begin_shutdown(WORKER_STOP_TIMEOUT);
+        if tokio::time::timeout(READER_STOP_TIMEOUT, reader_ended).await.is_err() {
             tracing::warn!("reader did not end in time and is left behind");
+        } else {
+            // The thread ends at once: it only reports its result to the supervisor.
+            _ = thread.join();
         }
         log_summary(&counters.snapshot());
-        Ok(())
+        tasks.alive().map_err(Into::into)
     }
-}
-
-/// Starts the reader thread. The receiver completes when the thread ends, also after a panic.
-fn spawn(reader: Reader) -> std::io::Result<oneshot::Receiver<()>> {
-    let (ended, receiver) = oneshot::channel();
-    std::thread::Builder::new().name("reader".into()).spawn(move || {
-        reader.run();
-        _ = ended.send(());
-    })?;
-    Ok(receiver)
 }
 
 /// Logs the counters once, because `/metrics` has ended.
@@ -179,15 +189,70 @@ fn names(config: &Config) -> serde_json::Value {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::Ordering;
+    use std::sync::Mutex;
 
+    use rdkafka::ClientConfig;
+    use rdkafka::consumer::{BaseConsumer, Consumer};
     use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::{DefaultProducerContext, FutureProducer, FutureRecord};
+    use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+    use service::lock::lock;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
 
     use super::*;
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn unexpected_end_of_the_committer_stops_the_process_with_an_error() {
-        let cluster = MockCluster::new(1).unwrap();
+    const TIMEOUT: Duration = Duration::from_secs(60);
+
+    /// The log lines of the current thread.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            std::io::Write::write(&mut *lock(&self.0), bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Lines {
+        fn collect(&self) -> tracing::subscriber::DefaultGuard {
+            let lines = self.clone();
+            let subscriber = tracing_subscriber::fmt().json().with_writer(move || lines.clone()).finish();
+            tracing::subscriber::set_default(subscriber)
+        }
+
+        /// The lines of level error.
+        fn errors(&self) -> Vec<String> {
+            let text = String::from_utf8(lock(&self.0).clone()).unwrap();
+            text.lines().filter(|line| line.contains("\"ERROR\"")).map(str::to_owned).collect()
+        }
+    }
+
+    /// The response of `/livez`, or an empty text if the listener has ended.
+    async fn livez(address: SocketAddr) -> String {
+        let mut response = String::new();
+        if let Ok(mut stream) = TcpStream::connect(address).await {
+            let request = b"GET /livez HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n";
+            _ = stream.write_all(request).await;
+            _ = stream.read_to_string(&mut response).await;
+        }
+        response
+    }
+
+    /// The first response of `/livez` that is no 200.
+    async fn failed_livez(address: SocketAddr) -> String {
+        loop {
+            let response = livez(address).await;
+            if !response.starts_with("HTTP/1.1 200") {
+                return response;
+            }
+        }
+    }
+
+    async fn app(cluster: &MockCluster<'static, DefaultProducerContext>) -> App {
         for topic in ["t", "t.dlq"] {
             cluster.create_topic(topic, 1, 1).unwrap();
         }
@@ -199,13 +264,111 @@ mod tests {
             ("LISTEN_ADDR", "127.0.0.1:0"),
         ];
         let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into()));
-        let app = App::build(Config::from_environment(environment).unwrap()).await.unwrap();
-        let workers = Arc::clone(&app.workers);
-        assert_eq!(workers.fatal_error(), None);
-        workers.committer_panics.store(true, Ordering::Relaxed);
-        let run = app.run_until(CancellationToken::new());
-        let ended = tokio::time::timeout(Duration::from_secs(60), run).await.expect("the app ends");
-        assert_eq!(ended.unwrap_err().to_string(), "the committer ended unexpectedly");
-        assert!(workers.fatal_error().is_some(), "/livez fails");
+        App::build(Config::from_environment(environment).unwrap()).await.unwrap()
+    }
+
+    /// Sends an event that the consumer skips, so that it needs no database.
+    async fn send_skipped(bootstrap: &str) {
+        let producer: FutureProducer =
+            ClientConfig::new().set("bootstrap.servers", bootstrap).create().unwrap();
+        let event =
+            r#"{"id":"a","timestamp":1,"source":"other","payload":{},"ingested_at":1,"api_version":"1"}"#;
+        let record = FutureRecord::<str, str>::to("t").key("a").payload(event);
+        producer.send(record, TIMEOUT).await.unwrap();
+    }
+
+    /// The offset of the only partition that `group` has committed.
+    fn committed_offset(bootstrap: &str, group: &str) -> Offset {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", bootstrap).set("group.id", group);
+        let client: BaseConsumer = config.create().unwrap();
+        let mut list = TopicPartitionList::new();
+        list.add_partition("t", 0);
+        client.committed_offsets(list, TIMEOUT).unwrap().elements()[0].offset()
+    }
+
+    /// Runs a consumer until it has finished a record, and lets thread `name` panic. Returns the
+    /// response of `/livez` during the shutdown, the error of the run, and the committed offset.
+    async fn run_until_panic(name: &'static str) -> (String, String, Offset) {
+        let cluster = MockCluster::new(1).unwrap();
+        let app = app(&cluster).await;
+        let (bootstrap, group) = (cluster.bootstrap_servers(), app.config.group_id.clone());
+        let (workers, address, counters) = (Arc::clone(&app.workers), app.address(), app.counters());
+        let run = tokio::spawn(app.run_until(CancellationToken::new()));
+        let panic = async {
+            while workers.assigned().is_empty() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            assert!(livez(address).await.starts_with("HTTP/1.1 200"));
+            send_skipped(&bootstrap).await;
+            while counters.snapshot().skipped == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            workers.panicking_thread.set(name).unwrap();
+            // Leaving the group takes this long, and the listener responds meanwhile.
+            cluster.broker_round_trip_time(-1, Duration::from_millis(700)).unwrap();
+            (failed_livez(address).await, run.await.unwrap())
+        };
+        let (livez, ended) = tokio::time::timeout(TIMEOUT, panic).await.expect("the app ends");
+        cluster.broker_round_trip_time(-1, Duration::ZERO).unwrap();
+        let committed = tokio::task::spawn_blocking(move || committed_offset(&bootstrap, &group));
+        (livez, ended.unwrap_err().to_string(), committed.await.unwrap())
+    }
+
+    fn panicked(name: &str) -> String {
+        format!("task \"{name}\" panicked: the test ends this thread")
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn unexpected_end_of_the_committer_stops_the_process_with_an_error() {
+        let (livez, error, committed) = run_until_panic("committer").await;
+        assert!(livez.starts_with("HTTP/1.1 503") && livez.contains("committer"), "{livez}");
+        assert_eq!(error, panicked("committer"));
+        assert_eq!(committed, Offset::Offset(1), "the finished record is committed");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn unexpected_end_of_the_lag_monitor_stops_the_process_with_an_error() {
+        let (livez, error, committed) = run_until_panic("lag monitor").await;
+        assert!(livez.starts_with("HTTP/1.1 503") && livez.contains("lag monitor"), "{livez}");
+        assert_eq!(error, panicked("lag monitor"));
+        assert_eq!(committed, Offset::Offset(1));
+    }
+
+    /// The threads of its client end with it. The error names the cause, which is the reader.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn unexpected_end_of_the_reader_stops_the_process_with_an_error() {
+        let (_, error, _) = run_until_panic("reader").await;
+        assert_eq!(error, panicked("reader"));
+    }
+
+    #[tokio::test]
+    async fn unexpected_end_of_a_task_is_logged_and_stops_the_process_with_an_error() {
+        let lines = Lines::default();
+        let _guard = lines.collect();
+        let (cluster, stop) = (MockCluster::new(1).unwrap(), CancellationToken::new());
+        let run = app(&cluster).await.run_with(stop.clone(), |tasks| {
+            tasks.spawn("extra task", async {});
+        });
+        let ended = tokio::time::timeout(TIMEOUT, run).await.expect("the app ends");
+        assert_eq!(ended.unwrap_err().to_string(), "task \"extra task\" ended before the stop signal");
+        assert!(!stop.is_cancelled(), "the consumer stops without the stop signal");
+        let errors = lines.errors();
+        assert!(errors.len() == 1 && errors[0].contains("\"task\":\"extra task\""), "{errors:?}");
+    }
+
+    #[tokio::test]
+    async fn a_stopped_consumer_logs_no_failed_task() {
+        let lines = Lines::default();
+        let _guard = lines.collect();
+        let (cluster, stop) = (MockCluster::new(1).unwrap(), CancellationToken::new());
+        let run = app(&cluster).await.run_until(stop.clone());
+        let stopping = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            stop.cancel();
+        };
+        let (ended, ()) = tokio::join!(run, stopping);
+        ended.unwrap();
+        assert_eq!(lines.errors(), Vec::<String>::new());
     }
 }

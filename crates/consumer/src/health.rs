@@ -7,6 +7,7 @@ use ::kafka::topics::KafkaReadiness;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use service::health::HealthSource;
+use service::tasks::Supervisor;
 use tokio::sync::watch;
 
 use crate::counters::Counters;
@@ -18,6 +19,8 @@ use crate::partition::workers::Workers;
 /// The state from which the responses are made.
 pub struct Health {
     pub registry: Registry,
+    /// The long-lived tasks.
+    pub tasks: Supervisor,
     pub context: Arc<WorkerContext>,
     pub workers: Arc<Workers>,
     pub counters: Counters,
@@ -73,7 +76,7 @@ impl Health {
 
 impl HealthSource for Health {
     fn alive(&self) -> Result<(), String> {
-        self.workers.fatal_error().map_or(Ok(()), |error| Err(error.to_owned()))
+        self.tasks.alive()
     }
 
     fn ready(&self) -> Result<(), String> {

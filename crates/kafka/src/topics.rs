@@ -127,21 +127,7 @@ impl TopicSpec {
     }
 }
 
-/// Starts a task that maintains `topics` until `stop`. Returns the readiness.
-///
-/// # Errors
-/// librdkafka rejects the configuration.
-pub fn maintain_topics(
-    config: &ClientConfig,
-    topics: Vec<TopicSpec>,
-    stop: CancellationToken,
-) -> Result<watch::Receiver<KafkaReadiness>, KafkaError> {
-    let (readiness, maintenance) = topic_maintenance(config, topics, stop)?;
-    tokio::spawn(maintenance);
-    Ok(readiness)
-}
-
-/// As [`maintain_topics`], but the caller runs the returned task.
+/// A task that maintains `topics` until `stop`, and the readiness that it updates.
 ///
 /// # Errors
 /// librdkafka rejects the configuration.

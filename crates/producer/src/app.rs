@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use events::{Rules, Source};
 use service::health::Listener;
+use service::tasks::Supervisor;
 use thiserror::Error;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
@@ -53,12 +54,12 @@ pub enum BuildError {
     Traces(String),
 }
 
-/// The producer ended without a stop signal.
+/// The producer did not end by plan.
 #[derive(Debug, Error)]
 pub enum RunError {
-    /// The task of the listener ended, which is a bug.
-    #[error("the listener ended: {0}")]
-    Listener(String),
+    /// A long-lived task ended or panicked, which is a bug. The text names the task.
+    #[error("{0}")]
+    Task(String),
 }
 
 /// A producer that is bound to its address.
@@ -66,6 +67,8 @@ pub enum RunError {
 pub struct App {
     listener: Listener,
     state: AppState,
+    /// Announces the end of the background tasks. Fields are dropped in this order.
+    _planned_end: DropGuard,
     /// Stops the background tasks of the Kafka clients.
     _background: DropGuard,
 }
@@ -77,11 +80,14 @@ impl App {
     /// See [`BuildError`].
     pub async fn build(config: Config) -> Result<Self, BuildError> {
         let listener = Listener::bind(config.listen_addr).await?;
+        // The background tasks outlive the stop, because requests in flight need them.
         let background = CancellationToken::new();
+        let tasks = Supervisor::new(&CancellationToken::new());
+        let planned_end = tasks.stop_token().clone();
         let metrics = Arc::new(Metrics::new());
         let state = AppState::new(Parts {
             rules: Rules { accept_sources: config.accept_sources.clone() },
-            kafka: Publisher::connect(&config, &background).map_err(BuildError::Kafka)?,
+            kafka: Publisher::connect(&config, &tasks, &background).map_err(BuildError::Kafka)?,
             clock: Clock::default(),
             adsbdb: AdsbdbClient::new(&config, Arc::clone(&metrics)).map_err(BuildError::Adsbdb)?,
             adsbdb_source: Source::new("adsbdb").map_err(BuildError::Adsbdb)?,
@@ -92,10 +98,12 @@ impl App {
             metrics,
             traces: Traces::new(config.traces.as_ref()).map_err(BuildError::Traces)?,
             shutdown: Shutdown::default(),
+            tasks,
             last_error: Mutex::default(),
             config,
         });
-        Ok(Self { listener, state, _background: background.drop_guard() })
+        let (_planned_end, _background) = (planned_end.drop_guard(), background.drop_guard());
+        Ok(Self { listener, state, _planned_end, _background })
     }
 
     /// The address of the HTTP server, with the real port.
@@ -118,25 +126,21 @@ impl App {
         self.state.metrics.counters.clone()
     }
 
-    /// Runs until `stop`. Then it rejects new requests, finishes those in flight and ends within
-    /// 10 s.
+    /// Runs until `stop`, or until a task fails. Then it rejects new requests, finishes those in
+    /// flight and ends within 10 s.
     ///
     /// # Errors
-    /// The listener ended without a stop signal.
+    /// A task failed.
     pub async fn run_until(self, stop: CancellationToken) -> Result<(), RunError> {
         let (state, close) = (self.state, CancellationToken::new());
         tracing::info!(address = %self.listener.address(), topic = state.config.topic.name, "listening");
         let serving = serve(self.listener, &state, close.clone());
-        let mut server = AbortOnDropHandle::new(tokio::spawn(serving));
+        let (tasks, stop_tasks) = (state.tasks.clone(), state.tasks.stop_token());
+        let mut server = AbortOnDropHandle::new(tasks.spawn("http listener", serving));
         let tls = state.config.http.tls.clone();
-        let _reload = tls.map(|tls| AbortOnDropHandle::new(tokio::spawn(tls.reload_on_change())));
-        tokio::select! {
-            ended = &mut server => {
-                let reason = ended.err().map_or_else(|| "without an error".into(), |error| error.to_string());
-                return Err(RunError::Listener(reason));
-            }
-            () = stop.cancelled() => {}
-        }
+        let _reload =
+            tls.map(|tls| AbortOnDropHandle::new(tasks.spawn("certificate reload", tls.reload_on_change())));
+        tokio::select! { () = stop.cancelled() => stop_tasks.cancel(), () = stop_tasks.cancelled() => {} }
         finish_requests(&state).await;
         close.cancel();
         if tokio::time::timeout(CLOSE_TIMEOUT, &mut server).await.is_err() {
@@ -144,7 +148,7 @@ impl App {
         }
         let closing = tokio::time::timeout(CLOSE_TIMEOUT, state.kafka.close());
         _ = tokio::join!(closing, state.traces.close(EXPORT_TIMEOUT));
-        Ok(())
+        tasks.alive().map_err(RunError::Task)
     }
 }
 
@@ -177,4 +181,130 @@ async fn finish_requests(state: &AppState) {
         shutdown.requests_finished().await;
     };
     _ = tokio::time::timeout(ABANDON_TIMEOUT, abandon).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use service::lock::lock;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    /// The log lines of the current thread.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            std::io::Write::write(&mut *lock(&self.0), bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Lines {
+        fn collect(&self) -> tracing::subscriber::DefaultGuard {
+            let lines = self.clone();
+            let subscriber = tracing_subscriber::fmt().json().with_writer(move || lines.clone()).finish();
+            tracing::subscriber::set_default(subscriber)
+        }
+
+        /// The lines of level error.
+        fn errors(&self) -> Vec<String> {
+            let text = String::from_utf8(lock(&self.0).clone()).unwrap();
+            text.lines().filter(|line| line.contains("\"ERROR\"")).map(str::to_owned).collect()
+        }
+    }
+
+    /// The response of `/livez`, or an empty text if the listener has ended.
+    async fn livez(address: SocketAddr) -> String {
+        let mut response = String::new();
+        if let Ok(mut stream) = TcpStream::connect(address).await {
+            let request = b"GET /livez HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n";
+            _ = stream.write_all(request).await;
+            _ = stream.read_to_string(&mut response).await;
+        }
+        response
+    }
+
+    /// The first response of `/livez` that is no 200.
+    async fn failed_livez(address: SocketAddr) -> String {
+        loop {
+            let response = livez(address).await;
+            if !response.starts_with("HTTP/1.1 200") {
+                return response;
+            }
+        }
+    }
+
+    async fn app() -> App {
+        App::build(Config::without_kafka(&[])).await.unwrap()
+    }
+
+    async fn ended(run: impl Future<Output = Result<(), RunError>>) -> Result<(), RunError> {
+        tokio::time::timeout(Duration::from_secs(10), run).await.expect("the app ends within 10 s")
+    }
+
+    #[tokio::test]
+    async fn a_task_that_ends_early_shuts_the_producer_down_with_an_error() {
+        let lines = Lines::default();
+        let _guard = lines.collect();
+        let (app, stop) = (app().await, CancellationToken::new());
+        let (address, state) = (app.address(), app.state().clone());
+        let request = state.shutdown.admit();
+        let run = tokio::spawn(app.run_until(stop.clone()));
+        assert!(livez(address).await.starts_with("HTTP/1.1 200"));
+
+        state.tasks.spawn("extra task", async {});
+        // A request is in flight, so the listener still responds during the shutdown.
+        let livez = failed_livez(address).await;
+        assert!(livez.starts_with("HTTP/1.1 503"), "{livez}");
+        assert!(livez.contains("extra task") && livez.contains("ended before the stop signal"), "{livez}");
+        state.shutdown.begun_token().cancelled().await;
+        assert!(!run.is_finished(), "the request in flight is finished first");
+
+        drop(request);
+        let error = ended(async { run.await.unwrap() }).await.unwrap_err();
+        assert_eq!(error.to_string(), "task \"extra task\" ended before the stop signal");
+        assert!(!stop.is_cancelled(), "the producer stops without the stop signal");
+        let errors = lines.errors();
+        assert!(errors.len() == 1 && errors[0].contains("\"task\":\"extra task\""), "{errors:?}");
+    }
+
+    #[tokio::test]
+    async fn a_task_that_panics_shuts_the_producer_down_with_an_error() {
+        let app = app().await;
+        app.state().tasks.spawn("extra task", async {
+            let healthy = false;
+            assert!(healthy, "on purpose");
+        });
+        let error = ended(app.run_until(CancellationToken::new())).await.unwrap_err();
+        assert_eq!(error.to_string(), "task \"extra task\" panicked: on purpose");
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_kafka_task_shuts_the_producer_down_with_an_error() {
+        let mut app = app().await;
+        // Stops the background tasks although the producer is not stopping.
+        app._background = CancellationToken::new().drop_guard();
+        let error = ended(app.run_until(CancellationToken::new())).await.unwrap_err().to_string();
+        let names = ["\"kafka client supervision\"", "\"topic maintenance\""];
+        assert!(names.iter().any(|name| error.contains(name)), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_stopped_producer_and_one_that_never_ran_log_no_failed_task() {
+        let lines = Lines::default();
+        let _guard = lines.collect();
+        let (app, never_run, stop) = (app().await, app().await, CancellationToken::new());
+        let tasks = never_run.state().tasks.clone();
+        drop(never_run);
+        stop.cancel();
+        ended(app.run_until(stop)).await.unwrap();
+        // The topic check of the other producer ends after its current request.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!((tasks.alive(), lines.errors()), (Ok(()), vec![]));
+    }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use events::{Rules, Source};
 use service::lock::lock;
+use service::tasks::Supervisor;
 use tokio::sync::Semaphore;
 
 use crate::adsbdb::client::AdsbdbClient;
@@ -44,6 +45,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     pub traces: Traces,
     pub shutdown: Shutdown,
+    /// The long-lived tasks, for `/livez`.
+    pub tasks: Supervisor,
     /// The last error that no client caused, for `/health`.
     pub last_error: Mutex<Option<String>>,
 }

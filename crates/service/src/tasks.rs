@@ -1,7 +1,8 @@
 //! Supervision of long-lived tasks and threads: no task of a process ends unnoticed.
 //!
-//! A task fails if it ends before the stop signal. It also fails if it panics or returns an error,
-//! at any time. The [`Supervisor`] then
+//! A task fails if it ends before the stop signal, or before a planned end of its own
+//! ([`Supervisor::until`]). It also fails if it panics or returns an error, at any time.
+//! The [`Supervisor`] then
 //! - logs one line at error with the name of the task,
 //! - makes `/livez` 503 ([`Supervisor::alive`]),
 //! - cancels its stop token, so that the rest of the process shuts down gracefully,
@@ -43,6 +44,8 @@ impl<E: fmt::Display + Send + 'static> TaskResult for Result<(), E> {
 #[derive(Debug, Clone)]
 pub struct Supervisor {
     stop: CancellationToken,
+    /// Tasks may end once this is cancelled. Equal to `stop`, except after [`Supervisor::until`].
+    planned_end: CancellationToken,
     /// The first failure: the name of the task and the reason.
     failure: Arc<OnceLock<String>>,
 }
@@ -52,13 +55,21 @@ impl Supervisor {
     ///
     /// A failure cancels a child of `stop`. The caller's own token stays as it is.
     pub fn new(stop: &CancellationToken) -> Self {
-        Self { stop: stop.child_token(), failure: Arc::default() }
+        let stop = stop.child_token();
+        Self { planned_end: stop.clone(), stop, failure: Arc::default() }
     }
 
     /// The token that the stop signal or a failed task cancels. A process that ends by plan cancels
     /// it itself before its tasks end.
     pub fn stop_token(&self) -> &CancellationToken {
         &self.stop
+    }
+
+    /// A supervisor for tasks that may end once `planned_end` is cancelled, while the process
+    /// continues. It shares the failure and the stop token with this one.
+    #[must_use]
+    pub fn until(&self, planned_end: CancellationToken) -> Self {
+        Self { planned_end, ..self.clone() }
     }
 
     /// Starts `task` on the tokio runtime. The handle ends with the task, failed or not. Aborting
@@ -117,7 +128,7 @@ impl Supervisor {
             Err(panic) => format!("panicked: {}", panic_message(&*panic)),
             Ok(result) => match result.error() {
                 Some(error) => format!("failed: {error}"),
-                None if self.stop.is_cancelled() => return,
+                None if self.stop.is_cancelled() || self.planned_end.is_cancelled() => return,
                 None => "ended before the stop signal".into(),
             },
         };
@@ -249,6 +260,28 @@ mod tests {
         let panics = || -> () { panic!("no offset") };
         second.spawn_thread("lag monitor", panics).unwrap().join().unwrap();
         assert_failed(&second, &stop, "panicked: no offset");
+    }
+
+    #[tokio::test]
+    async fn a_task_that_ends_after_its_planned_end_is_no_failure() {
+        let (supervisor, stop) = supervisor();
+        let planned_end = CancellationToken::new();
+        let session = supervisor.until(planned_end.clone());
+        planned_end.cancel();
+        session.spawn("lag monitor", async {}).await.unwrap();
+        assert_well(&supervisor);
+        assert!(!supervisor.stop_token().is_cancelled(), "the process continues");
+
+        session.spawn("lag monitor", async { Err("no broker") }).await.unwrap();
+        assert_failed(&supervisor, &stop, "failed: no broker");
+    }
+
+    #[tokio::test]
+    async fn a_task_that_ends_before_its_planned_end_fails_the_process() {
+        let (supervisor, stop) = supervisor();
+        let session = supervisor.until(CancellationToken::new());
+        session.spawn("lag monitor", async {}).await.unwrap();
+        assert_failed(&supervisor, &stop, "ended before the stop signal");
     }
 
     #[test]

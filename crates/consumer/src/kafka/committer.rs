@@ -4,11 +4,12 @@
 //! no result of an asynchronous one), and polling must not wait for a commit.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use service::tasks::Supervisor;
 
 use crate::kafka::rebalance::GroupMember;
 use crate::partition::workers::Workers;
@@ -25,29 +26,28 @@ pub struct Committer {
 }
 
 impl Committer {
-    /// Starts the thread.
+    /// Starts the thread. `tasks` has to allow its end before [`Committer::stop`].
     ///
     /// # Errors
     /// The thread cannot be created.
-    pub fn start(consumer: Arc<BaseConsumer<GroupMember>>, workers: Arc<Workers>) -> std::io::Result<Self> {
+    pub fn start(
+        tasks: &Supervisor,
+        consumer: Arc<BaseConsumer<GroupMember>>,
+        workers: Arc<Workers>,
+    ) -> std::io::Result<Self> {
         let (requests, received) = sync_channel(1);
-        let name = "committer".to_owned();
-        let thread =
-            std::thread::Builder::new().name(name).spawn(move || run(&consumer, &workers, &received))?;
+        let thread = tasks.spawn_thread("committer", move || run(&consumer, &workers, &received))?;
         Ok(Self { requests, thread })
     }
 
     /// Requests a commit of what closed workers finished. The receiver gets whether it succeeded.
-    pub fn request_final_commit(&self) -> Receiver<bool> {
+    /// `None` if the thread has ended, which is a bug.
+    pub fn request_final_commit(&self) -> Option<Receiver<bool>> {
         let (result, receiver) = sync_channel(1);
-        // If the thread has ended, the sender is dropped and the receiver is disconnected.
-        _ = self.requests.try_send(result);
-        receiver
-    }
-
-    /// Whether the thread has ended, which is a bug.
-    pub fn has_ended(&self) -> bool {
-        self.thread.is_finished()
+        match self.requests.try_send(result) {
+            Err(TrySendError::Disconnected(_)) => None,
+            Ok(()) | Err(TrySendError::Full(_)) => Some(receiver),
+        }
     }
 
     /// Stops the thread after its current commit.

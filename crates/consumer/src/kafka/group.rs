@@ -16,16 +16,16 @@ use tokio_util::sync::CancellationToken;
 const INTERVAL: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Describes group `name` periodically until `stop`. The receiver holds a message about the foreign
-/// members, if there are any.
+/// A task that describes group `name` periodically until `stop`. The receiver holds a message about
+/// the foreign members, if there are any.
 pub fn watch_group(
     config: ClientConfig,
     name: String,
     client_id: String,
     stop: CancellationToken,
-) -> watch::Receiver<Option<String>> {
+) -> (watch::Receiver<Option<String>>, impl Future<Output = ()> + Send) {
     let (sender, receiver) = watch::channel(None);
-    tokio::spawn(async move {
+    let watching = async move {
         let mut client = None;
         while !stop.is_cancelled() {
             let (config, group_name) = (config.clone(), name.clone());
@@ -51,8 +51,8 @@ pub fn watch_group(
             };
             tokio::select! { () = stop.cancelled() => {}, () = tokio::time::sleep(INTERVAL) => {} }
         }
-    });
-    receiver
+    };
+    (receiver, watching)
 }
 
 /// Whether a broker returned `error`. A client without a reply may have lost every broker, so the

@@ -11,6 +11,7 @@ use std::time::Duration;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaResult;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use service::tasks::Supervisor;
 
 use crate::kafka::rebalance::GroupMember;
 use crate::partition::progress::PartitionView;
@@ -26,15 +27,17 @@ pub struct LagMonitor {
 }
 
 impl LagMonitor {
-    /// Starts the thread.
+    /// Starts the thread. `tasks` has to allow its end before [`LagMonitor::stop`].
     ///
     /// # Errors
     /// The thread cannot be created.
-    pub fn start(consumer: Arc<BaseConsumer<GroupMember>>, workers: Arc<Workers>) -> std::io::Result<Self> {
+    pub fn start(
+        tasks: &Supervisor,
+        consumer: Arc<BaseConsumer<GroupMember>>,
+        workers: Arc<Workers>,
+    ) -> std::io::Result<Self> {
         let (alive, stopped) = channel();
-        let name = "lag".to_owned();
-        let thread =
-            std::thread::Builder::new().name(name).spawn(move || run(&consumer, &workers, &stopped))?;
+        let thread = tasks.spawn_thread("lag monitor", move || run(&consumer, &workers, &stopped))?;
         Ok(Self { alive, thread })
     }
 

@@ -19,9 +19,10 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use service::backoff::Backoff;
+use service::tasks::Supervisor;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::kafka::commit_guard::CommitGuard;
 use crate::kafka::committer::Committer;
@@ -34,7 +35,7 @@ use crate::partition::workers::{PushResult, Workers};
 const POLL_TIMEOUT: Duration = Duration::from_millis(100);
 /// The same while a partition is paused, because it can be resumed at any moment.
 const POLL_TIMEOUT_PAUSED: Duration = Duration::from_millis(5);
-/// Interval of the checks of workers, committer and clients.
+/// Interval of the checks of workers and clients.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// How long workers may finish their current batches after the stop signal.
 pub const WORKER_STOP_TIMEOUT: Duration = Duration::from_secs(8);
@@ -51,8 +52,6 @@ const BACKOFF_RESET_AGE: Duration = Duration::from_secs(60);
 enum SessionEnd {
     Stopped,
     ClientFailed(String),
-    /// The committer thread ended, which is a bug. The process stops.
-    CommitterEnded,
     /// Kafka no longer has the group's committed offsets of this topic.
     OffsetsReset(Arc<str>),
 }
@@ -75,6 +74,8 @@ pub struct Reader {
     pub runtime: Handle,
     /// Ends the reader.
     pub stop: CancellationToken,
+    /// Starts the threads of each client.
+    pub tasks: Supervisor,
 }
 
 impl Reader {
@@ -84,7 +85,7 @@ impl Reader {
         while self.wait_for_kafka() {
             let started = Instant::now();
             match self.run_session() {
-                SessionEnd::Stopped | SessionEnd::CommitterEnded => return,
+                SessionEnd::Stopped => return,
                 SessionEnd::OffsetsReset(topic) => {
                     tracing::warn!(
                         topic = &*topic,
@@ -136,7 +137,6 @@ impl Reader {
         let end = self.read(&client);
         match &end {
             SessionEnd::Stopped => self.stop_workers(&client),
-            SessionEnd::CommitterEnded => self.stop_without_committer(&client),
             SessionEnd::ClientFailed(_) => self.workers.abort(&self.workers.assigned()),
             SessionEnd::OffsetsReset(topic) => {
                 self.workers.abort(&self.workers.assigned());
@@ -183,9 +183,6 @@ impl Reader {
                 checked_at = Instant::now();
                 consumer.context().keep_connected(consumer);
                 self.update_positions(consumer);
-                if client.committer.has_ended() {
-                    return SessionEnd::CommitterEnded;
-                }
                 if let Some(ended) = self.workers.unexpectedly_ended() {
                     return worker_ended(&ended);
                 }
@@ -226,7 +223,9 @@ impl Reader {
             FINAL_COMMIT_TIMEOUT_UNAVAILABLE
         };
         let deadline = Instant::now() + timeout;
-        let mut committed = client.committer.request_final_commit();
+        let Some(mut committed) = client.committer.request_final_commit() else {
+            return self.commit_without_committer(client);
+        };
         // After a reset of the offsets every commit fails.
         let is_reset = || client.consumer.context().commit_guard().reset_topic().is_some();
         while Instant::now() < deadline && !is_reset() {
@@ -234,7 +233,10 @@ impl Reader {
                 Ok(true) => return,
                 // A group rejects commits for a moment during a rebalance.
                 Ok(false) | Err(TryRecvError::Disconnected) => {
-                    committed = client.committer.request_final_commit();
+                    match client.committer.request_final_commit() {
+                        Some(next) => committed = next,
+                        None => return self.commit_without_committer(client),
+                    }
                 }
                 Err(TryRecvError::Empty) => {}
             }
@@ -244,11 +246,8 @@ impl Reader {
         tracing::warn!("final commit was not confirmed, some records may be processed again");
     }
 
-    /// Shutdown after the committer ended unexpectedly: this thread makes the final commit.
-    fn stop_without_committer(&self, client: &Client) {
-        tracing::error!("committer ended unexpectedly, the process stops");
-        self.workers.set_fatal_error("the committer ended unexpectedly".into());
-        self.workers.close(WORKER_STOP_TIMEOUT);
+    /// Makes the final commit on this thread, because the committer has ended unexpectedly.
+    fn commit_without_committer(&self, client: &Client) {
         let guard = client.consumer.context().commit_guard();
         if let Err((_, error)) = guard.commit(&client.consumer, || self.workers.final_offsets()) {
             tracing::warn!(error = %error, "final commit failed, some records may be processed again");
@@ -272,8 +271,10 @@ impl Reader {
     }
 }
 
-/// A group member and its committer and lag monitor.
+/// A group member and its committer and lag monitor. Fields are dropped in this order.
 struct Client {
+    /// Announces the end of the threads, which end with the client.
+    planned_end: DropGuard,
     consumer: Arc<BaseConsumer<GroupMember>>,
     committer: Committer,
     lag_monitor: LagMonitor,
@@ -290,15 +291,20 @@ impl Client {
         consumer.subscribe(&topics).map_err(client_error)?;
         let consumer = Arc::new(consumer);
         let thread_error = |error: std::io::Error| format!("thread could not be created: {error}");
-        let committer =
-            Committer::start(Arc::clone(&consumer), Arc::clone(&reader.workers)).map_err(thread_error)?;
-        let lag_monitor =
-            LagMonitor::start(Arc::clone(&consumer), Arc::clone(&reader.workers)).map_err(thread_error)?;
-        Ok(Self { consumer, committer, lag_monitor })
+        let planned_end = CancellationToken::new();
+        let tasks = reader.tasks.until(planned_end.clone());
+        let start_committer = Committer::start(&tasks, Arc::clone(&consumer), Arc::clone(&reader.workers));
+        let committer = start_committer.map_err(thread_error)?;
+        // Declared after the committer, so dropped before it if the next thread cannot be created.
+        let planned_end = planned_end.drop_guard();
+        let start_monitor = LagMonitor::start(&tasks, Arc::clone(&consumer), Arc::clone(&reader.workers));
+        let lag_monitor = start_monitor.map_err(thread_error)?;
+        Ok(Self { planned_end, consumer, committer, lag_monitor })
     }
 
     /// Stops the threads, then leaves the group.
     fn close(self) {
+        drop(self.planned_end);
         self.committer.stop();
         self.lag_monitor.stop();
         drop(self.consumer);

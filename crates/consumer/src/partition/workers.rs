@@ -94,11 +94,9 @@ pub struct Workers {
     /// When workers are aborted at shutdown. This caps the timeout of every caller of
     /// [`Workers::stop`].
     shutdown_deadline: OnceLock<Instant>,
-    /// Why the process cannot continue.
-    fatal_error: OnceLock<String>,
-    /// Makes the committer panic.
+    /// The name of a thread that panics at its next call.
     #[cfg(test)]
-    pub(crate) committer_panics: std::sync::atomic::AtomicBool,
+    pub(crate) panicking_thread: OnceLock<&'static str>,
 }
 
 impl Workers {
@@ -113,9 +111,8 @@ impl Workers {
             client_error: Mutex::default(),
             closed: Mutex::default(),
             shutdown_deadline: OnceLock::new(),
-            fatal_error: OnceLock::new(),
             #[cfg(test)]
-            committer_panics: std::sync::atomic::AtomicBool::new(false),
+            panicking_thread: OnceLock::new(),
         }
     }
 
@@ -126,16 +123,6 @@ impl Workers {
     pub fn begin_shutdown(&self, timeout: Duration) {
         _ = self.shutdown_deadline.set(Instant::now() + timeout);
         lock(&self.table).all().for_each(|worker| worker.stop.cancel());
-    }
-
-    /// Records why the process cannot continue. `/livez` fails from now on.
-    pub fn set_fatal_error(&self, reason: String) {
-        _ = self.fatal_error.set(reason);
-    }
-
-    /// Why the process cannot continue, if so.
-    pub fn fatal_error(&self) -> Option<&str> {
-        self.fatal_error.get().map(String::as_str)
     }
 
     /// Updates the client's positions. Every record below them was pushed to its worker. A stopping
@@ -208,6 +195,8 @@ impl Workers {
 
     /// A view of every assigned partition, in no order.
     pub fn views(&self) -> Vec<PartitionView> {
+        #[cfg(test)]
+        self.panic_on_purpose();
         lock(&self.table).all().map(|worker| worker.view.clone()).collect()
     }
 
@@ -274,6 +263,8 @@ impl Workers {
 
     /// Whether any partition is paused.
     pub fn any_paused(&self) -> bool {
+        #[cfg(test)]
+        self.panic_on_purpose();
         self.paused.load(Ordering::Relaxed) > 0
     }
 
@@ -291,10 +282,16 @@ impl Workers {
         list
     }
 
+    #[cfg(test)]
+    fn panic_on_purpose(&self) {
+        let panics = self.panicking_thread.get().copied();
+        assert!(panics.is_none() || std::thread::current().name() != panics, "the test ends this thread");
+    }
+
     /// Returns the offsets that were not passed to a commit yet, and marks them as passed.
     pub fn take_uncommitted(&self) -> TopicPartitionList {
         #[cfg(test)]
-        assert!(!self.committer_panics.load(Ordering::Relaxed), "the test ends the committer");
+        self.panic_on_purpose();
         let mut list = TopicPartitionList::new();
         for worker in lock(&self.table).all() {
             let committable = worker.view.progress.committable();

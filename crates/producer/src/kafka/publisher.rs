@@ -3,9 +3,10 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use kafka::topics::{KafkaReadiness, maintain_topics};
+use kafka::topics::{KafkaReadiness, topic_maintenance};
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{Producer, PurgeConfig};
+use service::tasks::Supervisor;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -33,11 +34,16 @@ pub struct Publisher {
 
 impl Publisher {
     /// Creates the client. Starts its supervision, the creation of the topic, and the log of state
-    /// changes, which all run until `shutdown`. Kafka may be unavailable.
+    /// changes, which all run until `shutdown`. `tasks` has to be stopped before. Kafka may be
+    /// unavailable.
     ///
     /// # Errors
     /// librdkafka rejects the configuration; the text is its message.
-    pub fn connect(config: &Config, shutdown: &CancellationToken) -> Result<Self, String> {
+    pub fn connect(
+        config: &Config,
+        tasks: &Supervisor,
+        shutdown: &CancellationToken,
+    ) -> Result<Self, String> {
         let message = |error: KafkaError| error.to_string();
         let client_config = client_config(
             &config.kafka_broker,
@@ -48,8 +54,9 @@ impl Publisher {
         let client = Arc::new(ReplaceableClient::new(client_config).map_err(message)?);
         let admin_config =
             kafka::client_config(&config.kafka_broker, properties::CLIENT_ID, &[], &config.kafka_properties);
-        let topic_state =
-            maintain_topics(&admin_config, vec![config.topic.clone()], shutdown.clone()).map_err(message)?;
+        let (topic_state, maintenance) =
+            topic_maintenance(&admin_config, vec![config.topic.clone()], shutdown.clone())
+                .map_err(message)?;
         let publisher = Self {
             topic: config.topic.name.as_str().into(),
             delivery_timeout: config.delivery_timeout,
@@ -58,8 +65,12 @@ impl Publisher {
             topic_state,
         };
         let (client, topic) = (Arc::clone(&publisher.client), Arc::clone(&publisher.topic));
-        tokio::spawn(supervise(client, topic, shutdown.clone()));
-        tokio::spawn(log_state_changes(Arc::clone(&publisher.client), publisher.topic_state.clone()));
+        let log = log_state_changes(Arc::clone(&client), publisher.topic_state.clone());
+        tasks.spawn("kafka client supervision", supervise(client, topic, shutdown.clone()));
+        // One task, because the log ends with the maintenance. The failure is then the cause.
+        tasks.spawn("topic maintenance", async {
+            tokio::join!(maintenance, log);
+        });
         Ok(publisher)
     }
 

@@ -62,6 +62,13 @@ impl ErrorExample {
         )
     }
 
+    /// The 503 response of `/livez`.
+    pub fn not_alive() -> Self {
+        let detail = "task \"topic maintenance\" ended before the stop signal";
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retryable(Duration::from_secs(1));
+        Self { name: "not_alive".into(), schema: "Problem", problem, results: None, headers: &[] }
+    }
+
     /// The 503 response of `/readyz`.
     pub fn not_ready() -> Self {
         let detail = "kafka does not answer: 1/1 brokers are down";

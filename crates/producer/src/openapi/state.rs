@@ -35,12 +35,17 @@ pub fn health(operation: Operation, _: &Config) -> Operation {
 
 pub fn livez(operation: Operation, _: &Config) -> Operation {
     let schema = object(&json!({"status": {"const": "alive"}}), &[]);
-    operation.named("state", "livez").about("Whether the process works", "").response(
-        200,
-        "The process works",
-        "application/json",
-        json!({"schema": schema, "example": {"status": "alive"}}),
-    )
+    let about = "503 means that a task of the process failed. The process is then shutting down.";
+    operation
+        .named("state", "livez")
+        .about("Whether the process works", about)
+        .response(
+            200,
+            "The process works",
+            "application/json",
+            json!({"schema": schema, "example": {"status": "alive"}}),
+        )
+        .error(ErrorExample::not_alive())
 }
 
 pub fn readyz(operation: Operation, _: &Config) -> Operation {

@@ -7,6 +7,10 @@ use service::health::HealthSource;
 use crate::state::AppState;
 
 impl HealthSource for AppState {
+    fn alive(&self) -> Result<(), String> {
+        self.tasks.alive()
+    }
+
     fn ready(&self) -> Result<(), String> {
         if self.shutdown.has_begun() {
             return Err("the producer is shutting down".into());

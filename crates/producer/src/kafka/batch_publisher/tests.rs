@@ -3,6 +3,7 @@
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use service::tasks::Supervisor;
 
 use super::*;
 use crate::config::Config;
@@ -21,7 +22,7 @@ async fn connect(mock: &MockCluster<'static, DefaultProducerContext>) -> (Publis
     let environment = environment.map(|(name, value)| (name.to_owned(), value));
     let shutdown = CancellationToken::new();
     let config = Config::from_environment(environment).unwrap();
-    let publisher = Publisher::connect(&config, &shutdown).unwrap();
+    let publisher = Publisher::connect(&config, &Supervisor::new(&shutdown), &shutdown).unwrap();
     while publisher.ready().is_err() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
