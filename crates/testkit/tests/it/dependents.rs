@@ -1,4 +1,4 @@
-//! Who may depend on what.
+//! Who may depend on what, and no dependency that is unused.
 //!
 //! `deny.toml` lists the permitted dependents of a crate as its `wrappers`. The tests here need no
 //! cargo-deny and no download: `Cargo.lock` has the dependencies of each crate on each platform,
@@ -78,6 +78,57 @@ fn dependents(lock: &str) -> Dependents {
     dependents
 }
 
+/// The sources below a folder without comments, and without test modules unless `with_tests`.
+fn sources(folder: &Path, with_tests: bool) -> String {
+    let mut sources = String::new();
+    for path in folder.read_dir().into_iter().flatten().map(|entry| entry.unwrap().path()) {
+        if path.is_dir() {
+            sources += &self::sources(&path, with_tests);
+        } else if path.extension() == Some("rs".as_ref()) && (with_tests || !path.ends_with("tests.rs")) {
+            let text = read(&path);
+            let tests = if with_tests { None } else { text.find("#[cfg(test)]\nmod tests") };
+            for line in text[..tests.unwrap_or(text.len())].lines() {
+                sources.extend([line.split("//").next().unwrap_or_default(), "\n"]);
+            }
+        }
+    }
+    sources
+}
+
+/// Whether a source has a path that begins with the crate's name, or a `use` of the name alone. A
+/// module of the same name counts as the crate.
+fn uses(source: &str, dependency: &str) -> bool {
+    let identifier = dependency.replace('-', "_");
+    source.match_indices(&identifier).any(|(at, _)| {
+        let (before, after) = (&source[..at], &source[at + identifier.len()..]);
+        let is_first = |c: char| !(c.is_alphanumeric() || c == '_');
+        let is_path = before.strip_suffix("::").unwrap_or(before).chars().next_back().is_none_or(is_first);
+        is_path && (after.starts_with("::") || before.ends_with("use ") && after.starts_with([';', ' ']))
+    })
+}
+
+/// The faults of a package's dependencies.
+fn unused(package: &Value) -> Vec<String> {
+    let folder = Path::new(package["manifest_path"].as_str().unwrap()).parent().unwrap();
+    let production = sources(&folder.join("src"), false);
+    let all = ["src", "tests", "benches", "examples"].map(|part| sources(&folder.join(part), true)).concat();
+    let build = std::fs::read_to_string(folder.join("build.rs")).unwrap_or_default();
+    let dependencies = dependencies(package);
+    let mut faults = Vec::new();
+    for (dependency, kind) in &dependencies {
+        let fault = match *kind {
+            "dev" if dependencies.contains(&(dependency, "")) => "is already a dependency outside of tests",
+            "dev" if !uses(&all, dependency) => "is unused",
+            "build" if !uses(&build, dependency) => "is not used by build.rs",
+            "" if !uses(&all, dependency) => "is unused",
+            "" if !uses(&production, dependency) => "is used by tests only: make it a dev-dependency",
+            _ => continue,
+        };
+        faults.push(format!("{}: {dependency} {fault}", name(package)));
+    }
+    faults
+}
+
 #[test]
 fn no_crate_depends_on_testkit_outside_of_its_tests() {
     let mut dependents = Vec::new();
@@ -117,6 +168,41 @@ fn dependencies_of_tests_are_dev_dependencies() {
             });
             assert!(!is_for_tests || kind == "dev", "{} needs {dependency} in tests only", name(&package));
         }
+    }
+}
+
+#[test]
+fn no_dependency_is_unused() {
+    let mut faults = Vec::new();
+    for folder in [root(), root().join("bench")] {
+        let packages = packages(&folder);
+        faults.extend(packages.iter().flat_map(unused));
+        let used: BTreeSet<&str> = packages.iter().flat_map(dependencies).map(|(name, _)| name).collect();
+        let manifest = read(&folder.join("Cargo.toml"));
+        let (_, shared) = manifest.split_once("[workspace.dependencies]\n").expect("shared dependencies");
+        let shared = shared.lines().take_while(|line| !line.starts_with('['));
+        let shared = shared.filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once(" = "));
+        let names: Vec<&str> = shared.map(|(name, _)| name).collect();
+        assert!(names.len() >= 10, "{names:?}");
+        let unused = names.into_iter().filter(|name| !used.contains(name));
+        faults.extend(unused.map(|name| format!("{}: no crate uses {name}", folder.display())));
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+#[test]
+fn a_use_is_a_path_or_an_import_outside_of_comments() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "use one_crate::A;\nuse two;\n// three::f()\nfn f() { x::four::f(); five(); my_six::f(); ::eight::f() }\n\
+                #[cfg(test)]\nmod tests { use seven::B; }";
+    std::fs::write(folder.path().join("lib.rs"), text).unwrap();
+    let (production, all) = (sources(folder.path(), false), sources(folder.path(), true));
+    for (dependency, expected) in [("one-crate", true), ("two", true), ("eight", true), ("seven", false)] {
+        assert_eq!(uses(&production, dependency), expected, "{dependency}");
+    }
+    assert!(uses(&all, "seven"));
+    for dependency in ["three", "four", "five", "six"] {
+        assert!(!uses(&all, dependency), "{dependency}");
     }
 }
 
