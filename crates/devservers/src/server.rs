@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::ServerError;
+use crate::broker::metadata;
 use crate::child::Child;
+use crate::database::command;
 use crate::packages::Log;
-use crate::{broker, database};
 
 /// Enough for a cold JVM on a machine that compiles at the same time.
 const READY_WITHIN: Duration = Duration::from_secs(120);
@@ -149,8 +150,8 @@ impl Launch {
             pauses.tick().await;
             let answer = async {
                 match &self.readiness_check {
-                    ReadinessCheck::Metadata { cluster_id } => broker::answers(self.port, cluster_id).await,
-                    ReadinessCheck::Hello => database::answers(self.port).await,
+                    ReadinessCheck::Metadata { cluster_id } => metadata::answers(self.port, cluster_id).await,
+                    ReadinessCheck::Hello => command::answers(self.port).await,
                 }
             };
             if let Ok(Ok(true)) = tokio::time::timeout(ASK_WITHIN, answer).await {

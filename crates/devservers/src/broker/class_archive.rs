@@ -6,8 +6,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::kafka::{Kafka, class_path, configure, flag, format, java};
+use super::data_folder::{configure, format};
+use super::installation::{Kafka, class_path, flag, java};
 use super::listeners::Listeners;
+use super::metadata::new_cluster_id;
 use crate::packages::{self, Slot};
 use crate::server::{Launch, ReadinessCheck, Server};
 use crate::{Machine, Progress, ServerError, address};
@@ -59,7 +61,7 @@ async fn make_bootstrap(kafka: &Kafka, work: &Path) -> Result<(), ServerError> {
         "format",
         "--cluster-id",
     ]);
-    format.arg(super::new_cluster_id()).arg("--config").arg(properties).current_dir(work);
+    format.arg(new_cluster_id()).arg("--config").arg(properties).current_dir(work);
     let tool_failed = |reason| ServerError::Tool { class: "kafka.tools.StorageTool".to_owned(), reason };
     packages::run(format, &work.join("format.log"), |_| ()).await.map_err(tool_failed)?;
     let made = work.join("data").join(BOOTSTRAP);

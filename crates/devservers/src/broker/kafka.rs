@@ -1,42 +1,17 @@
 //! Apache Kafka as one KRaft node, small and quick to start: broker and controller in one JVM,
 //! loopback only.
-//!
-//! A data folder is formatted here instead of by the tool for that, which costs two more starts of
-//! a JVM: the tool ran once when the package was prepared, and what it wrote besides the names is
-//! the same for every folder.
 
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 
+use super::class_archive;
+use super::data_folder::{configure, format};
 use super::listeners::Listeners;
-use super::{class_archive, new_cluster_id};
-use crate::machine::Java;
+use super::sasl::Sasl;
 use crate::server::{Launch, ReadinessCheck};
-use crate::{Machine, Progress, ServerError, address};
+use crate::{Machine, Progress, ServerError};
 
-const BROKER_LOGGING: &str = include_str!("../../packages/broker-log4j2.yaml");
-const TOOLS_LOGGING: &str = include_str!("../../packages/tools-log4j2.yaml");
-/// Optimized for memory and start time. A broker without memory ends.
-const JVM: [&str; 7] = [
-    "-Xmx256m",
-    "-XX:+UseSerialGC",
-    "-XX:TieredStopAtLevel=1",
-    "-XX:-UsePerfData",
-    "-XX:+ExitOnOutOfMemoryError",
-    "-Xshare:auto",
-    "-Djava.awt.headless=true",
-];
-
-/// The installed broker: its JVM and its files.
-pub(super) struct Kafka {
-    pub java: Java,
-    pub class_path: OsString,
-    /// The class archive: the broker starts in a fourth of the time.
-    pub class_archive: Option<PathBuf>,
-    /// The first metadata records of a new cluster.
-    pub bootstrap: PathBuf,
-}
+const CONFIGS: &str = "kafka.admin.ConfigCommand";
 
 pub(super) async fn launch(
     machine: &Machine,
@@ -60,104 +35,6 @@ pub(super) async fn launch(
     })
 }
 
-/// The Java runtime, or an error that says what to install.
-pub(super) fn java(machine: &Machine) -> Result<Java, ServerError> {
-    machine.java().ok_or_else(|| {
-        let sentence = "Apache Kafka needs Java 17 or later: install it (java), choose SLIPSTREAM_BROKER=tansu, or name a \
-                        running broker in KAFKA_BROKER";
-        ServerError::Missing(sentence.to_owned())
-    })
-}
-
-/// Sorted: a class archive is valid only for the same class path.
-pub(super) fn class_path(home: &Path) -> Result<OsString, ServerError> {
-    let jars = home.join("jars");
-    let entries = jars.read_dir().map_err(ServerError::io("reading", &jars))?;
-    let mut jars: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    jars.sort();
-    std::env::join_paths(jars).map_err(|error| ServerError::io("naming", home)(std::io::Error::other(error)))
-}
-
-impl Kafka {
-    /// The arguments of the JVM, up to the class that is to run.
-    pub(super) fn jvm(&self, logging: &Path) -> Vec<OsString> {
-        let mut arguments: Vec<OsString> = JVM.map(OsString::from).into();
-        if let Some(archive) = &self.class_archive {
-            arguments.push(flag("-XX:SharedArchiveFile=", archive));
-        }
-        arguments.push(flag("-Dlog4j2.configurationFile=", logging));
-        arguments.extend(["-cp".into(), self.class_path.clone()]);
-        arguments
-    }
-}
-
-pub(super) fn flag(name: &str, path: &Path) -> OsString {
-    let mut flag = OsString::from(name);
-    flag.push(path);
-    flag
-}
-
-/// Formats a new data folder as `kafka-storage format` does. Returns the cluster id.
-pub(super) fn format(folder: &Path, bootstrap: &Path) -> Result<String, ServerError> {
-    let data = folder.join("data");
-    let properties = data.join("meta.properties");
-    if let Ok(text) = std::fs::read_to_string(&properties)
-        && let Some(cluster_id) = text.lines().find_map(|line| line.strip_prefix("cluster.id="))
-    {
-        return Ok(cluster_id.to_owned());
-    }
-    let (cluster_id, directory_id) = (new_cluster_id(), new_cluster_id());
-    let text = format!("version=1\nnode.id=1\ncluster.id={cluster_id}\ndirectory.id={directory_id}\n");
-    std::fs::create_dir_all(&data).map_err(ServerError::io("creating", &data))?;
-    std::fs::copy(bootstrap, data.join("bootstrap.checkpoint"))
-        .map_err(ServerError::io("copying", bootstrap))?;
-    std::fs::write(&properties, text).map_err(ServerError::io("writing", &properties))?;
-    Ok(cluster_id)
-}
-
-/// Writes the configuration of the broker and of its logs.
-pub(super) fn configure(folder: &Path, listeners: &Listeners) -> Result<PathBuf, ServerError> {
-    let controller = address::free_port()?;
-    let listeners = listeners.properties(controller, folder)?;
-    let controller = address::loopback(controller);
-    let properties = format!(
-        "# Written at each start.
-process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@{controller}
-{listeners}# Relative to the folder that the broker is started in, so that no character of a path needs escaping.
-log.dirs=data
-# Topics are created by those who need them, never by a typing error.
-auto.create.topics.enable=false
-# One node: no copies, and no waiting for more members of a group.
-group.initial.rebalance.delay.ms=0
-offsets.topic.replication.factor=1
-offsets.topic.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-transaction.state.log.num.partitions=2
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
-share.coordinator.state.topic.num.partitions=2
-# After a kill the node waits until its former self has timed out: 3 s and not 9.
-broker.session.timeout.ms=3000
-broker.heartbeat.interval.ms=500
-# Half of a small heap would be the default.
-log.cleaner.dedupe.buffer.size=8388608
-num.network.threads=2
-num.io.threads=4
-"
-    );
-    let write = |name: &str, text: &str| {
-        let path = folder.join(name);
-        std::fs::write(&path, text).map_err(ServerError::io("writing", &path))?;
-        Ok(path)
-    };
-    write("broker-log4j2.yaml", BROKER_LOGGING)?;
-    write("tools-log4j2.yaml", TOOLS_LOGGING)?;
-    write("server.properties", &properties)
-}
-
 pub(super) async fn tool(
     machine: &Machine,
     folder: &Path,
@@ -175,4 +52,22 @@ pub(super) async fn tool(
     } else {
         Err(ServerError::Tool { class: class.to_owned(), reason: format!("{failed}{said}") })
     }
+}
+
+/// Sets the user's SCRAM password on the running broker, which stores it in its metadata.
+pub(super) async fn add_user(
+    sasl: &Sasl,
+    machine: &Machine,
+    folder: &Path,
+    bootstrap: &str,
+) -> Result<(), ServerError> {
+    let Sasl { user, password, .. } = sasl;
+    let of_user = ["--bootstrap-server", bootstrap, "--entity-type", "users", "--entity-name", user];
+    // The broker rejects both mechanisms in one request.
+    for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
+        let secret = format!("{mechanism}=[password={password}]");
+        let alter = ["--alter", "--add-config", &secret];
+        tool(machine, folder, CONFIGS, &[&of_user[..], &alter[..]].concat()).await?;
+    }
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::BrokerOptions;
+use super::options::BrokerOptions;
 use super::sasl::Listener;
 use crate::{ServerError, address};
 

@@ -1,4 +1,5 @@
-//! Readiness check of a Kafka broker: a metadata request (version 4), encoded here.
+//! The cluster id of a Kafka broker, and the readiness check that reads it: a metadata request
+//! (version 4), encoded here.
 
 use std::io;
 
@@ -23,6 +24,12 @@ pub(crate) async fn answers(port: u16, cluster_id: &str) -> io::Result<bool> {
     let mut response = vec![0; length as usize];
     stream.read_exact(&mut response).await?;
     Ok(is_ready(&response, cluster_id).unwrap_or(false))
+}
+
+/// A random cluster id in Kafka's form: 16 bytes as 22 characters.
+pub(super) fn new_cluster_id() -> String {
+    let random = std::iter::repeat_with(fastrand::alphanumeric).take(21);
+    random.chain(['A']).collect()
 }
 
 fn is_ready(response: &[u8], cluster_id: &str) -> Option<bool> {

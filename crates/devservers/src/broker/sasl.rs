@@ -4,11 +4,9 @@
 use std::fmt;
 use std::path::Path;
 
-use super::kafka;
-use crate::{Machine, ServerError, address};
+use crate::{ServerError, address};
 
 const KEYSTORE: &str = "sasl-keystore.pem";
-const CONFIGS: &str = "kafka.admin.ConfigCommand";
 
 /// The user and the certificate of the broker.
 #[derive(Clone)]
@@ -66,24 +64,6 @@ listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.se
 listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
 "
         ))
-    }
-
-    /// Sets the user's SCRAM password on the running broker, which stores it in its metadata.
-    pub(super) async fn add_user(
-        &self,
-        machine: &Machine,
-        folder: &Path,
-        bootstrap: &str,
-    ) -> Result<(), ServerError> {
-        let Sasl { user, password, .. } = &self.sasl;
-        let of_user = ["--bootstrap-server", bootstrap, "--entity-type", "users", "--entity-name", user];
-        // The broker rejects both mechanisms in one request.
-        for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
-            let secret = format!("{mechanism}=[password={password}]");
-            let alter = ["--alter", "--add-config", &secret];
-            kafka::tool(machine, folder, CONFIGS, &[&of_user[..], &alter[..]].concat()).await?;
-        }
-        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::new_cluster_id;
+use super::metadata::new_cluster_id;
 use crate::server::{Launch, ReadinessCheck};
 use crate::{Machine, Progress, ServerError, address, packages};
 

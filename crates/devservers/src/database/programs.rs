@@ -3,7 +3,8 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::{Credentials, DatabaseKind, DatabaseOptions, command};
+use super::command;
+use super::options::{Credentials, DatabaseKind, DatabaseOptions};
 use crate::server::{Launch, ReadinessCheck, Server};
 use crate::{Machine, Progress, ServerError, address, packages};
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use super::Log;
+use super::log::Log;
 use crate::ServerError;
 use crate::child::Child;
 

@@ -9,7 +9,7 @@ use std::process::Command;
 use sha2::{Digest, Sha256};
 
 use super::fetch::{failed, megabytes, run};
-use super::{Partial, Slot};
+use super::slot::{Partial, Slot};
 use crate::{Machine, Progress, ServerError};
 
 const NAME: &str = "apache-kafka-4.1.0";

