@@ -8,29 +8,30 @@ use std::borrow::Cow;
 use memchr::{memchr, memchr2};
 
 /// A position in valid JSON text.
-pub(crate) struct Cursor<'t> {
+pub struct Cursor<'t> {
     text: &'t str,
     at: usize,
 }
 
 impl<'t> Cursor<'t> {
-    pub(crate) fn new(text: &'t str) -> Self {
+    /// Starts at the first byte of `text`, which has no white space in front.
+    pub fn new(text: &'t str) -> Self {
         Self { text, at: 0 }
     }
 
     /// The byte at the position, 0 at the end.
-    pub(crate) fn peek(&self) -> u8 {
+    pub fn peek(&self) -> u8 {
         self.text.as_bytes().get(self.at).copied().unwrap_or(0)
     }
 
     /// Moves into the object or array at the position.
-    pub(crate) fn enter(&mut self) {
+    pub fn enter(&mut self) {
         self.at += 1;
     }
 
     /// In an object: returns the next raw key and moves to its value. At the end of the object
     /// returns `None` and moves behind it.
-    pub(crate) fn next_key(&mut self) -> Option<&'t str> {
+    pub fn next_key(&mut self) -> Option<&'t str> {
         if !self.more() {
             return None;
         }
@@ -41,12 +42,12 @@ impl<'t> Cursor<'t> {
 
     /// In an array: whether another item follows; moves to it. At the end of the array returns
     /// false and moves behind it.
-    pub(crate) fn next_item(&mut self) -> bool {
+    pub fn next_item(&mut self) -> bool {
         self.more()
     }
 
     /// The text of the value at the position.
-    pub(crate) fn value(&mut self) -> &'t str {
+    pub fn value(&mut self) -> &'t str {
         match self.peek() {
             b'"' => self.string(),
             b'{' | b'[' => self.container(),
@@ -55,7 +56,7 @@ impl<'t> Cursor<'t> {
     }
 
     /// The string at the position, with quotes and escapes.
-    pub(crate) fn string(&mut self) -> &'t str {
+    pub fn string(&mut self) -> &'t str {
         let start = self.at;
         self.at += 1;
         loop {
@@ -71,7 +72,7 @@ impl<'t> Cursor<'t> {
     }
 
     /// The number or literal at the position.
-    pub(crate) fn scalar(&mut self) -> &'t str {
+    pub fn scalar(&mut self) -> &'t str {
         let start = self.at;
         self.skip(|byte| !is_space(byte) && !matches!(byte, b',' | b']' | b'}'));
         self.since(start)
@@ -124,7 +125,7 @@ impl<'t> Cursor<'t> {
 }
 
 /// The text of a raw JSON string, `None` if it has an unpaired surrogate.
-pub(crate) fn unescape(raw: &str) -> Option<Cow<'_, str>> {
+pub fn unescape(raw: &str) -> Option<Cow<'_, str>> {
     if memchr(b'\\', raw.as_bytes()).is_some() {
         return serde_json::from_str::<String>(raw).ok().map(Cow::Owned);
     }

@@ -35,6 +35,14 @@ pub(crate) fn timestamp(
     }
 }
 
+/// The timestamp in a JSON value by the rules of an HTTP request. The error is the reason.
+///
+/// # Errors
+/// The value is neither a number nor RFC 3339 text, or its time is out of range.
+pub fn timestamp_from_json(raw: &str) -> Result<Millis, String> {
+    timestamp(raw, timestamp::of_number).map_err(|broken_rule| broken_rule.msg)
+}
+
 /// A string.
 pub(crate) fn text(raw: &str) -> Result<Cow<'_, str>, BrokenRule> {
     if !is_string(raw) {

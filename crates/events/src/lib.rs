@@ -51,13 +51,16 @@ mod timestamp;
 mod validation;
 mod writer;
 
+pub use cursor::{Cursor, unescape};
 pub use event::Event;
+pub use field::timestamp_from_json;
 pub use id::{EventId, derived_object_id};
 pub use millis::Millis;
 pub use payload::{Payload, aircraft_id};
 pub use record::{Decoded, Poison, RecordView, StorableEvent, decode};
 pub use request::{Draft, RequestError, Rules, parse_request};
 pub use source::Source;
+pub use timestamp::{Unit, timestamp_from_number, timestamp_from_text};
 pub use validation::{Loc, Violation};
 
 /// The former name of [`Violation`].

@@ -17,8 +17,54 @@ const SECOND_MS: i64 = 1000;
 const MINUTE_MS: i64 = 60 * SECOND_MS;
 const DAY_MS: i64 = 24 * 60 * MINUTE_MS;
 
+/// The unit of an epoch timestamp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Seconds.
+    Seconds,
+    /// Milliseconds.
+    Millis,
+    /// Microseconds.
+    Micros,
+    /// Nanoseconds.
+    Nanos,
+}
+
+impl Unit {
+    /// The power of ten that makes milliseconds of the unit, and the unit's name.
+    fn shift(self) -> (i64, &'static str) {
+        match self {
+            Self::Seconds => (3, "seconds"),
+            Self::Millis => (0, "milliseconds"),
+            Self::Micros => (-3, "microseconds"),
+            Self::Nanos => (-6, "nanoseconds"),
+        }
+    }
+}
+
+/// The timestamp in a JSON number of a known unit. The error is the reason.
+///
+/// # Errors
+/// The time is before 1970 or after the year 9999.
+pub fn timestamp_from_number(number: &str, unit: Unit) -> Result<Millis, String> {
+    of_number_in(number, Some(unit)).map_err(|broken_rule| broken_rule.msg)
+}
+
+/// The timestamp in RFC 3339 text with an offset. The error is the reason.
+///
+/// # Errors
+/// The text is no such time, or the time is before 1970 or after the year 9999.
+pub fn timestamp_from_text(text: &str) -> Result<Millis, String> {
+    of_text(text).map_err(|broken_rule| broken_rule.msg)
+}
+
 /// A JSON number: epoch milliseconds from 10^12 on, epoch seconds below.
 pub(crate) fn of_number(text: &str) -> Result<Millis, BrokenRule> {
+    of_number_in(text, None)
+}
+
+/// A JSON number of a known unit. Without one, its size decides.
+fn of_number_in(text: &str, unit: Option<Unit>) -> Result<Millis, BrokenRule> {
     let (negative, number) = text.strip_prefix('-').map_or((false, text), |number| (true, number));
     let (mantissa, exponent) = match number.split_once(['e', 'E']) {
         Some((mantissa, exponent)) => (mantissa, saturating_exponent(exponent)),
@@ -36,15 +82,15 @@ pub(crate) fn of_number(text: &str) -> Result<Millis, BrokenRule> {
     let zeros = signed(padded.len() - digits.len());
     let integer_digits = signed(whole.len()).saturating_sub(zeros).saturating_add(exponent);
     // The message names the assumed unit for a client that meant another one.
+    let by_size = if integer_digits >= MILLISECOND_DIGITS { Unit::Millis } else { Unit::Seconds };
+    let (shift, unit) = unit.unwrap_or(by_size).shift();
     let too_late = || {
-        let unit = if integer_digits >= MILLISECOND_DIGITS { "milliseconds" } else { "seconds" };
         let msg = format!("Time should not be past the year 9999: the number was taken as {unit}");
         BrokenRule::new("less_than_equal", msg)
     };
-    if integer_digits > MAX_DIGITS {
+    if integer_digits.saturating_add(shift) > MAX_DIGITS {
         return Err(too_late());
     }
-    let shift = if integer_digits >= MILLISECOND_DIGITS { 0 } else { 3 };
     let wanted = usize::try_from(integer_digits.saturating_add(shift)).unwrap_or(0);
     let digits = digits.bytes().chain(std::iter::repeat(b'0')).take(wanted);
     let ms = digits.fold(0_i64, |ms, digit| ms.saturating_mul(10).saturating_add(i64::from(digit - b'0')));
@@ -145,7 +191,8 @@ pub(crate) fn too_late() -> BrokenRule {
 
 #[cfg(test)]
 mod tests {
-    use super::{of_number, of_record_number, of_text};
+    use super::{Unit, of_number, of_record_number, of_text};
+    use crate::millis::Millis;
 
     fn number(text: &str) -> Result<i64, &'static str> {
         of_number(text).map(|millis| millis.get()).map_err(|broken_rule| broken_rule.kind)
@@ -196,6 +243,25 @@ mod tests {
         assert_eq!(number("253402300799999"), Ok(253_402_300_799_999));
         assert_eq!(number("253402300800000"), Err("less_than_equal"));
         assert_eq!(number("99999999999999999999999"), Err("less_than_equal"));
+    }
+
+    #[test]
+    fn a_number_of_a_known_unit_is_not_judged_by_its_size() {
+        let of = |text, unit| super::timestamp_from_number(text, unit).map(Millis::get);
+        assert_eq!(of("1730000000123456", Unit::Micros), Ok(1_730_000_000_123));
+        assert_eq!(of("1730000000123456789", Unit::Nanos), Ok(1_730_000_000_123));
+        assert_eq!(of("5", Unit::Millis), Ok(5));
+        assert_eq!(of("999", Unit::Micros), Ok(0));
+        assert_eq!(of("1.7300000001239e9", Unit::Seconds), Ok(1_730_000_000_123));
+        assert_eq!(of("253402300799999999", Unit::Micros), Ok(253_402_300_799_999));
+        for (text, unit) in [
+            ("1730000000000", Unit::Seconds),
+            ("253402300800000", Unit::Millis),
+            ("99999999999999999999999", Unit::Nanos),
+            ("-1", Unit::Seconds),
+        ] {
+            assert!(of(text, unit).is_err(), "{text} {unit:?}");
+        }
     }
 
     #[test]
