@@ -1,0 +1,339 @@
+//! jq filters over one record.
+//!
+//! What a filter keeps of numbers: a number that is only moved keeps its text (`0.10`, `1e400`,
+//! `123456789012345678901234567890`), except that `-0` becomes `0` and a `+` in an exponent stays.
+//! Integers of any size are exact in `+`, `-`, `*` and `floor`. Any other number that a filter
+//! computes with becomes a double. Of several members with one key the last is kept, at the place
+//! of the first. The order of keys is kept, except that `del` moves the last key to the gap.
+
+mod functions;
+mod syntax;
+
+use std::cell::OnceCell;
+use std::fmt::{self, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use events::{Unit, timestamp_from_number, timestamp_from_text};
+use jaq_core::data::JustLut;
+use jaq_core::load::{Arena, File, Loader, parse};
+use jaq_core::native::{Fun, bome, run, v};
+use jaq_core::{Compiler, Ctx, Error, Vars, unwrap_valr};
+use jaq_json::{Val, read};
+
+pub use functions::function_names;
+use syntax::Growth;
+
+/// Maximum length of a filter's text.
+const MAX_FILTER_BYTES: usize = 4096;
+/// Stack of the thread that parses a filter: 64 KiB for each byte, because the parser recurses. Only
+/// what it uses takes memory.
+const PARSER_STACK_BYTES: usize = 256 * 1024 * 1024;
+/// Maximum nesting of a record that a filter gets, as in a payload.
+const MAX_DEPTH: usize = 90;
+/// Maximum digits of a number that a filter gets. Longer numbers cannot be stored anyway.
+const MAX_NUMBER_BYTES: usize = 1100;
+/// Maximum bytes of a filter's output.
+const MAX_OUTPUT_BYTES: usize = 16 * 1024 * 1024;
+/// Maximum length of the key of a record in a map.
+const MAX_KEY_BYTES: usize = 1024;
+/// Maximum length of jq's own message.
+const MAX_MESSAGE_CHARS: usize = 200;
+
+type Data = JustLut<Val>;
+
+/// A compiled filter.
+pub struct Filter {
+    text: String,
+    program: jaq_core::Filter<Data>,
+    growth: Growth,
+}
+
+impl Filter {
+    /// Parses, checks and compiles a filter. The error continues the sentence `path: …`.
+    ///
+    /// # Errors
+    /// The text is not a jq filter, or it contains something that is not allowed.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.len() > MAX_FILTER_BYTES {
+            return Err(format!("is a jq filter of more than {MAX_FILTER_BYTES} bytes"));
+        }
+        let (growth, program) = std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().stack_size(PARSER_STACK_BYTES);
+            let handle = thread.spawn_scoped(scope, || {
+                let term = parse(text, |parser| parser.term()).ok_or_else(|| syntax_error(text))?;
+                let growth = syntax::check(&term)
+                    .map_err(|reason| format!("is not an allowed jq filter: {reason}"))?;
+                Ok::<_, String>((growth, compile(text)?))
+            });
+            let result = handle.map_err(|error| format!("cannot be parsed: {error}"))?.join();
+            result.unwrap_or_else(|_| Err("cannot be parsed as a jq filter".to_owned()))
+        })?;
+        Ok(Self { text: text.to_owned(), program, growth })
+    }
+
+    /// The filter as written in the file.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Runs the filter. Returns the text of its only output.
+    ///
+    /// # Errors
+    /// The record exceeds a limit, the filter fails, or it has not exactly one output that is JSON.
+    pub fn apply(&self, input: &Input<'_>) -> Result<String, String> {
+        if !self.growth.allows(input.text.len(), input.shape().longest_string) {
+            return Err("the record is too large for this jq filter".into());
+        }
+        let value = input.value()?;
+        let key = input.key.map_or(Val::Null, |key| Val::from(key.to_owned()));
+        // A panic in jaq is an error of this record and must not end the task.
+        let run = AssertUnwindSafe(|| self.run(value, key));
+        catch_unwind(run).unwrap_or_else(|_| Err("the jq filter failed".into()))
+    }
+
+    fn run(&self, value: Val, key: Val) -> Result<String, String> {
+        let context = Ctx::<Data>::new(&self.program.lut, Vars::new([key]));
+        let mut outputs = self.program.id.run((context, value)).map(unwrap_valr);
+        let output = match outputs.next() {
+            None => return Err("the jq filter has no output".into()),
+            Some(Err(error)) => return Err(format!("the jq filter failed: {}", message(&error))),
+            Some(Ok(output)) => output,
+        };
+        if outputs.next().is_some() {
+            return Err("the jq filter has more than one output".into());
+        }
+        let mut text = Bounded(String::new());
+        if write!(text, "{output}").is_err() {
+            return Err(format!("the output of the jq filter has more than {MAX_OUTPUT_BYTES} bytes"));
+        }
+        let text = text.0;
+        // jaq writes NaN, Infinity and byte strings, which are not JSON.
+        match serde_json::from_str::<&serde_json::value::RawValue>(&text) {
+            Ok(_) => Ok(text),
+            Err(_) => Err("the output of the jq filter is not JSON: it has NaN or Infinity in it".into()),
+        }
+    }
+}
+
+impl fmt::Debug for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Filter({:?})", self.text)
+    }
+}
+
+impl PartialEq for Filter {
+    /// Compares the texts.
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+/// A record as the input of filters. It is parsed once, when the first filter needs it.
+pub struct Input<'t> {
+    text: &'t str,
+    key: Option<&'t str>,
+    shape: OnceCell<Shape>,
+    value: OnceCell<Result<Val, String>>,
+}
+
+impl<'t> Input<'t> {
+    /// Wraps the text of a record, which is valid JSON, and the record's key in a map.
+    pub fn new(text: &'t str, key: Option<&'t str>) -> Self {
+        Self { text, key, shape: OnceCell::new(), value: OnceCell::new() }
+    }
+
+    /// The text of the record.
+    pub fn text(&self) -> &'t str {
+        self.text
+    }
+
+    /// The key of the record in a map.
+    pub fn key(&self) -> Option<&'t str> {
+        self.key
+    }
+
+    fn shape(&self) -> Shape {
+        *self.shape.get_or_init(|| Shape::of(self.text))
+    }
+
+    fn value(&self) -> Result<Val, String> {
+        self.value.get_or_init(|| self.parse()).clone()
+    }
+
+    fn parse(&self) -> Result<Val, String> {
+        let shape = self.shape();
+        if shape.depth > MAX_DEPTH {
+            return Err(format!("the record has more than {MAX_DEPTH} nesting levels"));
+        }
+        if shape.longest_scalar > MAX_NUMBER_BYTES {
+            return Err(format!("the record has a number of more than {MAX_NUMBER_BYTES} bytes"));
+        }
+        if self.key.is_some_and(|key| key.len() > MAX_KEY_BYTES) {
+            return Err(format!("the key of the record has more than {MAX_KEY_BYTES} bytes"));
+        }
+        read::parse_single(self.text.as_bytes()).map_err(|_| {
+            "the record cannot be read by a jq filter: it has an unpaired surrogate in a string".into()
+        })
+    }
+}
+
+/// What limits a record before it is parsed with recursion.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Shape {
+    depth: usize,
+    longest_string: usize,
+    longest_scalar: usize,
+}
+
+impl Shape {
+    fn of(json: &str) -> Self {
+        let mut shape = Self::default();
+        let (mut open, mut scalar) = (0_usize, 0_usize);
+        let bytes = json.as_bytes();
+        let mut at = 0;
+        while let Some(byte) = bytes.get(at) {
+            match byte {
+                b'"' => {
+                    let end = string_end(bytes, at + 1);
+                    shape.longest_string = shape.longest_string.max(end - at);
+                    at = end;
+                }
+                b'{' | b'[' => {
+                    open += 1;
+                    shape.depth = shape.depth.max(open);
+                }
+                b'}' | b']' => open = open.saturating_sub(1),
+                _ => {}
+            }
+            scalar = if byte.is_ascii_alphanumeric() || b"+-.".contains(byte) { scalar + 1 } else { 0 };
+            shape.longest_scalar = shape.longest_scalar.max(scalar);
+            at += 1;
+        }
+        shape
+    }
+}
+
+/// The position of the quote that ends the string whose content starts at `at`.
+fn string_end(bytes: &[u8], mut at: usize) -> usize {
+    loop {
+        let rest = bytes.get(at..).unwrap_or_default();
+        match memchr::memchr2(b'"', b'\\', rest) {
+            None => return bytes.len(),
+            Some(found) if rest.get(found) == Some(&b'\\') => at += found + 2,
+            Some(found) => return at + found,
+        }
+    }
+}
+
+/// A text with a maximum length.
+struct Bounded(String);
+
+impl Write for Bounded {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if self.0.len() + text.len() > MAX_OUTPUT_BYTES {
+            return Err(fmt::Error);
+        }
+        self.0.push_str(text);
+        Ok(())
+    }
+}
+
+fn compile(text: &str) -> Result<jaq_core::Filter<Data>, String> {
+    let defs = jaq_core::defs().chain(jaq_std::defs()).chain(jaq_json::defs());
+    // Only the definitions of the list, so that nothing else can be called.
+    let defs = defs.filter(|def| functions::is_needed(def.name, def.args.len()));
+    let funs = jaq_core::funs::<Data>().chain(jaq_std::funs()).chain(jaq_json::funs());
+    let funs = funs.filter(|(name, args, _)| functions::is_needed(name, args.len()));
+    let arena = Arena::default();
+    let modules = Loader::new(defs).load(&arena, File { code: text, path: () });
+    let modules = modules.map_err(|_| syntax_error(text))?;
+    let compiler = Compiler::default().with_funs(funs.chain(own_functions())).with_global_vars(["$key"]);
+    compiler.compile(modules).map_err(|errors| {
+        let unknown = errors.iter().flat_map(|(_, errors)| errors).map(|(name, _)| *name).collect::<Vec<_>>();
+        format!("is a jq filter with unknown names: {}", unknown.join(", "))
+    })
+}
+
+/// Functions whose definition in the library overflows or recurses without limit.
+fn own_functions() -> [Fun<Data>; 5] {
+    [
+        run(("tonumber", v(0), |cv| {
+            bome(to_number(&cv.1).ok_or_else(|| Error::str("cannot parse as number")))
+        })),
+        run(("todate", v(0), |cv| bome(to_date(&cv.1)))),
+        run(("todateiso8601", v(0), |cv| bome(to_date(&cv.1)))),
+        run(("fromdate", v(0), |cv| bome(from_date(&cv.1)))),
+        run(("fromdateiso8601", v(0), |cv| bome(from_date(&cv.1)))),
+    ]
+}
+
+fn to_number(value: &Val) -> Option<Val> {
+    match value {
+        Val::Num(_) => Some(value.clone()),
+        Val::TStr(text) if text.len() <= MAX_NUMBER_BYTES && is_number(text) => {
+            read::parse_single_num(text).map(Val::Num)
+        }
+        _ => None,
+    }
+}
+
+/// RFC 3339 text of epoch seconds. Fractions of a second are kept to the millisecond.
+fn to_date(value: &Val) -> Result<Val, Error<Val>> {
+    let Val::Num(number) = value else { return Err(Error::str("todate needs a number of seconds")) };
+    let text = number.to_string();
+    if !is_number(text.as_bytes()) {
+        return Err(Error::str("todate needs a number of seconds"));
+    }
+    let iso = timestamp_from_number(&text, Unit::Seconds).map_err(Error::str)?.iso();
+    Ok(Val::from(iso.replace(".000Z", "Z")))
+}
+
+/// Epoch seconds of RFC 3339 text: a whole number if there are no milliseconds.
+fn from_date(value: &Val) -> Result<Val, Error<Val>> {
+    let text = match value {
+        Val::TStr(text) => std::str::from_utf8(text).ok(),
+        _ => None,
+    };
+    let text = text.ok_or_else(|| Error::str("fromdate needs a text"))?;
+    let ms = timestamp_from_text(text).map_err(Error::str)?.get();
+    let (seconds, rest) = (ms / 1000, ms % 1000);
+    let number = if rest == 0 { seconds.to_string() } else { format!("{seconds}.{rest:03}") };
+    Ok(read::parse_single_num(number.as_bytes()).map_or(Val::Null, Val::Num))
+}
+
+fn is_number(text: &[u8]) -> bool {
+    serde_json::from_slice::<&serde_json::value::RawValue>(text)
+        .is_ok_and(|raw| raw.get().starts_with(|first: char| first == '-' || first.is_ascii_digit()))
+        && !text.iter().any(u8::is_ascii_whitespace)
+}
+
+/// jq's message without the values in it that may be long.
+fn message(error: &Error<Val>) -> String {
+    error.to_string().chars().filter(|char| !char.is_control()).take(MAX_MESSAGE_CHARS).collect()
+}
+
+/// Where a text stops to be a filter.
+fn syntax_error(text: &str) -> String {
+    let arena = Arena::default();
+    let place = match Loader::new([]).load(&arena, File { code: text, path: () }) {
+        Ok(_) => None,
+        Err(errors) => errors.into_iter().next().and_then(|(_, error)| {
+            let rest = match error {
+                jaq_core::load::Error::Lex(errors) => errors.first().map(|(_, rest)| *rest),
+                jaq_core::load::Error::Parse(errors) => errors.first().map(|(_, rest)| *rest),
+                jaq_core::load::Error::Io(_) => None,
+            }?;
+            let start = jaq_core::load::span(text, rest).start;
+            text.get(..start).map(|before| before.chars().count() + 1)
+        }),
+    };
+    match place {
+        Some(place) => {
+            format!("is neither a JSON Pointer nor a jq filter: the filter is wrong at character {place}")
+        }
+        None => "is neither a JSON Pointer nor a jq filter".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

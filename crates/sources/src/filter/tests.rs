@@ -1,0 +1,454 @@
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::{Filter, Input, MAX_DEPTH, Shape, function_names};
+
+fn apply(filter: &str, json: &str) -> Result<String, String> {
+    let filter = Filter::parse(filter).unwrap_or_else(|error| panic!("{filter}: {error}"));
+    filter.apply(&Input::new(json, Some("k")))
+}
+
+fn refused(filter: &str) -> String {
+    match Filter::parse(filter) {
+        Ok(_) => panic!("accepted: {filter}"),
+        Err(reason) => reason,
+    }
+}
+
+const RECORD: &str = r#"{"a":{"b":2.5,"s":" Ab ","t":"2026-11-28T20:15:03Z"},"list":[3,1,2],"objects":[{"k":"x","v":1},{"k":"y","v":null}],"n":"12"}"#;
+
+const EVERYDAY: &[(&str, &str)] = &[
+    (".", RECORD),
+    (".a.b", "2.5"),
+    (".a[\"b\"]", "2.5"),
+    (".a | {b, c: .s | trim}", r#"{"b":2.5,"c":"Ab"}"#),
+    (".list[0]", "3"),
+    (".list[-1:]", "[2]"),
+    ("[.list[] | . * 10]", "[30,10,20]"),
+    (".list | map(select(. > 1)) | sort", "[2,3]"),
+    (".list | add / length", "2.0"),
+    (".objects | map(.v // 0) | join(\"-\")", r#""1-0""#),
+    (".objects | map({(.k): .v}) | add", r#"{"x":1,"y":null}"#),
+    (".a | with_entries(select(.value != 2.5)) | keys", r#"["s","t"]"#),
+    (".a | to_entries | map(.key)", r#"["b","s","t"]"#),
+    (".a.b * 1000 | floor", "2500"),
+    (".a.b * 1e6", "2500000.0"),
+    ("if .a.b > 2 then \"big\" elif .a.b > 1 then \"mid\" else \"small\" end", r#""big""#),
+    ("\"\\(.a.b):\\(.n)\"", r#""2.5:12""#),
+    (".a as $x | $x.b + ($x | .b)", "5.0"),
+    (". as {a: {b: $b}, $n} | [$b, $n]", r#"[2.5,"12"]"#),
+    (".n | tonumber", "12"),
+    (".n | tonumber + 1", "13"),
+    (".a.b | tostring", r#""2.5""#),
+    (".a.t | fromdate", "1795896903"),
+    (".a.t | fromdate + 0.5 | todate", r#""2026-11-28T20:15:03.500Z""#),
+    ("\"2026-11-28T20:15:03.005+01:00\" | fromdateiso8601", "1795893303.005"),
+    ("1795896903 | todateiso8601", r#""2026-11-28T20:15:03Z""#),
+    (".a.t | sub(\"T.*\"; \"\")", r#""2026-11-28""#),
+    (".a.t | test(\"^2026\")", "true"),
+    (".a.t | capture(\"(?<year>[0-9]+)\") | .year", r#""2026""#),
+    (".a.s | ascii_downcase | ltrimstr(\" \")", r#""ab ""#),
+    ("del(.a, .list, .objects)", r#"{"n":"12"}"#),
+    (".a.b = 1 | .a.b", "1"),
+    (".list |= map(. + 1) | .list", "[4,2,3]"),
+    (".list[] |= . + 1 | .list", "[4,2,3]"),
+    (".a.b += 1 | .a.b", "3.5"),
+    (".x //= 5 | .x", "5"),
+    ("$key", r#""k""#),
+    (". + {key: $key} | .key", r#""k""#),
+    ("first(.list[] | select(. < 3))", "1"),
+    ("[.list | min, max]", "[1,3]"),
+    (".list | any(. > 2)", "true"),
+    (".list | all", "true"),
+    ("[.a?, .list.x?] | length", "1"),
+    ("try error(\"x\") catch .", r#""x""#),
+    (".objects | group_by(.k) | map(length)", "[1,1]"),
+    (".objects | sort_by(.k) | reverse | .[0].k", r#""y""#),
+    (".list | unique | max_by(.)", "3"),
+    (".n | split(\"\") | length", "2"),
+    (".a | has(\"b\") and (.b | type) == \"number\"", "true"),
+    ("{a: .a.b, \"b c\": 1, (.n): true}", r#"{"a":2.5,"b c":1,"12":true}"#),
+];
+
+#[test]
+fn filters_of_everyday_use_are_accepted() {
+    for (filter, output) in EVERYDAY {
+        assert_eq!(
+            apply(filter, RECORD).unwrap_or_else(|error| panic!("{filter}: {error}")),
+            *output,
+            "{filter}"
+        );
+    }
+}
+
+#[test]
+fn every_function_of_the_list_compiles() {
+    for (name, arity) in function_names() {
+        let argument = match name {
+            "del" => ".a",
+            "map" | "map_values" | "select" | "first" | "error" | "any" | "all" => ".",
+            name if name.ends_with("_by") || name == "with_entries" => ".",
+            _ => "\"a\"",
+        };
+        let arguments = vec![argument; arity].join("; ");
+        let call = if arity == 0 { name.to_owned() } else { format!("{name}({arguments})") };
+        let filter = Filter::parse(&call).unwrap_or_else(|error| panic!("{call}: {error}"));
+        for json in ["null", "[]", "{}", "\"a\"", "1", "[[1,{\"a\":2}]]", "{\"a\":\"b\"}"] {
+            _ = filter.apply(&Input::new(json, None));
+        }
+    }
+}
+
+const RUNAWAY: &[(&str, &str)] = &[
+    ("def f: f; f", "def is not allowed"),
+    ("def f: f+1; f", "def is not allowed"),
+    ("reduce range(100000) as $x (.; [.])", "reduce is not allowed"),
+    ("foreach .[] as $x (0; .+$x)", "foreach is not allowed"),
+    ("label $a | break $a", "label and break"),
+    ("[range(1e18)]", "range/1"),
+    ("last(range(1e18))", "last should have 0 arguments"),
+    ("[.]|until(false; .)", "until/2"),
+    ("[repeat(.)]", "repeat/1"),
+    ("[while(true; .)]", "while/2"),
+    ("..", ".. is not allowed"),
+    (".. | .x", ".. is not allowed"),
+    ("[recurse]", "recurse/0"),
+    ("walk(.)", "walk/1"),
+    ("paths", "paths/0"),
+    ("env", "env is not allowed"),
+    (".a|env", "env is not allowed"),
+    ("$ENV", "$ENV is not defined"),
+    ("now", "now is not allowed"),
+    ("halt", "halt is not allowed"),
+    ("halt_error", "halt_error is not allowed"),
+    ("debug", "debug is not allowed"),
+    ("debug(.)", "debug is not allowed"),
+    ("stderr", "stderr is not allowed"),
+    ("input", "input is not allowed"),
+    ("inputs", "inputs is not allowed"),
+    ("import \"a\" as a; .", "nor a jq filter"),
+    (".s | fromjson", "fromjson/0"),
+    ("@base64", "@ formats"),
+    ("@json \"\\(.)\"", "@ formats"),
+    ("\"x\" * 1000000000", "1e6"),
+    (".a * .b", "* needs a number"),
+    (". * .", "* needs a number"),
+    (".a *= .b", "* needs a number"),
+    ("[.a[] | .b[]]", "more than one []"),
+    (".a[].b[]", "more than one []"),
+    ("map(map(.))", "more than one []"),
+    ("map(.[])", "more than one []"),
+    (".[] | map(.x)", "more than one []"),
+    ("[.[] | any(. > 1)]", "more than one []"),
+    ("{a: .x[], b: .y[]}", "several outputs"),
+    ("[.a[] + .b[]]", "several outputs"),
+    (".a[] as $x | .", "several outputs"),
+    ("[.list[] | select(. == (1, 2))] | length", "several outputs"),
+    ("select(.a[])", "several outputs"),
+    (". as $r | map({a: $r})", "bound outside"),
+    ("map($key)", "bound outside"),
+    (".a[.b]", "an index should be"),
+    (".a[.b:]", "a bound of a slice"),
+    ("contains(.b)", "an argument of contains"),
+    ("index(\"a\")", "index/1"),
+    ("test(.re)", "an argument of test"),
+    ("sub(.re; \"\")", "the regular expression of sub"),
+    ("test(\"(a{100}){100}\")", "one {n}"),
+    ("splits(\"a\")", "splits/1"),
+    ("getpath([\"a\"])", "getpath/1"),
+    ("limit(1; .)", "limit/2"),
+    ("$x", "$x is not defined"),
+    ("foo", "foo/0"),
+    ("map(.a) = 1", "left side of an update"),
+];
+
+#[test]
+fn runaway_filters_are_refused() {
+    for (filter, reason) in RUNAWAY {
+        let error = refused(filter);
+        assert!(error.contains(reason), "{filter}: {error}");
+    }
+}
+
+#[test]
+fn a_filter_that_doubles_its_input_too_often_is_refused() {
+    for step in
+        ["[., .]", ". + .", "\"\\(.)\\(.)\"", "{a: ., b: .}", "tojson", "(. , .)", ". as $x | [$x, $x]"]
+    {
+        let filter = vec![step; 40].join(" | ");
+        let error = refused(&filter);
+        assert!(error.contains("too large") || error.contains("too deeply"), "{step}: {error}");
+    }
+}
+
+#[test]
+fn a_record_that_is_too_large_for_its_filter_is_a_fault() {
+    let string = format!(r#"{{"a":"{}"}}"#, "x".repeat(1_000_000));
+    assert!(apply(".a * 1000", &string).unwrap_err().contains("too large"));
+    assert_eq!(apply(".a * 1000", &format!(r#"{{"b":"{}","a":3}}"#, "x".repeat(10_000))).unwrap(), "3000");
+    assert!(apply("[.,.,.,.] | [.,.,.,.] | tojson", &string).unwrap_err().contains("too large"));
+    assert_eq!(apply(".a", &string).unwrap().len(), 1_000_002);
+}
+
+#[test]
+fn long_and_deep_filters_neither_hang_nor_overflow_the_stack() {
+    for (open, close) in [
+        ("(", ")"),
+        ("[", "]"),
+        ("-", ""),
+        ("try ", ""),
+        ("if ", " then . end"),
+        ("{a:", "}"),
+        ("\"\\(", ")\""),
+    ] {
+        for depth in [100, 1000, 4000] {
+            let text = format!("{}.{}", open.repeat(depth), close.repeat(depth));
+            // Parentheses add nothing to the syntax tree.
+            assert!(Filter::parse(&text).is_err() || depth == 100 || open == "(", "{open} {depth}");
+        }
+    }
+    for glue in ["|", ",", "+", " and ", "//"] {
+        let error = refused(&vec!["."; 600].join(glue));
+        assert!(error.contains("too long") || error.contains("too large"), "{glue}: {error}");
+    }
+    assert!(refused(&".".repeat(10_000)).contains("4096 bytes"));
+}
+
+#[test]
+fn a_syntax_error_has_its_place() {
+    assert!(refused(".a | ]").contains("wrong at character 6"), "{}", refused(".a | ]"));
+    assert!(refused("{a: }").contains("wrong at character"), "{}", refused("{a: }"));
+    assert!(refused("").contains("wrong at character 1"), "{}", refused(""));
+    assert!(refused("id").contains("id/0 is not among"));
+}
+
+#[test]
+fn numbers_that_are_moved_keep_their_text() {
+    for number in [
+        "9007199254740993",
+        "123456789012345678901234567890",
+        "0.1",
+        "0.10",
+        "1e400",
+        "-0.0",
+        "1.0",
+        "1",
+        "1E5",
+        "-7",
+        "2e-7",
+    ] {
+        let json = format!(r#"{{"a":[{number}]}}"#);
+        assert_eq!(apply(".", &json).unwrap(), json);
+        assert_eq!(apply("{x: .a[0]}", &json).unwrap(), format!(r#"{{"x":{number}}}"#));
+        assert_eq!(apply(".a[0] | tostring", &json).unwrap(), format!("\"{number}\""));
+    }
+    // The exceptions.
+    assert_eq!(apply(".", "-0").unwrap(), "0");
+    assert_eq!(apply(". + 0", "0.10").unwrap(), "0.1");
+    assert_eq!(apply(". + 1", "9007199254740992").unwrap(), "9007199254740993");
+    assert_eq!(apply(". * 10", "123456789012345678901234567890").unwrap(), "1234567890123456789012345678900");
+    assert_eq!(apply(". / 1", "9007199254740993").unwrap(), "9007199254740992.0");
+    assert_eq!(apply("floor", "9007199254740993.0").unwrap(), "9007199254740992");
+}
+
+#[test]
+fn an_output_that_is_not_json_or_not_alone_is_a_fault() {
+    for (filter, json, reason) in [
+        (". + 0", "1e400", "not JSON"),
+        ("1 / .", "0", "not JSON"),
+        ("[0 / .]", "0", "not JSON"),
+        ("empty", "1", "no output"),
+        (".[]", "[]", "no output"),
+        (".[]", "[1,2]", "more than one output"),
+        (".,.", "1", "more than one output"),
+        (".a", "1", "the jq filter failed"),
+        ("error(\"x\")", "1", "the jq filter failed"),
+        ("tonumber", "\"x\"", "cannot parse as number"),
+        ("tonumber", "\" 1\"", "cannot parse as number"),
+    ] {
+        let error = apply(filter, json).unwrap_err();
+        assert!(error.contains(reason), "{filter}: {error}");
+    }
+}
+
+#[test]
+fn a_deep_record_or_text_is_a_fault_and_does_not_end_the_process() {
+    let deep = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+    assert_eq!(apply(".", &deep(MAX_DEPTH)).unwrap(), deep(MAX_DEPTH));
+    assert!(apply(".", &deep(MAX_DEPTH + 1)).unwrap_err().contains("nesting levels"));
+    assert!(apply(".", &deep(100_000)).unwrap_err().contains("nesting levels"));
+    assert!(apply("tonumber", &format!("\"{}\"", deep(100_000))).unwrap_err().contains("number"));
+    assert!(apply(".", &"9".repeat(100_000)).unwrap_err().contains("number of more than"));
+    let brackets = format!("\"{}\"", "[".repeat(100_000));
+    assert_eq!(apply(".", &brackets).unwrap(), brackets);
+}
+
+#[test]
+fn the_deepest_allowed_filter_runs_on_a_small_stack() {
+    let nested = |open: &str, close: &str, depth| format!("{}.{}", open.repeat(depth), close.repeat(depth));
+    for (filter, added) in [
+        (vec!["[.]"; 60].join("|"), 60),
+        (nested("[", "]", 60), 60),
+        (nested("[.|", "]", 30), 30),
+        (nested("if . then ", " else . end", 60), 0),
+        (nested("try ", "", 60), 0),
+        (nested("(. as $x|", ")", 20), 0),
+        (nested("first(", ")", 60), 0),
+        (vec!["."; 60].join("//"), 0),
+    ] {
+        let filter = Filter::parse(&filter).unwrap_or_else(|error| panic!("{filter}: {error}"));
+        let record = "[".repeat(MAX_DEPTH) + &"]".repeat(MAX_DEPTH);
+        // The stack of a worker of the runtime.
+        let thread = std::thread::Builder::new().stack_size(2 * 1024 * 1024);
+        let output = thread.spawn(move || filter.apply(&Input::new(&record, None))).unwrap().join().unwrap();
+        assert_eq!(output.unwrap().len(), 2 * (MAX_DEPTH + added));
+    }
+}
+
+#[test]
+fn escapes_and_unusual_texts_survive() {
+    for text in ["\u{7f}", "\u{1}\n\t\"\\", "é😀", "\u{2028}"] {
+        let json = serde_json::to_string(text).unwrap();
+        let output = apply(".", &json).unwrap();
+        assert_eq!(serde_json::from_str::<String>(&output).unwrap(), text);
+    }
+    assert!(apply(".", r#""\ud800""#).unwrap_err().contains("surrogate"));
+}
+
+#[test]
+fn the_shape_of_a_record_ignores_brackets_in_strings() {
+    let shape = |json| {
+        let shape = Shape::of(json);
+        (shape.depth, shape.longest_string)
+    };
+    assert_eq!(shape(r#"{"a":["[[\"[["]}"#), (2, 7));
+    assert_eq!(shape("1"), (0, 0));
+    assert_eq!(Shape::of("[12345,1]").longest_scalar, 5);
+}
+
+/// Parts of filters without others in them.
+const LEAVES: &[&str] = &[
+    ".",
+    ".a",
+    ".[0]",
+    ".a.b?",
+    "1",
+    "0.5",
+    "\"x\"",
+    "null",
+    "$key",
+    ".[1:]",
+    "length",
+    "keys",
+    "tostring",
+    "tojson",
+    "tonumber",
+    "add",
+    "floor",
+    "sort",
+    "reverse",
+    "to_entries",
+    "not",
+    "type",
+    "min",
+    "unique",
+    "trim",
+    "ascii_upcase",
+    "fromdate",
+    "todate",
+    "values",
+    "first",
+    "last",
+    "any",
+    "abs",
+    "round",
+    "join(\",\")",
+    "split(\",\")",
+    "test(\"a*\")",
+    "gsub(\"a*\"; \"b\")",
+    "has(\"a\")",
+    "-.",
+    ".[]",
+    "from_entries",
+    "utf8bytelength",
+];
+
+/// Filters that are allowed, apart from iterations in others.
+fn filter() -> impl Strategy<Value = String> {
+    let leaf = prop::sample::select(LEAVES);
+    leaf.prop_map(str::to_owned).prop_recursive(4, 24, 3, |inner| {
+        let two = (inner.clone(), inner.clone());
+        prop_oneof![
+            two.clone().prop_map(|(a, b)| format!("({a}) | ({b})")),
+            two.clone().prop_map(|(a, b)| format!("({a}) + ({b})")),
+            two.clone().prop_map(|(a, b)| format!("({a}) - ({b})")),
+            two.clone().prop_map(|(a, b)| format!("({a}) / ({b})")),
+            two.clone().prop_map(|(a, b)| format!("({a}) % ({b})")),
+            two.clone().prop_map(|(a, b)| format!("({a}) // ({b})")),
+            two.clone().prop_map(|(a, b)| format!("({a}) < ({b})")),
+            two.clone().prop_map(|(a, b)| format!("if {a} then {b} else . end")),
+            two.clone().prop_map(|(a, b)| format!("{{a: ({a}), b: ({b})}}")),
+            two.clone().prop_map(|(a, b)| format!("(try ({a}) catch .), ({b})")),
+            two.prop_map(|(a, b)| format!("({a}) as $v | ({b}) | [$v, .]")),
+            inner.clone().prop_map(|a| format!("[{a}]")),
+            inner.clone().prop_map(|a| format!("\"a\\({a})\"")),
+            inner.clone().prop_map(|a| format!("map({a})")),
+            inner.clone().prop_map(|a| format!("with_entries({a})")),
+            inner.clone().prop_map(|a| format!(".a |= ({a})")),
+            inner.clone().prop_map(|a| format!("sort_by({a})")),
+            inner.prop_map(|a| format!("({a}) * 3")),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_allowed_filter_never_panics_and_stays_within_its_bound(
+        filter in filter(),
+        json in prop::sample::select(vec![
+            "null", "[]", "{}", "[1,2,3]", r#"{"a":{"b":[1,-2.5,"x"]},"c":"2026-11-28T20:15:03Z"}"#, "1e308",
+            "9223372036854775807", "-9223372036854775807", "1795896903", r#""aaa,b""#, r#"[["a",1],["b",null]]"#,
+            r#"[{"key":"a","value":1e400}]"#, "0", "123456789012345678901234567890", r#"[2026,10,28,20,15,3,6,331]"#,
+        ]),
+    ) {
+        if let Ok(filter) = Filter::parse(&filter) {
+            let output = filter.apply(&Input::new(json, Some("k")));
+            prop_assert_ne!(&output, &Err("the jq filter failed".to_owned()), "a panic in {:?} on {}", filter, json);
+            if let Ok(text) = output {
+                prop_assert!(filter.growth.allows(json.len(), json.len()));
+                let bound = filter.growth.bound(json.len()) * filter.growth.repeat;
+                prop_assert!(text.len() as f64 <= bound.max(64.0), "{:?} on {}: {} > {}", filter, json, text.len(), bound);
+            }
+        }
+    }
+
+    #[test]
+    fn any_text_is_a_filter_or_a_fault(text in any::<String>(), code in "[.|a-c(){}\\[\\]\"0-9$, +*/:;@-]{0,40}") {
+        _ = Filter::parse(&text);
+        _ = Filter::parse(&code);
+    }
+
+    #[test]
+    fn the_identity_keeps_all_but_spaces(value in value()) {
+        let json = value.to_string();
+        prop_assert_eq!(serde_json::from_str::<Value>(&apply(".", &json).unwrap()).unwrap(), value);
+    }
+}
+
+fn value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<String>().prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 32, 5, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+            prop::collection::btree_map(any::<String>(), inner, 0..5)
+                .prop_map(|members| Value::Object(members.into_iter().collect())),
+        ]
+    })
+}

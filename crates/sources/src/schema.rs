@@ -1,0 +1,203 @@
+//! A JSON Schema for the records of a source, compiled when the file is read.
+
+use std::fmt;
+
+use events::Loc;
+use jsonschema::paths::LocationSegment;
+use jsonschema::{Draft, PatternOptions, Validator};
+use serde_json::Value;
+
+/// Maximum number of listed faults of a record. One more entry counts the others.
+const MAX_FAULTS: usize = 100;
+/// Steps of a regular expression with look-around or back references on one string.
+const BACKTRACK_LIMIT: usize = 100_000;
+/// Maximum size of a compiled regular expression.
+const REGEX_BYTES: usize = 1024 * 1024;
+const DRAFT: &str = "https://json-schema.org/draft/2020-12/schema";
+
+/// A compiled schema (draft 2020-12). `format` is checked.
+pub struct Schema {
+    validator: Validator,
+    document: Value,
+}
+
+/// One fault of a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SchemaFault {
+    /// The path of the value in the record.
+    pub path: Vec<Loc>,
+    /// The broken rule. It never contains the value.
+    pub message: String,
+}
+
+impl Schema {
+    /// Compiles a schema. The error continues the sentence `path: …`.
+    ///
+    /// # Errors
+    /// The text is not JSON, not a schema of draft 2020-12, or it has a reference to another file.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let document: Value = serde_json::from_str(text)
+            .map_err(|error| format!("is not JSON at line {} column {}", error.line(), error.column()))?;
+        if !document.is_object() && !document.is_boolean() {
+            return Err("is not a JSON Schema: it should be an object".into());
+        }
+        if let Some(draft) = document.get("$schema")
+            && draft.as_str().is_none_or(|draft| draft.trim_end_matches('#') != DRAFT)
+        {
+            return Err(format!(
+                "is not a JSON Schema of draft 2020-12: $schema should be {DRAFT} or absent"
+            ));
+        }
+        let patterns = PatternOptions::fancy_regex()
+            .backtrack_limit(BACKTRACK_LIMIT)
+            .size_limit(REGEX_BYTES)
+            .dfa_size_limit(REGEX_BYTES);
+        let options = jsonschema::options()
+            .with_draft(Draft::Draft202012)
+            .should_validate_formats(true)
+            .with_pattern_options(patterns);
+        let validator = options.build(&document).map_err(|error| {
+            let at = error.instance_path().to_string();
+            let at = if at.is_empty() { String::new() } else { format!(" at {at}") };
+            format!("is not a valid JSON Schema{at}: {error}")
+        })?;
+        Ok(Self { validator, document })
+    }
+
+    /// The schema itself, for the API's documentation.
+    pub fn document(&self) -> &Value {
+        &self.document
+    }
+
+    /// All faults of a record, which is valid JSON. Without faults the list is empty.
+    pub fn faults(&self, record: &str) -> Vec<SchemaFault> {
+        let value: Value = match serde_json::from_str(record) {
+            Ok(value) => value,
+            Err(error) => {
+                let message = error.to_string();
+                let message = message.split(" at line ").next().unwrap_or_default();
+                return vec![SchemaFault {
+                    path: Vec::new(),
+                    message: format!("cannot be checked: {message}"),
+                }];
+            }
+        };
+        if self.validator.is_valid(&value) {
+            return Vec::new();
+        }
+        let mut errors = self.validator.iter_errors(&value);
+        let mut faults: Vec<SchemaFault> = errors
+            .by_ref()
+            .take(MAX_FAULTS)
+            .map(|error| {
+                let steps = error.instance_path().into_iter();
+                let path = steps.map(|step| match step {
+                    LocationSegment::Property(name) => Loc::Name(name.chars().take(256).collect()),
+                    LocationSegment::Index(index) => Loc::Index(index),
+                });
+                SchemaFault { path: path.collect(), message: error.masked().to_string() }
+            })
+            .collect();
+        let more = errors.count();
+        if more > 0 {
+            faults.push(SchemaFault {
+                path: Vec::new(),
+                message: format!("{more} more faults are not listed"),
+            });
+        }
+        faults
+    }
+}
+
+impl fmt::Debug for Schema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Schema")
+    }
+}
+
+impl PartialEq for Schema {
+    /// Compares the documents.
+    fn eq(&self, other: &Self) -> bool {
+        self.document == other.document
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MAX_FAULTS, Schema};
+    use events::Loc;
+
+    fn faults(schema: &str, record: &str) -> Vec<(Vec<Loc>, String)> {
+        let schema = Schema::parse(schema).unwrap();
+        schema.faults(record).into_iter().map(|fault| (fault.path, fault.message)).collect()
+    }
+
+    #[test]
+    fn all_faults_are_returned_with_their_paths_and_without_values() {
+        let schema = r#"{"type":"object","required":["no","changed_at"],"properties":{
+            "no":{"type":"string","pattern":"^A[0-9]+$"},"changed_at":{"type":"string","format":"date-time"},
+            "lines":{"type":"array","items":{"type":"object","required":["sku"],"properties":{"count":{"minimum":1}}}}}}"#;
+        let found =
+            faults(schema, r#"{"no":"s3cret","lines":[{"sku":"a"},{"count":0}],"changed_at":"soon"}"#);
+        let paths: Vec<&[Loc]> = found.iter().map(|(path, _)| path.as_slice()).collect();
+        let name = |name: &str| Loc::Name(name.into());
+        for path in [
+            &[name("no")][..],
+            &[name("changed_at")],
+            &[name("lines"), Loc::Index(1)],
+            &[name("lines"), Loc::Index(1), name("count")],
+        ] {
+            assert!(paths.contains(&path), "{path:?} in {found:?}");
+        }
+        assert_eq!(found.len(), 4);
+        assert!(
+            found.iter().all(|(_, message)| !message.contains("s3cret") && !message.contains("soon")),
+            "{found:?}"
+        );
+        assert!(faults(schema, r#"{"no":"A1","changed_at":"2026-11-28T20:15:03Z"}"#).is_empty());
+    }
+
+    #[test]
+    fn a_schema_that_cannot_be_used_is_rejected() {
+        for (schema, reason) in [
+            ("{", "not JSON at line 1"),
+            ("[]", "should be an object"),
+            (r#"{"type":"strnig"}"#, "/type"),
+            (r#"{"properties":{"a":{"minimum":"1"}}}"#, "/properties/a/minimum"),
+            (r#"{"pattern":"("}"#, "/pattern"),
+            (r#"{"$schema":"http://json-schema.org/draft-07/schema#"}"#, "draft 2020-12"),
+            (r#"{"$ref":"https://example.com/other.json"}"#, "example.com"),
+            (r#"{"$ref":"file:///etc/passwd"}"#, "/etc/passwd"),
+            (r#"{"$ref":"other.json"}"#, "other.json"),
+            (r##"{"$ref":"#/$defs/a"}"##, "a"),
+        ] {
+            let error = Schema::parse(schema).unwrap_err();
+            assert!(error.contains(reason), "{schema}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_local_reference_and_recursion_are_allowed() {
+        let schema = r##"{"$defs":{"node":{"type":"object","properties":{"next":{"$ref":"#/$defs/node"}}}},"$ref":"#/$defs/node"}"##;
+        assert!(faults(schema, r#"{"next":{"next":{}}}"#).is_empty());
+        assert_eq!(faults(schema, r#"{"next":{"next":1}}"#).len(), 1);
+        assert!(faults(r##"{"$ref":"#"}"##, "1").is_empty());
+    }
+
+    #[test]
+    fn a_runaway_pattern_ends_as_a_fault() {
+        let schema = r#"{"pattern":"^(?=(a+)+$)(a|aa)+b$"}"#;
+        let record = format!("\"{}!\"", "a".repeat(1000));
+        assert_eq!(faults(schema, &record).len(), 1);
+    }
+
+    #[test]
+    fn the_list_of_faults_is_limited() {
+        let record = format!("[{}1]", "1,".repeat(10_000));
+        let found = faults(r#"{"items":{"type":"string"}}"#, &record);
+        assert_eq!(found.len(), MAX_FAULTS + 1);
+        assert!(found[MAX_FAULTS].1.contains("9901 more faults"));
+        assert_eq!(faults("{}", "1e999").len(), 1);
+        assert_eq!(faults("{}", &("[".repeat(1000) + &"]".repeat(1000))).len(), 1);
+    }
+}
