@@ -1,10 +1,6 @@
 //! jq filters over one record.
 //!
-//! What a filter keeps of numbers: a number that is only moved keeps its text (`0.10`, `1e400`,
-//! `123456789012345678901234567890`), except that `-0` becomes `0` and a `+` in an exponent stays.
-//! Integers of any size are exact in `+`, `-`, `*` and `floor`. Any other number that a filter
-//! computes with becomes a double. Of several members with one key the last is kept, at the place
-//! of the first. The order of keys is kept, except that `del` moves the last key to the gap.
+//! The crate's documentation says what a filter may contain, and what it keeps of numbers.
 
 mod functions;
 mod syntax;
@@ -25,8 +21,8 @@ use syntax::Growth;
 
 /// Maximum length of a filter's text.
 const MAX_FILTER_BYTES: usize = 4096;
-/// Stack of the thread that parses a filter: 64 KiB for each byte, because the parser recurses. Only
-/// what it uses takes memory.
+/// Stack of the thread that parses a filter: 64 KiB for each byte, because the parser recurses.
+/// Only what it uses takes memory.
 const PARSER_STACK_BYTES: usize = 256 * 1024 * 1024;
 /// Maximum nesting of a record that a filter gets, as in a payload.
 const MAX_DEPTH: usize = 90;

@@ -6,7 +6,7 @@ use events::{EventId, unescape};
 
 use crate::filter::Input;
 use crate::kind::kind;
-use crate::place::{Found, Place};
+use crate::place::{Answer, Found, Place};
 
 /// How the id of an event is made.
 #[derive(Debug, PartialEq)]
@@ -39,7 +39,7 @@ pub(crate) struct Id {
 }
 
 impl IdRule {
-    pub(crate) fn apply(&self, input: &Input<'_>, answer: Option<&str>) -> Result<Id, String> {
+    pub(crate) fn apply(&self, input: &Input<'_>, answer: Option<&Answer<'_>>) -> Result<Id, String> {
         for candidate in &self.candidates {
             if let Some(text) = candidate.text(input, answer)? {
                 let id = EventId::new(text).map_err(|reason| format!("{}: {reason}", candidate.name()))?;
@@ -56,7 +56,7 @@ impl IdRule {
 }
 
 impl IdCandidate {
-    fn text(&self, input: &Input<'_>, answer: Option<&str>) -> Result<Option<String>, String> {
+    fn text(&self, input: &Input<'_>, answer: Option<&Answer<'_>>) -> Result<Option<String>, String> {
         let text = |place: &Place| match place.find(input, answer)? {
             None => Ok(None),
             Some(found) => text(&found).map_err(|reason| format!("{} {reason}", place.name())),
@@ -99,7 +99,7 @@ mod tests {
 
     use super::{IdCandidate, IdRule};
     use crate::filter::{Filter, Input};
-    use crate::place::Place;
+    use crate::place::{Answer, Place};
     use crate::pointer::Pointer;
 
     fn at(pointer: &str) -> Place {
@@ -111,7 +111,8 @@ mod tests {
     }
 
     fn id(rule: &IdRule, record: &str) -> Result<String, String> {
-        rule.apply(&Input::new(record, Some("k")), Some(r#"{"place":"b"}"#)).map(|id| id.id.to_string())
+        let answer = Answer::new(r#"{"place":"b"}"#);
+        rule.apply(&Input::new(record, Some("k")), Some(&answer)).map(|id| id.id.to_string())
     }
 
     #[test]

@@ -1,28 +1,48 @@
 //! Sources by configuration: reads and checks the sources file, and makes the parts of an event of
 //! a record.
 //!
-//! The crate is pure. It reads the file, its schemas and its secrets once, and nothing else.
+//! The crate has no network. It reads the file, its schemas and its secrets once.
 //!
-//! # The file
-//! ```yaml
+//! ```
+//! # use std::path::Path;
+//! # use events::Millis;
+//! # use sources::{Answer, Context, Records, Sources, Upstream};
+//! let file = "
 //! sources:
 //!   quakes:
 //!     pull:
-//!       url: https://earthquake.usgs.gov/earthquakes/feed/v1.0/summary/all_hour.geojson
-//!       every: 60s
+//!       url: https://example.com/all_hour.geojson
 //!       records: /features
 //!     event:
 //!       id: /id
 //!       timestamp: /properties/updated
 //!       payload: '.properties + {where: .geometry.coordinates}'
-//! ```
-//! Rules that hold for all of it:
-//! - `${NAME}` in a text takes a variable, `$$` is a dollar. Names of fields are not changed.
-//! - `*_file` and `schema` are paths relative to the file. A secret loses the white space around it.
-//! - Messages never contain a value of the file, because a secret may stand there.
+//! ";
+//! let sources = Sources::parse("sources.yaml", file, Path::new("."), &|_| None).expect("no faults");
+//! let quakes = sources.get("quakes").expect("a source");
+//! let pull = quakes.pull.as_ref().expect("a pull");
+//! let Upstream::Http(api) = &pull.upstream else { panic!("another upstream") };
 //!
-//! # Where a value is taken from
-//! `id` and each item of its lists take a *place*. So does `timestamp`.
+//! let answer = r#"{"features":[{"id":"a1","properties":{"mag":4.60,"updated":1795898300456},
+//!     "geometry":{"coordinates":[121.7,24.1,10.0]}}]}"#;
+//! let around = Answer::new(answer);
+//! let now = Millis::new(1_800_000_000_000).expect("a time");
+//! for record in api.records.of(answer).expect("an array") {
+//!     let context = Context { answer: Some(&around), key: record.key.as_deref() };
+//!     let event = quakes.extract(record.text, context, now).expect("an event");
+//!     assert_eq!((event.id.as_str(), event.timestamp.get()), ("a1", 1_795_898_300_456));
+//!     assert_eq!(event.payload, r#"{"mag":4.60,"updated":1795898300456,"where":[121.7,24.1,10.0]}"#);
+//! }
+//! ```
+//!
+//! # Rules of the whole file
+//! - `${NAME}` in a text takes a variable, and `$$` is a dollar. Names of fields are not changed.
+//! - `*_file` and `schema` are paths relative to the file. A secret is trimmed.
+//! - All faults are reported at once. A message contains names of fields, but never a value, because
+//!   a secret may stand there.
+//!
+//! # Places
+//! `id`, `timestamp` and the items of their lists are *places* that a value is taken from.
 //!
 //! | Place | Value |
 //! |---|---|
@@ -31,27 +51,40 @@
 //! | `{answer: /time}` | JSON Pointer into the answer around the record |
 //! | other text | jq filter over the record, with the variable `$key` |
 //!
-//! A value that is absent or null is not there. Of an id, an empty text is not there either. A value
-//! of a wrong kind is a fault of the record, also where another place follows.
+//! A value that is absent or null is not there. An empty text as id is not there either. A value of
+//! a wrong kind is a fault of the record, also where another place follows.
 //!
-//! - `id`: a place; a list, of which the first that is there is taken and whose last item may be
-//!   `else: uuid`; `{first: […], else: uuid}`; `{from: PLACE, else: uuid}`;
-//!   `{join: [PLACE, …], with: ":"}`, which is there only if all its places are; `{else: uuid}`.
-//! - `timestamp`: a place; a list whose last item may be `else: now`; or a map of `from`, `first` or
-//!   `answer`, with `unit` (s, ms, us, ns), `format` (rfc3339, iso8601, or a pattern of `strptime`),
-//!   `zone` (UTC or an offset) and `else: now`. `zone` alone means `format: iso8601`. If `timestamp`
-//!   is absent, an event has the time of its acceptance.
-//! - `payload`: a JSON Pointer or a jq filter. If it is absent, the record itself.
-//! - `records`: a JSON Pointer to an array, where `""` is the whole answer; `{map: POINTER}` for the
-//!   members of an object; `{object: POINTER}` for one value. If it is absent, the whole answer is
-//!   one record.
+//! | Field | Forms |
+//! |---|---|
+//! | `id` | a place; a list; or a map of `from`, `first`, `answer` or `join`, with `else: uuid` |
+//! | `timestamp` | a place; a list; or a map of `from`, `first` or `answer`, with `else: now` |
+//! | `payload` | JSON Pointer or jq filter; absent: the record itself, byte for byte |
+//! | `records` | JSON Pointer to an array; `{map: …}`; `{object: …}`; absent: the whole answer |
+//!
+//! - Of a list, the first that is there is taken. Its last item may be `else: uuid` or `else: now`.
+//! - `{join: [PLACE, …], with: ":"}` is there only if all its places are.
+//! - `unit` (s, ms, us, ns) reads an epoch number. `format` is `rfc3339`, `iso8601` with its usual
+//!   oddities, or a pattern of `strptime`. `zone` (UTC or an offset) is the offset of a text without
+//!   one, and means `format: iso8601` if it stands alone. Without them, the rules of a request hold.
+//! - If `timestamp` is absent, an event has the time of its acceptance.
+//! - The pointer `""` in `records` is the whole answer.
 //!
 //! # jq
 //! A filter has exactly one output, which is JSON. It may contain paths, arithmetic, comparisons,
 //! strings, objects, arrays, conditions, `//`, `?`, variables, updates and the functions of
 //! [`function_names`]. It may not contain `def`, `reduce`, `foreach`, `label`, `..`, `@` formats,
 //! `*` without a number, an iteration in an iteration, and functions that depend on more than the
-//! record. The text that a filter can make is bounded before it runs.
+//! record. The text that a filter can make of a record is bounded before it runs. A record that
+//! could exceed the bound is faulty.
+//!
+//! A number that a filter only moves keeps its text: `0.10`, `1e400`, and integers of any length.
+//! `-0` becomes `0`. Integers are exact in `+`, `-`, `*`, `%` and `floor`. Any other number that a
+//! filter computes with becomes a double. The order of keys is kept, except that `del` moves the
+//! last key to the gap. Of several members with one key the last value is kept.
+//!
+//! # Schemas
+//! A schema is of draft 2020-12, checks `format`, and has no reference to another file. It checks
+//! the record, not the payload. It compares numbers as 64-bit integers or doubles.
 
 mod config;
 mod extract;
@@ -78,7 +111,7 @@ pub use fault::{Fault, Faults, Position};
 pub use file::Sources;
 pub use filter::{Filter, Input, function_names};
 pub use id::{IdCandidate, IdRule};
-pub use place::{Context, Place};
+pub use place::{Answer, Context, Place};
 pub use pointer::Pointer;
 pub use records::{Record, RecordIter};
 pub use schema::{Schema, SchemaFault};

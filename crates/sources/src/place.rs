@@ -1,6 +1,10 @@
 //! A place that a value of an event is taken from.
 
 use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::Mutex;
+
+use service::lock::lock;
 
 use crate::filter::{Filter, Input};
 use crate::pointer::Pointer;
@@ -18,11 +22,41 @@ pub enum Place {
     Key,
 }
 
+/// The answer around records. It keeps what pointers found, so that each pointer walks a large
+/// answer once and not once for each record.
+pub struct Answer<'a> {
+    text: &'a str,
+    /// The pointers so far, with the place of what each found.
+    found: Mutex<Vec<(String, Option<Range<usize>>)>>,
+}
+
+impl<'a> Answer<'a> {
+    /// Wraps the text of an answer, which is valid JSON.
+    pub fn new(text: &'a str) -> Self {
+        Self { text, found: Mutex::default() }
+    }
+
+    fn find(&self, pointer: &Pointer) -> Option<&'a str> {
+        let mut found = lock(&self.found);
+        if let Some((_, range)) = found.iter().find(|(known, _)| known == pointer.as_str()) {
+            return self.text.get(range.clone()?);
+        }
+        let value = pointer.find(self.text);
+        let range = value.map(|value| {
+            // The value is a part of the text.
+            let start = value.as_ptr().addr() - self.text.as_ptr().addr();
+            start..start + value.len()
+        });
+        found.push((pointer.as_str().to_owned(), range));
+        value
+    }
+}
+
 /// What surrounds a record.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Clone, Copy, Default)]
 pub struct Context<'a> {
-    /// The text of the answer that the record is part of, which is valid JSON.
-    pub answer: Option<&'a str>,
+    /// The answer that the record is part of.
+    pub answer: Option<&'a Answer<'a>>,
     /// The key of the record in a map.
     pub key: Option<&'a str>,
 }
@@ -41,11 +75,11 @@ impl Place {
     pub(crate) fn find<'a>(
         &self,
         input: &Input<'a>,
-        answer: Option<&'a str>,
+        answer: Option<&'a Answer<'a>>,
     ) -> Result<Option<Found<'a>>, String> {
         let json = match self {
             Self::Record(pointer) => pointer.find(input.text()).map(Cow::Borrowed),
-            Self::Answer(pointer) => answer.and_then(|answer| pointer.find(answer)).map(Cow::Borrowed),
+            Self::Answer(pointer) => answer.and_then(|answer| answer.find(pointer)).map(Cow::Borrowed),
             Self::Filter(filter) => Some(Cow::Owned(filter.apply(input)?)),
             Self::Key => return Ok(input.key().map(Found::Text)),
         };

@@ -49,7 +49,7 @@ impl Pointer {
     /// The text of the value that the pointer names in `json`, which is valid JSON. Of several
     /// members with one key the last is taken, as in a document.
     pub fn find<'t>(&self, json: &'t str) -> Option<&'t str> {
-        let mut text = Cursor::new(json.trim_ascii()).value();
+        let mut text = json.trim_ascii();
         for token in &self.tokens {
             text = match text.as_bytes().first() {
                 Some(b'{') => member(text, &token.key)?,

@@ -8,7 +8,7 @@ use jiff::fmt::strtime::BrokenDownTime;
 
 use crate::filter::Input;
 use crate::kind::kind;
-use crate::place::{Found, Place};
+use crate::place::{Answer, Found, Place};
 
 /// How the timestamp of an event is made.
 #[derive(Debug, PartialEq)]
@@ -52,7 +52,7 @@ impl TimeRule {
     pub(crate) fn apply(
         &self,
         input: &Input<'_>,
-        answer: Option<&str>,
+        answer: Option<&Answer<'_>>,
         now: Millis,
     ) -> Result<Millis, String> {
         for place in &self.places {
@@ -175,7 +175,8 @@ pub(crate) fn parse_zone(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::{TimeForm, TimeRule, check_pattern, parse_zone};
-    use crate::{filter::Input, place::Place, pointer::Pointer};
+    use crate::place::{Answer, Place};
+    use crate::{filter::Input, pointer::Pointer};
     use events::{Millis, Unit};
     use proptest::prelude::*;
 
@@ -290,7 +291,10 @@ mod tests {
             else_now: false,
         };
         let now = Millis::new(7000).unwrap();
-        let apply = |rule: &TimeRule, answer| rule.apply(&Input::new(r#"{"a":null}"#, None), answer, now);
+        let apply = |rule: &TimeRule, answer: Option<&str>| {
+            let answer = answer.map(Answer::new);
+            rule.apply(&Input::new(r#"{"a":null}"#, None), answer.as_ref(), now)
+        };
         assert_eq!(apply(&rule, Some(r#"{"t":5}"#)).unwrap().get(), 5000);
         assert!(apply(&rule, None).unwrap_err().contains("/a and /t of the answer is absent or null"));
         rule.else_now = true;

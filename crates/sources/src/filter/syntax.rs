@@ -20,6 +20,8 @@ const MAX_TEXT: f64 = 64.0 * 1024.0 * 1024.0;
 const SMALL_RECORD: f64 = 4096.0;
 /// Maximum whole number that a value may be multiplied with, because `*` also repeats strings.
 const MAX_REPEAT: f64 = 100_000.0;
+/// Maximum record of a filter with `gsub`, whose time is not linear.
+const MAX_GSUB_RECORD: usize = 64 * 1024;
 /// Bytes that a computed number can have more than its operands.
 const NUMBER: f64 = 25.0;
 /// Bytes of an escaped character in a string.
@@ -32,13 +34,16 @@ pub(crate) struct Growth {
     fixed: f64,
     /// The product of the whole numbers that the filter multiplies with.
     pub(crate) repeat: f64,
+    /// Whether the filter calls `gsub`.
+    gsub: bool,
 }
 
 impl Growth {
     /// Whether a record of `bytes`, whose longest string has `longest_string` bytes, stays below
     /// the limit.
     pub(crate) fn allows(&self, bytes: usize, longest_string: usize) -> bool {
-        self.bound(bytes) <= MAX_TEXT
+        (!self.gsub || bytes <= MAX_GSUB_RECORD)
+            && self.bound(bytes) <= MAX_TEXT
             && (self.repeat <= 1.0 || self.bound(longest_string) * self.repeat <= MAX_TEXT)
     }
 
@@ -115,9 +120,10 @@ impl Cost {
 
 /// Checks a syntax tree. The error lists everything that is refused.
 pub(crate) fn check(term: &Term<&str>) -> Result<Growth, String> {
-    let mut walk = Walk { nodes: 0, repeat: 1.0, variables: vec![("$key", false)], faults: Vec::new() };
+    let mut walk =
+        Walk { nodes: 0, repeat: 1.0, gsub: false, variables: vec![("$key", false)], faults: Vec::new() };
     let cost = walk.term(term, Scope { depth: 0, each: false });
-    let growth = Growth { per_byte: cost.per_byte, fixed: cost.fixed, repeat: walk.repeat };
+    let growth = Growth { per_byte: cost.per_byte, fixed: cost.fixed, repeat: walk.repeat, gsub: walk.gsub };
     if walk.faults.is_empty() && growth.per_byte.mul_add(SMALL_RECORD, growth.fixed) > MAX_TEXT {
         walk.fault("its result can become too large: it copies its input too often");
     }
@@ -140,6 +146,7 @@ struct Scope {
 struct Walk<'t> {
     nodes: usize,
     repeat: f64,
+    gsub: bool,
     /// The variables in scope, and whether each was bound in an iteration.
     variables: Vec<(&'t str, bool)>,
     faults: Vec<String>,
@@ -409,6 +416,7 @@ impl<'t> Walk<'t> {
                     return self.refuse(format!("the regular expression of {name} should be a text itself"));
                 };
                 self.regex(regex);
+                self.gsub |= name == "gsub";
                 let replacement = self.one(replacement, Scope { each: true, ..scope });
                 // A match may be empty, so there are as many as characters, and one more.
                 Cost { per_byte: itself.per_byte + replacement.per_byte + replacement.fixed, ..itself }

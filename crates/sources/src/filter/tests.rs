@@ -188,6 +188,8 @@ fn a_record_that_is_too_large_for_its_filter_is_a_fault() {
     assert_eq!(apply(".a * 1000", &format!(r#"{{"b":"{}","a":3}}"#, "x".repeat(10_000))).unwrap(), "3000");
     assert!(apply("[.,.,.,.] | [.,.,.,.] | tojson", &string).unwrap_err().contains("too large"));
     assert_eq!(apply(".a", &string).unwrap().len(), 1_000_002);
+    assert!(apply(".a | gsub(\"x\"; \"y\")", &string).unwrap_err().contains("too large"));
+    assert_eq!(apply(".a | sub(\"x*\"; \"y\")", &string).unwrap(), "\"y\"");
 }
 
 #[test]
@@ -219,7 +221,7 @@ fn a_syntax_error_has_its_place() {
     assert!(refused(".a | ]").contains("wrong at character 6"), "{}", refused(".a | ]"));
     assert!(refused("{a: }").contains("wrong at character"), "{}", refused("{a: }"));
     assert!(refused("").contains("wrong at character 1"), "{}", refused(""));
-    assert!(refused("id").contains("id/0 is not among"));
+    assert!(refused("id").contains("a field is .id or the JSON Pointer /id"), "{}", refused("id"));
 }
 
 #[test]

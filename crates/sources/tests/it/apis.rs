@@ -1,7 +1,7 @@
 //! Eight public APIs, each as a source of the file, with a sample of its answer.
 
 use events::{Millis, Payload};
-use sources::{Context, Source, Sources};
+use sources::{Answer, Context, Source, Sources};
 
 use crate::source;
 
@@ -10,9 +10,10 @@ fn events(sources: &Sources, answer: &str) -> Vec<(String, String, String)> {
     let source: &Source = sources.get("s").unwrap();
     let sources::Upstream::Http(api) = &source.pull.as_ref().unwrap().upstream else { panic!("no HTTP") };
     let now = Millis::new(1_800_000_000_000).unwrap();
+    let around = Answer::new(answer);
     let records = api.records.of(answer).unwrap();
     let events = records.map(|record| {
-        let context = Context { answer: Some(answer), key: record.key.as_deref() };
+        let context = Context { answer: Some(&around), key: record.key.as_deref() };
         let extracted = source.extract(record.text, context, now).unwrap_or_else(|fault| panic!("{fault}"));
         let payload = Payload::parse(&extracted.payload).unwrap_or_else(|faults| panic!("{faults:?}"));
         (extracted.id.to_string(), extracted.timestamp.iso(), payload.as_str().to_owned())

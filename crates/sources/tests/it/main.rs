@@ -7,6 +7,7 @@ mod examples;
 mod faults;
 mod measure;
 mod options;
+mod properties;
 
 use std::path::Path;
 

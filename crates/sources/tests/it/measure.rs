@@ -3,11 +3,61 @@
 use std::time::Instant;
 
 use events::Millis;
-use sources::{Context, Schema};
+use sources::{Context, Filter, Input, Schema};
 
 use crate::source;
 
 const RECORD: &str = r#"{"mode_s":"3F28BC","type":"A320 214","icao_type":"A320","manufacturer":"Airbus","registration":"D-ABCD","registered_owner_country_iso_name":"DE","registered_owner_country_name":"Germany","registered_owner_operator_flag_code":"DLH","registered_owner":"Lufthansa","url_photo":"https://airport-data.com/images/aircraft/001/572/001572354.jpg","url_photo_thumbnail":"https://airport-data.com/images/aircraft/thumbnails/001/572/1.jpg","seen":1795898300.456}"#;
+
+/// Filters with the input on which their functions do most work, made of this many values.
+type Case = (&'static str, fn(usize) -> String);
+
+const FILTERS: &[Case] = &[
+    ("add", |count| list("[1]", count)),
+    ("add", |count| list("\"ab\"", count)),
+    ("join(\",\")", |count| list("\"ab\"", count)),
+    ("map({(.key): .value}) | add", entries),
+    ("from_entries", entries),
+    ("with_entries(select(.value > 5))", object),
+    ("sort", |count| list("[1]", count)),
+    ("group_by(.)", |count| list("[1]", count)),
+    ("del(.[])", |count| list("1", count)),
+    (". - [1]", |count| list("1", count)),
+    ("split(\",\")", |count| format!("\"{}\"", "a,".repeat(count))),
+    ("gsub(\"a\"; \"b\")", |count| format!("\"{}\"", "a,".repeat(count))),
+    ("gsub(\"\"; \"b\")", |count| format!("\"{}\"", "a,".repeat(count))),
+    ("sub(\"(a,)*$\"; \"b\")", |count| format!("\"{}\"", "a,".repeat(count))),
+    ("test(\"(a*)*b\")", |count| format!("\"{}\"", "a,".repeat(count))),
+];
+
+fn list(item: &str, count: usize) -> String {
+    format!("[{}]", vec![item; count].join(","))
+}
+
+fn entries(count: usize) -> String {
+    let entries = (0..count).map(|number| format!(r#"{{"key":"k{number}","value":{number}}}"#));
+    format!("[{}]", entries.collect::<Vec<_>>().join(","))
+}
+
+fn object(count: usize) -> String {
+    let members = (0..count).map(|number| format!(r#""k{number}":{number}"#));
+    format!("{{{}}}", members.collect::<Vec<_>>().join(","))
+}
+
+#[test]
+#[ignore = "prints times, and asserts nothing"]
+fn measure_whether_functions_are_linear() {
+    for (text, make) in FILTERS {
+        let filter = Filter::parse(text).unwrap();
+        let times = [5_000, 20_000].map(|count| {
+            let json = make(count);
+            let start = Instant::now();
+            filter.apply(&Input::new(&json, None)).unwrap();
+            start.elapsed().as_millis()
+        });
+        eprintln!("{text}: {} ms for 5,000 values, {} ms for 20,000", times[0], times[1]);
+    }
+}
 
 fn micros(name: &str, mut run: impl FnMut()) {
     const ROUNDS: u32 = 20_000;
@@ -15,8 +65,7 @@ fn micros(name: &str, mut run: impl FnMut()) {
     let start = Instant::now();
     (0..ROUNDS).for_each(|_| run());
     let micros = start.elapsed().as_secs_f64() * 1e6 / f64::from(ROUNDS);
-    let message = format!("{name}: {micros:.2} µs\n");
-    std::io::Write::write_all(&mut std::io::stderr(), message.as_bytes()).unwrap();
+    eprintln!("{name}: {micros:.2} µs");
 }
 
 #[test]

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use events::{Millis, Unit};
 use sources::{
-    Auth, Context, IdCandidate, Index, IndexKind, NextPage, Place, Records, Sources, TimeForm, Upstream,
+    Answer, Auth, Context, IdCandidate, Index, IndexKind, NextPage, Place, Records, Sources, TimeForm,
+    Upstream,
 };
 
 use crate::source;
@@ -102,7 +103,8 @@ fn all_fields_are_read() {
     assert!(matches!(&http("b").auth, Some(Auth::Basic { user, .. }) if user == "u"));
     assert!(matches!(&http("c").auth, Some(Auth::Header { name, .. }) if name == "x-key"));
     let b = sources.get("b").unwrap();
-    let context = Context { answer: Some(r#"{"t":5}"#), key: None };
+    let answer = Answer::new(r#"{"t":5}"#);
+    let context = Context { answer: Some(&answer), key: None };
     let extracted = b.extract("{}", context, Millis::new(0).unwrap()).unwrap();
     assert!(extracted.id_generated);
     assert_eq!(extracted.timestamp.get(), 5000);
