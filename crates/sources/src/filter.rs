@@ -21,9 +21,9 @@ use syntax::Growth;
 
 /// Maximum length of a filter's text.
 const MAX_FILTER_BYTES: usize = 4096;
-/// Stack of the thread that parses a filter: 64 KiB for each byte, because the parser recurses.
+/// Stack of the thread that parses a filter: 32 KiB for each byte, because the parser recurses.
 /// Only what it uses takes memory.
-const PARSER_STACK_BYTES: usize = 256 * 1024 * 1024;
+const PARSER_STACK_BYTES: usize = 128 * 1024 * 1024;
 /// Maximum nesting of a record that a filter gets, as in a payload.
 const MAX_DEPTH: usize = 90;
 /// Maximum digits of a number that a filter gets. Longer numbers cannot be stored anyway.
@@ -32,7 +32,12 @@ const MAX_NUMBER_BYTES: usize = 1100;
 const MAX_OUTPUT_BYTES: usize = 16 * 1024 * 1024;
 /// Maximum length of the key of a record in a map.
 const MAX_KEY_BYTES: usize = 1024;
-/// Maximum length of jq's own message.
+/// Messages of the functions in this crate.
+const OWN_MESSAGES: [&str; 3] = [NO_NUMBER, NO_SECONDS, NO_DATE];
+const NO_NUMBER: &str = "tonumber needs a number or a text that is a number";
+const NO_SECONDS: &str = "todate needs seconds of the years 1970 to 9999";
+const NO_DATE: &str = "fromdate needs an RFC 3339 time with an offset";
+/// Maximum length of a message that the filter contains.
 const MAX_MESSAGE_CHARS: usize = 200;
 
 type Data = JustLut<Val>;
@@ -92,7 +97,7 @@ impl Filter {
         let mut outputs = self.program.id.run((context, value)).map(unwrap_valr);
         let output = match outputs.next() {
             None => return Err("the jq filter has no output".into()),
-            Some(Err(error)) => return Err(format!("the jq filter failed: {}", message(&error))),
+            Some(Err(error)) => return Err(format!("the jq filter failed: {}", self.reason(&error))),
             Some(Ok(output)) => output,
         };
         if outputs.next().is_some() {
@@ -108,6 +113,28 @@ impl Filter {
             Ok(_) => Ok(text),
             Err(_) => Err("the output of the jq filter is not JSON: it has NaN or Infinity in it".into()),
         }
+    }
+}
+
+impl Filter {
+    /// Why the filter failed, without values of the record.
+    fn reason(&self, error: &Error<Val>) -> String {
+        let text = error.to_string();
+        if let Some((_, kind)) = text.strip_prefix("cannot use ").and_then(|rest| rest.rsplit_once(" as ")) {
+            return format!("a value cannot be used as {kind}");
+        }
+        if text.starts_with("cannot calculate ") {
+            return "values cannot be calculated with each other".into();
+        }
+        if text.starts_with("cannot index ") {
+            return "a value cannot be indexed like this".into();
+        }
+        // A text that stands in the filter, or is that of a function here, is no value of the record.
+        let message: Option<String> = serde_json::from_str(&text).ok();
+        let known =
+            |message: &String| self.text.contains(message) || OWN_MESSAGES.contains(&message.as_str());
+        let message = message.filter(known).map(|message| message.chars().take(MAX_MESSAGE_CHARS).collect());
+        message.unwrap_or_else(|| "an error with a value of the record".into())
     }
 }
 
@@ -253,9 +280,7 @@ fn compile(text: &str) -> Result<jaq_core::Filter<Data>, String> {
 /// Functions whose definition in the library overflows or recurses without limit.
 fn own_functions() -> [Fun<Data>; 5] {
     [
-        run(("tonumber", v(0), |cv| {
-            bome(to_number(&cv.1).ok_or_else(|| Error::str("cannot parse as number")))
-        })),
+        run(("tonumber", v(0), |cv| bome(to_number(&cv.1).ok_or_else(|| Error::str(NO_NUMBER))))),
         run(("todate", v(0), |cv| bome(to_date(&cv.1)))),
         run(("todateiso8601", v(0), |cv| bome(to_date(&cv.1)))),
         run(("fromdate", v(0), |cv| bome(from_date(&cv.1)))),
@@ -275,12 +300,13 @@ fn to_number(value: &Val) -> Option<Val> {
 
 /// RFC 3339 text of epoch seconds. Fractions of a second are kept to the millisecond.
 fn to_date(value: &Val) -> Result<Val, Error<Val>> {
-    let Val::Num(number) = value else { return Err(Error::str("todate needs a number of seconds")) };
-    let text = number.to_string();
-    if !is_number(text.as_bytes()) {
-        return Err(Error::str("todate needs a number of seconds"));
-    }
-    let iso = timestamp_from_number(&text, Unit::Seconds).map_err(Error::str)?.iso();
+    let number = match value {
+        Val::Num(number) => number.to_string(),
+        _ => String::new(),
+    };
+    let number = Some(number).filter(|number| is_number(number.as_bytes()));
+    let time = number.and_then(|number| timestamp_from_number(&number, Unit::Seconds).ok());
+    let iso = time.ok_or_else(|| Error::str(NO_SECONDS))?.iso();
     Ok(Val::from(iso.replace(".000Z", "Z")))
 }
 
@@ -290,9 +316,8 @@ fn from_date(value: &Val) -> Result<Val, Error<Val>> {
         Val::TStr(text) => std::str::from_utf8(text).ok(),
         _ => None,
     };
-    let text = text.ok_or_else(|| Error::str("fromdate needs a text"))?;
-    let ms = timestamp_from_text(text).map_err(Error::str)?.get();
-    let (seconds, rest) = (ms / 1000, ms % 1000);
+    let time = text.and_then(|text| timestamp_from_text(text).ok()).ok_or_else(|| Error::str(NO_DATE))?;
+    let (seconds, rest) = (time.get() / 1000, time.get() % 1000);
     let number = if rest == 0 { seconds.to_string() } else { format!("{seconds}.{rest:03}") };
     Ok(read::parse_single_num(number.as_bytes()).map_or(Val::Null, Val::Num))
 }
@@ -301,11 +326,6 @@ fn is_number(text: &[u8]) -> bool {
     serde_json::from_slice::<&serde_json::value::RawValue>(text)
         .is_ok_and(|raw| raw.get().starts_with(|first: char| first == '-' || first.is_ascii_digit()))
         && !text.iter().any(u8::is_ascii_whitespace)
-}
-
-/// jq's message without the values in it that may be long.
-fn message(error: &Error<Val>) -> String {
-    error.to_string().chars().filter(|char| !char.is_control()).take(MAX_MESSAGE_CHARS).collect()
 }
 
 /// Where a text stops to be a filter.

@@ -18,7 +18,8 @@
 //!       timestamp: /properties/updated
 //!       payload: '.properties + {where: .geometry.coordinates}'
 //! ";
-//! let sources = Sources::parse("sources.yaml", file, Path::new("."), &|_| None).expect("no faults");
+//! let folder = Path::new(".");
+//! let sources = Sources::parse("sources.yaml", file, folder, &|_| None).expect("no faults");
 //! let quakes = sources.get("quakes").expect("a source");
 //! let pull = quakes.pull.as_ref().expect("a pull");
 //! let Upstream::Http(api) = &pull.upstream else { panic!("another upstream") };
@@ -31,15 +32,16 @@
 //!     let context = Context { answer: Some(&around), key: record.key.as_deref() };
 //!     let event = quakes.extract(record.text, context, now).expect("an event");
 //!     assert_eq!((event.id.as_str(), event.timestamp.get()), ("a1", 1_795_898_300_456));
-//!     assert_eq!(event.payload, r#"{"mag":4.60,"updated":1795898300456,"where":[121.7,24.1,10.0]}"#);
+//!     let payload = r#"{"mag":4.60,"updated":1795898300456,"where":[121.7,24.1,10.0]}"#;
+//!     assert_eq!(event.payload, payload);
 //! }
 //! ```
 //!
 //! # Rules of the whole file
 //! - `${NAME}` in a text takes a variable, and `$$` is a dollar. Names of fields are not changed.
 //! - `*_file` and `schema` are paths relative to the file. A secret is trimmed.
-//! - All faults are reported at once. A message contains names of fields, but never a value, because
-//!   a secret may stand there.
+//! - All faults are reported at once. A message contains names of fields, but never a value,
+//!   because a secret may stand there.
 //!
 //! # Places
 //! `id`, `timestamp` and the items of their lists are *places* that a value is taken from.
@@ -64,8 +66,9 @@
 //! - Of a list, the first that is there is taken. Its last item may be `else: uuid` or `else: now`.
 //! - `{join: [PLACE, …], with: ":"}` is there only if all its places are.
 //! - `unit` (s, ms, us, ns) reads an epoch number. `format` is `rfc3339`, `iso8601` with its usual
-//!   oddities, or a pattern of `strptime`. `zone` (UTC or an offset) is the offset of a text without
-//!   one, and means `format: iso8601` if it stands alone. Without them, the rules of a request hold.
+//!   oddities, or a pattern of `strptime`. `zone` (UTC or an offset) is the offset of a text that
+//!   has none, and means `format: iso8601` if it stands alone. Without them, the rules of a request
+//!   hold.
 //! - If `timestamp` is absent, an event has the time of its acceptance.
 //! - The pointer `""` in `records` is the whole answer.
 //!

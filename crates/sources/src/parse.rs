@@ -105,7 +105,14 @@ impl Parser<'_> {
         let topic_field = fields.get("topic");
         let own_topic = topic_field.as_ref().map(|at| at.parsed(&mut self.report, topic));
         let is_adsbdb = matches!(&pull, Some(Some(Pull { upstream: Upstream::Adsbdb, .. })));
-        let event = self.source_event(&fields, is_adsbdb, pull_field.is_some() || push_field.is_some());
+        let has_records = pull_field.is_some() || push_field.is_some();
+        if has_envelope
+            && !has_records
+            && let Some(event) = fields.get("event")
+        {
+            event.fault(&mut self.report, "an event in an envelope is complete, so `event` should be absent");
+        }
+        let event = self.source_event(&fields, is_adsbdb, has_records);
         let schema = fields.get("schema").map(|at| self.schema(&at));
         let store = self.store(fields.get("store").as_ref(), text, collections, entry);
         Some(Source {

@@ -3,12 +3,17 @@
 use std::fmt;
 
 use events::Loc;
+use jsonschema::error::ValidationErrorKind;
 use jsonschema::paths::LocationSegment;
-use jsonschema::{Draft, PatternOptions, Validator};
+use jsonschema::{Draft, PatternOptions, ValidationError, Validator};
 use serde_json::Value;
 
 /// Maximum number of listed faults of a record. One more entry counts the others.
 const MAX_FAULTS: usize = 100;
+/// Maximum bytes of all listed faults, except the first.
+const MAX_BYTES: usize = 32 * 1024;
+/// Maximum length of a message and of a name in a path.
+const MAX_CHARS: usize = 256;
 /// Steps of a regular expression with look-around or back references on one string.
 const BACKTRACK_LIMIT: usize = 100_000;
 /// Maximum size of a compiled regular expression.
@@ -85,28 +90,77 @@ impl Schema {
         if self.validator.is_valid(&value) {
             return Vec::new();
         }
-        let mut errors = self.validator.iter_errors(&value);
-        let mut faults: Vec<SchemaFault> = errors
-            .by_ref()
-            .take(MAX_FAULTS)
-            .map(|error| {
-                let steps = error.instance_path().into_iter();
-                let path = steps.map(|step| match step {
-                    LocationSegment::Property(name) => Loc::Name(name.chars().take(256).collect()),
-                    LocationSegment::Index(index) => Loc::Index(index),
-                });
-                SchemaFault { path: path.collect(), message: error.masked().to_string() }
-            })
-            .collect();
-        let more = errors.count();
-        if more > 0 {
-            faults.push(SchemaFault {
-                path: Vec::new(),
-                message: format!("{more} more faults are not listed"),
-            });
+        let mut faults = List::default();
+        for error in self.validator.iter_errors(&value) {
+            faults.push(&error);
         }
-        faults
+        faults.into_faults()
     }
+}
+
+/// The faults of a record, with limits.
+#[derive(Default)]
+struct List {
+    faults: Vec<SchemaFault>,
+    bytes: usize,
+    more: usize,
+}
+
+impl List {
+    fn push(&mut self, error: &ValidationError<'_>) {
+        let path: Vec<Loc> = error.instance_path().into_iter().map(step).collect();
+        match error.kind() {
+            // The name of a property is part of the path, as that of a missing field is in a request.
+            ValidationErrorKind::Required { property } => {
+                self.add(&path, property.as_str(), "Property required");
+            }
+            ValidationErrorKind::AdditionalProperties { unexpected }
+            | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
+                for name in unexpected {
+                    self.add(&path, Some(name), "Property is not permitted");
+                }
+            }
+            // The library's text has the values.
+            ValidationErrorKind::UnevaluatedItems { .. } => {
+                self.add(&path, None, "Some items are not permitted");
+            }
+            ValidationErrorKind::FalseSchema => self.add(&path, None, "Value is not permitted"),
+            _ => self.add(&path, None, &error.masked_with("Value").to_string()),
+        }
+    }
+
+    fn add(&mut self, path: &[Loc], name: Option<&str>, message: &str) {
+        if self.faults.len() >= MAX_FAULTS || self.bytes >= MAX_BYTES {
+            self.more += 1;
+            return;
+        }
+        let path: Vec<Loc> = path.iter().cloned().chain(name.map(|name| Loc::Name(cut(name)))).collect();
+        let names = path.iter().map(|step| match step {
+            Loc::Name(name) => name.len(),
+            Loc::Index(_) => 8,
+        });
+        self.bytes += names.sum::<usize>() + message.len();
+        self.faults.push(SchemaFault { path, message: cut(message) });
+    }
+
+    fn into_faults(mut self) -> Vec<SchemaFault> {
+        if self.more > 0 {
+            let message = format!("{} more faults are not listed", self.more);
+            self.faults.push(SchemaFault { path: Vec::new(), message });
+        }
+        self.faults
+    }
+}
+
+fn step(segment: LocationSegment<'_>) -> Loc {
+    match segment {
+        LocationSegment::Property(name) => Loc::Name(cut(&name)),
+        LocationSegment::Index(index) => Loc::Index(index),
+    }
+}
+
+fn cut(text: &str) -> String {
+    text.chars().take(MAX_CHARS).collect()
 }
 
 impl fmt::Debug for Schema {
@@ -124,7 +178,7 @@ impl PartialEq for Schema {
 
 #[cfg(test)]
 mod tests {
-    use super::{MAX_FAULTS, Schema};
+    use super::{MAX_CHARS, MAX_FAULTS, Schema};
     use events::Loc;
 
     fn faults(schema: &str, record: &str) -> Vec<(Vec<Loc>, String)> {
@@ -144,7 +198,7 @@ mod tests {
         for path in [
             &[name("no")][..],
             &[name("changed_at")],
-            &[name("lines"), Loc::Index(1)],
+            &[name("lines"), Loc::Index(1), name("sku")],
             &[name("lines"), Loc::Index(1), name("count")],
         ] {
             assert!(paths.contains(&path), "{path:?} in {found:?}");
@@ -155,6 +209,46 @@ mod tests {
             "{found:?}"
         );
         assert!(faults(schema, r#"{"no":"A1","changed_at":"2026-11-28T20:15:03Z"}"#).is_empty());
+    }
+
+    #[test]
+    fn messages_have_rules_of_the_schema_and_no_values() {
+        for (schema, record, path, message) in [
+            (r#"{"type":"string"}"#, r#"["s3cret"]"#, vec![], r#"Value is not of type "string""#),
+            (r#"{"enum":["a","b"]}"#, r#""s3cret""#, vec![], "Value is not one of"),
+            (r#"{"const":1}"#, r#""s3cret""#, vec![], "1 was expected"),
+            (r#"{"maxLength":2}"#, r#""s3cret""#, vec![], "Value is longer than 2 characters"),
+            (r#"{"format":"email"}"#, r#""s3cret""#, vec![], r#"Value is not a "email""#),
+            (r#"{"pattern":"^a"}"#, r#""s3cret""#, vec![], r#"Value does not match "^a""#),
+            (
+                r#"{"minimum":9007199254740993}"#,
+                "9007199254740992",
+                vec![],
+                "Value is less than the minimum of 9007199254740993",
+            ),
+            (r#"{"uniqueItems":true}"#, r#"["s3cret","s3cret"]"#, vec![], "Value has non-unique elements"),
+            (
+                r#"{"prefixItems":[{}],"unevaluatedItems":false}"#,
+                r#"[1,"s3cret"]"#,
+                vec![],
+                "Some items are not permitted",
+            ),
+            (
+                r#"{"properties":{"b":{}},"unevaluatedProperties":false}"#,
+                r#"{"a":"s3cret"}"#,
+                vec!["a"],
+                "Property is not permitted",
+            ),
+            (r#"{"properties":{"a":false}}"#, r#"{"a":"s3cret"}"#, vec!["a"], "Value is not permitted"),
+            (r#"{"required":["a"]}"#, r#"{"b":"s3cret"}"#, vec!["a"], "Property required"),
+            (r#"{"anyOf":[{"const":1},{"const":2}]}"#, r#""s3cret""#, vec![], "Value is not valid under any"),
+        ] {
+            let found = faults(schema, record);
+            assert_eq!(found.len(), 1, "{schema}: {found:?}");
+            let path: Vec<Loc> = path.into_iter().map(|name| Loc::Name(name.into())).collect();
+            assert_eq!(found[0].0, path, "{schema}");
+            assert!(found[0].1.starts_with(message) && !found[0].1.contains("s3cret"), "{schema}: {found:?}");
+        }
     }
 
     #[test]
@@ -197,6 +291,16 @@ mod tests {
         let found = faults(r#"{"items":{"type":"string"}}"#, &record);
         assert_eq!(found.len(), MAX_FAULTS + 1);
         assert!(found[MAX_FAULTS].1.contains("9901 more faults"));
+        let names: String = (0..1000).map(|number| format!(r#","long name {number}":1"#)).collect();
+        let schema = r#"{"properties":{"b":{}},"additionalProperties":false}"#;
+        assert_eq!(faults(schema, &format!(r#"{{"a":1{names}}}"#)).len(), MAX_FAULTS + 1);
+        let name = "n".repeat(10_000);
+        let found = faults(schema, &format!(r#"{{"{name}":1}}"#));
+        assert_eq!(found, [(vec![Loc::Name(name[..MAX_CHARS].into())], "Property is not permitted".into())]);
+        let deep = format!("{}1{}", format!(r#"{{"{}":"#, "n".repeat(1000)).repeat(100), "}".repeat(100));
+        let schema = r##"{"additionalProperties":{"$ref":"#"},"type":"array"}"##;
+        let found = faults(schema, &deep);
+        assert!(found.len() < 101 && found.last().unwrap().1.contains("more faults"), "{}", found.len());
         assert_eq!(faults("{}", "1e999").len(), 1);
         assert_eq!(faults("{}", &("[".repeat(1000) + &"]".repeat(1000))).len(), 1);
     }

@@ -262,6 +262,11 @@ mod tests {
             read(&form(http), r#""Sat, 28 Nov 2026 20:15:03 -0500""#).unwrap(),
             "2026-11-29T01:15:03.000Z"
         );
+        let fraction = "%Y-%m-%dT%H:%M:%S%.f";
+        assert_eq!(
+            read(&form(fraction), r#""2026-11-28T20:15:59.9999""#).unwrap(),
+            "2026-11-28T20:15:59.999Z"
+        );
         assert!(read(&form("%d.%m.%Y"), r#""2026-11-28""#).unwrap_err().contains("%d.%m.%Y"));
         for pattern in ["%d.%m.%Y %H:%M", http, "%Y-%m-%dT%H:%M:%S%.f"] {
             check_pattern(pattern).unwrap_or_else(|error| panic!("{pattern}: {error}"));

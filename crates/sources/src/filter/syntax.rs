@@ -374,14 +374,21 @@ impl<'t> Walk<'t> {
         Cost::INPUT
     }
 
+    fn bind(&mut self, name: &'t str, scope: Scope) {
+        if name == "$key" {
+            self.fault("$key is the key of the record: choose another name for the variable");
+        }
+        self.variables.push((name, scope.each));
+    }
+
     fn pattern(&mut self, pattern: &'t Pattern<&'t str>, scope: Scope) {
         match pattern {
-            Pattern::Var(name) => self.variables.push((name, scope.each)),
+            Pattern::Var(name) => self.bind(name, scope),
             Pattern::Arr(items) => items.iter().for_each(|item| self.pattern(item, scope)),
             Pattern::Obj(members) => {
                 for (key, pattern) in members {
                     if let Term::Var(name) = key {
-                        self.variables.push((name, scope.each));
+                        self.bind(name, scope);
                     } else if !is_literal_index(key) {
                         self.fault("a key in a pattern should be a text");
                     }

@@ -158,6 +158,7 @@ const RUNAWAY: &[(&str, &str)] = &[
     ("getpath([\"a\"])", "getpath/1"),
     ("limit(1; .)", "limit/2"),
     ("$x", "$x is not defined"),
+    (".a as $key | .b[$key]", "$key is the key of the record"),
     ("foo", "foo/0"),
     ("map(.a) = 1", "left side of an update"),
 ];
@@ -203,7 +204,7 @@ fn long_and_deep_filters_neither_hang_nor_overflow_the_stack() {
         ("{a:", "}"),
         ("\"\\(", ")\""),
     ] {
-        for depth in [100, 1000, 4000] {
+        for depth in [100, 1000, 2000, 4000] {
             let text = format!("{}.{}", open.repeat(depth), close.repeat(depth));
             // Parentheses add nothing to the syntax tree.
             assert!(Filter::parse(&text).is_err() || depth == 100 || open == "(", "{open} {depth}");
@@ -265,11 +266,39 @@ fn an_output_that_is_not_json_or_not_alone_is_a_fault() {
         (".,.", "1", "more than one output"),
         (".a", "1", "the jq filter failed"),
         ("error(\"x\")", "1", "the jq filter failed"),
-        ("tonumber", "\"x\"", "cannot parse as number"),
-        ("tonumber", "\" 1\"", "cannot parse as number"),
+        ("tonumber", "\"x\"", "tonumber needs a number"),
+        ("tonumber", "\" 1\"", "tonumber needs a number"),
     ] {
         let error = apply(filter, json).unwrap_err();
         assert!(error.contains(reason), "{filter}: {error}");
+    }
+}
+
+#[test]
+fn an_error_shows_no_value_of_the_record() {
+    let record = r#"{"s":"s3cret","o":{"s3cret":1},"a":["s3cret"]}"#;
+    for (filter, reason) in [
+        (".s.x", "a value cannot be indexed like this"),
+        (".s[0]", "a value cannot be indexed like this"),
+        (".s + 1", "values cannot be calculated with each other"),
+        (".o - .a", "values cannot be calculated with each other"),
+        (".s | keys", "a value cannot be used as"),
+        (".o | trim", "a value cannot be used as string"),
+        (".s[]", "a value cannot be used as iterable (array or object)"),
+        (".s | todate", "todate needs seconds"),
+        (".s | fromdate", "fromdate needs an RFC 3339 time"),
+        (".s | tonumber", "tonumber needs a number"),
+        (".s | error", "an error with a value of the record"),
+        (".o | error", "an error with a value of the record"),
+        ("error(.s)", "an error with a value of the record"),
+        ("error(\"no price\")", "no price"),
+        ("true | length", "an error with a value of the record"),
+        ("{(.o): 1}", "not JSON"),
+        (".a |= fromdate", "fromdate needs"),
+        ("-.s", "a value cannot be used as number"),
+    ] {
+        let error = apply(filter, record).unwrap_err();
+        assert!(error.contains(reason) && !error.contains("s3cret"), "{filter}: {error}");
     }
 }
 

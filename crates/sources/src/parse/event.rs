@@ -41,9 +41,8 @@ impl Parser<'_> {
             return Some(rule);
         }
         let fields = at.fields(&mut self.report, &ID_FIELDS, &[])?;
-        if let Some(at) = fields.get("else") {
-            rule.else_uuid = self.alternative(&at, "uuid")?;
-        }
+        let else_uuid = fields.get("else").map(|at| self.alternative(&at, "uuid"));
+        rule.else_uuid = matches!(else_uuid, Some(Some(true)));
         if fields.get("join").is_none()
             && let Some(with) = fields.get("with")
         {
@@ -60,6 +59,7 @@ impl Parser<'_> {
             ("answer", at) => rule.candidates.push(IdCandidate::One(answer(&at, &mut self.report)?)),
             (_, at) => rule.candidates.push(IdCandidate::One(place(&at, &mut self.report)?)),
         }
+        flat(else_uuid)?;
         Some(rule)
     }
 

@@ -8,7 +8,7 @@ use url::Url;
 use super::{Parser, flat};
 use crate::config::{Auth, HttpApi, NextPage, Paging, Pull, Records, Upstream};
 use crate::pointer::Pointer;
-use crate::reader::{At, Fields};
+use crate::reader::{At, Fields, Report};
 
 const HTTP_FIELDS: [&str; 9] =
     ["kind", "url", "every", "timeout", "headers", "auth", "records", "paging", "wait"];
@@ -35,30 +35,31 @@ const MAX_HEADERS: usize = 32;
 
 impl Parser<'_> {
     pub(super) fn pull(&mut self, at: &At<'_>) -> Option<Pull> {
-        let is_adsbdb = at.is_map() && self.is_adsbdb(at)?;
+        let kind = self.kind(at);
+        let is_adsbdb = matches!(kind, Some(Kind::Adsbdb));
         let known: &[&str] = if is_adsbdb { &ADSBDB_FIELDS } else { &HTTP_FIELDS };
         let fields = at.fields(&mut self.report, known, &[])?;
         let every = fields.get("every").map(|at| at.duration(&mut self.report, "100ms", "365d"));
-        let upstream = if is_adsbdb {
-            Some(Upstream::Adsbdb)
-        } else {
-            self.http(&fields).map(Box::new).map(Upstream::Http)
-        };
+        let upstream = if is_adsbdb { Some(Upstream::Adsbdb) } else { self.http(&fields) };
+        kind?;
         Some(Pull { every: flat(every)?.unwrap_or(DEFAULT_EVERY), upstream: upstream? })
     }
 
-    fn is_adsbdb(&mut self, at: &At<'_>) -> Option<bool> {
-        // Unknown fields are reported later, when the kind is known.
-        let fields = at.fields(&mut crate::reader::Report::default(), &["kind"], &[])?;
-        let Some(kind) = fields.get("kind") else { return Some(false) };
+    fn kind(&mut self, at: &At<'_>) -> Option<Kind> {
+        if !at.is_map() {
+            return Some(Kind::Http);
+        }
+        // The other fields are checked when the kind is known.
+        let fields = at.fields(&mut Report::default(), &["kind"], &[])?;
+        let Some(kind) = fields.get("kind") else { return Some(Kind::Http) };
         kind.parsed(&mut self.report, |text| match text {
-            "adsbdb" => Ok(true),
-            "http" => Ok(false),
+            "adsbdb" => Ok(Kind::Adsbdb),
+            "http" => Ok(Kind::Http),
             _ => Err("should be http or adsbdb".into()),
         })
     }
 
-    fn http(&mut self, fields: &Fields<'_>) -> Option<HttpApi> {
+    fn http(&mut self, fields: &Fields<'_>) -> Option<Upstream> {
         let url = fields.required(&mut self.report, "url").and_then(|at| at.parsed(&mut self.report, url));
         let timeout = fields.get("timeout").map(|at| at.duration(&mut self.report, "100ms", "5m"));
         let headers = fields.get("headers").map(|at| self.headers(&at));
@@ -80,15 +81,22 @@ impl Parser<'_> {
             at.fault(&mut self.report, format!("the header {own} is set by `auth` too"));
             return None;
         }
-        Some(HttpApi {
+        let (records, paging) = (flat(records)?.unwrap_or_else(whole_answer), flat(paging)?);
+        if let (Records::One(_), Some(Paging { next: NextPage::Offset { .. }, .. })) = (&records, &paging)
+            && let Some(at) = fields.get("paging")
+        {
+            at.fault(&mut self.report, "`offset` counts records, so `records` should be an array or a map");
+            return None;
+        }
+        Some(Upstream::Http(Box::new(HttpApi {
             url: url?,
             timeout: flat(timeout)?.unwrap_or(DEFAULT_TIMEOUT),
             headers,
             auth,
-            records: flat(records)?.unwrap_or_else(whole_answer),
-            paging: flat(paging)?,
+            records,
+            paging,
             wait: flat(wait)?.unwrap_or_default(),
-        })
+        })))
     }
 
     fn headers(&mut self, at: &At<'_>) -> Option<Vec<(String, Secret)>> {
@@ -227,6 +235,12 @@ impl Parser<'_> {
             items.iter().map(|item| item.parsed(&mut self.report, header_name)).collect();
         names.into_iter().collect::<Option<Vec<_>>>().filter(|names| !names.is_empty())
     }
+}
+
+/// The client that fetches a source.
+enum Kind {
+    Adsbdb,
+    Http,
 }
 
 fn whole_answer() -> Records {

@@ -102,7 +102,8 @@ fn a_source_needs_one_way_in() {
     assert!(
         fault("event: {id: /i}").starts_with("sources.s: should have `pull`, `push` or `envelope: true`")
     );
-    assert!(fault("envelope: false\nevent: {id: /i}").starts_with("sources.s: should have `pull`"));
+    assert!(fault("envelope: false").starts_with("sources.s: should have `pull`"));
+    assert!(fault("envelope: true\nevent: {id: /i}").starts_with("sources.s.event: an event in an envelope"));
     let both = fault("push: {}\npull: {url: \"http://a/\"}\nevent: {id: /i}");
     assert!(both.starts_with("sources.s.push: a source has either `pull` or `push`"), "{both}");
     assert!(source("envelope: true").is_ok());

@@ -50,6 +50,7 @@ sources:
     pull:
       url: http://example.com
       auth: {basic: {user: u, password_file: token}}
+      records: /items
       paging: {offset: {param: offset, size: 100, size_param: limit}, max_pages: "${PAGES}"}
     event: {id: {else: uuid}, timestamp: {answer: /t}}
   c:
@@ -140,6 +141,23 @@ fn all_reasons_of_a_faulty_record_are_returned() {
     );
     let sources = source("envelope: true").unwrap();
     assert!(sources.get("s").unwrap().extract("{}", Context::default(), Millis::new(0).unwrap()).is_err());
+}
+
+#[test]
+fn sources_can_be_shared_between_threads() {
+    fn shared<T: Send + Sync>(value: T) -> T {
+        value
+    }
+    let sources = shared(source("push: {}\nevent: {id: .i}").unwrap());
+    assert!(sources.get("s").is_some());
+    _ = shared(Answer::new("{}"));
+}
+
+#[test]
+fn a_byte_order_mark_and_line_ends_of_windows_are_read() {
+    let text = "\u{feff}sources:\r\n  a:\r\n    push: {}\r\n    event: {id: /i, timestamp: x y}\r\n";
+    let faults = crate::parse(text).unwrap_err().to_string();
+    assert!(faults.starts_with("sources.yaml:4:32: sources.a.event.timestamp: "), "{faults}");
 }
 
 #[test]
