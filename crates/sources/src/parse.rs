@@ -153,7 +153,9 @@ impl Parser<'_> {
 
     fn schema(&mut self, at: &At<'_>) -> Option<Schema> {
         let text = self.file(at)?;
-        at.parsed(&mut self.report, |_| Schema::parse(&text))
+        Schema::parse(&text)
+            .map_err(|errors| errors.iter().for_each(|error| at.fault(&mut self.report, error)))
+            .ok()
     }
 
     /// The text of the file that a field names.

@@ -5,7 +5,7 @@ use std::fmt;
 use events::Loc;
 use jsonschema::error::ValidationErrorKind;
 use jsonschema::paths::LocationSegment;
-use jsonschema::{Draft, PatternOptions, ValidationError, Validator};
+use jsonschema::{Draft, PatternOptions, ReferencingError, ValidationError, Validator};
 use serde_json::Value;
 
 /// Maximum number of listed faults of a record. One more entry counts the others.
@@ -14,6 +14,8 @@ const MAX_FAULTS: usize = 100;
 const MAX_BYTES: usize = 32 * 1024;
 /// Maximum length of a message and of a name in a path.
 const MAX_CHARS: usize = 256;
+/// Maximum number of errors of a schema.
+const MAX_ERRORS: usize = 20;
 /// Steps of a regular expression with look-around or back references on one string.
 const BACKTRACK_LIMIT: usize = 100_000;
 /// Maximum size of a compiled regular expression.
@@ -36,22 +38,27 @@ pub struct SchemaFault {
 }
 
 impl Schema {
-    /// Compiles a schema. The error continues the sentence `path: …`.
+    /// Compiles a schema. Each error continues the sentence `path: …`.
     ///
     /// # Errors
     /// The text is not JSON, not a schema of draft 2020-12, or it has a reference to another file.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let document: Value = serde_json::from_str(text)
-            .map_err(|error| format!("is not JSON at line {} column {}", error.line(), error.column()))?;
+    pub fn parse(text: &str) -> Result<Self, Vec<String>> {
+        let document: Value = serde_json::from_str(text).map_err(|error| {
+            vec![format!("is not JSON at line {} column {}", error.line(), error.column())]
+        })?;
         if !document.is_object() && !document.is_boolean() {
-            return Err("is not a JSON Schema: it should be an object".into());
+            return Err(vec!["is not a JSON Schema: it should be an object".into()]);
         }
         if let Some(draft) = document.get("$schema")
             && draft.as_str().is_none_or(|draft| draft.trim_end_matches('#') != DRAFT)
         {
-            return Err(format!(
-                "is not a JSON Schema of draft 2020-12: $schema should be {DRAFT} or absent"
-            ));
+            return Err(vec![format!("is not of draft 2020-12: $schema should be {DRAFT} or absent")]);
+        }
+        let meta = jsonschema::draft202012::meta::validator();
+        let errors: Vec<String> =
+            meta.iter_errors(&document).take(MAX_ERRORS).map(|error| reason(&error)).collect();
+        if !errors.is_empty() {
+            return Err(errors);
         }
         let patterns = PatternOptions::fancy_regex()
             .backtrack_limit(BACKTRACK_LIMIT)
@@ -61,11 +68,7 @@ impl Schema {
             .with_draft(Draft::Draft202012)
             .should_validate_formats(true)
             .with_pattern_options(patterns);
-        let validator = options.build(&document).map_err(|error| {
-            let at = error.instance_path().to_string();
-            let at = if at.is_empty() { String::new() } else { format!(" at {at}") };
-            format!("is not a valid JSON Schema{at}: {error}")
-        })?;
+        let validator = options.build(&document).map_err(|error| vec![reason(&error)])?;
         Ok(Self { validator, document })
     }
 
@@ -96,6 +99,16 @@ impl Schema {
         }
         faults.into_faults()
     }
+}
+
+/// Why a schema cannot be used.
+fn reason(error: &ValidationError<'_>) -> String {
+    if let ValidationErrorKind::Referencing(ReferencingError::Unretrievable { uri, .. }) = error.kind() {
+        return format!("has a $ref to {uri}, but only references within the schema are allowed");
+    }
+    let at = error.instance_path().to_string();
+    let at = if at.is_empty() { String::new() } else { format!(" at {at}") };
+    format!("is not a valid JSON Schema{at}: {error}")
 }
 
 /// The faults of a record, with limits.
@@ -260,14 +273,17 @@ mod tests {
             (r#"{"properties":{"a":{"minimum":"1"}}}"#, "/properties/a/minimum"),
             (r#"{"pattern":"("}"#, "/pattern"),
             (r#"{"$schema":"http://json-schema.org/draft-07/schema#"}"#, "draft 2020-12"),
-            (r#"{"$ref":"https://example.com/other.json"}"#, "example.com"),
-            (r#"{"$ref":"file:///etc/passwd"}"#, "/etc/passwd"),
-            (r#"{"$ref":"other.json"}"#, "other.json"),
+            (r#"{"$ref":"https://example.com/other.json"}"#, "only references within"),
+            (r#"{"$ref":"file:///etc/passwd"}"#, "only references within"),
+            (r#"{"$ref":"other.json"}"#, "only references within"),
             (r##"{"$ref":"#/$defs/a"}"##, "a"),
         ] {
-            let error = Schema::parse(schema).unwrap_err();
-            assert!(error.contains(reason), "{schema}: {error}");
+            let errors = Schema::parse(schema).unwrap_err();
+            assert_eq!(errors.len(), 1);
+            assert!(errors[0].contains(reason), "{schema}: {errors:?}");
         }
+        let two = Schema::parse(r#"{"required":"a","properties":{"a":{"type":5}}}"#).unwrap_err();
+        assert_eq!(two.len(), 2, "{two:?}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::options::DuplicateKeyPolicy;
+use serde_saphyr::options::{DuplicateKeyPolicy, NonFiniteFloatPolicy};
 use serde_saphyr::{Location, Spanned};
 
 use crate::fault::{Fault, Position};
@@ -72,6 +72,7 @@ pub(crate) fn parse(text: &str) -> Result<Node, Fault> {
         // Each duplicate is reported later, with its path.
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
         strict_booleans: true,
+        non_finite_float_policy: NonFiniteFloatPolicy::AsString,
         // A message must not show a line of the file, because a secret may stand there.
         with_snippet: false,
     };
@@ -79,10 +80,16 @@ pub(crate) fn parse(text: &str) -> Result<Node, Fault> {
         Ok(root) => Ok(node(root)),
         Err(error) => {
             let at = error.location().map(position).unwrap_or_default();
-            let error = error.without_snippet().to_string();
-            let message = error.lines().next().unwrap_or_default();
-            // The position stands in front of the message.
-            let message = message.split(" at line ").next().unwrap_or(message);
+            let text = error.without_snippet().to_string();
+            // The position stands behind the message.
+            let message =
+                text.lines().next().unwrap_or_default().split(" at line ").next().unwrap_or_default();
+            let message = match message.strip_prefix("budget breached: ") {
+                Some(limit) => {
+                    format!("it exceeds the limit of {}", limit.split(' ').next().unwrap_or_default())
+                }
+                None => message.to_owned(),
+            };
             Err(Fault { at, path: String::new(), message: format!("the YAML cannot be read: {message}") })
         }
     }
@@ -257,7 +264,8 @@ mod tests {
             let items = vec![format!("*a{before}"); 10].join(",");
             bomb += &format!("a{level}: &a{level} [{items}]\n");
         }
-        assert!(parse(&bomb).is_err());
+        let fault = parse(&bomb).unwrap_err();
+        assert!(fault.message.contains("it exceeds the limit of"), "{fault:?}");
         assert!(parse(&("[".repeat(20_000) + &"]".repeat(20_000))).is_err());
         assert!(parse(&"- ".repeat(20_000)).is_err());
         assert!(parse(&format!("a: \"{}\"", "x".repeat(5 * 1024 * 1024))).is_err());

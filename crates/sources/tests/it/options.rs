@@ -144,6 +144,20 @@ fn all_reasons_of_a_faulty_record_are_returned() {
 }
 
 #[test]
+fn all_faults_of_a_schema_are_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("s.json"), r#"{"required":"a","properties":{"a":{"type":5}}}"#)
+        .unwrap();
+    let text = "sources:\n  a: {push: {}, event: {id: /i}, schema: s.json}\n";
+    let faults = Sources::parse("f", text, folder.path(), &|_| None).unwrap_err();
+    assert_eq!(faults.count(), 2, "{faults}");
+    for (fault, path) in faults.iter().zip(["/properties/a/type", "/required"]) {
+        assert_eq!((fault.path.as_str(), fault.at.line, fault.at.column), ("sources.a.schema", 2, 42));
+        assert!(fault.message.contains(path), "{faults}");
+    }
+}
+
+#[test]
 fn sources_can_be_shared_between_threads() {
     fn shared<T: Send + Sync>(value: T) -> T {
         value
