@@ -20,8 +20,9 @@ const MAX_TEXT: f64 = 64.0 * 1024.0 * 1024.0;
 const SMALL_RECORD: f64 = 4096.0;
 /// Maximum whole number that a value may be multiplied with, because `*` also repeats strings.
 const MAX_REPEAT: f64 = 100_000.0;
-/// Maximum record of a filter with `gsub`, whose time is not linear.
-const MAX_GSUB_RECORD: usize = 64 * 1024;
+/// Maximum record of a filter with `gsub`, whose time is not linear, or with a regular expression
+/// for each value, which is compiled each time.
+const MAX_SLOW_RECORD: usize = 64 * 1024;
 /// Bytes that a computed number can have more than its operands.
 const NUMBER: f64 = 25.0;
 /// Bytes of an escaped character in a string.
@@ -34,15 +35,15 @@ pub(crate) struct Growth {
     fixed: f64,
     /// The product of the whole numbers that the filter multiplies with.
     pub(crate) repeat: f64,
-    /// Whether the filter calls `gsub`.
-    gsub: bool,
+    /// Whether [`MAX_SLOW_RECORD`] holds.
+    slow: bool,
 }
 
 impl Growth {
     /// Whether a record of `bytes`, whose longest string has `longest_string` bytes, stays below
     /// the limit.
     pub(crate) fn allows(&self, bytes: usize, longest_string: usize) -> bool {
-        (!self.gsub || bytes <= MAX_GSUB_RECORD)
+        (!self.slow || bytes <= MAX_SLOW_RECORD)
             && self.bound(bytes) <= MAX_TEXT
             && (self.repeat <= 1.0 || self.bound(longest_string) * self.repeat <= MAX_TEXT)
     }
@@ -121,9 +122,9 @@ impl Cost {
 /// Checks a syntax tree. The error lists everything that is refused.
 pub(crate) fn check(term: &Term<&str>) -> Result<Growth, String> {
     let mut walk =
-        Walk { nodes: 0, repeat: 1.0, gsub: false, variables: vec![("$key", false)], faults: Vec::new() };
+        Walk { nodes: 0, repeat: 1.0, slow: false, variables: vec![("$key", false)], faults: Vec::new() };
     let cost = walk.term(term, Scope { depth: 0, each: false });
-    let growth = Growth { per_byte: cost.per_byte, fixed: cost.fixed, repeat: walk.repeat, gsub: walk.gsub };
+    let growth = Growth { per_byte: cost.per_byte, fixed: cost.fixed, repeat: walk.repeat, slow: walk.slow };
     if walk.faults.is_empty() && growth.per_byte.mul_add(SMALL_RECORD, growth.fixed) > MAX_TEXT {
         walk.fault("its result can become too large: it copies its input too often");
     }
@@ -146,7 +147,7 @@ struct Scope {
 struct Walk<'t> {
     nodes: usize,
     repeat: f64,
-    gsub: bool,
+    slow: bool,
     /// The variables in scope, and whether each was bound in an iteration.
     variables: Vec<(&'t str, bool)>,
     faults: Vec<String>,
@@ -411,7 +412,7 @@ impl<'t> Walk<'t> {
                     return self.refuse(format!("an argument of {name} should be a text or a number itself"));
                 };
                 if matches!(name, "test" | "capture") {
-                    self.regex(texts.first().copied().unwrap_or_default());
+                    self.regex(texts.first().copied().unwrap_or_default(), scope);
                 }
                 // join writes its argument once for each item.
                 let bytes = texts.iter().map(|text| to_float(text.len())).sum::<f64>();
@@ -422,8 +423,8 @@ impl<'t> Walk<'t> {
                 let Some(regex) = literal_text(regex) else {
                     return self.refuse(format!("the regular expression of {name} should be a text itself"));
                 };
-                self.regex(regex);
-                self.gsub |= name == "gsub";
+                self.regex(regex, scope);
+                self.slow |= name == "gsub";
                 let replacement = self.one(replacement, Scope { each: true, ..scope });
                 // A match may be empty, so there are as many as characters, and one more.
                 Cost { per_byte: itself.per_byte + replacement.per_byte + replacement.fixed, ..itself }
@@ -464,7 +465,8 @@ impl<'t> Walk<'t> {
     }
 
     /// The engine is linear in the text, with the size of the expression as factor.
-    fn regex(&mut self, regex: &str) {
+    fn regex(&mut self, regex: &str, scope: Scope) {
+        self.slow |= scope.each;
         let counted = regex.match_indices('{').filter(|(at, _)| {
             regex
                 .get(at + 1..)

@@ -190,6 +190,7 @@ fn a_record_that_is_too_large_for_its_filter_is_a_fault() {
     assert!(apply("[.,.,.,.] | [.,.,.,.] | tojson", &string).unwrap_err().contains("too large"));
     assert_eq!(apply(".a", &string).unwrap().len(), 1_000_002);
     assert!(apply(".a | gsub(\"x\"; \"y\")", &string).unwrap_err().contains("too large"));
+    assert!(apply("map_values(test(\"x\"))", &string).unwrap_err().contains("too large"));
     assert_eq!(apply(".a | sub(\"x*\"; \"y\")", &string).unwrap(), "\"y\"");
 }
 

@@ -27,6 +27,7 @@ const FILTERS: &[Case] = &[
     ("gsub(\"a\"; \"b\")", |count| format!("\"{}\"", "a,".repeat(count))),
     ("gsub(\"\"; \"b\")", |count| format!("\"{}\"", "a,".repeat(count))),
     ("sub(\"(a,)*$\"; \"b\")", |count| format!("\"{}\"", "a,".repeat(count))),
+    ("map(test(\"^A[a-z]+$\"))", |count| list("\"\"", count)),
     ("test(\"(a*)*b\")", |count| format!("\"{}\"", "a,".repeat(count))),
 ];
 
