@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use events::{EventId, unescape};
+use events::{EventId, Payload, aircraft_id, unescape};
 
 use crate::filter::Input;
 use crate::kind::kind;
@@ -22,6 +22,8 @@ pub struct IdRule {
 pub enum IdCandidate {
     /// The value at a place.
     One(Place),
+    /// The id of an aircraft of ADSBDB, as the contract states it.
+    Aircraft,
     /// The values at several places, joined. It is there only if all of them are.
     Join {
         /// The places in their order.
@@ -63,6 +65,10 @@ impl IdCandidate {
         };
         match self {
             Self::One(place) => text(place),
+            Self::Aircraft => {
+                let payload = Payload::parse(input.text()).ok();
+                Ok(payload.as_ref().and_then(aircraft_id).map(|id| id.to_string()))
+            }
             Self::Join { places, with } => {
                 let parts: Result<Option<Vec<String>>, String> = places.iter().map(text).collect();
                 Ok(parts?.map(|parts| parts.join(with)))
@@ -73,6 +79,7 @@ impl IdCandidate {
     fn name(&self) -> String {
         match self {
             Self::One(place) => place.name(),
+            Self::Aircraft => "the id of the aircraft".into(),
             Self::Join { places, .. } => places.iter().map(Place::name).collect::<Vec<_>>().join(" or "),
         }
     }

@@ -13,8 +13,6 @@ use service::parse::topic;
 
 use crate::config::{EventMapping, PayloadRule, Pull, Source, Upstream};
 use crate::id::{IdCandidate, IdRule};
-use crate::place::Place;
-use crate::pointer::Pointer;
 use crate::reader::{At, Fields, Report};
 use crate::schema::Schema;
 use crate::time::TimeRule;
@@ -184,10 +182,8 @@ impl Parser<'_> {
 
 /// The id of an aircraft as the contract states it, and the time of acceptance.
 fn adsbdb_event() -> EventMapping {
-    let candidate = |pointer| Pointer::parse(pointer).map(|pointer| IdCandidate::One(Place::Record(pointer)));
-    let candidates = ["/mode_s", "/registration"].map(candidate).into_iter().flatten().collect();
     EventMapping {
-        id: IdRule { candidates, else_uuid: true },
+        id: IdRule { candidates: vec![IdCandidate::Aircraft], else_uuid: true },
         timestamp: TimeRule::now(),
         payload: PayloadRule::Record,
     }

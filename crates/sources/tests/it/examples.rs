@@ -40,6 +40,9 @@ fn an_aircraft_becomes_the_event_that_the_contract_states() {
     assert_eq!((extracted.id.as_str(), extracted.payload.as_ref(), extracted.timestamp), ("A1", record, now));
     assert_eq!(extract(r#"{"mode_s":"","registration":"N1"}"#).id.as_str(), "N1");
     assert!(extract("{}").id_generated);
+    // The same as for the built-in source: only a text is an id.
+    assert_eq!(extract(r#"{"mode_s":7,"registration":"N1"}"#).id.as_str(), "N1");
+    assert_eq!(extract(r#"{"mode_s":{},"registration":"N1"}"#).id.as_str(), "N1");
 }
 
 #[test]
