@@ -17,7 +17,7 @@ use service::problem::Problem;
 use subtle::ConstantTimeEq;
 
 use crate::partition::progress::PartitionView;
-use crate::partition::set_aside::SetAsideReply;
+use crate::partition::queue::SetAsideReply;
 use crate::partition::workers::Workers;
 
 const MAX_BODY_BYTES: usize = 64 * 1024;

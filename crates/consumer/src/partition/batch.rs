@@ -1,12 +1,14 @@
-//! Forms the next batch of a worker from the records that have arrived, in order and within limits.
-//! No record waits for a batch to fill.
+//! Decides what to do with each record, and forms the next batch of a worker from the records that
+//! have arrived, in order and within limits. No record waits for a batch to fill.
+//!
+//! The decision to store, skip or dead-letter a record depends only on the record and the
+//! configuration, so every read of a record gives the same result.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use events::{Poison, Source, StorableEvent};
+use events::{Decoded, Poison, RecordView, Source, StorableEvent, decode};
 
 use crate::kafka::record::Record;
-use crate::partition::decision::{Decision, ExpectedSources};
 
 /// Approximate bytes that a statement adds to its document: filter, guard and names.
 const STATEMENT_BYTES: usize = 512;
@@ -112,55 +114,47 @@ impl Batcher {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
+/// The sources whose events are stored (EXPECTED_SOURCE).
+#[derive(Debug, Clone)]
+pub enum ExpectedSources {
+    /// Every source (`*`).
+    All,
+    /// Only these sources.
+    Listed(BTreeSet<Source>),
+}
 
-    use super::*;
-
-    fn record(offset: usize, padding: usize) -> Record {
-        let value = format!(
-            r#"{{"id":"{offset}","source":"s","timestamp":1,"ingested_at":1,"payload":{{"p":"{}"}}}}"#,
-            "x".repeat(padding)
-        );
-        Record::new(offset as i64, Some(1), None, Some(value.as_bytes()), std::iter::empty)
-    }
-
-    fn size(entry: &Entry) -> usize {
-        match &entry.decision {
-            Decision::Store(event) => event.document.as_bytes().len() + STATEMENT_BYTES,
-            _ => 0,
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn batches_keep_the_order_and_are_as_full_as_the_limits_allow(
-            paddings in prop::collection::vec(0_usize..3000, 1..40),
-            arrivals in prop::collection::vec(1_usize..10, 1..10),
-            records in 1_usize..8,
-            bytes in 1_usize..8000,
-        ) {
-            let limits = BatchLimits { records, bytes };
-            let mut input = paddings.iter().enumerate().map(|(offset, &padding)| record(offset, padding));
-            let mut batcher = Batcher::default();
-            let mut seen = Vec::new();
-            for arrived in arrivals.into_iter().cycle() {
-                batcher.add(input.by_ref().take(arrived));
-                let waited = batcher.waiting();
-                let batch = batcher.next(limits, &ExpectedSources::All);
-                if waited == 0 { break }
-                let taken = batch.entries.len();
-                let total: usize = batch.entries.iter().map(size).sum();
-                prop_assert!(taken >= 1 && taken <= records);
-                prop_assert!(total <= bytes || taken == 1);
-                if let Some(next) = batcher.waiting.front().filter(|_| taken < records) {
-                    let next = Entry { record: next.clone(), decision: Decision::of(next, &ExpectedSources::All) };
-                    prop_assert!(total + size(&next) > bytes, "one more record would have fitted");
-                }
-                seen.extend(batch.entries.iter().map(|entry| entry.record.offset));
-            }
-            prop_assert_eq!(seen, (0..paddings.len() as i64).collect::<Vec<_>>());
+impl ExpectedSources {
+    /// Whether events of `source` are stored.
+    pub fn contains(&self, source: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Listed(sources) => sources.iter().any(|expected| expected.as_str() == source),
         }
     }
 }
+
+/// What to do with a record.
+#[derive(Debug)]
+pub enum Decision {
+    /// Write the document of this event.
+    Store(StorableEvent),
+    /// Count a tombstone or an event of a source that is not expected.
+    Skip,
+    /// The record can never be stored.
+    DeadLetter(Poison),
+}
+
+impl Decision {
+    pub fn of(record: &Record, expected: &ExpectedSources) -> Self {
+        let Some(value) = record.value() else { return Self::Skip };
+        let view = RecordView { key: record.key(), value, timestamp: record.timestamp };
+        match decode(&view, |source| expected.contains(source)) {
+            Ok(Decoded::Event(event)) => Self::Store(event),
+            Ok(Decoded::OtherSource(_)) => Self::Skip,
+            Err(poison) => Self::DeadLetter(poison),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

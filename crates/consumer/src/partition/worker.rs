@@ -20,13 +20,10 @@ use tokio_util::sync::CancellationToken;
 use crate::kafka::dead_letters::{Cause, DeadLetterPosition, DeadLetters, Origin};
 use crate::metrics::{Metrics, Outcome};
 use crate::mongo::{BatchOutcome, Rejected, Store, StoreState, TransientError};
-use crate::partition::batch::{Batch, BatchLimits, Batcher};
-use crate::partition::batch_size::{BatchSize, WriteResult};
-use crate::partition::decision::ExpectedSources;
+use crate::partition::batch::{Batch, BatchLimits, Batcher, ExpectedSources};
 use crate::partition::progress::{Progress, WaitReason};
-use crate::partition::queue::RecordQueue;
-use crate::partition::set_aside::{SetAsideReply, SetAsideRequest};
-use crate::unlisted_code::{self, RetryDecision, UnlistedCodeRetry};
+use crate::partition::queue::{RecordQueue, SetAsideReply, SetAsideRequest};
+use crate::partition::retry::{BatchSize, RetryDecision, UnlistedCodeRetry, WriteResult, take_rejected};
 
 const MIN_BACKOFF: Duration = Duration::from_millis(50);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
@@ -283,7 +280,7 @@ impl Worker {
                 unlisted.after_write(&chunk, &applied, Instant::now())
                 && (others_stored || self.context.store.takes_writes(source).await)
             {
-                causes.extend(unlisted_code::take_rejected(&mut applied).map(|cause| (chunk[0], cause)));
+                causes.extend(take_rejected(&mut applied).map(|cause| (chunk[0], cause)));
             }
             causes.extend(applied.rejected.into_iter().map(|r| (chunk[r.index], Cause::from(r))));
             self.dead_letter_all(current, causes).await?;
