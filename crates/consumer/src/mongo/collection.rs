@@ -1,21 +1,18 @@
-//! The collections that were written to. A collection is ready once the server confirmed its unique
+//! A collection that was written to. It is ready once the server confirmed its unique
 //! index. Workers that need the same collection wait for one attempt; other collections are not
 //! delayed.
 
-use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bson::RawDocument;
-use events::Source;
 use service::backoff::Backoff;
 use service::lock::lock;
 
 use super::connection::Connection;
 use super::error::{CallError, TransientError};
 use super::key::UpsertKeys;
-use super::write_strategy::WriteStrategy;
 
 /// Time between two confirmations of the indexes. An operator can drop an index while the consumer
 /// runs; it is then built again before the next write.
@@ -41,30 +38,6 @@ const INVALID_NAMESPACE: i32 = 73;
 const DATABASE_DIFFER_CASE: i32 = 13297;
 /// CommandNotSupportedOnView.
 const NOT_SUPPORTED_ON_VIEW: i32 = 166;
-
-/// All collections, by source.
-#[derive(Debug, Default)]
-pub(super) struct Collections {
-    by_source: Mutex<BTreeMap<Source, Arc<Collection>>>,
-}
-
-impl Collections {
-    pub(super) fn of(&self, source: &Source) -> Arc<Collection> {
-        let mut by_source = lock(&self.by_source);
-        if let Some(collection) = by_source.get(source) {
-            return Arc::clone(collection);
-        }
-        let collection = Arc::new(Collection { name: source.to_string(), ..Collection::default() });
-        by_source.insert(source.clone(), Arc::clone(&collection));
-        collection
-    }
-
-    /// The reasons why collections accept no writes.
-    pub(super) fn blocked(&self) -> Vec<String> {
-        let now = Instant::now();
-        lock(&self.by_source).values().filter_map(|collection| collection.block_reason(now)).collect()
-    }
-}
 
 /// The collection of a command, and how the command is sent.
 #[derive(Clone, Copy)]
@@ -163,6 +136,10 @@ impl From<NotReady> for TransientError {
 }
 
 impl Collection {
+    pub(super) fn new(name: String) -> Self {
+        Self { name, ..Self::default() }
+    }
+
     /// Runs `attempt` unless the indexes were confirmed lately. Its arguments are the deadline of a
     /// build, and whether the previous attempt succeeded.
     pub(super) async fn ensure_indexes<F>(
@@ -264,7 +241,7 @@ impl Collection {
     }
 
     /// Why the records of workers wait.
-    fn block_reason(&self, now: Instant) -> Option<String> {
+    pub(super) fn block_reason(&self, now: Instant) -> Option<String> {
         let status = self.index_status();
         let needed_lately = status
             .last_needed
@@ -342,4 +319,69 @@ pub(super) fn cannot_be_written(collection: &str, cause: &str) -> String {
         "collection {collection}: writes are paused: {cause}. Rename or drop it, set another MONGODB_DB, or leave the \
          source out of EXPECTED_SOURCE, which skips its records"
     )
+}
+
+/// Updates are sent first while the share of existing documents is above this value.
+const UPDATES_FIRST_ABOVE: f64 = 0.75;
+/// Inserts are sent first again below this value. Between the two values, inserts first and updates
+/// first cost about the same (figures: `docs/adr/0001-choose-the-first-command-by-recent-replies.md`).
+const INSERTS_FIRST_BELOW: f64 = 0.5;
+/// So many events have the same weight as all events before them.
+const MEMORY_EVENTS: f64 = 500.0;
+
+/// The write strategy of a collection: whether updates or inserts are sent first. It follows the
+/// share of events that found an existing document. It changes only the cost of a batch, never its
+/// outcome.
+#[derive(Debug, Default)]
+pub(super) struct WriteStrategy(Mutex<StrategyState>);
+
+#[derive(Debug, Default)]
+struct StrategyState {
+    existing_share: f64,
+    updates_first: bool,
+}
+
+impl WriteStrategy {
+    /// Whether the document of an event is more likely to exist.
+    pub(super) fn updates_first(&self) -> bool {
+        lock(&self.0).updates_first
+    }
+
+    /// Adds the observation that `existing` of `events` found a document. Nothing was known of
+    /// these documents.
+    pub(super) fn observe(&self, existing: usize, events: usize) {
+        if events == 0 {
+            return;
+        }
+        let mut state = lock(&self.0);
+        let share = existing as f64 / events as f64;
+        let weight = events as f64 / (events as f64 + MEMORY_EVENTS);
+        state.existing_share += (share - state.existing_share) * weight;
+        let threshold = if state.updates_first { INSERTS_FIRST_BELOW } else { UPDATES_FIRST_ABOVE };
+        state.updates_first = state.existing_share > threshold;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_strategy_follows_the_majority_and_few_events_do_not_change_it() {
+        let strategy = WriteStrategy::default();
+        assert!(!strategy.updates_first(), "inserts first by default");
+        strategy.observe(0, 0);
+        for _ in 0..3 {
+            strategy.observe(1000, 1000);
+        }
+        assert!(strategy.updates_first());
+        strategy.observe(0, 100);
+        assert!(strategy.updates_first());
+        for _ in 0..3 {
+            strategy.observe(0, 1000);
+        }
+        assert!(!strategy.updates_first());
+        (0..5000).for_each(|_| strategy.observe(1, 1));
+        assert!(strategy.updates_first(), "single events count as well");
+    }
 }

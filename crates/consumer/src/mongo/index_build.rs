@@ -11,9 +11,9 @@ use std::time::Duration;
 use bson::{Document, RawDocumentBuf, doc};
 
 use super::collection::{self, CallContext, NotReady};
+use super::connection::{StoreState, first_batch};
 use super::error::{CallError, TransientError};
 use super::index::{self, IndexSpec};
-use super::server_state::StoreState;
 
 /// NamespaceNotFound: the collection does not exist yet.
 const NAMESPACE_NOT_FOUND: i32 = 26;
@@ -138,7 +138,7 @@ impl IndexBuild<'_> {
             Err(CallError::Unauthorized(_)) => return Ok(true),
             reply => reply.map_err(|error| self.not_ready(error))?,
         };
-        let entries = first_batch("listCollections", &reply)?;
+        let entries = first_batch("listCollections", &reply).map_err(|error| self.not_ready(error))?;
         for entry in &entries {
             let cause = match entry.get_str("type") {
                 Ok("view") => "it is a view",
@@ -163,7 +163,9 @@ impl IndexBuild<'_> {
         let command = RawDocumentBuf::try_from(&command).map_err(|error| self.not_ready(error.into()))?;
         match connection.call(command, deadline).await {
             Err(CallError::Rejected(error)) if error.code == NAMESPACE_NOT_FOUND => Ok(Vec::new()),
-            reply => first_batch("listIndexes", &reply.map_err(|error| self.not_ready(error))?),
+            reply => reply
+                .and_then(|reply| first_batch("listIndexes", &reply))
+                .map_err(|error| self.not_ready(error)),
         }
     }
 
@@ -260,13 +262,4 @@ impl IndexBuild<'_> {
              db.getSiblingDB({database:?}).getCollection({collection:?}).dropIndex({name:?})"
         ))
     }
-}
-
-/// The entries in the reply to the named command.
-fn first_batch(command: &str, reply: &Document) -> Result<Vec<Document>, NotReady> {
-    let batch = reply.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
-    let batch = batch.map_err(|_| {
-        NotReady::Transient(TransientError::new(format!("the reply to {command} has no firstBatch")))
-    })?;
-    Ok(batch.iter().filter_map(|entry| entry.as_document().cloned()).collect())
 }

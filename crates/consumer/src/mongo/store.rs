@@ -1,24 +1,25 @@
 //! The store: one database, its collections, and the calls of the partition workers.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use bson::RawDocumentBuf;
 use events::{Source, StorableEvent};
 use service::Secret;
+use service::lock::lock;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::collection::{CallContext, Collection, Collections};
+use super::collection::{CallContext, Collection};
 use super::command;
-use super::connection::Connection;
+use super::connection::{Connection, StoreState};
 use super::error::TransientError;
 use super::index_build::IndexBuild;
 use super::key::UpsertKeys;
-use super::outcome::BatchOutcome;
-use super::server_state::StoreState;
+use super::reply::BatchOutcome;
 use super::uri::{check_uri, ignored_options, write_concern};
-use super::write::BatchWriter;
+use super::write::write_batch;
 
 /// Deadline of one call to the server.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(10);
@@ -53,7 +54,8 @@ pub struct Store {
 #[derive(Debug)]
 struct Inner {
     connection: Connection,
-    collections: Collections,
+    /// The collections that were written to.
+    collections: Mutex<BTreeMap<Source, Arc<Collection>>>,
     keys: UpsertKeys,
     write_concern: RawDocumentBuf,
     command_bytes: usize,
@@ -81,7 +83,7 @@ impl Store {
         let inner = Inner {
             write_concern: write_concern(&uri).map_err(StoreSetupError)?,
             connection: Connection::new(uri, config.database),
-            collections: Collections::default(),
+            collections: Mutex::default(),
             keys: config.upsert_keys,
             command_bytes: config.batch_max_bytes.min(command::MAX_COMMAND_BYTES),
             deadline,
@@ -96,7 +98,7 @@ impl Store {
             return BatchOutcome::default();
         }
         let deadline = self.inner.deadline;
-        let collection = self.inner.collections.of(source);
+        let collection = self.collection(source);
         let ready = collection.ensure_indexes(deadline, |build_deadline, confirmed| {
             IndexBuild { context: self.context(&collection, deadline), confirmed, build_deadline }.run()
         });
@@ -105,7 +107,7 @@ impl Store {
             return BatchOutcome::unfinished(events.len(), TransientError { timed_out: false, ..error });
         }
         let write_deadline = deadline.saturating_mul(1 << doublings.min(MAX_DOUBLINGS));
-        let mut outcome = BatchWriter::new(self.context(&collection, write_deadline), events).run().await;
+        let mut outcome = write_batch(self.context(&collection, write_deadline), events).await;
         outcome.written = collection.add_written(outcome.counts.total());
         outcome
     }
@@ -113,8 +115,18 @@ impl Store {
     /// Whether the server accepts a write to the collection of `source` now. The write changes
     /// nothing.
     pub async fn takes_writes(&self, source: &Source) -> bool {
-        let collection = self.inner.collections.of(source);
+        let collection = self.collection(source);
         self.context(&collection, self.inner.deadline).accepts_writes().await
+    }
+
+    fn collection(&self, source: &Source) -> Arc<Collection> {
+        let mut collections = lock(&self.inner.collections);
+        if let Some(collection) = collections.get(source) {
+            return Arc::clone(collection);
+        }
+        let collection = Arc::new(Collection::new(source.to_string()));
+        collections.insert(source.clone(), Arc::clone(&collection));
+        collection
     }
 
     fn context<'a>(&'a self, collection: &'a Collection, deadline: Duration) -> CallContext<'a> {
@@ -146,6 +158,8 @@ impl Store {
     /// The collections that accept no writes, each with the cause and the remedy: an index is being
     /// built, or an operator has to act.
     pub fn blocked(&self) -> Vec<String> {
-        self.inner.collections.blocked()
+        let now = Instant::now();
+        let collections = lock(&self.inner.collections);
+        collections.values().filter_map(|collection| collection.block_reason(now)).collect()
     }
 }

@@ -3,29 +3,35 @@
 //! the rest. Several events of a key are merged into one statement if the result is the same.
 //!
 //! Guarantee: an event is counted or rejected only by a reply that confirms it. If a whole command
-//! fails with a transient error, all of its events stay unfinished. [`super::accounting`] reads the
-//! replies.
+//! fails with a transient error, all of its events stay unfinished. An update that changes nothing
+//! is *superseded* if the stored document is newer, else *unchanged*.
+
+use std::collections::HashMap;
 
 use bson::{Document, RawDocumentBuf};
 use events::StorableEvent;
+use futures::{StreamExt, TryStreamExt, stream};
 
-use super::accounting::{Batch, Updated};
 use super::collection::CallContext;
-use super::command::{self, Statement, Target};
-use super::error::{CallError, CommandError, TransientError};
-use super::error_codes;
-use super::extended_json;
-use super::key::UpsertKeys;
-use super::merged_write::{DocumentState, MergedWrite};
-use super::outcome::BatchOutcome;
-use super::plan::{EventStatus, Round};
-use super::reply::Reply;
+use super::command::{self, Statement};
+use super::connection::{contains_extended_json, first_batch};
+use super::error::{self, CallError, CommandError, ErrorClass, TransientError};
+use super::key::{Key, UpsertKeys, Version};
+use super::plan::{DocumentState, EventOutcome, EventStatus, MergedWrite, Round, WritePlan};
+use super::reply::{BatchOutcome, Rejected, Reply, StatementError};
 
 const BSON_OBJECT_TOO_LARGE: i32 = 10334;
 
-/// Writes one batch.
-pub(super) struct BatchWriter<'a> {
-    batch: Batch<'a>,
+/// Concurrent queries of one lookup.
+const MAX_CONCURRENT_QUERIES: usize = 8;
+
+/// A batch, the plan of its writes, and its outcome so far.
+struct BatchWriter<'a> {
+    context: CallContext<'a>,
+    events: &'a [&'a StorableEvent],
+    keys: Vec<Key<'a>>,
+    plan: WritePlan,
+    outcome: BatchOutcome,
     /// Whether a probe was sent, after the server rejected an event with an unlisted code.
     probed: bool,
 }
@@ -37,42 +43,52 @@ enum Sent {
     Rejected(CommandError),
 }
 
-impl<'a> CallContext<'a> {
-    fn target(self) -> Target<'a> {
-        Target { collection: &self.collection.name, keys: self.keys, write_concern: self.write_concern }
-    }
+/// How the versions of documents are looked up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lookup {
+    /// Each document is found.
+    Exact,
+    /// One query, if an index can answer it for all keys. It can miss a document whose key only the
+    /// server holds for equal, as under a collation.
+    OneQuery,
+}
 
+/// Writes `events` until all are finished or a transient error occurs.
+pub(super) async fn write_batch<'a>(
+    context: CallContext<'a>,
+    events: &'a [&'a StorableEvent],
+) -> BatchOutcome {
+    let keys: Vec<Key<'a>> = events.iter().map(|event| context.keys.key_of(event)).collect();
+    let plan = WritePlan::new(keys.iter().map(Key::identity), context.collection.merges_events());
+    let mut writer =
+        BatchWriter { context, events, keys, plan, outcome: BatchOutcome::default(), probed: false };
+    let written = writer.write().await;
+    let BatchWriter { plan, mut outcome, .. } = writer;
+    if let Err(error) = written {
+        outcome.error = Some(error);
+    }
+    outcome.unfinished = plan.unfinished();
+    outcome.rejected.sort_by_key(|rejected| rejected.index);
+    outcome
+}
+
+impl CallContext<'_> {
     /// Whether the server accepts a write to the collection, tried without an event.
     pub(super) async fn accepts_writes(self) -> bool {
-        let reply = self.connection.run(command::probe(self.target()), self.deadline).await;
-        let reply = reply.ok().and_then(|reply| Reply::read(&reply, 1).ok());
-        reply.is_some_and(|reply| reply.errors.is_empty() && reply.write_concern_error.is_none())
+        let reply = self.connection.run(command::probe(&self), self.deadline).await;
+        reply.is_ok_and(|reply| Reply::read(&reply, 1).is_ok_and(|reply| reply.errors.is_empty()))
     }
 }
 
-impl<'a> BatchWriter<'a> {
-    pub(super) fn new(context: CallContext<'a>, events: &'a [&'a StorableEvent]) -> Self {
-        Self { batch: Batch::new(context, events), probed: false }
-    }
-
-    /// Writes until all events are finished or a transient error occurs.
-    pub(super) async fn run(mut self) -> BatchOutcome {
-        if let Err(error) = self.write().await {
-            self.batch.outcome.error = Some(error);
-        }
-        let mut outcome = self.batch.outcome;
-        outcome.unfinished = self.batch.plan.unfinished();
-        outcome.rejected.sort_by_key(|rejected| rejected.index);
-        outcome
-    }
-
+// Sending commands.
+impl BatchWriter<'_> {
     async fn write(&mut self) -> Result<(), TransientError> {
         loop {
-            let unknown = self.batch.plan.worth_looking_up();
+            let unknown = self.plan.worth_looking_up();
             if !unknown.is_empty() {
-                self.batch.look_up_quickly(&unknown).await?;
+                self.look_up(unknown, Lookup::OneQuery).await?;
             }
-            match self.batch.plan.next_round(&self.batch.events) {
+            match self.plan.next_round(self.events) {
                 None => return Ok(()),
                 Some(Round::Unordered(writes)) => self.write_unordered(writes).await?,
                 Some(Round::Ordered(events)) => self.write_ordered(&events).await?,
@@ -85,15 +101,15 @@ impl<'a> BatchWriter<'a> {
         let mut present = Vec::new();
         let mut unknown = Vec::new();
         for write in writes {
-            match self.batch.plan.document(write.sent) {
+            match self.plan.document(write.sent) {
                 DocumentState::Unknown => unknown.push(write),
                 DocumentState::Absent => absent.push(write),
                 DocumentState::Present(..) => present.push(write),
             }
         }
-        let collection = self.batch.context.collection;
+        let strategy = &self.context.collection.write_strategy;
         let events = unknown.len();
-        let found = if collection.write_strategy.updates_first() {
+        let found = if strategy.updates_first() {
             let found = self.update_or_insert(unknown).await?;
             present.extend(self.insert(absent).await?);
             found
@@ -104,7 +120,7 @@ impl<'a> BatchWriter<'a> {
             present.extend(existing);
             found
         };
-        collection.write_strategy.observe(found.min(events), events);
+        strategy.observe(found.min(events), events);
         self.update(present, 0).await
     }
 
@@ -114,7 +130,7 @@ impl<'a> BatchWriter<'a> {
         let mut chunks = self.chunks(writes, command::insert_bytes);
         while let Some(chunk) = chunks.pop() {
             match self.send_insert(&chunk).await? {
-                Sent::Reply(reply) => existing.extend(self.batch.read_insert(chunk, reply).await?),
+                Sent::Reply(reply) => existing.extend(self.read_insert(chunk, reply).await?),
                 Sent::Rejected(error) => self.split(chunk, error, EventStatus::Absent, &mut chunks).await?,
             }
         }
@@ -122,14 +138,12 @@ impl<'a> BatchWriter<'a> {
     }
 
     async fn send_insert(&self, chunk: &[MergedWrite]) -> Result<Sent, TransientError> {
-        let context @ CallContext { connection, collection, write_concern, deadline, .. } =
-            self.batch.context;
+        let CallContext { connection, collection, write_concern, deadline, .. } = self.context;
         let statements = self.statements(chunk);
-        let contains_extended_json =
-            |statement: &Statement<'_>| extended_json::is_in(&statement.event.document);
-        if !connection.reads_extended_json(deadline).await? || !statements.iter().any(contains_extended_json)
+        if !connection.reads_extended_json(deadline).await?
+            || !statements.iter().any(|statement| contains_extended_json(&statement.event.document))
         {
-            return self.send(command::insert(context.target(), &statements), chunk.len()).await;
+            return self.send(command::insert(&self.context, &statements), chunk.len()).await;
         }
         let documents = command::documents(&statements).map_err(CallError::from)?;
         let reply =
@@ -138,14 +152,12 @@ impl<'a> BatchWriter<'a> {
     }
 
     /// Updates documents that exist. This batch has already changed `changed` of them.
-    async fn update(&mut self, writes: Vec<MergedWrite>, changed: usize) -> Result<(), TransientError> {
-        let mut changed = changed;
+    async fn update(&mut self, writes: Vec<MergedWrite>, mut changed: usize) -> Result<(), TransientError> {
         let mut chunks = self.chunks(writes, command::update_bytes);
         while let Some(chunk) = chunks.pop() {
-            if let Some(updated) = self.send_update(chunk, EventStatus::Present, &mut chunks).await? {
-                updated.must_all_match()?;
-                let changed = updated.modified + std::mem::take(&mut changed);
-                self.batch.count_updated(updated.done, changed).await?;
+            if let Some((done, reply)) = self.send_update(chunk, EventStatus::Present, &mut chunks).await? {
+                fail_if_deleted(&done, &reply)?;
+                self.count_updated(done, reply.n_modified + std::mem::take(&mut changed)).await?;
             }
         }
         Ok(())
@@ -158,34 +170,35 @@ impl<'a> BatchWriter<'a> {
         let mut chunks = self.chunks(writes, command::update_bytes);
         while let Some(chunk) = chunks.pop() {
             let updated = self.send_update(chunk, EventStatus::Absent, &mut chunks).await?;
-            let Some(Updated { mut done, matched, modified }) = updated else { continue };
-            if matched != done.len() {
+            let Some((mut done, reply)) = updated else { continue };
+            if reply.n != done.len() {
                 done = self.insert(done).await?;
             }
             found += done.len();
             // If another writer inserted between the two commands, it is unknown which documents
             // the update matched. Repeating an update changes nothing more, so the changes of both
             // commands add up.
-            if matched == done.len() {
-                self.batch.count_updated(done, modified).await?;
+            if reply.n == done.len() {
+                self.count_updated(done, reply.n_modified).await?;
             } else {
-                self.update(done, modified).await?;
+                self.update(done, reply.n_modified).await?;
             }
         }
         Ok(found)
     }
 
-    /// Sends an unordered update. Returns `None` if it was rejected for one of its documents: its
-    /// halves are then in `chunks`, or its only event has the status `if_rejected`.
+    /// Sends an unordered update, and returns the writes that were not rejected. Returns `None` if
+    /// the command was rejected for one of its documents: its halves are then in `chunks`, or its
+    /// only event has the status `if_rejected`.
     async fn send_update(
         &mut self,
         chunk: Vec<MergedWrite>,
         if_rejected: EventStatus,
         chunks: &mut Vec<Vec<MergedWrite>>,
-    ) -> Result<Option<Updated>, TransientError> {
-        let command = command::update(self.batch.context.target(), false, &self.statements(&chunk));
+    ) -> Result<Option<(Vec<MergedWrite>, Reply)>, TransientError> {
+        let command = command::update(&self.context, false, &self.statements(&chunk));
         match self.send(command, chunk.len()).await? {
-            Sent::Reply(reply) => Ok(Some(self.batch.read_update(chunk, reply)?)),
+            Sent::Reply(mut reply) => Ok(Some((self.read_update(chunk, &mut reply), reply))),
             Sent::Rejected(error) => {
                 self.split(chunk, error, if_rejected, chunks).await?;
                 Ok(None)
@@ -198,14 +211,13 @@ impl<'a> BatchWriter<'a> {
     async fn write_ordered(&mut self, events: &[usize]) -> Result<(), TransientError> {
         let writes = events.iter().map(|index| MergedWrite::single(*index)).collect();
         let mut chunk = self.chunks(writes, command::update_bytes).pop().unwrap_or_default();
-        let is_unknown =
-            |index: &usize| !matches!(self.batch.plan.document(*index), DocumentState::Present(..));
-        let unknown: Vec<usize> = chunk.iter().map(|write| write.sent).filter(is_unknown).collect();
-        self.batch.look_up(&unknown).await?;
+        let is_unknown = |index: &usize| !matches!(self.plan.document(*index), DocumentState::Present(..));
+        let unknown = chunk.iter().map(|write| write.sent).filter(is_unknown).collect();
+        self.look_up(unknown, Lookup::Exact).await?;
         loop {
-            let command = command::update(self.batch.context.target(), true, &self.statements(&chunk));
+            let command = command::update(&self.context, true, &self.statements(&chunk));
             match self.send(command, chunk.len()).await? {
-                Sent::Reply(reply) => return self.batch.read_ordered_update(chunk, reply),
+                Sent::Reply(reply) => return self.read_ordered_update(chunk, reply),
                 Sent::Rejected(_) if chunk.len() > 1 => chunk.truncate(chunk.len() / 2),
                 Sent::Rejected(error) => {
                     return self.reject_single(chunk[0].sent, error, EventStatus::Present).await;
@@ -220,24 +232,23 @@ impl<'a> BatchWriter<'a> {
         sent: usize,
     ) -> Result<Sent, TransientError> {
         let command = command.map_err(CallError::from)?;
-        if command.as_bytes().len() > command::MAX_SINGLE_COMMAND_BYTES {
-            let message = format!("the command would have {} bytes", command.as_bytes().len());
+        let bytes = command.as_bytes().len();
+        if bytes > command::MAX_SINGLE_COMMAND_BYTES {
             return Ok(Sent::Rejected(CommandError {
                 code: BSON_OBJECT_TOO_LARGE,
-                code_name: error_codes::name(BSON_OBJECT_TOO_LARGE),
-                message,
+                code_name: error::code_name(BSON_OBJECT_TOO_LARGE),
+                message: format!("the command would have {bytes} bytes"),
             }));
         }
-        let CallContext { connection, deadline, .. } = self.batch.context;
-        self.read(connection.write(command, deadline).await, sent)
+        self.read(self.context.connection.write(command, self.context.deadline).await, sent)
     }
 
     fn read(&self, reply: Result<Document, CallError>, sent: usize) -> Result<Sent, TransientError> {
         match reply {
-            Ok(reply) => Ok(Sent::Reply(Reply::read(&reply, sent).map_err(TransientError::new)?)),
+            Ok(reply) => Ok(Sent::Reply(Reply::read(&reply, sent)?)),
             Err(CallError::Rejected(error)) if error.may_concern_one_document() => Ok(Sent::Rejected(error)),
             Err(error) => {
-                self.batch.context.collection.note_error(&error);
+                self.context.collection.note_error(&error);
                 Err(error.into())
             }
         }
@@ -269,16 +280,16 @@ impl<'a> BatchWriter<'a> {
         error: CommandError,
         status: EventStatus,
     ) -> Result<(), TransientError> {
-        if error.is_permanent() {
-            self.batch.reject(index, error.code, error.message, status);
+        if error.class() == ErrorClass::Permanent {
+            self.reject(index, error, status);
             return Ok(());
         }
         let reason = format!("the server rejected a write: {} ({})", error.code_name, error.code);
-        self.batch.postpone(index, error);
-        let nothing_finished = self.batch.outcome.counts.total() == 0;
-        let probes = nothing_finished && self.batch.events.len() > 1 && !self.probed;
+        self.postpone(index, error);
+        let nothing_finished = self.outcome.counts.total() == 0;
+        let probes = nothing_finished && self.events.len() > 1 && !self.probed;
         self.probed |= probes;
-        if probes && !self.batch.context.accepts_writes().await {
+        if probes && !self.context.accepts_writes().await {
             return Err(TransientError::new(reason));
         }
         Ok(())
@@ -290,11 +301,11 @@ impl<'a> BatchWriter<'a> {
         writes: Vec<MergedWrite>,
         bytes: fn(&Statement<'_>, &UpsertKeys) -> usize,
     ) -> Vec<Vec<MergedWrite>> {
-        let CallContext { keys, command_bytes, .. } = self.batch.context;
+        let CallContext { keys, command_bytes, .. } = self.context;
         let mut chunks: Vec<Vec<MergedWrite>> = Vec::new();
         let mut room = 0;
         for write in writes {
-            let needed = bytes(&self.statement(write.sent), keys);
+            let needed = bytes(&self.statement(&write), keys);
             match chunks.last_mut().filter(|_| needed <= room) {
                 Some(chunk) => chunk.push(write),
                 None => {
@@ -308,11 +319,297 @@ impl<'a> BatchWriter<'a> {
         chunks
     }
 
-    fn statement(&self, index: usize) -> Statement<'_> {
-        Statement { key: &self.batch.keys[index], event: self.batch.events[index] }
+    fn statement(&self, write: &MergedWrite) -> Statement<'_> {
+        Statement { key: &self.keys[write.sent], event: self.events[write.sent] }
     }
 
     fn statements(&self, writes: &[MergedWrite]) -> Vec<Statement<'_>> {
-        writes.iter().map(|write| self.statement(write.sent)).collect()
+        writes.iter().map(|write| self.statement(write)).collect()
     }
+}
+
+// Deriving the outcome of each event from the replies.
+impl BatchWriter<'_> {
+    /// Counts the inserted events and returns the writes whose documents exist already.
+    async fn read_insert(
+        &mut self,
+        chunk: Vec<MergedWrite>,
+        reply: Reply,
+    ) -> Result<Vec<MergedWrite>, TransientError> {
+        if reply.n + reply.errors.len() != chunk.len() {
+            return Err(TransientError::new("the reply to an insert does not cover all documents"));
+        }
+        let mut existing = Vec::new();
+        let mut doubtful = Vec::new();
+        for (write, error) in with_errors(chunk, reply.errors) {
+            let Some(error) = error else {
+                self.count_inserted(&write);
+                continue;
+            };
+            match error.cause.class() {
+                ErrorClass::Duplicate if self.is_own_key(write.sent, &error) => existing.push(write),
+                ErrorClass::Duplicate | ErrorClass::Permanent => doubtful.push((write, error)),
+                ErrorClass::Transient => self.postpone(write.sent, error.cause),
+            }
+        }
+        existing.extend(self.resolve_doubtful(doubtful).await?);
+        // The outcomes of merged events assumed that there was no document.
+        existing.retain(|write| {
+            let is_single = write.events.len() == 1;
+            if !is_single {
+                self.plan.distrust_document(write.sent);
+            }
+            is_single
+        });
+        Ok(existing.into_iter().map(|write| MergedWrite::single(write.sent)).collect())
+    }
+
+    fn count_inserted(&mut self, write: &MergedWrite) {
+        for (index, outcome) in &write.events {
+            self.count(outcome.unwrap_or(EventOutcome::Inserted), 1);
+            self.plan.set_status(*index, EventStatus::Present);
+        }
+        let version = Version::of(self.events[write.sent]);
+        self.plan.set_document(write.sent, DocumentState::Present(version, Some(write.sent)));
+    }
+
+    fn is_own_key(&self, index: usize, error: &StatementError) -> bool {
+        match self.keys[index] {
+            Key::Derived(_) => error.is_duplicate_of(std::iter::once("_id")),
+            Key::Fields(_) => error.is_duplicate_of(self.context.keys.fields()),
+        }
+    }
+
+    /// A rejected insert is permanent only if there is no document. A document older than a
+    /// validator may still accept an update. If a document collides in several indexes, the error
+    /// names only one of them.
+    async fn resolve_doubtful(
+        &mut self,
+        doubtful: Vec<(MergedWrite, StatementError)>,
+    ) -> Result<Vec<MergedWrite>, TransientError> {
+        let indexes: Vec<usize> = doubtful.iter().map(|(write, _)| write.sent).collect();
+        let versions = self.find_versions(&indexes, Lookup::Exact).await?;
+        let mut existing = Vec::new();
+        for ((write, error), version) in doubtful.into_iter().zip(versions) {
+            // If the error names no index, the duplicate may be the key, in a document that was
+            // deleted since. With a new _id the next insert may succeed.
+            let names_no_index = error.duplicate_of.is_none() && !error.cause.message.contains("index: ");
+            let may_succeed = names_no_index || error.is_duplicate_of(std::iter::once("_id"));
+            if version.is_some() {
+                existing.push(write);
+            } else if error.cause.class() == ErrorClass::Duplicate && may_succeed {
+                self.postpone(write.sent, error.cause);
+            } else {
+                self.reject(write.sent, error.cause, EventStatus::Absent);
+            }
+        }
+        Ok(existing)
+    }
+
+    /// Rejects or postpones the writes that an update rejected, and returns the other writes.
+    fn read_update(&mut self, chunk: Vec<MergedWrite>, reply: &mut Reply) -> Vec<MergedWrite> {
+        let mut done = Vec::with_capacity(chunk.len());
+        for (write, error) in with_errors(chunk, std::mem::take(&mut reply.errors)) {
+            match error.map(|error| error.cause) {
+                None => done.push(write),
+                Some(error) if error.class() == ErrorClass::Transient => self.postpone(write.sent, error),
+                // An update can collide with another document only in a unique index of the user.
+                Some(error) => self.reject(write.sent, error, EventStatus::Present),
+            }
+        }
+        done
+    }
+
+    /// Counts the events of updates that changed `changed` documents. If fewer changed than could
+    /// have, the versions are looked up. Versions never decrease, so a document that is newer now
+    /// superseded its event.
+    async fn count_updated(&mut self, done: Vec<MergedWrite>, changed: usize) -> Result<(), TransientError> {
+        let undecided: Vec<usize> = done.iter().filter_map(MergedWrite::undecided).collect();
+        let predicted: Vec<usize> =
+            done.iter().filter(|write| write.changes).map(|write| write.sent).collect();
+        for write in &done {
+            self.set_document_of(write.sent);
+        }
+        if changed < predicted.len() + undecided.len() {
+            self.look_up([&undecided[..], &predicted].concat(), Lookup::Exact).await?;
+        }
+        // The newer document of another writer also prevents a change that was predicted.
+        let predicted = predicted.iter().filter(|index| !self.is_superseded(**index)).count();
+        let changed = changed.saturating_sub(predicted).min(undecided.len());
+        let superseded = undecided.iter().filter(|index| self.is_superseded(**index)).count();
+        self.count_by_change(undecided.len(), changed, superseded);
+        for (index, outcome) in done.iter().flat_map(|write| &write.events) {
+            if let Some(outcome) = outcome {
+                self.count(*outcome, 1);
+            }
+            self.plan.set_status(*index, EventStatus::Present);
+        }
+        Ok(())
+    }
+
+    /// Counts the events of an ordered update up to its first error. Each event was compared with
+    /// the document that the previous events left.
+    fn read_ordered_update(
+        &mut self,
+        mut chunk: Vec<MergedWrite>,
+        mut reply: Reply,
+    ) -> Result<(), TransientError> {
+        chunk.truncate(reply.errors.first().map_or(chunk.len(), |error| error.position + 1));
+        let done = self.read_update(chunk, &mut reply);
+        fail_if_deleted(&done, &reply)?;
+        let mut superseded = 0;
+        for write in &done {
+            superseded += usize::from(self.is_superseded(write.sent));
+            self.set_document_of(write.sent);
+            self.plan.set_status(write.sent, EventStatus::Present);
+        }
+        self.count_by_change(done.len(), reply.n_modified, superseded);
+        Ok(())
+    }
+
+    /// Counts `events` of which `changed` changed their document. At most `superseded` of the
+    /// others were superseded.
+    fn count_by_change(&mut self, events: usize, changed: usize, superseded: usize) {
+        let same = events - changed;
+        let superseded = superseded.min(same);
+        self.count(EventOutcome::Updated, changed);
+        self.count(EventOutcome::Superseded, superseded);
+        self.count(EventOutcome::Unchanged, same - superseded);
+    }
+
+    fn count(&mut self, outcome: EventOutcome, events: usize) {
+        let counts = &mut self.outcome.counts;
+        let count = match outcome {
+            EventOutcome::Inserted => &mut counts.inserted,
+            EventOutcome::Updated => &mut counts.updated,
+            EventOutcome::Unchanged => &mut counts.unchanged,
+            EventOutcome::Superseded => &mut counts.superseded,
+        };
+        *count += events as u64;
+    }
+
+    /// Whether the document of this event is newer, as far as it is known.
+    fn is_superseded(&self, index: usize) -> bool {
+        matches!(self.plan.document(index), DocumentState::Present(stored, _) if stored > Version::of(self.events[index]))
+    }
+
+    /// Records that an applied event made the document, unless the document was newer.
+    fn set_document_of(&mut self, index: usize) {
+        if !self.is_superseded(index) {
+            let version = Version::of(self.events[index]);
+            self.plan.set_document(index, DocumentState::Present(version, Some(index)));
+        }
+    }
+
+    fn reject(&mut self, index: usize, error: CommandError, status: EventStatus) {
+        self.outcome.rejected.push(Rejected::new(index, error));
+        self.plan.set_status(index, status);
+    }
+
+    /// Leaves an event unfinished, to be retried.
+    fn postpone(&mut self, index: usize, error: CommandError) {
+        self.context.collection.note_rejection(error.code, &error.message);
+        let reason = format!("the server rejected a record for now: {} ({})", error.code_name, error.code);
+        let transient = self.outcome.error.get_or_insert(TransientError::new(reason));
+        transient.timed_out |= error::is_time_limit(error.code);
+        if !error::is_listed(error.code) {
+            self.outcome.unlisted.push(Rejected::new(index, error));
+        }
+        self.plan.set_status(index, EventStatus::Unfinished);
+    }
+}
+
+// Looking versions up.
+impl BatchWriter<'_> {
+    /// Looks the versions of these events' documents up. A document that [`Lookup::OneQuery`]
+    /// missed counts as absent; an insert then fails with a duplicate key.
+    async fn look_up(&mut self, mut indexes: Vec<usize>, lookup: Lookup) -> Result<(), TransientError> {
+        indexes.sort_unstable_by_key(|index| self.plan.key_number(*index));
+        indexes.dedup_by_key(|index| self.plan.key_number(*index));
+        let versions = self.find_versions(&indexes, lookup).await?;
+        for (index, version) in indexes.into_iter().zip(versions) {
+            let document = match (version, self.plan.document(index)) {
+                (None, _) => DocumentState::Absent,
+                (Some(version), DocumentState::Present(same, content)) if version == same => {
+                    DocumentState::Present(version, content)
+                }
+                (Some(version), _) => DocumentState::Present(version, None),
+            };
+            self.plan.set_document(index, document);
+        }
+        Ok(())
+    }
+
+    /// The version of each event's document, `None` if there is no document.
+    async fn find_versions(
+        &self,
+        indexes: &[usize],
+        lookup: Lookup,
+    ) -> Result<Vec<Option<Version>>, CallError> {
+        let keys: Vec<&Key<'_>> = indexes.iter().map(|index| &self.keys[*index]).collect();
+        let found = self.find_in_one_query(&keys).await?;
+        let is_complete = found.is_some() && lookup == Lookup::OneQuery;
+        let found = found.unwrap_or_default();
+        let queries = keys.into_iter().map(|key| {
+            let version = found.get(&key.identity()).copied();
+            async move {
+                if version.is_some() || is_complete {
+                    return Ok(version);
+                }
+                let query = command::find(&self.context.collection.name, self.context.keys, key)?;
+                Ok(self.find(query).await?.first().map(Version::read))
+            }
+        });
+        stream::iter(queries.collect::<Vec<_>>()).buffered(MAX_CONCURRENT_QUERIES).try_collect().await
+    }
+
+    /// One query for the keys of each kind, or `None` if no index can answer it. Returns the
+    /// versions by the identity of their keys.
+    async fn find_in_one_query(
+        &self,
+        keys: &[&Key<'_>],
+    ) -> Result<Option<HashMap<Vec<u8>, Version>>, CallError> {
+        let CallContext { collection, keys: upsert_keys, .. } = self.context;
+        let mut found = HashMap::new();
+        let (derived, fields): (Vec<&Key<'_>>, Vec<&Key<'_>>) =
+            keys.iter().copied().partition(|key| matches!(key, Key::Derived(_)));
+        for group in [derived, fields].into_iter().filter(|group| !group.is_empty()) {
+            let Some(query) = command::find_all(&collection.name, upsert_keys, &group) else {
+                return Ok(None);
+            };
+            let documents = self.find(query?).await?;
+            found.extend(
+                documents.iter().filter_map(|document| {
+                    Some((upsert_keys.identity_in(document)?, Version::read(document)))
+                }),
+            );
+        }
+        Ok(Some(found))
+    }
+
+    async fn find(&self, query: RawDocumentBuf) -> Result<Vec<Document>, CallError> {
+        let CallContext { connection, collection, deadline, .. } = self.context;
+        let reply = connection.call(query, deadline).await;
+        first_batch("find", &reply.inspect_err(|error| collection.note_error(error))?)
+    }
+}
+
+/// Fails if a document that was known to exist is gone: its event is not finished.
+fn fail_if_deleted(done: &[MergedWrite], reply: &Reply) -> Result<(), TransientError> {
+    if reply.n == done.len() {
+        return Ok(());
+    }
+    Err(TransientError::new("documents that existed were deleted before their update"))
+}
+
+/// The statements of a command, each with its error if it failed.
+fn with_errors(
+    chunk: Vec<MergedWrite>,
+    errors: Vec<StatementError>,
+) -> impl Iterator<Item = (MergedWrite, Option<StatementError>)> {
+    let mut errors = errors.into_iter().peekable();
+    chunk.into_iter().enumerate().map(move |(position, write)| {
+        let error = errors.next_if(|error| error.position == position);
+        (write, error)
+    })
 }
