@@ -16,7 +16,6 @@
 mod admin;
 mod app;
 mod config;
-mod counters;
 mod health;
 /// Kafka clients of the consumer: reading, committing, rebalances, lag and dead letters.
 mod kafka {
@@ -40,9 +39,8 @@ mod partition {
     pub mod workers;
 }
 
-pub use app::{App, Failure};
+pub use app::{App, Counters, Failure};
 pub use config::{Config, Settings, admin_token, database_name};
-pub use counters::Counters;
 pub use metrics::{Snapshot, metrics_reference};
 pub use partition::batch::{BatchLimits, ExpectedSources};
 

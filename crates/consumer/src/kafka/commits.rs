@@ -321,7 +321,7 @@ mod tests {
         before: fn(&Workers),
     ) {
         let runtime = Runtime::new().unwrap();
-        let context = runtime.block_on(unreachable_context());
+        let context = unreachable_context();
         let workers = || Workers::new(Arc::clone(&context), runtime.handle().clone());
         let consumer = member("", Arc::new(workers()));
         for order in devservers::interleavings(&[commits * 2, 2, finishes]) {
@@ -365,7 +365,7 @@ mod tests {
     #[test]
     fn commits_fail_once_the_offsets_were_reset() {
         let runtime = Runtime::new().unwrap();
-        let workers = Workers::new(runtime.block_on(unreachable_context()), runtime.handle().clone());
+        let workers = Workers::new(unreachable_context(), runtime.handle().clone());
         let consumer = member("", Arc::new(workers));
         let committer = &consumer.context().committer;
         assert!(committer.commit(&consumer, TopicPartitionList::new).is_ok());
@@ -378,7 +378,7 @@ mod tests {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic("t", 1, 1).unwrap();
         let runtime = Runtime::new().unwrap();
-        let workers = || Workers::new(runtime.block_on(unreachable_context()), runtime.handle().clone());
+        let workers = || Workers::new(unreachable_context(), runtime.handle().clone());
         let consumer = member(&cluster.bootstrap_servers(), Arc::new(workers()));
         let (workers, lost): (Workers, TopicPartition) = (workers(), (Arc::from("t"), 0));
         workers.start(vec![lost.clone()]);

@@ -178,7 +178,11 @@ impl Reader {
                 Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
                     return SessionEnd::ClientFailed(code.to_string());
                 }
-                Some(Err(error)) => self.workers.record_poll_error(&error),
+                // The client recovers from this error by itself.
+                Some(Err(error)) => {
+                    tracing::debug!(error = %error, "poll failed");
+                    self.workers.set_client_error(error.to_string());
+                }
                 None => {}
             }
             if self.workers.any_paused() {

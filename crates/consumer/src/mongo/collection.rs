@@ -58,8 +58,12 @@ pub(super) struct Collection {
     pub(super) name: String,
     index_status: Mutex<IndexStatus>,
     index_lock: tokio::sync::Mutex<IndexAttempts>,
-    lookup_indexes_given_up: AtomicBool,
-    merges_events: AtomicBool,
+    /// A look-up index that failed is not built again, because each attempt reads the whole
+    /// collection.
+    pub(super) lookup_indexes_given_up: AtomicBool,
+    /// Whether several events of a key may be merged into one write. They may not if the collection
+    /// has rules by which the server could reject one of the events and accept another.
+    pub(super) merges_events: AtomicBool,
     written: AtomicU64,
     /// Decides which command is sent first.
     pub(super) write_strategy: WriteStrategy,
@@ -265,26 +269,6 @@ impl Collection {
 
     fn index_status(&self) -> std::sync::MutexGuard<'_, IndexStatus> {
         lock(&self.index_status)
-    }
-
-    /// Whether to build look-up indexes. One that failed is not retried, because each attempt reads
-    /// the whole collection.
-    pub(super) fn needs_lookup_indexes(&self) -> bool {
-        !self.lookup_indexes_given_up.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn give_up_lookup_indexes(&self) {
-        self.lookup_indexes_given_up.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether several events of a key may be merged into one write. They may not if the collection
-    /// has rules by which the server could reject one of the events and accept another.
-    pub(super) fn merges_events(&self) -> bool {
-        self.merges_events.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn set_has_rules(&self, rules: bool) {
-        self.merges_events.store(!rules, Ordering::Relaxed);
     }
 
     /// Adds to the number of written events and returns the sum.

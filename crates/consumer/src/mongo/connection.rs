@@ -16,7 +16,7 @@ use service::suspension::SuspensionDetector;
 use tokio::sync::{OnceCell, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::error::{self, CallError};
+use super::error::{CallError, no_reply_within};
 use super::uri;
 
 /// Time between two `hello` commands of the watch, and the deadline of each.
@@ -70,9 +70,8 @@ impl Connection {
         write_concern: &RawDocument,
         deadline: Duration,
     ) -> Result<Document, CallError> {
-        let insert = async {
-            insert_document_sequence(&self.database().await?, collection, documents, write_concern).await
-        };
+        let insert =
+            async { insert_with_driver(&self.database().await?, collection, documents, write_concern).await };
         let reply =
             self.with_deadline(deadline, insert).await.inspect_err(|error| self.record_error(error))?;
         self.state.write_accepted();
@@ -125,26 +124,23 @@ impl Connection {
     pub(super) async fn hello(&self, deadline: Duration) -> Result<Document, CallError> {
         let (state, outcome) = match self.run(rawdoc! { "hello": 1 }, deadline).await {
             Ok(reply) => match read_hello(&reply) {
-                StoreState::Ready => (StoreState::Ready, Ok(reply)),
                 StoreState::Unusable(reason) => {
                     (StoreState::Unusable(reason.clone()), Err(CallError::Other(reason)))
                 }
                 StoreState::Unavailable(reason) => {
                     (StoreState::Unavailable(reason.clone()), Err(CallError::Unreachable(reason)))
                 }
-                StoreState::Unknown => (StoreState::Unknown, Ok(reply)),
+                state => (state, Ok(reply)),
             },
-            Err(CallError::Unauthorized(reason)) => {
-                (StoreState::Unusable(reason.clone()), Err(CallError::Unauthorized(reason)))
+            Err(error) => {
+                let state = match &error {
+                    CallError::Unauthorized(reason) => StoreState::Unusable(reason.clone()),
+                    CallError::Unreachable(reason) => StoreState::Unavailable(reason.clone()),
+                    CallError::TimedOut(deadline) => StoreState::Unavailable(no_reply_within(*deadline)),
+                    error => StoreState::Unavailable(format!("{error:?}")),
+                };
+                (state, Err(error))
             }
-            Err(CallError::TimedOut(deadline)) => {
-                let reason = error::no_reply_within(deadline);
-                (StoreState::Unavailable(reason), Err(CallError::TimedOut(deadline)))
-            }
-            Err(CallError::Unreachable(reason)) => {
-                (StoreState::Unavailable(reason.clone()), Err(CallError::Unreachable(reason)))
-            }
-            Err(error) => (StoreState::Unavailable(format!("{error:?}")), Err(error)),
         };
         self.state.set_server(state);
         outcome
@@ -386,7 +382,7 @@ fn is_extended_json_value(value: RawBsonRef<'_>) -> bool {
 }
 
 /// Inserts `documents` unordered. The result has the fields of a reply to the `insert` command.
-async fn insert_document_sequence(
+async fn insert_with_driver(
     database: &Database,
     collection: &str,
     documents: Vec<RawDocumentBuf>,

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use mongodb::error::{Error, ErrorKind};
 
+use ErrorClass::{Duplicate, Permanent, Transient};
+
 /// Why events are unfinished. A later attempt can succeed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TransientError {
@@ -51,7 +53,7 @@ impl CommandError {
     /// Whether one of the command's documents is or may be the cause: the code is permanent or not
     /// listed.
     pub(super) fn may_concern_one_document(&self) -> bool {
-        self.class() == ErrorClass::Permanent || !is_listed(self.code)
+        self.class() == Permanent || !is_listed(self.code)
     }
 
     /// What to do about the error.
@@ -116,7 +118,7 @@ impl From<CallError> for TransientError {
                 reason
             }
             // The message of these errors may quote a value.
-            CallError::Rejected(error) if error.class() != ErrorClass::Transient => {
+            CallError::Rejected(error) if error.class() != Transient => {
                 format!("the server rejected the command: {} ({})", error.code_name, error.code)
             }
             CallError::Rejected(error) => format!("{} ({})", error.message, error.code_name),
@@ -142,158 +144,141 @@ pub(super) enum ErrorClass {
     Duplicate,
 }
 
-struct Code {
-    code: i32,
-    name: &'static str,
-    class: ErrorClass,
-}
-
-const fn permanent(code: i32, name: &'static str) -> Code {
-    Code { code, name, class: ErrorClass::Permanent }
-}
-
-const fn transient(code: i32, name: &'static str) -> Code {
-    Code { code, name, class: ErrorClass::Transient }
-}
-
-const fn duplicate(code: i32, name: &'static str) -> Code {
-    Code { code, name, class: ErrorClass::Duplicate }
-}
-
-const CODES: &[Code] = &[
-    duplicate(11000, "DuplicateKey"),
-    duplicate(11001, "DuplicateKey"),
+/// Codes with their names and classes.
+const CODES: &[(i32, &str, ErrorClass)] = &[
+    (11000, "DuplicateKey", Duplicate),
+    (11001, "DuplicateKey", Duplicate),
     // The document is too large or nested too deeply, alone or inside the command.
-    permanent(10334, "BSONObjectTooLarge"),
-    permanent(17419, "BSONObjectTooLarge"), // the result of an update is too large
-    permanent(17420, "BSONObjectTooLarge"), // the same, from another code path of the server
-    permanent(15, "Overflow"),              // nesting above the server's limit
-    permanent(22, "InvalidBSON"),
-    permanent(378, "NonConformantBSON"),
+    (10334, "BSONObjectTooLarge", Permanent),
+    (17419, "BSONObjectTooLarge", Permanent), // the result of an update is too large
+    (17420, "BSONObjectTooLarge", Permanent), // the same, from another code path of the server
+    (15, "Overflow", Permanent),              // nesting above the server's limit
+    (22, "InvalidBSON", Permanent),
+    (378, "NonConformantBSON", Permanent),
     // The collection's own rules.
-    permanent(121, "DocumentValidationFailure"),
-    permanent(116, "DocTooLargeForCapped"),
+    (121, "DocumentValidationFailure", Permanent),
+    (116, "DocTooLargeForCapped", Permanent),
     // Field names that this server does not store.
-    permanent(52, "DollarPrefixedFieldName"),
-    permanent(53, "InvalidIdField"),
-    permanent(55, "InvalidDBRef"),
-    permanent(56, "EmptyFieldName"),
-    permanent(57, "DottedFieldName"),
+    (52, "DollarPrefixedFieldName", Permanent),
+    (53, "InvalidIdField", Permanent),
+    (55, "InvalidDBRef", Permanent),
+    (56, "EmptyFieldName", Permanent),
+    (57, "DottedFieldName", Permanent),
     // An index of the user or of the consumer cannot hold the value.
-    permanent(171, "CannotIndexParallelArrays"),
-    permanent(201, "CannotBuildIndexKeys"),
-    permanent(17280, "KeyTooLong"),
-    permanent(16755, "CannotExtractGeoKeys"), // 2dsphere
-    permanent(13026, "NotLegacyCoordinates"), // 2d
-    permanent(13027, "PointNotInInterval"),   // 2d
-    permanent(16766, "HashedIndexCannotHoldArray"),
-    permanent(17261, "TextLanguageNotString"),   // text
-    permanent(17262, "TextLanguageUnsupported"), // text
+    (171, "CannotIndexParallelArrays", Permanent),
+    (201, "CannotBuildIndexKeys", Permanent),
+    (17280, "KeyTooLong", Permanent),
+    (16755, "CannotExtractGeoKeys", Permanent), // 2dsphere
+    (13026, "NotLegacyCoordinates", Permanent), // 2d
+    (13027, "PointNotInInterval", Permanent),   // 2d
+    (16766, "HashedIndexCannotHoldArray", Permanent),
+    (17261, "TextLanguageNotString", Permanent),   // text
+    (17262, "TextLanguageUnsupported", Permanent), // text
     // Network and DNS.
-    transient(6, "HostUnreachable"),
-    transient(7, "HostNotFound"),
-    transient(89, "NetworkTimeout"),
-    transient(141, "SSLHandshakeFailed"),
-    transient(145, "PooledConnectionsDropped"),
-    transient(317, "ConnectionPoolExpired"),
-    transient(384, "ConnectionError"),
-    transient(407, "PooledConnectionAcquisitionExceededTimeLimit"),
-    transient(450, "PooledConnectionAcquisitionRejected"),
-    transient(9001, "SocketException"),
+    (6, "HostUnreachable", Transient),
+    (7, "HostNotFound", Transient),
+    (89, "NetworkTimeout", Transient),
+    (141, "SSLHandshakeFailed", Transient),
+    (145, "PooledConnectionsDropped", Transient),
+    (317, "ConnectionPoolExpired", Transient),
+    (384, "ConnectionError", Transient),
+    (407, "PooledConnectionAcquisitionExceededTimeLimit", Transient),
+    (450, "PooledConnectionAcquisitionRejected", Transient),
+    (9001, "SocketException", Transient),
     // The replica set has no primary, or the member cannot run the command now.
-    transient(71, "ReplicaSetNotFound"),
-    transient(91, "ShutdownInProgress"),
-    transient(133, "FailedToSatisfyReadPreference"), // a router, for a shard without a primary
-    transient(134, "ReadConcernMajorityNotAvailableYet"),
-    transient(164, "InitialSyncActive"),
-    transient(189, "PrimarySteppedDown"),
-    transient(216, "ElectionInProgress"),
-    transient(310, "PeriodicJobIsStopped"),
-    transient(355, "InterruptedDueToStorageChange"),
-    transient(372, "CloseConnectionForShutdownCommand"),
-    transient(10058, "LegacyNotPrimary"),
-    transient(10107, "NotWritablePrimary"),
-    transient(11600, "InterruptedAtShutdown"),
-    transient(11602, "InterruptedDueToReplStateChange"),
-    transient(13435, "NotPrimaryNoSecondaryOk"),
-    transient(13436, "NotPrimaryOrSecondary"),
+    (71, "ReplicaSetNotFound", Transient),
+    (91, "ShutdownInProgress", Transient),
+    (133, "FailedToSatisfyReadPreference", Transient), // a router, for a shard without a primary
+    (134, "ReadConcernMajorityNotAvailableYet", Transient),
+    (164, "InitialSyncActive", Transient),
+    (189, "PrimarySteppedDown", Transient),
+    (216, "ElectionInProgress", Transient),
+    (310, "PeriodicJobIsStopped", Transient),
+    (355, "InterruptedDueToStorageChange", Transient),
+    (372, "CloseConnectionForShutdownCommand", Transient),
+    (10058, "LegacyNotPrimary", Transient),
+    (10107, "NotWritablePrimary", Transient),
+    (11600, "InterruptedAtShutdown", Transient),
+    (11602, "InterruptedDueToReplStateChange", Transient),
+    (13435, "NotPrimaryNoSecondaryOk", Transient),
+    (13436, "NotPrimaryOrSecondary", Transient),
     // Too slow, overloaded, or a conflict with another operation.
-    transient(24, "LockTimeout"),
-    transient(46, "LockBusy"),
-    transient(50, "MaxTimeMSExpired"),
-    transient(90, "CallbackCanceled"),
-    transient(107, "LockFailed"),
-    transient(112, "WriteConflict"),
-    transient(117, "ConflictingOperationInProgress"),
-    transient(175, "QueryPlanKilled"),
-    transient(199, "ReplicaSetMonitorRemoved"),
-    transient(202, "NetworkInterfaceExceededTimeLimit"),
-    transient(208, "TooManyLocks"),
-    transient(237, "CursorKilled"),
-    transient(262, "ExceededTimeLimit"),
-    transient(264, "TooManyFilesOpen"),
-    transient(279, "ClientDisconnect"),
-    transient(290, "TransactionExceededLifetimeLimitSeconds"),
-    transient(314, "ObjectIsBusy"),
-    transient(365, "TemporarilyUnavailable"),
-    transient(402, "ResourceExhausted"),
-    transient(433, "AdmissionQueueOverflow"),
-    transient(449, "RateLimitExceeded"),
-    transient(462, "IngressRequestRateLimitExceeded"),
-    transient(11601, "Interrupted"),
-    transient(46841, "ClientMarkedKilled"),
+    (24, "LockTimeout", Transient),
+    (46, "LockBusy", Transient),
+    (50, "MaxTimeMSExpired", Transient),
+    (90, "CallbackCanceled", Transient),
+    (107, "LockFailed", Transient),
+    (112, "WriteConflict", Transient),
+    (117, "ConflictingOperationInProgress", Transient),
+    (175, "QueryPlanKilled", Transient),
+    (199, "ReplicaSetMonitorRemoved", Transient),
+    (202, "NetworkInterfaceExceededTimeLimit", Transient),
+    (208, "TooManyLocks", Transient),
+    (237, "CursorKilled", Transient),
+    (262, "ExceededTimeLimit", Transient),
+    (264, "TooManyFilesOpen", Transient),
+    (279, "ClientDisconnect", Transient),
+    (290, "TransactionExceededLifetimeLimitSeconds", Transient),
+    (314, "ObjectIsBusy", Transient),
+    (365, "TemporarilyUnavailable", Transient),
+    (402, "ResourceExhausted", Transient),
+    (433, "AdmissionQueueOverflow", Transient),
+    (449, "RateLimitExceeded", Transient),
+    (462, "IngressRequestRateLimitExceeded", Transient),
+    (11601, "Interrupted", Transient),
+    (46841, "ClientMarkedKilled", Transient),
     // The write may be rolled back, or is not allowed now.
-    transient(64, "WriteConcernTimeout"),
-    transient(79, "UnknownReplWriteConcern"),
-    transient(100, "UnsatisfiableWriteConcern"),
-    transient(371, "UserWritesBlocked"),
-    transient(14031, "OutOfDiskSpace"),
+    (64, "WriteConcernTimeout", Transient),
+    (79, "UnknownReplWriteConcern", Transient),
+    (100, "UnsatisfiableWriteConcern", Transient),
+    (371, "UserWritesBlocked", Transient),
+    (14031, "OutOfDiskSpace", Transient),
     // An operator has to act.
-    transient(13, "Unauthorized"),
-    transient(18, "AuthenticationFailed"),
-    transient(391, "ReauthenticationRequired"),
-    transient(8000, "AtlasError"),
-    transient(166, "CommandNotSupportedOnView"),
+    (13, "Unauthorized", Transient),
+    (18, "AuthenticationFailed", Transient),
+    (391, "ReauthenticationRequired", Transient),
+    (8000, "AtlasError", Transient),
+    (166, "CommandNotSupportedOnView", Transient),
     // The name of the database or collection is the cause, so all records wait.
-    transient(73, "InvalidNamespace"),
-    transient(13297, "DatabaseDifferCase"),
+    (73, "InvalidNamespace", Transient),
+    (13297, "DatabaseDifferCase", Transient),
     // An index is being built.
-    transient(215, "DatabaseDropPending"),
-    transient(276, "IndexBuildAborted"),
-    transient(285, "IndexBuildAlreadyInProgress"),
-    transient(12586, "BackgroundOperationInProgressForDatabase"),
-    transient(12587, "BackgroundOperationInProgressForNamespace"),
+    (215, "DatabaseDropPending", Transient),
+    (276, "IndexBuildAborted", Transient),
+    (285, "IndexBuildAlreadyInProgress", Transient),
+    (12586, "BackgroundOperationInProgressForDatabase", Transient),
+    (12587, "BackgroundOperationInProgressForNamespace", Transient),
     // Sharded clusters. The router reports a failed shard as a rejection of each of its records.
-    transient(63, "StaleShardVersion"),
-    transient(70, "ShardNotFound"),
-    transient(82, "NoProgressMade"),
-    transient(83, "RemoteResultsUnavailable"),
-    transient(149, "NoConfigPrimary"),
-    transient(150, "StaleEpoch"),
-    transient(203, "ShardingStateNotInitialized"),
-    transient(239, "SnapshotTooOld"),
-    transient(246, "SnapshotUnavailable"),
-    transient(249, "StaleDbVersion"),
-    transient(250, "StaleChunkHistory"),
-    transient(272, "MigrationConflict"),
-    transient(319, "MovePrimaryInProgress"),
-    transient(338, "ReshardCollectionInProgress"),
-    transient(342, "ReshardingCriticalSectionTimeout"),
-    transient(343, "ShardCannotRefreshDueToLocksHeld"),
-    transient(358, "InternalTransactionNotSupported"),
-    transient(406, "MigrationBlockingOperationCoordinatorCleaningUp"),
-    transient(412, "UpdatesStillPending"),
-    transient(414, "AddOrRemoveShardInProgress"),
-    transient(453, "InterruptedDueToReshardingCriticalSection"),
-    transient(13388, "StaleConfig"),
-    transient(50915, "BackupCursorOpenConflictWithCheckpoint"),
-    transient(56846, "ConfigServerUnreachable"),
-    transient(91331, "RetriableRemoteCommandFailure"),
-    transient(10_045_600, "InterruptedDueToFCVChange"),
+    (63, "StaleShardVersion", Transient),
+    (70, "ShardNotFound", Transient),
+    (82, "NoProgressMade", Transient),
+    (83, "RemoteResultsUnavailable", Transient),
+    (149, "NoConfigPrimary", Transient),
+    (150, "StaleEpoch", Transient),
+    (203, "ShardingStateNotInitialized", Transient),
+    (239, "SnapshotTooOld", Transient),
+    (246, "SnapshotUnavailable", Transient),
+    (249, "StaleDbVersion", Transient),
+    (250, "StaleChunkHistory", Transient),
+    (272, "MigrationConflict", Transient),
+    (319, "MovePrimaryInProgress", Transient),
+    (338, "ReshardCollectionInProgress", Transient),
+    (342, "ReshardingCriticalSectionTimeout", Transient),
+    (343, "ShardCannotRefreshDueToLocksHeld", Transient),
+    (358, "InternalTransactionNotSupported", Transient),
+    (406, "MigrationBlockingOperationCoordinatorCleaningUp", Transient),
+    (412, "UpdatesStillPending", Transient),
+    (414, "AddOrRemoveShardInProgress", Transient),
+    (453, "InterruptedDueToReshardingCriticalSection", Transient),
+    (13388, "StaleConfig", Transient),
+    (50915, "BackupCursorOpenConflictWithCheckpoint", Transient),
+    (56846, "ConfigServerUnreachable", Transient),
+    (91331, "RetriableRemoteCommandFailure", Transient),
+    (10_045_600, "InterruptedDueToFCVChange", Transient),
 ];
 
-fn listed(code: i32) -> Option<&'static Code> {
-    CODES.iter().find(|known| known.code == code)
+fn listed(code: i32) -> Option<&'static (i32, &'static str, ErrorClass)> {
+    CODES.iter().find(|(known, ..)| *known == code)
 }
 
 /// Whether the table has `code`.
@@ -303,7 +288,7 @@ pub(super) fn is_listed(code: i32) -> bool {
 
 /// The class of `code`.
 pub(super) fn class(code: i32) -> ErrorClass {
-    listed(code).map_or(ErrorClass::Transient, |known| known.class)
+    listed(code).map_or(Transient, |(_, _, class)| *class)
 }
 
 /// Whether the server stopped the operation at a time limit, such as `maxTimeMS`.
@@ -312,7 +297,7 @@ pub(super) fn is_time_limit(code: i32) -> bool {
 }
 
 pub(super) fn code_name(code: i32) -> String {
-    listed(code).map_or_else(|| format!("Location{code}"), |known| known.name.to_owned())
+    listed(code).map_or_else(|| format!("Location{code}"), |(_, name, _)| (*name).to_owned())
 }
 
 /// The name of `code`. For an unlisted code it is the name in the server's reply.
@@ -331,18 +316,18 @@ mod tests {
 
     #[test]
     fn every_code_is_listed_once() {
-        let mut codes: Vec<i32> = CODES.iter().map(|known| known.code).collect();
+        let mut codes: Vec<i32> = CODES.iter().map(|(code, ..)| *code).collect();
         codes.sort_unstable();
         assert!(codes.windows(2).all(|pair| pair[0] < pair[1]));
     }
 
     #[test]
     fn only_codes_of_one_document_are_permanent_and_others_transient() {
-        assert_eq!(class(121), ErrorClass::Permanent);
-        assert_eq!(class(10334), ErrorClass::Permanent);
-        assert_eq!(class(11000), ErrorClass::Duplicate);
+        assert_eq!(class(121), Permanent);
+        assert_eq!(class(10334), Permanent);
+        assert_eq!(class(11000), Duplicate);
         for transient in [10107, 91, 64, 13, 18, 112, 2, 9, 14, 1, 8, 987_654] {
-            assert_eq!(class(transient), ErrorClass::Transient, "{transient}");
+            assert_eq!(class(transient), Transient, "{transient}");
         }
         for unlisted in [1, 2, 8, 96, 146] {
             assert!(!is_listed(unlisted), "{unlisted}");
@@ -364,7 +349,7 @@ mod tests {
             (56846, "ConfigServerUnreachable"),
         ] {
             assert!(is_listed(code), "{code}");
-            assert_eq!((class(code), code_name(code).as_str()), (ErrorClass::Transient, wanted));
+            assert_eq!((class(code), code_name(code).as_str()), (Transient, wanted));
         }
     }
 }

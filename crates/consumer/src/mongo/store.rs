@@ -63,19 +63,11 @@ struct Inner {
 }
 
 impl Store {
-    /// Creates a store. The server may be unavailable.
+    /// Creates a store whose calls have this `deadline`. The server may be unavailable.
     ///
     /// # Errors
     /// [`check_uri`] rejects the connection string.
-    pub async fn new(config: StoreConfig) -> Result<Self, StoreSetupError> {
-        Self::with_deadline(config, CALL_DEADLINE).await
-    }
-
-    /// As [`Store::new`], with another deadline of a call.
-    ///
-    /// # Errors
-    /// As [`Store::new`].
-    pub async fn with_deadline(config: StoreConfig, deadline: Duration) -> Result<Self, StoreSetupError> {
+    pub fn new(config: StoreConfig, deadline: Duration) -> Result<Self, StoreSetupError> {
         let uri = check_uri(config.uri.expose()).map_err(StoreSetupError)?;
         for option in ignored_options(&uri) {
             tracing::warn!(option, "mongodb uri option ignored");

@@ -7,6 +7,7 @@
 //! is *superseded* if the stored document is newer, else *unchanged*.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 
 use bson::{Document, RawDocumentBuf};
 use events::StorableEvent;
@@ -59,7 +60,10 @@ pub(super) async fn write_batch<'a>(
     events: &'a [&'a StorableEvent],
 ) -> BatchOutcome {
     let keys: Vec<Key<'a>> = events.iter().map(|event| context.keys.key_of(event)).collect();
-    let plan = WritePlan::new(keys.iter().map(Key::identity), context.collection.merges_events());
+    let plan = WritePlan::new(
+        keys.iter().map(Key::identity),
+        context.collection.merges_events.load(Ordering::Relaxed),
+    );
     let mut writer =
         BatchWriter { context, events, keys, plan, outcome: BatchOutcome::default(), probed: false };
     let written = writer.write().await;

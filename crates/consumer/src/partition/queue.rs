@@ -1,15 +1,15 @@
 //! The queue between the reader and one partition worker.
 //!
 //! A push never fails, so no record is lost. Its result says whether the partition must be paused,
-//! which bounds the queue. Requests to set a record aside reach the worker through it too.
+//! which bounds the queue. Requests to set a record aside reach the worker through a channel.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
+use ::kafka::topic_reader::RecordPosition;
 use service::lock::lock;
 use tokio::sync::{Notify, oneshot};
 
-use crate::kafka::dead_letters::DeadLetterPosition;
 use crate::kafka::record::Record;
 
 /// The size from which on a partition is paused.
@@ -31,7 +31,6 @@ struct Contents {
 pub struct RecordQueue {
     contents: Mutex<Contents>,
     pushed: Notify,
-    pub set_aside: SetAsideRequests,
 }
 
 impl RecordQueue {
@@ -88,7 +87,7 @@ impl RecordQueue {
 #[derive(Debug, PartialEq, Eq)]
 pub enum SetAsideReply {
     /// The dead letter is written, and the record is finished.
-    DeadLettered(DeadLetterPosition),
+    DeadLettered(RecordPosition),
     /// The dead letter of the record is already being produced.
     InProgress,
     /// The current batch has no unfinished record with this offset.
@@ -101,6 +100,7 @@ pub struct SetAsideRequest {
     pub offset: i64,
     /// The operator's reason.
     pub reason: String,
+    /// Gets the reply. It is dropped if the worker ends before it replies.
     pub reply: oneshot::Sender<SetAsideReply>,
 }
 
@@ -108,39 +108,6 @@ impl SetAsideRequest {
     /// Sends the reply. The receiver may be gone.
     pub fn reply(self, reply: SetAsideReply) {
         _ = self.reply.send(reply);
-    }
-}
-
-/// Requests that a worker has not handled yet.
-#[derive(Debug, Default)]
-pub struct SetAsideRequests {
-    waiting: Mutex<VecDeque<SetAsideRequest>>,
-    added: Notify,
-}
-
-impl SetAsideRequests {
-    /// Adds a request. The receiver fails if the worker ends before it replies.
-    pub fn add(&self, offset: i64, reason: String) -> oneshot::Receiver<SetAsideReply> {
-        let (reply, receiver) = oneshot::channel();
-        lock(&self.waiting).push_back(SetAsideRequest { offset, reason, reply });
-        self.added.notify_one();
-        receiver
-    }
-
-    /// Drops the waiting requests when the worker ends.
-    pub fn clear(&self) {
-        lock(&self.waiting).clear();
-    }
-
-    /// Waits for the next request. No request is lost if the future is dropped.
-    pub async fn next(&self) -> SetAsideRequest {
-        loop {
-            let next = lock(&self.waiting).pop_front();
-            match next {
-                Some(request) => return request,
-                None => self.added.notified().await,
-            }
-        }
     }
 }
 

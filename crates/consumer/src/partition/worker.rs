@@ -9,15 +9,17 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use ::kafka::topic_reader::RecordPosition;
 use events::{Poison, Source, StorableEvent};
 use futures::StreamExt;
 use futures::future::join_all;
 use futures::stream::FuturesUnordered;
 use service::backoff::Backoff;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::kafka::dead_letters::{Cause, DeadLetterPosition, DeadLetters, Origin};
+use crate::kafka::dead_letters::{Cause, DeadLetters};
 use crate::metrics::{Metrics, Outcome};
 use crate::mongo::{BatchOutcome, Rejected, Store, StoreState, TransientError};
 use crate::partition::batch::{Batch, BatchLimits, Batcher, ExpectedSources};
@@ -134,11 +136,11 @@ impl Worker {
         Self { context, progress, queue, stop, batch_size }
     }
 
-    /// Processes batches until `stop`.
-    pub async fn run(self) {
+    /// Processes batches and requests of an operator until `stop`.
+    pub async fn run(self, mut requests: UnboundedReceiver<SetAsideRequest>) {
         let mut batcher = Batcher::default();
-        while let Some(batch) = self.next_batch(&mut batcher).await {
-            if let Err(Abandoned) = self.process(&batch).await {
+        while let Some(batch) = self.next_batch(&mut batcher, &mut requests).await {
+            if let Err(Abandoned) = self.process(&batch, &mut requests).await {
                 tracing::info!(
                     topic = &*self.progress.topic,
                     partition = self.progress.partition,
@@ -149,7 +151,11 @@ impl Worker {
         }
     }
 
-    async fn next_batch(&self, batcher: &mut Batcher) -> Option<Batch> {
+    async fn next_batch(
+        &self,
+        batcher: &mut Batcher,
+        requests: &mut UnboundedReceiver<SetAsideRequest>,
+    ) -> Option<Batch> {
         loop {
             if self.stop.is_cancelled() {
                 return None;
@@ -168,13 +174,17 @@ impl Worker {
             tokio::select! {
                 () = self.queue.wait_for_push() => {}
                 () = self.stop.cancelled() => {}
-                request = self.queue.set_aside.next() => request.reply(SetAsideReply::NotInBatch),
+                Some(request) = requests.recv() => request.reply(SetAsideReply::NotInBatch),
             }
         }
     }
 
     /// Finishes every record of `batch`.
-    async fn process(&self, batch: &Batch) -> Result<(), Abandoned> {
+    async fn process(
+        &self,
+        batch: &Batch,
+        requests: &mut UnboundedReceiver<SetAsideRequest>,
+    ) -> Result<(), Abandoned> {
         let first_sequence = self.progress.begin(batch.entries.iter().map(|entry| entry.record.offset));
         self.context.metrics.read(batch.entries.len());
         let states = RecordStates::new(batch);
@@ -191,7 +201,7 @@ impl Worker {
             let (dead_lettered, written) = tokio::join!(self.dead_letter_all(current, poison), writes);
             written.into_iter().fold(dead_lettered, Result::and)
         };
-        self.handle_set_aside_during(current, work).await
+        self.handle_set_aside_during(current, work, requests).await
     }
 
     /// Runs `work`, which finishes the current batch, and meanwhile handles requests to set records
@@ -201,6 +211,7 @@ impl Worker {
         &self,
         current: CurrentBatch<'_>,
         work: impl Future<Output = Result<(), Abandoned>>,
+        requests: &mut UnboundedReceiver<SetAsideRequest>,
     ) -> Result<(), Abandoned> {
         let mut work = pin!(work);
         let mut set_aside = FuturesUnordered::new();
@@ -212,7 +223,7 @@ impl Worker {
                     outcome = outcome.and(worked);
                 }
                 Some(one) = set_aside.next() => outcome = outcome.and(one),
-                request = self.queue.set_aside.next(), if working => {
+                Some(request) = requests.recv(), if working => {
                     set_aside.extend(self.set_aside(current, request));
                 }
             }
@@ -227,21 +238,17 @@ impl Worker {
         request: SetAsideRequest,
     ) -> Option<impl Future<Output = Result<(), Abandoned>> + 'a> {
         let index = current.batch.entries.iter().position(|entry| entry.record.offset == request.offset);
-        let Some((index, state)) = index.map(|index| (index, current.states.claim(index))) else {
-            request.reply(SetAsideReply::NotInBatch);
-            return None;
-        };
-        match state {
-            RecordState::Pending => {}
-            RecordState::DeadLettering => {
+        let index = match index.map(|index| (index, current.states.claim(index))) {
+            Some((index, RecordState::Pending)) => index,
+            Some((_, RecordState::DeadLettering)) => {
                 request.reply(SetAsideReply::InProgress);
                 return None;
             }
-            RecordState::Finished => {
+            Some((_, RecordState::Finished)) | None => {
                 request.reply(SetAsideReply::NotInBatch);
                 return None;
             }
-        }
+        };
         let (topic, partition) = (&*self.progress.topic, self.progress.partition);
         let (offset, reason) = (request.offset, &request.reason);
         tracing::warn!(topic, partition, offset, reason, "record set aside by an operator");
@@ -366,12 +373,12 @@ impl Worker {
         current: CurrentBatch<'_>,
         index: usize,
         cause: &Cause,
-    ) -> Result<DeadLetterPosition, Abandoned> {
-        let origin = Origin { topic: &self.progress.topic, partition: self.progress.partition };
+    ) -> Result<RecordPosition, Abandoned> {
+        let origin = self.progress.topic_partition();
         let record = &current.batch.entries[index].record;
         let mut backoff = Backoff::new(MIN_BACKOFF, MAX_BACKOFF);
         let position = loop {
-            let reason = match self.context.dead_letters.produce(origin, record, cause).await {
+            let reason = match self.context.dead_letters.produce(&origin, record, cause).await {
                 Ok(position) => break position,
                 Err(reason) => reason,
             };
@@ -429,12 +436,6 @@ impl Worker {
         }
         tokio::time::sleep(delay).await;
         Ok(())
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        self.queue.set_aside.clear();
     }
 }
 
