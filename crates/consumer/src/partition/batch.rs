@@ -4,7 +4,7 @@
 //! The decision to store, skip or dead-letter a record depends only on the record and the
 //! configuration, so every read of a record gives the same result.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 use events::{Decoded, Poison, RecordView, Source, StorableEvent, decode};
 
@@ -30,47 +30,6 @@ pub struct Entry {
     pub decision: Decision,
 }
 
-/// Records that are processed together, in the order of the partition.
-#[derive(Debug, Default)]
-pub struct Batch {
-    pub entries: Vec<Entry>,
-}
-
-impl Batch {
-    /// Indexes of the events by source, each in the order of the partition.
-    pub fn by_source(&self) -> BTreeMap<&Source, Vec<usize>> {
-        let mut groups: BTreeMap<&Source, Vec<usize>> = BTreeMap::new();
-        for (index, entry) in self.entries.iter().enumerate() {
-            if let Decision::Store(event) = &entry.decision {
-                groups.entry(&event.source).or_default().push(index);
-            }
-        }
-        groups
-    }
-
-    /// Indexes of the skipped records.
-    pub fn skipped(&self) -> Vec<usize> {
-        let skipped = |entry: &Entry| matches!(entry.decision, Decision::Skip);
-        self.entries.iter().enumerate().filter(|(_, entry)| skipped(entry)).map(|(index, _)| index).collect()
-    }
-
-    /// Indexes of the poison records, with the reason.
-    pub fn poison(&self) -> impl Iterator<Item = (usize, &Poison)> {
-        self.entries.iter().enumerate().filter_map(|(index, entry)| match &entry.decision {
-            Decision::DeadLetter(poison) => Some((index, poison)),
-            _ => None,
-        })
-    }
-
-    /// The event at `index`, unless the record is skipped or poison.
-    pub fn event(&self, index: usize) -> Option<&StorableEvent> {
-        match &self.entries.get(index)?.decision {
-            Decision::Store(event) => Some(event),
-            _ => None,
-        }
-    }
-}
-
 /// Forms batches and keeps the records that did not fit for the next one.
 #[derive(Debug, Default)]
 pub struct Batcher {
@@ -93,22 +52,22 @@ impl Batcher {
         self.waiting.extend(records);
     }
 
-    /// Forms the next batch. It is empty only if no record waits.
-    pub fn next(&mut self, limits: BatchLimits, expected: &ExpectedSources) -> Batch {
-        let mut batch = Batch::default();
+    /// Forms the next batch, in the order of the partition. It is empty only if no record waits.
+    pub fn next(&mut self, limits: BatchLimits, expected: &ExpectedSources) -> Vec<Entry> {
+        let mut batch: Vec<Entry> = Vec::new();
         let mut bytes = 0_usize;
-        while batch.entries.len() < limits.records.max(1)
+        while batch.len() < limits.records.max(1)
             && let Some(record) = self.waiting.pop_front()
         {
             let decision = Decision::of(&record, expected);
             if let Decision::Store(event) = &decision {
                 bytes += event.document.as_bytes().len() + STATEMENT_BYTES;
             }
-            if bytes > limits.bytes && !batch.entries.is_empty() {
+            if bytes > limits.bytes && !batch.is_empty() {
                 self.waiting.push_front(record);
                 break;
             }
-            batch.entries.push(Entry { record, decision });
+            batch.push(Entry { record, decision });
         }
         batch
     }

@@ -82,6 +82,15 @@ impl Assignment {
         self.topics.get_mut(topic)?.get_mut(&partition)
     }
 
+    /// Calls `update` with the worker and the offset of each partition in `list`.
+    fn for_each(&mut self, list: &TopicPartitionList, update: impl Fn(&mut RunningWorker, Offset)) {
+        for element in list.elements() {
+            if let Some(worker) = self.get(element.topic(), element.partition()) {
+                update(worker, element.offset());
+            }
+        }
+    }
+
     fn remove(&mut self, partitions: &[TopicPartition]) -> Vec<RunningWorker> {
         let remove = |(topic, partition): &TopicPartition| self.topics.get_mut(topic)?.remove(partition);
         let removed: Vec<RunningWorker> = partitions.iter().filter_map(remove).collect();
@@ -150,15 +159,13 @@ impl Workers {
     /// Updates the client's positions. Every record below them was pushed to its worker. A stopping
     /// worker receives no records any more, so its position is ignored.
     pub fn set_positions(&self, positions: &TopicPartitionList) {
-        let mut assignment = self.assignment();
-        for element in positions.elements() {
-            if let Offset::Offset(position) = element.offset()
-                && let Some(worker) = assignment.get(element.topic(), element.partition())
+        self.assignment().for_each(positions, |worker, offset| {
+            if let Offset::Offset(position) = offset
                 && !worker.stop.is_cancelled()
             {
                 worker.view.progress.set_position(position);
             }
-        }
+        });
     }
 
     /// Kafka has no record at `position` of a partition; the client continues at the beginning.
@@ -189,14 +196,11 @@ impl Workers {
 
     /// Kafka confirmed a commit of these offsets.
     pub fn set_committed(&self, offsets: &TopicPartitionList) {
-        let mut assignment = self.assignment();
-        for element in offsets.elements() {
-            if let (Offset::Offset(offset), Some(worker)) =
-                (element.offset(), assignment.get(element.topic(), element.partition()))
-            {
+        self.assignment().for_each(offsets, |worker, offset| {
+            if let Offset::Offset(offset) = offset {
                 worker.view.progress.set_committed(offset);
             }
-        }
+        });
     }
 
     /// Records the last error of the Kafka client, for `/health`.
@@ -336,12 +340,7 @@ impl Workers {
 
     /// Marks the offsets of a failed commit, so that they are committed again.
     pub fn mark_uncommitted(&self, offsets: &TopicPartitionList) {
-        let mut assignment = self.assignment();
-        for element in offsets.elements() {
-            if let Some(worker) = assignment.get(element.topic(), element.partition()) {
-                worker.passed_to_commit = None;
-            }
-        }
+        self.assignment().for_each(offsets, |worker, _| worker.passed_to_commit = None);
     }
 
     /// Stops the workers of `revoked`: each finishes its current batch or is aborted after

@@ -39,15 +39,15 @@ proptest! {
             let waited = batcher.waiting();
             let batch = batcher.next(limits, &ExpectedSources::All);
             if waited == 0 { break }
-            let taken = batch.entries.len();
-            let total: usize = batch.entries.iter().map(size).sum();
+            let taken = batch.len();
+            let total: usize = batch.iter().map(size).sum();
             prop_assert!(taken >= 1 && taken <= records);
             prop_assert!(total <= bytes || taken == 1);
             if let Some(next) = batcher.waiting.front().filter(|_| taken < records) {
                 let next = Entry { record: next.clone(), decision: Decision::of(next, &ExpectedSources::All) };
                 prop_assert!(total + size(&next) > bytes, "one more record would have fitted");
             }
-            seen.extend(batch.entries.iter().map(|entry| entry.record.offset));
+            seen.extend(batch.iter().map(|entry| entry.record.offset));
         }
         prop_assert_eq!(seen, (0..paddings.len() as i64).collect::<Vec<_>>());
     }
