@@ -23,7 +23,8 @@ pub(super) const MAX_SINGLE_COMMAND_BYTES: usize = (16 << 20) + (12 << 10);
 const INSERT_OVERHEAD_BYTES: usize = 40;
 const UPDATE_OVERHEAD_BYTES: usize = 520;
 
-type Command = Result<RawDocumentBuf, bson::error::Error>;
+/// A command as BSON.
+pub(super) type Command = Result<RawDocumentBuf, bson::error::Error>;
 
 /// An event and the key of its document.
 #[derive(Clone, Copy)]

@@ -37,6 +37,16 @@ struct BatchWriter<'a> {
     probed: bool,
 }
 
+type Result<T, E = TransientError> = std::result::Result<T, E>;
+type Writes = Vec<MergedWrite>;
+
+/// A command that is sent until each event has a reply of its own.
+#[derive(Clone, Copy)]
+enum Operation {
+    Insert,
+    Update,
+}
+
 /// The result of sending one command.
 enum Sent {
     Reply(Reply),
@@ -86,7 +96,7 @@ impl CallContext<'_> {
 
 // Sending commands.
 impl BatchWriter<'_> {
-    async fn write(&mut self) -> Result<(), TransientError> {
+    async fn write(&mut self) -> Result<()> {
         loop {
             let unknown = self.plan.worth_looking_up();
             if !unknown.is_empty() {
@@ -100,7 +110,7 @@ impl BatchWriter<'_> {
         }
     }
 
-    async fn write_unordered(&mut self, writes: Vec<MergedWrite>) -> Result<(), TransientError> {
+    async fn write_unordered(&mut self, writes: Writes) -> Result<()> {
         let mut absent = Vec::new();
         let mut present = Vec::new();
         let mut unknown = Vec::new();
@@ -129,19 +139,105 @@ impl BatchWriter<'_> {
     }
 
     /// Inserts, and returns the writes whose documents exist already.
-    async fn insert(&mut self, writes: Vec<MergedWrite>) -> Result<Vec<MergedWrite>, TransientError> {
+    async fn insert(&mut self, writes: Writes) -> Result<Writes> {
         let mut existing = Vec::new();
         let mut chunks = self.chunks(writes, command::insert_bytes);
-        while let Some(chunk) = chunks.pop() {
-            match self.send_insert(&chunk).await? {
-                Sent::Reply(reply) => existing.extend(self.read_insert(chunk, reply).await?),
-                Sent::Rejected(error) => self.split(chunk, error, EventStatus::Absent, &mut chunks).await?,
-            }
+        while let Some((chunk, reply)) =
+            self.next_reply(&mut chunks, Operation::Insert, EventStatus::Absent).await?
+        {
+            existing.extend(self.read_insert(chunk, reply).await?);
         }
         Ok(existing)
     }
 
-    async fn send_insert(&self, chunk: &[MergedWrite]) -> Result<Sent, TransientError> {
+    /// Updates documents that exist. This batch has already changed `changed` of them.
+    async fn update(&mut self, writes: Writes, mut changed: usize) -> Result<()> {
+        let mut chunks = self.chunks(writes, command::update_bytes);
+        while let Some((chunk, reply)) =
+            self.next_reply(&mut chunks, Operation::Update, EventStatus::Present).await?
+        {
+            let (matched, modified) = (reply.n, reply.n_modified);
+            let done = self.read_update(chunk, reply.errors);
+            fail_if_deleted(&done, matched)?;
+            self.count_updated(done, modified + std::mem::take(&mut changed)).await?;
+        }
+        Ok(())
+    }
+
+    /// Updates documents that may exist and inserts the others. Returns the number of documents
+    /// that existed.
+    async fn update_or_insert(&mut self, writes: Writes) -> Result<usize> {
+        let mut found = 0;
+        let mut chunks = self.chunks(writes, command::update_bytes);
+        while let Some((chunk, reply)) =
+            self.next_reply(&mut chunks, Operation::Update, EventStatus::Absent).await?
+        {
+            let (matched, modified) = (reply.n, reply.n_modified);
+            let mut done = self.read_update(chunk, reply.errors);
+            if matched != done.len() {
+                done = self.insert(done).await?;
+            }
+            found += done.len();
+            // If another writer inserted between the two commands, it is unknown which documents
+            // the update matched. Repeating an update changes nothing more, so the changes of both
+            // commands add up.
+            if matched == done.len() {
+                self.count_updated(done, modified).await?;
+            } else {
+                self.update(done, modified).await?;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Sends chunks until one gets a reply, and returns both; `None` if no chunk is left. A command
+    /// that was rejected for one of its documents is sent again in halves. An event that was alone
+    /// in its command is the rejected one, and its status is then `if_rejected`.
+    async fn next_reply(
+        &mut self,
+        chunks: &mut Vec<Writes>,
+        operation: Operation,
+        if_rejected: EventStatus,
+    ) -> Result<Option<(Writes, Reply)>> {
+        while let Some(mut chunk) = chunks.pop() {
+            let sent = match operation {
+                Operation::Insert => self.send_insert(&chunk).await?,
+                Operation::Update => self.send_update(&chunk, false).await?,
+            };
+            match sent {
+                Sent::Reply(reply) => return Ok(Some((chunk, reply))),
+                Sent::Rejected(error) if chunk.len() == 1 => {
+                    self.reject_single(chunk[0].sent, error, if_rejected).await?;
+                }
+                Sent::Rejected(_) => {
+                    let half = chunk.split_off(chunk.len() / 2);
+                    chunks.extend([half, chunk]);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Sends the first of these events that fit into one ordered command. The next round sends the
+    /// events after an error.
+    async fn write_ordered(&mut self, events: &[usize]) -> Result<()> {
+        let writes = events.iter().map(|index| MergedWrite::single(*index)).collect();
+        let mut chunk = self.chunks(writes, command::update_bytes).pop().unwrap_or_default();
+        let is_unknown = |index: &usize| !matches!(self.plan.document(*index), DocumentState::Present(..));
+        let unknown = chunk.iter().map(|write| write.sent).filter(is_unknown).collect();
+        self.look_up(unknown, Lookup::Exact).await?;
+        loop {
+            match self.send_update(&chunk, true).await? {
+                Sent::Reply(reply) => return self.read_ordered_update(chunk, reply),
+                Sent::Rejected(_) if chunk.len() > 1 => chunk.truncate(chunk.len() / 2),
+                Sent::Rejected(error) => {
+                    return self.reject_single(chunk[0].sent, error, EventStatus::Present).await;
+                }
+            }
+        }
+    }
+
+    async fn send_insert(&self, chunk: &[MergedWrite]) -> Result<Sent> {
         let CallContext { connection, collection, write_concern, deadline, .. } = self.context;
         let statements = self.statements(chunk);
         if !connection.reads_extended_json(deadline).await?
@@ -155,86 +251,12 @@ impl BatchWriter<'_> {
         self.read(reply, chunk.len())
     }
 
-    /// Updates documents that exist. This batch has already changed `changed` of them.
-    async fn update(&mut self, writes: Vec<MergedWrite>, mut changed: usize) -> Result<(), TransientError> {
-        let mut chunks = self.chunks(writes, command::update_bytes);
-        while let Some(chunk) = chunks.pop() {
-            if let Some((done, reply)) = self.send_update(chunk, EventStatus::Present, &mut chunks).await? {
-                fail_if_deleted(&done, &reply)?;
-                self.count_updated(done, reply.n_modified + std::mem::take(&mut changed)).await?;
-            }
-        }
-        Ok(())
+    async fn send_update(&self, chunk: &[MergedWrite], ordered: bool) -> Result<Sent> {
+        let command = command::update(&self.context, ordered, &self.statements(chunk));
+        self.send(command, chunk.len()).await
     }
 
-    /// Updates documents that may exist and inserts the others. Returns the number of documents
-    /// that existed.
-    async fn update_or_insert(&mut self, writes: Vec<MergedWrite>) -> Result<usize, TransientError> {
-        let mut found = 0;
-        let mut chunks = self.chunks(writes, command::update_bytes);
-        while let Some(chunk) = chunks.pop() {
-            let updated = self.send_update(chunk, EventStatus::Absent, &mut chunks).await?;
-            let Some((mut done, reply)) = updated else { continue };
-            if reply.n != done.len() {
-                done = self.insert(done).await?;
-            }
-            found += done.len();
-            // If another writer inserted between the two commands, it is unknown which documents
-            // the update matched. Repeating an update changes nothing more, so the changes of both
-            // commands add up.
-            if reply.n == done.len() {
-                self.count_updated(done, reply.n_modified).await?;
-            } else {
-                self.update(done, reply.n_modified).await?;
-            }
-        }
-        Ok(found)
-    }
-
-    /// Sends an unordered update, and returns the writes that were not rejected. Returns `None` if
-    /// the command was rejected for one of its documents: its halves are then in `chunks`, or its
-    /// only event has the status `if_rejected`.
-    async fn send_update(
-        &mut self,
-        chunk: Vec<MergedWrite>,
-        if_rejected: EventStatus,
-        chunks: &mut Vec<Vec<MergedWrite>>,
-    ) -> Result<Option<(Vec<MergedWrite>, Reply)>, TransientError> {
-        let command = command::update(&self.context, false, &self.statements(&chunk));
-        match self.send(command, chunk.len()).await? {
-            Sent::Reply(mut reply) => Ok(Some((self.read_update(chunk, &mut reply), reply))),
-            Sent::Rejected(error) => {
-                self.split(chunk, error, if_rejected, chunks).await?;
-                Ok(None)
-            }
-        }
-    }
-
-    /// Sends the first of these events that fit into one ordered command. The next round sends the
-    /// events after an error.
-    async fn write_ordered(&mut self, events: &[usize]) -> Result<(), TransientError> {
-        let writes = events.iter().map(|index| MergedWrite::single(*index)).collect();
-        let mut chunk = self.chunks(writes, command::update_bytes).pop().unwrap_or_default();
-        let is_unknown = |index: &usize| !matches!(self.plan.document(*index), DocumentState::Present(..));
-        let unknown = chunk.iter().map(|write| write.sent).filter(is_unknown).collect();
-        self.look_up(unknown, Lookup::Exact).await?;
-        loop {
-            let command = command::update(&self.context, true, &self.statements(&chunk));
-            match self.send(command, chunk.len()).await? {
-                Sent::Reply(reply) => return self.read_ordered_update(chunk, reply),
-                Sent::Rejected(_) if chunk.len() > 1 => chunk.truncate(chunk.len() / 2),
-                Sent::Rejected(error) => {
-                    return self.reject_single(chunk[0].sent, error, EventStatus::Present).await;
-                }
-            }
-        }
-    }
-
-    async fn send(
-        &self,
-        command: Result<RawDocumentBuf, bson::error::Error>,
-        sent: usize,
-    ) -> Result<Sent, TransientError> {
+    async fn send(&self, command: command::Command, sent: usize) -> Result<Sent> {
         let command = command.map_err(CallError::from)?;
         let bytes = command.as_bytes().len();
         if bytes > command::MAX_SINGLE_COMMAND_BYTES {
@@ -247,7 +269,7 @@ impl BatchWriter<'_> {
         self.read(self.context.connection.write(command, self.context.deadline).await, sent)
     }
 
-    fn read(&self, reply: Result<Document, CallError>, sent: usize) -> Result<Sent, TransientError> {
+    fn read(&self, reply: Result<Document, CallError>, sent: usize) -> Result<Sent> {
         match reply {
             Ok(reply) => Ok(Sent::Reply(Reply::read(&reply, sent)?)),
             Err(CallError::Rejected(error)) if error.may_concern_one_document() => Ok(Sent::Rejected(error)),
@@ -258,32 +280,10 @@ impl BatchWriter<'_> {
         }
     }
 
-    /// Has both halves of a rejected command sent again. An event that was alone in its command is
-    /// the rejected one.
-    async fn split(
-        &mut self,
-        mut chunk: Vec<MergedWrite>,
-        error: CommandError,
-        status: EventStatus,
-        chunks: &mut Vec<Vec<MergedWrite>>,
-    ) -> Result<(), TransientError> {
-        if chunk.len() == 1 {
-            return self.reject_single(chunk[0].sent, error, status).await;
-        }
-        let half = chunk.split_off(chunk.len() / 2);
-        chunks.extend([half, chunk]);
-        Ok(())
-    }
-
     /// Rejects or postpones an event that was alone in its command. An unlisted code may also mean
     /// an outage. Every other event of the batch would then be rejected too, so a probe is sent
     /// first.
-    async fn reject_single(
-        &mut self,
-        index: usize,
-        error: CommandError,
-        status: EventStatus,
-    ) -> Result<(), TransientError> {
+    async fn reject_single(&mut self, index: usize, error: CommandError, status: EventStatus) -> Result<()> {
         if error.class() == ErrorClass::Permanent {
             self.reject(index, error, status);
             return Ok(());
@@ -300,13 +300,9 @@ impl BatchWriter<'_> {
     }
 
     /// Cuts writes into chunks that each fit into a command. The first chunk is the last element.
-    fn chunks(
-        &self,
-        writes: Vec<MergedWrite>,
-        bytes: fn(&Statement<'_>, &UpsertKeys) -> usize,
-    ) -> Vec<Vec<MergedWrite>> {
+    fn chunks(&self, writes: Writes, bytes: fn(&Statement<'_>, &UpsertKeys) -> usize) -> Vec<Writes> {
         let CallContext { keys, command_bytes, .. } = self.context;
-        let mut chunks: Vec<Vec<MergedWrite>> = Vec::new();
+        let mut chunks: Vec<Writes> = Vec::new();
         let mut room = 0;
         for write in writes {
             let needed = bytes(&self.statement(&write), keys);
@@ -335,11 +331,7 @@ impl BatchWriter<'_> {
 // Deriving the outcome of each event from the replies.
 impl BatchWriter<'_> {
     /// Counts the inserted events and returns the writes whose documents exist already.
-    async fn read_insert(
-        &mut self,
-        chunk: Vec<MergedWrite>,
-        reply: Reply,
-    ) -> Result<Vec<MergedWrite>, TransientError> {
+    async fn read_insert(&mut self, chunk: Writes, reply: Reply) -> Result<Writes> {
         if reply.n + reply.errors.len() != chunk.len() {
             return Err(TransientError::new("the reply to an insert does not cover all documents"));
         }
@@ -387,10 +379,7 @@ impl BatchWriter<'_> {
     /// A rejected insert is permanent only if there is no document. A document older than a
     /// validator may still accept an update. If a document collides in several indexes, the error
     /// names only one of them.
-    async fn resolve_doubtful(
-        &mut self,
-        doubtful: Vec<(MergedWrite, StatementError)>,
-    ) -> Result<Vec<MergedWrite>, TransientError> {
+    async fn resolve_doubtful(&mut self, doubtful: Vec<(MergedWrite, StatementError)>) -> Result<Writes> {
         let indexes: Vec<usize> = doubtful.iter().map(|(write, _)| write.sent).collect();
         let versions = self.find_versions(&indexes, Lookup::Exact).await?;
         let mut existing = Vec::new();
@@ -411,9 +400,9 @@ impl BatchWriter<'_> {
     }
 
     /// Rejects or postpones the writes that an update rejected, and returns the other writes.
-    fn read_update(&mut self, chunk: Vec<MergedWrite>, reply: &mut Reply) -> Vec<MergedWrite> {
+    fn read_update(&mut self, chunk: Writes, errors: Vec<StatementError>) -> Writes {
         let mut done = Vec::with_capacity(chunk.len());
-        for (write, error) in with_errors(chunk, std::mem::take(&mut reply.errors)) {
+        for (write, error) in with_errors(chunk, errors) {
             match error.map(|error| error.cause) {
                 None => done.push(write),
                 Some(error) if error.class() == ErrorClass::Transient => self.postpone(write.sent, error),
@@ -427,7 +416,7 @@ impl BatchWriter<'_> {
     /// Counts the events of updates that changed `changed` documents. If fewer changed than could
     /// have, the versions are looked up. Versions never decrease, so a document that is newer now
     /// superseded its event.
-    async fn count_updated(&mut self, done: Vec<MergedWrite>, changed: usize) -> Result<(), TransientError> {
+    async fn count_updated(&mut self, done: Writes, changed: usize) -> Result<()> {
         let undecided: Vec<usize> = done.iter().filter_map(MergedWrite::undecided).collect();
         let predicted: Vec<usize> =
             done.iter().filter(|write| write.changes).map(|write| write.sent).collect();
@@ -453,14 +442,10 @@ impl BatchWriter<'_> {
 
     /// Counts the events of an ordered update up to its first error. Each event was compared with
     /// the document that the previous events left.
-    fn read_ordered_update(
-        &mut self,
-        mut chunk: Vec<MergedWrite>,
-        mut reply: Reply,
-    ) -> Result<(), TransientError> {
+    fn read_ordered_update(&mut self, mut chunk: Writes, reply: Reply) -> Result<()> {
         chunk.truncate(reply.errors.first().map_or(chunk.len(), |error| error.position + 1));
-        let done = self.read_update(chunk, &mut reply);
-        fail_if_deleted(&done, &reply)?;
+        let done = self.read_update(chunk, reply.errors);
+        fail_if_deleted(&done, reply.n)?;
         let mut superseded = 0;
         for write in &done {
             superseded += usize::from(self.is_superseded(write.sent));
@@ -527,7 +512,7 @@ impl BatchWriter<'_> {
 impl BatchWriter<'_> {
     /// Looks the versions of these events' documents up. A document that [`Lookup::OneQuery`]
     /// missed counts as absent; an insert then fails with a duplicate key.
-    async fn look_up(&mut self, mut indexes: Vec<usize>, lookup: Lookup) -> Result<(), TransientError> {
+    async fn look_up(&mut self, mut indexes: Vec<usize>, lookup: Lookup) -> Result<()> {
         indexes.sort_unstable_by_key(|index| self.plan.key_number(*index));
         indexes.dedup_by_key(|index| self.plan.key_number(*index));
         let versions = self.find_versions(&indexes, lookup).await?;
@@ -599,8 +584,8 @@ impl BatchWriter<'_> {
 }
 
 /// Fails if a document that was known to exist is gone: its event is not finished.
-fn fail_if_deleted(done: &[MergedWrite], reply: &Reply) -> Result<(), TransientError> {
-    if reply.n == done.len() {
+fn fail_if_deleted(done: &[MergedWrite], matched: usize) -> Result<()> {
+    if matched == done.len() {
         return Ok(());
     }
     Err(TransientError::new("documents that existed were deleted before their update"))
@@ -608,7 +593,7 @@ fn fail_if_deleted(done: &[MergedWrite], reply: &Reply) -> Result<(), TransientE
 
 /// The statements of a command, each with its error if it failed.
 fn with_errors(
-    chunk: Vec<MergedWrite>,
+    chunk: Writes,
     errors: Vec<StatementError>,
 ) -> impl Iterator<Item = (MergedWrite, Option<StatementError>)> {
     let mut errors = errors.into_iter().peekable();
