@@ -6,7 +6,6 @@
 //! That command waits for a running build and changes nothing if the index is finished. Each check
 //! sends it again, because an index may be dropped and rebuilt between two checks.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bson::{Document, RawDocumentBuf, doc};
@@ -48,7 +47,7 @@ impl IndexBuild<'_> {
         let has_options = self.has_rejecting_options().await?;
         let existing = self.list_indexes(false).await?;
         let has_rules = has_options || index::user_indexes_may_reject(keys, &existing);
-        collection.merges_events.store(!has_rules, Ordering::Relaxed);
+        collection.state().merges_events = !has_rules;
         let missing =
             index::missing_indexes(keys, &existing).map_err(|name| self.conflicting_index(&name))?;
         match (index::listed_unique_index(keys, &existing), missing.unique) {
@@ -56,7 +55,7 @@ impl IndexBuild<'_> {
             (None, Some(unique)) => self.build_unique(&unique, in_replica_set).await?,
             (None, None) => {}
         }
-        if missing.lookups.is_empty() || collection.lookup_indexes_given_up.load(Ordering::Relaxed) {
+        if missing.lookups.is_empty() || collection.state().lookup_indexes_given_up {
             return Ok(());
         }
         self.build_lookups(&missing.lookups, in_replica_set).await
@@ -125,7 +124,7 @@ impl IndexBuild<'_> {
                 return Err(self.build_failed(error, &names.join(",")));
             }
         };
-        collection.lookup_indexes_given_up.store(true, Ordering::Relaxed);
+        collection.state().lookup_indexes_given_up = true;
         tracing::warn!(collection = collection.name, error, "look-up index cannot be built");
         Ok(())
     }

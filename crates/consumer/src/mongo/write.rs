@@ -7,7 +7,6 @@
 //! is *superseded* if the stored document is newer, else *unchanged*.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
 
 use bson::{Document, RawDocumentBuf};
 use events::StorableEvent;
@@ -70,10 +69,7 @@ pub(super) async fn write_batch<'a>(
     events: &'a [&'a StorableEvent],
 ) -> BatchOutcome {
     let keys: Vec<Key<'a>> = events.iter().map(|event| context.keys.key_of(event)).collect();
-    let plan = WritePlan::new(
-        keys.iter().map(Key::identity),
-        context.collection.merges_events.load(Ordering::Relaxed),
-    );
+    let plan = WritePlan::new(keys.iter().map(Key::identity), context.collection.state().merges_events);
     let mut writer =
         BatchWriter { context, events, keys, plan, outcome: BatchOutcome::default(), probed: false };
     let written = writer.write().await;
@@ -121,9 +117,10 @@ impl BatchWriter<'_> {
                 DocumentState::Present(..) => present.push(write),
             }
         }
-        let strategy = &self.context.collection.write_strategy;
+        let collection = self.context.collection;
         let events = unknown.len();
-        let found = if strategy.updates_first() {
+        let updates_first = collection.state().write_strategy.updates_first;
+        let found = if updates_first {
             let found = self.update_or_insert(unknown).await?;
             present.extend(self.insert(absent).await?);
             found
@@ -134,7 +131,7 @@ impl BatchWriter<'_> {
             present.extend(existing);
             found
         };
-        strategy.observe(found.min(events), events);
+        collection.state().write_strategy.observe(found.min(events), events);
         self.update(present, 0).await
     }
 
