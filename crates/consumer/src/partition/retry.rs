@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::kafka::dead_letters::Cause;
-use crate::mongo::{BatchOutcome, MAX_DOUBLINGS};
+use crate::mongo::{BatchOutcome, MAX_DOUBLINGS, TransientError};
 
 /// Minimum time from the first rejection of a record to its dead letter.
 pub const UNLISTED_GRACE: Duration = Duration::from_secs(60);
@@ -102,19 +102,6 @@ pub struct BatchSize {
     doublings: AtomicU32,
 }
 
-/// The result of a write, as far as it affects the size of the next one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WriteResult {
-    /// All records are finished.
-    Complete,
-    TimedOut {
-        /// Whether the server replies to other calls.
-        server_answers: bool,
-    },
-    /// Another error, against which neither fewer records nor more time help.
-    Failed,
-}
-
 impl BatchSize {
     /// Starts with `max_records` records per write.
     pub fn new(max_records: usize) -> Self {
@@ -131,21 +118,21 @@ impl BatchSize {
         if records == 1 { self.doublings.load(Ordering::Relaxed) } else { 0 }
     }
 
-    /// Adapts to the result of a write of `records` records.
-    pub fn update(&self, records: usize, result: WriteResult) {
-        match result {
-            WriteResult::Complete => {
-                self.records.store((self.records() * 2).min(self.max_records), Ordering::Relaxed);
-                self.doublings.store(0, Ordering::Relaxed);
+    /// Adapts to a write of `records` records: `error` says why records are unfinished, and
+    /// `server_answers` whether the server replies to other calls. Neither fewer records nor more
+    /// time help against an error that is no timeout.
+    pub fn update(&self, records: usize, error: Option<&TransientError>, server_answers: bool) {
+        let Some(error) = error else {
+            self.records.store((self.records() * 2).min(self.max_records), Ordering::Relaxed);
+            self.doublings.store(0, Ordering::Relaxed);
+            return;
+        };
+        if error.timed_out {
+            self.records.store((records / 2).max(1), Ordering::Relaxed);
+            if records == 1 && server_answers {
+                let doublings = self.doublings.load(Ordering::Relaxed);
+                self.doublings.store((doublings + 1).min(MAX_DOUBLINGS), Ordering::Relaxed);
             }
-            WriteResult::TimedOut { server_answers } => {
-                self.records.store((records / 2).max(1), Ordering::Relaxed);
-                if records == 1 && server_answers {
-                    let doublings = self.doublings.load(Ordering::Relaxed);
-                    self.doublings.store((doublings + 1).min(MAX_DOUBLINGS), Ordering::Relaxed);
-                }
-            }
-            WriteResult::Failed => {}
         }
     }
 }
@@ -153,7 +140,7 @@ impl BatchSize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mongo::{Counts, Rejected, TransientError};
+    use crate::mongo::{Counts, Rejected};
 
     fn outcome(index: usize, others: u64, written: u64) -> BatchOutcome {
         let error = TransientError { reason: "rejected for now".into(), timed_out: false };
@@ -223,20 +210,21 @@ mod tests {
     #[test]
     fn timeouts_halve_the_batch_to_one_record_then_double_the_deadline() {
         let size = BatchSize::new(4);
-        let slow = WriteResult::TimedOut { server_answers: true };
+        let error = |timed_out| TransientError { reason: "no reply".into(), timed_out };
+        let (slow, failed) = (error(true), error(false));
         for expected in [2, 1, 1] {
             assert_eq!(size.doublings(size.records()), 0);
-            size.update(size.records(), slow);
+            size.update(size.records(), Some(&slow), true);
             assert_eq!(size.records(), expected);
         }
-        size.update(1, WriteResult::Failed);
+        size.update(1, Some(&failed), true);
         assert_eq!((size.records(), size.doublings(1), size.doublings(2)), (1, 1, 0));
-        size.update(1, WriteResult::TimedOut { server_answers: false });
+        size.update(1, Some(&slow), false);
         assert_eq!(size.doublings(1), 1, "no doubling while the server is unavailable");
-        (0..10).for_each(|_| size.update(1, slow));
+        (0..10).for_each(|_| size.update(1, Some(&slow), true));
         assert_eq!(size.doublings(1), MAX_DOUBLINGS);
         for expected in [2, 4, 4] {
-            size.update(size.records(), WriteResult::Complete);
+            size.update(size.records(), None, true);
             assert_eq!((size.records(), size.doublings(1)), (expected, 0));
         }
     }

@@ -25,7 +25,7 @@ use crate::mongo::{BatchOutcome, Rejected, Store, StoreState, TransientError};
 use crate::partition::batch::{BatchLimits, Batcher, Decision, Entry, ExpectedSources};
 use crate::partition::progress::{Progress, WaitReason};
 use crate::partition::queue::{RecordQueue, SetAsideReply, SetAsideRequest};
-use crate::partition::retry::{BatchSize, RetryDecision, UnlistedCodeRetry, WriteResult, take_rejected};
+use crate::partition::retry::{BatchSize, RetryDecision, UnlistedCodeRetry, take_rejected};
 
 const MIN_BACKOFF: Duration = Duration::from_millis(50);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
@@ -301,7 +301,8 @@ impl Worker {
             causes.extend(applied.rejected.into_iter().map(|r| (chunk[r.index], Cause::from(r))));
             self.dead_letter_all(batch, causes).await?;
             applied.unfinished.iter().rev().for_each(|&index| todo.push_front(chunk[index]));
-            self.batch_size.update(count, self.write_result(applied.error.as_ref()));
+            let server_answers = self.context.store.server_answers();
+            self.batch_size.update(count, applied.error.as_ref(), server_answers);
             if applied.unfinished.len() < count {
                 backoff.reset();
             }
@@ -405,16 +406,6 @@ impl Worker {
     fn mark_finished(&self, batch: &CurrentBatch, indexes: &[usize]) {
         batch.finish(indexes);
         self.progress.finish(indexes.iter().map(|&index| batch.first_sequence + index as u64));
-    }
-
-    fn write_result(&self, error: Option<&TransientError>) -> WriteResult {
-        match error {
-            None => WriteResult::Complete,
-            Some(error) if error.timed_out => {
-                WriteResult::TimedOut { server_answers: self.context.store.server_answers() }
-            }
-            Some(_) => WriteResult::Failed,
-        }
     }
 
     async fn wait_before_retry(

@@ -248,7 +248,7 @@ impl Workers {
     }
 
     fn start_worker(&self, (topic, partition): TopicPartition, earlier: FinishedOffsets) -> RunningWorker {
-        let repeated = self.context.metrics.repeated();
+        let repeated = self.context.metrics.repeated.clone();
         let progress = Arc::new(Progress::new(topic, partition, earlier, repeated));
         let (set_aside, requests) = unbounded_channel();
         let view = PartitionView { progress, queue: Arc::default(), set_aside };
