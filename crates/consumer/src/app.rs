@@ -111,7 +111,8 @@ impl App {
         let background = CancellationToken::new();
         let _stops_with_app = background.clone().drop_guard();
         let tasks = Supervisor::new(&stop);
-        // Declared after the other guard, so dropped before it. The end of the tasks is then planned.
+        // Declared after the other guard, so dropped before it. The end of the tasks is then
+        // planned.
         let _planned_end = tasks.stop_token().clone().drop_guard();
         let admin_client = self.config.topic_admin();
         let (kafka, maintenance) =

@@ -168,14 +168,15 @@ impl Config {
             // A dead member is detected after 10 s; three heartbeats fit into that time.
             ("session.timeout.ms", "10000"),
             ("heartbeat.interval.ms", "3000"),
-            // A partition that was just assigned or resumed waits for the fetch that is in progress at
-            // its broker. The default is 500 ms. Available records are sent at once in any case.
+            // A partition that was just assigned or resumed waits for the fetch that is in progress
+            // at its broker. The default is 500 ms. Available records are sent at once in any case.
             ("fetch.wait.max.ms", "100"),
-            // The default pauses a partition's fetches for a second whenever the local queue is full.
+            // The default pauses a partition's fetches for a second whenever the local queue is
+            // full.
             ("fetch.queue.backoff.ms", "20"),
             ("fetch.error.backoff.ms", "100"),
-            // Memory limits: bytes per partition, bytes per response, and bytes and records that wait
-            // for a poll, over all partitions.
+            // Memory limits: bytes per partition, bytes per response, and bytes and records that
+            // wait for a poll, over all partitions.
             ("fetch.message.max.bytes", "1048576"),
             ("fetch.max.bytes", "8388608"),
             ("queued.max.messages.kbytes", "8192"),

@@ -6,8 +6,8 @@
 //! Kafka deletes a group's offsets of a topic together with the topic. A recreated topic has the
 //! same name and starts at offset 0. A client that missed the deletion stays at its old position
 //! and skips records that were never read. A commit at that position would hide this for good. So
-//! each commit first reads the committed offsets back. If Kafka no longer has them, all commits fail
-//! from then on, and the reader replaces the client by one that starts at the beginning.
+//! each commit first reads the committed offsets back. If Kafka no longer has them, all commits
+//! fail from then on, and the reader replaces the client by one that starts at the beginning.
 
 use std::collections::HashSet;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -228,8 +228,8 @@ mod tests {
         config.create_with_context(GroupMember { workers, committer, rebootstrap }).unwrap()
     }
 
-    /// Simulates the threads that work on one partition. Steps during a commit run inside that commit.
-    /// The broker is simulated too, so that no offsets are left for a real one.
+    /// Simulates the threads that work on one partition. Steps during a commit run inside that
+    /// commit. The broker is simulated too, so that no offsets are left for a real one.
     struct Simulation<'a> {
         consumer: &'a BaseConsumer<GroupMember>,
         workers: &'a Workers,

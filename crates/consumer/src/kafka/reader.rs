@@ -251,7 +251,8 @@ impl Reader {
                 }
                 Err(TryRecvError::Empty) => {}
             }
-            // Lets a rebalance continue. A record that this returns is read again by the next owner.
+            // Lets a rebalance continue. A record that this returns is read again by the next
+            // owner.
             _ = client.consumer.poll(Duration::from_millis(10));
         }
         tracing::warn!("final commit was not confirmed, some records may be processed again");
@@ -316,7 +317,8 @@ impl Client {
             Arc::clone(&reader.workers),
         )
         .map_err(thread_error)?;
-        // Declared after the commit thread, so dropped before it if the next thread cannot be created.
+        // Declared after the commit thread, so dropped before it if the next thread cannot be
+        // created.
         let planned_end = planned_end.drop_guard();
         let lag_monitor = LagMonitor::start(&tasks, Arc::clone(&consumer), Arc::clone(&reader.workers))
             .map_err(thread_error)?;

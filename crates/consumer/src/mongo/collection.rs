@@ -302,7 +302,8 @@ pub(super) fn cannot_be_written(collection: &str, cause: &str) -> String {
 /// Updates are sent first while the share of existing documents is above this value.
 const UPDATES_FIRST_ABOVE: f64 = 0.75;
 /// Inserts are sent first again below this value. Between the two values, inserts first and updates
-/// first cost about the same (figures: `docs/adr/0001-choose-the-first-command-by-recent-replies.md`).
+/// first cost about the same (figures:
+/// `docs/adr/0001-choose-the-first-command-by-recent-replies.md`).
 const INSERTS_FIRST_BELOW: f64 = 0.5;
 /// So many events have the same weight as all events before them.
 const MEMORY_EVENTS: f64 = 500.0;

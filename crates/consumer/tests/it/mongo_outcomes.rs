@@ -1,6 +1,6 @@
-//! Each event has one outcome, whichever commands wrote it. Permanent rejections are reported record
-//! by record, and the other records are stored (G5). Large records, slow replies and old servers
-//! decide the size of commands and their deadlines.
+//! Each event has one outcome, whichever commands wrote it. Permanent rejections are reported
+//! record by record, and the other records are stored (G5). Large records, slow replies and old
+//! servers decide the size of commands and their deadlines.
 
 use std::time::Duration;
 
