@@ -6,8 +6,8 @@
 //! - A worker takes the queued records as its next `partition::batch` and decides what to do with
 //!   each record (`Decision::of`, a pure function).
 //! - It writes events to MongoDB and produces dead letters (`kafka::dead_letters`).
-//! - It marks finished records in `partition::offsets`, and the thread of `kafka::commits` commits no
-//!   offset beyond them.
+//! - It marks finished records in `partition::offsets`, and the thread of `kafka::commits` commits
+//!   no offset beyond them.
 //! - Workers run concurrently and do not wait for each other.
 //!
 //! Servers can be unavailable for any time: no record is dropped, the process continues, and memory
