@@ -8,7 +8,8 @@
 
 use std::time::Duration;
 
-use bson::{Document, RawDocumentBuf, doc};
+use bson::raw::cstr;
+use bson::{Document, RawDocumentBuf, doc, rawdoc};
 
 use super::collection::{self, CallContext, NotReady};
 use super::connection::{StoreState, first_batch};
@@ -63,10 +64,7 @@ impl IndexBuild<'_> {
 
     async fn build_unique(&self, unique: &IndexSpec, in_replica_set: bool) -> Result<(), NotReady> {
         let built = self.create_indexes(std::slice::from_ref(unique), in_replica_set, true).await;
-        built.map_err(|error| {
-            self.context.connection.record_error(&error);
-            self.build_failed(error, &unique.name)
-        })?;
+        built.map_err(|error| self.build_failed(error, &unique.name))?;
         tracing::info!(collection = self.context.collection.name, names = unique.name, "indexes built");
         Ok(())
     }
@@ -80,10 +78,7 @@ impl IndexBuild<'_> {
         match self.create_indexes(std::slice::from_ref(listed), in_replica_set, durable).await {
             Ok(()) => {}
             Err(error @ CallError::Unauthorized(_)) => self.trust_listed_index(error, &listed.name).await?,
-            Err(error) => {
-                self.context.connection.record_error(&error);
-                return Err(self.build_failed(error, &listed.name));
-            }
+            Err(error) => return Err(self.build_failed(error, &listed.name)),
         }
         if !self.confirmed && listed.specification.get_bool("hidden").unwrap_or(false) {
             let (collection, index) = (&*self.context.collection.name, &*listed.name);
@@ -119,10 +114,7 @@ impl IndexBuild<'_> {
             }
             Err(CallError::Rejected(error)) if CANNOT_BUILD.contains(&error.code) => error.code_name,
             Err(CallError::Unauthorized(reason)) => reason,
-            Err(error) => {
-                self.context.connection.record_error(&error);
-                return Err(self.build_failed(error, &names.join(",")));
-            }
+            Err(error) => return Err(self.build_failed(error, &names.join(","))),
         };
         collection.state().lookup_indexes_given_up = true;
         tracing::warn!(collection = collection.name, error, "look-up index cannot be built");
@@ -133,8 +125,8 @@ impl IndexBuild<'_> {
     /// validator. Without the right to list collections, assumes that it has.
     async fn has_rejecting_options(&self) -> Result<bool, NotReady> {
         let CallContext { connection, collection, deadline, .. } = self.context;
-        let command = doc! { "listCollections": 1, "filter": { "name": &collection.name }, "cursor": {} };
-        let command = RawDocumentBuf::try_from(&command).map_err(|error| self.not_ready(error.into()))?;
+        let name = collection.name.as_str();
+        let command = rawdoc! { "listCollections": 1, "filter": { "name": name }, "cursor": {} };
         let reply = match connection.run(command, deadline).await {
             Err(CallError::Unauthorized(_)) => return Ok(true),
             reply => reply.map_err(|error| self.not_ready(error))?,
@@ -157,11 +149,11 @@ impl IndexBuild<'_> {
     /// of an index that is being built in `spec`.
     async fn list_indexes(&self, mark_builds: bool) -> Result<Vec<Document>, NotReady> {
         let CallContext { connection, collection, deadline, .. } = self.context;
-        let mut command = doc! { "listIndexes": &collection.name, "cursor": { "batchSize": 1000 } };
+        let mut command =
+            rawdoc! { "listIndexes": collection.name.as_str(), "cursor": { "batchSize": 1000 } };
         if mark_builds {
-            command.insert("includeBuildUUIDs", true);
+            command.append(cstr!("includeBuildUUIDs"), true);
         }
-        let command = RawDocumentBuf::try_from(&command).map_err(|error| self.not_ready(error.into()))?;
         match connection.call(command, deadline).await {
             Err(CallError::Rejected(error)) if error.code == NAMESPACE_NOT_FOUND => Ok(Vec::new()),
             reply => reply
@@ -215,6 +207,7 @@ impl IndexBuild<'_> {
 
     fn build_failed(&self, error: CallError, index: &str) -> NotReady {
         let CallContext { connection, keys, collection, .. } = self.context;
+        connection.record_error(&error);
         match error {
             CallError::TimedOut(_) => self.build_in_progress(index),
             CallError::Rejected(error) if BUILD_IN_PROGRESS.contains(&error.code) => {
