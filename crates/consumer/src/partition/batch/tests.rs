@@ -7,6 +7,52 @@ use kept::{kept, near, shown};
 #[path = "../../../../events/tests/it/kept.rs"]
 mod kept;
 
+fn record(offset: usize, padding: usize) -> Record {
+    let value = format!(
+        r#"{{"id":"{offset}","source":"s","timestamp":1,"ingested_at":1,"payload":{{"p":"{}"}}}}"#,
+        "x".repeat(padding)
+    );
+    Record::new(offset as i64, Some(1), None, Some(value.as_bytes()), std::iter::empty)
+}
+
+fn size(entry: &Entry) -> usize {
+    match &entry.decision {
+        Decision::Store(event) => event.document.as_bytes().len() + STATEMENT_BYTES,
+        _ => 0,
+    }
+}
+
+proptest! {
+    #[test]
+    fn batches_keep_the_order_and_are_as_full_as_the_limits_allow(
+        paddings in prop::collection::vec(0_usize..3000, 1..40),
+        arrivals in prop::collection::vec(1_usize..10, 1..10),
+        records in 1_usize..8,
+        bytes in 1_usize..8000,
+    ) {
+        let limits = BatchLimits { records, bytes };
+        let mut input = paddings.iter().enumerate().map(|(offset, &padding)| record(offset, padding));
+        let mut batcher = Batcher::default();
+        let mut seen = Vec::new();
+        for arrived in arrivals.into_iter().cycle() {
+            batcher.add(input.by_ref().take(arrived));
+            let waited = batcher.waiting();
+            let batch = batcher.next(limits, &ExpectedSources::All);
+            if waited == 0 { break }
+            let taken = batch.len();
+            let total: usize = batch.iter().map(size).sum();
+            prop_assert!(taken >= 1 && taken <= records);
+            prop_assert!(total <= bytes || taken == 1);
+            if let Some(next) = batcher.waiting.front().filter(|_| taken < records) {
+                let next = Entry { record: next.clone(), decision: Decision::of(next, &ExpectedSources::All) };
+                prop_assert!(total + size(&next) > bytes, "one more record would have fitted");
+            }
+            seen.extend(batch.iter().map(|entry| entry.record.offset));
+        }
+        prop_assert_eq!(seen, (0..paddings.len() as i64).collect::<Vec<_>>());
+    }
+}
+
 fn decision(value: Option<&[u8]>) -> Decision {
     let record = Record::new(0, Some(5), Some(b"k"), value, std::iter::empty);
     Decision::of(&record, &ExpectedSources::Listed([Source::new("adsbdb").unwrap()].into()))

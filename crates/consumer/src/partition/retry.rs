@@ -1,14 +1,20 @@
-//! Retry of a record that the server rejects with an unlisted code, in a statement or a command of
-//! its own. Whether a retry helps is unknown for such a code. The record is written alone, and
-//! dead-lettered after at least five rejections and [`UNLISTED_GRACE`] if the server accepts other
-//! writes to the collection. A write concern error or a listed transient code never leads to a dead
-//! letter.
+//! How a failed write is retried: with a smaller batch or a longer deadline after a timeout, and
+//! record by record after an unlisted code.
+//!
+//! A timeout halves the batch and a success doubles it. For a single record that times out, the
+//! deadline is doubled instead.
+//!
+//! An unlisted code rejects a record in a statement or a command of its own. Whether a retry helps
+//! is unknown for such a code. The record is written alone, and dead-lettered after at least five
+//! rejections and [`UNLISTED_GRACE`] if the server accepts other writes to the collection. A write
+//! concern error or a listed transient code never leads to a dead letter.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::kafka::dead_letters::Cause;
-use crate::mongo::BatchOutcome;
+use crate::mongo::{BatchOutcome, MAX_DOUBLINGS, TransientError};
 
 /// Minimum time from the first rejection of a record to its dead letter.
 pub const UNLISTED_GRACE: Duration = Duration::from_secs(60);
@@ -88,10 +94,53 @@ pub fn take_rejected(outcome: &mut BatchOutcome) -> Option<Cause> {
     Some(Cause::from(rejected))
 }
 
+/// Batch size control of one worker.
+#[derive(Debug)]
+pub struct BatchSize {
+    max_records: usize,
+    records: AtomicUsize,
+    doublings: AtomicU32,
+}
+
+impl BatchSize {
+    /// Starts with `max_records` records per write.
+    pub fn new(max_records: usize) -> Self {
+        Self { max_records, records: AtomicUsize::new(max_records), doublings: AtomicU32::new(0) }
+    }
+
+    /// Current maximum of records per write.
+    pub fn records(&self) -> usize {
+        self.records.load(Ordering::Relaxed)
+    }
+
+    /// How often the deadline of a write of `records` records is doubled.
+    pub fn doublings(&self, records: usize) -> u32 {
+        if records == 1 { self.doublings.load(Ordering::Relaxed) } else { 0 }
+    }
+
+    /// Adapts to a write of `records` records: `error` says why records are unfinished, and
+    /// `server_answers` whether the server replies to other calls. Neither fewer records nor more
+    /// time help against an error that is no timeout.
+    pub fn update(&self, records: usize, error: Option<&TransientError>, server_answers: bool) {
+        let Some(error) = error else {
+            self.records.store((self.records() * 2).min(self.max_records), Ordering::Relaxed);
+            self.doublings.store(0, Ordering::Relaxed);
+            return;
+        };
+        if error.timed_out {
+            self.records.store((records / 2).max(1), Ordering::Relaxed);
+            if records == 1 && server_answers {
+                let doublings = self.doublings.load(Ordering::Relaxed);
+                self.doublings.store((doublings + 1).min(MAX_DOUBLINGS), Ordering::Relaxed);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mongo::{Counts, Rejected, TransientError};
+    use crate::mongo::{Counts, Rejected};
 
     fn outcome(index: usize, others: u64, written: u64) -> BatchOutcome {
         let error = TransientError { reason: "rejected for now".into(), timed_out: false };
@@ -156,5 +205,27 @@ mod tests {
         let cause = take_rejected(&mut outcome).expect("a cause");
         assert_eq!((cause.class.as_str(), cause.reason.as_str()), ("Location987654", "code 987654: no"));
         assert!(outcome.unfinished.is_empty() && outcome.error.is_none());
+    }
+
+    #[test]
+    fn timeouts_halve_the_batch_to_one_record_then_double_the_deadline() {
+        let size = BatchSize::new(4);
+        let error = |timed_out| TransientError { reason: "no reply".into(), timed_out };
+        let (slow, failed) = (error(true), error(false));
+        for expected in [2, 1, 1] {
+            assert_eq!(size.doublings(size.records()), 0);
+            size.update(size.records(), Some(&slow), true);
+            assert_eq!(size.records(), expected);
+        }
+        size.update(1, Some(&failed), true);
+        assert_eq!((size.records(), size.doublings(1), size.doublings(2)), (1, 1, 0));
+        size.update(1, Some(&slow), false);
+        assert_eq!(size.doublings(1), 1, "no doubling while the server is unavailable");
+        (0..10).for_each(|_| size.update(1, Some(&slow), true));
+        assert_eq!(size.doublings(1), MAX_DOUBLINGS);
+        for expected in [2, 4, 4] {
+            size.update(size.records(), None, true);
+            assert_eq!((size.records(), size.doublings(1)), (expected, 0));
+        }
     }
 }
