@@ -8,7 +8,7 @@ use std::time::Duration;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Client, Response, StatusCode, redirect};
 use serde::Deserialize;
-use service::json::object;
+use service::http::object;
 use url::Url;
 
 use crate::config::Config;
