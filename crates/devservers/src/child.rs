@@ -43,10 +43,9 @@ struct End {
     over: Condvar,
 }
 
-impl End {
-    fn lock(&self) -> MutexGuard<'_, Option<ExitStatus>> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Locks a mutex, even if it is poisoned.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Child {
@@ -84,7 +83,7 @@ impl Child {
 
     /// The exit status; `None` while the process runs.
     pub fn status(&self) -> Option<ExitStatus> {
-        *self.end.lock()
+        *lock(&self.end.status)
     }
 
     /// Sends SIGTERM, and SIGKILL after `grace`.
@@ -107,7 +106,7 @@ impl Child {
     /// Sends SIGKILL and blocks this thread until the process has ended, which takes a moment.
     pub fn kill_now(&self) {
         self.signal(Signal::SIGKILL);
-        let reaped = self.end.lock();
+        let reaped = lock(&self.end.status);
         drop(
             self.end
                 .over
@@ -141,7 +140,7 @@ impl Child {
 
     /// Sends a signal unless the process has ended.
     pub fn signal(&self, signal: Signal) {
-        let status = self.end.lock();
+        let status = lock(&self.end.status);
         if status.is_none()
             && let Err(error) = kill(self.pid, signal)
         {
@@ -176,7 +175,7 @@ fn keep(
     // Waits without reaping, so that the process id stays in use until the lock is held.
     while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(nix::errno::Errno::EINTR) {
     }
-    let mut status = end.lock();
+    let mut status = lock(&end.status);
     *status = Some(child.wait().unwrap_or_default());
     tell.send_replace(*status);
     end.over.notify_all();

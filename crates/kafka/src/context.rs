@@ -69,9 +69,7 @@ impl ClientContext for ConnectionContext {
     fn error(&self, error: KafkaError, reason: &str) {
         // AllBrokersDown follows the failure of each broker and does not contain a cause.
         if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
-            // The duration of the connection is not a part of the cause.
-            let cause = reason.split_once(" (after ").map_or(reason, |(cause, _)| cause);
-            *lock(&self.last_failure) = Some(cause.to_owned());
+            *lock(&self.last_failure) = Some(without_duration(reason).to_owned());
         }
         QuietContext.error(error, reason);
     }
@@ -87,6 +85,11 @@ impl ProducerContext for ConnectionContext {
     type DeliveryOpaque = ();
 
     fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
+}
+
+/// The cause in a text of librdkafka, which also has the duration of the connection.
+pub(crate) fn without_duration(reason: &str) -> &str {
+    reason.split_once(" (after ").map_or(reason, |(cause, _)| cause)
 }
 
 /// Logs a line of librdkafka at debug, with the target `librdkafka`.

@@ -6,7 +6,7 @@
 
 use rdkafka::ClientConfig;
 use rdkafka::admin::AdminClient;
-use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::future_producer::{Delivery, OwnedDeliveryResult};
@@ -341,24 +341,25 @@ pub fn require_offset(delivery: OwnedDeliveryResult) -> Result<Delivery, KafkaEr
 /// The problem, which continues a sentence with the name of the variable. It contains no values of
 /// `properties`.
 pub fn check_producer(config: &ClientConfig, properties: &KafkaProperties) -> Result<(), String> {
-    let created = unconnected(config).create_with_context::<_, AdminClient<QuietContext>>(QuietContext);
-    created.map(drop).map_err(|error| creation_problem(error, properties))
+    check_creation::<AdminClient<QuietContext>>(config, properties)
 }
 
 /// As [`check_producer`], for a consumer.
 ///
 /// # Errors
-/// The problem, which continues a sentence with the name of the variable. It contains no values of
-/// `properties`.
+/// As [`check_producer`].
 pub fn check_consumer(config: &ClientConfig, properties: &KafkaProperties) -> Result<(), String> {
-    let created = unconnected(config).create_with_context::<_, BaseConsumer<QuietContext>>(QuietContext);
-    created.map(drop).map_err(|error| creation_problem(error, properties))
+    check_creation::<BaseConsumer<QuietContext>>(config, properties)
 }
 
-fn unconnected(config: &ClientConfig) -> ClientConfig {
-    let mut config = config.clone();
-    config.remove("bootstrap.servers");
-    config
+fn check_creation<T: FromClientConfigAndContext<QuietContext>>(
+    config: &ClientConfig,
+    properties: &KafkaProperties,
+) -> Result<(), String> {
+    let mut unconnected = config.clone();
+    unconnected.remove("bootstrap.servers");
+    let created = unconnected.create_with_context::<_, T>(QuietContext);
+    created.map(drop).map_err(|error| creation_problem(error, properties))
 }
 
 /// The start of librdkafka's error text for a SASL mechanism that is not built in.

@@ -1,5 +1,7 @@
-//! HTTP between the processes: error bodies, structs from JSON bodies, and the header `Retry-After`.
+//! HTTP between the processes: error bodies, structs from JSON bodies, the header `Retry-After`, and
+//! causes of failed requests.
 
+use std::error::Error;
 use std::fmt;
 use std::marker::PhantomData;
 use std::time::{Duration, SystemTime};
@@ -124,6 +126,12 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
 /// `bytes` is not JSON, not an object, or not a `T`.
 pub fn object<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> serde_json::Result<T> {
     serde_json::from_slice::<Object<T>>(bytes).map(|Object(value)| value)
+}
+
+/// The innermost cause of an error, which states what failed. The outer causes of an HTTP client only
+/// repeat the URL.
+pub fn root_cause<'e>(error: &'e (dyn Error + 'static)) -> &'e (dyn Error + 'static) {
+    error.source().map_or(error, root_cause)
 }
 
 /// Cap of the delay, so that one response cannot stop a client for long.

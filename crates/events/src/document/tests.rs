@@ -1,8 +1,9 @@
 //! Tests of the document, and of the conversion from JSON to BSON.
 
+use bson::spec::ElementType;
 use bson::{Document, RawDocumentBuf, cstr, doc, rawdoc};
 
-use super::{Converter, DocumentBuilder, FEW, MAX_NESTING, Members, Metadata, Number, Writer, kind, number};
+use super::{Converter, DocumentBuilder, FEW, MAX_NESTING, Members, Metadata, Number, Writer, number};
 use crate::{
     fields::{EventId, Millis},
     validation::{Path, Violations},
@@ -260,10 +261,10 @@ fn the_bytes_equal_those_of_the_library() {
     for index in [0, 9, 10, 1234] {
         let item = writer.index(index);
         writer.bytes.extend_from_slice(&1_i32.to_le_bytes());
-        writer.set_kind(&item, kind::INT32);
+        writer.set_kind(&item, ElementType::Int32);
     }
     writer.close(&list);
-    writer.set_kind(&element, kind::DOCUMENT);
+    writer.set_kind(&element, ElementType::EmbeddedDocument);
     writer.int64("n", -5);
     writer.close(&document);
 
