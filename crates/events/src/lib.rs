@@ -32,32 +32,16 @@
 //!   guess.
 //! - A record of another producer without `api_version` becomes a document without that field.
 
-mod convert;
-mod cursor;
 mod document;
-mod envelope;
-mod event;
-mod field;
-mod id;
+mod fields;
 mod json;
-mod members;
-mod millis;
-mod number;
-mod payload;
 mod record;
 mod request;
-mod source;
-mod timestamp;
 mod validation;
-mod writer;
 
-pub use event::Event;
-pub use id::{EventId, derived_object_id};
-pub use millis::Millis;
-pub use payload::{Payload, aircraft_id};
+pub use fields::{EventId, Millis, Source, derived_object_id};
 pub use record::{Decoded, Poison, RecordView, StorableEvent, decode};
-pub use request::{Draft, RequestError, Rules, parse_request};
-pub use source::Source;
+pub use request::{Event, NewEvent, Payload, RequestError, Rules, aircraft_id, parse_request};
 pub use validation::{Loc, Violation};
 
 /// The former name of [`Violation`].
@@ -67,3 +51,7 @@ pub use validation::Violation as Fault;
 /// The former name of [`RequestError`].
 #[doc(hidden)]
 pub use request::RequestError as Refusal;
+
+/// The former name of [`NewEvent`].
+#[doc(hidden)]
+pub use request::NewEvent as Draft;

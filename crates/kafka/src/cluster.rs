@@ -9,10 +9,9 @@ use rdkafka::metadata::MetadataTopic;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::client::client_config;
 use crate::context::QuietContext;
 use crate::group::{Group, describe};
-use crate::properties::KafkaProperties;
+use crate::properties::{KafkaProperties, client_config};
 use crate::requests::{BoxError, RequestClient, RequestError, committed};
 
 /// Maximum time to read the configuration of a topic.

@@ -13,12 +13,11 @@ use rdkafka::admin::{
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{Producer, ThreadedProducer};
 use service::parse;
-use service::suspension::SuspensionDetector;
+use service::time::SuspensionDetector;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::context::{ConnectionContext, QuietContext};
-use crate::rebootstrap::Rebootstrap;
+use crate::context::{ConnectionContext, QuietContext, Rebootstrap};
 
 /// Timeout of one request to the broker.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);

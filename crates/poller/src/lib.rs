@@ -1,7 +1,7 @@
 //! Calls the producer's `POST /ingest/adsbdb` on a fixed schedule.
 //!
 //! The poller first waits until the producer's `/readyz` is 200. Then one call starts at each tick
-//! of the [`schedule`]. Calls never overlap, so a slow response skips ticks. After a failure, the
+//! of the schedule. Calls never overlap, so a slow response skips ticks. After a failure, the
 //! next call waits for the response's `Retry-After` and for a jittered backoff ([`poll_loop`]). The
 //! poller stores nothing: after a 202, the producer guarantees that the event is stored.
 //!
@@ -11,10 +11,8 @@
 pub mod app;
 pub mod client;
 pub mod config;
-pub mod health;
 pub mod metrics;
 pub mod poll_loop;
-pub mod schedule;
 pub mod tls;
 
 pub use app::{App, Error};

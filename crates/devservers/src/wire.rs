@@ -1,12 +1,61 @@
-//! Two commands in MongoDB's wire protocol (OP_MSG), encoded here, because this crate has no
-//! driver.
+//! Requests in the wire protocols of Kafka and MongoDB, encoded here because this crate has no client
+//! of either: the readiness checks, and the creation of a MongoDB user.
 
 use std::io;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::address;
+use crate::machine::loopback;
+
+/// API key 3, version 4, correlation 1, client id "up"; no topics, no automatic creation.
+const METADATA_REQUEST: &[u8] = b"\0\0\0\x11\0\x03\0\x04\0\0\0\x01\0\x02up\0\0\0\0\0";
+const LARGEST_RESPONSE: u32 = 64 * 1024;
+
+/// Whether a broker of this cluster responds and lists itself as alive. A broker of another cluster
+/// on the port does not count.
+pub(crate) async fn broker_answers(port: u16, cluster_id: &str) -> io::Result<bool> {
+    let mut stream = TcpStream::connect(loopback(port)).await?;
+    stream.write_all(METADATA_REQUEST).await?;
+    let length = stream.read_u32().await?;
+    if length > LARGEST_RESPONSE {
+        return Ok(false);
+    }
+    let mut response = vec![0; length as usize];
+    stream.read_exact(&mut response).await?;
+    Ok(is_ready(&response, cluster_id).unwrap_or(false))
+}
+
+fn is_ready(response: &[u8], cluster_id: &str) -> Option<bool> {
+    let mut rest = Fields(response);
+    let _correlation = rest.int()?;
+    let _throttle_ms = rest.int()?;
+    let brokers = rest.int()?;
+    for _ in 0..brokers {
+        let (_id, _host, _port, _rack) = (rest.int()?, rest.text()?, rest.int()?, rest.text()?);
+    }
+    Some(brokers > 0 && rest.text()? == cluster_id.as_bytes())
+}
+
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn int(&mut self) -> Option<i32> {
+        Some(i32::from_be_bytes(self.take(4)?.try_into().ok()?))
+    }
+
+    /// A nullable text; null has the length -1.
+    fn text(&mut self) -> Option<&'a [u8]> {
+        let length = i16::from_be_bytes(self.take(2)?.try_into().ok()?);
+        self.take(usize::try_from(length).unwrap_or_default())
+    }
+}
 
 const OP_MSG: u32 = 2013;
 const LARGEST_REPLY: u32 = 1024 * 1024;
@@ -56,13 +105,13 @@ impl Document {
 }
 
 /// Whether the server accepts commands.
-pub(crate) async fn answers(port: u16) -> io::Result<bool> {
+pub(crate) async fn database_answers(port: u16) -> io::Result<bool> {
     let hello = Document::new().int("hello", 1).text("$db", "admin");
     Ok(is_ok(&run(port, hello).await?))
 }
 
 /// Creates a user with the role `root`. An existing user is not changed.
-pub(super) async fn create_user(port: u16, user: &str, password: &str) -> io::Result<()> {
+pub(crate) async fn create_user(port: u16, user: &str, password: &str) -> io::Result<()> {
     let roles = Document::new().text("0", "root");
     let command = Document::new().text("createUser", user).text("pwd", password).array("roles", roles);
     let reply = run(port, command.text("$db", "admin")).await?;
@@ -82,7 +131,7 @@ async fn run(port: u16, command: Document) -> io::Result<Vec<u8>> {
     // One section of kind 0: the document.
     message.push(0);
     message.extend(document);
-    let mut stream = TcpStream::connect(address::loopback(port)).await?;
+    let mut stream = TcpStream::connect(loopback(port)).await?;
     stream.write_all(&message).await?;
     let length = stream.read_u32_le().await?;
     if !(21..=LARGEST_REPLY).contains(&length) {
@@ -109,6 +158,17 @@ fn printable(reply: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const ONE_BROKER: &[u8] =
+        b"\0\0\0\x07\0\0\0\0\0\0\0\x01\0\0\0o\0\t127.0.0.1\0\0r\x08\xff\xff\0\x03abc\0\0\0o\0\0\0\0";
+
+    #[test]
+    fn only_a_live_broker_of_this_cluster_is_ready() {
+        assert_eq!(is_ready(ONE_BROKER, "abc"), Some(true));
+        assert_eq!(is_ready(ONE_BROKER, "abd"), Some(false));
+        assert_eq!(is_ready(b"\0\0\0\x07\0\0\0\0\0\0\0\0\0\x03abc", "abc"), Some(false));
+        assert_eq!(is_ready(&ONE_BROKER[..30], "abc"), None);
+    }
 
     #[test]
     fn a_document_has_its_length_and_its_end() {
