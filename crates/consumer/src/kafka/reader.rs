@@ -184,8 +184,8 @@ impl Reader {
                 // Reconnects the clients if they lost every broker.
                 consumer.context().rebootstrap.restore_brokers(consumer.client());
                 client.committer.poll_observer();
-                // Offsets that the client passed without a record, such as those of control records,
-                // count as finished.
+                // Offsets that the client passed without a record, such as those of control
+                // records, count as finished.
                 match consumer.position() {
                     Ok(positions) => self.workers.set_positions(&positions),
                     Err(error) => tracing::debug!(error = %error, "positions could not be read"),
