@@ -152,15 +152,6 @@ impl Reader {
         end
     }
 
-    /// Updates the positions of the client. Offsets that it passed without a record, such as those
-    /// of control records, count as finished.
-    fn update_positions(&self, consumer: &BaseConsumer<GroupMember>) {
-        match consumer.position() {
-            Ok(positions) => self.workers.set_positions(&positions),
-            Err(error) => tracing::debug!(error = %error, "positions could not be read"),
-        }
-    }
-
     fn read(&self, client: &Client) -> SessionEnd {
         let consumer = &*client.consumer;
         let mut checked_at = Instant::now();
@@ -193,7 +184,12 @@ impl Reader {
                 // Reconnects the clients if they lost every broker.
                 consumer.context().rebootstrap.restore_brokers(consumer.client());
                 client.committer.poll_observer();
-                self.update_positions(consumer);
+                // Offsets that the client passed without a record, such as those of control
+                // records, count as finished.
+                match consumer.position() {
+                    Ok(positions) => self.workers.set_positions(&positions),
+                    Err(error) => tracing::debug!(error = %error, "positions could not be read"),
+                }
                 if let Some(ended) = self.workers.unexpectedly_ended() {
                     return worker_ended(&ended);
                 }

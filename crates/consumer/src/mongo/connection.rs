@@ -82,7 +82,7 @@ impl Connection {
     pub(super) async fn reads_extended_json(&self, deadline: Duration) -> Result<bool, CallError> {
         let run = || async {
             match self.run(rawdoc! { "buildInfo": 1 }, deadline).await {
-                Ok(reply) => Ok(is_secantus(&reply)),
+                Ok(build_info) => Ok(build_info.contains_key("secantusVersion")),
                 // A server that rejects the query is MongoDB.
                 Err(CallError::Rejected(_) | CallError::Unauthorized(_)) => Ok(false),
                 Err(error) => Err(error),
@@ -148,7 +148,8 @@ impl Connection {
 
     /// Sends `hello` every second until `stop`.
     pub(super) async fn watch(&self, stop: CancellationToken) {
-        self.state.watch_suspensions();
+        // From now on, failures that were caused by a suspension of this process are ignored.
+        self.state.suspension.get_or_init(SuspensionDetector::start);
         let mut tick = tokio::time::interval(HELLO_INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let hellos = async {
@@ -246,11 +247,6 @@ impl StateTracker {
         self.published.subscribe()
     }
 
-    /// Ignores failures of the server that were caused by a suspension of this process from now on.
-    fn watch_suspensions(&self) {
-        self.suspension.get_or_init(SuspensionDetector::start);
-    }
-
     /// Whether the server replied to the last `hello`.
     pub(super) fn answers(&self) -> bool {
         lock(&self.replies).hello == StoreState::Ready
@@ -335,11 +331,6 @@ pub fn read_hello(reply: &Document) -> StoreState {
 // in a document sequence outside the body. The driver's own insert sends such a sequence, but
 // without `maxTimeMS` and without the whole reply. It is therefore used only for SecantusDB and
 // for documents that may have such values.
-
-/// Whether a reply to `buildInfo` comes from SecantusDB.
-fn is_secantus(build_info: &Document) -> bool {
-    build_info.contains_key("secantusVersion")
-}
 
 /// Whether a value in `document` may be extended JSON: the name of each form begins with `$`.
 pub(super) fn contains_extended_json(document: &RawDocument) -> bool {

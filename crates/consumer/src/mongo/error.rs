@@ -65,7 +65,9 @@ impl CommandError {
 impl From<Error> for CallError {
     fn from(error: Error) -> Self {
         let text = error.kind.to_string();
-        let write_concern_failed = has_write_concern_error(&error);
+        let write_concern_failed = error
+            .server_response()
+            .is_some_and(|reply| matches!(reply.get("writeConcernError"), Ok(Some(_))));
         match *error.kind {
             ErrorKind::Command(error) if is_unauthorized(error.code) => {
                 // The rest of this message quotes the command with its documents.
@@ -93,10 +95,6 @@ impl From<Error> for CallError {
             _ => Self::Other(text),
         }
     }
-}
-
-fn has_write_concern_error(error: &Error) -> bool {
-    error.server_response().is_some_and(|reply| matches!(reply.get("writeConcernError"), Ok(Some(_))))
 }
 
 impl From<bson::error::Error> for CallError {

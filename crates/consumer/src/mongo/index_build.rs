@@ -53,20 +53,17 @@ impl IndexBuild<'_> {
             index::missing_indexes(keys, &existing).map_err(|name| self.conflicting_index(&name))?;
         match (index::listed_unique_index(keys, &existing), missing.unique) {
             (Some(listed), _) => self.confirm_unique(&listed, in_replica_set).await?,
-            (None, Some(unique)) => self.build_unique(&unique, in_replica_set).await?,
+            (None, Some(unique)) => {
+                let built = self.create_indexes(std::slice::from_ref(&unique), in_replica_set, true).await;
+                built.map_err(|error| self.build_failed(error, &unique.name))?;
+                tracing::info!(collection = collection.name, names = unique.name, "indexes built");
+            }
             (None, None) => {}
         }
         if missing.lookups.is_empty() || collection.state().lookup_indexes_given_up {
             return Ok(());
         }
         self.build_lookups(&missing.lookups, in_replica_set).await
-    }
-
-    async fn build_unique(&self, unique: &IndexSpec, in_replica_set: bool) -> Result<(), NotReady> {
-        let built = self.create_indexes(std::slice::from_ref(unique), in_replica_set, true).await;
-        built.map_err(|error| self.build_failed(error, &unique.name))?;
-        tracing::info!(collection = self.context.collection.name, names = unique.name, "indexes built");
-        Ok(())
     }
 
     /// Waits until the listed unique index is finished. Without the right to create indexes the
