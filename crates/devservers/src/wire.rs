@@ -1,8 +1,9 @@
-//! Requests in the wire protocols of Kafka and MongoDB, encoded here because this crate has no client
-//! of either: the readiness checks, and the creation of a MongoDB user.
+//! Requests in the wire protocols of Kafka and MongoDB, sent here because this crate has no client of
+//! either: the readiness checks, and the creation of a MongoDB user.
 
 use std::io;
 
+use bson::{Bson, Document, doc};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -60,70 +61,26 @@ impl<'a> Fields<'a> {
 const OP_MSG: u32 = 2013;
 const LARGEST_REPLY: u32 = 1024 * 1024;
 /// The error code for an existing user.
-const USER_EXISTS: &[u8] = b"\x10code\0\x3b\xc7\0\0";
-
-/// A BSON document under construction.
-struct Document(Vec<u8>);
-
-impl Document {
-    fn new() -> Document {
-        Document(vec![0; 4])
-    }
-
-    fn int(mut self, name: &str, value: i32) -> Document {
-        self.name(0x10, name);
-        self.0.extend(value.to_le_bytes());
-        self
-    }
-
-    fn text(mut self, name: &str, value: &str) -> Document {
-        self.name(0x02, name);
-        self.0.extend((value.len() as u32 + 1).to_le_bytes());
-        self.0.extend(value.as_bytes());
-        self.0.push(0);
-        self
-    }
-
-    fn array(mut self, name: &str, items: Document) -> Document {
-        self.name(0x04, name);
-        self.0.extend(items.finish());
-        self
-    }
-
-    fn name(&mut self, kind: u8, name: &str) {
-        self.0.push(kind);
-        self.0.extend(name.as_bytes());
-        self.0.push(0);
-    }
-
-    fn finish(mut self) -> Vec<u8> {
-        self.0.push(0);
-        let length = (self.0.len() as u32).to_le_bytes();
-        self.0[..4].copy_from_slice(&length);
-        self.0
-    }
-}
+const USER_EXISTS: i32 = 51003;
 
 /// Whether the server accepts commands.
 pub(crate) async fn database_answers(port: u16) -> io::Result<bool> {
-    let hello = Document::new().int("hello", 1).text("$db", "admin");
-    Ok(is_ok(&run(port, hello).await?))
+    Ok(is_ok(&run(port, &doc! {"hello": 1, "$db": "admin"}).await?))
 }
 
 /// Creates a user with the role `root`. An existing user is not changed.
 pub(crate) async fn create_user(port: u16, user: &str, password: &str) -> io::Result<()> {
-    let roles = Document::new().text("0", "root");
-    let command = Document::new().text("createUser", user).text("pwd", password).array("roles", roles);
-    let reply = run(port, command.text("$db", "admin")).await?;
-    let exists = reply.windows(USER_EXISTS.len()).any(|part| part == USER_EXISTS);
-    if exists || is_ok(&reply) {
+    let command = doc! {"createUser": user, "pwd": password, "roles": ["root"], "$db": "admin"};
+    let reply = run(port, &command).await?;
+    if is_ok(&reply) || reply.get_i32("code").is_ok_and(|code| code == USER_EXISTS) {
         return Ok(());
     }
-    Err(io::Error::other(format!("the database refused: {}", printable(&reply))))
+    let message = reply.get_str("errmsg").unwrap_or("no error message");
+    Err(io::Error::other(format!("the database refused: {message}")))
 }
 
-async fn run(port: u16, command: Document) -> io::Result<Vec<u8>> {
-    let document = command.finish();
+async fn run(port: u16, command: &Document) -> io::Result<Document> {
+    let document = command.to_vec().map_err(io::Error::other)?;
     let mut message = Vec::with_capacity(21 + document.len());
     for field in [21 + document.len() as u32, 1, 0, OP_MSG, 0] {
         message.extend(field.to_le_bytes());
@@ -139,20 +96,17 @@ async fn run(port: u16, command: Document) -> io::Result<Vec<u8>> {
     }
     let mut reply = vec![0; length as usize - 4];
     stream.read_exact(&mut reply).await?;
-    Ok(reply.split_off(17))
+    Document::from_reader(&reply[17..]).map_err(io::Error::other)
 }
 
 /// Whether the reply has `ok: 1`, of any numeric type.
-fn is_ok(reply: &[u8]) -> bool {
-    let forms: [&[u8]; 3] =
-        [b"\x01ok\0\0\0\0\0\0\0\xf0\x3f", b"\x10ok\0\x01\0\0\0", b"\x12ok\0\x01\0\0\0\0\0\0\0"];
-    forms.iter().any(|form| reply.windows(form.len()).any(|part| part == *form))
-}
-
-/// The texts of a reply. An error reply contains no secret.
-fn printable(reply: &[u8]) -> String {
-    let texts = reply.split(|byte| !byte.is_ascii_graphic() && *byte != b' ').filter(|text| text.len() > 2);
-    texts.map(String::from_utf8_lossy).collect::<Vec<_>>().join(" ")
+fn is_ok(reply: &Document) -> bool {
+    match reply.get("ok") {
+        Some(Bson::Double(ok)) => *ok == 1.0,
+        Some(Bson::Int32(ok)) => *ok == 1,
+        Some(Bson::Int64(ok)) => *ok == 1,
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -171,14 +125,10 @@ mod tests {
     }
 
     #[test]
-    fn a_document_has_its_length_and_its_end() {
-        let document = Document::new().int("hello", 1).text("$db", "a").finish();
-        assert_eq!(document, b"\x1b\0\0\0\x10hello\0\x01\0\0\0\x02$db\0\x02\0\0\0a\0\0");
-    }
-
-    #[test]
     fn only_ok_1_is_ok() {
-        assert!(is_ok(b"\x01ok\0\0\0\0\0\0\0\xf0\x3f"));
-        assert!(!is_ok(b"\x01ok\0\0\0\0\0\0\0\0\0"));
+        for ok in [Bson::Double(1.0), Bson::Int32(1), Bson::Int64(1)] {
+            assert!(is_ok(&doc! {"ok": ok}));
+        }
+        assert!(!is_ok(&doc! {"ok": 0.0}) && !is_ok(&doc! {}));
     }
 }
