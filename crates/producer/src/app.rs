@@ -11,21 +11,18 @@ use thiserror::Error;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::adsbdb::client::AdsbdbClient;
+use crate::adsbdb::AdsbdbClient;
 use crate::batch::results;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::http::connection::Shared;
-use crate::http::content_coding;
-use crate::http::permits::Permits;
-use crate::http::server;
-use crate::http::timeouts::Timeouts;
+use crate::http::server::Shared;
+use crate::http::stream::Timeouts;
+use crate::http::{body, server};
 use crate::kafka::publisher::Publisher;
 use crate::metrics::{Counters, Metrics};
-use crate::poll_jobs::registry::JobRegistry;
+use crate::poll_jobs::JobRegistry;
 use crate::routes::Dispatcher;
-use crate::shutdown::Shutdown;
-use crate::state::{AppState, Parts};
+use crate::state::{AppState, Parts, Permits, Shutdown};
 use crate::traces::Traces;
 
 /// Time for requests in flight to finish at shutdown.
@@ -94,7 +91,7 @@ impl App {
             jobs: JobRegistry::new(config.max_poll_jobs),
             in_flight: Permits::new(config.http.max_in_flight, metrics.connections.in_flight.clone()),
             batch_memory: results::memory_permits(),
-            zstd_memory: content_coding::zstd_memory(),
+            zstd_memory: body::zstd_memory(),
             metrics,
             traces: Traces::new(config.traces.as_ref()).map_err(BuildError::Traces)?,
             shutdown: Shutdown::default(),

@@ -30,7 +30,6 @@ mod metrics;
 mod openapi;
 mod poll_jobs;
 mod routes;
-mod shutdown;
 mod state;
 mod traces;
 
@@ -38,8 +37,7 @@ use service::environment::value;
 use service::healthcheck::TlsConnector;
 
 pub use app::{App, BuildError, RunError};
-pub use config::Config;
-pub use config::settings::Settings;
+pub use config::{Config, Settings};
 pub use error::REJECTION_REASONS;
 pub use metrics::{Counters, metrics_reference};
 

@@ -1,22 +1,30 @@
-//! The state that handlers and middleware receive: handles to the parts of the producer. `app`
-//! builds it.
+//! The state that handlers and middleware receive, the phases of a shutdown as requests see them,
+//! and the permits of connections and requests. `app` builds it.
+//!
+//! A shutdown has two phases:
+//!
+//! 1. `begin`: requests that were admitted before are finished; later ones are rejected.
+//! 2. `abandon`: requests that are still unfinished return at once with the outcome known so far.
 
 use std::ops::Deref;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use events::{Rules, Source};
+use prometheus_client::metrics::gauge::Gauge;
 use service::lock::lock;
 use service::tasks::Supervisor;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use crate::adsbdb::client::AdsbdbClient;
+use crate::adsbdb::AdsbdbClient;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::http::permits::Permits;
 use crate::kafka::publisher::Publisher;
 use crate::metrics::Metrics;
-use crate::poll_jobs::registry::JobRegistry;
-use crate::shutdown::Shutdown;
+use crate::poll_jobs::JobRegistry;
 use crate::traces::Traces;
 
 /// The state of one producer. Cheap to clone.
@@ -74,5 +82,172 @@ impl Parts {
     /// The last error that no client caused.
     pub fn last_error(&self) -> Option<String> {
         lock(&self.last_error).clone()
+    }
+}
+
+/// The phase of the shutdown, and the number of unfinished requests. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Shutdown {
+    begun: CancellationToken,
+    abandoned: CancellationToken,
+    requests: TaskTracker,
+}
+
+/// States whether a request arrived before the shutdown began. The request counts as unfinished
+/// until its last admission is dropped.
+#[derive(Debug, Clone)]
+pub struct Admission(Option<TaskTrackerToken>);
+
+impl Admission {
+    /// Whether the request may produce records.
+    pub fn granted(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+impl Shutdown {
+    /// Admits a request, unless the shutdown has begun.
+    pub fn admit(&self) -> Admission {
+        // The token is taken before the check. So a request that is admitted is always waited for.
+        let token = self.requests.token();
+        Admission((!self.has_begun()).then_some(token))
+    }
+
+    pub fn has_begun(&self) -> bool {
+        self.begun.is_cancelled()
+    }
+
+    /// Starts the first phase: no request is admitted any more.
+    pub fn begin(&self) {
+        self.begun.cancel();
+        self.requests.close();
+    }
+
+    /// Waits until every admitted request is finished.
+    pub async fn requests_finished(&self) {
+        self.requests.wait().await;
+    }
+
+    /// Starts the second phase: unfinished requests return at once.
+    pub fn abandon(&self) {
+        self.abandoned.cancel();
+    }
+
+    pub fn is_abandoned(&self) -> bool {
+        self.abandoned.is_cancelled()
+    }
+
+    /// A token that [`Shutdown::abandon`] cancels.
+    pub fn abandon_token(&self) -> CancellationToken {
+        self.abandoned.clone()
+    }
+
+    /// Waits for [`Shutdown::abandon`].
+    pub async fn abandoned(&self) {
+        self.abandoned.cancelled().await;
+    }
+
+    /// A token that [`Shutdown::begin`] cancels.
+    pub fn begun_token(&self) -> CancellationToken {
+        self.begun.clone()
+    }
+}
+
+/// Connections beyond MAX_CONNECTIONS that get one response each. So health checks still work, and
+/// clients can read the reason of their rejection.
+pub const EXTRA_CONNECTIONS: usize = 64;
+
+/// The permit of a new connection.
+#[derive(Debug)]
+pub enum ConnectionPermit {
+    /// The connection is within the limit.
+    Regular(Permit),
+    /// The connection is one of [`EXTRA_CONNECTIONS`].
+    Extra(Permit),
+    /// The connection is beyond both limits.
+    Denied,
+}
+
+/// A number of permits. Unlike a semaphore it never waits, and it maintains a metric.
+#[derive(Debug, Clone)]
+pub struct Permits {
+    taken: Arc<AtomicUsize>,
+    max: usize,
+    gauge: Gauge<i64, AtomicI64>,
+}
+
+/// One permit, returned on drop.
+#[derive(Debug)]
+pub struct Permit(Permits);
+
+impl Permits {
+    /// Creates `max` permits. `gauge` shows how many are taken.
+    pub fn new(max: usize, gauge: Gauge) -> Self {
+        Self { taken: Arc::default(), max, gauge }
+    }
+
+    /// Takes a permit if fewer than `max` were taken before. Returns the number taken before, too.
+    fn take_below(&self, max: usize) -> Option<(Permit, usize)> {
+        let before = self.taken.fetch_add(1, Ordering::Relaxed);
+        self.gauge.inc();
+        // Beyond the limit the permit is dropped here, which returns it.
+        let permit = Permit(self.clone());
+        (before < max).then_some((permit, before))
+    }
+
+    /// Takes the permit of a request.
+    pub fn take(&self) -> Option<Permit> {
+        self.take_below(self.max).map(|(permit, _)| permit)
+    }
+
+    /// Takes the permit of a connection.
+    pub fn take_for_connection(&self) -> ConnectionPermit {
+        match self.take_below(self.max + EXTRA_CONNECTIONS) {
+            Some((permit, before)) if before < self.max => ConnectionPermit::Regular(permit),
+            Some((permit, _)) => ConnectionPermit::Extra(permit),
+            None => ConnectionPermit::Denied,
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+        self.0.gauge.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_permit_is_free_and_a_denial_takes_none() {
+        let permits = Permits::new(2, Gauge::default());
+        let (first, second) = (permits.take(), permits.take());
+        assert!(first.is_some() && second.is_some());
+        assert!(permits.take().is_none() && permits.take().is_none());
+        assert_eq!(permits.gauge.get(), 2);
+        drop(first);
+        assert!(permits.take().is_some());
+        assert_eq!(permits.gauge.get(), 1);
+    }
+
+    #[test]
+    fn connections_beyond_the_limit_get_extra_permits_then_none() {
+        let permits = Permits::new(1, Gauge::default());
+        let regular = permits.take_for_connection();
+        assert!(matches!(regular, ConnectionPermit::Regular(_)));
+        let extra: Vec<ConnectionPermit> =
+            (0..EXTRA_CONNECTIONS).map(|_| permits.take_for_connection()).collect();
+        assert!(extra.iter().all(|permit| matches!(permit, ConnectionPermit::Extra(_))));
+        assert!(matches!(permits.take_for_connection(), ConnectionPermit::Denied));
+        drop(regular);
+        assert!(
+            matches!(permits.take_for_connection(), ConnectionPermit::Extra(_)),
+            "extra connections count until they end"
+        );
+        drop(extra);
+        assert!(matches!(permits.take_for_connection(), ConnectionPermit::Regular(_)));
     }
 }

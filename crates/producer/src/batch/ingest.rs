@@ -6,9 +6,9 @@ use std::sync::Arc;
 use events::{Draft, Event, EventId, Refusal, Source};
 use uuid::Uuid;
 
-use super::results::{Entry, OutOfMemory, ResultLog, Summary, rejection_json};
+use crate::batch::results::{Entry, OutOfMemory, ResultLog, Summary, rejection_json};
 use crate::error::ApiError;
-use crate::http::event_id::id_of;
+use crate::http::headers::id_of;
 use crate::kafka::batch_publisher::{BatchOutcome, BatchPublisher};
 use crate::kafka::delivery::Record;
 use crate::state::AppState;

@@ -15,15 +15,13 @@ use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::fmt::Hyphenated;
 
-use super::ingest::parse_event;
-use super::results::{Entry, ResultLog, Summary, rejection_json, to_json};
+use crate::batch::ingest::parse_event;
+use crate::batch::results::{Entry, ResultLog, Summary, rejection_json, to_json};
 use crate::error::ApiError;
-use crate::http::permits::Permit;
 use crate::kafka::batch_publisher::BatchOutcome;
-use crate::kafka::delivery_error::DeliveryError;
+use crate::kafka::delivery::DeliveryError;
 use crate::kafka::delivery_tracker::DeliveryState;
-use crate::shutdown::Admission;
-use crate::state::AppState;
+use crate::state::{Admission, AppState, Permit};
 
 #[derive(Serialize)]
 struct Acceptance<'a> {

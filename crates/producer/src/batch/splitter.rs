@@ -7,8 +7,7 @@
 use bytes::{Bytes, BytesMut};
 use memchr::{memchr, memchr2};
 
-use crate::http::content_coding::ContentCoding;
-use crate::http::content_type::format_hint;
+use crate::http::headers::{ContentCoding, format_hint};
 
 /// The media types of a batch, as text for an error.
 pub const RIGHT_TYPES: &str =

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::app::App;
 use crate::config::Config;
-use crate::http::connection::Handler;
+use crate::http::server::Handler;
 
 async fn post(app: &App) -> (u16, Value) {
     let request = Request::post("/ingest/batch").header("host", "t");

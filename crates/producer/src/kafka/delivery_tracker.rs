@@ -7,10 +7,10 @@ use std::time::Instant;
 
 use prometheus_client::metrics::histogram::Histogram;
 use rdkafka::error::RDKafkaErrorCode as Code;
+use service::lock::lock;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
-use super::delivery::{DeliveryFailure, DeliveryReport, Position, SendMark};
-use service::lock::lock;
+use crate::kafka::delivery::{DeliveryFailure, DeliveryReport, Position, SendMark};
 
 /// States per page. Pages are never copied when the list grows.
 const PAGE_LEN: usize = 4096;

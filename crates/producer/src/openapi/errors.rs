@@ -8,13 +8,12 @@ use events::{EventId, Fault, Rules};
 use serde_json::{Value, json};
 use service::problem::Problem;
 
-use crate::adsbdb::response::UpstreamError;
+use crate::adsbdb::UpstreamError;
 use crate::batch::splitter::RIGHT_TYPES;
 use crate::config::Config;
 use crate::error::ApiError;
 use crate::http::auth::{NO_KEY, SEVERAL_KEYS, UNKNOWN_KEY};
-use crate::http::content_coding::SUPPORTED_CODINGS;
-use crate::http::content_type;
+use crate::http::headers::{self, SUPPORTED_CODINGS};
 
 /// An example of an error response.
 #[derive(Debug, Clone)]
@@ -154,7 +153,7 @@ pub fn body_errors(config: &Config) -> Vec<ApiError> {
         ApiError::TruncatedBody,
         ApiError::BodyTimeout(config.request_timeout),
         ApiError::BodyTooLarge(config.max_payload_bytes, "MAX_PAYLOAD_BYTES"),
-        content_type::unsupported("text/plain", content_type::SEND_JSON),
+        headers::unsupported_media_type("text/plain", headers::SEND_JSON),
         unsupported_coding(),
         ApiError::Violations(violations()),
     ];
@@ -167,7 +166,7 @@ pub fn batch_errors(config: &Config) -> Vec<ErrorExample> {
     let whole = [
         ApiError::EmptyBatch,
         too_long(),
-        content_type::unsupported("text/plain", RIGHT_TYPES),
+        headers::unsupported_media_type("text/plain", RIGHT_TYPES),
         unsupported_coding(),
         ApiError::shutting_down(None),
     ];

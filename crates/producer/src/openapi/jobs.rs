@@ -9,7 +9,7 @@ use crate::error::ApiError;
 use crate::openapi::errors::{adsbdb_errors, delivery_errors};
 use crate::openapi::operation::Operation;
 use crate::openapi::schemas::{count, named, object};
-use crate::poll_jobs::schedule::Schedule;
+use crate::poll_jobs::Schedule;
 
 /// The id of the example job.
 const JOB_ID: &str = "01a20c8a-2255-735d-86f2-aa985a5a4431";

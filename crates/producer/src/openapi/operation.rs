@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::config::Config;
 use crate::error::ApiError;
-use crate::http::content_coding::SUPPORTED_CODINGS;
+use crate::http::headers::SUPPORTED_CODINGS;
 use crate::openapi::errors::ErrorExample;
 use crate::openapi::schemas::named;
 

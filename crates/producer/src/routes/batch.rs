@@ -18,12 +18,8 @@ use crate::batch::response::batch_response;
 use crate::batch::splitter::{Format, Piece, RIGHT_TYPES, Splitter};
 use crate::error::ApiError;
 use crate::http::body::{BodyLimits, LimitedBody};
-use crate::http::content_coding::ContentCoding;
-use crate::http::content_type;
-use crate::http::event_id::IDEMPOTENCY_KEY;
-use crate::http::permits::Permit;
-use crate::shutdown::Admission;
-use crate::state::AppState;
+use crate::http::headers::{self, ContentCoding, IDEMPOTENCY_KEY};
+use crate::state::{Admission, AppState, Permit};
 use crate::traces::traceparent;
 
 /// Number of bytes that suffice to detect a body that is not JSON.
@@ -84,11 +80,11 @@ pub async fn ingest_batch(
 /// The format that Content-Type names. Without the header it is a JSON array, as `POST /ingest`
 /// accepts JSON without it.
 fn format(headers: &HeaderMap) -> Result<Format, ApiError> {
-    match content_type::media_type(headers)? {
+    match headers::media_type(headers)? {
         None => Ok(Format::Array),
-        Some(media_type) if content_type::is_json(media_type) => Ok(Format::Array),
-        Some(media_type) if content_type::is_ndjson(media_type) => Ok(Format::Lines),
-        Some(media_type) => Err(content_type::unsupported(media_type, RIGHT_TYPES)),
+        Some(media_type) if headers::is_json(media_type) => Ok(Format::Array),
+        Some(media_type) if headers::is_ndjson(media_type) => Ok(Format::Lines),
+        Some(media_type) => Err(headers::unsupported_media_type(media_type, RIGHT_TYPES)),
     }
 }
 

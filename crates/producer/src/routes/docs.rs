@@ -13,7 +13,7 @@ use bytes::Bytes;
 use flate2::read::GzDecoder;
 
 use crate::error::ApiError;
-use crate::http::endpoint::HadSlash;
+use crate::http::middleware::HadSlash;
 
 /// Swagger UI needs inline styles.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \

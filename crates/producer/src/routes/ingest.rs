@@ -11,12 +11,9 @@ use serde_json::value::RawValue;
 
 use crate::error::ApiError;
 use crate::http::body::{BodyLimits, read_json};
-use crate::http::content_coding::ContentCoding;
-use crate::http::content_type::format_hint;
-use crate::http::event_id::{idempotency_key, key_violation, new_id};
+use crate::http::headers::{ContentCoding, format_hint, idempotency_key, key_violation, new_id};
 use crate::kafka::delivery::Record;
-use crate::shutdown::Admission;
-use crate::state::AppState;
+use crate::state::{Admission, AppState};
 use crate::traces::traceparent;
 
 /// Capacity for the body of a response without payload. Most fit, and are not reallocated.

@@ -1,11 +1,10 @@
-//! The route table, and the dispatch of requests to it.
+//! The route table, the dispatch of requests to it, and the state of the producer for `/readyz`,
+//! `/health` and `/metrics`.
 
-pub mod aircraft;
+mod adsbdb;
 mod batch;
 pub mod docs;
-mod health;
-pub mod ingest;
-mod poll_jobs;
+mod ingest;
 
 use std::sync::Arc;
 
@@ -16,19 +15,17 @@ use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, get_service, post};
 use bytes::Bytes;
-use serde_json::Value;
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use service::health::HealthSource;
 use tower_service::Service;
 
 use crate::config::Config;
 use crate::error::ApiError;
-use crate::http::connection::Handler;
-use crate::http::endpoint::{Auth, Endpoint, Events, HadSlash, Limit, Matched};
-use crate::http::middleware::{self, head_id};
-use crate::http::permits::Permit;
-use crate::http::reject::reject;
+use crate::http::middleware::{self, Auth, Endpoint, Events, HadSlash, Limit, Matched, head_id, reject};
+use crate::http::server::Handler;
 use crate::openapi::{self, Operation};
-use crate::shutdown::Admission;
-use crate::state::AppState;
+use crate::state::{Admission, AppState, Permit};
 
 use Auth::ApiKey;
 use Events::{Fetched, Many, One};
@@ -51,16 +48,16 @@ static ROUTES: [Route; 15] = [
     route(endpoint(POST, "/ingest/batch", ApiKey, InFlight, Many),
         |_| post(batch::ingest_batch), openapi::batch::ingest_batch),
     route(endpoint(POST, "/ingest/adsbdb", ApiKey, InFlight, Fetched),
-        |_| without_body(post(aircraft::ingest_aircraft)), openapi::jobs::ingest_aircraft),
+        |_| without_body(post(adsbdb::ingest_aircraft)), openapi::jobs::ingest_aircraft),
 
     route(endpoint(GET, "/ingest/adsbdb/poll", ApiKey, Connections, Events::None),
-        |_| without_body(get(poll_jobs::list)), openapi::jobs::list),
+        |_| without_body(get(adsbdb::list)), openapi::jobs::list),
     route(endpoint(POST, "/ingest/adsbdb/poll", ApiKey, InFlight, Events::None),
-        |_| without_body(post(poll_jobs::start)), openapi::jobs::start),
+        |_| without_body(post(adsbdb::start)), openapi::jobs::start),
     route(endpoint(GET, "/ingest/adsbdb/poll/{job_id}", ApiKey, Connections, Events::None),
-        |_| without_body(get(poll_jobs::show)), openapi::jobs::show),
+        |_| without_body(get(adsbdb::show)), openapi::jobs::show),
     route(endpoint(DELETE, "/ingest/adsbdb/poll/{job_id}", ApiKey, Connections, Events::None),
-        |_| without_body(delete(poll_jobs::cancel)), openapi::jobs::cancel),
+        |_| without_body(delete(adsbdb::cancel)), openapi::jobs::cancel),
 
     route(endpoint(GET, "/livez", Auth::None, Exempt, Events::None), health, openapi::state::livez),
     route(endpoint(GET, "/readyz", Auth::None, Exempt, Events::None), health, openapi::state::readyz),
@@ -221,5 +218,116 @@ impl Handler for Dispatcher {
     }
 }
 
+impl HealthSource for AppState {
+    fn alive(&self) -> Result<(), String> {
+        self.tasks.alive()
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        if self.shutdown.has_begun() {
+            return Err("the producer is shutting down".into());
+        }
+        self.kafka.ready()
+    }
+
+    /// The fields are those of the original system. `cause` is present while the status is
+    /// `degraded`.
+    fn health(&self) -> Value {
+        let cause = self.ready().err();
+        let counters = &self.metrics.counters;
+        let mut health = json!({
+            "status": if cause.is_none() { "ok" } else { "degraded" },
+            "topic": self.config.topic.name,
+            "api_version": self.config.api_version,
+            "uptime_seconds": self.metrics.uptime().as_secs(),
+            "accepted_last_min": self.metrics.accepted_last_minute(),
+            "counters": {
+                "accepted": counters.accepted(),
+                "rejected": counters.rejected(),
+                "unconfirmed": counters.unconfirmed(),
+                "poll_jobs": self.jobs.running_count(),
+                "kafka_queue_records": self.kafka.queued_records(),
+            },
+            "last_error": self.last_error(),
+        });
+        if let (Some(cause), Some(health)) = (cause, health.as_object_mut()) {
+            health.insert("cause".into(), cause.into());
+        }
+        health
+    }
+
+    /// Updates the gauges that are read on request, and returns all metrics.
+    fn registry(&self) -> &Registry {
+        let metrics = &self.metrics;
+        metrics.kafka_up.set(i64::from(self.kafka.ready().is_ok()));
+        metrics.kafka_queue_records.set(self.kafka.queued_records());
+        metrics.poll_jobs.set(i64::try_from(self.jobs.running_count()).unwrap_or(i64::MAX));
+        &metrics.registry
+    }
+}
+
 #[cfg(test)]
-mod tests;
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::app::App;
+    use crate::http::middleware::UNKNOWN;
+
+    /// A connection keeps the memory of a request's future for as long as it is open.
+    #[tokio::test]
+    async fn the_future_of_a_request_stays_small() {
+        let app = App::build(Config::without_kafka(&[])).await.unwrap();
+        let bytes = size_of_val(&app.dispatcher().handle(Request::default(), false));
+        assert!(bytes <= 5 * 1024, "{bytes}");
+    }
+
+    #[test]
+    fn a_path_leads_to_its_endpoint_and_an_unknown_path_to_none() {
+        for Route { endpoint, .. } in &ROUTES {
+            let path = endpoint.path.replace("{job_id}", "x-1").replace("{file}", "a.js");
+            let found = find(&endpoint.method, &path);
+            assert!(std::ptr::eq(found.endpoint, endpoint) && found.has_method, "{path}");
+            let found = find(&Method::PATCH, &path);
+            assert_eq!((found.endpoint.path, found.has_method), (endpoint.path, false));
+        }
+        for unknown in ["//", "/ingest/", "/ingest/x", "/ingest/adsbdb/poll/", "/docs/a/b", "/livez/x", ""] {
+            assert_eq!(find(&Method::GET, unknown).endpoint.path, UNKNOWN.path, "{unknown}");
+        }
+    }
+
+    /// Endpoints of one path differ in method and limit class only: the others apply to all methods.
+    #[test]
+    fn endpoints_of_a_path_have_the_same_authentication() {
+        for Route { endpoint, .. } in &ROUTES {
+            for other in
+                ROUTES.iter().map(|route| &route.endpoint).filter(|other| other.path == endpoint.path)
+            {
+                assert_eq!((other.auth, other.events), (endpoint.auth, endpoint.events), "{}", other.path);
+            }
+            assert_eq!(endpoint.auth == ApiKey, endpoint.path.starts_with("/ingest"), "{}", endpoint.path);
+        }
+    }
+
+    /// The paths of a router, from its `Debug` output, which alone contains them.
+    fn paths_of(router: &Router) -> BTreeSet<String> {
+        let shown = format!("{router:?}");
+        let node = shown.split_once("paths: {").expect("axum shows its paths").1;
+        // The fallback is a route at `/` and at a private path.
+        let routed = |path: &&str| path.starts_with('/') && !path.contains("__private__");
+        let paths = node.split('"').filter(routed);
+        paths.map(str::to_owned).collect()
+    }
+
+    #[tokio::test]
+    async fn the_openapi_document_has_exactly_the_paths_of_the_router() {
+        let config = Config::without_kafka(&[]);
+        let document = document(&config);
+        let documented: BTreeSet<String> = document["paths"].as_object().unwrap().keys().cloned().collect();
+        let app = App::build(config).await.unwrap();
+        let routed = paths_of(&app.dispatcher().router);
+        assert!(routed.contains("/ingest") && routed.len() > 5, "{routed:?}");
+        assert_eq!(documented, routed);
+        assert_eq!(routed, ROUTES.iter().map(|route| route.endpoint.path.to_owned()).collect());
+    }
+}

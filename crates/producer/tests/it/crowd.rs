@@ -8,9 +8,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
-use crate::application::PATIENCE;
+use crate::application::{Cluster, PATIENCE};
 use crate::binary::{Lines, producer, read_until};
-use crate::mock::Cluster;
 
 const CONNECTIONS: usize = 10_000;
 /// Further open files of this process, its other tests and their brokers.

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::application::{Application, PATIENCE, assert_says};
-use crate::mock::Cluster;
+use crate::application::{Application, Cluster, PATIENCE, assert_says};
 
 const EVENT: &str = r#"{"id":"a-1","source":"manual","payload":{}}"#;
 

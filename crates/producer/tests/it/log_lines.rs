@@ -8,9 +8,8 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
-use crate::application::{Answer, PATIENCE, ask};
-use crate::collector::Collector;
-use crate::mock::Cluster;
+use crate::application::{Answer, Cluster, PATIENCE, ask};
+use crate::traces::Collector;
 
 /// The binary as a child process, with its log lines so far.
 struct Binary {

@@ -4,8 +4,7 @@ use devservers::{Fault, Simulator};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::application::{Application, PATIENCE};
-use crate::mock::Cluster;
+use crate::application::{Application, Cluster, PATIENCE};
 
 const EXPECTED: &str = "\
 # HELP slipstream_api_key_requests Authenticated requests, by API key and status.

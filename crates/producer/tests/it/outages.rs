@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Wire};
 use serde_json::json;
 
-use crate::application::{Application, assert_says, unique};
-use crate::mock::Cluster;
+use crate::application::{Application, Cluster, assert_says, unique};
 
 const NAMED: &str = r#"{"id":"a-1","source":"manual","payload":{}}"#;
 const UNNAMED: &str = r#"{"source":"manual","payload":{}}"#;

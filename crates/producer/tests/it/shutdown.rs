@@ -6,8 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::application::assert_says;
-use crate::mock::Cluster;
+use crate::application::{Cluster, assert_says};
 
 /// One record per produce request, and one produce request at a time. So each further record waits
 /// in the queue.

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::application::{Application, PATIENCE};
-use crate::mock::Cluster;
+use crate::application::{Application, Cluster, PATIENCE};
 
 const EVENT: &str = r#"{"source":"manual","payload":{}}"#;
 const LIMIT: Duration = Duration::from_millis(700);

@@ -1,4 +1,6 @@
-//! `/ingest/adsbdb/poll`: jobs that repeat `POST /ingest/adsbdb` in the background.
+//! `/ingest/adsbdb`: fetches one aircraft from ADSBDB and publishes it as an event of the source
+//! `adsbdb`. The payload is the JSON text of the aircraft, unchanged. `/ingest/adsbdb/poll`: jobs
+//! that repeat it in the background.
 
 use std::time::Duration;
 
@@ -7,17 +9,56 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use events::Draft;
 use serde::Serialize;
 use serde_json::json;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use super::aircraft::fetch_and_ingest;
 use crate::error::ApiError;
+use crate::http::headers::new_id;
 use crate::http::middleware::HadBody;
-use crate::poll_jobs::job::{self, CallResult, Job, JobReport};
-use crate::poll_jobs::schedule::Schedule;
-use crate::shutdown::Admission;
-use crate::state::AppState;
+use crate::poll_jobs::{self, CallResult, Job, JobReport, Schedule};
+use crate::routes::ingest::{Accepted, publish};
+use crate::state::{Admission, AppState};
+use crate::traces::traceparent;
+
+/// The handler of `POST /ingest/adsbdb`. It ignores the body.
+pub async fn ingest_aircraft(
+    State(producer): State<AppState>,
+    Extension(admission): Extension<Admission>,
+    request: Request,
+) -> Result<Accepted, ApiError> {
+    if !admission.granted() {
+        return Err(ApiError::shutting_down(None));
+    }
+    fetch_and_ingest(&producer, traceparent(request.headers()), &CancellationToken::new()).await
+}
+
+/// Fetches an aircraft and ingests it. `cancelled` ends the request to ADSBDB. It does not end the
+/// delivery of an event that Kafka received.
+///
+/// # Errors
+/// 502, and the errors of [`publish`].
+pub async fn fetch_and_ingest(
+    producer: &AppState,
+    traceparent: Option<&str>,
+    cancelled: &CancellationToken,
+) -> Result<Accepted, ApiError> {
+    // The event could not be stored, so ADSBDB gets no request.
+    if let Err(detail) = producer.kafka.ready() {
+        return Err(ApiError::NotStored { reason: "kafka_away", detail, id: None });
+    }
+    let payload = tokio::select! {
+        payload = producer.adsbdb.random_aircraft() => payload?,
+        () = cancelled.cancelled() => return Err(ApiError::shutting_down(None)),
+        () = producer.shutdown.abandoned() => return Err(ApiError::shutting_down(None)),
+    };
+    let id = events::aircraft_id(&payload).unwrap_or_else(new_id);
+    let draft =
+        Draft { id: None, timestamp: None, source: producer.adsbdb_source.clone(), payload: payload.clone() };
+    publish(producer, draft, id, traceparent).await.map(|accepted| accepted.with_payload(&payload))
+}
 
 /// `POST`: starts a job.
 pub async fn start(
@@ -41,7 +82,7 @@ pub async fn start(
         "duration_sec": schedule.duration_sec,
     });
     tokio::spawn(async move {
-        job::run(&job, || call(&job, &producer)).await;
+        poll_jobs::run(&job, || call(&job, &producer)).await;
         // The job counts as unfinished work until here. The shutdown cancels it.
         drop(admission);
     });
