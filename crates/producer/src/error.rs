@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use events::{EventId, Fault, Refusal};
+use events::{EventId, RequestError, Violation};
 use service::plural::counted;
 use service::problem::Problem;
 
@@ -100,7 +100,7 @@ pub enum ApiError {
         supported: &'static str,
     },
     /// The request violates rules; all violations are listed.
-    Violations(Vec<Fault>),
+    Violations(Vec<Violation>),
     /// This number of poll jobs is running; the first ends after the delay.
     TooManyJobs(usize, Duration),
     /// ADSBDB returned no aircraft.
@@ -154,13 +154,13 @@ impl ApiError {
     }
 
     /// Converts the rejection of the parser. `hint` replaces the hint of the parser.
-    pub fn from_parser(error: Refusal, subject: &'static str, hint: Option<&'static str>) -> Self {
+    pub fn from_parser(error: RequestError, subject: &'static str, hint: Option<&'static str>) -> Self {
         match error {
-            Refusal::Empty => Self::EmptyBody,
-            Refusal::NotJson { message, line, column, hint: other } => {
+            RequestError::Empty => Self::EmptyBody,
+            RequestError::NotJson { message, line, column, hint: other } => {
                 Self::InvalidJson { subject, message, line, column, hint: hint.or(other) }
             }
-            Refusal::Invalid(violations) => Self::Violations(violations),
+            RequestError::Invalid(violations) => Self::Violations(violations),
         }
     }
 

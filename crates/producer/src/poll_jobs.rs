@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use events::{Fault, Loc, Millis};
+use events::{Loc, Millis, Violation};
 use serde::Serialize;
 use serde_json::Number;
 use service::lock::lock;
@@ -358,7 +358,7 @@ impl Schedule {
     /// 400 for an unknown parameter or a number that is not positive. 422 for a value that is no
     /// number, is above one year or occurs twice.
     pub fn parse(query: &str) -> Result<Self, ApiError> {
-        let mut faults = Vec::new();
+        let mut violations = Vec::new();
         let mut known = Vec::new();
         for (name, _) in form_urlencoded::parse(query.as_bytes()) {
             let Some(name) = [INTERVAL, DURATION].into_iter().find(|known| *known == name) else {
@@ -368,7 +368,7 @@ impl Schedule {
                 )));
             };
             if known.contains(&name) {
-                faults.push(fault(name, "Field should be given only once", "duplicate_field"));
+                violations.push(violation(name, "Field should be given only once", "duplicate_field"));
             }
             known.push(name);
         }
@@ -379,7 +379,7 @@ impl Schedule {
                 Some(Ok(number)) if number <= 0.0 => Err(ApiError::NotPositive(name)),
                 Some(Ok(number)) if number <= MAX_SEC => Ok(Seconds(number)),
                 Some(Ok(_)) => {
-                    faults.push(fault(
+                    violations.push(violation(
                         name,
                         "Input should be a number of seconds up to a year",
                         "less_than_equal",
@@ -387,18 +387,18 @@ impl Schedule {
                     Ok(Seconds(default))
                 }
                 Some(Err(_)) => {
-                    faults.push(fault(name, "Input should be a valid number", "float_parsing"));
+                    violations.push(violation(name, "Input should be a valid number", "float_parsing"));
                     Ok(Seconds(default))
                 }
             }
         };
         let schedule = Self { interval_sec: parse(INTERVAL, 3.0)?, duration_sec: parse(DURATION, 120.0)? };
-        if faults.is_empty() { Ok(schedule) } else { Err(ApiError::Violations(faults)) }
+        if violations.is_empty() { Ok(schedule) } else { Err(ApiError::Violations(violations)) }
     }
 }
 
-fn fault(name: &str, msg: &str, kind: &'static str) -> Fault {
-    Fault { loc: vec![Loc::Name("query".into()), Loc::Name(name.into())], msg: msg.into(), kind }
+fn violation(name: &str, msg: &str, kind: &'static str) -> Violation {
+    Violation { loc: vec![Loc::Name("query".into()), Loc::Name(name.into())], msg: msg.into(), kind }
 }
 
 /// The tick of the next call.
@@ -518,18 +518,19 @@ mod tests {
 
     #[test]
     fn a_duplicate_parameter_is_a_violation() {
-        let Err(ApiError::Violations(faults)) = Schedule::parse("interval_sec=1&interval_sec=2") else {
+        let Err(ApiError::Violations(violations)) = Schedule::parse("interval_sec=1&interval_sec=2") else {
             panic!("accepted")
         };
-        assert_eq!((faults.len(), faults[0].kind), (1, "duplicate_field"));
+        assert_eq!((violations.len(), violations[0].kind), (1, "duplicate_field"));
     }
 
     #[test]
     fn each_value_that_is_no_number_of_seconds_is_a_violation() {
-        let Err(ApiError::Violations(faults)) = Schedule::parse("interval_sec=soon&duration_sec=inf") else {
+        let Err(ApiError::Violations(violations)) = Schedule::parse("interval_sec=soon&duration_sec=inf")
+        else {
             panic!("accepted")
         };
-        let kinds: Vec<&str> = faults.iter().map(|fault| fault.kind).collect();
+        let kinds: Vec<&str> = violations.iter().map(|violation| violation.kind).collect();
         assert_eq!(kinds, ["float_parsing", "less_than_equal"]);
         assert!(matches!(Schedule::parse("interval_sec=NaN"), Err(ApiError::Violations(_))));
     }

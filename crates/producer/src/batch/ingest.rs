@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use events::{Draft, Event, EventId, Refusal, Source};
+use events::{Draft, Event, EventId, RequestError, Source};
 use uuid::Uuid;
 
 use crate::batch::results::{Entry, OutOfMemory, ResultLog, Summary, rejection_json};
@@ -163,9 +163,9 @@ fn placeholder_id() -> EventId {
 /// # Errors
 /// 400 or 422. The same text always returns the same error.
 pub fn parse_event(producer: &AppState, text: &[u8]) -> Result<Draft, ApiError> {
-    let draft = events::parse_request(text, &producer.rules).map_err(|refusal| match refusal {
-        Refusal::Empty => ApiError::missing_event(),
-        refusal => ApiError::from_parser(refusal, "event", None),
+    let draft = events::parse_request(text, &producer.rules).map_err(|error| match error {
+        RequestError::Empty => ApiError::missing_event(),
+        error => ApiError::from_parser(error, "event", None),
     })?;
     if draft.id.is_none() && producer.config.require_id { Err(ApiError::MissingId) } else { Ok(draft) }
 }

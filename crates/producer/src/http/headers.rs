@@ -6,7 +6,7 @@ use std::net::Ipv6Addr;
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Version, header};
-use events::{EventId, Fault, Loc};
+use events::{EventId, Loc, Violation};
 use uuid::Uuid;
 
 use crate::error::ApiError;
@@ -113,9 +113,9 @@ pub fn single_value<'h>(
 pub struct SeveralValues;
 
 /// A violation in the header `name`.
-pub fn violation(name: &str, msg: impl Into<String>) -> Fault {
+pub fn violation(name: &str, msg: impl Into<String>) -> Violation {
     let loc = vec![Loc::Name("header".into()), Loc::Name(name.into())];
-    Fault { loc, msg: msg.into(), kind: "value_error" }
+    Violation { loc, msg: msg.into(), kind: "value_error" }
 }
 
 /// Parses a quoted string (RFC 8941 3.3.3). Text without quotes is returned unchanged, because some
@@ -150,7 +150,7 @@ pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 ///
 /// # Errors
 /// The value is not a valid id, or the request has several values.
-pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<EventId>, Fault> {
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<EventId>, Violation> {
     let mut keys = headers.get_all(IDEMPOTENCY_KEY).iter().map(|value| {
         let text = std::str::from_utf8(value.as_bytes()).map_err(|_| "Id should be UTF-8".to_owned())?;
         EventId::new(unquoted(text)?)
@@ -164,7 +164,7 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<EventId>, Fault> {
 }
 
 /// A violation in the header Idempotency-Key.
-pub fn key_violation(msg: impl Into<String>) -> Fault {
+pub fn key_violation(msg: impl Into<String>) -> Violation {
     violation("Idempotency-Key", msg)
 }
 

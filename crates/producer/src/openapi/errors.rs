@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use events::{EventId, Fault, Rules};
+use events::{EventId, Rules, Violation};
 use serde_json::{Value, json};
 use service::problem::Problem;
 
@@ -140,7 +140,9 @@ fn example_id() -> Option<EventId> {
 /// The error for invalid JSON.
 fn not_json(subject: &'static str) -> Option<ApiError> {
     match events::parse_request(b"{\n  \"source\": manual}", &Rules::default()) {
-        Err(error @ events::Refusal::NotJson { .. }) => Some(ApiError::from_parser(error, subject, None)),
+        Err(error @ events::RequestError::NotJson { .. }) => {
+            Some(ApiError::from_parser(error, subject, None))
+        }
         _ => None,
     }
 }
@@ -188,10 +190,10 @@ pub fn batch_errors(config: &Config) -> Vec<ErrorExample> {
 }
 
 /// The violations of the example in the manual.
-fn violations() -> Vec<Fault> {
+fn violations() -> Vec<Violation> {
     let body = br#"{"source":"system.x","payload":[1],"extra":1}"#;
     match events::parse_request(body, &Rules::default()) {
-        Err(events::Refusal::Invalid(violations)) => violations,
+        Err(events::RequestError::Invalid(violations)) => violations,
         _ => Vec::new(),
     }
 }

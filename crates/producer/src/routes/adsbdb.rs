@@ -25,14 +25,14 @@ use crate::traces::traceparent;
 
 /// The handler of `POST /ingest/adsbdb`. It ignores the body.
 pub async fn ingest_aircraft(
-    State(producer): State<AppState>,
+    State(state): State<AppState>,
     Extension(admission): Extension<Admission>,
     request: Request,
 ) -> Result<Accepted, ApiError> {
     if !admission.granted() {
         return Err(ApiError::shutting_down(None));
     }
-    fetch_and_ingest(&producer, traceparent(request.headers()), &CancellationToken::new()).await
+    fetch_and_ingest(&state, traceparent(request.headers()), &CancellationToken::new()).await
 }
 
 /// Fetches an aircraft and ingests it. `cancelled` ends the request to ADSBDB. It does not end the
@@ -41,28 +41,28 @@ pub async fn ingest_aircraft(
 /// # Errors
 /// 502, and the errors of [`publish`].
 pub async fn fetch_and_ingest(
-    producer: &AppState,
+    state: &AppState,
     traceparent: Option<&str>,
     cancelled: &CancellationToken,
 ) -> Result<Accepted, ApiError> {
     // The event could not be stored, so ADSBDB gets no request.
-    if let Err(detail) = producer.kafka.ready() {
+    if let Err(detail) = state.kafka.ready() {
         return Err(ApiError::NotStored { reason: "kafka_away", detail, id: None });
     }
     let payload = tokio::select! {
-        payload = producer.adsbdb.random_aircraft() => payload?,
+        payload = state.adsbdb.random_aircraft() => payload?,
         () = cancelled.cancelled() => return Err(ApiError::shutting_down(None)),
-        () = producer.shutdown.abandoned() => return Err(ApiError::shutting_down(None)),
+        () = state.shutdown.abandoned() => return Err(ApiError::shutting_down(None)),
     };
     let id = events::aircraft_id(&payload).unwrap_or_else(new_id);
     let draft =
-        Draft { id: None, timestamp: None, source: producer.adsbdb_source.clone(), payload: payload.clone() };
-    publish(producer, draft, id, traceparent).await.map(|accepted| accepted.with_payload(&payload))
+        Draft { id: None, timestamp: None, source: state.adsbdb_source.clone(), payload: payload.clone() };
+    publish(state, draft, id, traceparent).await.map(|accepted| accepted.with_payload(&payload))
 }
 
 /// `POST`: starts a job.
 pub async fn start(
-    State(producer): State<AppState>,
+    State(state): State<AppState>,
     Extension(admission): Extension<Admission>,
     request: Request,
 ) -> Result<Response, ApiError> {
@@ -73,7 +73,7 @@ pub async fn start(
     if !admission.granted() {
         return Err(ApiError::shutting_down(None));
     }
-    let job = producer.jobs.start(schedule, &producer.shutdown.begun_token(), Instant::now())?;
+    let job = state.jobs.start(schedule, &state.shutdown.begun_token(), Instant::now())?;
     let location = format!("/ingest/adsbdb/poll/{}", job.id());
     let body = json!({
         "status": "started",
@@ -82,7 +82,7 @@ pub async fn start(
         "duration_sec": schedule.duration_sec,
     });
     tokio::spawn(async move {
-        poll_jobs::run(&job, || call(&job, &producer)).await;
+        poll_jobs::run(&job, || call(&job, &state)).await;
         // The job counts as unfinished work until here. The shutdown cancels it.
         drop(admission);
     });
@@ -90,8 +90,8 @@ pub async fn start(
 }
 
 /// One call of a job.
-async fn call(job: &Job, producer: &AppState) -> CallResult {
-    match fetch_and_ingest(producer, None, job.cancelled()).await {
+async fn call(job: &Job, state: &AppState) -> CallResult {
+    match fetch_and_ingest(state, None, job.cancelled()).await {
         Ok(_) => CallResult::Sent,
         Err(ApiError::NotStored { reason: "stopping", .. }) if job.cancelled().is_cancelled() => {
             CallResult::Cancelled
@@ -99,8 +99,8 @@ async fn call(job: &Job, producer: &AppState) -> CallResult {
         Err(error) => {
             let problem = error.problem();
             tracing::debug!(job_id = job.id(), reason = problem.detail, "poll call failed");
-            producer.metrics.events_rejected(error.reason(), 1);
-            producer.set_last_error(&problem.detail);
+            state.metrics.events_rejected(error.reason(), 1);
+            state.set_last_error(&problem.detail);
             let retry_after: Duration = problem.retry_after.unwrap_or_default();
             CallResult::Failed { error: problem.detail, retry_after }
         }
@@ -117,21 +117,21 @@ pub struct JobList {
 }
 
 /// `GET`: lists all running jobs and those that ended within the last hour, the newest first.
-pub async fn list(State(producer): State<AppState>) -> Json<JobList> {
-    let jobs = producer.jobs.list(Instant::now());
+pub async fn list(State(state): State<AppState>) -> Json<JobList> {
+    let jobs = state.jobs.list(Instant::now());
     Json(JobList { jobs: jobs.iter().map(|job| job.report()).collect() })
 }
 
 /// `GET …/{job_id}`: shows a job.
-pub async fn show(State(producer): State<AppState>, id: JobId) -> Result<Json<JobReport>, ApiError> {
+pub async fn show(State(state): State<AppState>, id: JobId) -> Result<Json<JobReport>, ApiError> {
     let Path(id) = id.map_err(|_| ApiError::JobNotFound)?;
-    producer.jobs.find(&id, Instant::now()).map(|job| Json(job.report())).ok_or(ApiError::JobNotFound)
+    state.jobs.find(&id, Instant::now()).map(|job| Json(job.report())).ok_or(ApiError::JobNotFound)
 }
 
 /// `DELETE …/{job_id}`: cancels a job. No further call starts, and a running request to ADSBDB ends.
-pub async fn cancel(State(producer): State<AppState>, id: JobId) -> Result<Json<JobReport>, ApiError> {
+pub async fn cancel(State(state): State<AppState>, id: JobId) -> Result<Json<JobReport>, ApiError> {
     let Path(id) = id.map_err(|_| ApiError::JobNotFound)?;
-    let job = producer.jobs.find(&id, Instant::now()).ok_or(ApiError::JobNotFound)?;
+    let job = state.jobs.find(&id, Instant::now()).ok_or(ApiError::JobNotFound)?;
     job.cancel(Instant::now());
     Ok(Json(job.report()))
 }

@@ -5,7 +5,7 @@ use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use events::{Draft, Event, EventId, Payload, Refusal};
+use events::{Draft, Event, EventId, Payload, RequestError};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -82,7 +82,7 @@ async fn read_event(state: &AppState, headers: &HeaderMap, body: Body) -> Result
     let (draft, key) = match (events::parse_request(&body, &state.rules), idempotency_key(headers)) {
         (Ok(draft), Ok(key)) => (draft, key),
         (Ok(_), Err(violation)) => return Err(ApiError::Violations(vec![violation])),
-        (Err(Refusal::Invalid(mut violations)), key) => {
+        (Err(RequestError::Invalid(mut violations)), key) => {
             violations.extend(key.err());
             return Err(ApiError::Violations(violations));
         }

@@ -39,11 +39,14 @@ struct Route {
     document: fn(Operation, &Config) -> Operation,
 }
 
+/// The path of single events.
+const INGEST: &str = "/ingest";
+
 /// Every endpoint of the producer. Columns: method, path, authentication, limit class, events in
 /// the request, handler, OpenAPI documentation. The header Allow has the order of the rows.
 #[rustfmt::skip]
 static ROUTES: [Route; 15] = [
-    route(endpoint(POST, "/ingest", ApiKey, InFlight, One),
+    route(endpoint(POST, INGEST, ApiKey, InFlight, One),
         |_| post(ingest::ingest), openapi::event::ingest),
     route(endpoint(POST, "/ingest/batch", ApiKey, InFlight, Many),
         |_| post(batch::ingest_batch), openapi::batch::ingest_batch),
@@ -169,7 +172,7 @@ impl Dispatcher {
 
     async fn dispatch(&self, matched: Matched, request: Request) -> Response {
         middleware::run(&self.state, matched, request, |request, admission, permit| async {
-            if matched.has_method && matched.endpoint.events == One {
+            if matched.has_method && matched.endpoint.path == INGEST && matched.endpoint.method == POST {
                 let _permit = permit;
                 return ingest::ingest(State(self.state.clone()), Extension(admission), request)
                     .await
