@@ -3,7 +3,7 @@
 
 mod adsbdb;
 mod batch;
-pub mod docs;
+mod docs;
 mod ingest;
 
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::error::ApiError;
 use crate::http::middleware::{self, Auth, Endpoint, Events, HadSlash, Limit, Matched, head_id, reject};
 use crate::http::server::Handler;
-use crate::openapi::{self, Operation};
+use crate::openapi::{self, ErrorExample};
 use crate::state::{Admission, AppState, Permit};
 
 use Auth::ApiKey;
@@ -35,46 +35,46 @@ use Limit::{Connections, Exempt, InFlight};
 struct Route {
     endpoint: Endpoint,
     handler: fn(&AppState) -> MethodRouter<AppState>,
-    /// Adds the documentation to the OpenAPI operation.
-    document: fn(Operation, &Config) -> Operation,
+    /// The error responses of the OpenAPI document that only this endpoint has.
+    errors: fn(&Config) -> Vec<ErrorExample>,
 }
 
 /// The path of single events.
 const INGEST: &str = "/ingest";
 
 /// Every endpoint of the producer. Columns: method, path, authentication, limit class, events in
-/// the request, handler, OpenAPI documentation. The header Allow has the order of the rows.
+/// the request, handler, errors. The header Allow has the order of the rows.
 #[rustfmt::skip]
 static ROUTES: [Route; 15] = [
     route(endpoint(POST, INGEST, ApiKey, InFlight, One),
-        |_| post(ingest::ingest), openapi::event::ingest),
+        |_| post(ingest::ingest), openapi::ingest_errors),
     route(endpoint(POST, "/ingest/batch", ApiKey, InFlight, Many),
-        |_| post(batch::ingest_batch), openapi::batch::ingest_batch),
+        |_| post(batch::ingest_batch), openapi::batch_errors),
     route(endpoint(POST, "/ingest/adsbdb", ApiKey, InFlight, Fetched),
-        |_| without_body(post(adsbdb::ingest_aircraft)), openapi::jobs::ingest_aircraft),
+        |_| without_body(post(adsbdb::ingest_aircraft)), openapi::aircraft_errors),
 
     route(endpoint(GET, "/ingest/adsbdb/poll", ApiKey, Connections, Events::None),
-        |_| without_body(get(adsbdb::list)), openapi::jobs::list),
+        |_| without_body(get(adsbdb::list)), openapi::list_jobs_errors),
     route(endpoint(POST, "/ingest/adsbdb/poll", ApiKey, InFlight, Events::None),
-        |_| without_body(post(adsbdb::start)), openapi::jobs::start),
+        |_| without_body(post(adsbdb::start)), openapi::start_job_errors),
     route(endpoint(GET, "/ingest/adsbdb/poll/{job_id}", ApiKey, Connections, Events::None),
-        |_| without_body(get(adsbdb::show)), openapi::jobs::show),
+        |_| without_body(get(adsbdb::show)), openapi::job_errors),
     route(endpoint(DELETE, "/ingest/adsbdb/poll/{job_id}", ApiKey, Connections, Events::None),
-        |_| without_body(delete(adsbdb::cancel)), openapi::jobs::cancel),
+        |_| without_body(delete(adsbdb::cancel)), openapi::job_errors),
 
-    route(endpoint(GET, "/livez", Auth::None, Exempt, Events::None), health, openapi::state::livez),
-    route(endpoint(GET, "/readyz", Auth::None, Exempt, Events::None), health, openapi::state::readyz),
-    route(endpoint(GET, "/health", Auth::None, Exempt, Events::None), health, openapi::state::health),
-    route(endpoint(GET, "/metrics", Auth::None, Exempt, Events::None), health, openapi::state::metrics),
+    route(endpoint(GET, "/livez", Auth::None, Exempt, Events::None), health, openapi::livez_errors),
+    route(endpoint(GET, "/readyz", Auth::None, Exempt, Events::None), health, openapi::readyz_errors),
+    route(endpoint(GET, "/health", Auth::None, Exempt, Events::None), health, openapi::no_errors),
+    route(endpoint(GET, "/metrics", Auth::None, Exempt, Events::None), health, openapi::no_errors),
 
     route(endpoint(GET, "/", Auth::None, Connections, Events::None),
-        |_| get(docs::root), openapi::state::root),
+        |_| get(docs::root), openapi::no_errors),
     route(endpoint(GET, "/openapi.json", Auth::None, Connections, Events::None),
-        openapi_json, openapi::state::openapi_json),
+        openapi_json, openapi::no_errors),
     route(endpoint(GET, "/docs", Auth::None, Connections, Events::None),
-        |_| get(docs::page), openapi::state::docs),
+        |_| get(docs::page), openapi::no_errors),
     route(endpoint(GET, "/docs/{file}", Auth::None, Connections, Events::None),
-        |_| get(docs::file), openapi::state::docs_file),
+        |_| get(docs::file), openapi::docs_file_errors),
 ];
 
 const GET: Method = Method::GET;
@@ -88,9 +88,9 @@ const fn endpoint(method: Method, path: &'static str, auth: Auth, limit: Limit, 
 const fn route(
     endpoint: Endpoint,
     handler: fn(&AppState) -> MethodRouter<AppState>,
-    document: fn(Operation, &Config) -> Operation,
+    errors: fn(&Config) -> Vec<ErrorExample>,
 ) -> Route {
-    Route { endpoint, handler, document }
+    Route { endpoint, handler, errors }
 }
 
 /// Adds the layer for endpoints that accept neither an id nor a body.
@@ -111,16 +111,7 @@ fn openapi_json(state: &AppState) -> MethodRouter<AppState> {
 
 /// The OpenAPI document of all endpoints.
 pub fn document(config: &Config) -> Value {
-    let operations = ROUTES.iter().map(|Route { endpoint, document, .. }| {
-        let operation = Operation::new(&endpoint.method, endpoint.path);
-        let operation = match endpoint.auth {
-            ApiKey => operation.authenticated(config),
-            Auth::None => operation,
-        };
-        let operation = if endpoint.limit == InFlight { operation.limited() } else { operation };
-        document(operation, config)
-    });
-    openapi::document(operations, config)
+    openapi::document(ROUTES.iter().map(|route| (&route.endpoint, (route.errors)(config))), config)
 }
 
 /// Finds the endpoint of a request.
