@@ -29,7 +29,7 @@ service::settings! {
         api_version: Kind::Default("1.0.0"),
         /// Maximum size of an event's body, in bytes.
         max_payload_bytes: Kind::Default("65536"),
-        /// Maximum number of events in a batch request.
+        /// Maximum number of events in a batch request, at most 100,000.
         max_batch_events: Kind::Default("10000"),
         /// Maximum size of a batch request's body after decompression, in bytes.
         max_batch_bytes: Kind::Default("16777216"),
@@ -154,7 +154,7 @@ impl Config {
         // The maximum size of a MongoDB document.
         let bytes = parse::number(1..=16 * 1024 * 1024_usize);
         let max_payload_bytes = check.value("max_payload_bytes", s.max_payload_bytes.as_ref(), bytes);
-        let events = parse::number(1..=10_000_000_usize);
+        let events = parse::number(1..=100_000_usize);
         let max_batch_events = check.value("max_batch_events", s.max_batch_events.as_ref(), events);
         let bytes = parse::number(1..=1024 * 1024 * 1024_usize);
         let max_batch_bytes = check.value("max_batch_bytes", s.max_batch_bytes.as_ref(), bytes);
@@ -392,6 +392,7 @@ mod tests {
         let faults = read(&[
             ("KAFKA_BROKER", ""),
             ("MAX_PAYLOAD_BYTES", "abc"),
+            ("MAX_BATCH_EVENTS", "100001"),
             ("ACCEPT_SOURCES", "adsbdb,system.x"),
             ("ADSBDB_BASE_URL", "adsbdb"),
             ("DELIVERY_TIMEOUT_MS", "0"),
@@ -401,6 +402,7 @@ mod tests {
         for part in [
             "KAFKA_BROKER: not set",
             "MAX_PAYLOAD_BYTES: \"abc\"",
+            "MAX_BATCH_EVENTS: \"100001\"",
             "ACCEPT_SOURCES: ",
             "ADSBDB_BASE_URL: ",
             "DELIVERY_TIMEOUT_MS: ",

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::kafka::client::{ReplaceableClient, ReportReceiver};
 use crate::kafka::delivery::{AttemptError, DeliveryError, Record};
 use crate::kafka::delivery_tracker::{
-    DeliveryState, DeliveryTracker, FailedDelivery, FinalStates, PendingRecord, RecordCopy,
+    DeliveryState, DeliveryTracker, FailedDelivery, PendingRecord, RecordCopy,
 };
 use crate::kafka::publisher::Publisher;
 
@@ -36,30 +36,6 @@ pub struct BatchPublisher<'p> {
     tracker: Arc<DeliveryTracker>,
     errors: Vec<DeliveryError>,
     last_sent_at: Instant,
-}
-
-/// The outcome of each record.
-#[derive(Debug)]
-pub struct BatchOutcome {
-    /// The states in the order of sending, and the number of stored records.
-    pub states: FinalStates,
-    /// The errors that the states refer to.
-    pub errors: Vec<DeliveryError>,
-}
-
-impl BatchOutcome {
-    /// Each error that occurred, with the number of its records.
-    pub fn error_counts(&self) -> impl Iterator<Item = (&DeliveryError, u64)> {
-        let mut counts = vec![0; self.errors.len()];
-        for state in self.states.pages.iter().flatten() {
-            if let DeliveryState::Failed(error_index) = state
-                && let Some(count) = counts.get_mut(*error_index as usize)
-            {
-                *count += 1;
-            }
-        }
-        self.errors.iter().zip(counts).filter(|(_, count)| *count > 0)
-    }
 }
 
 impl<'p> BatchPublisher<'p> {
@@ -81,57 +57,45 @@ impl<'p> BatchPublisher<'p> {
     }
 
     /// Sends a record as soon as the queue has room for it. Its outcome is always in the next slot.
-    /// `label` is the index of its source's metric label.
-    pub async fn send(&mut self, record: Record<'_>, label: u32) {
-        let permit = self.prepare(record.value.len()).await;
-        // The slot is opened only now: `prepare` may wait for all open slots.
+    pub async fn send(&mut self, record: Record<'_>) {
+        let permit = self.queue_permit(record.value.len()).await;
+        // The slot is opened only now: the wait for the permit may include all open slots.
         let slot = self.tracker.open();
         let sent = match permit {
-            Ok(permit) => self.try_send(record, slot, label, permit).await,
+            Ok(permit) => {
+                let client = &self.publisher.client;
+                let pending = PendingRecord {
+                    tracker: Arc::clone(&self.tracker),
+                    slot,
+                    timestamp_ms: record.timestamp_ms,
+                    alone: false,
+                    mark: client.mark(),
+                    sent_at: std::time::Instant::now(),
+                    _queue_permit: permit,
+                };
+                self.enqueue(client, record, pending).await
+            }
             Err(error) => Err(error),
         };
+        self.fail_unsent(slot, sent);
+    }
+
+    /// Sets the outcome of a record that could not be sent.
+    fn fail_unsent(&mut self, slot: usize, sent: Result<(), DeliveryError>) {
         if let Err(error) = sent {
             let error_index = self.error_index(error);
             self.tracker.fail(slot, error_index, true);
         }
     }
 
-    async fn prepare(&mut self, bytes: usize) -> Result<OwnedSemaphorePermit, DeliveryError> {
+    /// Waits for the permit of a record of `bytes`. Failed records hold permits too. They are
+    /// classified and sent again meanwhile, which releases these permits.
+    async fn queue_permit(&mut self, bytes: usize) -> Result<OwnedSemaphorePermit, DeliveryError> {
         self.publisher.check_ready()?;
         if self.tracker.has_failures() {
             self.resend_rejected().await;
         }
-        self.queue_permit(bytes, Instant::now() + self.publisher.delivery_timeout).await
-    }
-
-    async fn try_send(
-        &mut self,
-        record: Record<'_>,
-        slot: u32,
-        label: u32,
-        permit: OwnedSemaphorePermit,
-    ) -> Result<(), DeliveryError> {
-        let client = &self.publisher.client;
-        let pending = PendingRecord {
-            tracker: Arc::clone(&self.tracker),
-            slot,
-            label,
-            timestamp_ms: record.timestamp_ms,
-            alone: false,
-            mark: client.mark(),
-            sent_at: std::time::Instant::now(),
-            _queue_permit: permit,
-        };
-        self.enqueue(client, record, pending).await
-    }
-
-    /// Waits for the permit of a record of `bytes`. Failed records hold permits too. They are
-    /// classified and sent again meanwhile, which releases these permits.
-    async fn queue_permit(
-        &mut self,
-        bytes: usize,
-        deadline: Instant,
-    ) -> Result<OwnedSemaphorePermit, DeliveryError> {
+        let deadline = Instant::now() + self.publisher.delivery_timeout;
         let bytes = u32::try_from(bytes + OVERHEAD_BYTES).unwrap_or(u32::MAX);
         loop {
             let permits =
@@ -190,10 +154,8 @@ impl<'p> BatchPublisher<'p> {
         rejected.sort_by_key(|(failed, _)| failed.record.slot);
         for (failed, copy) in rejected {
             let slot = failed.record.slot;
-            if let Err(error) = self.send_alone(failed, &copy).await {
-                let error_index = self.error_index(error);
-                self.tracker.fail(slot, error_index, true);
-            }
+            let sent = self.send_alone(failed, &copy).await;
+            self.fail_unsent(slot, sent);
         }
         self.wait_for_reports().await;
     }
@@ -246,17 +208,17 @@ impl<'p> BatchPublisher<'p> {
 
     /// The index of an error. Many records share one error, most often the last, so the search
     /// begins there.
-    fn error_index(&mut self, error: DeliveryError) -> u32 {
+    fn error_index(&mut self, error: DeliveryError) -> usize {
         let known = self.errors.iter().rposition(|known| *known == error);
-        let index = known.unwrap_or_else(|| {
+        known.unwrap_or_else(|| {
             self.errors.push(error);
             self.errors.len() - 1
-        });
-        u32::try_from(index).unwrap_or(u32::MAX)
+        })
     }
 
-    /// Waits for every outcome, at most until the deadline of the last record.
-    pub async fn finish(mut self) -> BatchOutcome {
+    /// Waits for every outcome, at most until the deadline of the last record. Returns the states in
+    /// the order of sending, and the errors that they refer to.
+    pub async fn finish(mut self) -> (Vec<DeliveryState>, Vec<DeliveryError>) {
         while let Ok(true) = tokio::time::timeout_at(
             self.last_sent_at + self.publisher.delivery_timeout,
             self.tracker.wait_for_failures_or_end(),
@@ -266,7 +228,7 @@ impl<'p> BatchPublisher<'p> {
             self.resend_rejected().await;
         }
         let no_report = self.error_index(DeliveryError::no_report());
-        BatchOutcome { states: self.tracker.close(no_report), errors: self.errors }
+        (self.tracker.close(no_report), self.errors)
     }
 }
 
@@ -303,6 +265,13 @@ mod tests {
         (publisher, shutdown)
     }
 
+    fn error_of<'e>(state: &DeliveryState, errors: &'e [DeliveryError]) -> Option<&'e DeliveryError> {
+        match state {
+            DeliveryState::Failed(error) => errors.get(*error),
+            _ => None,
+        }
+    }
+
     fn batch(publisher: &Publisher, abandoned: CancellationToken) -> BatchPublisher<'_> {
         BatchPublisher::new(publisher, None, Histogram::new([1.0]), abandoned)
     }
@@ -317,10 +286,10 @@ mod tests {
         let mut batch = batch(&publisher, abandoned.clone());
         let fits = i64::try_from(32 * 1024 * 1024 / (VALUE.len() + OVERHEAD_BYTES)).unwrap();
         for _ in 0..fits {
-            batch.send(record("many"), 0).await;
+            batch.send(record("many")).await;
         }
         assert_eq!(publisher.queued_records(), fits);
-        let one_more = tokio::time::timeout(Duration::from_millis(200), batch.send(record("many"), 0)).await;
+        let one_more = tokio::time::timeout(Duration::from_millis(200), batch.send(record("many"))).await;
         assert!(one_more.is_err(), "the record waits for its permit");
         assert_eq!(publisher.queued_records(), fits);
         // The single record is sent, because the queue has room for it. It is not acknowledged.
@@ -328,13 +297,12 @@ mod tests {
 
         abandoned.cancel();
         publisher.purge().await;
-        let outcome = batch.finish().await;
-        let states: Vec<&DeliveryState> = outcome.states.pages.iter().flatten().collect();
+        let (states, errors) = batch.finish().await;
         let expected = usize::try_from(fits).unwrap();
         assert_eq!(states.len(), expected, "a record that waited for its permit has no slot");
         assert!(states.iter().all(|state| matches!(state, DeliveryState::Failed(_))), "each has its outcome");
-        let failed: u64 = outcome.error_counts().map(|(_, count)| count).sum();
-        assert_eq!(failed, u64::try_from(fits).unwrap());
+        let failed = states.iter().filter(|state| error_of(state, &errors).is_some());
+        assert_eq!(failed.count(), expected);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -378,11 +346,13 @@ mod tests {
 
         mock.request_errors(RDKafkaApiKey::Produce, &too_large);
         let mut batch = batch(&publisher, CancellationToken::new());
-        batch.send(record("one of many"), 0).await;
+        batch.send(record("one of many")).await;
         disconnect();
-        let outcome = batch.finish().await;
-        let failed: Vec<(&DeliveryError, u64)> = outcome.error_counts().collect();
-        assert!(failed.len() == 1 && unavailable(failed[0].0), "{failed:?}");
+        let (states, errors) = batch.finish().await;
+        assert!(
+            states.len() == 1 && error_of(&states[0], &errors).is_some_and(unavailable),
+            "{states:?} {errors:?}"
+        );
 
         mock.broker_round_trip_time(-1, Duration::ZERO).unwrap();
         while publisher.ready().is_err() {

@@ -2,7 +2,6 @@
 //! `/health` and `/metrics`.
 
 mod adsbdb;
-mod batch;
 mod docs;
 mod ingest;
 
@@ -20,6 +19,7 @@ use serde_json::{Value, json};
 use service::health::HealthSource;
 use tower_service::Service;
 
+use crate::batch::ingest_batch;
 use crate::config::Config;
 use crate::error::ApiError;
 use crate::http::middleware::{self, Auth, Endpoint, Events, HadSlash, Limit, Matched, head_id, reject};
@@ -49,7 +49,7 @@ static ROUTES: [Route; 15] = [
     route(endpoint(POST, INGEST, ApiKey, InFlight, One),
         |_| post(ingest::ingest), openapi::ingest_errors),
     route(endpoint(POST, "/ingest/batch", ApiKey, InFlight, Many),
-        |_| post(batch::ingest_batch), openapi::batch_errors),
+        |_| post(ingest_batch), openapi::batch_errors),
     route(endpoint(POST, "/ingest/adsbdb", ApiKey, InFlight, Fetched),
         |_| without_body(post(adsbdb::ingest_aircraft)), openapi::aircraft_errors),
 

@@ -462,7 +462,7 @@ async fn a_batch_of_100_mib_uses_less_than_150_mb_of_memory() {
     let raised = [
         ("KAFKA_BROKER", shared().await),
         ("KAFKA_TOPIC", &topic),
-        ("MAX_BATCH_EVENTS", "1000000"),
+        ("MAX_BATCH_EVENTS", "100000"),
         ("MAX_BATCH_BYTES", "209715200"),
     ];
     let (child, app) = process(&raised).await;
@@ -471,7 +471,7 @@ async fn a_batch_of_100_mib_uses_less_than_150_mb_of_memory() {
     let (file, results) = (folder.path().join("events.ndjson"), folder.path().join("results.json"));
     let (mut lines, mut count) = (String::new(), 0);
     while lines.len() < 100 * MIB {
-        writeln!(lines, r#"{{"id":"aircraft-{count}","source":"manual","payload":{{"mode_s":"3F28BC","speed":{count}.5,"note":"{}"}}}}"#, "x".repeat(180)).unwrap();
+        writeln!(lines, r#"{{"id":"aircraft-{count}","source":"manual","payload":{{"mode_s":"3F28BC","speed":{count}.5,"note":"{}"}}}}"#, "x".repeat(1000)).unwrap();
         count += 1;
     }
     tokio::fs::write(&file, lines).await.unwrap();
