@@ -15,13 +15,10 @@ use crate::adsbdb::AdsbdbClient;
 use crate::batch::results;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::http::server::Shared;
-use crate::http::stream::Timeouts;
 use crate::http::{body, server};
 use crate::kafka::publisher::Publisher;
 use crate::metrics::{Counters, Metrics};
 use crate::poll_jobs::JobRegistry;
-use crate::routes::Dispatcher;
 use crate::state::{AppState, Parts, Permits, Shutdown};
 use crate::traces::Traces;
 
@@ -114,8 +111,8 @@ impl App {
     }
 
     #[cfg(test)]
-    pub(crate) fn dispatcher(&self) -> Dispatcher {
-        Dispatcher::new(self.state.clone())
+    pub(crate) fn dispatcher(&self) -> crate::routes::Dispatcher {
+        crate::routes::Dispatcher::new(self.state.clone())
     }
 
     /// The totals, which stay readable after the end.
@@ -131,7 +128,7 @@ impl App {
     pub async fn run_until(self, stop: CancellationToken) -> Result<(), RunError> {
         let (state, close) = (self.state, CancellationToken::new());
         tracing::info!(address = %self.listener.address(), topic = state.config.topic.name, "listening");
-        let serving = serve(self.listener, &state, close.clone());
+        let serving = server::serve(self.listener.into_socket(), state.clone(), close.clone());
         let (tasks, stop_tasks) = (state.tasks.clone(), state.tasks.stop_token());
         let mut server = AbortOnDropHandle::new(tasks.spawn("http listener", serving));
         let tls = state.config.http.tls.clone();
@@ -147,20 +144,6 @@ impl App {
         _ = tokio::join!(closing, state.traces.close(EXPORT_TIMEOUT));
         tasks.alive().map_err(RunError::Task)
     }
-}
-
-/// Serves `listener` until `close`.
-fn serve(listener: Listener, state: &AppState, close: CancellationToken) -> impl Future<Output = ()> + use<> {
-    let config = &state.config;
-    let shared = Shared {
-        handler: Dispatcher::new(state.clone()),
-        timeouts: Timeouts { request: config.request_timeout, idle: config.http.idle_timeout },
-        tls: config.http.tls.clone(),
-        shutdown: state.shutdown.clone(),
-        close,
-        metrics: state.metrics.connections.clone(),
-    };
-    server::serve(listener.into_socket(), config.http.max_connections, shared)
 }
 
 /// Waits for the requests in flight. After the timeout the rest is abandoned: each request responds

@@ -157,17 +157,6 @@ impl Shutdown {
 /// clients can read the reason of their rejection.
 pub const EXTRA_CONNECTIONS: usize = 64;
 
-/// The permit of a new connection.
-#[derive(Debug)]
-pub enum ConnectionPermit {
-    /// The connection is within the limit.
-    Regular(Permit),
-    /// The connection is one of [`EXTRA_CONNECTIONS`].
-    Extra(Permit),
-    /// The connection is beyond both limits.
-    Denied,
-}
-
 /// A number of permits. Unlike a semaphore it never waits, and it maintains a metric.
 #[derive(Debug, Clone)]
 pub struct Permits {
@@ -200,13 +189,10 @@ impl Permits {
         self.take_below(self.max).map(|(permit, _)| permit)
     }
 
-    /// Takes the permit of a connection.
-    pub fn take_for_connection(&self) -> ConnectionPermit {
-        match self.take_below(self.max + EXTRA_CONNECTIONS) {
-            Some((permit, before)) if before < self.max => ConnectionPermit::Regular(permit),
-            Some((permit, _)) => ConnectionPermit::Extra(permit),
-            None => ConnectionPermit::Denied,
-        }
+    /// Takes the permit of a connection. Returns whether it is one of [`EXTRA_CONNECTIONS`].
+    pub fn take_for_connection(&self) -> Option<(Permit, bool)> {
+        let (permit, before) = self.take_below(self.max + EXTRA_CONNECTIONS)?;
+        Some((permit, before >= self.max))
     }
 }
 
@@ -237,17 +223,17 @@ mod tests {
     fn connections_beyond_the_limit_get_extra_permits_then_none() {
         let permits = Permits::new(1, Gauge::default());
         let regular = permits.take_for_connection();
-        assert!(matches!(regular, ConnectionPermit::Regular(_)));
-        let extra: Vec<ConnectionPermit> =
+        assert!(matches!(regular, Some((_, false))));
+        let extra: Vec<Option<(Permit, bool)>> =
             (0..EXTRA_CONNECTIONS).map(|_| permits.take_for_connection()).collect();
-        assert!(extra.iter().all(|permit| matches!(permit, ConnectionPermit::Extra(_))));
-        assert!(matches!(permits.take_for_connection(), ConnectionPermit::Denied));
+        assert!(extra.iter().all(|permit| matches!(permit, Some((_, true)))));
+        assert!(permits.take_for_connection().is_none());
         drop(regular);
         assert!(
-            matches!(permits.take_for_connection(), ConnectionPermit::Extra(_)),
+            matches!(permits.take_for_connection(), Some((_, true))),
             "extra connections count until they end"
         );
         drop(extra);
-        assert!(matches!(permits.take_for_connection(), ConnectionPermit::Regular(_)));
+        assert!(matches!(permits.take_for_connection(), Some((_, false))));
     }
 }

@@ -277,7 +277,6 @@ mod tests {
     use super::*;
     use crate::app::App;
     use crate::config::Config;
-    use crate::http::server::Handler;
 
     async fn post(app: &App) -> (u16, Value) {
         let request = Request::post("/ingest/batch").header("host", "t");

@@ -30,7 +30,7 @@ use crate::http::headers::{self, ContentCoding};
 use crate::state::Shutdown;
 
 /// Number of bytes beyond the size limit that are read and discarded.
-const MAX_DRAIN_BYTES: usize = 1024 * 1024;
+pub const MAX_DRAIN_BYTES: usize = 1024 * 1024;
 
 /// The limits of a body.
 #[derive(Debug, Clone, Copy)]
@@ -168,18 +168,26 @@ impl LimitedBody {
     /// can overtake the response.
     pub async fn drain(&mut self) {
         let max = self.limits.max_bytes.saturating_sub(self.read_bytes) + MAX_DRAIN_BYTES;
-        let stream = self.decoder.undecoded();
-        let drain = async {
-            let mut drained = 0;
-            while let Some(Ok(chunk)) = stream.next().await {
-                drained += chunk.len();
-                if drained > max {
-                    break;
-                }
-            }
-        };
-        _ = tokio::time::timeout(self.time_left, drain).await;
+        discard(self.decoder.undecoded(), max, self.time_left).await;
     }
+}
+
+/// Reads and discards a body, up to `max_bytes` and within `timeout`. Returns the number of bytes, and
+/// whether the end of the body was read.
+pub async fn discard(stream: &mut BodyDataStream, max_bytes: usize, timeout: Duration) -> (usize, bool) {
+    let mut bytes = 0;
+    let read = async {
+        while let Some(chunk) = stream.next().await {
+            let Ok(chunk) = chunk else { return false };
+            bytes += chunk.len();
+            if bytes > max_bytes {
+                return false;
+            }
+        }
+        true
+    };
+    let ended = tokio::time::timeout(timeout, read).await.unwrap_or(false);
+    (bytes, ended)
 }
 
 fn check_length(headers: &HeaderMap, limits: BodyLimits) -> Result<(), ApiError> {

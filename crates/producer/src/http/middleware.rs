@@ -10,22 +10,23 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use events::EventId;
-use futures::StreamExt;
 use http_body::Body as _;
 use uuid::Uuid;
 
 use crate::error::{ApiError, Rejection};
 use crate::http::auth::{ApiKeyName, authenticate};
+use crate::http::body::{self, MAX_DRAIN_BYTES};
 use crate::http::cors::CorsRequest;
 use crate::http::headers::{self, IDEMPOTENCY_KEY, idempotency_key};
 use crate::state::{Admission, AppState, Permit};
 use crate::traces::{RequestSpan, Traces};
 
-/// Calls `next` between the steps above, or rejects the request.
+/// Calls `next` between the steps above, or rejects the request. A request on an `extra` connection,
+/// beyond MAX_CONNECTIONS, is always rejected.
 pub async fn run<F: Future<Output = Response>>(
     state: &AppState,
     matched: Matched,
+    extra: bool,
     mut request: Request,
     next: impl FnOnce(Request, Admission, Option<Permit>) -> F,
 ) -> Response {
@@ -35,18 +36,20 @@ pub async fn run<F: Future<Output = Response>>(
     let log = RequestLog::begin(&state.traces, &mut request, route);
     let origins = state.config.http.cors_origins.as_ref();
     let cors = origins.map(|origins| CorsRequest::new(origins, &mut request));
-    let mut response = match headers::check(&request) {
-        // Boxed, as the preflight: most requests have neither, and need no memory for their
-        // futures.
-        Err(error) => Box::pin(reject(error, request)).await,
-        Ok(()) => match cors.as_ref().and_then(|cors| cors.preflight(&request, matched.is_known())) {
-            Some(response) => Box::pin(reject(response, request)).await,
-            None => {
-                let next = |request, permit| next(request, admission, permit);
-                check_key(state, matched, request, next).await
-            }
-        },
+    let mut key = None;
+    let checked = match check(state, matched, cors.as_ref(), &request, &mut key) {
+        Ok(_) if extra => Err(overloaded(ApiError::too_many_connections(), matched, &request)),
+        checked => checked,
     };
+    let mut response = match checked {
+        Ok(permit) => next(request, admission, permit).await,
+        // Boxed: most requests are not rejected, and need no memory for this future.
+        Err(response) => Box::pin(reject(*response, request)).await,
+    };
+    if let Some(key) = key {
+        state.metrics.authenticated(&key.0, response.status().as_u16());
+        response.extensions_mut().insert(key);
+    }
     if let Some(cors) = cors {
         cors.add_headers(response.headers_mut());
     }
@@ -64,49 +67,42 @@ pub async fn run<F: Future<Output = Response>>(
     response
 }
 
-/// Rejects a request without a known key, if its endpoint requires one.
-async fn check_key<F: Future<Output = Response>>(
+/// Checks the head, whether the request is a preflight, the API key, and the limits. Sets `key` to
+/// the name of the API key. Returns the permit of MAX_IN_FLIGHT, if the endpoint needs one.
+///
+/// # Errors
+/// The response.
+fn check(
     state: &AppState,
     matched: Matched,
-    request: Request,
-    next: impl FnOnce(Request, Option<Permit>) -> F,
-) -> Response {
-    let required = matched.endpoint.auth == Auth::ApiKey;
-    let keys = state.config.http.api_keys.as_ref().filter(|_| required);
-    let Some(keys) = keys else { return take_permit(state, matched, request, next).await };
-    let name = match authenticate(keys, request.headers()) {
-        Ok(name) => name,
-        Err(response) => return reject(*response, request).await,
-    };
-    let mut response = take_permit(state, matched, request, next).await;
-    state.metrics.authenticated(&name.0, response.status().as_u16());
-    response.extensions_mut().insert(name);
-    response
+    cors: Option<&CorsRequest>,
+    request: &Request,
+    key: &mut Option<ApiKeyName>,
+) -> Result<Option<Permit>, Box<Response>> {
+    let boxed = |error: ApiError| Box::new(error.into_response());
+    headers::check(request).map_err(boxed)?;
+    if let Some(response) = cors.and_then(|cors| cors.preflight(request, matched.is_known())) {
+        return Err(Box::new(response));
+    }
+    if let Some(keys) = &state.config.http.api_keys
+        && matched.endpoint.auth == Auth::ApiKey
+    {
+        *key = Some(authenticate(keys, request.headers())?);
+    }
+    // Requests that list or cancel poll jobs need no permit, so an operator can send them under
+    // overload.
+    if !matched.has_method || matched.endpoint.limit != Limit::InFlight {
+        return Ok(None);
+    }
+    let permit = state.in_flight.take();
+    permit.map(Some).ok_or_else(|| overloaded(ApiError::too_many_requests(), matched, request))
 }
 
-/// Rejects a request beyond MAX_IN_FLIGHT. Requests that list or cancel poll jobs need no permit,
-/// so an operator can send them under overload.
-async fn take_permit<F: Future<Output = Response>>(
-    state: &AppState,
-    matched: Matched,
-    request: Request,
-    next: impl FnOnce(Request, Option<Permit>) -> F,
-) -> Response {
-    if !matched.needs_permit() {
-        return next(request, None).await;
-    }
-    match state.in_flight.take() {
-        Some(permit) => next(request, Some(permit)).await,
-        None => {
-            let id = head_id(matched, request.headers());
-            reject(ApiError::too_many_requests().with_head_id(id), request).await
-        }
-    }
-}
-
-/// The id of the event, if the head of the request contains it.
-pub fn head_id(matched: Matched, headers: &HeaderMap) -> Option<EventId> {
-    if matched.endpoint.events == Events::One { idempotency_key(headers).ok()? } else { None }
+/// The response beyond a limit, with the id of the event, if the head of the request contains it.
+fn overloaded(error: ApiError, matched: Matched, request: &Request) -> Box<Response> {
+    let single = matched.endpoint.events == Events::One;
+    let id = if single { idempotency_key(request.headers()).ok().flatten() } else { None };
+    Box::new(error.with_head_id(id).into_response())
 }
 
 /// An extension of a request whose body was not empty, and was discarded.
@@ -123,12 +119,12 @@ pub async fn without_body(request: Request, next: Next) -> Response {
     if body.is_end_stream() {
         return next.run(Request::from_parts(parts, body)).await;
     }
-    let discarded = discard(&parts.headers, body).await;
-    if discarded.had_bytes {
+    let (had_bytes, ended) = discard(&parts.headers, body).await;
+    if had_bytes {
         parts.extensions.insert(HadBody);
     }
     let mut response = next.run(Request::from_parts(parts, Body::empty())).await;
-    if !discarded.ended {
+    if !ended {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
@@ -228,11 +224,6 @@ impl Matched {
     pub fn is_known(&self) -> bool {
         !std::ptr::eq(self.endpoint, &raw const UNKNOWN)
     }
-
-    /// Whether the request needs a permit of MAX_IN_FLIGHT.
-    pub fn needs_permit(&self) -> bool {
-        self.has_method && self.endpoint.limit == Limit::InFlight
-    }
 }
 
 /// The header of the id, in requests and responses.
@@ -287,47 +278,29 @@ fn new_id() -> HeaderValue {
         .expect("a UUID is a valid header value")
 }
 
-/// Number of bytes of a body that are read and discarded.
-const MAX_DISCARD_BYTES: usize = 1024 * 1024;
+/// Maximum time to discard a body.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Discards the body of `request` and returns `response`.
 pub async fn reject(response: impl IntoResponse, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let mut response = response.into_response();
-    if !discard(&parts.headers, body).await.ended {
+    let (_, ended) = discard(&parts.headers, body).await;
+    if !ended {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
 
-/// A body that was discarded.
-#[derive(Debug, Clone, Copy)]
-pub struct Discarded {
-    pub had_bytes: bool,
-    /// Whether the end of the body was read. If not, the connection must be closed.
-    pub ended: bool,
-}
-
-/// Reads and discards a body, up to a limit of size and time.
-pub async fn discard(headers: &HeaderMap, body: Body) -> Discarded {
+/// Reads and discards a body, up to a limit of size and time. Returns whether it had bytes, and
+/// whether its end was read. If not, the connection must be closed.
+async fn discard(headers: &HeaderMap, body: Body) -> (bool, bool) {
     // With `Expect: 100-continue` the client sends no body, because nothing asks it to continue.
     if headers.contains_key(header::EXPECT) {
-        return Discarded { had_bytes: !body.is_end_stream(), ended: false };
+        return (!body.is_end_stream(), false);
     }
-    let (mut stream, mut bytes) = (body.into_data_stream(), 0);
-    let read = async {
-        while let Some(chunk) = stream.next().await {
-            let Ok(chunk) = chunk else { return false };
-            bytes += chunk.len();
-            if bytes > MAX_DISCARD_BYTES {
-                return false;
-            }
-        }
-        true
-    };
-    let ended = tokio::time::timeout(DISCARD_TIMEOUT, read).await.unwrap_or(false);
-    Discarded { had_bytes: bytes > 0, ended }
+    let (bytes, ended) = body::discard(&mut body.into_data_stream(), MAX_DRAIN_BYTES, DISCARD_TIMEOUT).await;
+    (bytes > 0, ended)
 }
 
 #[cfg(test)]

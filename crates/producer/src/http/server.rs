@@ -28,77 +28,74 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::ApiError;
 use crate::http::stream::{ConnectionTimer, Expired, Stream, TimedBody, TimedStream, Timeouts};
-use crate::http::tls::Tls;
-use crate::metrics::ConnectionMetrics;
-use crate::state::{ConnectionPermit, Permits, Shutdown};
+use crate::routes::Dispatcher;
+use crate::state::{AppState, Permits};
 
 /// Minimum and maximum pause after an error of `accept`.
 const ACCEPT_BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// Maximum time of an extra connection, which gets one response.
+const EXTRA_CONNECTION_TIMEOUT: Duration = Duration::from_secs(2);
+/// Maximum size of the head of a request.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
 
-/// Serves connections until `shared.close`, then waits for their end. Dropping the future aborts
-/// all connections.
-pub async fn serve<H: Handler>(socket: TcpListener, max_connections: usize, shared: Shared<H>) {
-    let permits = Permits::new(max_connections, shared.metrics.connections.clone());
-    let (mut acceptor, shared) = (Acceptor::new(socket), Arc::new(shared));
+/// The parts that all connections share.
+struct Server {
+    state: AppState,
+    dispatcher: Dispatcher,
+    /// Closes each connection after its current request.
+    close: CancellationToken,
+}
+
+/// Serves connections until `close`, then waits for their end. Dropping the future aborts all
+/// connections.
+pub async fn serve(socket: TcpListener, state: AppState, close: CancellationToken) {
+    let permits =
+        Permits::new(state.config.http.max_connections, state.metrics.connections.connections.clone());
+    let server = Arc::new(Server { dispatcher: Dispatcher::new(state.clone()), state, close });
+    let mut backoff = Backoff::new(ACCEPT_BACKOFF.0, ACCEPT_BACKOFF.1);
     let mut connections = JoinSet::new();
     loop {
         let stream = tokio::select! {
-            () = shared.close.cancelled() => break,
+            () = server.close.cancelled() => break,
             Some(_) = connections.join_next() => continue,
-            stream = acceptor.accept() => stream,
+            stream = accept(&socket, &mut backoff) => stream,
         };
-        let (permit, extra) = match permits.take_for_connection() {
-            ConnectionPermit::Regular(permit) => (permit, false),
-            ConnectionPermit::Extra(permit) => (permit, true),
-            ConnectionPermit::Denied => {
-                shared.metrics.rejected();
-                reject_connection(stream, shared.tls.is_some());
-                continue;
-            }
+        let Some((permit, extra)) = permits.take_for_connection() else {
+            server.state.metrics.connections.rejected();
+            reject_connection(stream, server.state.config.http.tls.is_some());
+            continue;
         };
-        let connection = serve_connection(stream, Arc::clone(&shared), extra);
+        let connection = serve_connection(stream, Arc::clone(&server), extra);
         connections.spawn(async move {
             connection.await;
             drop(permit);
         });
     }
-    drop(acceptor);
+    drop(socket);
     while connections.join_next().await.is_some() {}
 }
 
-/// Accepts connections. After an error, such as the limit of open files, it waits and tries again.
-#[derive(Debug)]
-struct Acceptor {
-    socket: TcpListener,
-    backoff: Backoff,
-}
-
-impl Acceptor {
-    fn new(socket: TcpListener) -> Self {
-        Self { socket, backoff: Backoff::new(ACCEPT_BACKOFF.0, ACCEPT_BACKOFF.1) }
-    }
-
-    /// Returns the next connection. No connection is lost if the future is dropped.
-    async fn accept(&mut self) -> TcpStream {
-        loop {
-            match self.socket.accept().await {
-                Ok((stream, _)) => {
-                    if self.backoff.attempts() > 0 {
-                        tracing::info!("connections are accepted again");
-                        self.backoff.reset();
-                    }
-                    // Each response is written as a whole, so Nagle's algorithm would only delay
-                    // it. An error is ignored: if the socket is broken, the next call fails, too.
-                    _ = stream.set_nodelay(true);
-                    return stream;
+/// Accepts the next connection. After an error, such as the limit of open files, it waits and tries
+/// again. No connection is lost if the future is dropped.
+async fn accept(socket: &TcpListener, backoff: &mut Backoff) -> TcpStream {
+    loop {
+        match socket.accept().await {
+            Ok((stream, _)) => {
+                if backoff.attempts() > 0 {
+                    tracing::info!("connections are accepted again");
+                    backoff.reset();
                 }
-                Err(error) if is_client_error(&error) => {}
-                Err(error) => {
-                    if self.backoff.attempts() == 0 {
-                        tracing::warn!(%error, "connections cannot be accepted");
-                    }
-                    tokio::time::sleep(self.backoff.next_delay()).await;
+                // Each response is written as a whole, so Nagle's algorithm would only delay it. An
+                // error is ignored: if the socket is broken, the next call fails, too.
+                _ = stream.set_nodelay(true);
+                return stream;
+            }
+            Err(error) if is_client_error(&error) => {}
+            Err(error) => {
+                if backoff.attempts() == 0 {
+                    tracing::warn!(%error, "connections cannot be accepted");
                 }
+                tokio::time::sleep(backoff.next_delay()).await;
             }
         }
     }
@@ -110,47 +107,21 @@ fn is_client_error(error: &std::io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-/// Maximum time of an extra connection, which gets one response.
-const EXTRA_CONNECTION_TIMEOUT: Duration = Duration::from_secs(2);
-/// Maximum size of the head of a request.
-const MAX_HEAD_BYTES: usize = 64 * 1024;
-
-/// Handles the requests of all connections.
-pub trait Handler: Send + Sync + 'static {
-    /// Handles a request. On an `extra` connection, beyond MAX_CONNECTIONS, it rejects all requests
-    /// but those of exempt endpoints.
-    fn handle(&self, request: Request<Body>, extra: bool) -> impl Future<Output = Response<Body>> + Send;
-}
-
-/// The parts that all connections share.
-#[derive(Debug)]
-pub struct Shared<H> {
-    pub handler: H,
-    pub timeouts: Timeouts,
-    /// The certificate, if TLS is enabled.
-    pub tls: Option<Tls>,
-    /// After the shutdown began, responses announce the end of their connection.
-    pub shutdown: Shutdown,
-    /// Closes each connection after its current request.
-    pub close: CancellationToken,
-    pub metrics: ConnectionMetrics,
-}
-
 /// Serves `stream` until its end. An `extra` connection, beyond MAX_CONNECTIONS, serves one
 /// request.
-async fn serve_connection<H: Handler>(stream: TcpStream, shared: Arc<Shared<H>>, extra: bool) {
-    let timeouts = match shared.timeouts {
-        Timeouts { request, .. } if extra => {
-            let request = EXTRA_CONNECTION_TIMEOUT.min(request);
-            Timeouts { request, idle: request }
-        }
-        timeouts => timeouts,
-    };
-    let Some(stream) = handshake(stream, &shared, timeouts.request).await else { return };
+async fn serve_connection(stream: TcpStream, server: Arc<Server>, extra: bool) {
+    let config = &server.state.config;
+    let mut timeouts = Timeouts { request: config.request_timeout, idle: config.http.idle_timeout };
+    if extra {
+        timeouts.request = EXTRA_CONNECTION_TIMEOUT.min(timeouts.request);
+        timeouts.idle = timeouts.request;
+    }
+    let metrics = &server.state.metrics.connections;
+    let Some(stream) = handshake(stream, &server.state, timeouts.request).await else { return };
     let timer = Arc::new(ConnectionTimer::new(timeouts));
     let service = service_fn(|request| {
         timer.request_started();
-        handle(Arc::clone(&shared), Arc::clone(&timer), extra, request)
+        handle(Arc::clone(&server), Arc::clone(&timer), extra, request)
     });
     let io = TokioIo::new(TimedStream::new(stream, Arc::clone(&timer)));
     // A client may close its sending side after the request and wait for the response
@@ -159,7 +130,7 @@ async fn serve_connection<H: Handler>(stream: TcpStream, shared: Arc<Shared<H>>,
     let mut connection = http.half_close(true).max_buf_size(MAX_HEAD_BYTES).serve_connection(io, service);
     // Each step polls the token. With one shared token all connections would contend for its lock,
     // so each connection has a child token.
-    let mut close = pin!(shared.close.child_token().cancelled_owned());
+    let mut close = pin!(server.close.child_token().cancelled_owned());
     let mut sleep = pin!(sleep_until(timer.deadline()));
     let mut closing = false;
     let ended = poll_fn(|cx| {
@@ -173,7 +144,7 @@ async fn serve_connection<H: Handler>(stream: TcpStream, shared: Arc<Shared<H>>,
         }
     });
     match ended.await {
-        Err(expired) => shared.metrics.closed_on_timeout(expired.step()),
+        Err(expired) => metrics.closed_on_timeout(expired.step()),
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
             let http1::Parts { io, read_buf, .. } = connection.into_parts();
@@ -186,20 +157,15 @@ async fn serve_connection<H: Handler>(stream: TcpStream, shared: Arc<Shared<H>>,
 }
 
 /// Performs the TLS handshake, if TLS is enabled. Returns `None` if it failed or timed out.
-async fn handshake<H>(stream: TcpStream, shared: &Shared<H>, timeout: Duration) -> Option<Stream> {
-    let Some(tls) = &shared.tls else { return Some(Stream::Plain(stream)) };
+async fn handshake(stream: TcpStream, state: &AppState, timeout: Duration) -> Option<Stream> {
+    let Some(tls) = &state.config.http.tls else { return Some(Stream::Left(stream)) };
     match tokio::time::timeout(timeout, tls.acceptor().accept(stream)).await {
-        Ok(Ok(stream)) => Some(Stream::Tls(Box::new(stream))),
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "tls handshake failed");
-            shared.metrics.closed_on_timeout(Some("handshake"));
-            None
-        }
-        Err(_) => {
-            shared.metrics.closed_on_timeout(Some("handshake"));
-            None
-        }
+        Ok(Ok(stream)) => return Some(Stream::Right(Box::new(stream))),
+        Ok(Err(error)) => tracing::debug!(%error, "tls handshake failed"),
+        Err(_) => {}
     }
+    state.metrics.connections.closed_on_timeout(Some("handshake"));
+    None
 }
 
 /// Ready when a timeout has expired. The sleep is reset only to an earlier deadline, or when it
@@ -219,29 +185,18 @@ fn poll_deadline(timer: &ConnectionTimer, mut sleep: Pin<&mut Sleep>, cx: &mut C
 }
 
 /// Handles one request.
-async fn handle<H: Handler>(
-    shared: Arc<Shared<H>>,
+async fn handle(
+    server: Arc<Server>,
     timer: Arc<ConnectionTimer>,
     extra: bool,
     request: Request<Incoming>,
 ) -> Result<Response<TimedBody>, Infallible> {
-    let mut response = shared.handler.handle(request.map(Body::new), extra).await;
-    if extra || shared.shutdown.has_begun() {
+    let mut response = server.dispatcher.handle(request.map(Body::new), extra).await;
+    if extra || server.state.shutdown.has_begun() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response.map(|body| TimedBody::new(body, timer)))
 }
-
-/// The response to a connection beyond MAX_CONNECTIONS and the extra connections.
-const TOO_MANY_CONNECTIONS: &str = "\
-    HTTP/1.1 503 Service Unavailable\r\n\
-    content-type: application/problem+json\r\n\
-    retry-after: 1\r\n\
-    connection: close\r\n\
-    content-length: 161\r\n\r\n\
-    {\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\
-    \"detail\":\"nothing was stored: too many connections are open (MAX_CONNECTIONS)\",\
-    \"retryable\":true}";
 
 /// The first bytes of an HTTP/2 client with prior knowledge.
 const HTTP_2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -265,12 +220,19 @@ fn response_to_invalid_head(error: &hyper::Error, unparsed: &[u8], withheld: Vec
     if withheld.is_empty() || error.to_string() != TRANSFER_CODING_ERROR {
         return withheld;
     }
-    let problem = ApiError::UnsupportedTransferCoding.problem();
+    raw_response(&ApiError::UnsupportedTransferCoding)
+}
+
+/// The bytes of an error response that closes the connection.
+fn raw_response(error: &ApiError) -> Vec<u8> {
+    let problem = error.problem();
     let body = serde_json::to_string(&problem).unwrap_or_default();
+    let retry_after = problem.retry_after.map(|time| format!("retry-after: {}\r\n", time.as_secs()));
     format!(
-        "HTTP/1.1 {}\r\ncontent-type: application/problem+json\r\nconnection: close\r\n\
+        "HTTP/1.1 {}\r\ncontent-type: application/problem+json\r\n{}connection: close\r\n\
          content-length: {}\r\n\r\n{body}",
         problem.status,
+        retry_after.unwrap_or_default(),
         body.len()
     )
     .into()
@@ -280,7 +242,7 @@ fn response_to_invalid_head(error: &hyper::Error, unparsed: &[u8], withheld: Vec
 /// A TLS connection is closed, because a response would need a handshake.
 fn reject_connection(stream: TcpStream, tls: bool) {
     let Ok(mut stream) = stream.into_std() else { return };
-    if !tls && stream.write_all(TOO_MANY_CONNECTIONS.as_bytes()).is_ok() {
+    if !tls && stream.write_all(&raw_response(&ApiError::too_many_connections())).is_ok() {
         // The client may have closed the connection already.
         _ = stream.shutdown(std::net::Shutdown::Write);
     }
@@ -296,7 +258,10 @@ mod tests {
     async fn a_raw_response_equals_the_response_to_a_parsed_request() {
         let parsed = ApiError::too_many_connections().into_response();
         let body = axum::body::to_bytes(parsed.into_body(), 4096).await.unwrap();
-        let (head, raw) = TOO_MANY_CONNECTIONS.split_once("\r\n\r\n").unwrap();
+        let response = String::from_utf8(raw_response(&ApiError::too_many_connections())).unwrap();
+        let (head, raw) = response.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{head}");
+        assert!(head.contains("\r\nretry-after: 1\r\n"), "{head}");
         assert_eq!(raw, std::str::from_utf8(&body).unwrap());
         assert!(head.contains(&format!("content-length: {}", body.len())), "{}", body.len());
         let (head, body) = HTTP_2_REJECTED.split_once("\r\n\r\n").unwrap();

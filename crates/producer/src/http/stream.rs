@@ -25,16 +25,15 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 
 /// Number of bytes that are read and discarded while a connection is closed. Unread bytes would
 /// make the close a reset, which can overtake the response.
 const MAX_LINGER_BYTES: usize = 1024 * 1024;
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
-pub enum Stream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
+/// A plain or a TLS stream.
+pub type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// A stream that reports to a timer.
 pub struct TimedStream {
@@ -53,15 +52,25 @@ impl TimedStream {
         std::mem::take(&mut self.withheld)
     }
 
-    /// Sends `response`, if it is not empty, and closes the connection.
+    /// Sends `response`, if it is not empty, closes the sending side, and discards the bytes that the
+    /// client still sends.
     pub async fn finish(&mut self, response: &[u8]) -> io::Result<()> {
         if response.is_empty() {
             return Ok(());
         }
-        match &mut self.stream {
-            Stream::Plain(stream) => finish(stream, response).await,
-            Stream::Tls(stream) => finish(stream, response).await,
-        }
+        self.stream.write_all(response).await?;
+        self.stream.shutdown().await?;
+        let linger = async {
+            let (mut buffer, mut left) = ([0; 4096], MAX_LINGER_BYTES);
+            while left > 0 {
+                match self.stream.read(&mut buffer).await {
+                    Ok(read) if read > 0 => left = left.saturating_sub(read),
+                    _ => return,
+                }
+            }
+        };
+        _ = tokio::time::timeout(LINGER_TIMEOUT, linger).await;
+        Ok(())
     }
 
     /// Withholds bytes that belong to the response of no request. Returns whether it did.
@@ -77,8 +86,8 @@ impl TimedStream {
     /// it.
     fn poll_reset(&self, cx: &mut Context<'_>) -> io::Result<()> {
         let socket = match &self.stream {
-            Stream::Plain(stream) => stream,
-            Stream::Tls(stream) => stream.get_ref().0,
+            Either::Left(stream) => stream,
+            Either::Right(stream) => stream.get_ref().0,
         };
         if self.timer.is_in_request()
             && socket.poll_read_ready(cx).is_ready()
@@ -103,15 +112,6 @@ impl TimedStream {
     }
 }
 
-macro_rules! either {
-    ($self:ident, $stream:ident => $call:expr) => {
-        match &mut $self.stream {
-            Stream::Plain($stream) => $call,
-            Stream::Tls($stream) => $call,
-        }
-    };
-}
-
 impl AsyncRead for TimedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -119,7 +119,7 @@ impl AsyncRead for TimedStream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let outcome = either!(self, stream => Pin::new(stream).poll_read(cx, buffer));
+        let outcome = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if buffer.filled().len() > before {
             self.timer.bytes_received();
         }
@@ -132,7 +132,7 @@ impl AsyncWrite for TimedStream {
         if self.withhold(bytes) {
             return Poll::Ready(Ok(bytes.len()));
         }
-        let outcome = either!(self, stream => Pin::new(stream).poll_write(cx, bytes));
+        let outcome = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.report(outcome, |bytes| *bytes)
     }
 
@@ -145,20 +145,17 @@ impl AsyncWrite for TimedStream {
             bytes.iter().for_each(|bytes| _ = self.withhold(bytes));
             return Poll::Ready(Ok(bytes.iter().map(|bytes| bytes.len()).sum()));
         }
-        let outcome = either!(self, stream => Pin::new(stream).poll_write_vectored(cx, bytes));
+        let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
         self.report(outcome, |bytes| *bytes)
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.stream {
-            Stream::Plain(stream) => stream.is_write_vectored(),
-            Stream::Tls(stream) => stream.is_write_vectored(),
-        }
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_reset(cx)?;
-        let outcome = either!(self, stream => Pin::new(stream).poll_flush(cx));
+        let outcome = Pin::new(&mut self.stream).poll_flush(cx);
         if outcome.is_ready() {
             self.timer.flushed();
         }
@@ -169,26 +166,9 @@ impl AsyncWrite for TimedStream {
         if !self.withheld.is_empty() {
             return Poll::Ready(Ok(()));
         }
-        let outcome = either!(self, stream => Pin::new(stream).poll_shutdown(cx));
+        let outcome = Pin::new(&mut self.stream).poll_shutdown(cx);
         self.report(outcome, |()| 0)
     }
-}
-
-/// Sends `response`, closes the sending side, and discards the bytes that the client still sends.
-async fn finish<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, response: &[u8]) -> io::Result<()> {
-    stream.write_all(response).await?;
-    stream.shutdown().await?;
-    let linger = async {
-        let (mut buffer, mut left) = ([0; 4096], MAX_LINGER_BYTES);
-        while left > 0 {
-            match stream.read(&mut buffer).await {
-                Ok(read) if read > 0 => left = left.saturating_sub(read),
-                _ => return,
-            }
-        }
-    };
-    _ = tokio::time::timeout(LINGER_TIMEOUT, linger).await;
-    Ok(())
 }
 
 /// The body of a response. It reports its end to a timer.

@@ -22,8 +22,7 @@ use tower_service::Service;
 use crate::batch::ingest_batch;
 use crate::config::Config;
 use crate::error::ApiError;
-use crate::http::middleware::{self, Auth, Endpoint, Events, HadSlash, Limit, Matched, head_id, reject};
-use crate::http::server::Handler;
+use crate::http::middleware::{self, Auth, Endpoint, Events, HadSlash, Limit, Matched, reject};
 use crate::openapi::{self, ErrorExample};
 use crate::state::{Admission, AppState, Permit};
 
@@ -119,14 +118,10 @@ fn find(method: &Method, path: &str) -> Matched {
     Matched::find(ROUTES.iter().map(|route| &route.endpoint), method, path)
 }
 
-/// The path without a slash at its end, if it has one. Both paths are equivalent.
-fn without_slash(path: &str) -> Option<&str> {
-    path.strip_suffix('/').filter(|shorter| !shorter.is_empty() && !shorter.ends_with('/'))
-}
-
-/// Removes a slash at the end of the path.
+/// Removes a slash at the end of the path. Both paths are equivalent.
 fn remove_slash(request: &mut Request) {
-    let Some(path) = without_slash(request.uri().path()) else { return };
+    let shorter = request.uri().path().strip_suffix('/');
+    let Some(path) = shorter.filter(|path| !path.is_empty() && !path.ends_with('/')) else { return };
     let path = match request.uri().query() {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
@@ -161,8 +156,16 @@ impl Dispatcher {
         Self { state, router }
     }
 
-    async fn dispatch(&self, matched: Matched, request: Request) -> Response {
-        middleware::run(&self.state, matched, request, |request, admission, permit| async {
+    /// Handles a request. On an `extra` connection, beyond MAX_CONNECTIONS, it rejects all requests
+    /// but those of exempt endpoints.
+    pub async fn handle(&self, mut request: Request, extra: bool) -> Response {
+        remove_slash(&mut request);
+        let matched = find(request.method(), request.uri().path());
+        let extra = extra && matched.endpoint.limit != Exempt;
+        if extra {
+            self.state.metrics.connections.rejected();
+        }
+        middleware::run(&self.state, matched, extra, request, |request, admission, permit| async {
             if matched.has_method && matched.endpoint.path == INGEST && matched.endpoint.method == POST {
                 let _permit = permit;
                 return ingest::ingest(State(self.state.clone()), Extension(admission), request)
@@ -186,29 +189,6 @@ impl Dispatcher {
         }
         let Ok(response) = self.router.clone().call(request).await;
         response
-    }
-
-    /// Rejects a request on a connection beyond MAX_CONNECTIONS.
-    async fn reject_extra(&self, matched: Matched, request: Request) -> Response {
-        self.state.metrics.connections.rejected();
-        middleware::run(&self.state, matched, request, |request, _, permit| async {
-            drop(permit);
-            let id = head_id(matched, request.headers());
-            reject(ApiError::too_many_connections().with_head_id(id), request).await
-        })
-        .await
-    }
-}
-
-impl Handler for Dispatcher {
-    async fn handle(&self, mut request: Request, extra: bool) -> Response {
-        remove_slash(&mut request);
-        let matched = find(request.method(), request.uri().path());
-        if extra && matched.endpoint.limit != Exempt {
-            // Boxed, so that other requests need no memory for this future.
-            return Box::pin(self.reject_extra(matched, request)).await;
-        }
-        self.dispatch(matched, request).await
     }
 }
 
