@@ -79,7 +79,7 @@ impl App {
         let tasks = Supervisor::new(&CancellationToken::new());
         let planned_end = tasks.stop_token().clone();
         let metrics = Arc::new(Metrics::new());
-        let state = AppState::new(Parts {
+        let state = Arc::new(Parts {
             rules: Rules { accept_sources: config.accept_sources.clone() },
             kafka: Publisher::connect(&config, &tasks, &background).map_err(BuildError::Kafka)?,
             clock: Clock::default(),
@@ -155,7 +155,7 @@ async fn finish_requests(state: &AppState) {
         return;
     }
     tracing::warn!(records = state.kafka.queued_records(), "unfinished requests abandoned at shutdown");
-    shutdown.abandon();
+    shutdown.abandoned.cancel();
     let abandon = async {
         state.kafka.purge().await;
         shutdown.requests_finished().await;
@@ -242,7 +242,7 @@ mod tests {
         let livez = failed_livez(address).await;
         assert!(livez.starts_with("HTTP/1.1 503"), "{livez}");
         assert!(livez.contains("extra task") && livez.contains("ended before the stop signal"), "{livez}");
-        state.shutdown.begun_token().cancelled().await;
+        state.shutdown.begun.cancelled().await;
         assert!(!run.is_finished(), "the request in flight is finished first");
 
         drop(request);

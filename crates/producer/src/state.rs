@@ -6,7 +6,6 @@
 //! 1. `begin`: requests that were admitted before are finished; later ones are rejected.
 //! 2. `abandon`: requests that are still unfinished return at once with the outcome known so far.
 
-use std::ops::Deref;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -27,9 +26,8 @@ use crate::metrics::Metrics;
 use crate::poll_jobs::JobRegistry;
 use crate::traces::Traces;
 
-/// The state of one producer. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct AppState(Arc<Parts>);
+/// The state of one producer.
+pub type AppState = Arc<Parts>;
 
 /// The parts of the producer.
 #[derive(Debug)]
@@ -59,20 +57,6 @@ pub struct Parts {
     pub last_error: Mutex<Option<String>>,
 }
 
-impl AppState {
-    pub fn new(parts: Parts) -> Self {
-        Self(Arc::new(parts))
-    }
-}
-
-impl Deref for AppState {
-    type Target = Parts;
-
-    fn deref(&self) -> &Parts {
-        &self.0
-    }
-}
-
 impl Parts {
     /// Sets the last error that no client caused.
     pub fn set_last_error(&self, detail: &str) {
@@ -85,11 +69,13 @@ impl Parts {
     }
 }
 
-/// The phase of the shutdown, and the number of unfinished requests. Cheap to clone.
-#[derive(Debug, Clone, Default)]
+/// The phase of the shutdown, and the number of unfinished requests.
+#[derive(Debug, Default)]
 pub struct Shutdown {
-    begun: CancellationToken,
-    abandoned: CancellationToken,
+    /// Cancelled when the first phase begins.
+    pub begun: CancellationToken,
+    /// Cancelled when the second phase begins: unfinished requests return at once.
+    pub abandoned: CancellationToken,
     requests: TaskTracker,
 }
 
@@ -110,11 +96,7 @@ impl Shutdown {
     pub fn admit(&self) -> Admission {
         // The token is taken before the check. So a request that is admitted is always waited for.
         let token = self.requests.token();
-        Admission((!self.has_begun()).then_some(token))
-    }
-
-    pub fn has_begun(&self) -> bool {
-        self.begun.is_cancelled()
+        Admission((!self.begun.is_cancelled()).then_some(token))
     }
 
     /// Starts the first phase: no request is admitted any more.
@@ -126,30 +108,6 @@ impl Shutdown {
     /// Waits until every admitted request is finished.
     pub async fn requests_finished(&self) {
         self.requests.wait().await;
-    }
-
-    /// Starts the second phase: unfinished requests return at once.
-    pub fn abandon(&self) {
-        self.abandoned.cancel();
-    }
-
-    pub fn is_abandoned(&self) -> bool {
-        self.abandoned.is_cancelled()
-    }
-
-    /// A token that [`Shutdown::abandon`] cancels.
-    pub fn abandon_token(&self) -> CancellationToken {
-        self.abandoned.clone()
-    }
-
-    /// Waits for [`Shutdown::abandon`].
-    pub async fn abandoned(&self) {
-        self.abandoned.cancelled().await;
-    }
-
-    /// A token that [`Shutdown::begin`] cancels.
-    pub fn begun_token(&self) -> CancellationToken {
-        self.begun.clone()
     }
 }
 

@@ -67,7 +67,7 @@ pub async fn ingest_batch(
         batch.reject_rest(error);
         tokio::select! {
             () = incoming.drain_after(error) => {}
-            () = state.shutdown.abandoned() => {}
+            () = state.shutdown.abandoned.cancelled() => {}
         }
     } else if batch.results.len() == 0 {
         return Err(ApiError::EmptyBatch);
@@ -108,7 +108,7 @@ struct Batch<'s> {
 impl<'s> Batch<'s> {
     fn new(state: &'s AppState, traceparent: Option<&'s str>) -> Self {
         let delivery_seconds = state.metrics.delivery_seconds();
-        let abandoned = state.shutdown.abandon_token();
+        let abandoned = state.shutdown.abandoned.clone();
         Self {
             state,
             traceparent,
@@ -149,7 +149,7 @@ impl<'s> Batch<'s> {
     async fn next_chunk(&self, incoming: &mut LimitedBody) -> Result<Option<Bytes>, ApiError> {
         tokio::select! {
             chunk = incoming.next() => chunk,
-            () = self.state.shutdown.abandoned() => Err(ApiError::shutting_down(None)),
+            () = self.state.shutdown.abandoned.cancelled() => Err(ApiError::shutting_down(None)),
         }
     }
 
@@ -170,7 +170,7 @@ impl<'s> Batch<'s> {
         if self.results.len() == config.max_batch_events {
             return Err(ApiError::TooManyEvents(config.max_batch_events));
         }
-        if self.state.shutdown.is_abandoned() {
+        if self.state.shutdown.abandoned.is_cancelled() {
             return Err(ApiError::shutting_down(None));
         }
         let draft = match piece {

@@ -83,7 +83,7 @@ pub async fn read_json(
     tokio::select! {
         biased;
         body = read => body,
-        () = shutdown.abandoned() => Err(ApiError::shutting_down(None)),
+        () = shutdown.abandoned.cancelled() => Err(ApiError::shutting_down(None)),
     }
 }
 

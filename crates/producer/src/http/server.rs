@@ -192,7 +192,7 @@ async fn handle(
     request: Request<Incoming>,
 ) -> Result<Response<TimedBody>, Infallible> {
     let mut response = server.dispatcher.handle(request.map(Body::new), extra).await;
-    if extra || server.state.shutdown.has_begun() {
+    if extra || server.state.shutdown.begun.is_cancelled() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response.map(|body| TimedBody::new(body, timer)))

@@ -52,7 +52,7 @@ pub async fn fetch_and_ingest(
     let payload = tokio::select! {
         payload = state.adsbdb.random_aircraft() => payload?,
         () = cancelled.cancelled() => return Err(ApiError::shutting_down(None)),
-        () = state.shutdown.abandoned() => return Err(ApiError::shutting_down(None)),
+        () = state.shutdown.abandoned.cancelled() => return Err(ApiError::shutting_down(None)),
     };
     let id = events::aircraft_id(&payload).unwrap_or_else(new_id);
     let draft =
@@ -73,7 +73,7 @@ pub async fn start(
     if !admission.granted() {
         return Err(ApiError::shutting_down(None));
     }
-    let job = state.jobs.start(schedule, &state.shutdown.begun_token(), Instant::now())?;
+    let job = state.jobs.start(schedule, &state.shutdown.begun, Instant::now())?;
     let location = format!("/ingest/adsbdb/poll/{}", job.id());
     let body = json!({
         "status": "started",

@@ -1,6 +1,8 @@
 //! `POST /ingest`: one event becomes one record. [`publish`] is the step that the endpoints for
 //! single events share.
 
+use std::time::Instant;
+
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -116,12 +118,12 @@ pub async fn publish(
     let value = event.to_json();
     let record =
         Record { key: event.id.as_str(), value: &value, timestamp_ms: ingested_at.get(), traceparent };
-    let timer = state.metrics.delivery_timer();
+    let sent_at = Instant::now();
     let stored = match state.kafka.send(record).await {
         Ok(stored) => stored,
         Err(error) => return Err(error.into_api_error(event.id)),
     };
-    state.metrics.event_accepted(&event.source, timer);
+    state.metrics.event_accepted(&event.source, sent_at);
     Ok(Accepted {
         id: event.id,
         topic: state.config.topic.name.clone(),

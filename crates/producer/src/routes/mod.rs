@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::error::ApiError;
 use crate::http::middleware::{self, Auth, Endpoint, Events, HadSlash, Limit, Matched, reject};
 use crate::openapi::{self, ErrorExample};
-use crate::state::{Admission, AppState, Permit};
+use crate::state::{Admission, AppState, Parts, Permit};
 
 use Auth::ApiKey;
 use Events::{Fetched, Many, One};
@@ -99,7 +99,7 @@ fn without_body(handler: MethodRouter<AppState>) -> MethodRouter<AppState> {
 
 /// The handler of the health endpoints and the metrics, which all processes have.
 fn health(state: &AppState) -> MethodRouter<AppState> {
-    get_service(service::health::routes(Arc::new(state.clone())))
+    get_service(service::health::routes(Arc::clone(state)))
 }
 
 /// The handler of `/openapi.json`. The document is created once.
@@ -192,13 +192,13 @@ impl Dispatcher {
     }
 }
 
-impl HealthSource for AppState {
+impl HealthSource for Parts {
     fn alive(&self) -> Result<(), String> {
         self.tasks.alive()
     }
 
     fn ready(&self) -> Result<(), String> {
-        if self.shutdown.has_begun() {
+        if self.shutdown.begun.is_cancelled() {
             return Err("the producer is shutting down".into());
         }
         self.kafka.ready()
