@@ -152,7 +152,7 @@ impl AdsbdbClient {
 
 /// The end of the active rate limit, if there is one.
 #[derive(Debug, Default)]
-pub struct RateLimit(Mutex<Option<Instant>>);
+struct RateLimit(Mutex<Option<Instant>>);
 
 impl RateLimit {
     /// How long the rate limit is still active. `None` if it is not.
@@ -167,7 +167,7 @@ impl RateLimit {
     }
 
     /// Activates the rate limit for `time`. An active one that ends later stays.
-    pub fn activate(&self, now: Instant, time: Duration) {
+    fn activate(&self, now: Instant, time: Duration) {
         let mut until = lock(&self.0);
         *until = Some(now + time).max(*until);
     }
@@ -235,7 +235,7 @@ impl UpstreamError {
     }
 
     /// Whether an immediate retry can help.
-    pub fn is_transient(&self) -> bool {
+    fn is_transient(&self) -> bool {
         matches!(self, Self::Unreachable(_) | Self::Timeout(_) | Self::Status { status: 500.., .. })
     }
 

@@ -13,6 +13,7 @@
 //! | `config` | the variables and the validated configuration |
 //! | `http` | server, middleware, authentication, bodies, TLS |
 //! | `routes` | the route table and the handlers |
+//! | `batch` | `POST /ingest/batch` |
 //! | `openapi` | the OpenAPI document |
 //! | `error` | every error response |
 //! | `kafka` | the only use of librdkafka |

@@ -67,7 +67,7 @@ impl JobRegistry {
 
     /// The job with this id.
     pub fn find(&self, id: &str, now: Instant) -> Option<Arc<Job>> {
-        self.list(now).into_iter().find(|job| job.id() == id)
+        self.list(now).into_iter().find(|job| job.id == id)
     }
 
     /// Number of running jobs.
@@ -155,11 +155,12 @@ struct Progress {
 /// A job. Its task and the requests for it share it.
 #[derive(Debug)]
 pub struct Job {
-    id: String,
+    pub id: String,
     schedule: Schedule,
     started: Instant,
     started_at: Option<Millis>,
-    cancelled: CancellationToken,
+    /// Cancelled when the job is cancelled.
+    pub cancelled: CancellationToken,
     progress: Mutex<Progress>,
 }
 
@@ -184,15 +185,6 @@ impl Job {
         }
     }
 
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-
-    /// Cancelled when the job is cancelled.
-    pub fn cancelled(&self) -> &CancellationToken {
-        &self.cancelled
-    }
-
     /// Time to the end of a running job. `None` if it has ended.
     pub fn remaining(&self, now: Instant) -> Option<Duration> {
         let running = lock(&self.progress).state == State::Running;
@@ -200,7 +192,7 @@ impl Job {
     }
 
     /// Time since the end of the job. `None` if it runs.
-    pub fn time_since_end(&self, now: Instant) -> Option<Duration> {
+    fn time_since_end(&self, now: Instant) -> Option<Duration> {
         lock(&self.progress).ended.map(|(ended, _)| now.saturating_duration_since(ended))
     }
 
@@ -403,7 +395,7 @@ fn violation(name: &str, msg: &str, kind: &'static str) -> Violation {
 
 /// The tick of the next call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tick {
+struct Tick {
     pub at: Instant,
     /// Number of skipped ticks before it.
     pub skipped: u64,
@@ -411,7 +403,7 @@ pub struct Tick {
 
 /// The first tick of the schedule that is after `last` and not before `earliest`. Ticks at or after
 /// `end` do not count as skipped.
-pub fn next_tick(last: Instant, interval: Duration, earliest: Instant, end: Instant) -> Tick {
+fn next_tick(last: Instant, interval: Duration, earliest: Instant, end: Instant) -> Tick {
     let ticks_until = |instant: Instant| {
         let behind = instant.saturating_duration_since(last);
         (behind.as_secs_f64() / interval.as_secs_f64()).ceil().max(1.0)
@@ -458,8 +450,8 @@ mod tests {
         assert_eq!(listed(3629), 2);
         assert_eq!(listed(3630), 1, "the first end counts");
         let later = now + Duration::from_secs(100_000);
-        assert!(jobs.find(ended.id(), later).is_none());
-        assert!(jobs.find(running.id(), later).is_some());
+        assert!(jobs.find(&ended.id, later).is_none());
+        assert!(jobs.find(&running.id, later).is_some());
     }
 
     #[test]
@@ -472,8 +464,8 @@ mod tests {
             last = start(&jobs, now).unwrap();
         }
         assert_eq!(jobs.list(now).len(), MAX_ENDED_JOBS + 1);
-        assert!(jobs.find(first.id(), now).is_none());
-        assert!(jobs.find(last.id(), now).is_some());
+        assert!(jobs.find(&first.id, now).is_none());
+        assert!(jobs.find(&last.id, now).is_some());
     }
 
     #[test]

@@ -113,7 +113,7 @@ impl Shutdown {
 
 /// Connections beyond MAX_CONNECTIONS that get one response each. So health checks still work, and
 /// clients can read the reason of their rejection.
-pub const EXTRA_CONNECTIONS: usize = 64;
+const EXTRA_CONNECTIONS: usize = 64;
 
 /// A number of permits. Unlike a semaphore it never waits, and it maintains a metric.
 #[derive(Debug, Clone)]

@@ -102,7 +102,7 @@ impl ApiKeys {
     }
 
     /// The name of `key`. The duration depends neither on the key nor on its position in the list.
-    pub fn name_of(&self, key: &[u8]) -> Option<&Arc<str>> {
+    fn name_of(&self, key: &[u8]) -> Option<&Arc<str>> {
         let hash: [u8; 32] = Sha256::digest(key).into();
         let (mut found, mut position) = (Choice::from(0), 0_u32);
         for (index, (_, known)) in (0_u32..).zip(self.0.iter()) {

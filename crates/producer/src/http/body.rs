@@ -236,7 +236,7 @@ fn reserve_memory(
 }
 
 /// Reads a body in decompressed chunks.
-pub enum Decoder {
+enum Decoder {
     Plain(BodyDataStream),
     Gzip(Box<GzipDecoder<Compressed>>),
     Zstd { decoder: Box<ZstdDecoder<Compressed>>, _memory: Option<OwnedSemaphorePermit> },
@@ -291,7 +291,7 @@ impl Decoder {
     }
 
     /// The stream of compressed chunks.
-    pub fn undecoded(&mut self) -> &mut BodyDataStream {
+    fn undecoded(&mut self) -> &mut BodyDataStream {
         match self {
             Self::Plain(stream) => stream,
             Self::Gzip(decoder) => &mut decoder.get_mut().get_mut().stream,
@@ -321,7 +321,7 @@ async fn read_chunk(decoder: &mut (impl AsyncRead + Unpin)) -> io::Result<Option
 }
 
 /// A stream that fails after a number of bytes.
-pub struct LimitedStream {
+struct LimitedStream {
     stream: BodyDataStream,
     bytes_left: usize,
 }

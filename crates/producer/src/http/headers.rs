@@ -123,7 +123,7 @@ pub fn violation(name: &str, msg: impl Into<String>) -> Violation {
 ///
 /// # Errors
 /// The text begins with a quote and is no quoted string.
-pub fn unquoted(text: &str) -> Result<Cow<'_, str>, &'static str> {
+fn unquoted(text: &str) -> Result<Cow<'_, str>, &'static str> {
     let Some(quoted) = text.strip_prefix('"') else { return Ok(text.into()) };
     let (mut string, mut rest) = (String::with_capacity(quoted.len()), quoted.chars());
     loop {
@@ -285,7 +285,7 @@ fn is_utf8(charset: &str) -> bool {
 /// The value of Accept-Encoding in a 415 response.
 pub const SUPPORTED_CODINGS: &str = "gzip, zstd";
 /// Number of characters of a header value that an error repeats.
-pub const MAX_VALUE_CHARS: usize = 100;
+const MAX_VALUE_CHARS: usize = 100;
 
 /// The compression of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

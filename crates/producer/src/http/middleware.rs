@@ -221,7 +221,7 @@ impl Matched {
     }
 
     /// Whether the path is in the route table.
-    pub fn is_known(&self) -> bool {
+    fn is_known(&self) -> bool {
         !std::ptr::eq(self.endpoint, &raw const UNKNOWN)
     }
 }
@@ -232,7 +232,7 @@ const MAX_ID_CHARS: usize = 128;
 
 /// A request whose response was not sent yet.
 #[derive(Debug)]
-pub struct RequestLog {
+struct RequestLog {
     id: HeaderValue,
     method: Method,
     span: RequestSpan,

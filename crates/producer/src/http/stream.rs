@@ -302,7 +302,7 @@ impl ConnectionTimer {
     }
 
     /// Bytes were received from the client.
-    pub fn bytes_received(&self) {
+    fn bytes_received(&self) {
         if self.phase.load(Ordering::Relaxed) == IDLE {
             self.enter(HEAD, self.after(self.timeouts.request));
         }
@@ -317,29 +317,29 @@ impl ConnectionTimer {
     }
 
     /// The last byte of the response was handed to hyper.
-    pub fn response_ended(&self) {
+    fn response_ended(&self) {
         self.enter(IDLE, self.after(self.timeouts.idle));
     }
 
     /// All buffered bytes were written.
-    pub fn flushed(&self) {
+    fn flushed(&self) {
         if !self.is_in_request() {
             self.responding.store(false, Ordering::Relaxed);
         }
     }
 
     /// Whether bytes that are written belong to the response of a request.
-    pub fn is_responding(&self) -> bool {
+    fn is_responding(&self) -> bool {
         self.responding.load(Ordering::Relaxed)
     }
 
     /// Whether a request is being handled, or its response has not ended.
-    pub fn is_in_request(&self) -> bool {
+    fn is_in_request(&self) -> bool {
         self.phase.load(Ordering::Relaxed) == REQUEST
     }
 
     /// The buffer is full, because the client does not read.
-    pub fn write_blocked(&self) {
+    fn write_blocked(&self) {
         if self.wait_started_ms.load(Ordering::Relaxed) == NEVER {
             let (waited, read) =
                 (self.waited_ms.load(Ordering::Relaxed), self.read_bytes.load(Ordering::Relaxed));
@@ -351,7 +351,7 @@ impl ConnectionTimer {
     }
 
     /// The client read `bytes`.
-    pub fn write_progressed(&self, bytes: usize) {
+    fn write_progressed(&self, bytes: usize) {
         self.read_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.read_deadline_ms.store(NEVER, Ordering::Relaxed);
         let since = self.wait_started_ms.swap(NEVER, Ordering::Relaxed);

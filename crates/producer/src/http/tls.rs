@@ -141,7 +141,7 @@ impl ResolvesServerCert for Current {
 }
 
 /// A certificate chain with the matching key.
-pub struct Pair {
+struct Pair {
     pub certified: Arc<CertifiedKey>,
     /// Differs between different pairs.
     pub fingerprint: [u8; 32],

@@ -175,7 +175,7 @@ const INIT_TIMEOUT: Duration = Duration::from_millis(600);
 const PROBE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Supervises the client until `shutdown`.
-pub async fn supervise(client: Arc<ReplaceableClient>, topic: Arc<str>, shutdown: CancellationToken) {
+async fn supervise(client: Arc<ReplaceableClient>, topic: Arc<str>, shutdown: CancellationToken) {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(1));
     let (mut statuses, standstill) = (client.health.subscribe(), SuspensionDetector::start());
     while shutdown
@@ -210,7 +210,7 @@ pub async fn supervise(client: Arc<ReplaceableClient>, topic: Arc<str>, shutdown
 }
 
 /// Logs each change of state. Ends when the topic check ends.
-pub async fn log_state_changes(
+async fn log_state_changes(
     client: Arc<ReplaceableClient>,
     mut topic_states: watch::Receiver<KafkaReadiness>,
 ) {

@@ -40,7 +40,7 @@ pub async fn ingest_aircraft(
 ///
 /// # Errors
 /// 502, and the errors of [`publish`].
-pub async fn fetch_and_ingest(
+async fn fetch_and_ingest(
     state: &AppState,
     traceparent: Option<&str>,
     cancelled: &CancellationToken,
@@ -74,10 +74,10 @@ pub async fn start(
         return Err(ApiError::shutting_down(None));
     }
     let job = state.jobs.start(schedule, &state.shutdown.begun, Instant::now())?;
-    let location = format!("/ingest/adsbdb/poll/{}", job.id());
+    let location = format!("/ingest/adsbdb/poll/{}", job.id);
     let body = json!({
         "status": "started",
-        "job_id": job.id(),
+        "job_id": job.id,
         "interval_sec": schedule.interval_sec,
         "duration_sec": schedule.duration_sec,
     });
@@ -91,14 +91,14 @@ pub async fn start(
 
 /// One call of a job.
 async fn call(job: &Job, state: &AppState) -> CallResult {
-    match fetch_and_ingest(state, None, job.cancelled()).await {
+    match fetch_and_ingest(state, None, &job.cancelled).await {
         Ok(_) => CallResult::Sent,
-        Err(ApiError::NotStored { reason: "stopping", .. }) if job.cancelled().is_cancelled() => {
+        Err(ApiError::NotStored { reason: "stopping", .. }) if job.cancelled.is_cancelled() => {
             CallResult::Cancelled
         }
         Err(error) => {
             let problem = error.problem();
-            tracing::debug!(job_id = job.id(), reason = problem.detail, "poll call failed");
+            tracing::debug!(job_id = job.id, reason = problem.detail, "poll call failed");
             state.metrics.events_rejected(error.reason(), 1);
             state.set_last_error(&problem.detail);
             let retry_after: Duration = problem.retry_after.unwrap_or_default();

@@ -118,11 +118,11 @@ pub fn traceparent(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// The header of requests and records.
-pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// A valid `traceparent`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TraceParent {
+struct TraceParent {
     pub trace_id: u128,
     /// The span of the client.
     pub parent_id: u64,
