@@ -178,12 +178,17 @@ impl<'p> BatchPublisher<'p> {
     /// Returns the records that were rejected with their whole librdkafka batch.
     async fn wait_for_reports(&mut self) -> Vec<(FailedDelivery, RecordCopy)> {
         let mut rejected = Vec::new();
-        let deadline = self.last_sent_at + self.publisher.delivery_timeout;
-        while let Ok(true) = tokio::time::timeout_at(deadline, self.tracker.wait_for_failures_or_end()).await
-        {
+        while self.wait_for_failures().await {
             rejected.extend(self.classify_failures());
         }
         rejected
+    }
+
+    /// Waits until there are failures to classify (true), or until no record is pending or the
+    /// deadline of the last record has passed (false).
+    async fn wait_for_failures(&self) -> bool {
+        let deadline = self.last_sent_at + self.publisher.delivery_timeout;
+        tokio::time::timeout_at(deadline, self.tracker.wait_for_failures_or_end()).await.unwrap_or(false)
     }
 
     /// Classifies the failed deliveries. Returns the records that were rejected with their whole
@@ -219,12 +224,7 @@ impl<'p> BatchPublisher<'p> {
     /// Waits for every outcome, at most until the deadline of the last record. Returns the states in
     /// the order of sending, and the errors that they refer to.
     pub async fn finish(mut self) -> (Vec<DeliveryState>, Vec<DeliveryError>) {
-        while let Ok(true) = tokio::time::timeout_at(
-            self.last_sent_at + self.publisher.delivery_timeout,
-            self.tracker.wait_for_failures_or_end(),
-        )
-        .await
-        {
+        while self.wait_for_failures().await {
             self.resend_rejected().await;
         }
         let no_report = self.error_index(DeliveryError::no_report());
