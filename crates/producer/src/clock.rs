@@ -17,7 +17,6 @@ use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use events::{EventId, Millis};
-
 use service::lock::lock;
 
 /// Maximum number of ids in one millisecond. It bounds the memory; no machine reaches it.

@@ -5,9 +5,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
-
+use kafka::topics::KafkaReadiness;
 use service::lock::lock;
+use tokio::sync::watch;
 
 /// Within this time librdkafka does not report the same error of a connection again.
 const ERROR_SUPPRESSION: Duration = Duration::from_secs(30);
@@ -192,6 +192,16 @@ fn severity(status: &ClientStatus) -> u8 {
     }
 }
 
+/// The state of Kafka, where `topic_state` is the result of the last topic check.
+pub fn kafka_state(health: &ClientHealth, topic_state: &KafkaReadiness) -> KafkaReadiness {
+    match (health.status(), topic_state) {
+        (ClientStatus::Unreachable(reason), _) => KafkaReadiness::Unavailable(reason),
+        // The topic check timed out, but the broker acknowledges records.
+        (_, KafkaReadiness::Unavailable(_)) if health.has_recent_ack() => KafkaReadiness::Ready,
+        (_, topic_state) => topic_state.clone(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -304,5 +314,25 @@ mod tests {
                 assert_eq!(health.status() != ClientStatus::Healthy, unhealthy, "step {now} of {order:?}");
             }
         }
+    }
+
+    #[test]
+    fn kafka_is_unavailable_per_client_or_topic_check_without_recent_ack() {
+        let (health, away) = (ClientHealth::default(), KafkaReadiness::Unavailable("no answer".into()));
+        assert_eq!(kafka_state(&health, &KafkaReadiness::Unknown), KafkaReadiness::Unknown);
+        assert_eq!(kafka_state(&health, &away), away);
+        health.record_ack();
+        assert_eq!(kafka_state(&health, &away), KafkaReadiness::Ready);
+        health.record_error(ErrorClass::AllBrokers, "down");
+        assert!(matches!(kafka_state(&health, &KafkaReadiness::Ready), KafkaReadiness::Unavailable(_)));
+    }
+
+    #[test]
+    fn a_client_replacement_does_not_change_the_state_of_kafka() {
+        let health = ClientHealth::default();
+        health.record_error(ErrorClass::Fatal, "fenced");
+        assert_eq!(kafka_state(&health, &KafkaReadiness::Ready), KafkaReadiness::Ready);
+        health.record_replacement("fenced");
+        assert_eq!(kafka_state(&health, &KafkaReadiness::Ready), KafkaReadiness::Ready);
     }
 }

@@ -15,7 +15,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, ShouldSample};
 use tokio::runtime::Handle;
 
-use crate::config::traces::{Sampling, TraceExport};
+use crate::config::{Sampling, TraceExport};
 
 /// Timeout to send a batch of spans.
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
