@@ -1,8 +1,8 @@
 //! The OpenAPI 3.1 document of the HTTP API, which is created at startup.
 //!
-//! `openapi.json` describes the requests and the successful responses. Authentication comes from the
-//! route table, limits come from the configuration, and error responses come from the [`ApiError`]s
-//! that the handlers return. So the document cannot differ from the behavior.
+//! `openapi.json` describes the requests and the successful responses. Authentication comes from
+//! the route table, limits come from the configuration, and error responses come from the
+//! [`ApiError`]s that the handlers return. So the document cannot differ from the behavior.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

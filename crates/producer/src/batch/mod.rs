@@ -241,8 +241,8 @@ impl<'s> Batch<'s> {
         self.state.metrics.events_rejected(error.reason(), 1);
     }
 
-    /// Waits for the outcome of each sent event, counts it in the metrics, and creates the response,
-    /// which holds `held` until its end.
+    /// Waits for the outcome of each sent event, counts it in the metrics, and creates the
+    /// response, which holds `held` until its end.
     async fn finish(self, held: (Admission, Arc<Permit>)) -> Response {
         let Self { state, publisher, mut results, labels, .. } = self;
         let (states, errors) = publisher.finish().await;
@@ -254,7 +254,7 @@ impl<'s> Batch<'s> {
                 DeliveryState::Pending => {}
             }
         }
-        for (label, count) in labels.iter().zip(&stored) {
+        for (label, count) in labels.iter().zip(&stored).filter(|(_, count)| **count > 0) {
             state.metrics.events_accepted(label, *count);
         }
         for (error, count) in errors.iter().zip(failed).filter(|(_, count)| *count > 0) {

@@ -319,7 +319,8 @@ mod tests {
         matches!(piece, Piece::Event(text) if serde_json::from_slice::<&RawValue>(text).is_ok())
     }
 
-    /// JSON values that are hard to split: brackets, commas and quotes in strings, escapes, nesting.
+    /// JSON values that are hard to split: brackets, commas and quotes in strings, escapes,
+    /// nesting.
     fn value() -> impl Strategy<Value = String> {
         let text = "\"([a-z,{}\\[\\] é]|\\\\\"|\\\\\\\\|\\\\u00e9|\\\\n){0,12}\"";
         let leaf = prop_oneof![Just("null".to_owned()), "-?[1-9][0-9]{0,3}(\\.[0-9])?", text];

@@ -172,8 +172,8 @@ impl LimitedBody {
     }
 }
 
-/// Reads and discards a body, up to `max_bytes` and within `timeout`. Returns the number of bytes, and
-/// whether the end of the body was read.
+/// Reads and discards a body, up to `max_bytes` and within `timeout`. Returns the number of bytes,
+/// and whether the end of the body was read.
 pub async fn discard(stream: &mut BodyDataStream, max_bytes: usize, timeout: Duration) -> (usize, bool) {
     let mut bytes = 0;
     let read = async {

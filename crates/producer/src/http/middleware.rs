@@ -21,8 +21,8 @@ use crate::http::headers::{self, IDEMPOTENCY_KEY, idempotency_key};
 use crate::state::{Admission, AppState, Permit};
 use crate::traces::{RequestSpan, Traces};
 
-/// Calls `next` between the steps above, or rejects the request. A request on an `extra` connection,
-/// beyond MAX_CONNECTIONS, is always rejected.
+/// Calls `next` between the steps above, or rejects the request. A request on an `extra`
+/// connection, beyond MAX_CONNECTIONS, is always rejected.
 pub async fn run<F: Future<Output = Response>>(
     state: &AppState,
     matched: Matched,

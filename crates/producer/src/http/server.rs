@@ -159,7 +159,7 @@ async fn serve_connection(stream: TcpStream, server: Arc<Server>, extra: bool) {
 /// Performs the TLS handshake, if TLS is enabled. Returns `None` if it failed or timed out.
 async fn handshake(stream: TcpStream, state: &AppState, timeout: Duration) -> Option<Stream> {
     let Some(tls) = &state.config.http.tls else { return Some(Stream::Left(stream)) };
-    match tokio::time::timeout(timeout, tls.acceptor().accept(stream)).await {
+    match tokio::time::timeout(timeout, tls.acceptor.accept(stream)).await {
         Ok(Ok(stream)) => return Some(Stream::Right(Box::new(stream))),
         Ok(Err(error)) => tracing::debug!(%error, "tls handshake failed"),
         Err(_) => {}

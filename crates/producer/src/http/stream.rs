@@ -52,8 +52,8 @@ impl TimedStream {
         std::mem::take(&mut self.withheld)
     }
 
-    /// Sends `response`, if it is not empty, closes the sending side, and discards the bytes that the
-    /// client still sends.
+    /// Sends `response`, if it is not empty, closes the sending side, and discards the bytes that
+    /// the client still sends.
     pub async fn finish(&mut self, response: &[u8]) -> io::Result<()> {
         if response.is_empty() {
             return Ok(());

@@ -31,7 +31,8 @@ const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 pub struct Tls {
     files: Arc<Files>,
     current: Arc<Current>,
-    acceptor: TlsAcceptor,
+    /// Performs the handshakes of new connections.
+    pub acceptor: TlsAcceptor,
 }
 
 #[derive(Debug)]
@@ -61,11 +62,6 @@ impl Tls {
         let mut config = config.with_cert_resolver(Arc::<Current>::clone(&current));
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self { files: Arc::new(files), current, acceptor: TlsAcceptor::from(Arc::new(config)) })
-    }
-
-    /// Performs the handshakes of new connections.
-    pub fn acceptor(&self) -> &TlsAcceptor {
-        &self.acceptor
     }
 
     /// Reloads the files when they change. Runs until it is aborted.

@@ -221,8 +221,8 @@ impl<'p> BatchPublisher<'p> {
         })
     }
 
-    /// Waits for every outcome, at most until the deadline of the last record. Returns the states in
-    /// the order of sending, and the errors that they refer to.
+    /// Waits for every outcome, at most until the deadline of the last record. Returns the states
+    /// in the order of sending, and the errors that they refer to.
     pub async fn finish(mut self) -> (Vec<DeliveryState>, Vec<DeliveryError>) {
         while self.wait_for_failures().await {
             self.resend_rejected().await;

@@ -128,7 +128,8 @@ pub async fn show(State(state): State<AppState>, id: JobId) -> Result<Json<JobRe
     state.jobs.find(&id, Instant::now()).map(|job| Json(job.report())).ok_or(ApiError::JobNotFound)
 }
 
-/// `DELETE …/{job_id}`: cancels a job. No further call starts, and a running request to ADSBDB ends.
+/// `DELETE …/{job_id}`: cancels a job. No further call starts, and a running request to ADSBDB
+/// ends.
 pub async fn cancel(State(state): State<AppState>, id: JobId) -> Result<Json<JobReport>, ApiError> {
     let Path(id) = id.map_err(|_| ApiError::JobNotFound)?;
     let job = state.jobs.find(&id, Instant::now()).ok_or(ApiError::JobNotFound)?;

@@ -270,7 +270,8 @@ mod tests {
         }
     }
 
-    /// Endpoints of one path differ in method and limit class only: the others apply to all methods.
+    /// Endpoints of one path differ in method and limit class only: the others apply to all
+    /// methods.
     #[test]
     fn endpoints_of_a_path_have_the_same_authentication() {
         for Route { endpoint, .. } in &ROUTES {
