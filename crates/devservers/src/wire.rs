@@ -1,5 +1,5 @@
-//! Requests in the wire protocols of Kafka and MongoDB, sent here because this crate has no client of
-//! either: the readiness checks, and the creation of a MongoDB user.
+//! Requests in the wire protocols of Kafka and MongoDB, sent here because this crate has no client
+//! of either: the readiness checks, and the creation of a MongoDB user.
 
 use std::io;
 

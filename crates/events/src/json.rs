@@ -157,8 +157,8 @@ impl<'t> Cursor<'t> {
         self.since(start)
     }
 
-    /// Whether another member or item follows; moves to it. At the end of the object or array returns
-    /// false and moves behind it.
+    /// Whether another member or item follows; moves to it. At the end of the object or array
+    /// returns false and moves behind it.
     pub(crate) fn next_item(&mut self) -> bool {
         self.skip(|byte| is_space(byte) || byte == b',');
         let more = !matches!(self.peek(), b'}' | b']' | 0);

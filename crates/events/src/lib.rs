@@ -9,14 +9,14 @@
 //! use events::{Event, EventId, Millis, RecordView, Rules};
 //!
 //! let body = br#"{"id":"3F28BC","source":"adsbdb","payload":{"mode_s":"3F28BC"}}"#;
-//! let mut draft = events::parse_request(body, &Rules::default()).expect("a valid event");
-//! let id = draft.id.take().unwrap_or(EventId::new("generated").expect("a valid id"));
+//! let mut event = events::parse_request(body, &Rules::default()).expect("a valid event");
+//! let id = event.id.take().unwrap_or(EventId::new("generated").expect("a valid id"));
 //! let now = Millis::new(1_730_000_000_100).expect("a year below 10000");
-//! let value = Event::new(draft, id, now, "1.0.0").to_json();
+//! let value = Event::new(event, id, now, "1.0.0").to_json();
 //!
 //! let record = RecordView { key: Some(b"3F28BC"), value: &value, timestamp: Some(now.get()) };
-//! let events::Decoded::Event(event) = events::decode(&record, |source| source == "adsbdb").expect("storable")
-//! else { panic!("another source") };
+//! let decoded = events::decode(&record, |source| source == "adsbdb").expect("storable");
+//! let events::Decoded::Event(event) = decoded else { panic!("another source") };
 //! assert_eq!(event.document.get_str("event_timestamp_iso").unwrap(), "2024-10-27T03:33:20.100Z");
 //! ```
 //!

@@ -100,11 +100,11 @@ pub fn log_line(facility: &str, message: &str) {
 /// Works around librdkafka #5301: a client whose metadata became empty never re-bootstraps
 /// (<https://github.com/confluentinc/librdkafka/issues/5301>).
 ///
-/// librdkafka keeps only the brokers of the last metadata response. A single broker that was suspended
-/// fences itself when it resumes, and for a moment its metadata contains no broker. When the last
-/// connection closes, librdkafka schedules a re-bootstrap. The end of the same metadata response
-/// cancels it. librdkafka then treats the re-bootstrap as in progress for ever, and a client without
-/// brokers has no request that would start another one.
+/// librdkafka keeps only the brokers of the last metadata response. A single broker that was
+/// suspended fences itself when it resumes, and for a moment its metadata contains no broker. When
+/// the last connection closes, librdkafka schedules a re-bootstrap. The end of the same metadata
+/// response cancels it. librdkafka then treats the re-bootstrap as in progress for ever, and a
+/// client without brokers has no request that would start another one.
 #[derive(Debug)]
 pub struct Rebootstrap {
     servers: CString,
@@ -125,8 +125,8 @@ struct Broker {
 impl Rebootstrap {
     /// Enables statistics once a second in `config`.
     ///
-    /// The context of the client must pass them to [`Rebootstrap::on_statistics`], and the client must
-    /// be polled.
+    /// The context of the client must pass them to [`Rebootstrap::on_statistics`], and the client
+    /// must be polled.
     pub fn enable(config: &mut ClientConfig) -> Arc<Self> {
         config.set("statistics.interval.ms", "1000");
         let servers = config.get("bootstrap.servers").and_then(|servers| CString::new(servers).ok());
@@ -147,8 +147,8 @@ impl Rebootstrap {
     pub fn restore_brokers<C: ClientContext>(&self, client: &Client<C>) {
         if self.is_without_brokers.swap(false, Ordering::Relaxed) {
             tracing::debug!("kafka client lost all brokers, adding its bootstrap servers");
-            // SAFETY: the client is alive while it is borrowed. The text ends with NUL and is copied. The call
-            // is thread-safe.
+            // SAFETY: the client is alive while it is borrowed. The text ends with NUL and is
+            // copied. The call is thread-safe.
             unsafe { rdkafka::bindings::rd_kafka_brokers_add(client.native_ptr(), self.servers.as_ptr()) };
         }
     }

@@ -25,8 +25,8 @@ pub struct RawHeader<'m> {
 
 /// Access to headers with any name.
 ///
-/// In Kafka a name is bytes. rdkafka panics when it reads a name that is not UTF-8, and cannot write
-/// one. Any client may have written such a header.
+/// In Kafka a name is bytes. rdkafka panics when it reads a name that is not UTF-8, and cannot
+/// write one. Any client may have written such a header.
 pub trait RawHeaders {
     /// All headers in order.
     fn raw_headers(&self) -> impl Iterator<Item = RawHeader<'_>>;
@@ -52,8 +52,8 @@ pub fn with_header(headers: OwnedHeaders, header: RawHeader<'_>) -> OwnedHeaders
     let (value, length) = header.value.map_or((ptr::null(), 0), |value| (value.as_ptr(), value.len()));
     // Kafka has no longer names and values.
     let size = |length: usize| isize::try_from(length).unwrap_or(isize::MAX);
-    // SAFETY: a reference to `BorrowedHeaders` is a pointer to librdkafka's list, and `headers` is its
-    // only owner. The call copies name and value.
+    // SAFETY: a reference to `BorrowedHeaders` is a pointer to librdkafka's list, and `headers` is
+    // its only owner. The call copies name and value.
     let _ = unsafe {
         rd_kafka_header_add(
             list,
@@ -70,15 +70,15 @@ pub fn with_header(headers: OwnedHeaders, header: RawHeader<'_>) -> OwnedHeaders
 fn get(headers: &BorrowedHeaders, index: usize) -> Option<RawHeader<'_>> {
     let list = ptr::from_ref(headers).cast::<rd_kafka_headers_t>();
     let (mut name, mut value, mut length) = (ptr::null(), ptr::null(), 0);
-    // SAFETY: the pointer is valid as above. The call reads the list and writes the three variables only
-    // on success.
+    // SAFETY: the pointer is valid as above. The call reads the list and writes the three variables
+    // only on success.
     let code =
         unsafe { rd_kafka_header_get_all(list, index, &raw mut name, &raw mut value, &raw mut length) };
     if code != NO_ERROR {
         return None;
     }
-    // SAFETY: after success the name ends with NUL, and the value is null or has `length` bytes. Both
-    // live as long as the list.
+    // SAFETY: after success the name ends with NUL, and the value is null or has `length` bytes.
+    // Both live as long as the list.
     let (name, value) = unsafe {
         let value = (!value.is_null()).then(|| std::slice::from_raw_parts(value.cast::<u8>(), length));
         (CStr::from_ptr(name).to_bytes(), value)
@@ -86,9 +86,9 @@ fn get(headers: &BorrowedHeaders, index: usize) -> Option<RawHeader<'_>> {
     Some(RawHeader { name, value })
 }
 
-// A dead letter: the consumer adds the headers `__connect.errors.*` behind the record's own headers,
-// beginning with `__connect.errors.topic`. Without them and without the replay count, a dead letter
-// has the key, value, headers and timestamp of its record byte for byte.
+// A dead letter: the consumer adds the headers `__connect.errors.*` behind the record's own
+// headers, beginning with `__connect.errors.topic`. Without them and without the replay count, a
+// dead letter has the key, value, headers and timestamp of its record byte for byte.
 
 /// Header with the number of replays of a record, in decimal. The consumer copies the headers of a
 /// record into its dead letter, so that the count survives further dead-lettering.

@@ -2,8 +2,8 @@
 //!
 //! - KAFKA_BROKER and KAFKA_PROPERTIES: [`bootstrap_servers`], [`properties`].
 //! - Clients: their contexts, and the workaround for a client without brokers ([`context`]).
-//! - Cluster: creation and readiness of topics ([`topics`]), members of a consumer group ([`group`]),
-//!   descriptions of topics and offsets ([`cluster`]).
+//! - Cluster: creation and readiness of topics ([`topics`]), members of a consumer group
+//!   ([`group`]), descriptions of topics and offsets ([`cluster`]).
 //! - Records: their [`headers`], also those of dead letters, and reads of a topic to its end
 //!   ([`topic_reader`]).
 //! - Requests with a deadline ([`requests`]).

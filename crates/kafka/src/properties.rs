@@ -210,8 +210,8 @@ fn reject_several(entries: &[(String, String)], separator: char, hint: &str) -> 
 
 /// Whether the environment variables of OpenSSL set CA certificates.
 ///
-/// The built-in path of the vendored OpenSSL does not exist. Without these variables, librdkafka must
-/// search the paths of the distributions (`probe`).
+/// The built-in path of the vendored OpenSSL does not exist. Without these variables, librdkafka
+/// must search the paths of the distributions (`probe`).
 fn openssl_has_ca_certificates() -> bool {
     let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().any(is_set)
@@ -295,8 +295,8 @@ pub fn client_config(
     config
         .set("bootstrap.servers", bootstrap)
         .set("client.id", client_id)
-        // A half-open connection must close in time to resume work within 10 s. The default is 60 s.
-        // librdkafka checks the timeout once a second.
+        // A half-open connection must close in time to resume work within 10 s. The default is 60
+        // s. librdkafka checks the timeout once a second.
         .set("socket.timeout.ms", "8000")
         .set("socket.connection.setup.timeout.ms", "2000")
         .set("socket.keepalive.enable", "true")
@@ -319,12 +319,13 @@ pub fn client_config(
     config
 }
 
-/// Returns the delivery of a `FutureProducer` only if it has an offset, which proves that the record
-/// is stored.
+/// Returns the delivery of a `FutureProducer` only if it has an offset, which proves that the
+/// record is stored.
 ///
 /// # Errors
-/// The delivery failed, or it has no offset. librdkafka reports the latter if the broker has a later
-/// record of this client. On a recreated topic, that does not prove that this record is stored.
+/// The delivery failed, or it has no offset. librdkafka reports the latter if the broker has a
+/// later record of this client. On a recreated topic, that does not prove that this record is
+/// stored.
 pub fn require_offset(delivery: OwnedDeliveryResult) -> Result<Delivery, KafkaError> {
     match delivery {
         Ok(delivery) if delivery.offset >= 0 => Ok(delivery),

@@ -57,7 +57,8 @@ impl KafkaReadiness {
         }
     }
 
-    /// Logs one line if the state differs from `previous`. A change of only the reason is not logged.
+    /// Logs one line if the state differs from `previous`. A change of only the reason is not
+    /// logged.
     pub fn log_change_from(&self, previous: &Self) {
         if std::mem::discriminant(self) == std::mem::discriminant(previous) {
             return;
@@ -114,8 +115,8 @@ pub struct TopicSpec {
     pub replication_factor: i32,
     /// For a dead-letter topic: its source topics.
     ///
-    /// It is created without expiry of records, and with a `max.message.bytes` that fits every record
-    /// of the source topics with additional headers.
+    /// It is created without expiry of records, and with a `max.message.bytes` that fits every
+    /// record of the source topics with additional headers.
     pub dead_letters_of: Vec<String>,
 }
 
@@ -186,7 +187,8 @@ impl TopicMaintenance {
                 Ok(false) => match create(&mut self.admin_client, &self.config, topic).await {
                     Ok(()) => tracing::info!(topic = topic.name, "topic created"),
                     Err(reason) => {
-                        // The admin client may have lost all brokers. The next attempt uses a new one.
+                        // The admin client may have lost all brokers. The next attempt uses a new
+                        // one.
                         self.admin_client = None;
                         return KafkaReadiness::TopicMissing(format!(
                             "topic {} cannot be created: {reason}",

@@ -65,14 +65,14 @@ impl App {
 
     /// Polls until the schedule ends or `stop` is cancelled. Returns within 10 s of `stop`.
     ///
-    /// The exit code is 1 if calls failed and none succeeded, or if a task failed. A stop before the
-    /// first response is a clean end.
+    /// The exit code is 1 if calls failed and none succeeded, or if a task failed. A stop before
+    /// the first response is a clean end.
     pub async fn run_until(self, stop: CancellationToken) -> ExitCode {
         self.run_with(stop, |_| ()).await
     }
 
-    /// As [`App::run_until`], with the tasks that `start_tasks` starts. Tests use it to end a task on
-    /// purpose.
+    /// As [`App::run_until`], with the tasks that `start_tasks` starts. Tests use it to end a task
+    /// on purpose.
     pub async fn run_with(self, stop: CancellationToken, start_tasks: impl FnOnce(&Supervisor)) -> ExitCode {
         let Self { listener, producer, metrics, schedule } = self;
         tracing::info!(address = %listener.address(), "listening");

@@ -12,7 +12,7 @@ use crate::client::{Accepted, CallError, ProducerClient};
 use crate::metrics::Metrics;
 
 /// Time that a call in flight has after a stop.
-pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(8);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(8);
 /// Backoff between readiness checks, first and largest. It is short, so that a start is quick.
 const READY_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 /// Backoff after failed calls, first and largest. Calls must resume within 5 s of the producer's
@@ -142,8 +142,8 @@ pub enum Next {
 /// The schedule of the calls of one run, a pure function of time. All times count from its start.
 ///
 /// Tick *n* is due *n* intervals after the start. Each tick is either called or counted as skipped,
-/// once and in order. A tick that becomes due during a call is skipped, so calls neither overlap nor
-/// accumulate.
+/// once and in order. A tick that becomes due during a call is skipped, so calls neither overlap
+/// nor accumulate.
 #[derive(Debug, Clone)]
 pub struct Schedule {
     interval_ns: u64,
@@ -161,9 +161,9 @@ impl Schedule {
 
     /// Returns the next call. It starts neither before `now` nor before `earliest`.
     ///
-    /// The call belongs to the next tick after `now`. If `earliest` is later than that tick, the call
-    /// starts at `earliest` and belongs to the last tick due by then. The delay after a failure
-    /// therefore keeps its jitter: it is not rounded up to a tick.
+    /// The call belongs to the next tick after `now`. If `earliest` is later than that tick, the
+    /// call starts at `earliest` and belongs to the last tick due by then. The delay after a
+    /// failure therefore keeps its jitter: it is not rounded up to a tick.
     pub fn next(&mut self, now: Duration, earliest: Duration) -> Next {
         let first_upcoming = nanoseconds(now).div_ceil(self.interval_ns);
         let upcoming = if self.next == 0 { 0 } else { self.next.max(first_upcoming) };

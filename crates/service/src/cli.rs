@@ -86,8 +86,8 @@ impl Program {
 
     /// The address that the process listens on.
     ///
-    /// `healthcheck` reads no other variable. The process may run well although another variable, or
-    /// a file that it names, is no longer valid.
+    /// `healthcheck` reads no other variable. The process may run well although another variable,
+    /// or a file that it names, is no longer valid.
     fn listen_addr(&self, environment: &[(String, String)]) -> Result<SocketAddr, String> {
         let variable = self.variables.iter().find(|variable| variable.field == "listen_addr");
         let default = variable.and_then(|variable| match variable.kind {

@@ -1,8 +1,8 @@
 //! Configuration from environment variables.
 //!
 //! [`settings!`](crate::settings) declares each variable once: name, documentation, default. The
-//! [`ConfigReader`] parses all values and collects every error. An invalid value is an error and never
-//! becomes a default. The value of a secret is never shown.
+//! [`ConfigReader`] parses all values and collects every error. An invalid value is an error and
+//! never becomes a default. The value of a secret is never shown.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -15,13 +15,15 @@ use serde::de::DeserializeOwned;
 pub enum Kind {
     /// The process does not start if the variable is unset.
     Required,
-    /// As [`Kind::Required`]. The value is never shown, and can be in the file that `NAME_FILE` names.
+    /// As [`Kind::Required`]. The value is never shown, and can be in the file that `NAME_FILE`
+    /// names.
     RequiredSecret,
     /// This value is the default.
     Default(&'static str),
     /// There is no default value. The text describes the behavior if the variable is unset.
     Optional(&'static str),
-    /// As [`Kind::Optional`]. The value is never shown, and can be in the file that `NAME_FILE` names.
+    /// As [`Kind::Optional`]. The value is never shown, and can be in the file that `NAME_FILE`
+    /// names.
     OptionalSecret(&'static str),
 }
 
@@ -112,7 +114,8 @@ crate::settings! {
 /// The variables that every process has in addition to its own.
 pub const COMMON: &[Variable] = CommonSettings::VARIABLES;
 
-/// All errors of a configuration: pairs of variable and problem. `Display` prints one line per error.
+/// All errors of a configuration: pairs of variable and problem. `Display` prints one line per
+/// error.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ConfigErrors(pub Vec<(String, String)>);
 
@@ -148,8 +151,8 @@ pub struct ConfigReader {
 impl ConfigReader {
     /// Reads `environment` and the files of `NAME_FILE` into the settings struct `T`.
     ///
-    /// Names must be in upper case. envy alone would also accept `kafka_topic` for `KAFKA_TOPIC`, and
-    /// fail if both are set. [`ConfigReader::finish`] returns the errors.
+    /// Names must be in upper case. envy alone would also accept `kafka_topic` for `KAFKA_TOPIC`,
+    /// and fail if both are set. [`ConfigReader::finish`] returns the errors.
     pub fn read<T: DeserializeOwned + Default>(
         variables: &'static [Variable],
         environment: impl IntoIterator<Item = (String, String)>,
@@ -197,7 +200,8 @@ impl ConfigReader {
         self.errors.0.push((name.to_owned(), problem.into()));
     }
 
-    /// Parses `value` of the field `field`, or its default. Returns `None` and adds an error on failure.
+    /// Parses `value` of the field `field`, or its default. Returns `None` and adds an error on
+    /// failure.
     pub fn value<T>(
         &mut self,
         field: &str,

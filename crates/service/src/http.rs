@@ -1,5 +1,5 @@
-//! HTTP between the processes: error bodies, structs from JSON bodies, the header `Retry-After`, and
-//! causes of failed requests.
+//! HTTP between the processes: error bodies, structs from JSON bodies, the header `Retry-After`,
+//! and causes of failed requests.
 
 use std::error::Error;
 use std::fmt;
@@ -96,7 +96,8 @@ impl IntoResponse for Problem {
 
 /// Deserializes a `T` from a JSON object only. Nested structs need it too.
 ///
-/// A derived `Deserialize` alone also accepts an array: it assigns the items to the fields in order.
+/// A derived `Deserialize` alone also accepts an array: it assigns the items to the fields in
+/// order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Object<T>(pub T);
 
@@ -128,8 +129,8 @@ pub fn object<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> serde_json::Result<
     serde_json::from_slice::<Object<T>>(bytes).map(|Object(value)| value)
 }
 
-/// The innermost cause of an error, which states what failed. The outer causes of an HTTP client only
-/// repeat the URL.
+/// The innermost cause of an error, which states what failed. The outer causes of an HTTP client
+/// only repeat the URL.
 pub fn root_cause<'e>(error: &'e (dyn Error + 'static)) -> &'e (dyn Error + 'static) {
     error.source().map_or(error, root_cause)
 }

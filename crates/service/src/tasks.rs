@@ -214,8 +214,8 @@ async fn either(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str 
     }
 }
 
-/// Locks `mutex`, even if it is poisoned. A mutex is held for a few instructions, and never across an
-/// await.
+/// Locks `mutex`, even if it is poisoned. A mutex is held for a few instructions, and never across
+/// an await.
 ///
 /// A panic while the lock is held can leave the value half changed. In a supervised task it also
 /// ends the process.

@@ -52,8 +52,8 @@ const RECOVERY_TIME: Duration = Duration::from_secs(3);
 /// Detects suspensions of this process by the time between periodic checks: it was stopped by a
 /// signal, its container paused, or its machine asleep.
 ///
-/// After a suspension, requests have timed out and connections are dead. Such errors do not mean that
-/// the server at the other end is unavailable.
+/// After a suspension, requests have timed out and connections are dead. Such errors do not mean
+/// that the server at the other end is unavailable.
 #[derive(Debug)]
 pub struct SuspensionDetector(Mutex<Checks>);
 

@@ -160,7 +160,8 @@ pub fn free_address() -> SocketAddr {
     listener.local_addr().expect("its address")
 }
 
-/// The binaries under test. Each test binary builds them once, by the same cargo and in its own profile.
+/// The binaries under test. Each test binary builds them once, by the same cargo and in its own
+/// profile.
 static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
     let mut build = devservers::binaries::build(&["producer", "consumer", "poller", "slipstream"]);
     assert!(build.status().expect("cargo runs").success(), "the binaries do not build");

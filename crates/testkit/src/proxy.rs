@@ -1,5 +1,5 @@
-//! A TCP proxy in front of a server, with network faults that a test switches on and off, and one that
-//! holds back one message.
+//! A TCP proxy in front of a server, with network faults that a test switches on and off, and one
+//! that holds back one message.
 //!
 //! A fault applies to open and to new connections, until the next [`Proxy::set`].
 
@@ -254,7 +254,8 @@ async fn write(mut to: WriteHalf<'_>, mut arrivals: mpsc::Receiver<Arrival>) {
     }
 }
 
-/// A proxy that holds back one message, so that a test can act before the server receives it. It ends with the test's runtime.
+/// A proxy that holds back one message, so that a test can act before the server receives it. It
+/// ends with the test's runtime.
 #[derive(Debug)]
 pub struct HoldingProxy {
     /// The address on which it listens.

@@ -76,9 +76,9 @@ pub(super) async fn add_user(
 const BOOTSTRAP: &str = "bootstrap.checkpoint";
 const ARCHIVE: &str = "classes.jsa";
 
-/// Apache Kafka, fetched and prepared, per Java version and Kafka release: a first run of the broker
-/// creates an archive of its loaded classes (a start takes 2 s instead of 8 s) and the first metadata
-/// records of a new cluster.
+/// Apache Kafka, fetched and prepared, per Java version and Kafka release: a first run of the
+/// broker creates an archive of its loaded classes (a start takes 2 s instead of 8 s) and the first
+/// metadata records of a new cluster.
 async fn prepared(machine: &Machine, progress: &Progress) -> Result<Kafka, ServerError> {
     let java = java(machine)?;
     let home = packages::kafka(machine, progress).await?;
@@ -212,8 +212,8 @@ const TOOLS_LOGGING: &str = include_str!("../../packages/tools-log4j2.yaml");
 
 /// Formats a new data folder as `kafka-storage format` does. Returns the cluster id.
 ///
-/// The tool would cost two more starts of a JVM. It ran once when the package was prepared, and what
-/// it wrote besides the names is the same for every folder.
+/// The tool would cost two more starts of a JVM. It ran once when the package was prepared, and
+/// what it wrote besides the names is the same for every folder.
 fn format(folder: &Path, bootstrap: &Path) -> Result<String, ServerError> {
     let data = folder.join("data");
     let properties = data.join("meta.properties");

@@ -1,5 +1,5 @@
-//! The listeners of Apache Kafka: plaintext, and optionally one with TLS and passwords, and one behind
-//! a proxy.
+//! The listeners of Apache Kafka: plaintext, and optionally one with TLS and passwords, and one
+//! behind a proxy.
 
 use std::fmt;
 use std::path::Path;
