@@ -6,7 +6,6 @@
 //! same seed, and [`verify::expected_document`] makes the document of an event with code that is
 //! independent of the pipeline's.
 
-mod json;
 pub mod ledger;
 pub mod load;
 pub mod mongo;
