@@ -2,30 +2,31 @@
 //! an ADSBDB simulator. [`check`](mod@check) reports faults of a deployment, and
 //! [`trace`](mod@trace) finds an event. [`dead_letters`] lists and replays dead letters, and
 //! [`dedupe`](mod@dedupe) removes duplicate documents. [`load`](mod@load) sends events, and
-//! [`verify`](mod@verify) compares them with the documents.
-
-use std::io::Write;
-use std::process::ExitCode;
-
-use clap::Parser;
-use kafka::BoxError;
-use service::config::COMMON;
-use service::environment::Environment;
-use service::{ConfigErrors, Kind, Variable};
+//! [`load::verify`] compares them with the documents.
 
 pub mod check;
 pub mod cli;
 pub mod dead_letters;
 pub mod dedupe;
-pub mod http;
 pub mod load;
 pub mod output;
 #[cfg(test)]
 mod shared_variables;
-pub mod simulate;
 pub mod trace;
 pub mod up;
-pub mod verify;
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use cli::SimulateOptions;
+use devservers::Simulator;
+use kafka::BoxError;
+use service::config::COMMON;
+use service::environment::Environment;
+use service::{ConfigErrors, Kind, Variable};
 
 /// Runs the command. Exit codes: 0 success, 1 failure, 2 a wrong command line or configuration, 130
 /// a second signal.
@@ -41,13 +42,13 @@ pub fn main() -> ExitCode {
             cli::Command::Check(options) => check::check(options, environment()?).await,
             cli::Command::Trace(options) => trace::trace(options, environment()?).await,
             cli::Command::Load(options) => load::load(options, environment()?).await,
-            cli::Command::Verify(options) => verify::verify(options, environment()?).await,
+            cli::Command::Verify(options) => load::verify(options, environment()?).await,
             cli::Command::DeadLetters(options) => dead_letters::run(options.command, environment()?).await,
             cli::Command::Dedupe(options) => dedupe::dedupe(options, environment()?).await,
-            cli::Command::Simulate(options) => simulate::simulate(options).await,
+            cli::Command::Simulate(options) => simulate(options).await,
         }
     });
-    runtime.shutdown_timeout(std::time::Duration::from_millis(500));
+    runtime.shutdown_timeout(Duration::from_millis(500));
     outcome.unwrap_or_else(|error| report_error(&error))
 }
 
@@ -83,4 +84,26 @@ fn report_error(error: &BoxError) -> ExitCode {
     let is_configuration_error = error.downcast_ref::<ConfigErrors>().is_some()
         || matches!(error.downcast_ref(), Some(devservers::ServerError::Setting(_)));
     ExitCode::from(if is_configuration_error { 2 } else { 1 })
+}
+
+/// Runs the simulator until a signal, or checks the health of a running one.
+///
+/// # Errors
+/// The address cannot be bound.
+pub async fn simulate(options: SimulateOptions) -> Result<ExitCode, BoxError> {
+    if options.healthcheck {
+        return Ok(if is_alive(options.listen).await { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    let stop = service::signals::stop_token()?;
+    let simulator = Simulator::start(options.listen).await?;
+    output::write_line(format_args!("ADSBDB simulator on {}/v0/aircraft/random", simulator.base_url()))?;
+    stop.cancelled().await;
+    simulator.stop().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn is_alive(listen: SocketAddr) -> bool {
+    let ip = if listen.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { listen.ip() };
+    let url = format!("http://{}/livez", SocketAddr::new(ip, listen.port()));
+    check::http::get(&url, Duration::from_secs(3)).await.is_ok()
 }

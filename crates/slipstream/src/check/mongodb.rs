@@ -1,24 +1,56 @@
-//! Checks MongoDB: whether it answers and accepts the credentials, the rights of the user, and how
-//! safe a finished write is.
+//! Checks MongoDB: whether it answers and accepts the credentials, how safe a finished write is, and
+//! the collections that the consumer writes to: rights, indexes, and duplicate documents.
 
 use bson::oid::ObjectId;
 use bson::{Document, doc};
-use consumer::mongo::{StoreState, ignored_options, read_hello, usable_uri, write_concern};
+use consumer::ExpectedSources;
+use consumer::mongo::{
+    IndexState, StoreState, UpsertKeys, ignored_options, index_state, read_hello, usable_uri, write_concern,
+};
 use events::Source;
+use kafka::BoxError;
+use loadtest::mongo::{
+    CommandError, ErrorClass, LOGIN_REMEDY, Mongo, REPLY_TIMEOUT, UNAVAILABLE_REMEDY, URI_REMEDY, address,
+    majority,
+};
 use mongodb::Database;
 use mongodb::options::ConnectionString;
 use service::Secret;
+use service::plural::counted_with;
+use tokio::time::error::Elapsed;
 
-use super::finding::Finding;
-use loadtest::mongo::{
-    self, CommandError, ErrorClass, LOGIN_REMEDY, REPLY_TIMEOUT, UNAVAILABLE_REMEDY, URI_REMEDY, address,
-    majority,
-};
+use super::finding::{Finding, Level};
+use crate::dedupe::{self, Indexes, KeyedCollection};
 
 const SUBJECT: &str = "mongodb";
 const RIGHTS: &str = "mongodb rights";
 /// The password of docker-compose.yml.
 const DEFAULT_PASSWORD: &str = "mongopass";
+
+/// Checks the server, its safety, the rights of the user, and the collections.
+pub async fn check(config: &consumer::Config) -> Vec<Finding> {
+    let uri = &config.store.uri;
+    let connect = async {
+        let database = open(config).await?;
+        hello(config, &database).await.map(|hello| (database, hello))
+    };
+    match connect.await {
+        Ok((database, hello)) => {
+            let server = check_hello(&hello);
+            let is_usable = server.level == Level::Ok;
+            let mut findings = vec![server, check_write_concern(uri, Some(&hello))];
+            findings.extend(check_options(uri).into_iter().chain(check_password(uri)));
+            if is_usable {
+                findings.extend(check_collections(config, &database).await);
+            }
+            findings
+        }
+        Err(unavailable) => {
+            let of_uri = check_options(uri).into_iter().chain(check_password(uri));
+            [unavailable, check_write_concern(uri, None)].into_iter().chain(of_uri).collect()
+        }
+    }
+}
 
 /// Runs a command, at most for [`REPLY_TIMEOUT`].
 pub(super) async fn run(database: &Database, command: Document) -> Result<Document, CommandError> {
@@ -38,7 +70,7 @@ pub(super) async fn with_timeout<T>(
 /// # Errors
 /// The driver rejects the connection string, or its name cannot be resolved.
 pub async fn open(config: &consumer::Config) -> Result<Database, Finding> {
-    mongo::database(&config.store.uri, &config.store.database).await.map_err(|error| {
+    loadtest::mongo::database(&config.store.uri, &config.store.database).await.map_err(|error| {
         Finding::fail(SUBJECT, format!("cannot be used: {}", CommandError::of(&error).cause), URI_REMEDY)
     })
 }
@@ -208,6 +240,203 @@ pub fn check_password(uri: &Secret) -> Option<Finding> {
                   new volume)";
     known.then(|| {
         Finding::warn("mongodb password", "is the default of docker-compose.yml, which is public", remedy)
+    })
+}
+
+/// With EXPECTED_SOURCE=`*`, a collection belongs to another application if none of this many
+/// documents has an `event_id`.
+const SAMPLE_DOCUMENTS: i32 = 1000;
+
+/// The collections that the consumer writes to; with `*`, all existing collections except views.
+///
+/// # Errors
+/// The collections cannot be listed.
+pub async fn collections(mongo: &Mongo, expected: &ExpectedSources) -> Result<Vec<Source>, BoxError> {
+    listed(&mongo.database, expected).await.map_err(|error| mongo.command_error(&error))
+}
+
+async fn listed(database: &Database, expected: &ExpectedSources) -> Result<Vec<Source>, CommandError> {
+    if let ExpectedSources::Listed(sources) = expected {
+        return Ok(sources.iter().cloned().collect());
+    }
+    let names = database.list_collection_names().filter(doc! { "type": "collection" });
+    let names = with_timeout(async { names.await.map_err(|error| CommandError::of(&error)) }).await?;
+    Ok(names.into_iter().filter_map(|name| Source::new(name).ok()).collect())
+}
+
+/// Checks all collections.
+async fn check_collections(config: &consumer::Config, database: &Database) -> Vec<Finding> {
+    let listed = match listed(database, &config.expected).await {
+        Ok(listed) => listed,
+        Err(CommandError { cause, .. }) => {
+            let cause = format!("the collections of {} cannot be listed: {cause}", database.name());
+            return vec![not_allowed(database, cause)];
+        }
+    };
+    let any = matches!(config.expected, ExpectedSources::All);
+    let (mut allowed, mut findings) = (Vec::new(), Vec::new());
+    for collection in listed {
+        if any && !is_ours(database, &collection).await {
+            continue;
+        }
+        match check_rights(database, &collection).await {
+            Ok(()) => allowed.push(collection),
+            Err(finding) => findings.push(finding),
+        }
+    }
+    if allowed.is_empty()
+        && findings.is_empty()
+        && let Ok(first) = Source::new("adsbdb")
+    {
+        // No collection exists yet: the rights on any name are the same.
+        return vec![
+            check_rights(database, &first)
+                .await
+                .map_or_else(|finding| finding, |()| granted(database, &[first])),
+        ];
+    }
+    if !allowed.is_empty() {
+        findings.push(granted(database, &allowed));
+    }
+    for collection in allowed {
+        let indexes = indexes_finding(config, collection.clone()).await;
+        if indexes.level != Level::Ok {
+            findings.extend(index_right(database, &collection).await);
+        }
+        findings.push(indexes);
+    }
+    findings
+}
+
+/// Whether the consumer can have written the collection: its documents have an `event_id`. If the
+/// collection cannot be read, [`check_rights`] reports it.
+async fn is_ours(database: &Database, collection: &Source) -> bool {
+    let sample = doc! {
+        "find": collection.as_str(),
+        "projection": { "_id": 0, "event_id": 1 },
+        "limit": SAMPLE_DOCUMENTS,
+        "batchSize": SAMPLE_DOCUMENTS,
+        "singleBatch": true,
+        "readConcern": majority(),
+    };
+    let Ok(reply) = run(database, sample).await else { return true };
+    let documents = reply.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
+    let has_id = |document: &bson::Bson| document.as_document().is_some_and(|it| it.contains_key("event_id"));
+    documents.map_or(true, |documents| documents.is_empty() || documents.iter().any(has_id))
+}
+
+/// Checks the indexes of one collection, and for duplicates if the unique index is missing.
+async fn indexes_finding(config: &consumer::Config, collection: Source) -> Finding {
+    let subject = format!("collection {}.{collection}", config.store.database);
+    let keys = config.store.upsert_keys.clone();
+    let check = async {
+        let config = dedupe::Config {
+            uri: config.store.uri.clone(),
+            database: config.store.database.clone(),
+            collection,
+            upsert_keys: keys.clone(),
+        };
+        let collection = KeyedCollection::new(config).await?;
+        check_indexes(&subject, &keys, &collection).await
+    };
+    check.await.unwrap_or_else(|error: BoxError| {
+        Finding::fail(&subject, format!("its indexes cannot be read: {error}"), "see the findings above")
+    })
+}
+
+/// The name of a unique index that is hidden from queries.
+fn hidden_unique_index(indexes: &[Document]) -> Option<&str> {
+    let is = |index: &Document, option: &str| index.get_bool(option).unwrap_or(false);
+    let found = indexes.iter().find(|index| is(index, "unique") && is(index, "hidden"))?;
+    Some(found.get_str("name").unwrap_or_default())
+}
+
+/// The finding about an index that is being built, or hidden.
+fn building_or_hidden(
+    subject: &str,
+    keys: &UpsertKeys,
+    collection: &KeyedCollection,
+    indexes: &Indexes,
+) -> Option<Finding> {
+    const WAIT: &str = "wait; if the build fails, the consumer's log has the cause";
+    if let Some(name) = indexes.building(keys) {
+        let cause = format!("its unique index {name} is being built, so nothing is written yet");
+        return Some(Finding::warn(subject, cause, WAIT));
+    }
+    let missing = match index_state(keys, &indexes.ready) {
+        IndexState::Complete => Vec::new(),
+        IndexState::MissingLookups(names) => names,
+        _ => return None,
+    };
+    if let Some(index) = hidden_unique_index(&indexes.ready) {
+        let (database, name) = collection.names();
+        let cause = format!("unique index {index} is hidden: it rejects duplicates, but no query uses it");
+        let remedy = format!("db.getSiblingDB({database:?}).getCollection({name:?}).unhideIndex({index:?})");
+        return Some(Finding::warn(subject, cause, remedy));
+    }
+    let is_building = !missing.is_empty() && missing.iter().all(|name| indexes.is_building(name));
+    let cause = format!("lookup indexes are being built: {}", missing.join(", "));
+    is_building.then(|| Finding::warn(subject, cause, WAIT))
+}
+
+async fn check_indexes(
+    subject: &str,
+    keys: &UpsertKeys,
+    collection: &KeyedCollection,
+) -> Result<Finding, BoxError> {
+    let Some(indexes) = tokio::time::timeout(REPLY_TIMEOUT, collection.indexes()).await?? else {
+        return Ok(Finding::ok(subject, "does not exist yet: the consumer creates it with the first event"));
+    };
+    let (database, name) = collection.names();
+    let dedupe = format!("slipstream dedupe --collection {name}");
+    if let Some(finding) = building_or_hidden(subject, keys, collection, &indexes) {
+        return Ok(finding);
+    }
+    Ok(match index_state(keys, &indexes.ready) {
+        IndexState::Complete => {
+            Finding::ok(subject, format!("unique index on {keys}, and the lookup indexes"))
+        }
+        IndexState::MissingLookups(names) => {
+            let cause = format!("lookup indexes are missing: {}", names.join(", "));
+            Finding::warn(
+                subject,
+                cause,
+                "the consumer creates them with the next event; otherwise its log has the cause",
+            )
+        }
+        IndexState::Conflicting(index) => {
+            let cause = format!("index {index} prevents the unique index on {keys}, so nothing is written");
+            let remedy = format!(
+                "{dedupe} --apply --out FILE, or \
+                 db.getSiblingDB({database:?}).getCollection({name:?}).dropIndex({index:?})"
+            );
+            Finding::fail(subject, cause, remedy)
+        }
+        IndexState::MissingUnique => match dedupe::count_duplicates(collection, REPLY_TIMEOUT).await {
+            Ok(0) => Finding::warn(
+                subject,
+                format!("no unique index on {keys} yet"),
+                "the consumer creates it with the next event",
+            ),
+            Ok(documents) => Finding::fail(
+                subject,
+                format!(
+                    "{} the unique index on {keys}, so nothing is written",
+                    counted_with(documents, "duplicate document", ["prevents", "prevent"])
+                ),
+                dedupe,
+            ),
+            // The server may be unresponsive, or the sort takes longer.
+            Err(error) if error.is::<Elapsed>() => Finding::fail(
+                subject,
+                format!(
+                    "no unique index on {keys} yet, and no reply within {} s to the search for duplicates",
+                    REPLY_TIMEOUT.as_secs()
+                ),
+                dedupe,
+            ),
+            Err(error) => return Err(error),
+        },
     })
 }
 

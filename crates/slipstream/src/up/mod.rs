@@ -1,30 +1,24 @@
 //! `slipstream up`: runs the whole pipeline on this machine, with real servers, until Ctrl-C. At
 //! the end it prints an account of all records; the exit code is 0 only if the account balances.
 
+mod account;
+pub mod processes;
+mod stack;
+
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use account::{Finished, NextOffsets, Summary, TopicCounter};
+use indicatif::{ProgressBar, ProgressStyle};
+use kafka::BoxError;
+use processes::{Counts, Processes, StartupWait};
 use service::environment::{Environment, value};
+use stack::{Addresses, LocalStack, configs, tool_variables};
 
 use crate::cli::UpOptions;
 use crate::output::write_progress;
-use configs::{Addresses, configs, tool_variables};
-use kafka::BoxError;
-use local_stack::LocalStack;
-use processes::{Counts, Processes};
-use startup_wait::StartupWait;
-use status_line::{Numbers, StatusLine};
-use summary::{Finished, Summary};
-use topic_count::{NextOffsets, TopicCounter};
-
-pub mod configs;
-pub mod local_stack;
-pub mod processes;
-mod startup_wait;
-pub mod status_line;
-pub mod summary;
-pub mod topic_count;
 
 /// The folder for data and logs, in the current directory.
 const FOLDER: &str = ".slipstream";
@@ -226,5 +220,64 @@ async fn drain(run: &Run, accepted: u64) {
     };
     if tokio::time::timeout(DRAIN_TIMEOUT, all_finished).await.is_err() {
         write_progress("some records are unfinished; the next run continues with them");
+    }
+}
+
+/// Period of the plain lines.
+const PLAIN_PERIOD: Duration = Duration::from_secs(5);
+
+/// The numbers of the status line.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Numbers {
+    /// Events with a 202.
+    pub accepted: u64,
+    /// Stored records: inserted, updated or unchanged.
+    pub stored: u64,
+    /// Unfinished records.
+    pub lag: u64,
+    /// Dead letters.
+    pub dead_letters: u64,
+}
+
+/// The status line.
+#[derive(Debug)]
+pub struct StatusLine {
+    bar: Option<ProgressBar>,
+    started: Instant,
+    printed: Option<Instant>,
+}
+
+impl StatusLine {
+    /// Starts the line and its clock.
+    pub fn start() -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new_spinner();
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {msg}") {
+                bar.set_style(style);
+            }
+            bar.enable_steady_tick(Duration::from_millis(200));
+            bar
+        });
+        Self { bar, started: Instant::now(), printed: None }
+    }
+
+    /// Shows the numbers; plain lines appear at most every 5 s.
+    pub fn show(&mut self, numbers: Numbers) {
+        let Numbers { accepted, stored, lag, dead_letters } = numbers;
+        let line = format!("accepted {accepted}  stored {stored}  lag {lag}  dead letters {dead_letters}");
+        if let Some(bar) = &self.bar {
+            bar.set_message(line);
+        } else if self.printed.is_none_or(|printed| printed.elapsed() >= PLAIN_PERIOD) {
+            write_progress(&format!("{:>4}s  {line}", self.started.elapsed().as_secs()));
+            self.printed = Some(Instant::now());
+        }
+    }
+}
+
+impl Drop for StatusLine {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
     }
 }

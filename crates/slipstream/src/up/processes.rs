@@ -1,15 +1,23 @@
-//! Runs producer, consumer and poller as tasks, with the same code as their binaries.
+//! Runs producer, consumer and poller as tasks, with the same code as their binaries. At the start,
+//! `up` waits for the servers; each cause of a wait is printed once, within seconds.
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
+use bson::doc;
+use consumer::mongo::{StoreState, read_hello};
+use kafka::requests::{RequestClient, RequestError};
+use kafka::{BoxError, client_config};
+use loadtest::mongo::{Mongo, address};
+use rdkafka::consumer::Consumer;
+use service::lock::lock;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::configs::{Addresses, Configs, poller_config};
-use crate::http;
-use kafka::BoxError;
+use super::stack::{Addresses, Configs, poller_config};
+use crate::output::write_progress;
 
 /// Maximum time for a process to stop; a process ends itself after 10 s.
 const STOP_TIMEOUT: Duration = Duration::from_secs(12);
@@ -107,7 +115,7 @@ impl Processes {
         let ready = async {
             for (name, address) in urls {
                 let url = format!("http://{address}/readyz");
-                while let Err(cause) = http::get(&url, Duration::from_secs(2)).await {
+                while let Err(cause) = crate::check::http::get(&url, Duration::from_secs(2)).await {
                     observer(&format!("the {name} is not ready: {cause}"));
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
@@ -172,5 +180,74 @@ impl Processes {
     /// The consumer failed or did not stop in time.
     pub async fn stop_consumer(&mut self) -> Result<(), BoxError> {
         self.consumer.stop().await
+    }
+}
+
+/// Minimum wait for a server before its cause is printed: a server that was just started needs a
+/// moment.
+const SERVER_GRACE: Duration = Duration::from_secs(1);
+/// Minimum wait for the processes before its cause is printed.
+const PROCESS_GRACE: Duration = Duration::from_secs(3);
+/// Pause between two requests to MongoDB.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// Prints the causes of waits; each cause once, until it changes.
+#[derive(Debug, Clone)]
+pub struct StartupWait {
+    started: Instant,
+    printed: Arc<Mutex<Vec<(&'static str, String)>>>,
+}
+
+impl StartupWait {
+    /// Starts the clock.
+    pub fn start() -> Self {
+        Self { started: Instant::now(), printed: Arc::default() }
+    }
+
+    /// Reports the cause of the wait for `subject`.
+    pub fn report(&self, subject: &'static str, cause: &str) {
+        let grace = if subject == "processes" { PROCESS_GRACE } else { SERVER_GRACE };
+        let mut printed = lock(&self.printed);
+        let is_printed = printed.iter().any(|(of, text)| *of == subject && text == cause);
+        if is_printed || self.started.elapsed() < grace {
+            return;
+        }
+        printed.retain(|(of, _)| *of != subject);
+        printed.push((subject, cause.to_owned()));
+        write_progress(&format!("waiting: {cause}"));
+    }
+
+    /// Waits until the broker answers.
+    ///
+    /// # Errors
+    /// librdkafka rejects the configuration, or Kafka returns a permanent error.
+    pub async fn kafka(&self, config: &consumer::Config) -> Result<(), BoxError> {
+        let client = client_config(&config.kafka_broker, "slipstream-up", &[], &config.properties);
+        let wait = self.clone();
+        let observer = Arc::new(move |error: &RequestError| wait.report("kafka", &error.to_string()));
+        let requests = RequestClient::new(&client)?.without_deadline(observer);
+        let request = requests
+            .request_async("its topics", |client, timeout| client.fetch_metadata(None, timeout).map(drop));
+        Ok(request.await?)
+    }
+
+    /// Waits until MongoDB answers and accepts writes.
+    pub async fn mongodb(&self, config: &consumer::Config) {
+        let store = &config.store;
+        loop {
+            let hello = async {
+                let mongo = Mongo::open_with_short_timeouts(&store.uri, &store.database).await?;
+                mongo.with_timeout(mongo.database.run_command(doc! { "hello": 1 })).await
+            };
+            let cause = match hello.await.map(|hello| read_hello(&hello)) {
+                Ok(StoreState::Ready | StoreState::Unknown) => return,
+                Ok(StoreState::Unavailable(cause) | StoreState::Unusable(cause)) => {
+                    format!("mongodb at {} (MONGODB_URI): {cause}", address(&store.uri))
+                }
+                Err(error) => error.to_string(),
+            };
+            self.report("mongodb", &cause);
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
     }
 }

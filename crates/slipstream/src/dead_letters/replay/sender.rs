@@ -9,8 +9,8 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::producer::future_producer::DeliveryFuture;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
-use super::decision::Target;
-use crate::dead_letters::deployment::now_ms;
+use super::report::Target;
+use crate::dead_letters::now_ms;
 use crate::output::rfc3339;
 use kafka::BoxError;
 use kafka::dead_letter_headers::{record_timestamp_ms, replay_headers};
