@@ -1,7 +1,7 @@
 //! HTTP requests of the commands; probes of producer, consumer and ADSBDB, and of the clocks of both
 //! processes.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use poller::tls::ConnectionDiagnostics;
 use reqwest::{Client, header};
@@ -110,7 +110,8 @@ async fn process(
     };
     match request(client, &format!("{base_url}/readyz")).await {
         Ok(response) if response.status.is_success() => {
-            let skew = response.date.and_then(|date| clock_skew(name, date, now()));
+            let skew =
+                response.date.and_then(|date| clock_skew(name, date, jiff::Timestamp::now().as_second()));
             std::iter::once(Finding::ok(name, "is ready")).chain(skew).collect()
         }
         Ok(response) => {
@@ -161,10 +162,6 @@ async fn request(client: Result<Client, BoxError>, url: &str) -> Result<Response
     let date =
         date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()).map(|date| date.timestamp().as_second());
     Ok(Response { status: response.status(), date, body: response.json().await.unwrap_or(Value::Null) })
-}
-
-fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().cast_signed())
 }
 
 /// Compares the process's clock with the local one. The producer's clock orders events that have no

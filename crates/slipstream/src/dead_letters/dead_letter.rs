@@ -1,11 +1,16 @@
 //! A dead letter without its value: its fields, the filters that select it, and its forms as text and
-//! as JSON. The text of untrusted bytes cannot move the cursor or break a line.
+//! as JSON. The text of untrusted bytes cannot move the cursor or break a line. The dead-letter
+//! topics of a deployment.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use events::{Decoded, RecordView, decode};
+use jiff::Timestamp;
+use kafka::BoxError;
+use kafka::cluster::Cluster;
 use kafka::dead_letter_headers::{error_header, origin, record_timestamp_ms, replays};
 use kafka::headers::RawHeaders;
 use kafka::topic_reader::RecordPosition;
@@ -130,8 +135,9 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Resolves `filters` at the time `now_ms`.
-    pub fn new(filters: Filters, now_ms: i64) -> Self {
+    /// Resolves `filters` now.
+    pub fn new(filters: Filters) -> Self {
+        let now_ms = Timestamp::now().as_millisecond();
         Self {
             reason: filters.reason,
             source: filters.source.map(|source| source.to_string()),
@@ -219,6 +225,41 @@ pub fn insert_bytes(object: &mut Map<String, Value>, name: &str, bytes: Option<&
     }
 }
 
+/// The topics of a deployment.
+pub struct Deployment {
+    /// The consumer's configuration.
+    pub config: consumer::Config,
+    /// The existing dead-letter topics with their partitions.
+    pub dead_letter_topics: BTreeMap<String, Vec<i32>>,
+    /// All topics, with their numbers of partitions.
+    pub topics: BTreeMap<String, usize>,
+}
+
+impl Deployment {
+    /// Reads the topics.
+    ///
+    /// # Errors
+    /// A dead-letter topic is missing, or Kafka is unavailable.
+    pub async fn load(config: consumer::Config) -> Result<Self, BoxError> {
+        let group = &config.group_id;
+        let cluster = Cluster::new(&config.kafka_broker, &config.properties, "slipstream-check", group)?;
+        let found = cluster.topics().await?;
+        let mut dead_letter_topics = BTreeMap::new();
+        for spec in config.topic_specs().into_iter().filter(|spec| spec.is_dead_letter_topic()) {
+            let topic = found.get(&spec.name).ok_or_else(|| {
+                format!(
+                    "topic {} does not exist: start the consumer, which creates it, or set KAFKA_TOPIC and \
+                     DEAD_LETTER_TOPIC as for the consumer",
+                    spec.name
+                )
+            })?;
+            dead_letter_topics.insert(spec.name, topic.partition_ids());
+        }
+        let topics = found.into_iter().map(|(name, topic)| (name, topic.partitions.len())).collect();
+        Ok(Self { config, dead_letter_topics, topics })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use events::Source;
@@ -290,7 +331,7 @@ mod tests {
     }
 
     fn matches(filters: Filters, dead_letter: &DeadLetter) -> bool {
-        Filter::new(filters, 10_000).matches(dead_letter)
+        Filter::new(filters).matches(dead_letter)
     }
 
     #[test]

@@ -14,22 +14,22 @@ use rdkafka::message::OwnedMessage;
 use serde_json::{Map, Value, json};
 use service::plural::counted;
 
-use super::dead_letter::{DeadLetter, Filter, bytes_block, bytes_line, escaped, insert_bytes};
+use super::dead_letter::{DeadLetter, Deployment, Filter, bytes_block, bytes_line, escaped, insert_bytes};
 use super::options::{ListOptions, ShowOptions};
 use super::replay::PartitionProgress;
-use super::{Deployment, now_ms};
 use crate::output::{self, rfc3339};
 
 /// Lists the selected dead letters. The offsets of `group` determine which are replayed.
 pub async fn list(options: ListOptions, group: String, deployment: Deployment) -> Result<ExitCode, BoxError> {
-    let filter = Filter::new(options.filters, now_ms()?);
+    let filter = Filter::new(options.filters);
     let config = deployment.config;
     let reader = TopicReader::new(&config.kafka_broker, &config.properties, "slipstream-dead-letters");
     let cluster = Cluster::new(&config.kafka_broker, &config.properties, "slipstream-check", &group)?;
-    let mut progress = BTreeMap::new();
+    let mut passed = BTreeMap::new();
     for (topic, partitions) in &deployment.dead_letter_topics {
         for position in cluster.positions(topic, partitions.clone()).await? {
-            progress.insert((topic.clone(), position.partition), PartitionProgress::new(&position));
+            let next = PartitionProgress::new(&position).next();
+            passed.insert((topic.clone(), position.partition), next);
         }
     }
     let topics: Vec<String> = deployment.dead_letter_topics.into_keys().collect();
@@ -39,9 +39,12 @@ pub async fn list(options: ListOptions, group: String, deployment: Deployment) -
             reader.read(&topic, filter.since_ms, |message| {
                 let dead_letter = DeadLetter::of(message);
                 if filter.matches(&dead_letter) {
-                    let at = progress.get(&(topic.clone(), dead_letter.position.partition));
-                    let offset = dead_letter.position.offset;
-                    let is_replayed = at.is_some_and(|partition| partition.is_replayed(offset));
+                    let RecordPosition { partition, offset, .. } = dead_letter.position;
+                    let is_passed =
+                        passed.get(&(topic.clone(), partition)).is_some_and(|next| offset < *next);
+                    // Others were left out, not sent.
+                    let origin = dead_letter.origin.as_ref();
+                    let is_replayed = is_passed && origin.is_some_and(|at| config.topics.contains(&at.topic));
                     records.add(dead_letter, is_replayed);
                 }
                 CONTINUE

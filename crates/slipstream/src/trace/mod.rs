@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bson::{Document, doc};
 use events::Source;
@@ -35,8 +34,8 @@ pub async fn trace(
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<ExitCode, BoxError> {
     let config = consumer::Config::from_environment(environment)?;
-    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
-    let since_ms = options.since.map(|since| now_ms.saturating_sub(since.as_millis()) as i64);
+    let now_ms = jiff::Timestamp::now().as_millisecond();
+    let since_ms = options.since.map(|since| now_ms.saturating_sub_unsigned(since.as_millis() as u64));
     let search = Arc::new(Search::new(&config, &options.id, since_ms));
     let (dead_letter_topics, topics): (Vec<TopicSpec>, _) =
         config.topic_specs().into_iter().partition(|spec| spec.is_dead_letter_topic());

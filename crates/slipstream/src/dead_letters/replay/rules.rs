@@ -51,6 +51,14 @@ pub enum Decision {
     Rejected(String),
 }
 
+impl Decision {
+    /// Whether the dead letter stays for the next run. A dead letter that no later run with the same
+    /// rules sends must not hold the group's offset.
+    pub fn keeps_offset(&self) -> bool {
+        matches!(self, Self::Filtered | Self::Rejected(_))
+    }
+}
+
 impl ReplayRules {
     /// Decides about `dead_letter`.
     pub fn decide(&self, dead_letter: &DeadLetter) -> Decision {
@@ -79,9 +87,10 @@ impl ReplayRules {
 const MAX_NAMED: usize = 100;
 
 /// The reason for the end of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum EndReason {
     /// All dead letters that existed at the start were processed.
+    #[default]
     Everything,
     /// `--limit`.
     Limit,
@@ -92,7 +101,7 @@ pub enum EndReason {
 }
 
 /// The counts of a run.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Report {
     /// Whether nothing is sent.
     pub dry_run: bool,
@@ -109,7 +118,6 @@ pub struct Report {
     no_origin: NamedRecords,
     max_replays: NamedRecords,
     rejected: NamedRecords,
-    full: NamedRecords,
 }
 
 #[derive(Debug, Default)]
@@ -130,20 +138,8 @@ impl NamedRecords {
 
 impl Report {
     /// Creates an empty report.
-    pub fn new(dry_run: bool, json: bool, group: &str) -> Self {
-        Self {
-            dry_run,
-            json,
-            group: group.to_owned(),
-            replayed: 0,
-            end: EndReason::Everything,
-            filtered: 0,
-            other_topics: 0,
-            no_origin: NamedRecords::default(),
-            max_replays: NamedRecords::default(),
-            rejected: NamedRecords::default(),
-            full: NamedRecords::default(),
-        }
+    pub fn new(dry_run: bool, json: bool, group: String) -> Self {
+        Self { dry_run, json, group, ..Self::default() }
     }
 
     /// Counts a dead letter that is not sent.
@@ -184,19 +180,9 @@ impl Report {
         output::write_line(format_args!("would send to {}/{partition}: {line}", target.topic))
     }
 
-    /// Counts a partition whose commit metadata is full.
-    pub fn full(&mut self, position: &RecordPosition) {
-        let why = format!(
-            "the run ends here in this partition: group {} cannot record more gaps; replay without a filter, or in another \
-             --group",
-            self.group
-        );
-        self.full.add(position, &why);
-    }
-
     /// Whether all selected records were replayed.
     pub fn is_success(&self) -> bool {
-        self.rejected.count + self.full.count == 0 && self.end != EndReason::Failure
+        self.rejected.count == 0 && self.end != EndReason::Failure
     }
 
     /// The report as JSON.
@@ -223,7 +209,6 @@ impl Report {
                 "no_origin": self.no_origin.first,
                 "max_replays": self.max_replays.first,
                 "refused": self.rejected.first,
-                "full": self.full.first,
             },
         })
     }
@@ -283,7 +268,7 @@ mod tests {
     fn decision(dead_letter: &DeadLetter, reason: Option<&str>) -> Decision {
         let filters = Filters { reason: reason.map(str::to_owned), ..Filters::default() };
         let rules = ReplayRules {
-            filter: Filter::new(filters, 0),
+            filter: Filter::new(filters),
             max_replays: 3,
             topics: vec!["a".into(), "gone".into()],
             existing: [("a".to_owned(), 2), ("b".to_owned(), 1)].into(),
