@@ -118,17 +118,20 @@ impl Ledger {
             ConfigErrors(vec![("--ledger".into(), format!("cannot create {}: {error}", path.display()))])
         })?;
         let ledger = Self(Some(Mutex::new(BufWriter::new(file))));
-        ledger.append(header)?;
+        ledger.write(header)?;
         ledger.flush()?;
         Ok(ledger)
     }
 
-    /// Adds the line of an event.
+    /// Adds the header or the line of an event.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn write(&self, line: &Line) -> io::Result<()> {
-        self.append(line)
+    pub fn write(&self, line: &impl Serialize) -> io::Result<()> {
+        let Some(file) = &self.0 else { return Ok(()) };
+        let mut text = serde_json::to_vec(line)?;
+        text.push(b'\n');
+        lock(file).write_all(&text)
     }
 
     /// Writes the buffered lines to the file.
@@ -137,13 +140,6 @@ impl Ledger {
     /// The file cannot be written.
     pub fn flush(&self) -> io::Result<()> {
         self.0.as_ref().map_or(Ok(()), |file| lock(file).flush())
-    }
-
-    fn append(&self, line: &impl Serialize) -> io::Result<()> {
-        let Some(file) = &self.0 else { return Ok(()) };
-        let mut text = serde_json::to_vec(line)?;
-        text.push(b'\n');
-        lock(file).write_all(&text)
     }
 }
 

@@ -32,31 +32,22 @@ pub struct Client {
 
 /// The result of an attempt for one event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AttemptResult {
-    /// The producer responded.
-    Response(EventResponse),
-    /// The connection failed before anything was sent; the cause.
-    Unreachable(Arc<str>),
-    /// The request ended without a readable response.
-    Interrupted,
+pub struct AttemptResult {
+    /// Status of the event, if the producer responded.
+    pub status: Option<u16>,
+    /// Outcome of the event.
+    pub outcome: AttemptOutcome,
+    /// Cause, if the connection failed before anything was sent.
+    pub unreachable: Option<Arc<str>>,
 }
 
 impl AttemptResult {
-    /// The status, and the outcome for the event.
-    pub fn into_parts(self) -> (Option<u16>, AttemptOutcome) {
-        match self {
-            Self::Response(EventResponse { status, outcome }) => (Some(status), outcome),
-            Self::Unreachable(_) => (None, AttemptOutcome::Retryable),
-            Self::Interrupted => (None, AttemptOutcome::Unknown),
-        }
-    }
-}
+    /// A request that ended without a readable response.
+    pub const INTERRUPTED: Self = Self { status: None, outcome: AttemptOutcome::Unknown, unreachable: None };
 
-/// A complete response.
-struct Response {
-    status: u16,
-    retry_after: Option<Duration>,
-    body: Vec<u8>,
+    fn response(status: u16, outcome: AttemptOutcome) -> Self {
+        Self { status: Some(status), outcome, unreachable: None }
+    }
 }
 
 impl Client {
@@ -88,30 +79,32 @@ impl Client {
     /// the response.
     pub async fn send(&self, events: &[PendingEvent]) -> (Vec<AttemptResult>, Option<Duration>) {
         let bodies: Vec<&str> = events.iter().map(|event| event.body.as_str()).collect();
-        let response = match self.post(bodies.join("\n")).await {
+        let (status, retry_after, body) = match self.post(bodies.join("\n")).await {
             Ok(response) => response,
-            Err(error) => {
-                let unreachable = || AttemptResult::Unreachable(self.peer.describe(&error).into());
-                let result = if error.is_connect() { unreachable() } else { AttemptResult::Interrupted };
-                return (vec![result; events.len()], None);
+            Err(error) if error.is_connect() => {
+                let unreachable = Some(self.peer.describe(&error).into());
+                let outcome = AttemptOutcome::Retryable;
+                return (vec![AttemptResult { status: None, outcome, unreachable }; events.len()], None);
             }
+            Err(_) => return (vec![AttemptResult::INTERRUPTED; events.len()], None),
         };
-        let parsed = match events {
-            [event] if !self.is_batch => vec![parse_single(&event.id, response.status, &response.body)],
+        let results = match events {
+            [event] if !self.is_batch => vec![parse_single(&event.id, status, &body)],
             events => {
                 let ids: Vec<&str> = events.iter().map(|event| event.id.as_str()).collect();
-                parse_batch(&ids, response.status, &response.body)
+                parse_batch(&ids, status, &body)
             }
         };
-        (parsed.into_iter().map(AttemptResult::Response).collect(), response.retry_after)
+        (results, retry_after)
     }
 
-    async fn post(&self, body: String) -> reqwest::Result<Response> {
+    /// Returns the status, the `Retry-After` and the body of the response.
+    async fn post(&self, body: String) -> reqwest::Result<(u16, Option<Duration>, Vec<u8>)> {
         let media_type = if self.is_batch { "application/x-ndjson" } else { "application/json" };
         let request = self.http.post(self.ingest.clone()).header(CONTENT_TYPE, media_type).body(body);
         let response = request.timeout(self.timeout).send().await?;
         let (status, retry_after) = (response.status().as_u16(), service::retry_after(response.headers()));
-        Ok(Response { status, retry_after, body: response.bytes().await?.to_vec() })
+        Ok((status, retry_after, response.bytes().await?.to_vec()))
     }
 }
 
@@ -143,15 +136,6 @@ pub struct Receipt {
     pub offset: Option<i64>,
 }
 
-/// The part of a response that is about one event.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EventResponse {
-    /// Status of the event.
-    pub status: u16,
-    /// Outcome of the event.
-    pub outcome: AttemptOutcome,
-}
-
 /// The fields of an error body that matter here.
 #[derive(Debug, Default, Deserialize)]
 struct Problem {
@@ -159,13 +143,13 @@ struct Problem {
 }
 
 /// Parses the response to `POST /ingest` with the event `id`.
-pub fn parse_single(id: &str, status: u16, body: &[u8]) -> EventResponse {
+fn parse_single(id: &str, status: u16, body: &[u8]) -> AttemptResult {
     let outcome = if status == 202 {
         accepted(id, object(body).ok())
     } else {
         not_accepted(status, object::<Problem>(body).unwrap_or_default().retryable)
     };
-    EventResponse { status, outcome }
+    AttemptResult::response(status, outcome)
 }
 
 /// One result of a batch response.
@@ -179,7 +163,7 @@ struct BatchResult {
 }
 
 /// Parses the response to `POST /ingest/batch` with the events `ids`: one for each, in their order.
-pub fn parse_batch(ids: &[&str], status: u16, body: &[u8]) -> Vec<EventResponse> {
+fn parse_batch(ids: &[&str], status: u16, body: &[u8]) -> Vec<AttemptResult> {
     #[derive(Default, Deserialize)]
     struct Body {
         results: Option<Vec<Object<BatchResult>>>,
@@ -188,7 +172,7 @@ pub fn parse_batch(ids: &[&str], status: u16, body: &[u8]) -> Vec<EventResponse>
     let body: Body = object(body).unwrap_or_default();
     let Some(results) = body.results.filter(|results| !results.is_empty()) else {
         let outcome = not_accepted(status, body.retryable);
-        return ids.iter().map(|_| EventResponse { status, outcome: outcome.clone() }).collect();
+        return ids.iter().map(|_| AttemptResult::response(status, outcome.clone())).collect();
     };
     // With fewer results than events, the last result is an error of the body: the events from
     // there on were not read.
@@ -198,20 +182,20 @@ pub fn parse_batch(ids: &[&str], status: u16, body: &[u8]) -> Vec<EventResponse>
             0 => not_accepted(error.status, error.retryable),
             _ => AttemptOutcome::Retryable,
         };
-        EventResponse { status: error.status, outcome }
+        AttemptResult::response(error.status, outcome)
     });
     let own = results.into_iter().zip(ids).take(read).map(|(Object(result), id)| of_result(result, id));
     own.chain(rest.into_iter().cycle()).take(ids.len()).collect()
 }
 
-fn of_result(result: BatchResult, id: &str) -> EventResponse {
+fn of_result(result: BatchResult, id: &str) -> AttemptResult {
     let BatchResult { status, retryable, .. } = result;
     let receipt = || {
         let (id, partition) = (result.id?, result.partition?);
         Some(Receipt { id, partition, offset: result.offset, ..Receipt::default() })
     };
     let outcome = if status == 202 { accepted(id, receipt()) } else { not_accepted(status, retryable) };
-    EventResponse { status, outcome }
+    AttemptResult::response(status, outcome)
 }
 
 fn accepted(id: &str, receipt: Option<Receipt>) -> AttemptOutcome {
@@ -352,7 +336,7 @@ mod tests {
     fn batch(events: usize, status: u16, body: &str) -> Vec<(u16, AttemptOutcome)> {
         let ids = ["a", "b", "c", "d"];
         let responses = parse_batch(&ids[..events], status, body.as_bytes());
-        responses.into_iter().map(|response| (response.status, response.outcome)).collect()
+        responses.into_iter().map(|result| (result.status.unwrap(), result.outcome)).collect()
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod summary;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use client::{AttemptOutcome, AttemptResult, Client, PendingEvent, Receipt};
 use events::Source;
@@ -26,13 +26,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ledger::{Header, Ledger, Outcome};
 use crate::options::LoadOptions;
-use crate::progress::{PlainLines, Progress};
+use crate::progress::{PLAIN_PERIOD, PlainLines, Progress};
 use crate::workload::{Event, Events, Workload};
 
 /// Period of the progress line and of the ledger's flush.
 const PROGRESS_PERIOD: Duration = Duration::from_millis(500);
 /// Minimum time over which the progress line computes the rate.
 const RATE_WINDOW: Duration = Duration::from_secs(1);
+/// Maximum size of a request: half of the producer's MAX_BATCH_BYTES.
+const MAX_REQUEST_BYTES: usize = 8 << 20;
+/// After a stop signal, how long requests in flight may still get a response.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(8);
+/// Period of the check for a stalled run.
+const STALL_CHECK_PERIOD: Duration = Duration::from_millis(100);
 
 /// Where events are sent, and their source.
 #[derive(Debug, Clone)]
@@ -58,7 +64,7 @@ pub async fn run(
     let ledger = Ledger::create(options.ledger.as_deref(), &header)?;
     let started = Instant::now();
     let schedule = Schedule::new(header.workload, options, started);
-    let planned = schedule.planned();
+    let planned = schedule.planned;
     let run = Arc::new(Run {
         header,
         client,
@@ -66,14 +72,17 @@ pub async fn run(
         schedule: Mutex::new(schedule),
         planned,
         counters: Mutex::default(),
-        shutdown: ShutdownPhases::default(),
+        all_sent: CancellationToken::new(),
+        no_new_events: CancellationToken::new(),
+        no_retries: CancellationToken::new(),
+        abandon_requests: CancellationToken::new(),
     });
     let mut workers = JoinSet::new();
     for _ in 0..options.connections {
         workers.spawn(Arc::clone(&run).work());
     }
     let plain = if options.json { PlainLines::Off } else { PlainLines::Stderr };
-    let show = show_progress(&run, Progress::start(planned, plain));
+    let show = show_progress(&run, Progress::start(planned, plain, PLAIN_PERIOD));
     tokio::select! {
         ended = finished(&mut workers) => ended?,
         () = run.run_shutdown(options, started, stop) => {}
@@ -132,56 +141,35 @@ async fn show_progress(run: &Run, mut progress: Progress) -> io::Result<()> {
     }
 }
 
-/// Maximum size of a request: half of the producer's MAX_BATCH_BYTES.
-const MAX_REQUEST_BYTES: usize = 8 << 20;
-/// After a stop signal, how long requests in flight may still get a response.
-const FINISH_TIMEOUT: Duration = Duration::from_secs(8);
-/// Period of the check for a stalled run.
-const STALL_CHECK_PERIOD: Duration = Duration::from_millis(100);
-
-/// The phases in which a run ends; each token is cancelled at the start of its phase.
-#[derive(Debug, Default)]
-pub struct ShutdownPhases {
-    /// All planned events were sent once.
-    pub all_sent: CancellationToken,
-    /// No new events are sent.
-    pub no_new_events: CancellationToken,
-    /// No event is retried.
-    pub no_retries: CancellationToken,
-    /// Requests in flight are abandoned.
-    pub abandon_requests: CancellationToken,
-}
-
-/// The shared state of the workers.
+/// The state of a run, shared by its workers.
 #[derive(Debug)]
-pub struct Run {
-    /// The run, as in the ledger's first line.
-    pub header: Header,
-    /// The client of the producer.
-    pub client: Client,
-    /// The ledger.
-    pub ledger: Ledger,
-    /// The requests to send.
-    pub schedule: Mutex<Schedule>,
+struct Run {
+    header: Header,
+    client: Client,
+    ledger: Ledger,
+    schedule: Mutex<Schedule>,
     /// Number of events of the run, if it is limited.
-    pub planned: Option<u64>,
-    /// Counters so far.
-    pub counters: Mutex<Counters>,
-    /// Phases of the end.
-    pub shutdown: ShutdownPhases,
+    planned: Option<u64>,
+    counters: Mutex<Counters>,
+    /// Cancelled when all planned events were sent once.
+    all_sent: CancellationToken,
+    /// No new events are sent once it is cancelled.
+    no_new_events: CancellationToken,
+    /// No event is retried once it is cancelled.
+    no_retries: CancellationToken,
+    /// Requests in flight are abandoned once it is cancelled.
+    abandon_requests: CancellationToken,
 }
 
 impl Run {
     /// Sends requests until the schedule ends.
-    ///
-    /// # Errors
-    /// The ledger cannot be written.
-    pub async fn work(self: Arc<Self>) -> io::Result<()> {
-        while let Some(ScheduledRequest { events, due }) = self.next_request() {
+    async fn work(self: Arc<Self>) -> io::Result<()> {
+        while !self.no_new_events.is_cancelled() {
+            let Some((events, due)) = lock(&self.schedule).next_request() else { break };
             if let Some(due) = due {
                 tokio::select! {
                     biased;
-                    () = self.shutdown.no_new_events.cancelled() => break,
+                    () = self.no_new_events.cancelled() => break,
                     () = sleep_until(due) => {}
                 }
             }
@@ -202,13 +190,6 @@ impl Run {
         Ok(())
     }
 
-    fn next_request(&self) -> Option<ScheduledRequest> {
-        if self.shutdown.no_new_events.is_cancelled() {
-            return None;
-        }
-        lock(&self.schedule).next_request()
-    }
-
     /// Sends the events of one request until each has a final response, or retries have ended.
     async fn deliver(&self, mut pending: Vec<PendingEvent>, due: Instant) -> io::Result<()> {
         self.count_new(&pending);
@@ -216,8 +197,8 @@ impl Run {
         while !pending.is_empty() {
             let (results, retry_after) = tokio::select! {
                 sent = self.client.send(&pending) => sent,
-                () = self.shutdown.abandon_requests.cancelled() => {
-                    (vec![AttemptResult::Interrupted; pending.len()], None)
+                () = self.abandon_requests.cancelled() => {
+                    (vec![AttemptResult::INTERRUPTED; pending.len()], None)
                 }
             };
             let mut retries = Vec::new();
@@ -230,7 +211,7 @@ impl Run {
             }
             tokio::select! {
                 biased;
-                () = self.shutdown.no_retries.cancelled() => {
+                () = self.no_retries.cancelled() => {
                     for event in pending {
                         self.finish(event, None, false)?;
                     }
@@ -250,7 +231,7 @@ impl Run {
             counters.hostile += u64::from(event.is_hostile);
         }
         if self.planned == Some(counters.events) {
-            self.shutdown.all_sent.cancel();
+            self.all_sent.cancel();
         }
     }
 
@@ -261,28 +242,25 @@ impl Run {
         result: AttemptResult,
         due: Instant,
     ) -> io::Result<Option<PendingEvent>> {
-        {
-            let mut counters = lock(&self.counters);
-            match &result {
-                AttemptResult::Response(response) => {
-                    *counters.responses.entry(response.status).or_default() += 1;
-                }
-                AttemptResult::Unreachable(reason) => {
-                    counters.unreachable += 1;
-                    counters.unreachable_reason = Some(Arc::clone(reason));
-                }
-                AttemptResult::Interrupted => counters.interrupted += 1,
-            }
-        }
-        let (status, outcome) = result.into_parts();
+        let AttemptResult { status, outcome, unreachable } = result;
         event.record_attempt(status, &outcome, now_ms());
+        let mut counters = lock(&self.counters);
+        match (status, unreachable) {
+            (Some(status), _) => *counters.responses.entry(status).or_default() += 1,
+            (None, Some(reason)) => {
+                counters.unreachable += 1;
+                counters.unreachable_reason = Some(reason);
+            }
+            (None, None) => counters.interrupted += 1,
+        }
+        if let AttemptOutcome::Accepted(_) = outcome {
+            counters.latencies.add(due.elapsed());
+        }
+        drop(counters);
         match outcome {
             AttemptOutcome::Retryable | AttemptOutcome::Unknown => return Ok(Some(event)),
             AttemptOutcome::Rejected => self.finish(event, None, true)?,
-            AttemptOutcome::Accepted(receipt) => {
-                lock(&self.counters).latencies.add(due.elapsed());
-                self.finish(event, Some(receipt), true)?;
-            }
+            AttemptOutcome::Accepted(receipt) => self.finish(event, Some(receipt), true)?,
         }
         Ok(None)
     }
@@ -301,7 +279,7 @@ impl Run {
     }
 
     /// Starts the shutdown phases when they are due. Never returns.
-    pub async fn run_shutdown(&self, options: &LoadOptions, started: Instant, stop: &CancellationToken) {
+    async fn run_shutdown(&self, options: &LoadOptions, started: Instant, stop: &CancellationToken) {
         // With a rate, late events may still be sent during the grace period.
         let is_scheduled = options.rate.is_some();
         let late = if is_scheduled { options.grace } else { Duration::ZERO };
@@ -310,19 +288,19 @@ impl Run {
         tokio::select! {
             () = at(new_until) => grace -= late,
             () = self.stalled(grace), if new_until.is_none() => grace = Duration::ZERO,
-            () = self.shutdown.all_sent.cancelled() => {}
+            () = self.all_sent.cancelled() => {}
             () = stop.cancelled() => {}
         }
-        self.shutdown.no_new_events.cancel();
+        self.no_new_events.cancel();
         tokio::select! {
             () = sleep(grace) => {}
             () = stop.cancelled() => {}
         }
-        self.shutdown.no_retries.cancel();
+        self.no_retries.cancel();
         if stop.is_cancelled() {
             sleep(FINISH_TIMEOUT).await;
         }
-        self.shutdown.abandon_requests.cancel();
+        self.abandon_requests.cancel();
         // The workers end without further signals.
         std::future::pending::<()>().await;
     }
@@ -354,24 +332,14 @@ async fn at(deadline: Option<Instant>) {
     }
 }
 
-/// The current time in epoch milliseconds.
-pub fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
 }
 
-/// The events of one request.
+/// Generates the requests of a run in order. With a rate, event `n` is due at `n / rate`,
+/// independent of other responses. Without a rate, a request is due as soon as a worker is free.
 #[derive(Debug)]
-pub struct ScheduledRequest {
-    /// The events.
-    pub events: Vec<Event>,
-    /// When to send them; `None` means at once.
-    pub due: Option<Instant>,
-}
-
-/// Generates the requests of a run in order.
-#[derive(Debug)]
-pub struct Schedule {
+struct Schedule {
     events: Events,
     scheduled: u64,
     planned: Option<u64>,
@@ -381,8 +349,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Creates a schedule that begins at `started`.
-    pub fn new(workload: Workload, options: &LoadOptions, started: Instant) -> Self {
+    fn new(workload: Workload, options: &LoadOptions, started: Instant) -> Self {
         Self {
             events: Events::new(workload),
             scheduled: 0,
@@ -393,13 +360,8 @@ impl Schedule {
         }
     }
 
-    /// Number of events of the run, if it is limited.
-    pub fn planned(&self) -> Option<u64> {
-        self.planned
-    }
-
-    /// The next request; `None` after the last one.
-    pub fn next_request(&mut self) -> Option<ScheduledRequest> {
+    /// The events of the next request, and when to send them: `None` means at once.
+    fn next_request(&mut self) -> Option<(Vec<Event>, Option<Instant>)> {
         let left = self.planned.map_or(u64::MAX, |planned| planned - self.scheduled);
         let count = self.batch.min(left);
         if count == 0 {
@@ -407,10 +369,8 @@ impl Schedule {
         }
         let due = self.rate.map(|rate| self.started + Duration::from_secs_f64(self.scheduled as f64 / rate));
         self.scheduled += count;
-        Some(ScheduledRequest {
-            events: self.events.by_ref().take(usize::try_from(count).unwrap_or(usize::MAX)).collect(),
-            due,
-        })
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        Some((self.events.by_ref().take(count).collect(), due))
     }
 }
 
@@ -426,6 +386,8 @@ fn planned(options: &LoadOptions) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use clap::{Args, FromArgMatches};
+
     use super::*;
 
     fn schedule(options: &LoadOptions, started: Instant) -> Schedule {
@@ -434,8 +396,9 @@ mod tests {
     }
 
     fn options(rate: Option<f64>, run_for_ms: Option<u64>, events: Option<u64>) -> LoadOptions {
-        let run_for = run_for_ms.map(Duration::from_millis);
-        LoadOptions { rate, run_for, events, ..LoadOptions::default() }
+        let command = LoadOptions::augment_args(clap::Command::new("load"));
+        let defaults = LoadOptions::from_arg_matches(&command.get_matches_from(["load"])).unwrap();
+        LoadOptions { rate, run_for: run_for_ms.map(Duration::from_millis), events, ..defaults }
     }
 
     #[test]
@@ -443,7 +406,7 @@ mod tests {
         let started = Instant::now();
         let options = LoadOptions { batch: 10, ..options(Some(100.0), Some(250), None) };
         let mut schedule = schedule(&options, started);
-        let mut next = || schedule.next_request().map(|request| (request.events.len(), request.due));
+        let mut next = || schedule.next_request().map(|(events, due)| (events.len(), due));
         for (events, ms) in [(10, 0), (10, 100), (5, 200)] {
             assert_eq!(next(), Some((events, Some(started + Duration::from_millis(ms)))));
         }
@@ -460,7 +423,7 @@ mod tests {
             (options(None, Some(1_000), None), None),
             (options(Some(10.0), None, None), None),
         ] {
-            assert_eq!(schedule(&options, now).planned(), planned, "{options:?}");
+            assert_eq!(schedule(&options, now).planned, planned, "{options:?}");
         }
     }
 }

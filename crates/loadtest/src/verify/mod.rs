@@ -13,8 +13,7 @@ use std::time::Duration;
 
 use bson::{Document, doc};
 use catch_up::{Backlog, EndOffsets, catch_up};
-use expected::{HeldVersion, SentVersions, Version, VersionTimes};
-pub use expected::{Metadata, differences, expected_document};
+use expected::{HeldVersion, Metadata, SentVersions, Version, VersionTimes, differences, expected_document};
 use kafka::BoxError;
 use kafka::dead_letter_headers::{error_header, origin};
 use kafka::topic_reader::{CONTINUE, RecordPosition, TopicReader};
@@ -28,7 +27,7 @@ use service::json::object;
 use crate::ledger::{Header, Line, Lines, Outcome, hash, id_of, key_of};
 use crate::mongo::Mongo;
 use crate::options::{VerifyOptions, Wait};
-use crate::progress::{PlainLines, Progress};
+use crate::progress::{PLAIN_PERIOD, PlainLines, Progress};
 
 /// Waits for the consumer as the options say, then compares. Progress goes to stdout, with `json`
 /// to stderr.
@@ -37,7 +36,8 @@ use crate::progress::{PlainLines, Progress};
 /// A configuration or a ledger that cannot be verified, or a server that does not answer.
 pub async fn run(config: &consumer::Config, options: &VerifyOptions) -> Result<Report, BoxError> {
     let plain = if options.json { PlainLines::Stderr } else { PlainLines::Stdout };
-    let report = compare(config, &options.ledger, options.wait, Progress::start(None, plain)).await?;
+    let report =
+        compare(config, &options.ledger, options.wait, Progress::start(None, plain, PLAIN_PERIOD)).await?;
     Ok(Report { expected_dead_letters: options.expect_dead_letters, ..report })
 }
 

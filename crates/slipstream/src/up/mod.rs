@@ -5,14 +5,13 @@ mod account;
 pub mod processes;
 mod stack;
 
-use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use account::{Finished, NextOffsets, Summary, TopicCounter};
-use indicatif::{ProgressBar, ProgressStyle};
 use kafka::BoxError;
+use loadtest::{PlainLines, Progress};
 use processes::{Counts, Processes, StartupWait};
 use service::environment::{Environment, value};
 use stack::{Addresses, LocalStack, configs, tool_variables};
@@ -150,19 +149,19 @@ fn announce(run: &Run, variables: &str) {
     write_progress(&format!("  stop      Ctrl-C; logs in {FOLDER}/slipstream.log"));
 }
 
+/// Shows the status: a live line on a terminal, elsewhere a plain line every 5 s.
 async fn show_status(counts: Counts, left_over: u64) {
-    let mut line = StatusLine::start();
+    let mut progress = Progress::start(None, PlainLines::Stdout, Duration::ZERO);
     let mut second = tokio::time::interval(Duration::from_secs(1));
     loop {
         second.tick().await;
         let consumed = counts.consumed.snapshot();
-        line.show(Numbers {
-            accepted: counts.produced.accepted(),
-            stored: consumed.inserted + consumed.updated + consumed.unchanged,
-            // The consumer knows no lag before its first statistics.
-            lag: consumed.lag.unwrap_or(left_over),
-            dead_letters: consumed.dead_lettered,
-        });
+        let (accepted, dead_letters) = (counts.produced.accepted(), consumed.dead_lettered);
+        let stored = consumed.inserted + consumed.updated + consumed.unchanged;
+        // The consumer knows no lag before its first statistics.
+        let lag = consumed.lag.unwrap_or(left_over);
+        let line = format!("accepted {accepted}  stored {stored}  lag {lag}  dead letters {dead_letters}");
+        progress.show(0, &line);
     }
 }
 
@@ -220,64 +219,5 @@ async fn drain(run: &Run, accepted: u64) {
     };
     if tokio::time::timeout(DRAIN_TIMEOUT, all_finished).await.is_err() {
         write_progress("some records are unfinished; the next run continues with them");
-    }
-}
-
-/// Period of the plain lines.
-const PLAIN_PERIOD: Duration = Duration::from_secs(5);
-
-/// The numbers of the status line.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Numbers {
-    /// Events with a 202.
-    pub accepted: u64,
-    /// Stored records: inserted, updated or unchanged.
-    pub stored: u64,
-    /// Unfinished records.
-    pub lag: u64,
-    /// Dead letters.
-    pub dead_letters: u64,
-}
-
-/// The status line.
-#[derive(Debug)]
-pub struct StatusLine {
-    bar: Option<ProgressBar>,
-    started: Instant,
-    printed: Option<Instant>,
-}
-
-impl StatusLine {
-    /// Starts the line and its clock.
-    pub fn start() -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new_spinner();
-            if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {msg}") {
-                bar.set_style(style);
-            }
-            bar.enable_steady_tick(Duration::from_millis(200));
-            bar
-        });
-        Self { bar, started: Instant::now(), printed: None }
-    }
-
-    /// Shows the numbers; plain lines appear at most every 5 s.
-    pub fn show(&mut self, numbers: Numbers) {
-        let Numbers { accepted, stored, lag, dead_letters } = numbers;
-        let line = format!("accepted {accepted}  stored {stored}  lag {lag}  dead letters {dead_letters}");
-        if let Some(bar) = &self.bar {
-            bar.set_message(line);
-        } else if self.printed.is_none_or(|printed| printed.elapsed() >= PLAIN_PERIOD) {
-            write_progress(&format!("{:>4}s  {line}", self.started.elapsed().as_secs()));
-            self.printed = Some(Instant::now());
-        }
-    }
-}
-
-impl Drop for StatusLine {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
     }
 }
