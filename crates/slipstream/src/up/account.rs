@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use consumer::Snapshot;
 use kafka::requests::{REQUEST_TIMEOUT, RequestClient, RequestError, RetryObserver, committed};
 use kafka::topic_reader::{is_transient, partitions, read_timeout};
 use kafka::{BoxError, client_config};
@@ -24,52 +25,26 @@ pub struct Summary {
     /// Events with a 202 from the producer.
     pub accepted: u64,
     /// Outcomes of the consumer.
-    pub finished: Finished,
-}
-
-/// The consumer's outcomes.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Finished {
-    /// New documents.
-    pub inserted: u64,
-    /// Documents that changed.
-    pub updated: u64,
-    /// Documents that did not change.
-    pub unchanged: u64,
-    /// Events that are older than the stored document.
-    pub superseded: u64,
-    /// Dead letters.
-    pub dead_lettered: u64,
-    /// Records of other sources, and null values.
-    pub skipped: u64,
-    /// Outcomes of records that were finished before: their partition was lost before the commit,
-    /// so that they were read again.
-    pub repeated: u64,
-}
-
-impl Finished {
-    /// Finished records: a record with several outcomes counts once.
-    pub fn records(&self) -> u64 {
-        self.outcomes().saturating_sub(self.repeated)
-    }
-
-    fn outcomes(&self) -> u64 {
-        self.inserted + self.updated + self.unchanged + self.superseded + self.dead_lettered + self.skipped
-    }
+    pub consumed: Snapshot,
 }
 
 impl Summary {
+    /// Finished records: a record with several outcomes counts once.
+    fn finished(&self) -> u64 {
+        self.consumed.finished().saturating_sub(self.consumed.repeated)
+    }
+
     /// Whether every record has an outcome or waits, and every accepted event is a record.
     pub fn balances(&self) -> bool {
-        self.topic.records == self.finished.records() + self.topic.waiting
+        self.topic.records == self.finished() + self.topic.waiting
             && self.accepted + self.left_over <= self.topic.records
     }
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Finished { inserted, updated, unchanged, superseded, dead_lettered, skipped, repeated } =
-            self.finished;
+        let Snapshot { inserted, updated, unchanged, superseded, dead_lettered, skipped, repeated, .. } =
+            self.consumed;
         let again = if repeated > 0 { format!(" - {repeated} read again") } else { String::new() };
         write!(
             f,
@@ -89,7 +64,7 @@ impl fmt::Display for Summary {
             write!(
                 f,
                 "\nTHE ACCOUNT DOES NOT BALANCE: {}",
-                counted(self.finished.records() + self.topic.waiting, "outcome")
+                counted(self.finished() + self.topic.waiting, "outcome")
             )
         }
     }
@@ -102,7 +77,8 @@ pub type NextOffsets = BTreeMap<i32, i64>;
 #[derive(Clone)]
 pub struct TopicCounter {
     client: ClientConfig,
-    topic: String,
+    /// The topic.
+    pub topic: String,
     group: String,
     observer: Option<Arc<RetryObserver>>,
 }
@@ -152,11 +128,6 @@ impl TopicCounter {
             requests.request(&subject, |client, timeout| committed(client, list.clone(), timeout))?;
         let position = |offset| if let Offset::Offset(offset) = offset { offset } else { 0 };
         Ok(committed.elements().iter().map(|found| (found.partition(), position(found.offset()))).collect())
-    }
-
-    /// The topic.
-    pub fn topic(&self) -> &str {
-        &self.topic
     }
 
     /// Reads from `start` to the end. `is_waiting` returns whether the record at a partition and
@@ -215,8 +186,8 @@ mod tests {
     use super::*;
 
     fn summary(records: u64, waiting: u64, inserted: u64, accepted: u64) -> Summary {
-        let finished = Finished { inserted, ..Finished::default() };
-        Summary { topic: TopicCount { records, waiting }, left_over: 0, accepted, finished }
+        let consumed = Snapshot { inserted, ..Snapshot::default() };
+        Summary { topic: TopicCount { records, waiting }, left_over: 0, accepted, consumed }
     }
 
     #[test]
@@ -237,12 +208,12 @@ mod tests {
 
     #[test]
     fn a_record_with_several_outcomes_counts_once() {
-        let finished = Finished { inserted: 8, unchanged: 3, repeated: 3, ..Finished::default() };
-        let summary = Summary { finished, ..summary(10, 2, 0, 10) };
+        let consumed = Snapshot { inserted: 8, unchanged: 3, repeated: 3, ..Snapshot::default() };
+        let summary = Summary { consumed, ..summary(10, 2, 0, 10) };
         assert!(summary.balances(), "{summary}");
         assert!(summary.to_string().contains("+ 0 skipped - 3 read again + 2 waiting"), "{summary}");
-        let uncounted = Finished { repeated: 0, ..finished };
-        assert!(!Summary { finished: uncounted, ..summary }.balances());
+        let uncounted = Snapshot { repeated: 0, ..consumed };
+        assert!(!Summary { consumed: uncounted, ..summary }.balances());
     }
 
     #[test]

@@ -13,10 +13,11 @@ use kafka::{BoxError, client_config};
 use loadtest::mongo::{Mongo, address};
 use rdkafka::consumer::Consumer;
 use service::lock::lock;
+use service::tasks::Supervisor;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::stack::{Addresses, Configs, poller_config};
+use super::stack::{Addresses, poller_config};
 use crate::output::write_progress;
 
 /// Maximum time for a process to stop; a process ends itself after 10 s.
@@ -27,7 +28,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(12);
 struct ProcessTask {
     name: &'static str,
     stop: CancellationToken,
-    task: JoinHandle<Result<(), BoxError>>,
+    /// `None` after its end was reported.
+    task: Option<JoinHandle<Result<(), BoxError>>>,
 }
 
 impl ProcessTask {
@@ -36,30 +38,53 @@ impl ProcessTask {
         F: Future<Output = Result<(), BoxError>> + Send + 'static,
     {
         let stop = CancellationToken::new();
-        let task = tokio::spawn(run(stop.clone()));
+        let task = Some(tokio::spawn(run(stop.clone())));
         Self { name, stop, task }
+    }
+
+    fn failed(&self, cause: &dyn std::fmt::Display) -> BoxError {
+        format!("the {} failed: {cause}", self.name).into()
     }
 
     /// Waits for an unexpected end.
     async fn ended(&mut self) -> BoxError {
-        match (&mut self.task).await {
+        let Some(task) = &mut self.task else { return std::future::pending().await };
+        let ended = task.await;
+        self.task = None;
+        match ended {
             Ok(Ok(())) => format!("the {} ended unexpectedly", self.name).into(),
-            Ok(Err(error)) => format!("the {} failed: {error}", self.name).into(),
-            Err(error) => format!("the {} failed: {error}", self.name).into(),
+            Ok(Err(error)) => self.failed(&error),
+            Err(error) => self.failed(&error),
         }
     }
 
     async fn stop(&mut self) -> Result<(), BoxError> {
         self.stop.cancel();
-        if self.task.is_finished() {
-            return Ok(());
-        }
-        match tokio::time::timeout(STOP_TIMEOUT, &mut self.task).await {
-            Ok(Ok(ended)) => ended,
-            Ok(Err(error)) => Err(format!("the {} failed: {error}", self.name).into()),
+        let Some(task) = self.task.take() else { return Ok(()) };
+        match tokio::time::timeout(STOP_TIMEOUT, task).await {
+            Ok(Ok(ended)) => ended.map_err(|error| self.failed(&error)),
+            Ok(Err(error)) => Err(self.failed(&error)),
             Err(_) => Err(format!("the {} did not stop within {STOP_TIMEOUT:?}", self.name).into()),
         }
     }
+}
+
+/// Runs the poller. Calls that fail are no failure of the process: the status line shows them.
+///
+/// # Errors
+/// A task of the poller failed.
+async fn run_poller(
+    app: poller::App,
+    stop: CancellationToken,
+    start_tasks: impl FnOnce(&Supervisor),
+) -> Result<(), BoxError> {
+    let mut tasks = None;
+    let start = |supervisor: &Supervisor| {
+        start_tasks(supervisor);
+        tasks = Some(supervisor.clone());
+    };
+    _ = app.run_with(stop, start).await;
+    Ok(tasks.map_or(Ok(()), |tasks| tasks.alive())?)
 }
 
 /// The counters of the processes; they can be read after the end.
@@ -80,7 +105,8 @@ pub struct Processes {
     pub producer_address: SocketAddr,
     /// The consumer's address, for health and metrics.
     pub consumer_address: SocketAddr,
-    counts: Counts,
+    /// The counters.
+    pub counts: Counts,
 }
 
 impl Processes {
@@ -88,9 +114,9 @@ impl Processes {
     ///
     /// # Errors
     /// An address cannot be bound, or a configuration is rejected.
-    pub async fn start(configs: Configs) -> Result<Self, BoxError> {
-        let producer = producer::App::build(configs.producer).await?;
-        let consumer = consumer::App::build(configs.consumer).await?;
+    pub async fn start(producer: producer::Config, consumer: consumer::Config) -> Result<Self, BoxError> {
+        let producer = producer::App::build(producer).await?;
+        let consumer = consumer::App::build(consumer).await?;
         Ok(Self {
             producer_address: producer.address(),
             consumer_address: consumer.address(),
@@ -99,11 +125,6 @@ impl Processes {
             consumer: ProcessTask::start("consumer", async move |stop| Ok(consumer.run_until(stop).await?)),
             poller: None,
         })
-    }
-
-    /// The counters.
-    pub fn counts(&self) -> Counts {
-        self.counts.clone()
     }
 
     /// Waits without a limit until producer and consumer are ready; `observer` gets the causes.
@@ -139,11 +160,7 @@ impl Processes {
     ) -> Result<(), BoxError> {
         let config = poller_config(environment, addresses, self.producer_address)?;
         let app = poller::App::build(config).await?;
-        self.poller = Some(ProcessTask::start("poller", async move |stop| {
-            // The exit code depends on the calls, which the status line shows.
-            _ = app.run_until(stop).await;
-            Ok(())
-        }));
+        self.poller = Some(ProcessTask::start("poller", |stop| run_poller(app, stop, |_| ())));
         Ok(())
     }
 
@@ -249,5 +266,77 @@ impl StartupWait {
             self.report("mongodb", &cause);
             tokio::time::sleep(RETRY_PAUSE).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A producer that is ready and rejects every call.
+    async fn rejecting_producer() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = [0; 4096];
+                let count = stream.read(&mut request).await.unwrap();
+                let status = if request[..count].starts_with(b"GET ") { "200 OK" } else { "503 Unavailable" };
+                let head = format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{{}}");
+                stream.write_all(head.as_bytes()).await.unwrap();
+            }
+        });
+        address
+    }
+
+    async fn poller(producer: SocketAddr) -> poller::App {
+        let producer = format!("http://{producer}");
+        let environment =
+            [("PRODUCER_BASE_URL", producer.as_str()), ("LISTEN_ADDR", "127.0.0.1:0"), ("DURATION_SEC", "0")];
+        let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        poller::App::build(poller::Config::from_environment(environment).unwrap()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_failed_task_of_the_poller_is_an_unexpected_end_with_its_name() {
+        let app = poller(rejecting_producer().await).await;
+        let fail = |tasks: &Supervisor| drop(tasks.spawn("test task", async { Err::<(), _>("why") }));
+        let mut process = ProcessTask::start("poller", |stop| run_poller(app, stop, fail));
+        let why = tokio::time::timeout(STOP_TIMEOUT, process.ended()).await.expect("it ends").to_string();
+        assert_eq!(why, "the poller failed: task \"test task\" failed: why");
+        assert!(process.stop().await.is_ok(), "it was reported");
+    }
+
+    #[tokio::test]
+    async fn a_task_of_the_poller_that_fails_at_the_stop_is_an_error() {
+        let app = poller(rejecting_producer().await).await;
+        let fail = |tasks: &Supervisor| {
+            let stop = tasks.stop_token().clone();
+            let task = async move {
+                stop.cancelled().await;
+                Err::<(), _>("why")
+            };
+            drop(tasks.spawn("test task", task));
+        };
+        let mut process = ProcessTask::start("poller", |stop| run_poller(app, stop, fail));
+        let why = process.stop().await.unwrap_err().to_string();
+        assert_eq!(why, "the poller failed: task \"test task\" failed: why");
+    }
+
+    #[tokio::test]
+    async fn failed_calls_of_the_poller_are_no_failure_of_the_process() {
+        let app = poller(rejecting_producer().await).await;
+        let metrics = app.metrics();
+        let mut process = ProcessTask::start("poller", |stop| run_poller(app, stop, |_| ()));
+        let failed = async {
+            while metrics.counts().failed == 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(STOP_TIMEOUT, failed).await.expect("a call fails");
+        assert!(process.stop().await.is_ok());
     }
 }

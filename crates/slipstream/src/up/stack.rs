@@ -23,7 +23,8 @@ const PUBLIC_ADSBDB: &str = "https://api.adsbdb.com";
 pub struct LocalStack {
     broker: Option<Broker>,
     database: Option<Database>,
-    simulator: Option<Simulator>,
+    /// Its address overrides that of the producer's configuration.
+    pub simulator: Option<Simulator>,
     /// Kafka bootstrap servers.
     pub kafka: String,
     /// MongoDB URI.
@@ -132,11 +133,6 @@ impl LocalStack {
         Ok(())
     }
 
-    /// Base URL of the simulator, which overrides the producer's configuration.
-    pub fn adsbdb(&self) -> Option<String> {
-        self.simulator.as_ref().map(Simulator::base_url)
-    }
-
     /// Stops the servers that were started; a child process that does not end in time is killed.
     pub async fn stop(self) {
         if let Some(simulator) = self.simulator {
@@ -172,20 +168,14 @@ pub struct Addresses {
     pub poll_interval: Option<Duration>,
 }
 
-/// The configurations of producer and consumer.
-#[derive(Debug)]
-pub struct Configs {
-    /// The producer's.
-    pub producer: producer::Config,
-    /// The consumer's.
-    pub consumer: consumer::Config,
-}
-
 /// Reads the configurations of producer and consumer as the processes do.
 ///
 /// # Errors
 /// All wrong variables of the three processes.
-pub fn configs(environment: &[(String, String)], addresses: &Addresses) -> Result<Configs, ConfigErrors> {
+pub fn configs(
+    environment: &[(String, String)],
+    addresses: &Addresses,
+) -> Result<(producer::Config, consumer::Config), ConfigErrors> {
     let producer = producer::Config::from_environment(with(environment, &producer_overrides(addresses)));
     let consumer =
         consumer::Config::from_environment(with(environment, &consumer_overrides(environment, addresses)));
@@ -193,7 +183,7 @@ pub fn configs(environment: &[(String, String)], addresses: &Addresses) -> Resul
     // faults are reported now.
     let poller = poller_config(environment, addresses, addresses.producer);
     match (producer, consumer, poller) {
-        (Ok(producer), Ok(consumer), Ok(_)) => Ok(Configs { producer, consumer }),
+        (Ok(producer), Ok(consumer), Ok(_)) => Ok((producer, consumer)),
         (producer, consumer, poller) => {
             let all = producer.err().into_iter().chain(consumer.err()).chain(poller.err());
             let mut faults: Vec<_> = all.flat_map(|faults| faults.0).collect();
