@@ -109,9 +109,6 @@ pub struct Ledger(Option<Mutex<BufWriter<File>>>);
 
 impl Ledger {
     /// Creates the file.
-    ///
-    /// # Errors
-    /// The file exists already, or cannot be created.
     pub fn create(path: Option<&Path>, header: &Header) -> Result<Self, BoxError> {
         let Some(path) = path else { return Ok(Self(None)) };
         let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(|error| {
@@ -124,9 +121,6 @@ impl Ledger {
     }
 
     /// Adds the header or the line of an event.
-    ///
-    /// # Errors
-    /// The file cannot be written.
     pub fn write(&self, line: &impl Serialize) -> io::Result<()> {
         let Some(file) = &self.0 else { return Ok(()) };
         let mut text = serde_json::to_vec(line)?;
@@ -135,9 +129,6 @@ impl Ledger {
     }
 
     /// Writes the buffered lines to the file.
-    ///
-    /// # Errors
-    /// The file cannot be written.
     pub fn flush(&self) -> io::Result<()> {
         self.0.as_ref().map_or(Ok(()), |file| lock(file).flush())
     }
@@ -152,9 +143,6 @@ pub struct Lines {
 
 impl Lines {
     /// Opens a ledger and reads its header.
-    ///
-    /// # Errors
-    /// The file does not exist, or is not a ledger.
     pub fn open(path: &Path) -> Result<(Header, Self), BoxError> {
         let named = |error: &dyn std::fmt::Display| format!("ledger {}: {error}", path.display());
         let file = File::open(path).map_err(|error| named(&error))?;

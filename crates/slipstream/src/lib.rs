@@ -1,19 +1,16 @@
-//! The operator's command. [`up`] runs the whole pipeline on this machine, and [`simulate`] serves
-//! an ADSBDB simulator. [`check`](mod@check) reports faults of a deployment, and
-//! [`trace`](mod@trace) finds an event. [`dead_letters`] lists and replays dead letters, and
-//! [`dedupe`](mod@dedupe) removes duplicate documents. [`load`](mod@load) sends events, and
-//! [`load::verify`] compares them with the documents.
+//! The operator's command: `up`, `check`, `trace`, `load`, `verify`, `dead-letters`, `dedupe` and
+//! `simulate`. Each command has a module; `cli` parses the command line.
 
-pub mod check;
-pub mod cli;
-pub mod dead_letters;
-pub mod dedupe;
-pub mod load;
-pub mod output;
+mod check;
+mod cli;
+mod dead_letters;
+mod dedupe;
+mod load;
+mod output;
 #[cfg(test)]
 mod shared_variables;
-pub mod trace;
-pub mod up;
+mod trace;
+mod up;
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -60,9 +57,6 @@ const UP_VARIABLES: &[Variable] = &[Variable {
 }];
 
 /// Reads the environment.
-///
-/// # Errors
-/// A variable that a command reads is not UTF-8.
 fn environment() -> Result<Environment, ConfigErrors> {
     let variables = [
         producer::Settings::VARIABLES,
@@ -87,10 +81,7 @@ fn report_error(error: &BoxError) -> ExitCode {
 }
 
 /// Runs the simulator until a signal, or checks the health of a running one.
-///
-/// # Errors
-/// The address cannot be bound.
-pub async fn simulate(options: SimulateOptions) -> Result<ExitCode, BoxError> {
+async fn simulate(options: SimulateOptions) -> Result<ExitCode, BoxError> {
     if options.healthcheck {
         return Ok(if is_alive(options.listen).await { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }

@@ -24,9 +24,6 @@ service::settings! {
 
 /// Sends events. The exit code is 0 if every event got a final response and at least one was
 /// accepted.
-///
-/// # Errors
-/// A wrong configuration, or a ledger that cannot be written.
 pub async fn load(options: LoadOptions, environment: Vec<(String, String)>) -> Result<ExitCode, BoxError> {
     let target = target(options.source.clone(), &environment)?;
     let summary = loadtest::load::run(&target, &options, &service::signals::stop_token()?).await?;
@@ -36,9 +33,6 @@ pub async fn load(options: LoadOptions, environment: Vec<(String, String)>) -> R
 }
 
 /// Reads and checks the environment; `source` is that of the command line.
-///
-/// # Errors
-/// All wrong variables, by name.
 pub fn target(source: Option<Source>, environment: &[(String, String)]) -> Result<Target, ConfigErrors> {
     let (s, mut check) = ConfigReader::read::<Settings>(Settings::VARIABLES, environment.iter().cloned());
     let source = match source {
@@ -57,9 +51,6 @@ const INCOMPLETE: u8 = 3;
 
 /// Compares and prints the report. The exit code is 0 if the verification passed, 1 if it failed,
 /// and 3 if it is incomplete.
-///
-/// # Errors
-/// A wrong configuration, a ledger that cannot be verified, or a server that does not answer.
 pub async fn verify(
     options: VerifyOptions,
     environment: impl IntoIterator<Item = (String, String)>,

@@ -52,9 +52,6 @@ impl AttemptResult {
 
 impl Client {
     /// Creates the client; `is_batch` selects the endpoint.
-    ///
-    /// # Errors
-    /// The TLS library finds no certificates.
     pub fn new(config: &poller::Config, is_batch: bool) -> Result<Self, BoxError> {
         let path = if is_batch { "ingest/batch" } else { "ingest" };
         let agent = concat!("slipstream-load/", env!("CARGO_PKG_VERSION"));

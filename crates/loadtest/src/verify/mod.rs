@@ -8,7 +8,6 @@ mod expected;
 mod report;
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
 use std::time::Duration;
 
 use bson::{Document, doc};
@@ -19,15 +18,20 @@ use kafka::dead_letter_headers::{error_header, origin};
 use kafka::topic_reader::{CONTINUE, RecordPosition, TopicReader};
 use rdkafka::Message;
 use rdkafka::message::BorrowedMessage;
-pub use report::{Finding, LedgerCounts, Report, VerifyResult};
+use report::{Finding, LedgerCounts};
+pub use report::{Report, VerifyResult};
 use serde::Deserialize;
 use service::ConfigErrors;
 use service::json::object;
 
 use crate::ledger::{Header, Line, Lines, Outcome, hash, id_of, key_of};
 use crate::mongo::Mongo;
-use crate::options::{VerifyOptions, Wait};
+use crate::options::VerifyOptions;
 use crate::progress::{PLAIN_PERIOD, PlainLines, Progress};
+
+/// Maximum difference between the clocks of the load generator and of the producer, which sets the
+/// timestamps of records.
+const MAX_CLOCK_SKEW: Duration = Duration::from_secs(3600);
 
 /// Waits for the consumer as the options say, then compares. Progress goes to stdout, with `json`
 /// to stderr.
@@ -36,21 +40,12 @@ use crate::progress::{PLAIN_PERIOD, PlainLines, Progress};
 /// A configuration or a ledger that cannot be verified, or a server that does not answer.
 pub async fn run(config: &consumer::Config, options: &VerifyOptions) -> Result<Report, BoxError> {
     let plain = if options.json { PlainLines::Stderr } else { PlainLines::Stdout };
-    let report =
-        compare(config, &options.ledger, options.wait, Progress::start(None, plain, PLAIN_PERIOD)).await?;
-    Ok(Report { expected_dead_letters: options.expect_dead_letters, ..report })
-}
-
-async fn compare(
-    config: &consumer::Config,
-    ledger: &Path,
-    wait: Wait,
-    progress: Progress,
-) -> Result<Report, BoxError> {
+    let progress = Progress::start(None, plain, PLAIN_PERIOD);
+    let ledger = &options.ledger;
     let (header, lines) = Lines::open(ledger)?;
     check_config(config, &header)?;
     let ends = end_offsets(lines, &config.topics)?;
-    let backlog = catch_up(config, &ends, wait, progress).await?;
+    let backlog = catch_up(config, &ends, options.wait, progress).await?;
     let (owned_config, run) = (config.clone(), header.run.clone());
     let read = tokio::task::spawn_blocking(move || DeadLetters::read(&owned_config, &run));
     let dead_letters = read.await??;
@@ -65,6 +60,7 @@ async fn compare(
     Ok(Report {
         waiting: backlog.records(),
         per_second: backlog.per_second,
+        expected_dead_letters: options.expect_dead_letters,
         collection,
         ..comparison.finish(&gone)
     })
@@ -106,13 +102,9 @@ async fn documents(
     Ok(())
 }
 
-/// Maximum difference between the clocks of the load generator and of the producer, which sets the
-/// timestamps of records.
-const MAX_CLOCK_SKEW: Duration = Duration::from_secs(3600);
-
 /// The sent events and the findings so far.
 #[derive(Debug)]
-pub struct Comparison {
+struct Comparison {
     header: Header,
     sent: HashMap<u64, SentVersions>,
     /// Keys that an unfinished record may still change.
@@ -132,10 +124,7 @@ struct SupersededDocument {
 }
 
 /// For each partition, the offset after its last accepted event, as far as the ledger has it.
-///
-/// # Errors
-/// A line cannot be read.
-pub fn end_offsets(
+fn end_offsets(
     lines: impl Iterator<Item = Result<Line, BoxError>>,
     topics: &[String],
 ) -> Result<EndOffsets, BoxError> {
@@ -174,10 +163,7 @@ fn may_be_unfinished(line: &Line, (backlog, topics): (&Backlog, &[String])) -> b
 impl Comparison {
     /// Reads the events of a ledger. A dead-lettered event need not be stored. Keys that the
     /// backlog of these topics may still change are not compared.
-    ///
-    /// # Errors
-    /// A line cannot be read, or is not of the run's events.
-    pub fn new(
+    fn new(
         header: Header,
         lines: impl Iterator<Item = Result<Line, BoxError>>,
         dead_letters: DeadLetters,
@@ -230,7 +216,7 @@ impl Comparison {
     }
 
     /// Compares a document whose id has the run's prefix.
-    pub fn compare_document(&mut self, stored: &Document) {
+    fn compare_document(&mut self, stored: &Document) {
         self.report.documents += 1;
         let id = stored.get_str("event_id").unwrap_or_default();
         let sent = key_of(&self.header.run, id).and_then(|key| Some((key, self.sent.get_mut(&key)?)));
@@ -275,7 +261,7 @@ impl Comparison {
 
     /// After the last document: the keys that lack an accepted event, with the times of their
     /// stored document. A record with newer times could still complete them.
-    pub fn lacking(&self) -> HashMap<u64, VersionTimes> {
+    fn lacking(&self) -> HashMap<u64, VersionTimes> {
         let decided = self.sent.iter().filter(|(key, _)| !self.undecided.contains(key));
         let missing = decided.filter(|(_, sent)| sent.requires_document() && sent.documents == 0);
         let missing = missing.map(|(key, _)| (*key, VersionTimes::NONE));
@@ -285,7 +271,7 @@ impl Comparison {
 
     /// Completes the report. `gone` are those of the [`Comparison::lacking`] keys whose records
     /// Kafka no longer has.
-    pub fn finish(mut self, gone: &HashSet<u64>) -> Report {
+    fn finish(mut self, gone: &HashSet<u64>) -> Report {
         for SupersededDocument { key, description, .. } in std::mem::take(&mut self.superseded) {
             if gone.contains(&key) {
                 let why = "newer events were accepted, and the topic no longer has their records";
@@ -326,10 +312,7 @@ fn check_line(header: &Header, line: &Line) -> Result<(), BoxError> {
 /// Returns those of the `lacking` keys that Kafka can no longer complete: the topic was deleted, or
 /// its retention deleted the record. A key stays out if the ledger has no position of a newer
 /// record.
-///
-/// # Errors
-/// Kafka is unavailable, or the ledger cannot be read.
-pub fn find_gone(
+fn find_gone(
     config: &consumer::Config,
     header: &Header,
     lines: Lines,
@@ -371,13 +354,13 @@ pub fn find_gone(
 
 /// The dead letters of a run.
 #[derive(Debug, Default)]
-pub struct DeadLetters {
+struct DeadLetters {
     /// The events, by key and timestamp.
     events: HashSet<(u64, i64)>,
     /// Records of the run that are not events, by their positions.
     others: HashSet<RecordPosition>,
     /// Their number, and examples with their reasons.
-    pub finding: Finding,
+    finding: Finding,
 }
 
 #[derive(Deserialize)]
@@ -388,10 +371,7 @@ struct Value {
 
 impl DeadLetters {
     /// Reads the dead-letter topics to their end.
-    ///
-    /// # Errors
-    /// Kafka is unavailable.
-    pub fn read(config: &consumer::Config, run: &str) -> Result<Self, BoxError> {
+    fn read(config: &consumer::Config, run: &str) -> Result<Self, BoxError> {
         let reader = TopicReader::new(&config.kafka_broker, &config.properties, "slipstream-verify");
         let mut dead_letters = Self::default();
         for spec in config.topic_specs().iter().filter(|spec| spec.is_dead_letter_topic()) {
@@ -404,7 +384,7 @@ impl DeadLetters {
     }
 
     /// Whether the event with this key and timestamp is a dead letter.
-    pub fn contains(&self, key: u64, timestamp: i64) -> bool {
+    fn contains(&self, key: u64, timestamp: i64) -> bool {
         self.events.contains(&(key, timestamp))
     }
 

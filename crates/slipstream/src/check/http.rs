@@ -24,9 +24,6 @@ struct Response {
 }
 
 /// Creates a client for `url` with a timeout.
-///
-/// # Errors
-/// TLS cannot be set up.
 pub fn client(url: &str, timeout: Duration) -> Result<Client, BoxError> {
     Ok(builder(url).timeout(timeout).build()?)
 }
@@ -53,10 +50,6 @@ pub fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 /// Sends a GET request and returns the JSON body of a 2xx response.
-///
-/// # Errors
-/// No response within `timeout`, another status (the error is then the response's `detail`), or a
-/// body that is not JSON.
 pub async fn get(url: &str, timeout: Duration) -> Result<Value, BoxError> {
     let response = client(url, timeout)?.get(url).send().await?;
     let status = response.status();

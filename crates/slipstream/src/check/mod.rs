@@ -23,9 +23,6 @@ use crate::output;
 
 /// Runs all probes and prints their findings. The exit code is 0 if no finding failed; warnings do
 /// not count.
-///
-/// # Errors
-/// A wrong configuration.
 pub async fn check(options: CheckOptions, environment: Vec<(String, String)>) -> Result<ExitCode, BoxError> {
     let config = Config::from_environment(&environment)?;
     let (kafka, mongodb, producer, consumer, adsbdb) = tokio::join!(
@@ -79,9 +76,6 @@ pub struct Config {
 
 impl Config {
     /// Reads and checks the environment.
-    ///
-    /// # Errors
-    /// All wrong variables, by name.
     pub fn from_environment(environment: &[(String, String)]) -> Result<Self, ConfigErrors> {
         let (s, mut check) = ConfigReader::read::<Settings>(Settings::VARIABLES, environment.iter().cloned());
         let url = |text: &str| parse::base_url(text).map(|url| url.as_str().trim_end_matches('/').to_owned());

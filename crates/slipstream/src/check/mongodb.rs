@@ -92,9 +92,6 @@ fn check_hello(hello: &Document) -> Finding {
 
 /// Checks the rights to read and write. No document changes: the update matches no document, and
 /// MongoDB rejects an insert whose `_id` has a name with `$`. A server checks the right first.
-///
-/// # Errors
-/// The finding about the missing right.
 async fn check_rights(mongo: &Mongo, collection: &Source) -> Result<(), Finding> {
     let name = collection.as_str();
     let (no_document, change) = (doc! { "_id": ObjectId::new() }, doc! { "$set": { "x": 1 } });
@@ -231,9 +228,6 @@ fn check_password(uri: &Secret) -> Option<Finding> {
 const SAMPLE_DOCUMENTS: i32 = 1000;
 
 /// The collections that the consumer writes to; with `*`, all existing collections except views.
-///
-/// # Errors
-/// The collections cannot be listed.
 pub async fn collections(mongo: &Mongo, expected: &ExpectedSources) -> Result<Vec<Source>, BoxError> {
     listed(mongo, expected).await.map_err(|error| mongo.command_error(&error))
 }

@@ -237,9 +237,6 @@ pub struct Deployment {
 
 impl Deployment {
     /// Reads the topics.
-    ///
-    /// # Errors
-    /// A dead-letter topic is missing, or Kafka is unavailable.
     pub async fn load(config: consumer::Config) -> Result<Self, BoxError> {
         let group = &config.group_id;
         let cluster = Cluster::new(&config.kafka_broker, &config.properties, "slipstream-check", group)?;

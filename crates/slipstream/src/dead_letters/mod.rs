@@ -16,9 +16,6 @@ pub use options::{Command, Options};
 use service::ConfigErrors;
 
 /// Runs the subcommand.
-///
-/// # Errors
-/// A wrong configuration, a missing topic, or an error of Kafka.
 pub async fn run(
     command: Command,
     environment: impl IntoIterator<Item = (String, String)>,

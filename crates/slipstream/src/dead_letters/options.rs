@@ -201,9 +201,6 @@ pub struct PositionArgument {
 
 impl PositionArgument {
     /// The complete position.
-    ///
-    /// # Errors
-    /// The topic is missing.
     pub fn with_topic(self) -> Result<RecordPosition, String> {
         let topic =
             self.topic.ok_or("has no topic; write TOPIC/PARTITION@OFFSET, such as events.raw/3@17")?;
@@ -211,9 +208,6 @@ impl PositionArgument {
     }
 
     /// The complete position; `topics` are the dead-letter topics.
-    ///
-    /// # Errors
-    /// The topic is missing, and there are several.
     pub fn with_topic_of(self, topics: &[String]) -> Result<RecordPosition, String> {
         let topic = match (self.topic, topics) {
             (Some(topic), _) => topic,

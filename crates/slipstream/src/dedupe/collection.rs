@@ -31,7 +31,6 @@ service::settings! {
 pub struct Config {
     /// Connection string.
     pub uri: Secret,
-    /// Database.
     pub database: String,
     /// Name of the collection, which is that of its source.
     pub collection: Source,
@@ -41,9 +40,6 @@ pub struct Config {
 
 impl Config {
     /// Reads and checks the environment; `collection` is that of the command line.
-    ///
-    /// # Errors
-    /// All wrong variables, by name.
     pub fn new(
         collection: Option<Source>,
         environment: impl IntoIterator<Item = (String, String)>,
@@ -136,7 +132,6 @@ impl Indexes {
 /// An index on the key fields that prevents the unique index.
 #[derive(Debug, Clone)]
 pub struct ConflictingIndex {
-    /// Its name.
     pub name: String,
     /// Whether it can be dropped, because the unique index serves the same queries.
     pub is_redundant: bool,
@@ -144,9 +139,6 @@ pub struct ConflictingIndex {
 
 impl KeyedCollection {
     /// Creates a client without connecting.
-    ///
-    /// # Errors
-    /// The driver rejects the connection string.
     pub async fn new(config: Config) -> Result<Self, BoxError> {
         Ok(Self {
             mongo: Mongo::open(&config.uri, &config.database).await?,
@@ -163,18 +155,12 @@ impl KeyedCollection {
     }
 
     /// All documents that the unique index would cover, sorted by key, newest first.
-    ///
-    /// # Errors
-    /// The server returns an error or no reply.
     pub async fn sorted(&self) -> Result<Rows, BoxError> {
         let sort = doc! { "$sort": Row::order(self.fields) };
         self.rows(partial_filter(&self.keys).unwrap_or_default(), vec![sort]).await
     }
 
     /// The current rows of the documents with these `_id`s.
-    ///
-    /// # Errors
-    /// As [`KeyedCollection::sorted`].
     pub async fn rows_by_id(&self, ids: Vec<Bson>) -> Result<Vec<Row>, BoxError> {
         let mut found = Vec::with_capacity(ids.len());
         for ids in split_by_size(ids, id_bytes, MAX_COMMAND_BYTES) {
@@ -187,9 +173,6 @@ impl KeyedCollection {
     }
 
     /// The current documents with these `_id`s, with one command for each part of the list.
-    ///
-    /// # Errors
-    /// As [`KeyedCollection::sorted`].
     pub fn documents(
         &self,
         ids: Vec<Bson>,
@@ -219,9 +202,6 @@ impl KeyedCollection {
     }
 
     /// Removes those of `documents` that did not change, and returns their number.
-    ///
-    /// # Errors
-    /// The server returns an error or no reply; some documents may be removed.
     pub async fn remove(&self, documents: &[Document]) -> Result<u64, BoxError> {
         let deletes = documents.iter().map(delete_statement).collect();
         let mut removed = 0;
@@ -238,9 +218,6 @@ impl KeyedCollection {
     }
 
     /// The indexes; `None` if the collection does not exist.
-    ///
-    /// # Errors
-    /// As [`KeyedCollection::sorted`].
     pub async fn indexes(&self) -> Result<Option<Indexes>, BoxError> {
         let plain = doc! { "listIndexes": self.collection.as_str(), "cursor": { "batchSize": 1000 } };
         let mut with_build_ids = plain.clone();
@@ -262,9 +239,6 @@ impl KeyedCollection {
     }
 
     /// The index that prevents the unique one, and the name of the unique index while it is built.
-    ///
-    /// # Errors
-    /// As [`KeyedCollection::sorted`].
     pub async fn conflicting_index(&self) -> Result<(Option<ConflictingIndex>, Option<String>), BoxError> {
         let indexes = self.indexes().await?.unwrap_or_default();
         let building = indexes.building(&self.keys);
@@ -278,9 +252,6 @@ impl KeyedCollection {
     }
 
     /// Drops an index.
-    ///
-    /// # Errors
-    /// The server returns an error or no reply.
     pub async fn drop_index(&self, name: &str) -> Result<(), BoxError> {
         self.write(doc! { "dropIndexes": self.collection.as_str(), "index": name }).await.map(drop)
     }
@@ -365,9 +336,6 @@ pub struct Documents {
 
 impl Documents {
     /// The next document.
-    ///
-    /// # Errors
-    /// The server returns an error or no reply.
     pub async fn next(&mut self) -> Result<Option<Document>, BoxError> {
         if !self.cursor.advance().await.map_err(|error| self.mongo.driver_error(&error))? {
             return Ok(None);
@@ -386,9 +354,6 @@ pub struct Rows {
 
 impl Rows {
     /// The next row.
-    ///
-    /// # Errors
-    /// The server returns an error or no reply.
     pub async fn next(&mut self) -> Result<Option<Row>, BoxError> {
         Ok(self.documents.next().await?.map(|projected| Row::read(&projected, self.fields)))
     }

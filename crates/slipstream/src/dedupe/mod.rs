@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use bson::{Bson, Document};
 use collection::ConflictingIndex;
-pub use collection::{Config, Indexes, KeyedCollection, Settings, first_source};
+#[cfg(test)]
+pub use collection::Settings;
+pub use collection::{Config, Indexes, KeyedCollection, first_source};
 use duplicates::{Classification, DuplicateFinder, Row};
 use kafka::BoxError;
 use removal::{BackupFile, Removal, RemovalCounts};
@@ -28,9 +30,6 @@ const MAX_PASSES: usize = 3;
 
 /// Finds duplicates and, with `--apply`, removes them. The exit code is 0 if the unique index can
 /// be built, else 1.
-///
-/// # Errors
-/// A wrong configuration, a file that cannot be written, or an error of the server.
 pub async fn dedupe(
     options: DedupeOptions,
     environment: impl IntoIterator<Item = (String, String)>,
@@ -66,9 +65,6 @@ pub async fn dedupe(
 }
 
 /// Counts the duplicates. Each reply of the server may take `reply_timeout`.
-///
-/// # Errors
-/// The server returns an error or no reply; the latter is [`Elapsed`](tokio::time::error::Elapsed).
 pub async fn count_duplicates(
     collection: &KeyedCollection,
     reply_timeout: Duration,

@@ -52,18 +52,12 @@ impl<'a> Removal<'a> {
     }
 
     /// Adds `row`, a duplicate of `newest`, to the batch.
-    ///
-    /// # Errors
-    /// The server returns an error or no reply, or the file cannot be written.
     pub async fn add(&mut self, row: Row, newest: Arc<Row>) -> Result<(), BoxError> {
         self.batch.push((row, newest));
         if self.batch.len() < MAX_BATCH_DOCUMENTS { Ok(()) } else { self.finish().await }
     }
 
     /// Removes the current batch.
-    ///
-    /// # Errors
-    /// As [`Removal::add`].
     pub async fn finish(&mut self) -> Result<(), BoxError> {
         let batch = std::mem::take(&mut self.batch);
         let collection = self.collection;
@@ -145,9 +139,6 @@ pub struct BackupFile {
 
 impl BackupFile {
     /// Creates the file. Only its owner can read it, because it contains user data.
-    ///
-    /// # Errors
-    /// The file exists already, or cannot be created.
     pub fn create(path: &Path) -> io::Result<Self> {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(named)?;
@@ -159,9 +150,6 @@ impl BackupFile {
 
     /// Writes a document. Returns `false` and writes nothing if Extended JSON cannot represent it,
     /// for example because a field has the form of an Extended JSON type.
-    ///
-    /// # Errors
-    /// The file cannot be written.
     pub fn write(&mut self, document: &Document) -> io::Result<bool> {
         let line = canonical(document)?;
         if !reads_back(&line, document) {
@@ -174,18 +162,12 @@ impl BackupFile {
     }
 
     /// Syncs everything written to the disk.
-    ///
-    /// # Errors
-    /// The sync fails.
     pub fn sync(&mut self) -> io::Result<()> {
         self.file.flush()?;
         self.file.get_ref().sync_all()
     }
 
     /// Closes the file. An empty file is removed.
-    ///
-    /// # Errors
-    /// The file cannot be removed.
     pub fn finish(self) -> io::Result<()> {
         if self.lines == 0 { fs::remove_file(&self.path) } else { Ok(()) }
     }
@@ -198,9 +180,6 @@ impl BackupFile {
 
 /// A document in canonical Extended JSON v2, as one line: it keeps the type of every number and the
 /// order of the fields.
-///
-/// # Errors
-/// None for a document that the server returned.
 fn canonical(document: &Document) -> serde_json::Result<String> {
     serde_json::to_string(&Fields(document))
 }

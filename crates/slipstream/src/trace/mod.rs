@@ -26,9 +26,6 @@ use crate::output;
 use crate::output::rfc3339;
 
 /// Searches for the event. The exit code is 0 if something was found, else 1.
-///
-/// # Errors
-/// A wrong configuration, or a server that returns an error or no reply.
 pub async fn trace(
     options: TraceOptions,
     environment: impl IntoIterator<Item = (String, String)>,
@@ -153,11 +150,9 @@ fn traced(
 /// A record and its outcome.
 #[derive(Debug)]
 pub struct Traced {
-    /// The record.
     pub record: FoundRecord,
     /// The committed offset of its partition.
     pub committed: Option<i64>,
-    /// Its outcome.
     pub outcome: RecordOutcome,
 }
 
@@ -168,7 +163,6 @@ pub struct Stored {
     pub source: Source,
     /// The query that found it.
     pub filter: Document,
-    /// The document.
     pub document: Document,
 }
 
@@ -179,13 +173,10 @@ pub struct Report {
     pub id: String,
     /// The consumer's group.
     pub group: String,
-    /// The database.
     pub database: String,
     /// Records, in the order of the topic.
     pub traced: Vec<Traced>,
-    /// Dead letters.
     pub dead_letters: Vec<FoundDeadLetter>,
-    /// Documents.
     pub documents: Vec<Stored>,
 }
 

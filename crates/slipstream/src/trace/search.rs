@@ -13,7 +13,6 @@ use rdkafka::message::BorrowedMessage;
 /// A record of the event.
 #[derive(Debug)]
 pub struct FoundRecord {
-    /// Its position.
     pub position: RecordPosition,
     /// Its timestamp, in milliseconds.
     pub timestamp_ms: Option<i64>,
@@ -37,11 +36,9 @@ pub enum Content {
 /// A dead letter of the event.
 #[derive(Debug)]
 pub struct FoundDeadLetter {
-    /// Its position.
     pub position: RecordPosition,
     /// The position of its record.
     pub origin: Option<RecordPosition>,
-    /// The reason.
     pub reason: String,
 }
 
@@ -62,9 +59,6 @@ impl Search {
     }
 
     /// The event's records on `topic`.
-    ///
-    /// # Errors
-    /// Kafka is unavailable.
     pub fn records(&self, topic: &str) -> Result<Vec<FoundRecord>, BoxError> {
         let mut found = Vec::new();
         self.reader.read(topic, self.since_ms, |message| {
@@ -81,9 +75,6 @@ impl Search {
     }
 
     /// The event's dead letters on `topic`.
-    ///
-    /// # Errors
-    /// Kafka is unavailable.
     pub fn dead_letters(&self, topic: &str) -> Result<Vec<FoundDeadLetter>, BoxError> {
         let mut found = Vec::new();
         self.reader.read(topic, self.since_ms, |message| {

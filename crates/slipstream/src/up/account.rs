@@ -77,7 +77,6 @@ pub type NextOffsets = BTreeMap<i32, i64>;
 #[derive(Clone)]
 pub struct TopicCounter {
     client: ClientConfig,
-    /// The topic.
     pub topic: String,
     group: String,
     observer: Option<Arc<RetryObserver>>,
@@ -114,9 +113,6 @@ impl TopicCounter {
     }
 
     /// The group's committed offsets; 0 for a partition without one.
-    ///
-    /// # Errors
-    /// Kafka is unavailable.
     pub fn committed(&self) -> Result<NextOffsets, BoxError> {
         let requests = self.request_client(&self.client)?;
         let mut list = TopicPartitionList::new();
@@ -132,9 +128,6 @@ impl TopicCounter {
 
     /// Reads from `start` to the end. `is_waiting` returns whether the record at a partition and
     /// offset is unfinished.
-    ///
-    /// # Errors
-    /// Kafka is unavailable, or returns no record for 10 s before the end.
     pub fn count(
         &self,
         start: &NextOffsets,

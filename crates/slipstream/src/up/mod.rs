@@ -35,9 +35,6 @@ struct Run {
 }
 
 /// Runs until a signal, or for the time in the options.
-///
-/// # Errors
-/// A server cannot be started, a configuration is wrong, or a process ended unexpectedly.
 pub async fn up(options: UpOptions, environment: Environment) -> Result<ExitCode, BoxError> {
     let stop = service::signals::stop_token()?;
     service::signals::stop_on_hangup(&stop)?;

@@ -70,9 +70,6 @@ impl ProcessTask {
 }
 
 /// Runs the poller. Calls that fail are no failure of the process: the status line shows them.
-///
-/// # Errors
-/// A task of the poller failed.
 async fn run_poller(
     app: poller::App,
     stop: CancellationToken,
@@ -111,9 +108,6 @@ pub struct Processes {
 
 impl Processes {
     /// Starts producer and consumer; [`Processes::start_poller`] starts the poller.
-    ///
-    /// # Errors
-    /// An address cannot be bound, or a configuration is rejected.
     pub async fn start(producer: producer::Config, consumer: consumer::Config) -> Result<Self, BoxError> {
         let producer = producer::App::build(producer).await?;
         let consumer = consumer::App::build(consumer).await?;
@@ -128,9 +122,6 @@ impl Processes {
     }
 
     /// Waits without a limit until producer and consumer are ready; `observer` gets the causes.
-    ///
-    /// # Errors
-    /// One of them ended.
     pub async fn ready(&mut self, observer: impl Fn(&str)) -> Result<(), BoxError> {
         let urls = [("producer", self.producer_address), ("consumer", self.consumer_address)];
         let ready = async {
@@ -150,9 +141,6 @@ impl Processes {
     }
 
     /// Starts the poller.
-    ///
-    /// # Errors
-    /// Its configuration is wrong.
     pub async fn start_poller(
         &mut self,
         environment: &[(String, String)],
@@ -180,9 +168,6 @@ impl Processes {
     }
 
     /// Stops poller and producer; afterwards no event is accepted.
-    ///
-    /// # Errors
-    /// One of them failed or did not stop in time.
     pub async fn stop_intake(&mut self) -> Result<(), BoxError> {
         let poller = match &mut self.poller {
             Some(poller) => poller.stop().await,
@@ -192,9 +177,6 @@ impl Processes {
     }
 
     /// Stops the consumer; afterwards its finished records are committed.
-    ///
-    /// # Errors
-    /// The consumer failed or did not stop in time.
     pub async fn stop_consumer(&mut self) -> Result<(), BoxError> {
         self.consumer.stop().await
     }
@@ -235,9 +217,6 @@ impl StartupWait {
     }
 
     /// Waits until the broker answers.
-    ///
-    /// # Errors
-    /// librdkafka rejects the configuration, or Kafka returns a permanent error.
     pub async fn kafka(&self, config: &consumer::Config) -> Result<(), BoxError> {
         let client = client_config(&config.kafka_broker, "slipstream-up", &[], &config.properties);
         let wait = self.clone();

@@ -36,10 +36,6 @@ pub struct LocalStack {
 impl LocalStack {
     /// Starts the servers that the environment does not name. `progress` gets a line for each
     /// download and start.
-    ///
-    /// # Errors
-    /// A server cannot be started; the error names what to install, or the variable for a running
-    /// server.
     pub async fn start(
         environment: &[(String, String)],
         options: &UpOptions,
@@ -169,9 +165,6 @@ pub struct Addresses {
 }
 
 /// Reads the configurations of producer and consumer as the processes do.
-///
-/// # Errors
-/// All wrong variables of the three processes.
 pub fn configs(
     environment: &[(String, String)],
     addresses: &Addresses,
@@ -195,9 +188,6 @@ pub fn configs(
 }
 
 /// Reads the poller's configuration with the producer's real address.
-///
-/// # Errors
-/// All wrong variables.
 pub fn poller_config(
     environment: &[(String, String)],
     addresses: &Addresses,

@@ -100,9 +100,6 @@ fn another_replay(group: &str) -> BoxError {
 
 impl Membership {
     /// Joins the group of `config` once it is empty, to get all `partitions` partitions of `topic`.
-    ///
-    /// # Errors
-    /// The group has another member, or Kafka does not complete the join.
     pub async fn join(
         cluster: &Cluster,
         config: &consumer::Config,
@@ -138,9 +135,6 @@ impl Membership {
     }
 
     /// A client for a dry run, which does not join the group.
-    ///
-    /// # Errors
-    /// librdkafka rejects the configuration.
     pub fn without_group(config: &consumer::Config, topic: &str) -> Result<Self, BoxError> {
         let (sender, state) = watch::channel(MembershipState::Joining);
         let consumer = client(config).create_with_context(Context { state: sender })?;
@@ -154,9 +148,6 @@ impl Membership {
     }
 
     /// Reads these partitions, each from its offset on, without the group.
-    ///
-    /// # Errors
-    /// librdkafka rejects an offset.
     pub fn assign(&self, offsets: impl Iterator<Item = (i32, i64)>) -> Result<(), BoxError> {
         Ok(self.consumer.assign(&self.offsets(offsets)?)?)
     }
@@ -179,9 +170,6 @@ impl Membership {
     }
 
     /// Commits the offset of each partition.
-    ///
-    /// # Errors
-    /// Kafka rejected the commit, or did not answer.
     pub async fn commit(&self, offsets: &[(i32, i64)]) -> Result<(), BoxError> {
         let list = self.offsets(offsets.iter().copied())?;
         // A coordinator that was just elected is not ready; after the end of the membership, a

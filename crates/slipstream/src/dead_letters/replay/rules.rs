@@ -92,7 +92,6 @@ pub enum EndReason {
     /// All dead letters that existed at the start were processed.
     #[default]
     Everything,
-    /// `--limit`.
     Limit,
     /// Ctrl-C or SIGTERM.
     Signal,
@@ -107,11 +106,9 @@ pub struct Report {
     pub dry_run: bool,
     /// Whether the output is JSON.
     pub json: bool,
-    /// The group.
     pub group: String,
     /// Acknowledged records; in a dry run, records that would be sent.
     pub replayed: u64,
-    /// The reason for the end.
     pub end: EndReason,
     filtered: u64,
     other_topics: u64,

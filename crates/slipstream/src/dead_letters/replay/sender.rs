@@ -55,9 +55,6 @@ async fn confirmation(sent: Result<DeliveryFuture, KafkaError>) -> Result<(), Ka
 }
 
 /// Creates the producer without connecting.
-///
-/// # Errors
-/// librdkafka rejects the configuration.
 pub fn producer(config: &consumer::Config) -> Result<FutureProducer<QuietContext>, BoxError> {
     let properties = [
         // A record that is committed as replayed must be on every in-sync replica, once.
