@@ -16,6 +16,7 @@ use kafka::cluster::Cluster;
 use kafka::topic_reader::RecordPosition;
 use kafka::topics::TopicSpec;
 use loadtest::mongo::Mongo;
+use rdkafka::message::BorrowedMessage;
 use search::{Content, FoundDeadLetter, FoundRecord, RecordOutcome, Search, outcome_of};
 use serde_json::{Value, json};
 use service::plural::counted;
@@ -37,9 +38,9 @@ pub async fn trace(
     let (dead_letter_topics, topics): (Vec<TopicSpec>, _) =
         config.topic_specs().into_iter().partition(|spec| spec.is_dead_letter_topic());
     // In this order: before an offset is committed, its document or dead letter is stored.
-    let records = read(Arc::clone(&search), topics, Search::records).await?;
+    let records = read(Arc::clone(&search), topics, FoundRecord::of).await?;
     let committed = committed(&config, &records).await?;
-    let dead_letters = read(search, dead_letter_topics, Search::dead_letters).await?;
+    let dead_letters = read(search, dead_letter_topics, FoundDeadLetter::of).await?;
     let mongo = Mongo::open(&config.store.uri, &config.store.database).await?;
     let documents = documents(&config, &mongo, &options.id, &records).await?;
     let report = Report {
@@ -58,16 +59,16 @@ pub async fn trace(
     Ok(if report.is_found() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Runs a search on each of these topics.
+/// Searches each of these topics.
 async fn read<T: Send + 'static>(
     search: Arc<Search>,
     topics: Vec<TopicSpec>,
-    search_topic: fn(&Search, &str) -> Result<Vec<T>, BoxError>,
+    of: fn(&BorrowedMessage<'_>, Content) -> T,
 ) -> Result<Vec<T>, BoxError> {
     let read = tokio::task::spawn_blocking(move || {
         let mut found = Vec::new();
         for topic in &topics {
-            found.extend(search_topic(&search, &topic.name)?);
+            search.read(&topic.name, |message, content| found.push(of(message, content)))?;
         }
         Ok(found)
     });

@@ -42,6 +42,23 @@ pub struct FoundDeadLetter {
     pub reason: String,
 }
 
+impl FoundRecord {
+    /// The record of `message`.
+    pub fn of(message: &BorrowedMessage<'_>, content: Content) -> Self {
+        let timestamp_ms = message.timestamp().to_millis();
+        Self { position: RecordPosition::of(message), timestamp_ms, content }
+    }
+}
+
+impl FoundDeadLetter {
+    /// The dead letter in `message`.
+    pub fn of(message: &BorrowedMessage<'_>, _: Content) -> Self {
+        let reason = error_header(message, "exception.message");
+        let reason = reason.unwrap_or_else(|| "the dead letter has no reason".into());
+        Self { position: RecordPosition::of(message), origin: origin(message), reason }
+    }
+}
+
 /// The search for one event id.
 #[derive(Debug)]
 pub struct Search {
@@ -58,32 +75,18 @@ impl Search {
         Self { reader, id: id.to_owned(), expected: config.expected.clone(), since_ms }
     }
 
-    /// The event's records on `topic`.
-    pub fn records(&self, topic: &str) -> Result<Vec<FoundRecord>, BoxError> {
-        let mut found = Vec::new();
+    /// Reads `topic` and calls `each` for the records that belong to the event.
+    pub fn read(
+        &self,
+        topic: &str,
+        mut each: impl FnMut(&BorrowedMessage<'_>, Content),
+    ) -> Result<(), BoxError> {
         self.reader.read(topic, self.since_ms, |message| {
             if let Some(content) = self.content(message) {
-                found.push(FoundRecord {
-                    position: RecordPosition::of(message),
-                    timestamp_ms: message.timestamp().to_millis(),
-                    content,
-                });
+                each(message, content);
             }
             CONTINUE
-        })?;
-        Ok(found)
-    }
-
-    /// The event's dead letters on `topic`.
-    pub fn dead_letters(&self, topic: &str) -> Result<Vec<FoundDeadLetter>, BoxError> {
-        let mut found = Vec::new();
-        self.reader.read(topic, self.since_ms, |message| {
-            if self.content(message).is_some() {
-                found.push(dead_letter(message));
-            }
-            CONTINUE
-        })?;
-        Ok(found)
+        })
     }
 
     /// The content of a record that belongs to the event: by its key, or by the id in its value if
@@ -105,12 +108,6 @@ impl Search {
             Err(poison) => by_key.then_some(Content::Poison(poison)),
         }
     }
-}
-
-fn dead_letter(message: &BorrowedMessage<'_>) -> FoundDeadLetter {
-    let reason =
-        error_header(message, "exception.message").unwrap_or_else(|| "the dead letter has no reason".into());
-    FoundDeadLetter { position: RecordPosition::of(message), origin: origin(message), reason }
 }
 
 /// The outcome of a record.
