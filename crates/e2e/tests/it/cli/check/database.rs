@@ -79,7 +79,7 @@ async fn unavailable_mongodb_is_a_failure_weak_write_concern_a_warning() {
 async fn mongodb_client_that_cannot_be_built_is_a_failure_and_the_rest_is_checked() {
     let names = Stack::shared().await.names();
     let file = tempfile::NamedTempFile::new().unwrap();
-    let no_certificate = format!("tls=true&tlsCAFile={}", file.path().display());
+    let no_certificate = format!("tls=true&tlsCertificateKeyFile={}", file.path().display());
     let uri = testkit::mongo::with_option(&names.mongodb, &no_certificate);
     let found = check(&names, &[("MONGODB_URI", &uri)]).await;
     found.assert("fail", "mongodb", "cannot be used: ");
