@@ -1,18 +1,74 @@
-//! Counts the records of a topic by reading it to its end, because the watermarks of some brokers
-//! that `up` can run are wrong.
+//! The account of a run: the outcomes must add up to the records of the topic. The topic is read to
+//! its end, because the watermarks of some brokers that `up` can run are wrong.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kafka::client_config;
+use consumer::Snapshot;
+use kafka::requests::{REQUEST_TIMEOUT, RequestClient, RequestError, RetryObserver, committed};
+use kafka::topic_reader::{is_transient, partitions, read_timeout};
+use kafka::{BoxError, client_config};
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+use service::plural::{counted, counted_with};
 
-use kafka::BoxError;
-use kafka::requests::{REQUEST_TIMEOUT, RequestClient, RequestError, RetryObserver, committed};
-use kafka::topic_reader::{is_transient, partitions, read_timeout};
+/// The account; each number is counted separately.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Summary {
+    /// Records of the topic, from the consumer's position at the start to the end.
+    pub topic: TopicCount,
+    /// Those of [`TopicCount::records`] that were on the topic before the run.
+    pub left_over: u64,
+    /// Events with a 202 from the producer.
+    pub accepted: u64,
+    /// Outcomes of the consumer.
+    pub consumed: Snapshot,
+}
+
+impl Summary {
+    /// Finished records: a record with several outcomes counts once.
+    fn finished(&self) -> u64 {
+        self.consumed.finished().saturating_sub(self.consumed.repeated)
+    }
+
+    /// Whether every record has an outcome or waits, and every accepted event is a record.
+    pub fn balances(&self) -> bool {
+        self.topic.records == self.finished() + self.topic.waiting
+            && self.accepted + self.left_over <= self.topic.records
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Snapshot { inserted, updated, unchanged, superseded, dead_lettered, skipped, repeated, .. } =
+            self.consumed;
+        let again = if repeated > 0 { format!(" - {repeated} read again") } else { String::new() };
+        write!(
+            f,
+            "{} = {inserted} inserted + {updated} updated + {unchanged} unchanged + {superseded} superseded \
+             + {dead_lettered} dead-lettered + {skipped} skipped{again} + {} waiting",
+            counted(self.topic.records, "record"),
+            self.topic.waiting
+        )?;
+        if self.left_over > 0 {
+            let were = counted_with(self.left_over, "record", ["was", "were"]);
+            write!(f, "\nof these, {were} left by an earlier run")?;
+        }
+        write!(f, "\n{} accepted", counted(self.accepted, "event"))?;
+        if self.balances() {
+            write!(f, "\nevery record is accounted for")
+        } else {
+            write!(
+                f,
+                "\nTHE ACCOUNT DOES NOT BALANCE: {}",
+                counted(self.finished() + self.topic.waiting, "outcome")
+            )
+        }
+    }
+}
 
 /// The next offset of each partition.
 pub type NextOffsets = BTreeMap<i32, i64>;
@@ -21,7 +77,7 @@ pub type NextOffsets = BTreeMap<i32, i64>;
 #[derive(Clone)]
 pub struct TopicCounter {
     client: ClientConfig,
-    topic: String,
+    pub topic: String,
     group: String,
     observer: Option<Arc<RetryObserver>>,
 }
@@ -57,9 +113,6 @@ impl TopicCounter {
     }
 
     /// The group's committed offsets; 0 for a partition without one.
-    ///
-    /// # Errors
-    /// Kafka is unavailable.
     pub fn committed(&self) -> Result<NextOffsets, BoxError> {
         let requests = self.request_client(&self.client)?;
         let mut list = TopicPartitionList::new();
@@ -73,16 +126,8 @@ impl TopicCounter {
         Ok(committed.elements().iter().map(|found| (found.partition(), position(found.offset()))).collect())
     }
 
-    /// The topic.
-    pub fn topic(&self) -> &str {
-        &self.topic
-    }
-
     /// Reads from `start` to the end. `is_waiting` returns whether the record at a partition and
     /// offset is unfinished.
-    ///
-    /// # Errors
-    /// Kafka is unavailable, or returns no record for 10 s before the end.
     pub fn count(
         &self,
         start: &NextOffsets,
@@ -132,6 +177,37 @@ mod tests {
     use service::lock::lock;
 
     use super::*;
+
+    fn summary(records: u64, waiting: u64, inserted: u64, accepted: u64) -> Summary {
+        let consumed = Snapshot { inserted, ..Snapshot::default() };
+        Summary { topic: TopicCount { records, waiting }, left_over: 0, accepted, consumed }
+    }
+
+    #[test]
+    fn a_missing_or_surplus_outcome_or_a_lost_event_unbalances_the_account() {
+        assert!(summary(10, 2, 8, 10).balances());
+        assert!(summary(10, 2, 8, 9).balances(), "other producers may write to the topic");
+        assert!(!summary(10, 2, 7, 10).balances());
+        assert!(!summary(10, 2, 9, 10).balances());
+        assert!(!summary(10, 2, 8, 11).balances());
+    }
+
+    #[test]
+    fn records_of_an_earlier_run_do_not_count_as_accepted() {
+        let summary = Summary { left_over: 3, ..summary(10, 0, 10, 8) };
+        assert!(!summary.balances());
+        assert!(summary.to_string().contains("DOES NOT BALANCE"));
+    }
+
+    #[test]
+    fn a_record_with_several_outcomes_counts_once() {
+        let consumed = Snapshot { inserted: 8, unchanged: 3, repeated: 3, ..Snapshot::default() };
+        let summary = Summary { consumed, ..summary(10, 2, 0, 10) };
+        assert!(summary.balances(), "{summary}");
+        assert!(summary.to_string().contains("+ 0 skipped - 3 read again + 2 waiting"), "{summary}");
+        let uncounted = Snapshot { repeated: 0, ..consumed };
+        assert!(!Summary { consumed: uncounted, ..summary }.balances());
+    }
 
     #[test]
     fn a_loading_coordinator_is_waited_for_at_start() {
