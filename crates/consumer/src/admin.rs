@@ -12,8 +12,8 @@ use axum::{Json, Router, routing::post};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use service::Secret;
+use service::http::Problem;
 use service::plural::counted;
-use service::problem::Problem;
 use subtle::ConstantTimeEq;
 use tokio::sync::oneshot;
 

@@ -9,7 +9,6 @@ mod broker;
 mod child;
 mod database;
 mod error;
-mod interleavings;
 mod machine;
 mod packages;
 mod server;
@@ -20,14 +19,7 @@ pub use broker::{Broker, BrokerKind, BrokerOptions, Sasl};
 pub use child::{Child, peak_memory_bytes, processor_time, resident_bytes};
 pub use database::{Credentials, Database, DatabaseKind, DatabaseOptions};
 pub use error::ServerError;
-pub use interleavings::interleavings;
 pub use machine::{FolderLock, Machine, Progress};
 pub use packages::{Package, python_packages};
 pub use server::Server;
 pub use simulator::{Fault, Simulator};
-
-/// The former path.
-#[doc(hidden)]
-pub mod usage {
-    pub use crate::child::{peak_memory_bytes, processor_time, resident_bytes};
-}

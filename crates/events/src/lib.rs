@@ -43,15 +43,3 @@ pub use fields::{EventId, Millis, Source, derived_object_id};
 pub use record::{Decoded, Poison, RecordView, StorableEvent, decode};
 pub use request::{Event, NewEvent, Payload, RequestError, Rules, aircraft_id, parse_request};
 pub use validation::{Loc, Violation};
-
-/// The former name of [`Violation`].
-#[doc(hidden)]
-pub use validation::Violation as Fault;
-
-/// The former name of [`RequestError`].
-#[doc(hidden)]
-pub use request::RequestError as Refusal;
-
-/// The former name of [`NewEvent`].
-#[doc(hidden)]
-pub use request::NewEvent as Draft;

@@ -24,7 +24,3 @@ pub use properties::{
     require_offset,
 };
 pub use requests::BoxError;
-
-// Former paths.
-#[doc(hidden)]
-pub use {context as rebootstrap, headers as dead_letter_headers};

@@ -9,8 +9,8 @@ use std::sync::Mutex;
 use kafka::BoxError;
 use serde::{Deserialize, Serialize};
 use service::ConfigErrors;
-use service::json::object;
-use service::lock::lock;
+use service::http::object;
+use service::tasks::lock;
 use sha2::{Digest, Sha256};
 
 use crate::workload::Workload;

@@ -13,9 +13,9 @@ use events::Payload;
 use serde::Deserialize;
 use serde_json::error::Category;
 use serde_json::value::RawValue;
-use service::backoff::Backoff;
-use service::json::object;
-use service::lock::lock;
+use service::http::object;
+use service::tasks::lock;
+use service::time::Backoff;
 use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -141,12 +141,7 @@ impl AdsbdbClient {
         if error.is_timeout() && !error.is_connect() {
             return UpstreamError::Timeout(self.timeout / 2);
         }
-        // Only the innermost error states the cause.
-        let mut cause: &dyn std::error::Error = error;
-        while let Some(source) = cause.source() {
-            cause = source;
-        }
-        UpstreamError::Unreachable(cause.to_string())
+        UpstreamError::Unreachable(service::http::root_cause(error).to_string())
     }
 }
 

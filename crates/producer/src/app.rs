@@ -165,7 +165,7 @@ async fn finish_requests(state: &AppState) {
 
 #[cfg(test)]
 mod tests {
-    use service::lock::lock;
+    use service::tasks::lock;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use events::{EventId, RequestError, Violation};
+use service::http::Problem;
 use service::plural::counted;
-use service::problem::Problem;
 
 /// `Retry-After` of a rejection that the client did not cause.
 const RETRY_AFTER: Duration = Duration::from_secs(1);

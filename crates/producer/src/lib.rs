@@ -34,8 +34,8 @@ mod routes;
 mod state;
 mod traces;
 
-use service::environment::value;
-use service::healthcheck::TlsConnector;
+use service::config::environment_value as value;
+use service::health::TlsConnector;
 
 pub use app::{App, BuildError, RunError};
 pub use config::{Config, Settings};

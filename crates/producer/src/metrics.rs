@@ -14,7 +14,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Metric, Registry};
-use service::lock::lock;
+use service::tasks::lock;
 
 /// Maximum number of `source` labels, because clients choose the sources.
 const MAX_SOURCES: usize = 50;

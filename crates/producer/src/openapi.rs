@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use events::{EventId, RequestError, Rules, Violation};
 use serde_json::{Map, Value, json};
-use service::problem::Problem;
+use service::http::Problem;
 
 use crate::adsbdb::UpstreamError;
 use crate::batch::results::rejection_json;

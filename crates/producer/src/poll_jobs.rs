@@ -9,7 +9,7 @@ use std::time::Duration;
 use events::{Loc, Millis, Violation};
 use serde::Serialize;
 use serde_json::Number;
-use service::lock::lock;
+use service::tasks::lock;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use url::form_urlencoded;

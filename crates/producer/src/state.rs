@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex};
 
 use events::{Rules, Source};
 use prometheus_client::metrics::gauge::Gauge;
-use service::lock::lock;
 use service::tasks::Supervisor;
+use service::tasks::lock;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;

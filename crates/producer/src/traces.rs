@@ -251,7 +251,7 @@ impl HttpClient for Client {
             self.log_change(match &response {
                 Ok(response) if response.status().is_success() => Ok(()),
                 Ok(response) => Err(format!("the collector returned {}", response.status())),
-                Err(error) => Err(innermost(error.as_ref()).to_string()),
+                Err(error) => Err(service::http::root_cause(error.as_ref()).to_string()),
             });
             response
         })
@@ -275,11 +275,6 @@ async fn send(
         body.extend_from_slice(&chunk);
     }
     Ok(response.body(Bytes::from(body))?)
-}
-
-/// The innermost cause, which states what failed.
-fn innermost<'e>(error: &'e (dyn std::error::Error + 'static)) -> &'e (dyn std::error::Error + 'static) {
-    error.source().map_or(error, innermost)
 }
 
 #[cfg(test)]

@@ -20,18 +20,3 @@ pub mod time;
 pub use cli::{Program, RunResult};
 pub use config::{ConfigErrors, ConfigReader, Kind, Secret, Variable};
 pub use http::retry_after;
-
-// Former paths.
-#[doc(hidden)]
-pub use {
-    cli as process, health as healthcheck, http as json, http as problem, tasks as lock, tasks as signals,
-    time as backoff, time as suspension,
-};
-#[doc(hidden)]
-pub mod logging {
-    pub use crate::cli::start_logs_in_file as start_in_file;
-}
-#[doc(hidden)]
-pub mod environment {
-    pub use crate::config::{Environment, environment_value as value, read_environment as read};
-}

@@ -22,7 +22,7 @@ use cli::SimulateOptions;
 use devservers::Simulator;
 use kafka::BoxError;
 use service::config::COMMON;
-use service::environment::Environment;
+use service::config::Environment;
 use service::{ConfigErrors, Kind, Variable};
 
 /// Runs the command. Exit codes: 0 success, 1 failure, 2 a wrong command line or configuration, 130
@@ -67,7 +67,7 @@ fn environment() -> Result<Environment, ConfigErrors> {
         COMMON,
         UP_VARIABLES,
     ];
-    match service::environment::read(&variables) {
+    match service::config::read_environment(&variables) {
         (environment, faults) if faults.0.is_empty() => Ok(environment),
         (_, faults) => Err(faults),
     }
@@ -85,7 +85,7 @@ async fn simulate(options: SimulateOptions) -> Result<ExitCode, BoxError> {
     if options.healthcheck {
         return Ok(if is_alive(options.listen).await { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
-    let stop = service::signals::stop_token()?;
+    let stop = service::tasks::stop_token()?;
     let simulator = Simulator::start(options.listen).await?;
     output::write_line(format_args!("ADSBDB simulator on {}/v0/aircraft/random", simulator.base_url()))?;
     stop.cancelled().await;

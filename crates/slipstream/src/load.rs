@@ -26,7 +26,7 @@ service::settings! {
 /// accepted.
 pub async fn load(options: LoadOptions, environment: Vec<(String, String)>) -> Result<ExitCode, BoxError> {
     let target = target(options.source.clone(), &environment)?;
-    let summary = loadtest::load::run(&target, &options, &service::signals::stop_token()?).await?;
+    let summary = loadtest::load::run(&target, &options, &service::tasks::stop_token()?).await?;
     let text = if options.json { summary.json().to_string() } else { summary.to_string() };
     output::write_line(text)?;
     Ok(if summary.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

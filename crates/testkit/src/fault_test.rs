@@ -437,9 +437,3 @@ impl Servers {
         all.into_iter().map(|(name, value)| (name, value.to_owned())).collect()
     }
 }
-
-/// The former path.
-#[doc(hidden)]
-pub mod servers {
-    pub use super::{DatabaseSetup, ServerSetup, Servers, credentials};
-}

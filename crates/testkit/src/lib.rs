@@ -13,6 +13,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 
 pub mod fault_test;
 pub mod http;
+mod interleavings;
 pub mod kafka;
 pub mod load;
 pub mod mongo;
@@ -24,6 +25,7 @@ pub mod servers;
 pub mod topic_load;
 
 pub use fault_test::FaultTest;
+pub use interleavings::interleavings;
 pub use monitor::Monitor;
 pub use process::Process;
 pub use proxy::{HoldingProxy, Proxy};
@@ -62,16 +64,4 @@ pub fn certificate(folder: &Path) -> (String, String) {
         path.to_str().expect("a path in UTF-8").to_owned()
     };
     (write("cert.pem", &signed.pem()), write("key.pem", &key.serialize_pem()))
-}
-
-/// The former path.
-#[doc(hidden)]
-pub mod binaries {
-    pub use crate::process::binary as path;
-}
-
-/// The former path.
-#[doc(hidden)]
-pub mod certificate {
-    pub use crate::certificate;
 }

@@ -16,13 +16,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ::kafka::ConnectionContext;
-use ::kafka::rebootstrap::Rebootstrap;
+use ::kafka::context::Rebootstrap;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use service::lock::lock;
 use service::tasks::Supervisor;
+use service::tasks::lock;
 
 use crate::kafka::record::{TopicPartition, topic_partitions};
 use crate::partition::workers::Workers;
@@ -324,7 +324,7 @@ mod tests {
         let context = unreachable_context();
         let workers = || Workers::new(Arc::clone(&context), runtime.handle().clone());
         let consumer = member("", Arc::new(workers()));
-        for order in devservers::interleavings(&[commits * 2, 2, finishes]) {
+        for order in testkit::interleavings(&[commits * 2, 2, finishes]) {
             let (workers, revoked): (Workers, TopicPartition) = (workers(), (Arc::from("t"), 3));
             workers.start(vec![revoked.clone()]);
             let partition = workers.views().remove(0);

@@ -10,7 +10,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ::kafka::rebootstrap::Rebootstrap;
+use ::kafka::context::Rebootstrap;
 use ::kafka::topic_reader::RecordPosition;
 use ::kafka::{ConnectionContext, require_offset};
 use rdkafka::ClientConfig;
@@ -20,7 +20,7 @@ use rdkafka::producer::future_producer::Delivery;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 
 use crate::kafka::record::{Record, TopicPartition};
-use service::lock::lock;
+use service::tasks::lock;
 
 /// Maximum length of a header's text.
 const MAX_TEXT_BYTES: usize = 1024;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
-use ::kafka::rebootstrap::Rebootstrap;
+use ::kafka::context::Rebootstrap;
 use ::kafka::topics::KafkaReadiness;
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
@@ -25,8 +25,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::TopicPartitionList;
-use service::backoff::Backoff;
 use service::tasks::Supervisor;
+use service::time::Backoff;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};

@@ -6,8 +6,8 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bson::RawDocument;
-use service::backoff::Backoff;
-use service::lock::lock;
+use service::tasks::lock;
+use service::time::Backoff;
 
 use super::connection::Connection;
 use super::error::{CallError, TransientError};

@@ -11,8 +11,8 @@ use mongodb::error::ErrorKind;
 use mongodb::options::{ClientOptions, WriteConcern};
 use mongodb::{Client, Database};
 use service::Secret;
-use service::lock::lock;
-use service::suspension::SuspensionDetector;
+use service::tasks::lock;
+use service::time::SuspensionDetector;
 use tokio::sync::{OnceCell, watch};
 use tokio_util::sync::CancellationToken;
 

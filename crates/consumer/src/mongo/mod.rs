@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use bson::RawDocumentBuf;
 use events::{Source, StorableEvent};
 use service::Secret;
-use service::lock::lock;
+use service::tasks::lock;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 

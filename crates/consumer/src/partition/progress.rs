@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
-use service::lock::lock;
+use service::tasks::lock;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::kafka::record::{Record, TopicPartition};
@@ -318,7 +318,7 @@ mod tests {
         // The worker begins 10 to 12 and finishes them in another order. The lag monitor sets the
         // end of the partition and the committed offset, then, without a check in between, the
         // start of the partition.
-        for order in devservers::interleavings(&[4, 3]) {
+        for order in testkit::interleavings(&[4, 3]) {
             let progress = Progress::new("t".into(), 0, FinishedOffsets::default(), Counter::default());
             let mut taken = [0; 2];
             for thread in &order {
@@ -346,7 +346,7 @@ mod tests {
         const STEP: Duration = Duration::from_secs(600);
         // The reader pushes three records. The worker takes at most two, begins and finishes them,
         // twice.
-        for order in devservers::interleavings(&[3, 6]) {
+        for order in testkit::interleavings(&[3, 6]) {
             let progress = Progress::new("t".into(), 0, FinishedOffsets::default(), Counter::default());
             let partition = PartitionView {
                 progress: Arc::new(progress),

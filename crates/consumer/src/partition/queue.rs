@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 
 use ::kafka::topic_reader::RecordPosition;
-use service::lock::lock;
+use service::tasks::lock;
 use tokio::sync::{Notify, oneshot};
 
 use crate::kafka::record::Record;
@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn no_record_is_left_or_reordered_in_any_order_of_push_and_take() {
         let unlimited = QueueLimit { records: usize::MAX, bytes: usize::MAX };
-        for order in devservers::interleavings(&[5, 7]) {
+        for order in testkit::interleavings(&[5, 7]) {
             let queue = RecordQueue::default();
             let (mut worker, mut pushed, mut taken) = (Worker::Running, 0, Vec::new());
             for thread in &order {

@@ -14,7 +14,7 @@ use events::{Poison, Source, StorableEvent};
 use futures::StreamExt;
 use futures::future::join_all;
 use futures::stream::FuturesUnordered;
-use service::backoff::Backoff;
+use service::time::Backoff;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;

@@ -10,7 +10,7 @@ mod access {
     use testkit::process::command;
     use testkit::{Process, Stack, eventually};
 
-    use testkit::certificate::certificate;
+    use testkit::certificate;
 
     /// `printf %s secret | sha256sum`
     const KEYS: &str = "poller:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";

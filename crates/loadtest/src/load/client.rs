@@ -11,7 +11,7 @@ use reqwest::Url;
 use reqwest::header::CONTENT_TYPE;
 use serde::Deserialize;
 use serde_json::Value;
-use service::json::{Object, object};
+use service::http::{Object, object};
 
 use crate::ledger::{Header, Line, Outcome, hash, id_of};
 use crate::workload::Event;

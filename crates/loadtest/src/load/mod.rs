@@ -17,8 +17,8 @@ use std::time::Duration;
 use client::{AttemptOutcome, AttemptResult, Client, PendingEvent, Receipt};
 use events::Source;
 use kafka::BoxError;
-use service::backoff::Backoff;
-use service::lock::lock;
+use service::tasks::lock;
+use service::time::Backoff;
 pub use summary::{Counters, Summary};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
@@ -58,7 +58,7 @@ pub async fn run(
     options: &LoadOptions,
     stop: &CancellationToken,
 ) -> Result<Summary, BoxError> {
-    service::process::raise_open_files_limit();
+    service::cli::raise_open_files_limit();
     let client = Client::new(&target.producer, options.batch > 1)?;
     let header = header(target, options, client.api_version().await);
     let ledger = Ledger::create(options.ledger.as_deref(), &header)?;

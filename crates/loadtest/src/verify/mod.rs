@@ -14,7 +14,7 @@ use bson::{Document, doc};
 use catch_up::{Backlog, EndOffsets, catch_up};
 use expected::{HeldVersion, Metadata, SentVersions, Version, VersionTimes, differences, expected_document};
 use kafka::BoxError;
-use kafka::dead_letter_headers::{error_header, origin};
+use kafka::headers::{error_header, origin};
 use kafka::topic_reader::{CONTINUE, RecordPosition, TopicReader};
 use rdkafka::Message;
 use rdkafka::message::BorrowedMessage;
@@ -22,7 +22,7 @@ use report::{Finding, LedgerCounts};
 pub use report::{Report, VerifyResult};
 use serde::Deserialize;
 use service::ConfigErrors;
-use service::json::object;
+use service::http::object;
 
 use crate::ledger::{Header, Line, Lines, Outcome, hash, id_of, key_of};
 use crate::mongo::Mongo;

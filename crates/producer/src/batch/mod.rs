@@ -15,7 +15,7 @@ use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use bytes::Bytes;
-use events::{Draft, Event, RequestError, Source};
+use events::{Event, NewEvent, RequestError, Source};
 use uuid::Uuid;
 
 use crate::batch::results::Results;
@@ -190,7 +190,7 @@ impl<'s> Batch<'s> {
         Ok(())
     }
 
-    fn parse(&self, text: &[u8]) -> Result<Draft, ApiError> {
+    fn parse(&self, text: &[u8]) -> Result<NewEvent, ApiError> {
         let draft = events::parse_request(text, &self.state.rules).map_err(|error| match error {
             RequestError::Empty => ApiError::missing_event(),
             error => ApiError::from_parser(error, "event", None),
@@ -199,7 +199,7 @@ impl<'s> Batch<'s> {
         if missing { Err(ApiError::MissingId) } else { Ok(draft) }
     }
 
-    async fn send(&mut self, mut draft: Draft) -> Result<(), ApiError> {
+    async fn send(&mut self, mut draft: NewEvent) -> Result<(), ApiError> {
         let id = draft.id.take().unwrap_or_else(new_id);
         // No event is sent for whose result there is no memory.
         self.results.reserve(&id)?;

@@ -19,7 +19,7 @@ use rustls::{
     CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, ServerConfig,
     SignatureScheme, StreamOwned,
 };
-use service::healthcheck::{Stream, TlsConnector};
+use service::health::{Stream, TlsConnector};
 use sha2::{Digest, Sha256};
 use tokio_rustls::TlsAcceptor;
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use kafka::topics::KafkaReadiness;
-use service::lock::lock;
+use service::tasks::lock;
 use tokio::sync::watch;
 
 /// Within this time librdkafka does not report the same error of a connection again.
@@ -259,7 +259,7 @@ mod tests {
     fn in_every_thread_order_a_late_report_hides_no_newer_disconnect() {
         // Two client threads read the clock and then record a disconnect. A request sends a record
         // and classifies it. Between two clock readings passes more than ERROR_SUPPRESSION.
-        for order in devservers::interleavings(&[2, 2, 2]) {
+        for order in testkit::interleavings(&[2, 2, 2]) {
             let health = ClientHealth::default();
             let (mut clock, mut read_at, mut last_recorded) = (Duration::ZERO, [None; 3], Duration::ZERO);
             for thread in &order {
@@ -288,7 +288,7 @@ mod tests {
     fn in_every_order_an_answer_clears_only_errors_before_its_probe() {
         // Two client threads record errors. The supervisor probes three times, and the second probe
         // gets no answer.
-        for order in devservers::interleavings(&[2, 2, 6]) {
+        for order in testkit::interleavings(&[2, 2, 6]) {
             let health = ClientHealth::default();
             let errors = [
                 [ErrorClass::Connection, ErrorClass::AllBrokers],

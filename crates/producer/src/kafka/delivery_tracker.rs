@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use prometheus_client::metrics::histogram::Histogram;
 use rdkafka::error::RDKafkaErrorCode as Code;
-use service::lock::lock;
+use service::tasks::lock;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use crate::kafka::delivery::{DeliveryFailure, DeliveryReport, Position, SendMark};
@@ -214,7 +214,7 @@ mod tests {
     fn in_every_order_of_reports_the_request_learns_each_outcome() {
         // Two client threads report: slots 0 to 2 and slots 3 to 5. Every second record failed. The
         // request is polled four times in between.
-        for order in devservers::interleavings(&[3, 3, 4]) {
+        for order in testkit::interleavings(&[3, 3, 4]) {
             let tracker = Arc::new(DeliveryTracker::new(Histogram::new([1.0])));
             let mut records: [Vec<PendingRecord>; 2] = [0..3, 3..6].map(|slots| {
                 slots

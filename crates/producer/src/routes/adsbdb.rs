@@ -9,7 +9,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use events::Draft;
+use events::NewEvent;
 use serde::Serialize;
 use serde_json::json;
 use tokio::time::Instant;
@@ -56,7 +56,7 @@ async fn fetch_and_ingest(
     };
     let id = events::aircraft_id(&payload).unwrap_or_else(new_id);
     let draft =
-        Draft { id: None, timestamp: None, source: state.adsbdb_source.clone(), payload: payload.clone() };
+        NewEvent { id: None, timestamp: None, source: state.adsbdb_source.clone(), payload: payload.clone() };
     publish(state, draft, id, traceparent).await.map(|accepted| accepted.with_payload(&payload))
 }
 

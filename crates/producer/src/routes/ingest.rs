@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use events::{Draft, Event, EventId, Payload, RequestError};
+use events::{Event, EventId, NewEvent, Payload, RequestError};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -72,7 +72,11 @@ pub async fn ingest(
 }
 
 /// Reads and validates the event of a request, and determines its id.
-async fn read_event(state: &AppState, headers: &HeaderMap, body: Body) -> Result<(Draft, EventId), ApiError> {
+async fn read_event(
+    state: &AppState,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<(NewEvent, EventId), ApiError> {
     let config = &state.config;
     let limits = BodyLimits {
         max_bytes: config.max_payload_bytes,
@@ -109,7 +113,7 @@ async fn read_event(state: &AppState, headers: &HeaderMap, body: Body) -> Result
 /// 413, 503 or 504; the last two contain the id.
 pub async fn publish(
     state: &AppState,
-    draft: Draft,
+    draft: NewEvent,
     id: EventId,
     traceparent: Option<&str>,
 ) -> Result<Accepted, ApiError> {

@@ -521,7 +521,6 @@ mod tests {
             topic: "t".into(),
             partition,
             committed,
-            metadata: String::new(),
             first: 10,
             end: 15,
         };
@@ -539,7 +538,6 @@ mod tests {
             topic: "t".into(),
             partition: 0,
             committed: Some(committed),
-            metadata: String::new(),
             first,
             end,
         };

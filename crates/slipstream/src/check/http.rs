@@ -40,15 +40,6 @@ pub fn builder(url: &str) -> reqwest::ClientBuilder {
     builder
 }
 
-/// The text of the innermost error, which is the cause.
-pub fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
-}
-
 /// Sends a GET request and returns the JSON body of a 2xx response.
 pub async fn get(url: &str, timeout: Duration) -> Result<Value, BoxError> {
     let response = client(url, timeout)?.get(url).send().await?;
@@ -121,7 +112,7 @@ async fn process(
             let remedy = advice.unwrap_or_else(|| format!("start it, or correct {variable}"));
             vec![Finding::fail(
                 name,
-                format!("does not answer at {base_url}: {}", root_cause(&*error)),
+                format!("does not answer at {base_url}: {}", service::http::root_cause(&*error)),
                 remedy,
             )]
         }
@@ -143,9 +134,11 @@ pub async fn adsbdb(base_url: &str) -> Finding {
         Ok(response) => {
             Finding::warn("adsbdb", format!("{base_url} answers with {}", response.status.as_u16()), remedy)
         }
-        Err(error) => {
-            Finding::warn("adsbdb", format!("{base_url} does not answer: {}", root_cause(&*error)), remedy)
-        }
+        Err(error) => Finding::warn(
+            "adsbdb",
+            format!("{base_url} does not answer: {}", service::http::root_cause(&*error)),
+            remedy,
+        ),
     }
 }
 

@@ -144,11 +144,11 @@ async fn request(client: &Client, url: &str, token: Option<&Secret>, body: &Valu
         Err(error) if error.is_connect() => {
             return Err(format!(
                 "no consumer answers (CONSUMER_BASE_URL): {}",
-                crate::check::http::root_cause(&error)
+                service::http::root_cause(&error)
             ));
         }
         Err(error) => {
-            let why = crate::check::http::root_cause(&error);
+            let why = service::http::root_cause(&error);
             return Err(format!("no response, so the record may or may not be set aside; try again: {why}"));
         }
     };

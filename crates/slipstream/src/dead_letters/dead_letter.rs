@@ -11,8 +11,8 @@ use events::{Decoded, RecordView, decode};
 use jiff::Timestamp;
 use kafka::BoxError;
 use kafka::cluster::Cluster;
-use kafka::dead_letter_headers::{error_header, origin, record_timestamp_ms, replays};
 use kafka::headers::RawHeaders;
+use kafka::headers::{error_header, origin, record_timestamp_ms, replays};
 use kafka::topic_reader::RecordPosition;
 use rdkafka::Message;
 use serde_json::{Map, Value, json};
@@ -260,7 +260,7 @@ impl Deployment {
 #[cfg(test)]
 mod tests {
     use events::Source;
-    use kafka::dead_letter_headers::REPLAYS;
+    use kafka::headers::REPLAYS;
     use kafka::topic_reader::RecordPosition;
     use rdkafka::Timestamp;
     use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};

@@ -5,7 +5,7 @@ use bson::{Bson, Document};
 use consumer::ExpectedSources;
 use events::{Decoded, Poison, RecordView, StorableEvent, decode};
 use kafka::BoxError;
-use kafka::dead_letter_headers::{error_header, origin};
+use kafka::headers::{error_header, origin};
 use kafka::topic_reader::{CONTINUE, RecordPosition, TopicReader};
 use rdkafka::Message;
 use rdkafka::message::BorrowedMessage;

@@ -174,7 +174,7 @@ mod tests {
 
     use rdkafka::mocking::MockCluster;
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
-    use service::lock::lock;
+    use service::tasks::lock;
 
     use super::*;
 

@@ -14,7 +14,7 @@ use devservers::Simulator;
 use kafka::BoxError;
 use loadtest::{PlainLines, Progress};
 use processes::{Counts, Processes, StartupWait};
-use service::environment::{Environment, value};
+use service::config::{Environment, environment_value as value};
 use stack::{Addresses, LocalStack, configs, tool_variables};
 
 use crate::cli::UpOptions;
@@ -36,8 +36,8 @@ struct Run {
 
 /// Runs until a signal, or for the time in the options.
 pub async fn up(options: UpOptions, environment: Environment) -> Result<ExitCode, BoxError> {
-    let stop = service::signals::stop_token()?;
-    service::signals::stop_on_hangup(&stop)?;
+    let stop = service::tasks::stop_token()?;
+    service::tasks::stop_on_hangup(&stop)?;
     let mut addresses = initial_addresses(&options, &environment);
     // A wrong variable is reported before anything is deleted, downloaded or started.
     configs(&environment, &addresses)?;
@@ -47,7 +47,7 @@ pub async fn up(options: UpOptions, environment: Environment) -> Result<ExitCode
         delete_data(folder)?;
     }
     let log = std::fs::File::create(folder.join("slipstream.log"))?;
-    service::logging::start_in_file(log, value(&environment, "RUST_LOG").unwrap_or("info"));
+    service::cli::start_logs_in_file(log, value(&environment, "RUST_LOG").unwrap_or("info"));
     let mut run = tokio::select! {
         run = start(&options, &environment, folder, &mut addresses) => run?,
         () = stop.cancelled() => return Ok(ExitCode::SUCCESS),

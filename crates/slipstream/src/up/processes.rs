@@ -12,8 +12,8 @@ use kafka::requests::{RequestClient, RequestError};
 use kafka::{BoxError, client_config};
 use loadtest::mongo::{Mongo, address};
 use rdkafka::consumer::Consumer;
-use service::lock::lock;
 use service::tasks::Supervisor;
+use service::tasks::lock;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 

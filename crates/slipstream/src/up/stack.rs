@@ -12,7 +12,7 @@ use devservers::{
 };
 use kafka::BoxError;
 use service::ConfigErrors;
-use service::environment::{Environment, value};
+use service::config::{Environment, environment_value as value};
 
 use crate::cli::UpOptions;
 

@@ -48,7 +48,7 @@ pub async fn replay(
     group: String,
     deployment: Deployment,
 ) -> Result<ExitCode, BoxError> {
-    let stop = service::signals::stop_token()?;
+    let stop = service::tasks::stop_token()?;
     let Deployment { config, dead_letter_topics, topics } = deployment;
     let rules = ReplayRules {
         filter: Filter::new(options.filters),

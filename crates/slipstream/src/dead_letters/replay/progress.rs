@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     fn position(committed: Option<i64>, first: i64, end: i64) -> GroupPosition {
-        GroupPosition { topic: "t".into(), partition: 0, committed, metadata: String::new(), first, end }
+        GroupPosition { topic: "t".into(), partition: 0, committed, first, end }
     }
 
     fn advanced(partition: &mut PartitionProgress, offsets: std::ops::Range<i64>) -> Vec<i64> {

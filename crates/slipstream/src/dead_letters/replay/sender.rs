@@ -11,7 +11,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use super::rules::Target;
 use crate::output::rfc3339;
 use kafka::BoxError;
-use kafka::dead_letter_headers::{record_timestamp_ms, replay_headers};
+use kafka::headers::{record_timestamp_ms, replay_headers};
 
 /// The outcome of a send.
 #[derive(Debug)]

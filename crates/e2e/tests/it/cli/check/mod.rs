@@ -123,7 +123,7 @@ mod processes {
     use tokio::net::TcpListener;
 
     use super::findings::check;
-    use testkit::certificate::certificate;
+    use testkit::certificate;
 
     /// Starts a server that returns this date in each response.
     async fn of_another_time(date: &'static str) -> SocketAddr {
