@@ -23,7 +23,7 @@ const READ_WITHIN: Duration = Duration::from_secs(120);
 
 /// Writes the topic's documents and stays, so that the driver can see what it used, until it is told to stop.
 pub async fn run(options: &BareOptions) -> Result<(), Failure> {
-    let stop = service::signals::stop_token()?;
+    let stop = service::tasks::stop_token()?;
     let partitions = tokio::task::block_in_place(|| read(&options.kafka, &options.topic))?;
     let mut writers = Vec::new();
     for commands in commands(options, partitions)? {

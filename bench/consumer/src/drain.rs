@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use devservers::usage;
+use devservers::{peak_memory_bytes, processor_time};
 
 use crate::Failure;
 use crate::collection::Collection;
@@ -63,7 +63,7 @@ pub async fn drain(stage: &Stage, programs: &Programs, side: Side, topic: &Topic
         clock: end.at - start.at,
         whole: end.at - launched,
         processor: end.processor.saturating_sub(start.processor),
-        peak_memory_bytes: usage::peak_memory_bytes(pid)?,
+        peak_memory_bytes: peak_memory_bytes(pid)?,
     };
     running.stop().await;
     Ok(drain)
@@ -77,7 +77,7 @@ struct Moment {
 
 impl Moment {
     fn now(pid: u32) -> Result<Moment, Failure> {
-        Ok(Moment { at: Instant::now(), processor: usage::processor_time(pid)? })
+        Ok(Moment { at: Instant::now(), processor: processor_time(pid)? })
     }
 }
 

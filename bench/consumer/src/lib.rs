@@ -57,7 +57,7 @@ pub fn main() -> ExitCode {
 
 /// What is dropped on a signal ends its processes and removes its folder.
 async fn until_stopped(options: &cli::Options) -> Result<(), Failure> {
-    let stop = service::signals::stop_token()?;
+    let stop = service::tasks::stop_token()?;
     tokio::select! {
         outcome = Box::pin(run::run(options)) => outcome,
         () = stop.cancelled() => Err("stopped by a signal".into()),

@@ -10,7 +10,7 @@ mod side;
 use std::io::Write;
 
 use clap::Parser;
-use devservers::{Broker, BrokerKind, BrokerOptions, Progress, usage};
+use devservers::{Broker, BrokerKind, BrokerOptions, Progress, peak_memory_bytes, processor_time};
 
 use cli::Options;
 use load::Load;
@@ -68,10 +68,10 @@ async fn measure(
     let running = side.start(programs, &broker.bootstrap(), TOPIC).await?;
     load.send(running.address, connections, WARM_UP_SECONDS).await?;
     let pid = running.child.id();
-    let before = usage::processor_time(pid)?;
+    let before = processor_time(pid)?;
     let told = load.send(running.address, connections, seconds).await?;
-    let processor_time = usage::processor_time(pid)? - before;
-    let peak_memory_bytes = usage::peak_memory_bytes(pid)?;
+    let processor_time = processor_time(pid)? - before;
+    let peak_memory_bytes = peak_memory_bytes(pid)?;
     Ok(Run { side, connections, told, events: load.events, processor_time, peak_memory_bytes })
 }
 

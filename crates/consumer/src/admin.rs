@@ -12,12 +12,13 @@ use axum::{Json, Router, routing::post};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use service::Secret;
+use service::http::Problem;
 use service::plural::counted;
-use service::problem::Problem;
 use subtle::ConstantTimeEq;
+use tokio::sync::oneshot;
 
 use crate::partition::progress::PartitionView;
-use crate::partition::set_aside::SetAsideReply;
+use crate::partition::queue::{SetAsideReply, SetAsideRequest};
 use crate::partition::workers::Workers;
 
 const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -93,8 +94,11 @@ impl Admin {
                 format!("{topic}/{partition} is not assigned to this consumer; assigned are: {assigned}");
             return Err(not_found(detail));
         };
-        let reply = view.queue.set_aside.add(*offset, reason.clone());
-        match tokio::time::timeout(REPLY_TIMEOUT, reply).await {
+        let (reply, received) = oneshot::channel();
+        let request = SetAsideRequest { offset: *offset, reason: reason.clone(), reply };
+        // If the worker has ended, the request and the sender of its reply are dropped.
+        _ = view.set_aside.send(request);
+        match tokio::time::timeout(REPLY_TIMEOUT, received).await {
             Ok(Ok(SetAsideReply::DeadLettered(position))) => Ok(json!({
                 "topic": topic,
                 "partition": partition,

@@ -16,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin};
 use crate::config::Config;
-use crate::counters::Counters;
 use crate::health::Health;
 use crate::kafka::dead_letters::DeadLetters;
 use crate::kafka::group::watch_group;
@@ -37,9 +36,24 @@ pub struct App {
     config: Config,
     listener: Listener,
     registry: Registry,
-    context: Arc<WorkerContext>,
     workers: Arc<Workers>,
-    counters: Counters,
+}
+
+/// The counters of a consumer that runs in this process. Clones share them.
+#[derive(Clone)]
+pub struct Counters(Arc<Workers>);
+
+impl Counters {
+    /// Whether this process has finished the record at `offset`, committed or not. The result is
+    /// right only for offsets that it may have read since its start.
+    pub fn has_finished(&self, topic: &str, partition: i32, offset: i64) -> bool {
+        self.0.has_finished(topic, partition, offset)
+    }
+
+    /// The counters at this moment.
+    pub fn snapshot(&self) -> Snapshot {
+        self.0.snapshot()
+    }
 }
 
 impl App {
@@ -57,16 +71,15 @@ impl App {
             config.dead_letter_topic.clone(),
         );
         let context = Arc::new(WorkerContext {
-            store: Store::with_deadline(config.store.clone(), config.call_deadline).await?,
+            store: Store::new(config.store.clone(), config.call_deadline)?,
             dead_letters,
-            metrics: metrics.clone(),
+            metrics,
             expected: config.expected.clone(),
             limits: config.limits,
             unlisted_grace: config.unlisted_grace,
         });
-        let workers = Arc::new(Workers::new(Arc::clone(&context), Handle::current()));
-        let counters = Counters::new(metrics, Arc::clone(&workers));
-        Ok(Self { config, listener, registry, context, workers, counters })
+        let workers = Arc::new(Workers::new(context, Handle::current()));
+        Ok(Self { config, listener, registry, workers })
     }
 
     /// The bound address, with the actual port.
@@ -76,7 +89,7 @@ impl App {
 
     /// A handle on the counters, which stays valid after the run.
     pub fn counters(&self) -> Counters {
-        self.counters.clone()
+        Counters(Arc::clone(&self.workers))
     }
 
     /// Runs until `stop`, or until a task fails. Then it commits what is finished.
@@ -98,7 +111,8 @@ impl App {
         let background = CancellationToken::new();
         let _stops_with_app = background.clone().drop_guard();
         let tasks = Supervisor::new(&stop);
-        // Declared after the other guard, so dropped before it. The end of the tasks is then planned.
+        // Declared after the other guard, so dropped before it. The end of the tasks is then
+        // planned.
         let _planned_end = tasks.stop_token().clone().drop_guard();
         let admin_client = self.config.topic_admin();
         let (kafka, maintenance) =
@@ -111,7 +125,8 @@ impl App {
         let (group, client_id) = (self.config.group_id.clone(), self.config.client_id());
         let (foreign_members, watching) = watch_group(admin_client, group, client_id, background.clone());
         tasks.spawn("group watch", watching);
-        let (store, store_stop) = (self.context.store.clone(), background.clone());
+        let store = self.workers.context.store.clone();
+        let (store_state, store_stop) = (store.state(), background.clone());
         tasks.spawn("mongodb watch", async move { store.watch(store_stop).await });
         let reader = Reader {
             client: self.config.group_member(),
@@ -122,20 +137,18 @@ impl App {
             stop: tasks.stop_token().clone(),
             tasks: tasks.clone(),
         };
-        let (workers, counters) = (Arc::clone(&self.workers), self.counters.clone());
         let health = Health {
             registry: self.registry,
             tasks: tasks.clone(),
-            store: self.context.store.state(),
-            context: self.context,
-            workers: self.workers,
-            counters: self.counters,
+            store: store_state,
+            workers: Arc::clone(&self.workers),
             kafka,
             foreign_members,
             names: names(&self.config),
             started: Instant::now(),
             stuck_after: self.config.stuck_after,
         };
+        let workers = self.workers;
         let admin = Admin { token: self.config.admin_token.clone(), workers: Arc::clone(&workers) };
         let routes = routes(Arc::new(health)).merge(admin::routes(admin));
         let serve = self.listener.serve(routes, background.clone());
@@ -155,7 +168,7 @@ impl App {
             // The thread ends at once: it only reports its result to the supervisor.
             _ = thread.join();
         }
-        log_summary(&counters.snapshot());
+        log_summary(&workers.snapshot());
         tasks.alive().map_err(Into::into)
     }
 }
@@ -196,7 +209,7 @@ mod tests {
     use rdkafka::mocking::MockCluster;
     use rdkafka::producer::{DefaultProducerContext, FutureProducer, FutureRecord};
     use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-    use service::lock::lock;
+    use service::tasks::lock;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
 

@@ -4,17 +4,16 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use ::kafka::group::ASSIGNOR;
 use ::kafka::topics::{BROKER_DEFAULT, TopicSpec, partitions, replication_factor};
-use ::kafka::{KafkaProperties, check_consumer, check_producer, read_connection};
+use ::kafka::{KafkaProperties, check_consumer, check_producer, client_config, read_connection};
 use events::Source;
 use rdkafka::ClientConfig;
 use service::{ConfigErrors, ConfigReader, Kind, Secret, parse};
 
-use crate::kafka::clients;
 use crate::mongo::{CALL_DEADLINE, StoreConfig, UpsertKeys, check_uri};
-use crate::partition::batch::BatchLimits;
-use crate::partition::decision::ExpectedSources;
-use crate::unlisted_code::UNLISTED_GRACE;
+use crate::partition::batch::{BatchLimits, ExpectedSources};
+use crate::partition::retry::UNLISTED_GRACE;
 
 /// A worker that finishes nothing for this long, while records wait, needs an operator.
 const STUCK_AFTER: Duration = Duration::from_secs(300);
@@ -157,17 +156,60 @@ impl Config {
 
     /// Properties of the group member.
     pub fn group_member(&self) -> ClientConfig {
-        clients::group_member(&self.kafka_broker, &self.group_id, &self.properties)
+        let defaults = [
+            ("group.id", self.group_id.as_str()),
+            // Only offsets of finished records are committed, explicitly: G2 depends on these two.
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            // A new group starts at the first record that Kafka still has.
+            ("auto.offset.reset", "earliest"),
+            // A rebalance does not interrupt partitions that stay with their member.
+            ("partition.assignment.strategy", ASSIGNOR),
+            // A dead member is detected after 10 s; three heartbeats fit into that time.
+            ("session.timeout.ms", "10000"),
+            ("heartbeat.interval.ms", "3000"),
+            // A partition that was just assigned or resumed waits for the fetch that is in progress
+            // at its broker. The default is 500 ms. Available records are sent at once in any case.
+            ("fetch.wait.max.ms", "100"),
+            // The default pauses a partition's fetches for a second whenever the local queue is
+            // full.
+            ("fetch.queue.backoff.ms", "20"),
+            ("fetch.error.backoff.ms", "100"),
+            // Memory limits: bytes per partition, bytes per response, and bytes and records that
+            // wait for a poll, over all partitions.
+            ("fetch.message.max.bytes", "1048576"),
+            ("fetch.max.bytes", "8388608"),
+            ("queued.max.messages.kbytes", "8192"),
+            ("queued.min.messages", "20000"),
+            // A topic or partition that is created later is found within this time.
+            ("topic.metadata.refresh.interval.ms", "3000"),
+        ];
+        client_config(&self.kafka_broker, "slipstream-consumer", &defaults, &self.properties)
     }
 
     /// Properties of the producer of dead letters.
     pub fn dead_letter_producer(&self) -> ClientConfig {
-        clients::dead_letter_producer(&self.kafka_broker, &self.properties)
+        let defaults = [
+            // A dead letter replaces its record: it must be on every replica, once.
+            ("acks", "all"),
+            ("enable.idempotence", "true"),
+            // The dead letters of one batch share requests.
+            ("linger.ms", "2"),
+            // Bounds one attempt. The worker retries without limit and reports the cause meanwhile.
+            ("message.timeout.ms", "5000"),
+            // The topic decides which records are too large, not this client.
+            ("message.max.bytes", "104857600"),
+            // A record that fitted its topic only because it was compressed must fit here too.
+            ("compression.type", "zstd"),
+            // The same key goes to the same partition as with the original system's client.
+            ("partitioner", "murmur2_random"),
+        ];
+        client_config(&self.kafka_broker, "slipstream-dead-letters", &defaults, &self.properties)
     }
 
     /// Properties of the client that creates topics.
     pub fn topic_admin(&self) -> ClientConfig {
-        clients::topic_admin(&self.kafka_broker, &self.properties)
+        client_config(&self.kafka_broker, "slipstream-consumer-upkeep", &[], &self.properties)
     }
 
     /// The `client.id` of the consumers, which distinguishes them from foreign group members.

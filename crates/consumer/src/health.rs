@@ -10,10 +10,8 @@ use service::health::HealthSource;
 use service::tasks::Supervisor;
 use tokio::sync::watch;
 
-use crate::counters::Counters;
 use crate::mongo::StoreState;
 use crate::partition::progress::{PartitionView, WaitReason};
-use crate::partition::worker::WorkerContext;
 use crate::partition::workers::Workers;
 
 /// The state from which the responses are made.
@@ -21,9 +19,7 @@ pub struct Health {
     pub registry: Registry,
     /// The long-lived tasks.
     pub tasks: Supervisor,
-    pub context: Arc<WorkerContext>,
     pub workers: Arc<Workers>,
-    pub counters: Counters,
     pub kafka: watch::Receiver<KafkaReadiness>,
     /// A message about group members that are not Slipstream consumers.
     pub foreign_members: watch::Receiver<Option<String>>,
@@ -41,7 +37,7 @@ impl Health {
         let mut obstacles = Vec::new();
         obstacles.extend(self.kafka.borrow().ready().err());
         obstacles.extend(store_ready(&self.store.borrow()).err());
-        obstacles.extend(self.context.store.blocked());
+        obstacles.extend(self.workers.context.store.blocked());
         for partition in self.workers.views() {
             if let Some(WaitReason::DeadLetter(reason)) = partition.progress.wait_reason() {
                 obstacles.push(reason);
@@ -87,7 +83,7 @@ impl HealthSource for Health {
     fn health(&self) -> Value {
         let mut partitions = self.workers.views();
         partitions.sort_by_key(|partition| partition.progress.topic_partition());
-        let counters = self.counters.snapshot();
+        let counters = self.workers.snapshot();
         let error = self.workers.client_error();
         let mut body = json!({
             "status": if self.is_ok() { "ok" } else { "degraded" },
@@ -107,7 +103,7 @@ impl HealthSource for Health {
     fn registry(&self) -> &Registry {
         let store_up = *self.store.borrow() == StoreState::Ready;
         let kafka_up = *self.kafka.borrow() == KafkaReadiness::Ready;
-        self.context.metrics.update_gauges(&self.workers.views(), store_up, kafka_up);
+        self.workers.context.metrics.update_gauges(&self.workers.views(), store_up, kafka_up);
         &self.registry
     }
 }
@@ -152,6 +148,7 @@ fn partition_body(partition: &PartitionView) -> Value {
 #[cfg(test)]
 mod tests {
     use prometheus_client::metrics::counter::Counter;
+    use tokio::sync::mpsc::unbounded_channel;
 
     use super::*;
     use crate::partition::offsets::FinishedOffsets;
@@ -162,7 +159,11 @@ mod tests {
     #[test]
     fn worker_without_progress_for_five_minutes_is_reported_with_its_reason() {
         let progress = Progress::new("t".into(), 3, FinishedOffsets::default(), Counter::default());
-        let partition = PartitionView { progress: Arc::new(progress), queue: Arc::default() };
+        let partition = PartitionView {
+            progress: Arc::new(progress),
+            queue: Arc::default(),
+            set_aside: unbounded_channel().0,
+        };
         let later = Instant::now() + STUCK_AFTER + Duration::from_secs(1);
         assert_eq!(stuck(&partition, later, STUCK_AFTER), None, "an idle worker is not stuck");
         let first = partition.progress.begin([7].into_iter());

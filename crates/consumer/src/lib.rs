@@ -4,9 +4,9 @@
 //! - The `kafka::reader` thread polls Kafka and pushes each record to the `partition::worker` of
 //!   its partition.
 //! - A worker takes the queued records as its next `partition::batch` and decides what to do with
-//!   each record (`partition::decision`, a pure function).
+//!   each record (`Decision::of`, a pure function).
 //! - It writes events to MongoDB and produces dead letters (`kafka::dead_letters`).
-//! - It marks finished records in `partition::offsets`, and the `kafka::committer` thread commits
+//! - It marks finished records in `partition::offsets`, and the thread of `kafka::commits` commits
 //!   no offset beyond them.
 //! - Workers run concurrently and do not wait for each other.
 //!
@@ -16,20 +16,33 @@
 mod admin;
 mod app;
 mod config;
-mod counters;
 mod health;
-mod kafka;
+/// Kafka clients of the consumer: reading, committing, rebalances, lag and dead letters.
+mod kafka {
+    pub mod commits;
+    pub mod dead_letters;
+    pub mod group;
+    pub mod lag;
+    pub mod reader;
+    pub mod record;
+}
 mod metrics;
 pub mod mongo;
-mod partition;
-mod unlisted_code;
+/// Processing the records of one partition: queue, batch, progress and worker.
+mod partition {
+    pub mod batch;
+    pub mod offsets;
+    pub mod progress;
+    pub mod queue;
+    pub mod retry;
+    pub mod worker;
+    pub mod workers;
+}
 
-pub use app::{App, Failure};
+pub use app::{App, Counters, Failure};
 pub use config::{Config, Settings, admin_token, database_name};
-pub use counters::Counters;
 pub use metrics::{Snapshot, metrics_reference};
-pub use partition::batch::BatchLimits;
-pub use partition::decision::ExpectedSources;
+pub use partition::batch::{BatchLimits, ExpectedSources};
 
 use service::Program;
 

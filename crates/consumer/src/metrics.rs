@@ -65,7 +65,8 @@ struct TopicLabel {
 pub struct Metrics {
     read: Counter,
     finished: Family<OutcomeLabel, Counter>,
-    repeated: Counter,
+    /// Records that are finished again.
+    pub repeated: Counter,
     write_seconds: Histogram,
     write_batch_records: Histogram,
     freshness_seconds: Histogram,
@@ -140,11 +141,6 @@ impl Metrics {
     pub fn lost(&self, topic: &str, records: u64) {
         self.lost.get_or_create(&TopicLabel { topic: topic.to_owned() }).inc_by(records);
         self.lost_total.inc_by(records);
-    }
-
-    /// The counter of records that are finished again.
-    pub fn repeated(&self) -> Counter {
-        self.repeated.clone()
     }
 
     /// Counts a completed write.

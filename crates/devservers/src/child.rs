@@ -5,11 +5,13 @@
 //! *thread* that started it, so that thread must live as long as the child. It reaps under the same
 //! lock under which signals are sent: no signal can ever reach another process that got the child's
 //! number.
+//!
+//! Also here: the log of a child, and the CPU time and memory of any process.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -41,10 +43,9 @@ struct End {
     over: Condvar,
 }
 
-impl End {
-    fn lock(&self) -> MutexGuard<'_, Option<ExitStatus>> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Locks a mutex, even if it is poisoned.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Child {
@@ -82,7 +83,7 @@ impl Child {
 
     /// The exit status; `None` while the process runs.
     pub fn status(&self) -> Option<ExitStatus> {
-        *self.end.lock()
+        *lock(&self.end.status)
     }
 
     /// Sends SIGTERM, and SIGKILL after `grace`.
@@ -105,7 +106,7 @@ impl Child {
     /// Sends SIGKILL and blocks this thread until the process has ended, which takes a moment.
     pub fn kill_now(&self) {
         self.signal(Signal::SIGKILL);
-        let reaped = self.end.lock();
+        let reaped = lock(&self.end.status);
         drop(
             self.end
                 .over
@@ -139,7 +140,7 @@ impl Child {
 
     /// Sends a signal unless the process has ended.
     pub fn signal(&self, signal: Signal) {
-        let status = self.end.lock();
+        let status = lock(&self.end.status);
         if status.is_none()
             && let Err(error) = kill(self.pid, signal)
         {
@@ -174,7 +175,7 @@ fn keep(
     // Waits without reaping, so that the process id stays in use until the lock is held.
     while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(nix::errno::Errno::EINTR) {
     }
-    let mut status = end.lock();
+    let mut status = lock(&end.status);
     *status = Some(child.wait().unwrap_or_default());
     tell.send_replace(*status);
     end.over.notify_all();
@@ -194,10 +195,109 @@ fn die_with_parent(command: &mut Command) {
     unsafe { command.pre_exec(hook) };
 }
 
+/// Maximum number of lines in an error.
+const EXCERPT_LINES: usize = 20;
+/// Number of bytes at the end of the log from which they are taken.
+const EXCERPT_BYTES: u64 = 1024 * 1024;
+/// The first line with one of these words is more useful than the last lines, which are about the
+/// shutdown.
+const TROUBLE: [&str; 3] = ["ERROR", "FATAL", "Exception"];
+
+/// A log file, from its end when this value was created.
+#[derive(Clone, Debug)]
+pub(crate) struct Log {
+    path: PathBuf,
+    start: u64,
+    read: u64,
+}
+
+impl Log {
+    pub(crate) fn at_end_of(path: &Path) -> Log {
+        let start = path.metadata().map_or(0, |meta| meta.len());
+        Log { path: path.to_owned(), start, read: start }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The complete lines since the last call.
+    pub(crate) fn new_lines(&mut self) -> Vec<String> {
+        let text = self.text_from(self.read);
+        let Some(end) = text.iter().rposition(|byte| *byte == b'\n') else { return Vec::new() };
+        self.read += end as u64 + 1;
+        String::from_utf8_lossy(&text[..end]).lines().map(str::to_owned).collect()
+    }
+
+    /// The lines from the first error on, or the last lines.
+    pub(crate) fn excerpt(&self) -> String {
+        let length = self.path.metadata().map_or(0, |meta| meta.len());
+        let text = self.text_from(self.start.max(length.saturating_sub(EXCERPT_BYTES)));
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.trim_end().lines().collect();
+        let trouble = lines.iter().position(|line| TROUBLE.iter().any(|word| line.contains(word)));
+        let start = trouble.unwrap_or(lines.len().saturating_sub(EXCERPT_LINES));
+        lines[start..lines.len().min(start + EXCERPT_LINES)].join("\n")
+    }
+
+    fn text_from(&self, offset: u64) -> Vec<u8> {
+        let mut text = Vec::new();
+        // A log that cannot be read counts as empty: it is shown only beside another error.
+        let file = File::open(&self.path).and_then(|mut file| {
+            file.seek(SeekFrom::Start(offset))?;
+            file.read_to_end(&mut text)
+        });
+        if let Err(error) = file {
+            tracing::debug!(log = %self.path.display(), %error, "log not read");
+        }
+        text
+    }
+}
+
+/// The kernel reports times in hundredths of a second (USER_HZ).
+const TICK: Duration = Duration::from_millis(10);
+
+/// The user and system time of all threads of a process, from `/proc`.
+pub fn processor_time(pid: u32) -> io::Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    parse_stat(&stat).ok_or_else(|| io::Error::other("the kernel's line about a process is not understood"))
+}
+
+/// The name is in parentheses and can contain parentheses. User and system time are the 12th and
+/// 13th field after it.
+fn parse_stat(stat: &str) -> Option<Duration> {
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
+    let (user, system): (u32, u32) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    Some(TICK * (user + system))
+}
+
+/// The maximum resident memory of a process in bytes (VmHWM).
+pub fn peak_memory_bytes(pid: u32) -> io::Result<u64> {
+    memory_bytes(pid, "VmHWM:")
+}
+
+/// The resident memory of a process in bytes (VmRSS).
+pub fn resident_bytes(pid: u32) -> io::Result<u64> {
+    memory_bytes(pid, "VmRSS:")
+}
+
+fn memory_bytes(pid: u32, name: &str) -> io::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    parse_status(&status, name).ok_or_else(|| io::Error::other("the kernel does not tell a process' memory"))
+}
+
+fn parse_status(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::io::Write;
     use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
 
     fn sleeper(folder: &Path) -> Child {
         let mut command = Command::new("sleep");
@@ -246,5 +346,42 @@ mod tests {
         let pid = child.pid;
         drop(child);
         assert_eq!(kill(pid, None), Err(nix::errno::Errno::ESRCH));
+    }
+
+    #[test]
+    fn only_whole_new_lines_are_told_and_only_once() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        writeln!(file, "old").unwrap();
+        let mut log = Log::at_end_of(file.path());
+        write!(file, "one\ntwo\nhal").unwrap();
+        assert_eq!(log.new_lines(), ["one", "two"]);
+        writeln!(file, "f").unwrap();
+        assert_eq!(log.new_lines(), ["half"]);
+        assert_eq!(log.new_lines(), [""; 0]);
+        assert_eq!(log.excerpt(), "one\ntwo\nhalf");
+    }
+
+    #[test]
+    fn an_excerpt_starts_at_the_trouble_however_much_comes_after_it() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        let log = Log::at_end_of(file.path());
+        write!(file, "fine\nERROR no space\n{}", "shutting down\n".repeat(100)).unwrap();
+        assert!(log.excerpt().starts_with("ERROR no space\nshutting down\n"), "{}", log.excerpt());
+        assert_eq!(log.excerpt().lines().count(), EXCERPT_LINES);
+    }
+
+    #[test]
+    fn the_times_are_found_behind_any_name() {
+        let stat = "1 (a) b (c) S 0 1 1 0 -1 4194560 1 2 3 4 150 50 7 8 20 0 1 0 9 10 11";
+        assert_eq!(parse_stat(stat), Some(Duration::from_secs(2)));
+        assert_eq!(parse_stat("1 (a) S"), None);
+        assert_eq!(parse_status("VmPeak:\t 9 kB\nVmHWM:\t   12 kB\n", "VmHWM:"), Some(12_288));
+    }
+
+    #[test]
+    fn this_process_has_used_something() {
+        assert!(peak_memory_bytes(std::process::id()).unwrap() > 1_000_000);
+        assert!(resident_bytes(std::process::id()).unwrap() > 1_000_000);
+        processor_time(std::process::id()).unwrap();
     }
 }

@@ -4,28 +4,22 @@
 //! pinned by version and hash and fetched once. They listen on 127.0.0.1 only, keep their data in
 //! the folder that the caller names, and die with this process, also when it is killed.
 
-mod address;
 pub mod binaries;
 mod broker;
 mod child;
 mod database;
 mod error;
-mod folder;
-mod interleavings;
 mod machine;
 mod packages;
-mod progress;
 mod server;
 mod simulator;
-pub mod usage;
+mod wire;
 
 pub use broker::{Broker, BrokerKind, BrokerOptions, Sasl};
-pub use child::Child;
+pub use child::{Child, peak_memory_bytes, processor_time, resident_bytes};
 pub use database::{Credentials, Database, DatabaseKind, DatabaseOptions};
 pub use error::ServerError;
-pub use folder::FolderLock;
-pub use interleavings::interleavings;
-pub use machine::Machine;
+pub use machine::{FolderLock, Machine, Progress};
 pub use packages::{Package, python_packages};
-pub use progress::Progress;
+pub use server::Server;
 pub use simulator::{Fault, Simulator};

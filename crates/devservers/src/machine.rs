@@ -1,9 +1,15 @@
-//! The folders of programs and packages. A value, so that a test can use a machine without Java or
-//! Python.
+//! What servers use of the machine: programs on PATH, the cache of packages, ports on loopback and
+//! locked folders. [`Machine`] is a value, so that a test can use a machine without Java or Python.
 
 use std::ffi::OsString;
+use std::fmt;
+use std::fs::{File, TryLockError};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use crate::error::ServerError;
 
 /// The folders with programs and the folder for packages.
 #[derive(Clone, Debug)]
@@ -75,6 +81,97 @@ fn java_release(version: &str) -> Option<u32> {
     quoted.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
+/// Ports for servers that keep their port over restarts. They are below the ephemeral port range,
+/// so that no outgoing connection takes the port of a stopped server.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+pub(crate) fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+/// A port that is free now. The caller must handle that it is in use later.
+pub(crate) fn free_port() -> Result<u16, ServerError> {
+    (0..100).map(|_| fastrand::u16(PORTS)).find(|port| is_free(*port)).ok_or_else(|| ServerError::Io {
+        doing: "looking for a free port on",
+        path: Ipv4Addr::LOCALHOST.to_string().into(),
+        source: std::io::ErrorKind::AddrInUse.into(),
+    })
+}
+
+/// The standard library sets SO_REUSEADDR, so old connections in TIME_WAIT do not count.
+fn is_free(port: u16) -> bool {
+    TcpListener::bind(loopback(port)).is_ok()
+}
+
+/// Holds a data folder, which one process uses at a time, until it is dropped. The operating system
+/// releases the lock when the process ends.
+#[derive(Debug)]
+pub struct FolderLock {
+    _file: File,
+}
+
+impl FolderLock {
+    /// Creates the folder if it is missing. Fails if this or another process already holds it.
+    pub fn take(folder: &Path) -> Result<FolderLock, ServerError> {
+        let file = open_lock(folder, &folder.join("slipstream.lock"))?;
+        match file.try_lock() {
+            Ok(()) => Ok(FolderLock { _file: file }),
+            Err(TryLockError::WouldBlock) => Err(ServerError::InUse { folder: folder.to_owned() }),
+            Err(TryLockError::Error(source)) => Err(ServerError::io("locking", folder)(source)),
+        }
+    }
+
+    /// Waits until nobody else holds `name` in the folder. Calls `waiting` once if it must wait.
+    pub(crate) async fn wait(
+        folder: &Path,
+        name: &str,
+        waiting: impl FnOnce(),
+    ) -> Result<FolderLock, ServerError> {
+        let path = folder.join(name);
+        let file = open_lock(folder, &path)?;
+        match file.try_lock() {
+            Ok(()) => return Ok(FolderLock { _file: file }),
+            Err(TryLockError::WouldBlock) => waiting(),
+            Err(TryLockError::Error(source)) => return Err(ServerError::io("locking", &path)(source)),
+        }
+        let locked = tokio::task::spawn_blocking(move || file.lock().map(|()| file)).await;
+        let file =
+            locked.map_err(std::io::Error::other).flatten().map_err(ServerError::io("locking", &path))?;
+        Ok(FolderLock { _file: file })
+    }
+}
+
+fn open_lock(folder: &Path, file: &Path) -> Result<File, ServerError> {
+    std::fs::create_dir_all(folder).map_err(ServerError::io("creating", folder))?;
+    File::options().create(true).append(true).open(file).map_err(ServerError::io("opening", file))
+}
+
+/// Receives progress lines. Cheap to clone.
+#[derive(Clone)]
+pub struct Progress(Arc<dyn Fn(&str) + Send + Sync>);
+
+impl Progress {
+    /// Calls `show` with each line.
+    pub fn new(show: impl Fn(&str) + Send + Sync + 'static) -> Progress {
+        Progress(Arc::new(show))
+    }
+
+    /// For tests: writes the lines to the trace log only.
+    pub fn silent() -> Progress {
+        Progress::new(|line| tracing::debug!(line, "progress"))
+    }
+
+    pub(crate) fn report(&self, line: &str) {
+        (self.0)(line);
+    }
+}
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Progress")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,5 +192,22 @@ mod tests {
         std::fs::write(folder.path().join("mvn"), "").unwrap();
         let machine = Machine::new(folder.path(), folder.path());
         assert_eq!((machine.program("java"), machine.program("mvn")), (None, None));
+    }
+
+    #[test]
+    fn a_port_in_use_is_not_free() {
+        let listener = TcpListener::bind(loopback(0)).unwrap();
+        assert!(!is_free(listener.local_addr().unwrap().port()));
+        assert!(is_free(free_port().unwrap()));
+    }
+
+    #[test]
+    fn a_folder_is_held_until_its_lock_is_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = FolderLock::take(folder.path()).unwrap();
+        let refusal = FolderLock::take(folder.path()).unwrap_err();
+        assert!(refusal.to_string().contains("is in use by another process"), "{refusal}");
+        drop(lock);
+        FolderLock::take(folder.path()).unwrap();
     }
 }

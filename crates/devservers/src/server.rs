@@ -4,14 +4,12 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::ServerError;
-use crate::broker::metadata;
-use crate::child::Child;
-use crate::database::command;
-use crate::packages::Log;
+use crate::child::{Child, Log, lock};
+use crate::error::ServerError;
+use crate::wire;
 
 /// Enough for a cold JVM on a machine that compiles at the same time.
 const READY_WITHIN: Duration = Duration::from_secs(120);
@@ -46,8 +44,9 @@ pub(crate) enum ReadinessCheck {
     Hello,
 }
 
+/// A running server. It is killed when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Server {
+pub struct Server {
     launch: Launch,
     child: Mutex<Option<Arc<Child>>>,
     /// Serializes starts and stops.
@@ -69,35 +68,41 @@ impl Server {
         &self.launch
     }
 
-    pub(crate) fn pid(&self) -> Option<u32> {
+    /// The process id while it runs.
+    pub fn pid(&self) -> Option<u32> {
         self.child().filter(|child| child.status().is_none()).map(|child| child.id())
     }
 
-    pub(crate) async fn stop(&self) {
+    /// Stops it gracefully.
+    pub async fn stop(&self) {
         let _turn = self.turn.lock().await;
         self.end().await;
     }
 
-    pub(crate) async fn restart(&self) -> Result<(), ServerError> {
+    /// Stops it if it runs, and starts it on the same port with the same data (tansu: without
+    /// data).
+    pub async fn restart(&self) -> Result<(), ServerError> {
         let _turn = self.turn.lock().await;
         self.end().await;
         self.run().await
     }
 
-    /// Returns when the process has ended, which takes a moment.
-    pub(crate) fn kill(&self) {
+    /// Sends SIGKILL and waits until the process has ended, which takes a moment.
+    pub fn kill(&self) {
         if let Some(child) = self.child() {
             child.kill_now();
         }
     }
 
-    pub(crate) fn pause(&self) {
+    /// Pauses it: connections stay open without responses.
+    pub fn pause(&self) {
         if let Some(child) = self.child() {
             child.pause();
         }
     }
 
-    pub(crate) fn resume(&self) {
+    /// Resumes it after a pause.
+    pub fn resume(&self) {
         if let Some(child) = self.child() {
             child.resume();
         }
@@ -116,7 +121,7 @@ impl Server {
         let child = Child::start(launch.command(), &launch.log)
             .map_err(ServerError::io("starting", &launch.program))?;
         let child = Arc::new(child);
-        *self.child.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&child));
+        *lock(&self.child) = Some(Arc::clone(&child));
         let outcome = tokio::select! {
             status = child.ended() => Err(launch.died(&status.to_string(), &log)),
             ready = tokio::time::timeout(READY_WITHIN, launch.answers()) => ready.map_err(|_| launch.silent(&log)),
@@ -129,7 +134,7 @@ impl Server {
     }
 
     fn child(&self) -> Option<Arc<Child>> {
-        self.child.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.child).clone()
     }
 }
 
@@ -150,8 +155,10 @@ impl Launch {
             pauses.tick().await;
             let answer = async {
                 match &self.readiness_check {
-                    ReadinessCheck::Metadata { cluster_id } => metadata::answers(self.port, cluster_id).await,
-                    ReadinessCheck::Hello => command::answers(self.port).await,
+                    ReadinessCheck::Metadata { cluster_id } => {
+                        wire::broker_answers(self.port, cluster_id).await
+                    }
+                    ReadinessCheck::Hello => wire::database_answers(self.port).await,
                 }
             };
             if let Ok(Ok(true)) = tokio::time::timeout(ASK_WITHIN, answer).await {

@@ -9,14 +9,14 @@
 //! use events::{Event, EventId, Millis, RecordView, Rules};
 //!
 //! let body = br#"{"id":"3F28BC","source":"adsbdb","payload":{"mode_s":"3F28BC"}}"#;
-//! let mut draft = events::parse_request(body, &Rules::default()).expect("a valid event");
-//! let id = draft.id.take().unwrap_or(EventId::new("generated").expect("a valid id"));
+//! let mut event = events::parse_request(body, &Rules::default()).expect("a valid event");
+//! let id = event.id.take().unwrap_or(EventId::new("generated").expect("a valid id"));
 //! let now = Millis::new(1_730_000_000_100).expect("a year below 10000");
-//! let value = Event::new(draft, id, now, "1.0.0").to_json();
+//! let value = Event::new(event, id, now, "1.0.0").to_json();
 //!
 //! let record = RecordView { key: Some(b"3F28BC"), value: &value, timestamp: Some(now.get()) };
-//! let events::Decoded::Event(event) = events::decode(&record, |source| source == "adsbdb").expect("storable")
-//! else { panic!("another source") };
+//! let decoded = events::decode(&record, |source| source == "adsbdb").expect("storable");
+//! let events::Decoded::Event(event) = decoded else { panic!("another source") };
 //! assert_eq!(event.document.get_str("event_timestamp_iso").unwrap(), "2024-10-27T03:33:20.100Z");
 //! ```
 //!
@@ -32,41 +32,18 @@
 //!   guess.
 //! - A record of another producer without `api_version` becomes a document without that field.
 
-mod convert;
-mod cursor;
 mod document;
-mod envelope;
-mod event;
-mod field;
-mod id;
+mod fields;
 mod json;
-mod members;
-mod millis;
-mod number;
-mod payload;
 mod record;
 mod request;
-mod source;
-mod timestamp;
 mod validation;
-mod writer;
 
-pub use cursor::{Cursor, unescape};
-pub use event::Event;
-pub use field::timestamp_from_json;
-pub use id::{EventId, derived_object_id};
-pub use millis::Millis;
-pub use payload::{Payload, aircraft_id};
+pub use fields::{
+    EventId, Millis, Source, Unit, derived_object_id, timestamp_from_json, timestamp_from_number,
+    timestamp_from_text,
+};
+pub use json::{Cursor, unescape};
 pub use record::{Decoded, Poison, RecordView, StorableEvent, decode};
-pub use request::{Draft, RequestError, Rules, parse_request};
-pub use source::Source;
-pub use timestamp::{Unit, timestamp_from_number, timestamp_from_text};
+pub use request::{Event, NewEvent, Payload, RequestError, Rules, aircraft_id, parse_request};
 pub use validation::{Loc, Violation};
-
-/// The former name of [`Violation`].
-#[doc(hidden)]
-pub use validation::Violation as Fault;
-
-/// The former name of [`RequestError`].
-#[doc(hidden)]
-pub use request::RequestError as Refusal;

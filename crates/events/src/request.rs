@@ -1,15 +1,14 @@
-//! Parses an HTTP body into the draft of an event, or returns all its violations.
+//! Parses an HTTP body into an event, or returns all its violations. Writes the event as the value
+//! of a record.
+
+use std::{fmt, sync::Arc};
+
+use serde::Serialize;
 
 use crate::{
-    cursor::unescape,
-    envelope::{Envelope, non_null},
-    field,
-    id::EventId,
-    json,
-    millis::Millis,
-    payload::Payload,
-    source::Source,
-    timestamp,
+    document::DocumentBuilder,
+    fields::{self, Envelope, EventId, Millis, Source, non_null},
+    json::{self, Cursor, unescape},
     validation::{BODY, BrokenRule, Path, Violation, Violations},
 };
 
@@ -22,7 +21,7 @@ pub struct Rules {
 
 /// An event as the client describes it. The producer adds the absent fields.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Draft {
+pub struct NewEvent {
     /// If absent, a header or the producer decides.
     pub id: Option<EventId>,
     /// If absent, the time of acceptance.
@@ -54,7 +53,7 @@ pub enum RequestError {
 }
 
 /// Parses an event. An accepted event can always be stored.
-pub fn parse_request(body: &[u8], rules: &Rules) -> Result<Draft, RequestError> {
+pub fn parse_request(body: &[u8], rules: &Rules) -> Result<NewEvent, RequestError> {
     if body.trim_ascii().is_empty() {
         return Err(RequestError::Empty);
     }
@@ -65,31 +64,32 @@ pub fn parse_request(body: &[u8], rules: &Rules) -> Result<Draft, RequestError> 
         hint: error.hint,
     })?;
     let mut violations = Violations::default();
-    let draft = match Envelope::split(raw.get()) {
-        Some(envelope) => draft(&envelope, rules, &mut violations),
+    let event = match Envelope::split(raw.get()) {
+        Some(envelope) => event(&envelope, rules, &mut violations),
         None => {
             violations.push(&BODY, BrokenRule::new("model_attributes_type", "Input should be a JSON object"));
             None
         }
     };
-    draft.filter(|_| violations.is_empty()).ok_or_else(|| RequestError::Invalid(violations.into_list()))
+    event.filter(|_| violations.is_empty()).ok_or_else(|| RequestError::Invalid(violations.into_list()))
 }
 
-fn draft(envelope: &Envelope<'_>, rules: &Rules, violations: &mut Violations) -> Option<Draft> {
-    let id = non_null(envelope.id).and_then(|raw| violations.take(&at("id"), field::id(raw)));
-    let timestamp = non_null(envelope.timestamp)
-        .and_then(|raw| violations.take(&at("timestamp"), field::timestamp(raw, timestamp::of_number)));
+fn event(envelope: &Envelope<'_>, rules: &Rules, violations: &mut Violations) -> Option<NewEvent> {
+    let id = non_null(envelope.id).and_then(|raw| violations.take(&at("id"), fields::id(raw)));
+    let timestamp = non_null(envelope.timestamp).and_then(|raw| {
+        violations.take(&at("timestamp"), fields::timestamp(raw, fields::timestamp_of_number))
+    });
     let source = envelope.source.ok_or_else(BrokenRule::missing).and_then(|raw| source(raw, rules));
     let source = violations.take(&at("source"), source);
     let payload = violations
         .take(&at("payload"), envelope.payload.ok_or_else(BrokenRule::missing))
         .and_then(|text| Payload::validate(text, &at("payload"), violations));
     reject_other_fields(envelope, violations);
-    Some(Draft { id, timestamp, source: source?, payload: payload? })
+    Some(NewEvent { id, timestamp, source: source?, payload: payload? })
 }
 
 fn source(raw: &str, rules: &Rules) -> Result<Source, BrokenRule> {
-    let source = field::source(raw)?;
+    let source = fields::source(raw)?;
     match &rules.accept_sources {
         Some(accepted) if !accepted.contains(&source) => {
             let accepted: Vec<&str> = accepted.iter().map(Source::as_str).collect();
@@ -117,17 +117,135 @@ fn at(name: &str) -> Path<'_> {
     Path::Name(&BODY, name)
 }
 
+/// A JSON object that can be stored, byte for byte as received. A clone is cheap.
+#[derive(Clone)]
+pub struct Payload(Arc<str>);
+
+impl Payload {
+    /// Validates `text` as a payload and returns all violations, located at `body.payload`. White
+    /// space around the object is removed.
+    pub fn parse(text: &str) -> Result<Self, Vec<Violation>> {
+        let path = Path::Name(&BODY, "payload");
+        let mut violations = Violations::default();
+        let raw = json::check(text).map_err(|error| BrokenRule::new("json_invalid", error.to_string()));
+        let payload =
+            violations.take(&path, raw).and_then(|raw| Self::validate(raw.get(), &path, &mut violations));
+        payload.ok_or_else(|| violations.into_list())
+    }
+
+    /// Validates the JSON value `text` as a payload.
+    fn validate(text: &str, path: &Path<'_>, violations: &mut Violations) -> Option<Self> {
+        let before = violations.count();
+        DocumentBuilder::new(text, path, violations);
+        (violations.count() == before).then(|| Self(Arc::from(text)))
+    }
+
+    /// The text of the payload.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Payload {
+    /// Writes only the size, so that no payload gets into a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Payload({} bytes)", self.as_str().len())
+    }
+}
+
+impl PartialEq for Payload {
+    /// Compares the texts.
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Payload {}
+
+/// The id of an aircraft: its `mode_s`, else its `registration`; `None` if neither is a valid id.
+pub fn aircraft_id(payload: &Payload) -> Option<EventId> {
+    let (mut mode_s, mut registration) = (None, None);
+    let mut cursor = Cursor::new(payload.as_str());
+    cursor.enter();
+    while let Some(key) = cursor.next_key() {
+        let value = cursor.value();
+        match fields::text(key).as_deref() {
+            Ok("mode_s") => mode_s = Some(value),
+            Ok("registration") => registration = Some(value),
+            _ => {}
+        }
+    }
+    let id = |raw: &str| EventId::validate(fields::text(raw).ok()?.into_owned()).ok();
+    mode_s.and_then(id).or_else(|| registration.and_then(id))
+}
+
+/// Approximate bytes of a record value besides the payload.
+const ENVELOPE_BYTES: usize = 256;
+
+/// An accepted event. It can always be stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// The record's key.
+    pub id: EventId,
+    /// When the event happened.
+    pub timestamp: Millis,
+    /// The origin of the event.
+    pub source: Source,
+    /// The content of the event.
+    pub payload: Payload,
+    /// When the producer accepted the event. It is also the record's timestamp.
+    pub ingested_at: Millis,
+    /// API_VERSION of the producer.
+    pub api_version: String,
+}
+
+impl Event {
+    /// Builds the event of a request. `id` replaces the one of the request. If that has no
+    /// timestamp, it is `ingested_at`.
+    pub fn new(event: NewEvent, id: EventId, ingested_at: Millis, api_version: &str) -> Self {
+        let NewEvent { id: _, timestamp, source, payload } = event;
+        let timestamp = timestamp.unwrap_or(ingested_at);
+        Self { id, timestamp, source, payload, ingested_at, api_version: api_version.to_owned() }
+    }
+
+    /// The value of the record: compact JSON with the fields in the order of the contract, and the
+    /// payload byte for byte.
+    pub fn to_json(&self) -> Vec<u8> {
+        let payload = self.payload.as_str();
+        let mut value = Vec::with_capacity(payload.len() + ENVELOPE_BYTES);
+        put(&mut value, "{\"id\":", self.id.as_str());
+        put(&mut value, ",\"timestamp\":", &self.timestamp.get());
+        put(&mut value, ",\"source\":", self.source.as_str());
+        value.extend_from_slice(b",\"payload\":");
+        // The payload is valid JSON and is not parsed again.
+        value.extend_from_slice(payload.as_bytes());
+        put(&mut value, ",\"ingested_at\":", &self.ingested_at.get());
+        put(&mut value, ",\"api_version\":", self.api_version.as_str());
+        value.push(b'}');
+        value
+    }
+}
+
+fn put(json: &mut Vec<u8>, before: &str, value: &(impl Serialize + ?Sized)) {
+    json.extend_from_slice(before.as_bytes());
+    // Serializing text and integers into memory cannot fail.
+    _ = serde_json::to_writer(json, value);
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Draft, RequestError, Rules, parse_request};
-    use crate::{Source, validation::Loc};
+    use super::{Event, NewEvent, Payload, RequestError, Rules, aircraft_id, parse_request};
+    use crate::{
+        fields::{EventId, Millis, Source},
+        validation::Loc,
+    };
 
-    fn parse(body: &str) -> Result<Draft, RequestError> {
+    fn parse(body: &str) -> Result<NewEvent, RequestError> {
         parse_request(body.as_bytes(), &Rules::default())
     }
 
     /// Field and kind of each violation.
-    fn violations(outcome: Result<Draft, RequestError>) -> Vec<(String, &'static str)> {
+    fn violations(outcome: Result<NewEvent, RequestError>) -> Vec<(String, &'static str)> {
         let Err(RequestError::Invalid(violations)) = outcome else {
             panic!("faults expected, not {outcome:?}")
         };
@@ -242,5 +360,82 @@ mod tests {
         assert!(parse_request(br#"{"source":"b","payload":{}}"#, &rules).is_ok());
         let rejected = parse_request(br#"{"source":"c","payload":{}}"#, &rules);
         assert_eq!(violations(rejected), [("source".to_owned(), "literal_error")]);
+    }
+
+    fn aircraft(payload: &str) -> Option<String> {
+        aircraft_id(&Payload::parse(payload).unwrap()).map(|id| id.to_string())
+    }
+
+    fn payload_violation(payload: &str) -> (String, &'static str) {
+        let violations = Payload::parse(payload).unwrap_err();
+        assert_eq!(violations.len(), 1, "{violations:?}");
+        (violations[0].to_string(), violations[0].kind)
+    }
+
+    #[test]
+    fn the_text_is_kept_byte_for_byte() {
+        let text = "{ \"b\" : 1.50,\n\t\"a\":\"\\u0041\", \"b\":1e0 }";
+        let payload = Payload::parse(&format!(" \n{text}\r\n")).unwrap();
+        assert_eq!(payload.as_str(), text);
+        assert_eq!(payload, payload.clone());
+        assert_eq!(format!("{payload:?}"), format!("Payload({} bytes)", text.len()));
+    }
+
+    #[test]
+    fn only_a_json_object_is_a_payload() {
+        for text in ["[]", "1", "null", "\"{}\""] {
+            assert_eq!(payload_violation(text).1, "dict_type", "{text}");
+        }
+        let (violation, kind) = payload_violation("{\n\"a\":}");
+        assert_eq!(kind, "json_invalid");
+        assert_eq!(violation, "body.payload: expected value at line 2 column 5");
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_stored_is_a_violation_with_its_path() {
+        assert_eq!(payload_violation(r#"{"a":[{"b":1e9999}]}"#).1, "number_out_of_range");
+        assert!(payload_violation(r#"{"a":[{"b":1e9999}]}"#).0.starts_with("body.payload.a[0].b: "));
+        assert_eq!(payload_violation(r#"{"mode_s":[],"registration":[]}"#).1, "parallel_arrays");
+        assert!(Payload::parse(r#"{"mode_s":[],"registration":"x"}"#).is_ok());
+        assert!(Payload::parse(r#"{"mode_s":[],"registration":[],"mode_s":1}"#).is_ok());
+    }
+
+    #[test]
+    fn a_payload_whose_document_is_too_large_is_rejected() {
+        let payload = |bytes: usize| format!(r#"{{"a":"{}"}}"#, "x".repeat(bytes));
+        assert!(Payload::parse(&payload(16 * 1024 * 1024 - 5000)).is_ok());
+        assert_eq!(payload_violation(&payload(16 * 1024 * 1024 - 4096)).1, "document_too_large");
+        // The text is smaller than 16 MiB, its document is larger.
+        assert_eq!(
+            payload_violation(&format!(r#"{{"a":[1{}]}}"#, ",1".repeat(2_000_000))).1,
+            "document_too_large"
+        );
+    }
+
+    #[test]
+    fn the_id_of_an_aircraft_is_its_mode_s_else_its_registration() {
+        assert_eq!(aircraft(r#"{"registration":"D-OBII","mode_s":"3F28BC"}"#).as_deref(), Some("3F28BC"));
+        assert_eq!(aircraft(r#"{"registration":"D-OBII"}"#).as_deref(), Some("D-OBII"));
+        assert_eq!(aircraft(r#"{"registration":"D-OBII","mode_s":""}"#).as_deref(), Some("D-OBII"));
+        assert_eq!(aircraft(r#"{"registration":"D-OBII","mode_s":null}"#).as_deref(), Some("D-OBII"));
+        assert_eq!(aircraft(r#"{"mode_s":"old","mode\u005fs":"new"}"#).as_deref(), Some("new"));
+        assert_eq!(aircraft(r#"{"inner":{"mode_s":"x"},"mode_s":5}"#), None);
+    }
+
+    #[test]
+    fn the_value_is_compact_ordered_and_keeps_the_payload() {
+        let draft = NewEvent {
+            id: None,
+            timestamp: None,
+            source: Source::new("manual").unwrap(),
+            payload: Payload::parse("{ \"b\": 1.50,\n \"a\": \"\\u0041\" }").unwrap(),
+        };
+        let event = Event::new(draft, EventId::new("a\"é").unwrap(), Millis::new(5).unwrap(), "1.0.0");
+        assert_eq!(event.timestamp, event.ingested_at);
+        assert_eq!(
+            String::from_utf8(event.to_json()).unwrap(),
+            "{\"id\":\"a\\\"é\",\"timestamp\":5,\"source\":\"manual\",\
+             \"payload\":{ \"b\": 1.50,\n \"a\": \"\\u0041\" },\"ingested_at\":5,\"api_version\":\"1.0.0\"}"
+        );
     }
 }

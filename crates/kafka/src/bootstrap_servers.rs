@@ -1,7 +1,7 @@
 //! KAFKA_BROKER: a list of bootstrap servers.
 //!
-//! librdkafka ignores an invalid entry, or treats it as an unknown host, and then never connects. All
-//! entries are therefore checked at the start.
+//! librdkafka ignores an invalid entry, or treats it as an unknown host, and then never connects.
+//! All entries are therefore checked at the start.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

@@ -9,10 +9,9 @@ use rdkafka::metadata::MetadataTopic;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::client::client_config;
 use crate::context::QuietContext;
 use crate::group::{Group, describe};
-use crate::properties::KafkaProperties;
+use crate::properties::{KafkaProperties, client_config};
 use crate::requests::{BoxError, RequestClient, RequestError, committed};
 
 /// Maximum time to read the configuration of a topic.
@@ -59,8 +58,6 @@ pub struct GroupPosition {
     pub partition: i32,
     /// The committed offset, if the group committed one.
     pub committed: Option<i64>,
-    /// The metadata of that commit.
-    pub metadata: String,
     /// The offset of the first record that Kafka still has.
     pub first: i64,
     /// The offset of the next record that is written.
@@ -173,12 +170,11 @@ impl Cluster {
             let position = |partition: i32| {
                 let (first, end) = client.fetch_watermarks(&topic, partition, timeout)?;
                 let found = all_committed.find_partition(&topic, partition);
-                let metadata = found.as_ref().map(|found| found.metadata().to_owned()).unwrap_or_default();
                 let committed = match found.map(|found| found.offset()) {
                     Some(Offset::Offset(offset)) => Some(offset),
                     _ => None,
                 };
-                Ok(GroupPosition { topic: topic.clone(), partition, committed, metadata, first, end })
+                Ok(GroupPosition { topic: topic.clone(), partition, committed, first, end })
             };
             partitions.iter().map(|partition| position(*partition)).collect()
         });

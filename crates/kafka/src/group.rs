@@ -40,8 +40,8 @@ pub struct Group {
     pub state: String,
     /// Partition assignor. Empty during a rebalance and without members.
     pub assignor: String,
-    /// Whether the broker assigns the partitions (KIP-848). Such a group can also have members of the
-    /// classic protocol.
+    /// Whether the broker assigns the partitions (KIP-848). Such a group can also have members of
+    /// the classic protocol.
     pub is_consumer_protocol: bool,
     /// Members of the group.
     pub members: Vec<Member>,
@@ -82,8 +82,8 @@ pub struct ForeignMembers {
 }
 
 impl Group {
-    /// The members whose `client.id` is not `client_id`. All members are foreign if the assignor is not
-    /// [`ASSIGNOR`]. `None` if there are no foreign members.
+    /// The members whose `client.id` is not `client_id`. All members are foreign if the assignor is
+    /// not [`ASSIGNOR`]. `None` if there are no foreign members.
     pub fn foreign_members(&self, client_id: &str) -> Option<ForeignMembers> {
         let has_other_assignor =
             !self.is_consumer_protocol && !self.assignor.is_empty() && self.assignor != ASSIGNOR;
@@ -157,8 +157,9 @@ impl<'a, C: ClientContext> DescribeRequest<'a, C> {
     #[expect(unsafe_code, reason = "rdkafka has no binding for these calls")]
     fn new(client: &'a Client<C>, timeout: Duration) -> Self {
         let operation = rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS;
-        // SAFETY: the client is alive while it is borrowed. Both calls allocate and do not fail for a known
-        // operation. Every operation has the timeout option; an invalid value leaves the default.
+        // SAFETY: the client is alive while it is borrowed. Both calls allocate and do not fail for
+        // a known operation. Every operation has the timeout option; an invalid value leaves the
+        // default.
         let (options, queue) = unsafe {
             let options = rd_kafka_AdminOptions_new(client.native_ptr(), operation);
             rd_kafka_AdminOptions_set_request_timeout(options, milliseconds(timeout), ptr::null_mut(), 0);
@@ -209,8 +210,8 @@ impl Event {
     fn group(&self) -> KafkaResult<Group> {
         let missing = || KafkaError::GroupListFetch(RDKafkaErrorCode::BadMessage);
         let mut count = 0;
-        // SAFETY: the event is alive, and its parts live as long. The result is null for an event of another
-        // type. The list has `count` entries.
+        // SAFETY: the event is alive, and its parts live as long. The result is null for an event
+        // of another type. The list has `count` entries.
         unsafe {
             let result = rd_kafka_event_DescribeConsumerGroups_result(self.0);
             if result.is_null() {

@@ -1,11 +1,15 @@
-//! KAFKA_BROKER and KAFKA_PROPERTIES: the connection of every client to Kafka.
+//! KAFKA_BROKER and KAFKA_PROPERTIES: the connection of every client to Kafka, and the properties
+//! that every client has, each with its reason. The properties of one particular client are in the
+//! crate that uses it.
 //!
 //! No error text shows a property value or text that may belong to one.
 
 use rdkafka::ClientConfig;
 use rdkafka::admin::AdminClient;
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::BaseConsumer;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::future_producer::{Delivery, OwnedDeliveryResult};
 use rdkafka::types::RDKafkaConfRes;
 
 use service::{ConfigReader, Secret};
@@ -165,7 +169,7 @@ impl KafkaProperties {
         self
     }
 
-    pub(crate) fn apply(&self, config: &mut ClientConfig) {
+    fn apply(&self, config: &mut ClientConfig) {
         for (key, value) in &self.0 {
             config.set(key, value.expose());
         }
@@ -206,8 +210,8 @@ fn reject_several(entries: &[(String, String)], separator: char, hint: &str) -> 
 
 /// Whether the environment variables of OpenSSL set CA certificates.
 ///
-/// The built-in path of the vendored OpenSSL does not exist. Without these variables, librdkafka must
-/// search the paths of the distributions (`probe`).
+/// The built-in path of the vendored OpenSSL does not exist. Without these variables, librdkafka
+/// must search the paths of the distributions (`probe`).
 fn openssl_has_ca_certificates() -> bool {
     let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().any(is_set)
@@ -277,6 +281,59 @@ fn replace_words(text: &str, word: &str, by: &str) -> String {
     result + rest
 }
 
+/// The configuration of a client.
+///
+/// `defaults` are the properties of the particular client. `properties` (KAFKA_PROPERTIES) override
+/// them, except those that a guarantee needs.
+pub fn client_config(
+    bootstrap: &str,
+    client_id: &str,
+    defaults: &[(&str, &str)],
+    properties: &KafkaProperties,
+) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", bootstrap)
+        .set("client.id", client_id)
+        // A half-open connection must close in time to resume work within 10 s. The default is 60
+        // s. librdkafka checks the timeout once a second.
+        .set("socket.timeout.ms", "8000")
+        .set("socket.connection.setup.timeout.ms", "2000")
+        .set("socket.keepalive.enable", "true")
+        // A small request must not wait for further data, because a response waits for its
+        // acknowledgement.
+        .set("socket.nagle.disable", "true")
+        // Work must resume within 5 s of a server's return. The default grows to 10 s.
+        .set("reconnect.backoff.ms", "50")
+        .set("reconnect.backoff.max.ms", "200")
+        // If no known broker responds, the client uses its bootstrap servers again. The default is
+        // 5 minutes. A client without any broker does not do this: see `context::Rebootstrap`.
+        .set("metadata.recovery.rebootstrap.trigger.ms", "2000")
+        // Slipstream creates topics with the configured partitions. A broker would use its default.
+        .set("allow.auto.create.topics", "false");
+    for (key, value) in defaults {
+        config.set(*key, *value);
+    }
+    properties.apply(&mut config);
+    config.set_log_level(RDKafkaLogLevel::Info);
+    config
+}
+
+/// Returns the delivery of a `FutureProducer` only if it has an offset, which proves that the
+/// record is stored.
+///
+/// # Errors
+/// The delivery failed, or it has no offset. librdkafka reports the latter if the broker has a
+/// later record of this client. On a recreated topic, that does not prove that this record is
+/// stored.
+pub fn require_offset(delivery: OwnedDeliveryResult) -> Result<Delivery, KafkaError> {
+    match delivery {
+        Ok(delivery) if delivery.offset >= 0 => Ok(delivery),
+        Ok(_) => Err(KafkaError::MessageProduction(RDKafkaErrorCode::DuplicateSequenceNumber)),
+        Err((error, _)) => Err(error),
+    }
+}
+
 /// Checks that librdkafka can create a producer of `config`, without a connection.
 ///
 /// Some properties exclude each other and some name files. Such errors appear only at creation.
@@ -285,24 +342,25 @@ fn replace_words(text: &str, word: &str, by: &str) -> String {
 /// The problem, which continues a sentence with the name of the variable. It contains no values of
 /// `properties`.
 pub fn check_producer(config: &ClientConfig, properties: &KafkaProperties) -> Result<(), String> {
-    let created = unconnected(config).create_with_context::<_, AdminClient<QuietContext>>(QuietContext);
-    created.map(drop).map_err(|error| creation_problem(error, properties))
+    check_creation::<AdminClient<QuietContext>>(config, properties)
 }
 
 /// As [`check_producer`], for a consumer.
 ///
 /// # Errors
-/// The problem, which continues a sentence with the name of the variable. It contains no values of
-/// `properties`.
+/// As [`check_producer`].
 pub fn check_consumer(config: &ClientConfig, properties: &KafkaProperties) -> Result<(), String> {
-    let created = unconnected(config).create_with_context::<_, BaseConsumer<QuietContext>>(QuietContext);
-    created.map(drop).map_err(|error| creation_problem(error, properties))
+    check_creation::<BaseConsumer<QuietContext>>(config, properties)
 }
 
-fn unconnected(config: &ClientConfig) -> ClientConfig {
-    let mut config = config.clone();
-    config.remove("bootstrap.servers");
-    config
+fn check_creation<T: FromClientConfigAndContext<QuietContext>>(
+    config: &ClientConfig,
+    properties: &KafkaProperties,
+) -> Result<(), String> {
+    let mut unconnected = config.clone();
+    unconnected.remove("bootstrap.servers");
+    let created = unconnected.create_with_context::<_, T>(QuietContext);
+    created.map(drop).map_err(|error| creation_problem(error, properties))
 }
 
 /// The start of librdkafka's error text for a SASL mechanism that is not built in.
@@ -324,7 +382,6 @@ fn creation_problem(error: KafkaError, properties: &KafkaProperties) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::client_config;
     use service::Kind;
 
     service::settings! {

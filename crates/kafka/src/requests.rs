@@ -11,9 +11,9 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::{ClientConfig, TopicPartitionList};
-use service::lock::lock;
+use service::tasks::lock;
 
-use crate::context::log_line;
+use crate::context::{log_line, without_duration};
 
 /// Any error, with a text for the user of a command.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -57,9 +57,7 @@ impl ClientContext for LastConnectionError {
         // The log line names the cause; the error code is the same for all causes.
         if facility == "FAIL" {
             let text = message.split_once("]: ").map_or(message, |(_thread, text)| text);
-            // The duration of the connection is not part of the cause.
-            let cause = text.split_once(" (after ").map_or(text, |(cause, _)| cause);
-            *lock(&self.cause) = Some(cause.to_owned());
+            *lock(&self.cause) = Some(without_duration(text).to_owned());
         }
     }
 }

@@ -11,8 +11,7 @@ use rdkafka::message::{BorrowedMessage, OwnedMessage};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 
-use crate::client::client_config;
-use crate::properties::KafkaProperties;
+use crate::properties::{KafkaProperties, client_config};
 use crate::requests::{BoxError, REQUEST_TIMEOUT, RequestClient, RequestError, is_permanent};
 
 /// The position of a record.

@@ -13,12 +13,11 @@ use rdkafka::admin::{
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{Producer, ThreadedProducer};
 use service::parse;
-use service::suspension::SuspensionDetector;
+use service::time::SuspensionDetector;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::context::{ConnectionContext, QuietContext};
-use crate::rebootstrap::Rebootstrap;
+use crate::context::{ConnectionContext, QuietContext, Rebootstrap};
 
 /// Timeout of one request to the broker.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
@@ -58,7 +57,8 @@ impl KafkaReadiness {
         }
     }
 
-    /// Logs one line if the state differs from `previous`. A change of only the reason is not logged.
+    /// Logs one line if the state differs from `previous`. A change of only the reason is not
+    /// logged.
     pub fn log_change_from(&self, previous: &Self) {
         if std::mem::discriminant(self) == std::mem::discriminant(previous) {
             return;
@@ -115,8 +115,8 @@ pub struct TopicSpec {
     pub replication_factor: i32,
     /// For a dead-letter topic: its source topics.
     ///
-    /// It is created without expiry of records, and with a `max.message.bytes` that fits every record
-    /// of the source topics with additional headers.
+    /// It is created without expiry of records, and with a `max.message.bytes` that fits every
+    /// record of the source topics with additional headers.
     pub dead_letters_of: Vec<String>,
 }
 
@@ -187,7 +187,8 @@ impl TopicMaintenance {
                 Ok(false) => match create(&mut self.admin_client, &self.config, topic).await {
                     Ok(()) => tracing::info!(topic = topic.name, "topic created"),
                     Err(reason) => {
-                        // The admin client may have lost all brokers. The next attempt uses a new one.
+                        // The admin client may have lost all brokers. The next attempt uses a new
+                        // one.
                         self.admin_client = None;
                         return KafkaReadiness::TopicMissing(format!(
                             "topic {} cannot be created: {reason}",

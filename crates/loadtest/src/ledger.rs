@@ -9,8 +9,8 @@ use std::sync::Mutex;
 use kafka::BoxError;
 use serde::{Deserialize, Serialize};
 use service::ConfigErrors;
-use service::json::object;
-use service::lock::lock;
+use service::http::object;
+use service::tasks::lock;
 use sha2::{Digest, Sha256};
 
 use crate::workload::Workload;
@@ -109,41 +109,28 @@ pub struct Ledger(Option<Mutex<BufWriter<File>>>);
 
 impl Ledger {
     /// Creates the file.
-    ///
-    /// # Errors
-    /// The file exists already, or cannot be created.
     pub fn create(path: Option<&Path>, header: &Header) -> Result<Self, BoxError> {
         let Some(path) = path else { return Ok(Self(None)) };
         let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(|error| {
             ConfigErrors(vec![("--ledger".into(), format!("cannot create {}: {error}", path.display()))])
         })?;
         let ledger = Self(Some(Mutex::new(BufWriter::new(file))));
-        ledger.append(header)?;
+        ledger.write(header)?;
         ledger.flush()?;
         Ok(ledger)
     }
 
-    /// Adds the line of an event.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn write(&self, line: &Line) -> io::Result<()> {
-        self.append(line)
-    }
-
-    /// Writes the buffered lines to the file.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn flush(&self) -> io::Result<()> {
-        self.0.as_ref().map_or(Ok(()), |file| lock(file).flush())
-    }
-
-    fn append(&self, line: &impl Serialize) -> io::Result<()> {
+    /// Adds the header or the line of an event.
+    pub fn write(&self, line: &impl Serialize) -> io::Result<()> {
         let Some(file) = &self.0 else { return Ok(()) };
         let mut text = serde_json::to_vec(line)?;
         text.push(b'\n');
         lock(file).write_all(&text)
+    }
+
+    /// Writes the buffered lines to the file.
+    pub fn flush(&self) -> io::Result<()> {
+        self.0.as_ref().map_or(Ok(()), |file| lock(file).flush())
     }
 }
 
@@ -156,9 +143,6 @@ pub struct Lines {
 
 impl Lines {
     /// Opens a ledger and reads its header.
-    ///
-    /// # Errors
-    /// The file does not exist, or is not a ledger.
     pub fn open(path: &Path) -> Result<(Header, Self), BoxError> {
         let named = |error: &dyn std::fmt::Display| format!("ledger {}: {error}", path.display());
         let file = File::open(path).map_err(|error| named(&error))?;

@@ -32,7 +32,8 @@ const AUTHENTICATION_FAILED: i32 = 18;
 pub struct Mongo {
     /// The database.
     pub database: Database,
-    address: String,
+    /// The hosts of the URI.
+    pub address: String,
 }
 
 impl Mongo {
@@ -41,7 +42,7 @@ impl Mongo {
     /// # Errors
     /// The driver rejects the connection string, or its name cannot be resolved.
     pub async fn open(uri: &Secret, name: &str) -> Result<Self, BoxError> {
-        Self::new(uri, database(uri, name).await)
+        Self::try_open(uri, name).await.map_err(|error| unusable(uri, &error))
     }
 
     /// As [`Mongo::open`], with timeouts of 2 s, whatever the URI sets.
@@ -49,35 +50,47 @@ impl Mongo {
     /// # Errors
     /// As [`Mongo::open`].
     pub async fn open_with_short_timeouts(uri: &Secret, name: &str) -> Result<Self, BoxError> {
-        let database = options(uri).await.and_then(|mut options| {
-            options.connect_timeout = Some(Duration::from_secs(2));
-            options.server_selection_timeout = Some(Duration::from_secs(2));
-            client(options, name)
-        });
-        Self::new(uri, database)
+        let mut options = options(uri).await.map_err(|error| unusable(uri, &error))?;
+        options.connect_timeout = Some(Duration::from_secs(2));
+        options.server_selection_timeout = Some(Duration::from_secs(2));
+        Self::new(uri, name, options).map_err(|error| unusable(uri, &error))
     }
 
-    fn new(uri: &Secret, database: Result<Database, Error>) -> Result<Self, BoxError> {
-        let address = address(uri);
-        let database = database.map_err(|error| {
-            let cause = CommandError::of(&error).cause;
-            format!("mongodb at {address} (MONGODB_URI) cannot be used: {cause}; {URI_REMEDY}")
-        })?;
-        Ok(Self { database, address })
+    /// As [`Mongo::open`], with the driver's error.
+    ///
+    /// # Errors
+    /// As [`Mongo::open`].
+    pub async fn try_open(uri: &Secret, name: &str) -> Result<Self, Error> {
+        Self::new(uri, name, options(uri).await?)
     }
 
-    /// Waits for a reply, at most for [`REPLY_TIMEOUT`].
+    fn new(uri: &Secret, name: &str, options: ClientOptions) -> Result<Self, Error> {
+        Ok(Self { database: Client::with_options(options)?.database(name), address: address(uri) })
+    }
+
+    /// Waits for a reply, at most for [`REPLY_TIMEOUT`]: the driver itself waits without a limit.
     ///
     /// # Errors
     /// MongoDB returns an error or no reply.
+    pub async fn reply<T>(
+        &self,
+        reply: impl IntoFuture<Output = Result<T, Error>>,
+    ) -> Result<T, CommandError> {
+        match tokio::time::timeout(REPLY_TIMEOUT, reply.into_future()).await {
+            Ok(reply) => reply.map_err(|error| CommandError::of(&error)),
+            Err(_) => Err(CommandError::timeout()),
+        }
+    }
+
+    /// As [`Mongo::reply`], with the error as text.
+    ///
+    /// # Errors
+    /// As [`Mongo::reply`].
     pub async fn with_timeout<T>(
         &self,
         reply: impl IntoFuture<Output = Result<T, Error>>,
     ) -> Result<T, BoxError> {
-        match tokio::time::timeout(REPLY_TIMEOUT, reply.into_future()).await {
-            Ok(reply) => reply.map_err(|error| self.driver_error(&error)),
-            Err(_) => Err(self.command_error(&CommandError::timeout())),
-        }
+        self.reply(reply).await.map_err(|error| self.command_error(&error))
     }
 
     /// The text of a driver error.
@@ -137,7 +150,7 @@ impl CommandError {
     }
 
     /// The error of a command without a reply in time.
-    pub fn timeout() -> Self {
+    fn timeout() -> Self {
         let cause = format!("no reply within {} s", REPLY_TIMEOUT.as_secs());
         Self { cause, class: ErrorClass::Unavailable }
     }
@@ -207,12 +220,9 @@ pub fn majority() -> Document {
     doc! { "level": "majority" }
 }
 
-/// Creates a client of database `name` without connecting; a `mongodb+srv` name is resolved.
-///
-/// # Errors
-/// The driver rejects the connection string, or its name cannot be resolved.
-pub async fn database(uri: &Secret, name: &str) -> Result<Database, Error> {
-    client(options(uri).await?, name)
+fn unusable(uri: &Secret, error: &Error) -> BoxError {
+    let (address, cause) = (address(uri), CommandError::of(error).cause);
+    format!("mongodb at {address} (MONGODB_URI) cannot be used: {cause}; {URI_REMEDY}").into()
 }
 
 async fn options(uri: &Secret) -> Result<ClientOptions, Error> {
@@ -225,10 +235,6 @@ async fn options(uri: &Secret) -> Result<ClientOptions, Error> {
     options.selection_criteria = Some(ReadPreference::Primary.into());
     options.read_concern = Some(ReadConcern::majority());
     Ok(options)
-}
-
-fn client(options: ClientOptions, name: &str) -> Result<Database, Error> {
-    Ok(Client::with_options(options)?.database(name))
 }
 
 #[cfg(test)]

@@ -54,27 +54,6 @@ pub struct LoadOptions {
     pub json: bool,
 }
 
-impl Default for LoadOptions {
-    /// The defaults of the command line.
-    fn default() -> Self {
-        Self {
-            rate: None,
-            run_for: None,
-            events: None,
-            connections: 32,
-            batch: 1,
-            keys: 5_000,
-            superseded: 100_000,
-            hostile: 10_000,
-            source: None,
-            ledger: None,
-            seed: None,
-            grace: Duration::from_secs(30),
-            json: false,
-        }
-    }
-}
-
 /// Options of `verify`.
 #[derive(Debug, Clone, Args)]
 pub struct VerifyOptions {
@@ -176,12 +155,6 @@ mod tests {
     struct CommandLine {
         #[command(flatten)]
         options: LoadOptions,
-    }
-
-    #[test]
-    fn the_defaults_are_those_of_the_command_line() {
-        let parsed = CommandLine::parse_from(["load"]).options;
-        assert_eq!(format!("{parsed:?}"), format!("{:?}", LoadOptions::default()));
     }
 
     #[test]

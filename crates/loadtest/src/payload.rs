@@ -1,9 +1,11 @@
 //! Generated payloads: ordinary ones, about the size of an aircraft, and hostile ones, which are
-//! valid but unusual. Each has two forms: the JSON text to send, and the fields to be stored.
+//! valid but unusual. Each has two forms: the JSON text to send, and the fields to be stored. The
+//! JSON text has the order of the fields and every digit of the numbers. Its code is independent of
+//! the pipeline's, so that `verify` does not repeat its faults.
+
+use std::fmt::Write;
 
 use bson::{Bson, Decimal128, Document, doc};
-
-use crate::json;
 
 /// Nesting levels of a deep payload; the payload itself is level 1.
 const DEEP_LEVELS: usize = 80;
@@ -70,7 +72,7 @@ pub fn ordinary(n: u64, key: u64, random: &mut Random) -> Payload {
         "url_photo": Bson::Null,
         "remarks": "climbing through the inversion ".repeat(random.below(6) as usize),
     };
-    Payload { text: json::text(&fields), fields }
+    Payload { text: json_text(&fields), fields }
 }
 
 /// A hostile payload of event `n`: one of the kinds below, always with a repeated key.
@@ -81,7 +83,7 @@ pub fn hostile(n: u64, key: u64, random: &mut Random) -> Payload {
     let mut fields = doc! { "n": integer(n), "mode_s": mode_s(key) };
     fields.extend(kind(random));
     // The last value of a repeated key wins.
-    let text = format!("{{\"n\":\"replaced\",{}", json::text(&fields).trim_start_matches('{'));
+    let text = format!("{{\"n\":\"replaced\",{}", json_text(&fields).trim_start_matches('{'));
     Payload { fields, text }
 }
 
@@ -184,8 +186,61 @@ fn one_of(words: &[&str], random: &mut Random) -> String {
     words.get(index).copied().unwrap_or_default().to_owned()
 }
 
+/// The text of a document that contains only values with a JSON form.
+fn json_text(document: &Document) -> String {
+    let mut text = String::with_capacity(512);
+    object(document, &mut text);
+    text
+}
+
+fn object(document: &Document, text: &mut String) {
+    text.push('{');
+    for (index, (name, field)) in document.iter().enumerate() {
+        if index > 0 {
+            text.push(',');
+        }
+        string(name, text);
+        text.push(':');
+        value(field, text);
+    }
+    text.push('}');
+}
+
+fn array(values: &[Bson], text: &mut String) {
+    text.push('[');
+    for (index, item) in values.iter().enumerate() {
+        if index > 0 {
+            text.push(',');
+        }
+        value(item, text);
+    }
+    text.push(']');
+}
+
+fn string(string: &str, text: &mut String) {
+    text.push_str(&serde_json::Value::from(string).to_string());
+}
+
+fn value(bson: &Bson, text: &mut String) {
+    // Writing to a string cannot fail.
+    _ = match bson {
+        Bson::Document(document) => return object(document, text),
+        Bson::Array(values) => return array(values, text),
+        Bson::String(this) => return string(this, text),
+        // Always with a dot or an exponent, so that it is read as a real number again.
+        Bson::Double(real) => write!(text, "{real:?}"),
+        Bson::Int32(integer) => write!(text, "{integer}"),
+        Bson::Int64(integer) => write!(text, "{integer}"),
+        Bson::Decimal128(decimal) => write!(text, "{decimal}"),
+        Bson::Boolean(truth) => write!(text, "{truth}"),
+        _ => write!(text, "null"),
+    };
+}
+
 #[cfg(test)]
 mod tests {
+    use bson::doc;
+
     use super::*;
 
     #[test]
@@ -221,5 +276,16 @@ mod tests {
             assert!(texts.iter().any(|text| text.contains(part)), "{part}");
         }
         assert!(texts.iter().all(|text| text.starts_with("{\"n\":\"replaced\",\"n\":")));
+    }
+
+    #[test]
+    fn the_text_has_every_digit_and_every_character() {
+        let decimal: Decimal128 = "1.50E+400".parse().unwrap();
+        let document = doc! {
+            "z": 1, "a\"": [i64::MIN, 3.0, 5e-324, -0.0, decimal], "": { "n": null, "t": true, "s": "\n\u{0}é" }, "e": [],
+        };
+        let right = "{\"z\":1,\"a\\\"\":[-9223372036854775808,3.0,5e-324,-0.0,1.50E+400],\
+                     \"\":{\"n\":null,\"t\":true,\"s\":\"\\n\\u0000é\"},\"e\":[]}";
+        assert_eq!(json_text(&document), right);
     }
 }

@@ -1,4 +1,4 @@
-//! Progress of `load` and `verify`: a live line on a terminal, elsewhere a plain line every 5 s.
+//! Progress of `load`, `verify` and `up`: a live line on a terminal, elsewhere a plain line every 5 s.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Period of the plain lines.
-const PLAIN_PERIOD: Duration = Duration::from_secs(5);
+pub const PLAIN_PERIOD: Duration = Duration::from_secs(5);
 
 /// Where plain lines go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,15 +25,16 @@ pub struct Progress {
     bar: Option<ProgressBar>,
     plain: PlainLines,
     started: Instant,
-    printed: Instant,
+    next: Instant,
 }
 
 impl Progress {
-    /// Starts the line. With a `total` the terminal shows a bar, else a spinner.
-    pub fn start(total: Option<u64>, plain: PlainLines) -> Self {
+    /// Starts the line. With a `total` the terminal shows a bar, else a spinner. The first plain
+    /// line is printed after `first_after`.
+    pub fn start(total: Option<u64>, plain: PlainLines, first_after: Duration) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| bar(total));
         let now = Instant::now();
-        Self { bar, plain, started: now, printed: now }
+        Self { bar, plain, started: now, next: now + first_after }
     }
 
     /// Shows `message`; `position` is the length of the bar.
@@ -42,7 +43,8 @@ impl Progress {
             bar.set_position(position);
             return bar.set_message(message.to_owned());
         }
-        if self.printed.elapsed() < PLAIN_PERIOD {
+        let now = Instant::now();
+        if now < self.next {
             return;
         }
         let line = format!("{:>4}s  {message}", self.started.elapsed().as_secs());
@@ -52,7 +54,7 @@ impl Progress {
             PlainLines::Stderr => writeln!(std::io::stderr(), "{line}"),
             PlainLines::Off => Ok(()),
         };
-        self.printed = Instant::now();
+        self.next = now + PLAIN_PERIOD;
     }
 }
 

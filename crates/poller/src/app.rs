@@ -5,16 +5,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use service::health::{self, Listener};
+use prometheus_client::registry::Registry;
+use serde_json::json;
+use service::health::{self, HealthSource, Listener};
 use service::tasks::Supervisor;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::{ClientError, ProducerClient};
 use crate::config::Config;
-use crate::health::Health;
 use crate::metrics::{CallCounts, Metrics};
-use crate::poll_loop::PollLoop;
-use crate::schedule::Schedule;
+use crate::poll_loop::{PollLoop, Schedule};
 
 /// Time that the listener has at shutdown to respond to its current requests.
 const LISTENER_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -65,14 +65,14 @@ impl App {
 
     /// Polls until the schedule ends or `stop` is cancelled. Returns within 10 s of `stop`.
     ///
-    /// The exit code is 1 if calls failed and none succeeded, or if a task failed. A stop before the
-    /// first response is a clean end.
+    /// The exit code is 1 if calls failed and none succeeded, or if a task failed. A stop before
+    /// the first response is a clean end.
     pub async fn run_until(self, stop: CancellationToken) -> ExitCode {
         self.run_with(stop, |_| ()).await
     }
 
-    /// As [`App::run_until`], with the tasks that `start_tasks` starts. Tests use it to end a task on
-    /// purpose.
+    /// As [`App::run_until`], with the tasks that `start_tasks` starts. Tests use it to end a task
+    /// on purpose.
     pub async fn run_with(self, stop: CancellationToken, start_tasks: impl FnOnce(&Supervisor)) -> ExitCode {
         let Self { listener, producer, metrics, schedule } = self;
         tracing::info!(address = %listener.address(), "listening");
@@ -96,5 +96,38 @@ impl App {
         _ = tokio::time::timeout(LISTENER_SHUTDOWN_TIMEOUT, listener).await;
         let none_succeeded = failed > 0 && sent == 0;
         supervisor.exit_code(if none_succeeded { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+}
+
+/// State that the health listener reads.
+#[derive(Debug)]
+struct Health {
+    metrics: Metrics,
+    supervisor: Supervisor,
+}
+
+impl HealthSource for Health {
+    fn alive(&self) -> Result<(), String> {
+        self.supervisor.alive()
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        self.metrics.producer_failure().map_or(Ok(()), |failure| Err(format!("producer: {failure}")))
+    }
+
+    fn health(&self) -> serde_json::Value {
+        let CallCounts { sent, failed, abandoned, skipped } = self.metrics.counts();
+        let failure = self.metrics.producer_failure();
+        json!({
+            "status": if failure.is_none() { "ok" } else { "degraded" },
+            "cause": failure,
+            "uptime_seconds": self.metrics.uptime().as_secs(),
+            "counters": {"sent": sent, "failed": failed, "abandoned": abandoned, "skipped": skipped},
+            "last_error": self.metrics.last_error(),
+        })
+    }
+
+    fn registry(&self) -> &Registry {
+        self.metrics.registry()
     }
 }

@@ -8,11 +8,11 @@ use std::time::Duration;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Client, Response, StatusCode, redirect};
 use serde::Deserialize;
-use service::json::object;
+use service::http::{object, root_cause};
 use url::Url;
 
 use crate::config::Config;
-use crate::tls::{self, ConnectionDiagnostics, root_cause};
+use crate::tls::{self, ConnectionDiagnostics};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Deadline of a readiness check.

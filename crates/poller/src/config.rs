@@ -16,13 +16,15 @@ service::settings! {
         producer_base_url: Kind::Required,
         /// Time from one call to the next, in seconds; fractions are allowed.
         interval_sec: Kind::Default("3"),
-        /// Duration of the polling in seconds, from the time that the producer is ready; 0 means no end.
+        /// Duration of the polling in seconds, from the time that the producer is ready; 0 means no
+        /// end.
         duration_sec: Kind::Default("120"),
         /// Seconds after which a call without a response fails.
         call_timeout_sec: Kind::Default("30"),
         /// Key sent to the producer as `Authorization: Bearer …`.
         producer_api_key: Kind::OptionalSecret("no key is sent"),
-        /// PEM file with the certificate of an https producer, or with the certificates of its authorities.
+        /// PEM file with the certificate of an https producer, or with the certificates of its
+        /// authorities.
         producer_ca_file: Kind::Optional("those of the system"),
         /// Address of `/health`, `/livez`, `/readyz` and `/metrics`.
         listen_addr: Kind::Default("0.0.0.0:8082"),

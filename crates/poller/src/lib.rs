@@ -1,20 +1,18 @@
 //! Calls the producer's `POST /ingest/adsbdb` on a fixed schedule.
 //!
 //! The poller first waits until the producer's `/readyz` is 200. Then one call starts at each tick
-//! of the [`schedule`]. Calls never overlap, so a slow response skips ticks. After a failure, the
-//! next call waits for the response's `Retry-After` and for a jittered backoff ([`poll_loop`]). The
-//! poller stores nothing: after a 202, the producer guarantees that the event is stored.
+//! of the schedule. Calls never overlap, so a slow response skips ticks. After a failure, the
+//! next call waits for the response's `Retry-After` and for a jittered backoff. The poller stores
+//! nothing: after a 202, the producer guarantees that the event is stored.
 //!
 //! Exit codes: 0 for a clean end, 1 if calls failed and none succeeded or if a task failed, 2 for
 //! a wrong configuration.
 
-pub mod app;
+mod app;
 pub mod client;
 pub mod config;
-pub mod health;
 pub mod metrics;
-pub mod poll_loop;
-pub mod schedule;
+mod poll_loop;
 pub mod tls;
 
 pub use app::{App, Error};

@@ -12,7 +12,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-use service::lock::lock;
+use service::tasks::lock;
 
 /// Counts of calls and ticks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -14,6 +14,7 @@ use rustls::crypto::ring::default_provider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use service::http::root_cause;
 use url::{Host, Url};
 
 use crate::config::{Config, root_store};
@@ -146,7 +147,7 @@ impl ConnectionDiagnostics {
     /// The root cause of a failure, and the advice if there is one.
     pub fn describe(&self, error: &(dyn StdError + 'static)) -> String {
         let root = root_cause(error);
-        self.advice(error).map_or_else(|| root.clone(), |advice| format!("{root}: {advice}"))
+        self.advice(error).map_or_else(|| root.to_string(), |advice| format!("{root}: {advice}"))
     }
 
     /// What to change so that the connection works, for the known causes.
@@ -156,7 +157,9 @@ impl ConnectionDiagnostics {
             Some(Error::InvalidMessage(_)) => {
                 Some("it does not speak TLS; PRODUCER_BASE_URL may have to begin with http://".into())
             }
-            None if self.base_url.scheme() == "http" && root_cause(error).contains("HTTP version") => {
+            None if self.base_url.scheme() == "http"
+                && root_cause(error).to_string().contains("HTTP version") =>
+            {
                 Some("it may speak TLS; PRODUCER_BASE_URL may have to begin with https://".into())
             }
             _ => None,
@@ -194,15 +197,6 @@ impl ConnectionDiagnostics {
             _ => return None,
         })
     }
-}
-
-/// The innermost cause of an error. The outer causes only repeat the URL.
-pub fn root_cause(error: &(dyn StdError + 'static)) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
 }
 
 /// The TLS error inside an error. An I/O error does not return its inner error as its source.

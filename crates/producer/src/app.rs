@@ -11,21 +11,15 @@ use thiserror::Error;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::adsbdb::client::AdsbdbClient;
+use crate::adsbdb::AdsbdbClient;
 use crate::batch::results;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::http::connection::Shared;
-use crate::http::content_coding;
-use crate::http::permits::Permits;
-use crate::http::server;
-use crate::http::timeouts::Timeouts;
+use crate::http::{body, server};
 use crate::kafka::publisher::Publisher;
 use crate::metrics::{Counters, Metrics};
-use crate::poll_jobs::registry::JobRegistry;
-use crate::routes::Dispatcher;
-use crate::shutdown::Shutdown;
-use crate::state::{AppState, Parts};
+use crate::poll_jobs::JobRegistry;
+use crate::state::{AppState, Parts, Permits, Shutdown};
 use crate::traces::Traces;
 
 /// Time for requests in flight to finish at shutdown.
@@ -85,7 +79,7 @@ impl App {
         let tasks = Supervisor::new(&CancellationToken::new());
         let planned_end = tasks.stop_token().clone();
         let metrics = Arc::new(Metrics::new());
-        let state = AppState::new(Parts {
+        let state = Arc::new(Parts {
             rules: Rules { accept_sources: config.accept_sources.clone() },
             kafka: Publisher::connect(&config, &tasks, &background).map_err(BuildError::Kafka)?,
             clock: Clock::default(),
@@ -94,7 +88,7 @@ impl App {
             jobs: JobRegistry::new(config.max_poll_jobs),
             in_flight: Permits::new(config.http.max_in_flight, metrics.connections.in_flight.clone()),
             batch_memory: results::memory_permits(),
-            zstd_memory: content_coding::zstd_memory(),
+            zstd_memory: body::zstd_memory(),
             metrics,
             traces: Traces::new(config.traces.as_ref()).map_err(BuildError::Traces)?,
             shutdown: Shutdown::default(),
@@ -117,8 +111,8 @@ impl App {
     }
 
     #[cfg(test)]
-    pub(crate) fn dispatcher(&self) -> Dispatcher {
-        Dispatcher::new(self.state.clone())
+    pub(crate) fn dispatcher(&self) -> crate::routes::Dispatcher {
+        crate::routes::Dispatcher::new(self.state.clone())
     }
 
     /// The totals, which stay readable after the end.
@@ -134,7 +128,7 @@ impl App {
     pub async fn run_until(self, stop: CancellationToken) -> Result<(), RunError> {
         let (state, close) = (self.state, CancellationToken::new());
         tracing::info!(address = %self.listener.address(), topic = state.config.topic.name, "listening");
-        let serving = serve(self.listener, &state, close.clone());
+        let serving = server::serve(self.listener.into_socket(), state.clone(), close.clone());
         let (tasks, stop_tasks) = (state.tasks.clone(), state.tasks.stop_token());
         let mut server = AbortOnDropHandle::new(tasks.spawn("http listener", serving));
         let tls = state.config.http.tls.clone();
@@ -152,20 +146,6 @@ impl App {
     }
 }
 
-/// Serves `listener` until `close`.
-fn serve(listener: Listener, state: &AppState, close: CancellationToken) -> impl Future<Output = ()> + use<> {
-    let config = &state.config;
-    let shared = Shared {
-        handler: Dispatcher::new(state.clone()),
-        timeouts: Timeouts { request: config.request_timeout, idle: config.http.idle_timeout },
-        tls: config.http.tls.clone(),
-        shutdown: state.shutdown.clone(),
-        close,
-        metrics: state.metrics.connections.clone(),
-    };
-    server::serve(listener.into_socket(), config.http.max_connections, shared)
-}
-
 /// Waits for the requests in flight. After the timeout the rest is abandoned: each request responds
 /// with the outcome that is known so far.
 async fn finish_requests(state: &AppState) {
@@ -175,7 +155,7 @@ async fn finish_requests(state: &AppState) {
         return;
     }
     tracing::warn!(records = state.kafka.queued_records(), "unfinished requests abandoned at shutdown");
-    shutdown.abandon();
+    shutdown.abandoned.cancel();
     let abandon = async {
         state.kafka.purge().await;
         shutdown.requests_finished().await;
@@ -185,7 +165,7 @@ async fn finish_requests(state: &AppState) {
 
 #[cfg(test)]
 mod tests {
-    use service::lock::lock;
+    use service::tasks::lock;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
 
@@ -262,7 +242,7 @@ mod tests {
         let livez = failed_livez(address).await;
         assert!(livez.starts_with("HTTP/1.1 503"), "{livez}");
         assert!(livez.contains("extra task") && livez.contains("ended before the stop signal"), "{livez}");
-        state.shutdown.begun_token().cancelled().await;
+        state.shutdown.begun.cancelled().await;
         assert!(!run.is_finished(), "the request in flight is finished first");
 
         drop(request);

@@ -17,8 +17,7 @@ use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use events::{EventId, Millis};
-
-use service::lock::lock;
+use service::tasks::lock;
 
 /// Maximum number of ids in one millisecond. It bounds the memory; no machine reaches it.
 const MAX_IDS_PER_MS: usize = 4096;

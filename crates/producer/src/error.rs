@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use events::{EventId, Fault, Refusal};
+use events::{EventId, RequestError, Violation};
+use service::http::Problem;
 use service::plural::counted;
-use service::problem::Problem;
 
 /// `Retry-After` of a rejection that the client did not cause.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -100,7 +100,7 @@ pub enum ApiError {
         supported: &'static str,
     },
     /// The request violates rules; all violations are listed.
-    Violations(Vec<Fault>),
+    Violations(Vec<Violation>),
     /// This number of poll jobs is running; the first ends after the delay.
     TooManyJobs(usize, Duration),
     /// ADSBDB returned no aircraft.
@@ -154,13 +154,13 @@ impl ApiError {
     }
 
     /// Converts the rejection of the parser. `hint` replaces the hint of the parser.
-    pub fn from_parser(error: Refusal, subject: &'static str, hint: Option<&'static str>) -> Self {
+    pub fn from_parser(error: RequestError, subject: &'static str, hint: Option<&'static str>) -> Self {
         match error {
-            Refusal::Empty => Self::EmptyBody,
-            Refusal::NotJson { message, line, column, hint: other } => {
+            RequestError::Empty => Self::EmptyBody,
+            RequestError::NotJson { message, line, column, hint: other } => {
                 Self::InvalidJson { subject, message, line, column, hint: hint.or(other) }
             }
-            Refusal::Invalid(violations) => Self::Violations(violations),
+            RequestError::Invalid(violations) => Self::Violations(violations),
         }
     }
 
@@ -182,66 +182,43 @@ impl ApiError {
         }
     }
 
-    /// The `reason` label of the metric.
-    pub fn reason(&self) -> &'static str {
+    /// The status, and the `reason` label of the metric.
+    fn class(&self) -> (StatusCode, &'static str) {
         match self {
-            Self::EmptyBody | Self::EmptyBatch => "empty",
-            Self::InvalidJson { .. } => "not_json",
-            Self::UnreadableBody(_) | Self::InvalidBatch(_) => "body_broken",
-            Self::TruncatedBody => "body_cut",
-            Self::InvalidHost(_) => "host",
-            Self::UnsupportedTransferCoding => "transfer_coding",
-            Self::MissingId => "id_missing",
-            Self::UnexpectedIdempotencyKey => "idempotency_key",
-            Self::NotPositive(_) => "not_positive",
-            Self::InvalidJobRequest(_) => "job_input",
-            Self::PathNotFound | Self::JobNotFound => "not_found",
-            Self::MethodNotAllowed => "method",
-            Self::BodyTimeout(_) => "body_slow",
-            Self::BodyTooLarge(..) => "body_too_large",
-            Self::EventTooLarge(_) => "event_too_large",
-            Self::TooManyEvents(_) => "too_many_events",
-            Self::RecordTooLarge => "record_too_large",
-            Self::UnsupportedMediaType(_) => "media_type",
-            Self::UnsupportedContentCoding { .. } => "content_coding",
-            Self::Violations(_) => "invalid",
-            Self::TooManyJobs(..) => "jobs_full",
-            Self::NoAircraft { .. } => "upstream",
-            Self::NotStored { reason, .. } => reason,
-            Self::UnknownOutcome { .. } => "unconfirmed",
+            Self::EmptyBody | Self::EmptyBatch => (StatusCode::BAD_REQUEST, "empty"),
+            Self::InvalidJson { .. } => (StatusCode::BAD_REQUEST, "not_json"),
+            Self::UnreadableBody(_) | Self::InvalidBatch(_) => (StatusCode::BAD_REQUEST, "body_broken"),
+            Self::TruncatedBody => (StatusCode::BAD_REQUEST, "body_cut"),
+            Self::InvalidHost(_) => (StatusCode::BAD_REQUEST, "host"),
+            Self::MissingId => (StatusCode::BAD_REQUEST, "id_missing"),
+            Self::UnexpectedIdempotencyKey => (StatusCode::BAD_REQUEST, "idempotency_key"),
+            Self::NotPositive(_) => (StatusCode::BAD_REQUEST, "not_positive"),
+            Self::InvalidJobRequest(_) => (StatusCode::BAD_REQUEST, "job_input"),
+            Self::PathNotFound | Self::JobNotFound => (StatusCode::NOT_FOUND, "not_found"),
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method"),
+            Self::BodyTimeout(_) => (StatusCode::REQUEST_TIMEOUT, "body_slow"),
+            Self::BodyTooLarge(..) => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
+            Self::EventTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "event_too_large"),
+            Self::TooManyEvents(_) => (StatusCode::PAYLOAD_TOO_LARGE, "too_many_events"),
+            Self::RecordTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "record_too_large"),
+            Self::UnsupportedMediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type"),
+            Self::UnsupportedContentCoding { .. } => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_coding"),
+            Self::Violations(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
+            Self::TooManyJobs(..) => (StatusCode::TOO_MANY_REQUESTS, "jobs_full"),
+            Self::UnsupportedTransferCoding => (StatusCode::NOT_IMPLEMENTED, "transfer_coding"),
+            Self::NoAircraft { .. } => (StatusCode::BAD_GATEWAY, "upstream"),
+            Self::NotStored { reason, .. } => (StatusCode::SERVICE_UNAVAILABLE, reason),
+            Self::UnknownOutcome { .. } => (StatusCode::GATEWAY_TIMEOUT, "unconfirmed"),
         }
     }
 
+    /// The `reason` label of the metric.
+    pub fn reason(&self) -> &'static str {
+        self.class().1
+    }
+
     pub fn status(&self) -> StatusCode {
-        match self {
-            Self::EmptyBody
-            | Self::EmptyBatch
-            | Self::InvalidBatch(_)
-            | Self::InvalidJson { .. }
-            | Self::UnreadableBody(_)
-            | Self::TruncatedBody
-            | Self::InvalidHost(_)
-            | Self::MissingId
-            | Self::UnexpectedIdempotencyKey
-            | Self::NotPositive(_)
-            | Self::InvalidJobRequest(_) => StatusCode::BAD_REQUEST,
-            Self::PathNotFound | Self::JobNotFound => StatusCode::NOT_FOUND,
-            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
-            Self::BodyTooLarge(..)
-            | Self::EventTooLarge(_)
-            | Self::TooManyEvents(_)
-            | Self::RecordTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::UnsupportedMediaType(_) | Self::UnsupportedContentCoding { .. } => {
-                StatusCode::UNSUPPORTED_MEDIA_TYPE
-            }
-            Self::Violations(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::TooManyJobs(..) => StatusCode::TOO_MANY_REQUESTS,
-            Self::UnsupportedTransferCoding => StatusCode::NOT_IMPLEMENTED,
-            Self::NoAircraft { .. } => StatusCode::BAD_GATEWAY,
-            Self::NotStored { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Self::UnknownOutcome { .. } => StatusCode::GATEWAY_TIMEOUT,
-        }
+        self.class().0
     }
 
     #[expect(clippy::too_many_lines, reason = "one arm per error")]

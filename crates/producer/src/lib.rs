@@ -13,6 +13,7 @@
 //! | `config` | the variables and the validated configuration |
 //! | `http` | server, middleware, authentication, bodies, TLS |
 //! | `routes` | the route table and the handlers |
+//! | `batch` | `POST /ingest/batch` |
 //! | `openapi` | the OpenAPI document |
 //! | `error` | every error response |
 //! | `kafka` | the only use of librdkafka |
@@ -30,16 +31,14 @@ mod metrics;
 mod openapi;
 mod poll_jobs;
 mod routes;
-mod shutdown;
 mod state;
 mod traces;
 
-use service::environment::value;
-use service::healthcheck::TlsConnector;
+use service::config::environment_value as value;
+use service::health::TlsConnector;
 
 pub use app::{App, BuildError, RunError};
-pub use config::Config;
-pub use config::settings::Settings;
+pub use config::{Config, Settings};
 pub use error::REJECTION_REASONS;
 pub use metrics::{Counters, metrics_reference};
 

@@ -13,9 +13,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::Registry;
-
-use service::lock::lock;
+use prometheus_client::registry::{Metric, Registry};
+use service::tasks::lock;
 
 /// Maximum number of `source` labels, because clients choose the sources.
 const MAX_SOURCES: usize = 50;
@@ -87,7 +86,7 @@ impl Counters {
 }
 
 /// The metrics of connections and of concurrent requests.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug)]
 pub struct ConnectionMetrics {
     pub connections: Gauge,
     /// Requests that hold a permit of MAX_IN_FLIGHT.
@@ -96,15 +95,29 @@ pub struct ConnectionMetrics {
     timeouts: Family<ByStep, Counter>,
 }
 
+/// Registers `metric` and returns it.
+fn register<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+/// Registers a new metric and returns it.
+fn new<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    register(registry, name, help, M::default())
+}
+
 impl ConnectionMetrics {
-    fn register(&self, registry: &mut Registry) {
-        let in_flight = "Requests that send events and are in flight";
-        let rejected = "Connections rejected because of MAX_CONNECTIONS";
-        let timeouts = "Connections closed because the client was too slow, by step";
-        registry.register("connections", "Open connections", self.connections.clone());
-        registry.register("requests_in_flight", in_flight, self.in_flight.clone());
-        registry.register("connections_refused", rejected, self.rejected.clone());
-        registry.register("connections_cut", timeouts, self.timeouts.clone());
+    fn new(r: &mut Registry) -> Self {
+        Self {
+            connections: new(r, "connections", "Open connections"),
+            in_flight: new(r, "requests_in_flight", "Requests that send events and are in flight"),
+            rejected: new(r, "connections_refused", "Connections rejected because of MAX_CONNECTIONS"),
+            timeouts: new(
+                r,
+                "connections_cut",
+                "Connections closed because the client was too slow, by step",
+            ),
+        }
     }
 
     /// Counts a connection beyond MAX_CONNECTIONS.
@@ -150,77 +163,40 @@ fn durations() -> Histogram {
 
 impl Metrics {
     pub fn new() -> Self {
-        let mut metrics = Self {
-            registry: Registry::with_prefix("slipstream"),
+        let mut registry = Registry::with_prefix("slipstream");
+        let r = &mut registry;
+        // The fields are in the order of the exposition.
+        Self {
+            connections: ConnectionMetrics::new(r),
+            api_key_requests: new(r, "api_key_requests", "Authenticated requests, by API key and status"),
+            events_accepted: new(r, "events_accepted", "Events with a delivery report of Kafka, by source"),
+            events_rejected: new(r, "events_rejected", "Events that were not accepted, by reason"),
+            upstream_requests: new(r, "upstream_requests", "Requests to ADSBDB, by outcome"),
+            kafka_delivery: register(
+                r,
+                "kafka_delivery_seconds",
+                "Time from send to delivery report",
+                durations(),
+            ),
+            kafka_queue_records: new(r, "kafka_queue_records", "Records without a delivery report yet"),
+            kafka_up: new(r, "kafka_up", "Whether Kafka is available and the topic exists"),
+            poll_jobs: new(r, "poll_jobs", "Running poll jobs"),
+            http_requests: new(r, "http_requests", "Requests with a response, by route and status"),
+            http_duration: register(
+                r,
+                "http_request_duration_seconds",
+                "Time from request to response, by route",
+                Family::new_with_constructor(durations),
+            ),
+            registry,
             counters: Counters::default(),
-            kafka_up: Gauge::default(),
-            kafka_queue_records: Gauge::default(),
-            poll_jobs: Gauge::default(),
-            connections: ConnectionMetrics::default(),
-            api_key_requests: Family::default(),
             started: Instant::now(),
             sources: Mutex::default(),
-            events_accepted: Family::default(),
-            events_rejected: Family::default(),
-            upstream_requests: Family::default(),
-            kafka_delivery: durations(),
-            http_requests: Family::default(),
-            http_duration: Family::new_with_constructor(durations),
-        };
-        metrics.register();
-        metrics
-    }
-
-    fn register(&mut self) {
-        let r = &mut self.registry;
-        self.connections.register(r);
-        r.register(
-            "api_key_requests",
-            "Authenticated requests, by API key and status",
-            self.api_key_requests.clone(),
-        );
-        r.register(
-            "events_accepted",
-            "Events with a delivery report of Kafka, by source",
-            self.events_accepted.clone(),
-        );
-        r.register(
-            "events_rejected",
-            "Events that were not accepted, by reason",
-            self.events_rejected.clone(),
-        );
-        r.register("upstream_requests", "Requests to ADSBDB, by outcome", self.upstream_requests.clone());
-        r.register(
-            "kafka_delivery_seconds",
-            "Time from send to delivery report",
-            self.kafka_delivery.clone(),
-        );
-        r.register(
-            "kafka_queue_records",
-            "Records without a delivery report yet",
-            self.kafka_queue_records.clone(),
-        );
-        r.register("kafka_up", "Whether Kafka is available and the topic exists", self.kafka_up.clone());
-        r.register("poll_jobs", "Running poll jobs", self.poll_jobs.clone());
-        r.register(
-            "http_requests",
-            "Requests with a response, by route and status",
-            self.http_requests.clone(),
-        );
-        r.register(
-            "http_request_duration_seconds",
-            "Time from request to response, by route",
-            self.http_duration.clone(),
-        );
+        }
     }
 
     pub fn uptime(&self) -> Duration {
         self.started.elapsed()
-    }
-
-    /// The start of a delivery, for [`Metrics::event_accepted`].
-    pub fn delivery_timer(&self) -> Instant {
-        Instant::now()
     }
 
     /// Counts an accepted event and the duration of its delivery.

@@ -6,18 +6,18 @@
 
 use std::error::Error;
 use std::future::Future;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
 
-use crate::config::{COMMON, ConfigErrors, ConfigReader, Kind, Variable};
-use crate::environment::{self, Environment};
-use crate::healthcheck::{Probe, TlsConnector};
-use crate::logging::{self, LogFormat};
-use crate::{parse, process, signals};
+use crate::config::{self, COMMON, CommonSettings, ConfigErrors, ConfigReader, Environment, Kind, Variable};
+use crate::health::{self, TlsConnector};
+use crate::{parse, tasks};
 
 /// The result of a run: an exit code, or the error that ended it.
 pub type RunResult = Result<ExitCode, Box<dyn Error + Send + Sync>>;
@@ -33,16 +33,6 @@ pub struct Program {
     pub about: &'static str,
     /// Environment variables of the process.
     pub variables: &'static [Variable],
-}
-
-crate::settings! {
-    /// The variables of [`COMMON`].
-    struct CommonSettings {
-        /// Format of the log lines.
-        log_format: Kind::Optional(""),
-        /// Filter of the log lines.
-        rust_log: Kind::Default("info"),
-    }
 }
 
 impl Program {
@@ -72,10 +62,10 @@ impl Program {
                 );
             }
         }
-        let (environment, mut errors) = environment::read(&[self.variables, COMMON]);
+        let (environment, mut errors) = config::read_environment(&[self.variables, COMMON]);
         if arguments == ["healthcheck"] {
             let address = self.listen_addr(&environment);
-            return match address.and_then(|address| Probe::new(address, tls(&environment)).run()) {
+            return match address.and_then(|address| health::probe(address, tls(&environment))) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => print_error(&error, 1),
             };
@@ -90,21 +80,21 @@ impl Program {
         if arguments == ["--check-config"] {
             return print("the configuration is right");
         }
-        logging::start(format, &filter);
+        start_logs(format, &filter);
         self.run(config, run)
     }
 
     /// The address that the process listens on.
     ///
-    /// `healthcheck` reads no other variable. The process may run well although another variable, or
-    /// a file that it names, is no longer valid.
+    /// `healthcheck` reads no other variable. The process may run well although another variable,
+    /// or a file that it names, is no longer valid.
     fn listen_addr(&self, environment: &[(String, String)]) -> Result<SocketAddr, String> {
         let variable = self.variables.iter().find(|variable| variable.field == "listen_addr");
         let default = variable.and_then(|variable| match variable.kind {
             Kind::Default(address) => Some(address),
             _ => None,
         });
-        let text = environment::value(environment, "LISTEN_ADDR").or(default).unwrap_or_default();
+        let text = config::environment_value(environment, "LISTEN_ADDR").or(default).unwrap_or_default();
         parse::address(text).map_err(|problem| format!("LISTEN_ADDR: {text:?} {problem}"))
     }
 
@@ -120,8 +110,8 @@ impl Program {
             }
         };
         let result = runtime.block_on(async {
-            let stop = signals::stop_token()?;
-            let open_files = process::raise_open_files_limit();
+            let stop = tasks::stop_token()?;
+            let open_files = raise_open_files_limit();
             tracing::info!(version = self.version, open_files, "starting");
             run(config, stop).await
         });
@@ -160,14 +150,13 @@ impl Program {
 }
 
 fn read_common(environment: Environment) -> Result<(Option<LogFormat>, String), ConfigErrors> {
-    let (settings, mut check) = ConfigReader::read::<CommonSettings>(CommonSettings::VARIABLES, environment);
+    let (settings, mut check) = ConfigReader::read::<CommonSettings>(COMMON, environment);
     let format = check.optional("log_format", settings.log_format.as_ref(), LogFormat::parse);
-    let filter = check.value("rust_log", settings.rust_log.as_ref(), |text| {
-        match text.parse::<tracing_subscriber::EnvFilter>() {
+    let filter =
+        check.value("rust_log", settings.rust_log.as_ref(), |text| match text.parse::<EnvFilter>() {
             Ok(_) => Ok(text.to_owned()),
             Err(error) => Err(format!("is not a filter such as info or warn,consumer=debug: {error}")),
-        }
-    });
+        });
     let common = format.zip(filter);
     check.finish(common)
 }
@@ -182,4 +171,86 @@ fn print(text: &str) -> ExitCode {
 fn print_error(text: &str, code: u8) -> ExitCode {
     _ = writeln!(std::io::stderr(), "{text}");
     ExitCode::from(code)
+}
+
+/// Format of the log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object per line.
+    Json,
+    /// Text for people.
+    Text,
+}
+
+impl LogFormat {
+    /// Parses LOG_FORMAT.
+    ///
+    /// # Errors
+    /// `text` is neither `json` nor `text`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "json" => Ok(Self::Json),
+            "text" => Ok(Self::Text),
+            _ => Err("is neither json nor text".into()),
+        }
+    }
+}
+
+/// Starts logging on standard output. Only the first call in a process has an effect.
+///
+/// Without `format`, a terminal gets text and anything else gets JSON.
+fn start_logs(format: Option<LogFormat>, filter: &str) {
+    let builder = tracing_subscriber::fmt().with_env_filter(without_libraries(filter));
+    let text = format.map_or_else(|| std::io::stdout().is_terminal(), |format| format == LogFormat::Text);
+    _ = if text { builder.try_init() } else { builder.json().flatten_event(true).try_init() };
+}
+
+/// Starts logging as text into `file`, for a command that uses standard output itself.
+pub fn start_logs_in_file(file: std::fs::File, filter: &str) {
+    let builder = tracing_subscriber::fmt().with_env_filter(without_libraries(filter)).with_ansi(false);
+    _ = builder.with_writer(std::sync::Mutex::new(file)).try_init();
+}
+
+/// Switches off the log lines of client libraries that `filter` does not name. They would log
+/// each outage many times.
+fn without_libraries(filter: &str) -> EnvFilter {
+    let switched_off =
+        ["rdkafka", "librdkafka", "hyper_util", "mongodb"].map(|name| match filter.contains(name) {
+            true => String::new(),
+            false => format!(",{name}=off"),
+        });
+    EnvFilter::builder().parse_lossy(format!("{filter}{}", switched_off.concat()))
+}
+
+/// Raises the soft limit of open files to the hard limit. Returns the number of files, sockets
+/// included, that may be open now.
+///
+/// Most systems set the soft limit for programs that use `select`. Slipstream does not use it.
+pub fn raise_open_files_limit() -> u64 {
+    match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((soft, hard)) if soft < hard => match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+            Ok(()) => hard,
+            Err(error) => {
+                tracing::warn!(%error, soft, hard, "limit of open files cannot be raised");
+                soft
+            }
+        },
+        Ok((soft, _)) => soft,
+        // Every supported system has this limit.
+        Err(_) => u64::MAX,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn raising_the_limit_sets_the_soft_limit_to_the_hard_limit() {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, hard.min(512), hard).unwrap();
+        assert_eq!(raise_open_files_limit(), hard);
+        assert_eq!(getrlimit(Resource::RLIMIT_NOFILE), Ok((hard, hard)));
+        assert_eq!(raise_open_files_limit(), hard);
+    }
 }

@@ -1,10 +1,11 @@
 //! Configuration from environment variables.
 //!
 //! [`settings!`](crate::settings) declares each variable once: name, documentation, default. The
-//! [`ConfigReader`] parses all values and collects every error. An invalid value is an error and never
-//! becomes a default. The value of a secret is never shown.
+//! [`ConfigReader`] parses all values and collects every error. An invalid value is an error and
+//! never becomes a default. The value of a secret is never shown.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 
 use serde::de::DeserializeOwned;
@@ -14,13 +15,15 @@ use serde::de::DeserializeOwned;
 pub enum Kind {
     /// The process does not start if the variable is unset.
     Required,
-    /// As [`Kind::Required`]. The value is never shown, and can be in the file that `NAME_FILE` names.
+    /// As [`Kind::Required`]. The value is never shown, and can be in the file that `NAME_FILE`
+    /// names.
     RequiredSecret,
     /// This value is the default.
     Default(&'static str),
     /// There is no default value. The text describes the behavior if the variable is unset.
     Optional(&'static str),
-    /// As [`Kind::Optional`]. The value is never shown, and can be in the file that `NAME_FILE` names.
+    /// As [`Kind::Optional`]. The value is never shown, and can be in the file that `NAME_FILE`
+    /// names.
     OptionalSecret(&'static str),
 }
 
@@ -64,20 +67,6 @@ impl Variable {
     }
 }
 
-/// The variables that every process has in addition to its own.
-pub const COMMON: &[Variable] = &[
-    Variable {
-        field: "log_format",
-        doc: "`json` (one object per line) or `text`.",
-        kind: Kind::Optional("`text` on a terminal, else `json`"),
-    },
-    Variable {
-        field: "rust_log",
-        doc: "Filter of the log lines, for example `info` or `warn,consumer=debug`.",
-        kind: Kind::Default("info"),
-    },
-];
-
 /// Declares a settings struct with one field per variable. The documentation of a field is the text
 /// of `--help`.
 ///
@@ -112,7 +101,21 @@ macro_rules! settings {
     };
 }
 
-/// All errors of a configuration: pairs of variable and problem. `Display` prints one line per error.
+crate::settings! {
+    /// The settings of the logs.
+    pub(crate) struct CommonSettings {
+        /// `json` (one object per line) or `text`.
+        log_format: Kind::Optional("`text` on a terminal, else `json`"),
+        /// Filter of the log lines, for example `info` or `warn,consumer=debug`.
+        rust_log: Kind::Default("info"),
+    }
+}
+
+/// The variables that every process has in addition to its own.
+pub const COMMON: &[Variable] = CommonSettings::VARIABLES;
+
+/// All errors of a configuration: pairs of variable and problem. `Display` prints one line per
+/// error.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ConfigErrors(pub Vec<(String, String)>);
 
@@ -148,8 +151,8 @@ pub struct ConfigReader {
 impl ConfigReader {
     /// Reads `environment` and the files of `NAME_FILE` into the settings struct `T`.
     ///
-    /// Names must be in upper case. envy alone would also accept `kafka_topic` for `KAFKA_TOPIC`, and
-    /// fail if both are set. [`ConfigReader::finish`] returns the errors.
+    /// Names must be in upper case. envy alone would also accept `kafka_topic` for `KAFKA_TOPIC`,
+    /// and fail if both are set. [`ConfigReader::finish`] returns the errors.
     pub fn read<T: DeserializeOwned + Default>(
         variables: &'static [Variable],
         environment: impl IntoIterator<Item = (String, String)>,
@@ -197,7 +200,8 @@ impl ConfigReader {
         self.errors.0.push((name.to_owned(), problem.into()));
     }
 
-    /// Parses `value` of the field `field`, or its default. Returns `None` and adds an error on failure.
+    /// Parses `value` of the field `field`, or its default. Returns `None` and adds an error on
+    /// failure.
     pub fn value<T>(
         &mut self,
         field: &str,
@@ -284,5 +288,70 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
+    }
+}
+
+/// The environment of the process as UTF-8 text: pairs of name and value.
+pub type Environment = Vec<(String, String)>;
+
+const NOT_UTF_8: &str = "is not UTF-8";
+
+/// Reads the environment of this process, without names and values that are not UTF-8.
+///
+/// The errors are the variables of `variables` whose values are not UTF-8.
+pub fn read_environment(variables: &[&[Variable]]) -> (Environment, ConfigErrors) {
+    decode_environment(std::env::vars_os(), variables)
+}
+
+fn decode_environment(
+    pairs: impl IntoIterator<Item = (OsString, OsString)>,
+    variables: &[&[Variable]],
+) -> (Environment, ConfigErrors) {
+    let is_declared =
+        |name: &str| variables.iter().copied().flatten().any(|variable| variable.is_named(name));
+    let (mut environment, mut errors) = (Environment::new(), ConfigErrors::default());
+    for (name, value) in pairs {
+        let Ok(name) = name.into_string() else { continue };
+        match value.into_string() {
+            Ok(value) => environment.push((name, value)),
+            Err(_) if is_declared(&name) => errors.0.push((name, NOT_UTF_8.into())),
+            Err(_) => {}
+        }
+    }
+    (environment, errors)
+}
+
+/// The trimmed value of a variable. An empty value counts as unset.
+pub fn environment_value<'a>(environment: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    let value = environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.trim());
+    value.filter(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    #[test]
+    fn a_value_that_is_not_utf_8_is_an_error_only_if_declared() {
+        let text = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
+        let pairs = [
+            (text(b"LANG"), text(b"caf\xe9")),
+            (text(b"NAME_\xff"), text(b"1")),
+            (text(b"MONGODB_URI_FILE"), text(b"/run/\xff")),
+            (text(b"LISTEN_ADDR"), text(b"\xff")),
+            (text(b"KAFKA_TOPIC"), text("caf\u{e9}".as_bytes())),
+        ];
+        let variable = |field, kind| Variable { field, doc: "", kind };
+        let variables = [
+            variable("mongodb_uri", Kind::RequiredSecret),
+            variable("listen_addr", Kind::Default("0.0.0.0:8080")),
+            variable("kafka_topic", Kind::Default("events.raw")),
+        ];
+        let (environment, errors) = decode_environment(pairs, &[&variables]);
+        assert_eq!(environment, [("KAFKA_TOPIC".to_owned(), "caf\u{e9}".to_owned())]);
+        let named: Vec<&str> = errors.0.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(named, ["MONGODB_URI_FILE", "LISTEN_ADDR"]);
     }
 }

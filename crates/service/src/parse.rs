@@ -1,5 +1,5 @@
-//! Parsers of values, for [`ConfigReader::value`](crate::ConfigReader::value). An error continues the
-//! sentence `NAME: "value" …`.
+//! Parsers of values, for [`ConfigReader::value`](crate::ConfigReader::value). An error continues
+//! the sentence `NAME: "value" …`.
 
 use std::str::FromStr;
 

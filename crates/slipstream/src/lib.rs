@@ -1,31 +1,29 @@
-//! The operator's command. [`up`] runs the whole pipeline on this machine, and [`simulate`] serves
-//! an ADSBDB simulator. [`check`](mod@check) reports faults of a deployment, and
-//! [`trace`](mod@trace) finds an event. [`dead_letters`] lists and replays dead letters, and
-//! [`dedupe`](mod@dedupe) removes duplicate documents. [`load`](mod@load) sends events, and
-//! [`verify`](mod@verify) compares them with the documents.
+//! The operator's command: `up`, `check`, `trace`, `load`, `verify`, `dead-letters`, `dedupe` and
+//! `simulate`. Each command has a module; `cli` parses the command line.
 
-use std::io::Write;
-use std::process::ExitCode;
-
-use clap::Parser;
-use kafka::BoxError;
-use service::config::COMMON;
-use service::environment::Environment;
-use service::{ConfigErrors, Kind, Variable};
-
-pub mod check;
-pub mod cli;
-pub mod dead_letters;
-pub mod dedupe;
-pub mod http;
-pub mod load;
-pub mod output;
+mod check;
+mod cli;
+mod dead_letters;
+mod dedupe;
+mod load;
+mod output;
 #[cfg(test)]
 mod shared_variables;
-pub mod simulate;
-pub mod trace;
-pub mod up;
-pub mod verify;
+mod trace;
+mod up;
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use cli::SimulateOptions;
+use devservers::Simulator;
+use kafka::BoxError;
+use service::config::COMMON;
+use service::config::Environment;
+use service::{ConfigErrors, Kind, Variable};
 
 /// Runs the command. Exit codes: 0 success, 1 failure, 2 a wrong command line or configuration, 130
 /// a second signal.
@@ -41,13 +39,13 @@ pub fn main() -> ExitCode {
             cli::Command::Check(options) => check::check(options, environment()?).await,
             cli::Command::Trace(options) => trace::trace(options, environment()?).await,
             cli::Command::Load(options) => load::load(options, environment()?).await,
-            cli::Command::Verify(options) => verify::verify(options, environment()?).await,
+            cli::Command::Verify(options) => load::verify(options, environment()?).await,
             cli::Command::DeadLetters(options) => dead_letters::run(options.command, environment()?).await,
             cli::Command::Dedupe(options) => dedupe::dedupe(options, environment()?).await,
-            cli::Command::Simulate(options) => simulate::simulate(options).await,
+            cli::Command::Simulate(options) => simulate(options).await,
         }
     });
-    runtime.shutdown_timeout(std::time::Duration::from_millis(500));
+    runtime.shutdown_timeout(Duration::from_millis(500));
     outcome.unwrap_or_else(|error| report_error(&error))
 }
 
@@ -59,9 +57,6 @@ const UP_VARIABLES: &[Variable] = &[Variable {
 }];
 
 /// Reads the environment.
-///
-/// # Errors
-/// A variable that a command reads is not UTF-8.
 fn environment() -> Result<Environment, ConfigErrors> {
     let variables = [
         producer::Settings::VARIABLES,
@@ -72,7 +67,7 @@ fn environment() -> Result<Environment, ConfigErrors> {
         COMMON,
         UP_VARIABLES,
     ];
-    match service::environment::read(&variables) {
+    match service::config::read_environment(&variables) {
         (environment, faults) if faults.0.is_empty() => Ok(environment),
         (_, faults) => Err(faults),
     }
@@ -83,4 +78,23 @@ fn report_error(error: &BoxError) -> ExitCode {
     let is_configuration_error = error.downcast_ref::<ConfigErrors>().is_some()
         || matches!(error.downcast_ref(), Some(devservers::ServerError::Setting(_)));
     ExitCode::from(if is_configuration_error { 2 } else { 1 })
+}
+
+/// Runs the simulator until a signal, or checks the health of a running one.
+async fn simulate(options: SimulateOptions) -> Result<ExitCode, BoxError> {
+    if options.healthcheck {
+        return Ok(if is_alive(options.listen).await { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    let stop = service::tasks::stop_token()?;
+    let simulator = Simulator::start(options.listen).await?;
+    output::write_line(format_args!("ADSBDB simulator on {}/v0/aircraft/random", simulator.base_url()))?;
+    stop.cancelled().await;
+    simulator.stop().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn is_alive(listen: SocketAddr) -> bool {
+    let ip = if listen.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { listen.ip() };
+    let url = format!("http://{}/livez", SocketAddr::new(ip, listen.port()));
+    check::http::get(&url, Duration::from_secs(3)).await.is_ok()
 }

@@ -4,17 +4,11 @@ use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 
 /// Writes a line. A closed pipe is no error: the result still determines the exit code.
-///
-/// # Errors
-/// The line cannot be written for another reason.
 pub fn write_line(text: impl Display) -> io::Result<()> {
     ignore_closed_pipe(writeln!(io::stdout(), "{text}"))
 }
 
 /// As [`write_line`], for bytes without a line end.
-///
-/// # Errors
-/// As [`write_line`].
 pub fn write_bytes(bytes: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout();
     ignore_closed_pipe(stdout.write_all(bytes).and_then(|()| stdout.flush()))

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use service::environment::Environment;
+use service::config::Environment;
 use service::{ConfigErrors, Kind, Variable};
 
 use crate::{check, dedupe, load};

@@ -5,12 +5,15 @@
 
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "a test fails by panicking and prints figures")]
 
-pub mod binaries;
-pub mod certificate;
-pub mod eventually;
+use std::future::Future;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+
 pub mod fault_test;
-pub mod holding_proxy;
 pub mod http;
+mod interleavings;
 pub mod kafka;
 pub mod load;
 pub mod mongo;
@@ -19,15 +22,46 @@ pub mod process;
 pub mod proxy;
 pub mod scripted_mongodb;
 pub mod servers;
-pub mod stack;
 pub mod topic_load;
 
-pub use eventually::eventually;
 pub use fault_test::FaultTest;
-pub use holding_proxy::HoldingProxy;
+pub use interleavings::interleavings;
 pub use monitor::Monitor;
 pub use process::Process;
-pub use proxy::Proxy;
-pub use stack::{Names, Stack};
+pub use proxy::{HoldingProxy, Proxy};
+pub use servers::{Names, Stack};
 pub use testkit_macros::needs;
 pub use topic_load::TopicLoad;
+
+/// Time between two checks of a condition.
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Checks `condition` until it returns a value. Panics with `what` after `timeout`.
+pub async fn eventually<T, F>(what: &str, timeout: Duration, mut condition: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let start = Instant::now();
+    loop {
+        if let Some(value) = condition().await {
+            return value;
+        }
+        assert!(start.elapsed() < timeout, "{what}: not within {timeout:?}");
+        tokio::time::sleep(CHECK_INTERVAL).await;
+    }
+}
+
+/// Writes a self-signed certificate with CA:TRUE, as `openssl req -x509` makes it, and its key for
+/// 127.0.0.1 into `folder` and returns their paths.
+pub fn certificate(folder: &Path) -> (String, String) {
+    let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).expect("valid names");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().expect("a key");
+    let signed = params.self_signed(&key).expect("a certificate");
+    let write = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).expect("a writable folder");
+        path.to_str().expect("a path in UTF-8").to_owned()
+    };
+    (write("cert.pem", &signed.pem()), write("key.pem", &key.serialize_pem()))
+}

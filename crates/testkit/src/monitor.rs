@@ -112,7 +112,7 @@ impl Drop for Monitor {
 }
 
 async fn poll(observed: &Mutex<Observed>, monitored: &MonitoredProcess) {
-    let resident = devservers::usage::resident_bytes(monitored.pid);
+    let resident = devservers::resident_bytes(monitored.pid);
     let response = tokio::time::timeout(HEALTH_TIMEOUT, http::get(&monitored.health)).await;
     let mut observed = lock(observed);
     let Ok(resident) = resident else {

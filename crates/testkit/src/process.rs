@@ -3,13 +3,14 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use devservers::Child;
 use nix::sys::signal::Signal;
 use tokio::process::Command;
 
-use crate::{binaries, eventually, http};
+use crate::{eventually, http};
 
 /// A running process. It is killed when dropped, and when the test process ends.
 #[derive(Debug)]
@@ -106,7 +107,7 @@ impl Process {
 
     /// The resident memory, from `/proc`.
     pub fn resident_bytes(&self) -> u64 {
-        devservers::usage::resident_bytes(self.pid()).expect("the memory of a child process")
+        devservers::resident_bytes(self.pid()).expect("the memory of a child process")
     }
 
     /// Whether it runs.
@@ -148,7 +149,7 @@ impl ConsumerCounters {
 
 /// A command for the binary `name` with exactly this environment.
 pub fn command(name: &str, environment: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(binaries::path(name));
+    let mut command = Command::new(binary(name));
     command.env_clear().envs(environment.iter().copied()).stdin(Stdio::null()).kill_on_drop(true);
     command
 }
@@ -157,4 +158,19 @@ pub fn command(name: &str, environment: &[(&str, &str)]) -> Command {
 pub fn free_address() -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("its address")
+}
+
+/// The binaries under test. Each test binary builds them once, by the same cargo and in its own
+/// profile.
+static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
+    let mut build = devservers::binaries::build(&["producer", "consumer", "poller", "slipstream"]);
+    assert!(build.status().expect("cargo runs").success(), "the binaries do not build");
+    // target/PROFILE/deps/it-HASH -> target/PROFILE
+    let test = std::env::current_exe().expect("the path of the test binary");
+    test.ancestors().nth(2).expect("the folder of the profile").to_owned()
+});
+
+/// The path of the binary `name`.
+pub fn binary(name: &str) -> PathBuf {
+    FOLDER.join(name)
 }

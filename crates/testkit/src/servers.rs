@@ -1,4 +1,5 @@
-//! Real servers for tests: shared ones, and ones of a test's own.
+//! Real servers for tests: shared ones, ones of a test's own, and the names that isolate tests on
+//! them.
 //!
 //! Shared servers run until the test binary ends. Statics are never dropped, so the next test
 //! binary removes the folders of test binaries that have ended.
@@ -10,6 +11,8 @@ use std::sync::LazyLock;
 use devservers::{Broker, BrokerKind, BrokerOptions, Database, DatabaseOptions, Progress};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
+
+use crate::Process;
 
 /// The folder of this test binary's servers: `target/tmp/servers/PID`.
 static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -120,7 +123,7 @@ pub async fn start_durable_mongodb() -> MongoServer {
 ///
 /// With `sync_on_commit` the server syncs each commit, so that SIGKILL loses no acknowledged write.
 /// That is five times slower.
-pub(crate) async fn start_mongodb(sync_on_commit: bool) -> MongoServer {
+async fn start_mongodb(sync_on_commit: bool) -> MongoServer {
     if let Some(given) = given_mongodb() {
         return given;
     }
@@ -134,4 +137,117 @@ pub(crate) async fn start_mongodb(sync_on_commit: bool) -> MongoServer {
 pub async fn shared_mongodb() -> &'static MongoServer {
     static SHARED: OnceCell<MongoServer> = OnceCell::const_new();
     SHARED.get_or_init(|| start_mongodb(false)).await
+}
+
+static SHARED: OnceCell<Stack> = OnceCell::const_new();
+static SHARED_WITHOUT_SYNC: OnceCell<Stack> = OnceCell::const_new();
+
+/// A broker and a MongoDB server.
+#[derive(Debug)]
+pub struct Stack {
+    /// The broker.
+    pub broker: OwnBroker,
+    /// The MongoDB server.
+    pub mongodb: MongoServer,
+}
+
+impl Stack {
+    /// Starts servers of the test's own. MongoDB syncs each commit, so that SIGKILL loses no
+    /// acknowledged write.
+    pub async fn start() -> Self {
+        Self::start_with(true).await
+    }
+
+    /// Starts servers of the test's own. MongoDB syncs nothing: it is five times faster, and must
+    /// not be killed.
+    pub async fn start_without_sync() -> Self {
+        Self::start_with(false).await
+    }
+
+    async fn start_with(sync_on_commit: bool) -> Self {
+        let (broker, mongodb) = tokio::join!(start_broker(), start_mongodb(sync_on_commit));
+        Self { broker, mongodb }
+    }
+
+    /// The servers that tests share, with sync on commit. Tests must not stop them.
+    pub async fn shared() -> &'static Self {
+        SHARED.get_or_init(Self::start).await
+    }
+
+    /// The servers that tests share, without sync. Tests must not stop them.
+    pub async fn shared_without_sync() -> &'static Self {
+        SHARED_WITHOUT_SYNC.get_or_init(Self::start_without_sync).await
+    }
+
+    /// The broker.
+    pub fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    /// Starts a producer for `names`. `more` variables override the usual ones.
+    pub fn producer(&self, names: &Names, more: &[(&str, &str)]) -> Process {
+        Process::start("producer", &names.for_every_source(more))
+    }
+
+    /// Starts a consumer for `names`. `more` variables override the usual ones.
+    pub fn consumer(&self, names: &Names, more: &[(&str, &str)]) -> Process {
+        Process::start("consumer", &names.for_every_source(more))
+    }
+
+    /// Unique names on these servers.
+    pub fn names(&self) -> Names {
+        Names::new(self.broker.bootstrap(), self.mongodb.uri())
+    }
+}
+
+/// The servers' addresses, and the topic, group and database of one test.
+#[derive(Debug, Clone)]
+pub struct Names {
+    /// The bootstrap servers of Kafka.
+    pub kafka: String,
+    /// The URI of MongoDB.
+    pub mongodb: String,
+    /// The topic.
+    pub topic: String,
+    /// The consumer group.
+    pub group: String,
+    /// The database.
+    pub database: String,
+}
+
+impl Names {
+    /// Unique names on these servers.
+    pub fn new(kafka: String, mongodb: String) -> Self {
+        // Random: a given MongoDB may keep the databases of earlier runs.
+        let own = format!("{:016x}", fastrand::u64(..));
+        Self {
+            kafka,
+            mongodb,
+            topic: format!("events-{own}"),
+            group: format!("group-{own}"),
+            database: format!("test-{own}"),
+        }
+    }
+
+    /// The variables of a process that uses these names. `more` variables override the usual ones.
+    pub fn environment<'k, 'v>(&'v self, more: &[(&'k str, &'v str)]) -> Vec<(&'k str, &'v str)> {
+        let own = [
+            ("KAFKA_BROKER", self.kafka.as_str()),
+            ("KAFKA_TOPIC", self.topic.as_str()),
+            ("KAFKA_GROUP_ID", self.group.as_str()),
+            ("MONGODB_URI", self.mongodb.as_str()),
+            ("MONGODB_DB", self.database.as_str()),
+        ];
+        [&own, more].concat()
+    }
+
+    /// The variables of a process that accepts every source.
+    pub fn for_every_source<'k, 'v>(&'v self, more: &[(&'k str, &'v str)]) -> Vec<(&'k str, &'v str)> {
+        self.environment(&[&[("EXPECTED_SOURCE", "*")], more].concat())
+    }
+
+    /// The dead-letter topic.
+    pub fn dead_letter_topic(&self) -> String {
+        format!("{}.dlq", self.topic)
+    }
 }

@@ -10,7 +10,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ::kafka::rebootstrap::Rebootstrap;
+use ::kafka::context::Rebootstrap;
+use ::kafka::topic_reader::RecordPosition;
 use ::kafka::{ConnectionContext, require_offset};
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -18,8 +19,8 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::future_producer::Delivery;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 
-use crate::kafka::record::Record;
-use service::lock::lock;
+use crate::kafka::record::{Record, TopicPartition};
+use service::tasks::lock;
 
 /// Maximum length of a header's text.
 const MAX_TEXT_BYTES: usize = 1024;
@@ -48,21 +49,6 @@ pub struct Cause {
 /// The operator's command reads it.
 const TIMESTAMP: &str = "__connect.errors.timestamp";
 
-/// Topic, partition and offset of a dead letter.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeadLetterPosition {
-    pub topic: String,
-    pub partition: i32,
-    pub offset: i64,
-}
-
-/// The partition from which a record was read.
-#[derive(Debug, Clone, Copy)]
-pub struct Origin<'a> {
-    pub topic: &'a str,
-    pub partition: i32,
-}
-
 /// Produces dead letters.
 pub struct DeadLetters {
     connector: String,
@@ -82,18 +68,19 @@ impl DeadLetters {
         Self { connector, shared_topic, batched: Sender::new(config), single: Sender::new(single) }
     }
 
-    /// Tries once to produce the dead letter of `record`, and returns its position.
+    /// Tries once to produce the dead letter of `record` from partition `origin`, and returns the
+    /// position of the dead letter.
     ///
     /// # Errors
     /// It has no delivery report with an offset. The text names the record, the cause and the
     /// remedy.
     pub async fn produce(
         &self,
-        origin: Origin<'_>,
+        origin: &TopicPartition,
         record: &Record,
         cause: &Cause,
-    ) -> Result<DeadLetterPosition, String> {
-        let topic = self.shared_topic.clone().unwrap_or_else(|| format!("{}.dlq", origin.topic));
+    ) -> Result<RecordPosition, String> {
+        let topic = self.shared_topic.clone().unwrap_or_else(|| format!("{}.dlq", origin.0));
         let dead_letter = |timestamp: Option<i64>, headers: OwnedHeaders| {
             let (topic, headers) = (topic.as_str(), Some(headers));
             let (payload, key) = (record.value(), record.key());
@@ -113,22 +100,22 @@ impl DeadLetters {
             sent = self.single.send(dead_letter(None, headers)).await;
         }
         match sent {
-            Ok(Delivery { partition, offset, .. }) => Ok(DeadLetterPosition { topic, partition, offset }),
+            Ok(Delivery { partition, offset, .. }) => Ok(RecordPosition { topic, partition, offset }),
             Err(error) => Err(format!(
                 "dead letter of {}/{} offset {} cannot be written to topic {topic}: {error}; {}",
-                origin.topic,
-                origin.partition,
+                origin.0,
+                origin.1,
                 record.offset,
                 remedy(&error, &topic)
             )),
         }
     }
 
-    fn headers(&self, origin: Origin<'_>, record: &Record, cause: &Cause) -> OwnedHeaders {
+    fn headers(&self, origin: &TopicPartition, record: &Record, cause: &Cause) -> OwnedHeaders {
         let mut headers = record.headers();
-        let (partition, offset) = (origin.partition.to_string(), record.offset.to_string());
+        let (partition, offset) = (origin.1.to_string(), record.offset.to_string());
         for (name, text) in [
-            ("topic", origin.topic),
+            ("topic", &*origin.0),
             ("partition", &partition),
             ("offset", &offset),
             ("connector.name", &self.connector),
@@ -234,7 +221,8 @@ mod tests {
         let dead_letters = DeadLetters::new(config, "g".into(), None);
         let record = Record::new(7, None, None, Some(b"{"), std::iter::empty);
         let cause = Cause { stage: "decode", class: "InvalidJson".into(), reason: "no JSON".into() };
-        let produce = || dead_letters.produce(Origin { topic: "a", partition: 0 }, &record, &cause);
+        let origin: TopicPartition = (Arc::from("a"), 0);
+        let produce = || dead_letters.produce(&origin, &record, &cause);
         cluster.request_errors(RDKafkaApiKey::Produce, &[RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER]);
         let why = produce().await.unwrap_err();
         assert!(why.contains("a/0 offset 7") && why.contains("DuplicateSequenceNumber"), "{why}");

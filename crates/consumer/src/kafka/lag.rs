@@ -8,12 +8,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaResult;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use service::tasks::Supervisor;
 
-use crate::kafka::rebalance::GroupMember;
 use crate::partition::progress::PartitionView;
 use crate::partition::workers::Workers;
 
@@ -31,9 +30,9 @@ impl LagMonitor {
     ///
     /// # Errors
     /// The thread cannot be created.
-    pub fn start(
+    pub fn start<C: ConsumerContext + 'static>(
         tasks: &Supervisor,
-        consumer: Arc<BaseConsumer<GroupMember>>,
+        consumer: Arc<BaseConsumer<C>>,
         workers: Arc<Workers>,
     ) -> std::io::Result<Self> {
         let (alive, stopped) = channel();
@@ -48,7 +47,7 @@ impl LagMonitor {
     }
 }
 
-fn run(consumer: &BaseConsumer<GroupMember>, workers: &Workers, stopped: &Receiver<()>) {
+fn run(consumer: &BaseConsumer<impl ConsumerContext>, workers: &Workers, stopped: &Receiver<()>) {
     while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
         if let Err(error) = update(consumer, workers) {
             tracing::debug!(error = %error, "partition offsets could not be read");
@@ -56,7 +55,7 @@ fn run(consumer: &BaseConsumer<GroupMember>, workers: &Workers, stopped: &Receiv
     }
 }
 
-fn update(consumer: &BaseConsumer<GroupMember>, workers: &Workers) -> KafkaResult<()> {
+fn update(consumer: &BaseConsumer<impl ConsumerContext>, workers: &Workers) -> KafkaResult<()> {
     let assigned = &workers.views()[..];
     if assigned.is_empty() {
         return Ok(());

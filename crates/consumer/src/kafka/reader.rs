@@ -3,6 +3,11 @@
 //! It has its own thread, because a rebalance blocks it until batches are finished. Otherwise,
 //! polling never waits for a worker.
 //!
+//! A rebalance starts and stops partition workers when the group moves partitions. A revoked
+//! partition is released only after its current batch was finished or abandoned and the finished
+//! records were committed. Nothing of a lost partition is committed, because another member may
+//! already have it.
+//!
 //! Delivery is at least once. An offset is committed only when all lower records are finished;
 //! after a crash the later records are read again. A graceful shutdown commits all finished
 //! records, so no record is processed twice.
@@ -11,23 +16,23 @@ use std::sync::Arc;
 use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
-use ::kafka::rebootstrap::Rebootstrap;
+use ::kafka::context::Rebootstrap;
 use ::kafka::topics::KafkaReadiness;
 use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::TopicPartitionList;
-use service::backoff::Backoff;
 use service::tasks::Supervisor;
+use service::time::Backoff;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::kafka::commit_guard::CommitGuard;
-use crate::kafka::committer::Committer;
+use crate::kafka::commits::{CommitThread, OffsetCommitter};
 use crate::kafka::lag::LagMonitor;
-use crate::kafka::rebalance::GroupMember;
 use crate::kafka::record::{Record, TopicPartition, topic_partitions};
 use crate::partition::workers::{PushResult, Workers};
 
@@ -147,15 +152,6 @@ impl Reader {
         end
     }
 
-    /// Updates the positions of the client. Offsets that it passed without a record, such as those
-    /// of control records, count as finished.
-    fn update_positions(&self, consumer: &BaseConsumer<GroupMember>) {
-        match consumer.position() {
-            Ok(positions) => self.workers.set_positions(&positions),
-            Err(error) => tracing::debug!(error = %error, "positions could not be read"),
-        }
-    }
-
     fn read(&self, client: &Client) -> SessionEnd {
         let consumer = &*client.consumer;
         let mut checked_at = Instant::now();
@@ -173,7 +169,11 @@ impl Reader {
                 Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
                     return SessionEnd::ClientFailed(code.to_string());
                 }
-                Some(Err(error)) => self.workers.record_poll_error(&error),
+                // The client recovers from this error by itself.
+                Some(Err(error)) => {
+                    tracing::debug!(error = %error, "poll failed");
+                    self.workers.set_client_error(error.to_string());
+                }
                 None => {}
             }
             if self.workers.any_paused() {
@@ -181,12 +181,19 @@ impl Reader {
             }
             if checked_at.elapsed() >= CHECK_INTERVAL {
                 checked_at = Instant::now();
-                consumer.context().keep_connected(consumer);
-                self.update_positions(consumer);
+                // Reconnects the clients if they lost every broker.
+                consumer.context().rebootstrap.restore_brokers(consumer.client());
+                client.committer.poll_observer();
+                // Offsets that the client passed without a record, such as those of control
+                // records, count as finished.
+                match consumer.position() {
+                    Ok(positions) => self.workers.set_positions(&positions),
+                    Err(error) => tracing::debug!(error = %error, "positions could not be read"),
+                }
                 if let Some(ended) = self.workers.unexpectedly_ended() {
                     return worker_ended(&ended);
                 }
-                if let Some(topic) = consumer.context().commit_guard().reset_topic() {
+                if let Some(topic) = client.committer.reset_topic() {
                     return SessionEnd::OffsetsReset(Arc::clone(topic));
                 }
             }
@@ -223,24 +230,25 @@ impl Reader {
             FINAL_COMMIT_TIMEOUT_UNAVAILABLE
         };
         let deadline = Instant::now() + timeout;
-        let Some(mut committed) = client.committer.request_final_commit() else {
+        let Some(mut committed) = client.commit_thread.request_final_commit() else {
             return self.commit_without_committer(client);
         };
         // After a reset of the offsets every commit fails.
-        let is_reset = || client.consumer.context().commit_guard().reset_topic().is_some();
+        let is_reset = || client.committer.reset_topic().is_some();
         while Instant::now() < deadline && !is_reset() {
             match committed.try_recv() {
                 Ok(true) => return,
                 // A group rejects commits for a moment during a rebalance.
                 Ok(false) | Err(TryRecvError::Disconnected) => {
-                    match client.committer.request_final_commit() {
+                    match client.commit_thread.request_final_commit() {
                         Some(next) => committed = next,
                         None => return self.commit_without_committer(client),
                     }
                 }
                 Err(TryRecvError::Empty) => {}
             }
-            // Lets a rebalance continue. A record that this returns is read again by the next owner.
+            // Lets a rebalance continue. A record that this returns is read again by the next
+            // owner.
             _ = client.consumer.poll(Duration::from_millis(10));
         }
         tracing::warn!("final commit was not confirmed, some records may be processed again");
@@ -248,8 +256,8 @@ impl Reader {
 
     /// Makes the final commit on this thread, because the committer has ended unexpectedly.
     fn commit_without_committer(&self, client: &Client) {
-        let guard = client.consumer.context().commit_guard();
-        if let Err((_, error)) = guard.commit(&client.consumer, || self.workers.final_offsets()) {
+        let committed = client.committer.commit(&client.consumer, || self.workers.final_offsets());
+        if let Err((_, error)) = committed {
             tracing::warn!(error = %error, "final commit failed, some records may be processed again");
         }
     }
@@ -271,21 +279,26 @@ impl Reader {
     }
 }
 
-/// A group member and its committer and lag monitor. Fields are dropped in this order.
+/// A group member and its threads. Fields are dropped in this order.
 struct Client {
     /// Announces the end of the threads, which end with the client.
     planned_end: DropGuard,
     consumer: Arc<BaseConsumer<GroupMember>>,
-    committer: Committer,
+    committer: Arc<OffsetCommitter>,
+    commit_thread: CommitThread,
     lag_monitor: LagMonitor,
 }
 
 impl Client {
     fn start(reader: &Reader) -> Result<Self, String> {
         let client_error = |error: KafkaError| error.to_string();
-        let guard = CommitGuard::new(&reader.client).map_err(client_error)?;
+        let committer = Arc::new(OffsetCommitter::new(&reader.client).map_err(client_error)?);
         let mut config = reader.client.clone();
-        let member = GroupMember::new(Arc::clone(&reader.workers), guard, Rebootstrap::enable(&mut config));
+        let member = GroupMember {
+            workers: Arc::clone(&reader.workers),
+            committer: Arc::clone(&committer),
+            rebootstrap: Rebootstrap::enable(&mut config),
+        };
         let consumer: BaseConsumer<GroupMember> = config.create_with_context(member).map_err(client_error)?;
         let topics: Vec<&str> = reader.topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics).map_err(client_error)?;
@@ -293,20 +306,125 @@ impl Client {
         let thread_error = |error: std::io::Error| format!("thread could not be created: {error}");
         let planned_end = CancellationToken::new();
         let tasks = reader.tasks.until(planned_end.clone());
-        let start_committer = Committer::start(&tasks, Arc::clone(&consumer), Arc::clone(&reader.workers));
-        let committer = start_committer.map_err(thread_error)?;
-        // Declared after the committer, so dropped before it if the next thread cannot be created.
+        let commit_thread = CommitThread::start(
+            &tasks,
+            Arc::clone(&consumer),
+            Arc::clone(&committer),
+            Arc::clone(&reader.workers),
+        )
+        .map_err(thread_error)?;
+        // Declared after the commit thread, so dropped before it if the next thread cannot be
+        // created.
         let planned_end = planned_end.drop_guard();
-        let start_monitor = LagMonitor::start(&tasks, Arc::clone(&consumer), Arc::clone(&reader.workers));
-        let lag_monitor = start_monitor.map_err(thread_error)?;
-        Ok(Self { planned_end, consumer, committer, lag_monitor })
+        let lag_monitor = LagMonitor::start(&tasks, Arc::clone(&consumer), Arc::clone(&reader.workers))
+            .map_err(thread_error)?;
+        Ok(Self { planned_end, consumer, committer, commit_thread, lag_monitor })
     }
 
     /// Stops the threads, then leaves the group.
     fn close(self) {
         drop(self.planned_end);
-        self.committer.stop();
+        self.commit_thread.stop();
         self.lag_monitor.stop();
         drop(self.consumer);
+    }
+}
+
+/// How long a worker may finish its current batch before its partition is released. This is below
+/// the group's session timeout of 10 s; librdkafka sends heartbeats meanwhile.
+const REVOKE_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// The librdkafka context of the group member.
+pub struct GroupMember {
+    pub workers: Arc<Workers>,
+    pub committer: Arc<OffsetCommitter>,
+    pub rebootstrap: Arc<Rebootstrap>,
+}
+
+impl GroupMember {
+    fn revoke(&self, consumer: &BaseConsumer<Self>, revoked: &[TopicPartition]) {
+        if consumer.assignment_lost() {
+            tracing::warn!(partitions = revoked.len(), "partitions lost");
+            return self.workers.abort(revoked);
+        }
+        let finished = self.workers.stop(revoked, REVOKE_TIMEOUT);
+        if let Err((_, error)) = self.committer.commit(consumer, || finished) {
+            tracing::warn!(error = %error, "commit of revoked partitions failed");
+        }
+        tracing::info!(partitions = revoked.len(), "partitions revoked");
+    }
+}
+
+impl ClientContext for GroupMember {
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+        ::kafka::log_line(facility, message);
+        if let Some((topic, partition, position)) = parse_offset_reset(facility, message) {
+            self.workers.set_position_reset(topic, partition, position);
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "librdkafka", error = %error, reason, "client error");
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        self.rebootstrap.on_statistics(statistics);
+    }
+}
+
+impl ConsumerContext for GroupMember {
+    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        match rebalance {
+            Rebalance::Assign(list) => {
+                tracing::info!(partitions = list.count(), "partitions assigned");
+                self.workers.start(topic_partitions(list));
+            }
+            Rebalance::Revoke(list) => self.revoke(consumer, &topic_partitions(list)),
+            Rebalance::Error(error) => {
+                tracing::warn!(error = %error, "rebalance failed");
+                self.workers.abort(&self.workers.assigned());
+            }
+        }
+    }
+
+    fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        // A partition that was paused when it was revoked would otherwise return paused.
+        if let Rebalance::Assign(list) = rebalance
+            && let Err(error) = consumer.resume(list)
+        {
+            tracing::warn!(error = %error, "assigned partitions could not be resumed");
+        }
+    }
+}
+
+/// The partition and position of an `Offset out of range` reset. librdkafka reports it only in its
+/// log: `[thrd:main]: t [0]: offset reset (at offset 5 (leader epoch 0), broker 1) to …:
+/// Broker: Offset out of range`.
+fn parse_offset_reset<'a>(facility: &str, message: &'a str) -> Option<(&'a str, i32, i64)> {
+    if facility != "OFFSET" {
+        return None;
+    }
+    let (topic_partition, rest) = message.split_once(": offset reset (at offset ")?;
+    let (topic, partition) = topic_partition.rsplit_once(' ')?;
+    let topic = topic.rsplit_once(' ').map_or(topic, |(_thread, topic)| topic);
+    let partition = partition.strip_prefix('[')?.strip_suffix(']')?.parse().ok()?;
+    let position = rest.split([' ', ',', ')']).next()?.parse().ok()?;
+    rest.contains("out of range").then_some((topic, partition, position))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_out_of_range_position_counts_as_a_reset() {
+        let line = "[thrd:main]: a.b-c [12]: offset reset (at offset 5 (leader epoch 0), broker 1) \
+                to cached BEGINNING offset offset 9 (leader epoch -1): fetch failed due to requested offset \
+                not available on the broker: Broker: Offset out of range";
+        assert_eq!(parse_offset_reset("OFFSET", line), Some(("a.b-c", 12, 5)));
+        assert_eq!(parse_offset_reset("FETCH", line), None);
+        let other = "[thrd:main]: t [0]: offset reset (at offset INVALID (leader epoch -1), broker -1) to \
+                 offset BEGINNING (leader epoch -1): no previously committed offset: Local: No offset stored";
+        assert_eq!(parse_offset_reset("OFFSET", other), None);
     }
 }

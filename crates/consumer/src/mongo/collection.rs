@@ -1,21 +1,17 @@
-//! The collections that were written to. A collection is ready once the server confirmed its unique
+//! A collection that was written to. It is ready once the server confirmed its unique
 //! index. Workers that need the same collection wait for one attempt; other collections are not
 //! delayed.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bson::RawDocument;
-use events::Source;
-use service::backoff::Backoff;
-use service::lock::lock;
+use service::tasks::lock;
+use service::time::Backoff;
 
 use super::connection::Connection;
 use super::error::{CallError, TransientError};
 use super::key::UpsertKeys;
-use super::write_strategy::WriteStrategy;
 
 /// Time between two confirmations of the indexes. An operator can drop an index while the consumer
 /// runs; it is then built again before the next write.
@@ -42,30 +38,6 @@ const DATABASE_DIFFER_CASE: i32 = 13297;
 /// CommandNotSupportedOnView.
 const NOT_SUPPORTED_ON_VIEW: i32 = 166;
 
-/// All collections, by source.
-#[derive(Debug, Default)]
-pub(super) struct Collections {
-    by_source: Mutex<BTreeMap<Source, Arc<Collection>>>,
-}
-
-impl Collections {
-    pub(super) fn of(&self, source: &Source) -> Arc<Collection> {
-        let mut by_source = lock(&self.by_source);
-        if let Some(collection) = by_source.get(source) {
-            return Arc::clone(collection);
-        }
-        let collection = Arc::new(Collection { name: source.to_string(), ..Collection::default() });
-        by_source.insert(source.clone(), Arc::clone(&collection));
-        collection
-    }
-
-    /// The reasons why collections accept no writes.
-    pub(super) fn blocked(&self) -> Vec<String> {
-        let now = Instant::now();
-        lock(&self.by_source).values().filter_map(|collection| collection.block_reason(now)).collect()
-    }
-}
-
 /// The collection of a command, and how the command is sent.
 #[derive(Clone, Copy)]
 pub(super) struct CallContext<'a> {
@@ -79,21 +51,16 @@ pub(super) struct CallContext<'a> {
     pub(super) deadline: Duration,
 }
 
-/// The state of one collection.
+/// One collection.
 #[derive(Debug, Default)]
 pub(super) struct Collection {
     pub(super) name: String,
-    index_status: Mutex<IndexStatus>,
+    state: Mutex<CollectionState>,
     index_lock: tokio::sync::Mutex<IndexAttempts>,
-    lookup_indexes_given_up: AtomicBool,
-    merges_events: AtomicBool,
-    written: AtomicU64,
-    /// Decides which command is sent first.
-    pub(super) write_strategy: WriteStrategy,
 }
 
 #[derive(Debug, Default)]
-struct IndexStatus {
+pub(super) struct CollectionState {
     /// When the indexes were last confirmed.
     confirmed_at: Option<Instant>,
     /// Why they cannot be built.
@@ -106,21 +73,24 @@ struct IndexStatus {
     waiting: usize,
     /// When a worker last needed the indexes.
     last_needed: Option<Instant>,
+    /// A look-up index that failed is not built again, because each attempt reads the whole
+    /// collection.
+    pub(super) lookup_indexes_given_up: bool,
+    /// Whether several events of a key may be merged into one write. They may not if the collection
+    /// has rules by which the server could reject one of the events and accept another.
+    pub(super) merges_events: bool,
+    /// The number of written events.
+    written: u64,
+    /// Decides which command is sent first.
+    pub(super) write_strategy: WriteStrategy,
 }
 
 /// Counts a worker as waiting until it is dropped.
 struct WaitingGuard<'a>(&'a Collection);
 
-impl<'a> WaitingGuard<'a> {
-    fn new(collection: &'a Collection) -> Self {
-        collection.index_status().waiting += 1;
-        Self(collection)
-    }
-}
-
 impl Drop for WaitingGuard<'_> {
     fn drop(&mut self) {
-        let mut status = self.0.index_status();
+        let mut status = self.0.state();
         status.waiting -= 1;
         status.last_needed = Some(Instant::now());
     }
@@ -163,6 +133,10 @@ impl From<NotReady> for TransientError {
 }
 
 impl Collection {
+    pub(super) fn new(name: String) -> Self {
+        Self { name, ..Self::default() }
+    }
+
     /// Runs `attempt` unless the indexes were confirmed lately. Its arguments are the deadline of a
     /// build, and whether the previous attempt succeeded.
     pub(super) async fn ensure_indexes<F>(
@@ -177,7 +151,8 @@ impl Collection {
         if self.is_confirmed(called_at) {
             return Ok(());
         }
-        let _waiting = WaitingGuard::new(self);
+        self.state().waiting += 1;
+        let _waiting = WaitingGuard(self);
         let mut attempts = self.index_lock.lock().await;
         let now = Instant::now();
         if self.is_confirmed(now) {
@@ -190,7 +165,7 @@ impl Collection {
         }
         let build_deadline = deadline.saturating_mul(1 << attempts.doublings.min(16)).min(MAX_BUILD_DEADLINE);
         let confirmed = {
-            let mut status = self.index_status();
+            let mut status = self.state();
             if attempts.doublings == 0 {
                 // An attempt that was aborted did not reset this.
                 status.building = None;
@@ -203,7 +178,7 @@ impl Collection {
                     tracing::info!(collection = self.name, "index build finished");
                 }
                 *attempts = IndexAttempts::default();
-                let mut status = self.index_status();
+                let mut status = self.state();
                 status.confirmed_at = Some(Instant::now());
                 (status.blocked, status.building) = (None, None);
                 Ok(())
@@ -218,7 +193,7 @@ impl Collection {
     fn record_failure(&self, attempts: &mut IndexAttempts, not_ready: &NotReady) {
         attempts.failed = Some((Instant::now(), not_ready.clone()));
         attempts.not_before = None;
-        let mut status = self.index_status();
+        let mut status = self.state();
         match not_ready {
             NotReady::Building(reason) => {
                 if attempts.doublings == 0 {
@@ -240,7 +215,7 @@ impl Collection {
 
     /// Records that `createIndexes` was sent for this index.
     pub(super) fn index_build_requested(&self, index: &str) {
-        let mut status = self.index_status();
+        let mut status = self.state();
         if status.building.as_ref().is_none_or(|(_, building)| building != index) {
             status.building = Some((Instant::now(), index.to_owned()));
         }
@@ -249,7 +224,7 @@ impl Collection {
     /// Records a rejection that means that the server accepts no writes to this namespace.
     pub(super) fn note_rejection(&self, code: i32, message: &str) {
         let Some(reason) = namespace_rejection(&self.name, code, message) else { return };
-        let mut status = self.index_status();
+        let mut status = self.state();
         (status.confirmed_at, status.last_needed) = (None, Some(Instant::now()));
         if status.writes_rejected.replace(reason.clone()).is_none() {
             tracing::error!(reason, "collection is blocked");
@@ -264,8 +239,8 @@ impl Collection {
     }
 
     /// Why the records of workers wait.
-    fn block_reason(&self, now: Instant) -> Option<String> {
-        let status = self.index_status();
+    pub(super) fn block_reason(&self, now: Instant) -> Option<String> {
+        let status = self.state();
         let needed_lately = status
             .last_needed
             .is_some_and(|needed| now.saturating_duration_since(needed) < BLOCK_REPORT_TIMEOUT);
@@ -281,41 +256,21 @@ impl Collection {
     }
 
     fn is_confirmed(&self, now: Instant) -> bool {
-        self.index_status()
-            .confirmed_at
-            .is_some_and(|at| now.saturating_duration_since(at) < INDEX_CHECK_INTERVAL)
+        self.state().confirmed_at.is_some_and(|at| now.saturating_duration_since(at) < INDEX_CHECK_INTERVAL)
     }
 
-    fn index_status(&self) -> std::sync::MutexGuard<'_, IndexStatus> {
-        lock(&self.index_status)
-    }
-
-    /// Whether to build look-up indexes. One that failed is not retried, because each attempt reads
-    /// the whole collection.
-    pub(super) fn needs_lookup_indexes(&self) -> bool {
-        !self.lookup_indexes_given_up.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn give_up_lookup_indexes(&self) {
-        self.lookup_indexes_given_up.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether several events of a key may be merged into one write. They may not if the collection
-    /// has rules by which the server could reject one of the events and accept another.
-    pub(super) fn merges_events(&self) -> bool {
-        self.merges_events.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn set_has_rules(&self, rules: bool) {
-        self.merges_events.store(!rules, Ordering::Relaxed);
+    pub(super) fn state(&self) -> MutexGuard<'_, CollectionState> {
+        lock(&self.state)
     }
 
     /// Adds to the number of written events and returns the sum.
     pub(super) fn add_written(&self, events: u64) -> u64 {
+        let mut state = self.state();
         if events > 0 {
-            self.index_status().writes_rejected = None;
+            state.writes_rejected = None;
         }
-        self.written.fetch_add(events, Ordering::Relaxed) + events
+        state.written += events;
+        state.written
     }
 }
 
@@ -342,4 +297,62 @@ pub(super) fn cannot_be_written(collection: &str, cause: &str) -> String {
         "collection {collection}: writes are paused: {cause}. Rename or drop it, set another MONGODB_DB, or leave the \
          source out of EXPECTED_SOURCE, which skips its records"
     )
+}
+
+/// Updates are sent first while the share of existing documents is above this value.
+const UPDATES_FIRST_ABOVE: f64 = 0.75;
+/// Inserts are sent first again below this value. Between the two values, inserts first and updates
+/// first cost about the same (figures:
+/// `docs/adr/0001-choose-the-first-command-by-recent-replies.md`).
+const INSERTS_FIRST_BELOW: f64 = 0.5;
+/// So many events have the same weight as all events before them.
+const MEMORY_EVENTS: f64 = 500.0;
+
+/// The write strategy of a collection: whether updates or inserts are sent first. It follows the
+/// share of events that found an existing document. It changes only the cost of a batch, never its
+/// outcome.
+#[derive(Debug, Default)]
+pub(super) struct WriteStrategy {
+    existing_share: f64,
+    /// Whether the document of an event is more likely to exist.
+    pub(super) updates_first: bool,
+}
+
+impl WriteStrategy {
+    /// Adds the observation that `existing` of `events` found a document. Nothing was known of
+    /// these documents.
+    pub(super) fn observe(&mut self, existing: usize, events: usize) {
+        if events == 0 {
+            return;
+        }
+        let share = existing as f64 / events as f64;
+        let weight = events as f64 / (events as f64 + MEMORY_EVENTS);
+        self.existing_share += (share - self.existing_share) * weight;
+        let threshold = if self.updates_first { INSERTS_FIRST_BELOW } else { UPDATES_FIRST_ABOVE };
+        self.updates_first = self.existing_share > threshold;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_strategy_follows_the_majority_and_few_events_do_not_change_it() {
+        let mut strategy = WriteStrategy::default();
+        assert!(!strategy.updates_first, "inserts first by default");
+        strategy.observe(0, 0);
+        for _ in 0..3 {
+            strategy.observe(1000, 1000);
+        }
+        assert!(strategy.updates_first);
+        strategy.observe(0, 100);
+        assert!(strategy.updates_first);
+        for _ in 0..3 {
+            strategy.observe(0, 1000);
+        }
+        assert!(!strategy.updates_first);
+        (0..5000).for_each(|_| strategy.observe(1, 1));
+        assert!(strategy.updates_first, "single events count as well");
+    }
 }

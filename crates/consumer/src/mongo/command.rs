@@ -2,11 +2,12 @@
 //! operators: a filter compares with them, and an update has them inside `$literal`.
 
 use bson::oid::ObjectId;
-use bson::raw::CStr;
+use bson::raw::{CStr, cstr};
+use bson::spec::ElementType;
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 use events::StorableEvent;
 
-use super::bson_writer::BsonWriter;
+use super::collection::CallContext;
 use super::index;
 use super::key::{INDEXED_TYPES, Key, UpsertKeys};
 
@@ -22,15 +23,8 @@ pub(super) const MAX_SINGLE_COMMAND_BYTES: usize = (16 << 20) + (12 << 10);
 const INSERT_OVERHEAD_BYTES: usize = 40;
 const UPDATE_OVERHEAD_BYTES: usize = 520;
 
-type Command = Result<RawDocumentBuf, bson::error::Error>;
-
-/// The collection of a batch's commands.
-#[derive(Clone, Copy)]
-pub(super) struct Target<'a> {
-    pub(super) collection: &'a str,
-    pub(super) keys: &'a UpsertKeys,
-    pub(super) write_concern: &'a RawDocument,
-}
+/// A command as BSON.
+pub(super) type Command = Result<RawDocumentBuf, bson::error::Error>;
 
 /// An event and the key of its document.
 #[derive(Clone, Copy)]
@@ -46,32 +40,24 @@ pub(super) fn insert_bytes(statement: &Statement<'_>, _: &UpsertKeys) -> usize {
 
 /// Maximum size of a statement inside an update command.
 pub(super) fn update_bytes(statement: &Statement<'_>, keys: &UpsertKeys) -> usize {
+    let value_bytes = |value: &RawBsonRef<'_>| value.as_str().map_or(16, str::len);
     let key_bytes = match statement.key {
         Key::Derived(_) => 0,
         Key::Fields(values) => {
-            keys.fields().zip(values).map(|(field, value)| field.len() + value_bytes(*value) + 96).sum()
+            keys.fields().zip(values).map(|(field, value)| field.len() + value_bytes(value) + 96).sum()
         }
     };
     statement.event.document.as_bytes().len() + key_bytes + UPDATE_OVERHEAD_BYTES
 }
 
-fn value_bytes(value: RawBsonRef<'_>) -> usize {
-    value.as_str().map_or(16, str::len)
-}
-
 /// The unordered insert of all events. The server continues after an error.
-pub(super) fn insert(target: Target<'_>, statements: &[Statement<'_>]) -> Command {
-    let room: usize = statements.iter().map(|statement| insert_bytes(statement, target.keys)).sum();
-    let mut writer = BsonWriter::with_capacity(room + 512);
-    writer.text("insert", target.collection);
-    writer.boolean("ordered", false);
-    writer.document("writeConcern", target.write_concern);
-    let documents = writer.open_array("documents");
-    for (position, statement) in statements.iter().enumerate() {
-        writer.document_with_id(&position.to_string(), id_of(statement), &statement.event.document);
-    }
-    writer.close(documents);
-    writer.finish()
+pub(super) fn insert(context: &CallContext<'_>, statements: &[Statement<'_>]) -> Command {
+    let room = statements.iter().map(|statement| insert_bytes(statement, context.keys)).sum();
+    write_command(context, ["insert", "documents"], false, room, |documents| {
+        for (position, statement) in statements.iter().enumerate() {
+            documents.document_with_id(&position.to_string(), id_of(statement), &statement.event.document);
+        }
+    })
 }
 
 /// The documents that [`insert`] inserts.
@@ -96,38 +82,66 @@ fn id_of(statement: &Statement<'_>) -> ObjectId {
 
 /// Guarded updates: each replaces the event's document and keeps its `_id`, unless the stored one
 /// is newer. An update never inserts.
-pub(super) fn update(target: Target<'_>, ordered: bool, statements: &[Statement<'_>]) -> Command {
-    let room: usize = statements.iter().map(|statement| update_bytes(statement, target.keys)).sum();
+pub(super) fn update(context: &CallContext<'_>, ordered: bool, statements: &[Statement<'_>]) -> Command {
+    let room = statements.iter().map(|statement| update_bytes(statement, context.keys)).sum();
+    write_command(context, ["update", "updates"], ordered, room, |updates| {
+        for (position, Statement { key, event }) in statements.iter().enumerate() {
+            updates.object(&position.to_string(), |update| {
+                update.object("q", |filter| append_filter(filter, context.keys, key));
+                update.array("u", |pipeline| {
+                    pipeline.object("0", |stage| {
+                        stage.object("$replaceWith", |replace| {
+                            replace.array("$cond", |condition| append_guarded(condition, event));
+                        });
+                    });
+                });
+            });
+        }
+    })
+}
+
+/// The operands of `$cond`: the guard, the new document, and the stored document.
+fn append_guarded(condition: &mut BsonWriter, event: &StorableEvent) {
+    condition.document("0", &guard(event.timestamp.get(), event.ingested_at.get()));
+    condition.object("1", |then| {
+        then.array("$mergeObjects", |merge| {
+            merge.document("0", &rawdoc! { "_id": "$_id" });
+            merge.object("1", |literal| literal.document("$literal", &event.document));
+        });
+    });
+    condition.text("2", "$$ROOT");
+}
+
+fn write_command(
+    context: &CallContext<'_>,
+    [name, list]: [&str; 2],
+    ordered: bool,
+    room: usize,
+    append: impl FnOnce(&mut BsonWriter),
+) -> Command {
     let mut writer = BsonWriter::with_capacity(room + 512);
-    writer.text("update", target.collection);
+    writer.text(name, &context.collection.name);
     writer.boolean("ordered", ordered);
-    writer.document("writeConcern", target.write_concern);
-    let updates = writer.open_array("updates");
-    for (position, statement) in statements.iter().enumerate() {
-        append_update(&mut writer, &position.to_string(), target.keys, *statement);
-    }
-    writer.close(updates);
+    writer.document("writeConcern", context.write_concern);
+    writer.array(list, append);
     writer.finish()
 }
 
 /// An update that matches no document, to test whether the server accepts writes to the collection.
 /// It changes nothing, creates no collection, and needs only the right to update. Its filter has
 /// no shard key, so a router sends it to every shard.
-pub(super) fn probe(target: Target<'_>) -> RawDocumentBuf {
+pub(super) fn probe(context: &CallContext<'_>) -> RawDocumentBuf {
     rawdoc! {
-        "update": target.collection,
-        "writeConcern": target.write_concern.to_owned(),
+        "update": context.collection.name.as_str(),
+        "writeConcern": context.write_concern.to_owned(),
         "updates": [{ "q": { "_id": ObjectId::new() }, "u": [{ "$replaceWith": "$$ROOT" }] }],
     }
 }
 
 /// The query for the version of a key's document.
 pub(super) fn find(collection: &str, keys: &UpsertKeys, key: &Key<'_>) -> Command {
-    let mut writer = find_in(collection);
-    let filter = writer.open_document("filter");
-    append_filter(&mut writer, keys, key);
-    writer.close(filter);
-    writer.document("projection", &projection(std::iter::empty()));
+    let mut writer = find_in(collection, None);
+    writer.object("filter", |filter| append_filter(filter, keys, key));
     writer.value("limit", RawBsonRef::Int32(1));
     writer.finish()
 }
@@ -146,96 +160,65 @@ pub(super) fn find_all(collection: &str, keys: &UpsertKeys, wanted: &[&Key<'_>])
             }
         });
     }
-    let mut writer = find_in(collection);
-    let filter = writer.open_document("filter");
-    let condition = writer.open_document(field);
-    let list = writer.open_array("$in");
-    for (position, value) in values.iter().enumerate() {
-        writer.value(&position.to_string(), *value);
-    }
-    writer.close(list);
-    if field != "_id" && index::filter_needs_types(keys) {
-        append_types(&mut writer);
-    }
-    writer.close(condition);
-    writer.close(filter);
-    writer.document("projection", &projection(std::iter::once(field)));
+    let mut writer = find_in(collection, Some(field));
+    writer.object("filter", |filter| {
+        filter.object(field, |condition| {
+            condition.array("$in", |list| {
+                for (position, value) in values.iter().enumerate() {
+                    list.value(&position.to_string(), *value);
+                }
+            });
+            if field != "_id" && index::filter_needs_types(keys) {
+                append_types(condition);
+            }
+        });
+    });
     // One more than expected, so that the server keeps no cursor open.
     writer.value("batchSize", RawBsonRef::Int32(i32::try_from(wanted.len() + 1).unwrap_or(i32::MAX)));
     Some(writer.finish())
 }
 
-fn find_in(collection: &str) -> BsonWriter {
+/// A `find` command that returns the version, and `field`.
+fn find_in(collection: &str, field: Option<&str>) -> BsonWriter {
+    let mut projection = rawdoc! { "event_timestamp": 1, "ingested_at": 1 };
+    let field = field.filter(|field| !["event_timestamp", "ingested_at"].contains(field));
+    // A field's name has no NUL: `UpsertKeys::parse` rejects one.
+    if let Some(Ok(field)) = field.map(<&CStr>::try_from) {
+        projection.append(field, 1);
+    }
     let mut writer = BsonWriter::with_capacity(512);
     writer.text("find", collection);
     writer.boolean("singleBatch", true);
+    writer.document("projection", &projection);
     writer
-}
-
-fn projection<'a>(fields: impl Iterator<Item = &'a str>) -> RawDocumentBuf {
-    let mut projection = rawdoc! { "event_timestamp": 1, "ingested_at": 1 };
-    for field in fields.filter(|field| !["event_timestamp", "ingested_at"].contains(field)) {
-        // A field's name has no NUL: `UpsertKeys::parse` rejects one.
-        if let Ok(field) = <&CStr>::try_from(field) {
-            projection.append(field, 1);
-        }
-    }
-    projection
-}
-
-fn append_update(writer: &mut BsonWriter, position: &str, keys: &UpsertKeys, statement: Statement<'_>) {
-    let update = writer.open_document(position);
-    let filter = writer.open_document("q");
-    append_filter(writer, keys, statement.key);
-    writer.close(filter);
-
-    let pipeline = writer.open_array("u");
-    let stage = writer.open_document("0");
-    let replace = writer.open_document("$replaceWith");
-    let condition = writer.open_array("$cond");
-    writer.document("0", &guard(statement.event.timestamp.get(), statement.event.ingested_at.get()));
-    let then = writer.open_document("1");
-    let merge = writer.open_array("$mergeObjects");
-    writer.document("0", &rawdoc! { "_id": "$_id" });
-    let literal = writer.open_document("1");
-    writer.document("$literal", &statement.event.document);
-    writer.close(literal);
-    writer.close(merge);
-    writer.close(then);
-    writer.text("2", "$$ROOT");
-    writer.close(condition);
-    writer.close(replace);
-    writer.close(stage);
-    writer.close(pipeline);
-    writer.close(update);
 }
 
 /// A filter is only `field: value`, which means `$eq` for single values. Every query planner finds
 /// an index for it. Types are added if only a partial index covers the key.
-fn append_filter(writer: &mut BsonWriter, keys: &UpsertKeys, key: &Key<'_>) {
+fn append_filter(filter: &mut BsonWriter, keys: &UpsertKeys, key: &Key<'_>) {
     match key {
-        Key::Derived(id) => writer.value("_id", RawBsonRef::ObjectId(*id)),
+        Key::Derived(id) => filter.value("_id", RawBsonRef::ObjectId(*id)),
         Key::Fields(values) if index::filter_needs_types(keys) => {
             for (field, value) in keys.fields().zip(values) {
-                let condition = writer.open_document(field);
-                writer.value("$eq", *value);
-                append_types(writer);
-                writer.close(condition);
+                filter.object(field, |condition| {
+                    condition.value("$eq", *value);
+                    append_types(condition);
+                });
             }
         }
         Key::Fields(values) => {
-            keys.fields().zip(values).for_each(|(field, value)| writer.value(field, *value));
+            keys.fields().zip(values).for_each(|(field, value)| filter.value(field, *value));
         }
     }
 }
 
 /// The planner uses a partial index only for a query that implies its filter.
-fn append_types(writer: &mut BsonWriter) {
-    let types = writer.open_array("$type");
-    for (position, name) in INDEXED_TYPES.iter().enumerate() {
-        writer.text(&position.to_string(), name);
-    }
-    writer.close(types);
+fn append_types(condition: &mut BsonWriter) {
+    condition.array("$type", |types| {
+        for (position, name) in INDEXED_TYPES.iter().enumerate() {
+            types.text(&position.to_string(), name);
+        }
+    });
 }
 
 /// The guard: true if the stored `(event_timestamp, ingested_at)` is not above the event's pair. A
@@ -252,11 +235,96 @@ fn guard(timestamp: i64, ingested_at: i64) -> RawDocumentBuf {
     ] }
 }
 
+/// Writes a BSON document into one buffer. The documents of a batch become a command without a copy
+/// per nesting level.
+struct BsonWriter {
+    bytes: Vec<u8>,
+}
+
+impl BsonWriter {
+    fn with_capacity(capacity: usize) -> Self {
+        let mut bytes = Vec::with_capacity(capacity);
+        bytes.extend_from_slice(&[0; 4]);
+        Self { bytes }
+    }
+
+    fn object(&mut self, key: &str, write: impl FnOnce(&mut Self)) {
+        self.nested(ElementType::EmbeddedDocument, key, write);
+    }
+
+    fn array(&mut self, key: &str, write: impl FnOnce(&mut Self)) {
+        self.nested(ElementType::Array, key, write);
+    }
+
+    fn nested(&mut self, kind: ElementType, key: &str, write: impl FnOnce(&mut Self)) {
+        self.element(kind, key);
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; 4]);
+        write(self);
+        self.end(start);
+    }
+
+    fn text(&mut self, key: &str, value: &str) {
+        self.value(key, RawBsonRef::String(value));
+    }
+
+    fn boolean(&mut self, key: &str, value: bool) {
+        self.value(key, RawBsonRef::Boolean(value));
+    }
+
+    /// Writes any value that is not a document.
+    fn value(&mut self, key: &str, value: RawBsonRef<'_>) {
+        let mut alone = RawDocumentBuf::new();
+        alone.append(cstr!(""), value);
+        let alone = alone.as_bytes();
+        self.element(value.element_type(), key);
+        self.bytes.extend_from_slice(&alone[6..alone.len() - 1]);
+    }
+
+    fn document(&mut self, key: &str, document: &RawDocument) {
+        self.element(ElementType::EmbeddedDocument, key);
+        self.bytes.extend_from_slice(document.as_bytes());
+    }
+
+    /// Writes `document` with an `_id` before its fields.
+    fn document_with_id(&mut self, key: &str, id: ObjectId, document: &RawDocument) {
+        self.object(key, |whole| {
+            whole.element(ElementType::ObjectId, "_id");
+            whole.bytes.extend_from_slice(&id.bytes());
+            let fields = document.as_bytes();
+            whole.bytes.extend_from_slice(&fields[4..fields.len() - 1]);
+        });
+    }
+
+    fn finish(mut self) -> Command {
+        self.end(0);
+        RawDocumentBuf::from_bytes(self.bytes)
+    }
+
+    fn element(&mut self, kind: ElementType, key: &str) {
+        self.bytes.push(kind as u8);
+        self.bytes.extend_from_slice(key.as_bytes());
+        self.bytes.push(0);
+    }
+
+    /// Ends the document that begins at `start`. Its length always fits: no command reaches 2 GiB.
+    fn end(&mut self, start: usize) {
+        self.bytes.push(0);
+        let length = u32::try_from(self.bytes.len() - start).unwrap_or(u32::MAX);
+        self.bytes[start..start + 4].copy_from_slice(&length.to_le_bytes());
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use bson::raw::cstr;
+    use std::time::Duration;
+
     use bson::{Document, doc};
+    use service::Secret;
+
+    use super::super::collection::Collection;
+    use super::super::connection::Connection;
+    use super::*;
 
     fn event(id: &str, text: &str) -> StorableEvent {
         let document = rawdoc! { "event_id": id, "text": text, "number": 5, "$x": { "a.b": "$y" } };
@@ -272,6 +340,8 @@ mod tests {
     #[test]
     fn a_command_is_never_larger_than_the_sum_of_its_statements() {
         let long = "k".repeat(3_000);
+        let connection = Connection::new(Secret::new(""), "d".into());
+        let collection = Collection::default();
         for fields in ["event_id", "text", "text,number,event_id", "number,absent.field"] {
             let keys = UpsertKeys::parse(fields).expect("keys");
             let events: Vec<StorableEvent> = (0..1_200).map(|n| event(&format!("id{n}"), &long)).collect();
@@ -279,12 +349,19 @@ mod tests {
             let statements: Vec<Statement<'_>> =
                 of_events.iter().zip(&events).map(|(key, event)| Statement { key, event }).collect();
             let write_concern = rawdoc! { "w": "majority" };
-            let target = Target { collection: "c", keys: &keys, write_concern: &write_concern };
+            let context = CallContext {
+                connection: &connection,
+                keys: &keys,
+                write_concern: &write_concern,
+                collection: &collection,
+                command_bytes: MAX_COMMAND_BYTES,
+                deadline: Duration::ZERO,
+            };
             let estimate: usize = statements.iter().map(|statement| update_bytes(statement, &keys)).sum();
-            let command = update(target, true, &statements).expect("BSON");
+            let command = update(&context, true, &statements).expect("BSON");
             assert!(command.as_bytes().len() <= estimate, "{fields}");
             let estimate: usize = statements.iter().map(|statement| insert_bytes(statement, &keys)).sum();
-            assert!(insert(target, &statements).expect("BSON").as_bytes().len() <= estimate, "{fields}");
+            assert!(insert(&context, &statements).expect("BSON").as_bytes().len() <= estimate, "{fields}");
         }
     }
 
@@ -307,5 +384,25 @@ mod tests {
                 wanted
             );
         }
+    }
+
+    #[test]
+    fn what_is_written_reads_back_as_the_same_document() {
+        let id = ObjectId::from_bytes([7; 12]);
+        let mut writer = BsonWriter::with_capacity(64);
+        writer.text("name", "$value");
+        writer.array("list", |list| {
+            list.document_with_id("0", id, &rawdoc! { "$x": 1, "a.b": { "": "y" } });
+            list.document("1", &rawdoc! {});
+            list.value("2", RawBsonRef::Int64(5));
+        });
+        writer.object("inner", |inner| inner.boolean("yes", true));
+        let written = Document::try_from(writer.finish().expect("BSON")).expect("a document");
+        let wanted = doc! {
+            "name": "$value",
+            "list": [ { "_id": id, "$x": 1, "a.b": { "": "y" } }, {}, 5_i64 ],
+            "inner": { "yes": true },
+        };
+        assert_eq!(written, wanted);
     }
 }

@@ -1,19 +1,22 @@
-//! The connection to the server. Every call goes through it, has a deadline, and updates the
-//! [`StateTracker`].
+//! The connection to the server, and the state of the server for health and readiness. Every call
+//! goes through the connection, has a deadline, and updates the [`StateTracker`]. A server that
+//! replies but rejects writes is not ready. Each change of the state is one log line.
 
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bson::raw::cstr;
-use bson::{Document, RawDocument, RawDocumentBuf, rawdoc};
-use mongodb::options::ClientOptions;
+use bson::{Document, RawBsonRef, RawDocument, RawDocumentBuf, doc, rawdoc};
+use mongodb::error::ErrorKind;
+use mongodb::options::{ClientOptions, WriteConcern};
 use mongodb::{Client, Database};
 use service::Secret;
-use tokio::sync::OnceCell;
+use service::tasks::lock;
+use service::time::SuspensionDetector;
+use tokio::sync::{OnceCell, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::error::{self, CallError};
-use super::extended_json;
-use super::server_state::{StateTracker, StoreState, read_hello};
+use super::error::{CallError, no_reply_within};
 use super::uri;
 
 /// Time between two `hello` commands of the watch, and the deadline of each.
@@ -67,9 +70,8 @@ impl Connection {
         write_concern: &RawDocument,
         deadline: Duration,
     ) -> Result<Document, CallError> {
-        let insert = async {
-            extended_json::insert(&self.database().await?, collection, documents, write_concern).await
-        };
+        let insert =
+            async { insert_with_driver(&self.database().await?, collection, documents, write_concern).await };
         let reply =
             self.with_deadline(deadline, insert).await.inspect_err(|error| self.record_error(error))?;
         self.state.write_accepted();
@@ -80,7 +82,7 @@ impl Connection {
     pub(super) async fn reads_extended_json(&self, deadline: Duration) -> Result<bool, CallError> {
         let run = || async {
             match self.run(rawdoc! { "buildInfo": 1 }, deadline).await {
-                Ok(reply) => Ok(extended_json::is_secantus(&reply)),
+                Ok(build_info) => Ok(build_info.contains_key("secantusVersion")),
                 // A server that rejects the query is MongoDB.
                 Err(CallError::Rejected(_) | CallError::Unauthorized(_)) => Ok(false),
                 Err(error) => Err(error),
@@ -122,26 +124,23 @@ impl Connection {
     pub(super) async fn hello(&self, deadline: Duration) -> Result<Document, CallError> {
         let (state, outcome) = match self.run(rawdoc! { "hello": 1 }, deadline).await {
             Ok(reply) => match read_hello(&reply) {
-                StoreState::Ready => (StoreState::Ready, Ok(reply)),
                 StoreState::Unusable(reason) => {
                     (StoreState::Unusable(reason.clone()), Err(CallError::Other(reason)))
                 }
                 StoreState::Unavailable(reason) => {
                     (StoreState::Unavailable(reason.clone()), Err(CallError::Unreachable(reason)))
                 }
-                StoreState::Unknown => (StoreState::Unknown, Ok(reply)),
+                state => (state, Ok(reply)),
             },
-            Err(CallError::Unauthorized(reason)) => {
-                (StoreState::Unusable(reason.clone()), Err(CallError::Unauthorized(reason)))
+            Err(error) => {
+                let state = match &error {
+                    CallError::Unauthorized(reason) => StoreState::Unusable(reason.clone()),
+                    CallError::Unreachable(reason) => StoreState::Unavailable(reason.clone()),
+                    CallError::TimedOut(deadline) => StoreState::Unavailable(no_reply_within(*deadline)),
+                    error => StoreState::Unavailable(format!("{error:?}")),
+                };
+                (state, Err(error))
             }
-            Err(CallError::TimedOut(deadline)) => {
-                let reason = error::no_reply_within(deadline);
-                (StoreState::Unavailable(reason), Err(CallError::TimedOut(deadline)))
-            }
-            Err(CallError::Unreachable(reason)) => {
-                (StoreState::Unavailable(reason.clone()), Err(CallError::Unreachable(reason)))
-            }
-            Err(error) => (StoreState::Unavailable(format!("{error:?}")), Err(error)),
         };
         self.state.set_server(state);
         outcome
@@ -149,7 +148,8 @@ impl Connection {
 
     /// Sends `hello` every second until `stop`.
     pub(super) async fn watch(&self, stop: CancellationToken) {
-        self.state.watch_suspensions();
+        // From now on, failures that were caused by a suspension of this process are ignored.
+        self.state.suspension.get_or_init(SuspensionDetector::start);
         let mut tick = tokio::time::interval(HELLO_INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let hellos = async {
@@ -184,6 +184,13 @@ impl Connection {
     }
 }
 
+/// The documents in the reply to the named command.
+pub(super) fn first_batch(command: &str, reply: &Document) -> Result<Vec<Document>, CallError> {
+    let batch = reply.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
+    let batch = batch.map_err(|_| CallError::Other(format!("the reply to {command} has no firstBatch")))?;
+    Ok(batch.iter().filter_map(|document| document.as_document().cloned()).collect())
+}
+
 /// Sets `maxTimeMS`. Without it the server continues an operation that the client abandoned, and
 /// writes that wait for a missing majority pile up. `createIndexes` gets none, because a repeated
 /// call waits for the same build.
@@ -192,5 +199,219 @@ fn limit_time(command: &mut RawDocumentBuf, deadline: Duration) {
     if name != Some("createIndexes") {
         let limit = (deadline + SERVER_TIME_MARGIN).as_millis();
         command.append(cstr!("maxTimeMS"), i32::try_from(limit).unwrap_or(i32::MAX));
+    }
+}
+
+/// The wire version of MongoDB 5.0, the first version that stores every document of the consumer.
+const MIN_WIRE_VERSION: i64 = 13;
+
+/// The state of the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreState {
+    /// No reply yet.
+    Unknown,
+    /// It replies, and no write was rejected since the last accepted one.
+    Ready,
+    /// It does not reply, or has no primary. It recovers without an operator.
+    Unavailable(String),
+    /// It replies, but an operator has to correct credentials, rights or its version.
+    Unusable(String),
+}
+
+/// Derives the state from the replies to `hello` and to writes.
+#[derive(Debug)]
+pub(super) struct StateTracker {
+    replies: Mutex<LastReplies>,
+    /// Set while the server is watched.
+    suspension: OnceLock<Arc<SuspensionDetector>>,
+    published: watch::Sender<StoreState>,
+}
+
+#[derive(Debug)]
+struct LastReplies {
+    hello: StoreState,
+    /// Set until a write is accepted. `hello` needs no rights, so its reply does not clear it.
+    rejected_write: Option<String>,
+}
+
+impl StateTracker {
+    pub(super) fn new() -> Self {
+        Self {
+            replies: Mutex::new(LastReplies { hello: StoreState::Unknown, rejected_write: None }),
+            suspension: OnceLock::new(),
+            published: watch::Sender::new(StoreState::Unknown),
+        }
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<StoreState> {
+        self.published.subscribe()
+    }
+
+    /// Whether the server replied to the last `hello`.
+    pub(super) fn answers(&self) -> bool {
+        lock(&self.replies).hello == StoreState::Ready
+    }
+
+    /// Sets the state after a `hello`, or after a call that did not reach the server.
+    fn set_server(&self, server: StoreState) {
+        let was_suspended = || self.suspension.get().is_some_and(|suspension| suspension.recently_resumed());
+        if matches!(server, StoreState::Unavailable(_)) && was_suspended() {
+            // The call failed because this process was suspended. That says nothing about the
+            // server, so the state stays until the next `hello`.
+            return;
+        }
+        lock(&self.replies).hello = server;
+        self.publish();
+    }
+
+    /// Records a write that was rejected for missing credentials or rights.
+    fn write_rejected(&self, reason: &str) {
+        lock(&self.replies).rejected_write = Some(reason.to_owned());
+        self.publish();
+    }
+
+    /// Records a write that got a reply.
+    fn write_accepted(&self) {
+        let changed = {
+            let mut replies = lock(&self.replies);
+            replies.rejected_write.take().is_some() | (replies.hello != StoreState::Ready)
+        };
+        if changed {
+            self.set_server(StoreState::Ready);
+        }
+    }
+
+    fn publish(&self) {
+        let replies = lock(&self.replies);
+        let state = match (&replies.hello, &replies.rejected_write) {
+            (StoreState::Ready | StoreState::Unknown, Some(reason)) => StoreState::Unusable(reason.clone()),
+            (hello, _) => hello.clone(),
+        };
+        drop(replies);
+        self.published.send_if_modified(|published| {
+            let changed = std::mem::discriminant(published) != std::mem::discriminant(&state);
+            if changed {
+                log(&state);
+            }
+            *published = state;
+            changed
+        });
+    }
+}
+
+fn log(state: &StoreState) {
+    match state {
+        StoreState::Unknown => {}
+        StoreState::Ready => tracing::info!("mongodb is ready"),
+        StoreState::Unavailable(reason) => tracing::warn!(reason, "mongodb is unavailable"),
+        StoreState::Unusable(reason) => tracing::error!(reason, "mongodb cannot be used"),
+    }
+}
+
+/// The state that a reply to `hello` means.
+pub fn read_hello(reply: &Document) -> StoreState {
+    let wire_version = match reply.get("maxWireVersion") {
+        Some(bson::Bson::Int32(version)) => i64::from(*version),
+        Some(bson::Bson::Int64(version)) => *version,
+        _ => 0,
+    };
+    if wire_version < MIN_WIRE_VERSION {
+        return StoreState::Unusable(format!(
+            "MongoDB 5.0 or later is needed; this server is older (wire version {wire_version} is below {MIN_WIRE_VERSION})"
+        ));
+    }
+    if !reply.get_bool("isWritablePrimary").unwrap_or(false) {
+        return StoreState::Unavailable("the server is not a primary that accepts writes".into());
+    }
+    StoreState::Ready
+}
+
+// A workaround for SecantusDB, the database of `slipstream up`. It reads the body of a command as
+// extended JSON: the value `{"$numberLong": "5"}` becomes a number. It does not change documents
+// in a document sequence outside the body. The driver's own insert sends such a sequence, but
+// without `maxTimeMS` and without the whole reply. It is therefore used only for SecantusDB and
+// for documents that may have such values.
+
+/// Whether a value in `document` may be extended JSON: the name of each form begins with `$`.
+pub(super) fn contains_extended_json(document: &RawDocument) -> bool {
+    document
+        .iter()
+        .filter_map(Result::ok)
+        .any(|(name, value)| name.as_str().starts_with('$') || is_extended_json_value(value))
+}
+
+fn is_extended_json_value(value: RawBsonRef<'_>) -> bool {
+    match value {
+        RawBsonRef::Document(document) => contains_extended_json(document),
+        RawBsonRef::Array(array) => array.into_iter().filter_map(Result::ok).any(is_extended_json_value),
+        _ => false,
+    }
+}
+
+/// Inserts `documents` unordered. The result has the fields of a reply to the `insert` command.
+async fn insert_with_driver(
+    database: &Database,
+    collection: &str,
+    documents: Vec<RawDocumentBuf>,
+    write_concern: &RawDocument,
+) -> Result<Document, CallError> {
+    let sent = documents.len();
+    let write_concern: WriteConcern = bson::deserialize_from_slice(write_concern.as_bytes())?;
+    let collection = database.collection::<RawDocumentBuf>(collection);
+    let inserted = collection.insert_many(documents).ordered(false).write_concern(write_concern).await;
+    let error = match inserted {
+        Ok(_) => return Ok(doc! { "n": sent as i64 }),
+        Err(error) => error,
+    };
+    let ErrorKind::InsertMany(failed) = &*error.kind else { return Err(error.into()) };
+    let errors = failed.write_errors.iter().flatten();
+    let errors = errors.map(|e| doc! { "index": e.index as i64, "code": e.code, "errmsg": &e.message });
+    let errors: Vec<Document> = errors.collect();
+    let mut reply = doc! { "n": sent.saturating_sub(errors.len()) as i64, "writeErrors": errors };
+    if let Some(unmet) = &failed.write_concern_error {
+        reply.insert("writeConcernError", doc! { "code": unmet.code, "errmsg": &unmet.message });
+    }
+    Ok(reply)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::doc;
+    use bson::rawdoc;
+
+    #[test]
+    fn a_server_before_5_0_is_unusable_and_a_secondary_unavailable() {
+        let old = read_hello(&doc! { "maxWireVersion": 9, "isWritablePrimary": true });
+        assert!(matches!(&old, StoreState::Unusable(reason) if reason.contains("5.0")), "{old:?}");
+        assert!(matches!(read_hello(&doc! {}), StoreState::Unusable(_)));
+        assert!(matches!(read_hello(&doc! { "maxWireVersion": 21 }), StoreState::Unavailable(_)));
+        assert_eq!(read_hello(&doc! { "maxWireVersion": 13, "isWritablePrimary": true }), StoreState::Ready);
+    }
+
+    #[test]
+    fn a_rejected_write_stays_reported_until_a_write_is_accepted() {
+        let state = StateTracker::new();
+        let published = state.subscribe();
+        state.set_server(StoreState::Ready);
+        state.write_rejected("no rights");
+        state.set_server(StoreState::Ready);
+        assert_eq!(*published.borrow(), StoreState::Unusable("no rights".into()));
+        state.set_server(StoreState::Unavailable("gone".into()));
+        assert_eq!(*published.borrow(), StoreState::Unavailable("gone".into()));
+        state.write_accepted();
+        assert_eq!(*published.borrow(), StoreState::Ready);
+    }
+
+    #[test]
+    fn a_form_of_extended_json_is_found_at_any_depth() {
+        for form in ["$binary", "$date", "$numberLong", "$oid", "$uuid"] {
+            let mut value = RawDocumentBuf::new();
+            value.append(<&bson::raw::CStr>::try_from(form).expect("no NUL"), "x");
+            assert!(contains_extended_json(&rawdoc! { "a": 1, "b": [1, { "c": [[value]] }] }), "{form}");
+        }
+        for plain in [rawdoc! {}, rawdoc! { "x": { "date": "$date" }, "price$": ["$oid", { "y": 1 }] }] {
+            assert!(!contains_extended_json(&plain), "{plain:?}");
+        }
     }
 }

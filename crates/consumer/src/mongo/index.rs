@@ -6,7 +6,7 @@ use bson::{Bson, Document, doc};
 use super::key::{INDEXED_TYPES, UpsertKeys};
 
 /// Fields of the index for looking aircraft up.
-pub(super) const LOOKUP_FIELDS: [&str; 3] = ["mode_s", "registration", "event_timestamp"];
+const LOOKUP_FIELDS: [&str; 3] = ["mode_s", "registration", "event_timestamp"];
 
 /// The name and the specification of an index.
 #[derive(Debug, Clone, PartialEq)]

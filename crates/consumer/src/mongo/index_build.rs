@@ -8,12 +8,13 @@
 
 use std::time::Duration;
 
-use bson::{Document, RawDocumentBuf, doc};
+use bson::raw::cstr;
+use bson::{Document, RawDocumentBuf, doc, rawdoc};
 
 use super::collection::{self, CallContext, NotReady};
+use super::connection::{StoreState, first_batch};
 use super::error::{CallError, TransientError};
 use super::index::{self, IndexSpec};
-use super::server_state::StoreState;
 
 /// NamespaceNotFound: the collection does not exist yet.
 const NAMESPACE_NOT_FOUND: i32 = 26;
@@ -46,28 +47,23 @@ impl IndexBuild<'_> {
         let in_replica_set = hello.contains_key("setName");
         let has_options = self.has_rejecting_options().await?;
         let existing = self.list_indexes(false).await?;
-        collection.set_has_rules(has_options || index::user_indexes_may_reject(keys, &existing));
+        let has_rules = has_options || index::user_indexes_may_reject(keys, &existing);
+        collection.state().merges_events = !has_rules;
         let missing =
             index::missing_indexes(keys, &existing).map_err(|name| self.conflicting_index(&name))?;
         match (index::listed_unique_index(keys, &existing), missing.unique) {
             (Some(listed), _) => self.confirm_unique(&listed, in_replica_set).await?,
-            (None, Some(unique)) => self.build_unique(&unique, in_replica_set).await?,
+            (None, Some(unique)) => {
+                let built = self.create_indexes(std::slice::from_ref(&unique), in_replica_set, true).await;
+                built.map_err(|error| self.build_failed(error, &unique.name))?;
+                tracing::info!(collection = collection.name, names = unique.name, "indexes built");
+            }
             (None, None) => {}
         }
-        if missing.lookups.is_empty() || !collection.needs_lookup_indexes() {
+        if missing.lookups.is_empty() || collection.state().lookup_indexes_given_up {
             return Ok(());
         }
         self.build_lookups(&missing.lookups, in_replica_set).await
-    }
-
-    async fn build_unique(&self, unique: &IndexSpec, in_replica_set: bool) -> Result<(), NotReady> {
-        let built = self.create_indexes(std::slice::from_ref(unique), in_replica_set, true).await;
-        built.map_err(|error| {
-            self.context.connection.record_error(&error);
-            self.build_failed(error, &unique.name)
-        })?;
-        tracing::info!(collection = self.context.collection.name, names = unique.name, "indexes built");
-        Ok(())
     }
 
     /// Waits until the listed unique index is finished. Without the right to create indexes the
@@ -79,10 +75,7 @@ impl IndexBuild<'_> {
         match self.create_indexes(std::slice::from_ref(listed), in_replica_set, durable).await {
             Ok(()) => {}
             Err(error @ CallError::Unauthorized(_)) => self.trust_listed_index(error, &listed.name).await?,
-            Err(error) => {
-                self.context.connection.record_error(&error);
-                return Err(self.build_failed(error, &listed.name));
-            }
+            Err(error) => return Err(self.build_failed(error, &listed.name)),
         }
         if !self.confirmed && listed.specification.get_bool("hidden").unwrap_or(false) {
             let (collection, index) = (&*self.context.collection.name, &*listed.name);
@@ -118,12 +111,9 @@ impl IndexBuild<'_> {
             }
             Err(CallError::Rejected(error)) if CANNOT_BUILD.contains(&error.code) => error.code_name,
             Err(CallError::Unauthorized(reason)) => reason,
-            Err(error) => {
-                self.context.connection.record_error(&error);
-                return Err(self.build_failed(error, &names.join(",")));
-            }
+            Err(error) => return Err(self.build_failed(error, &names.join(","))),
         };
-        collection.give_up_lookup_indexes();
+        collection.state().lookup_indexes_given_up = true;
         tracing::warn!(collection = collection.name, error, "look-up index cannot be built");
         Ok(())
     }
@@ -132,13 +122,13 @@ impl IndexBuild<'_> {
     /// validator. Without the right to list collections, assumes that it has.
     async fn has_rejecting_options(&self) -> Result<bool, NotReady> {
         let CallContext { connection, collection, deadline, .. } = self.context;
-        let command = doc! { "listCollections": 1, "filter": { "name": &collection.name }, "cursor": {} };
-        let command = RawDocumentBuf::try_from(&command).map_err(|error| self.not_ready(error.into()))?;
+        let name = collection.name.as_str();
+        let command = rawdoc! { "listCollections": 1, "filter": { "name": name }, "cursor": {} };
         let reply = match connection.run(command, deadline).await {
             Err(CallError::Unauthorized(_)) => return Ok(true),
             reply => reply.map_err(|error| self.not_ready(error))?,
         };
-        let entries = first_batch("listCollections", &reply)?;
+        let entries = first_batch("listCollections", &reply).map_err(|error| self.not_ready(error))?;
         for entry in &entries {
             let cause = match entry.get_str("type") {
                 Ok("view") => "it is a view",
@@ -156,14 +146,16 @@ impl IndexBuild<'_> {
     /// of an index that is being built in `spec`.
     async fn list_indexes(&self, mark_builds: bool) -> Result<Vec<Document>, NotReady> {
         let CallContext { connection, collection, deadline, .. } = self.context;
-        let mut command = doc! { "listIndexes": &collection.name, "cursor": { "batchSize": 1000 } };
+        let mut command =
+            rawdoc! { "listIndexes": collection.name.as_str(), "cursor": { "batchSize": 1000 } };
         if mark_builds {
-            command.insert("includeBuildUUIDs", true);
+            command.append(cstr!("includeBuildUUIDs"), true);
         }
-        let command = RawDocumentBuf::try_from(&command).map_err(|error| self.not_ready(error.into()))?;
         match connection.call(command, deadline).await {
             Err(CallError::Rejected(error)) if error.code == NAMESPACE_NOT_FOUND => Ok(Vec::new()),
-            reply => first_batch("listIndexes", &reply.map_err(|error| self.not_ready(error))?),
+            reply => reply
+                .and_then(|reply| first_batch("listIndexes", &reply))
+                .map_err(|error| self.not_ready(error)),
         }
     }
 
@@ -212,6 +204,7 @@ impl IndexBuild<'_> {
 
     fn build_failed(&self, error: CallError, index: &str) -> NotReady {
         let CallContext { connection, keys, collection, .. } = self.context;
+        connection.record_error(&error);
         match error {
             CallError::TimedOut(_) => self.build_in_progress(index),
             CallError::Rejected(error) if BUILD_IN_PROGRESS.contains(&error.code) => {
@@ -260,13 +253,4 @@ impl IndexBuild<'_> {
              db.getSiblingDB({database:?}).getCollection({collection:?}).dropIndex({name:?})"
         ))
     }
-}
-
-/// The entries in the reply to the named command.
-fn first_batch(command: &str, reply: &Document) -> Result<Vec<Document>, NotReady> {
-    let batch = reply.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
-    let batch = batch.map_err(|_| {
-        NotReady::Transient(TransientError::new(format!("the reply to {command} has no firstBatch")))
-    })?;
-    Ok(batch.iter().filter_map(|entry| entry.as_document().cloned()).collect())
 }

@@ -1,6 +1,10 @@
-//! The key of an event decides to which document it belongs. It holds the values of the fields in
+//! The key and the version of an event.
+//!
+//! The key decides to which document the event belongs. It holds the values of the fields in
 //! UPSERT_KEYS. If one of them is not a single value, it is an `_id` derived from the event's id.
 //! The same event always has the same key.
+//!
+//! The version is `(event_timestamp, ingested_at)`, which the guard compares in BSON order.
 
 use std::fmt;
 
@@ -172,9 +176,39 @@ fn is_scalar(value: RawBsonRef<'_>) -> bool {
     matches!(value, String(_) | Boolean(_) | Int32(_) | Int64(_) | Double(_) | Decimal128(_))
 }
 
+/// The version of an event or of a stored document. Timestamps are far below 2^53, so a double
+/// holds each exactly.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
+pub(super) struct Version(f64, f64);
+
+impl Version {
+    pub(super) fn of(event: &StorableEvent) -> Self {
+        Self(event.timestamp.get() as f64, event.ingested_at.get() as f64)
+    }
+
+    /// The version of a stored document. Other programs may have written it.
+    pub(super) fn read(document: &Document) -> Self {
+        Self(rank(document.get("event_timestamp")), rank(document.get("ingested_at")))
+    }
+}
+
+/// A missing field and null are below every number; other types are above.
+fn rank(value: Option<&Bson>) -> f64 {
+    match value {
+        None | Some(Bson::Null | Bson::Undefined | Bson::MinKey) => f64::NEG_INFINITY,
+        Some(Bson::Int32(number)) => f64::from(*number),
+        Some(Bson::Int64(number)) => *number as f64,
+        Some(Bson::Double(number)) if number.is_nan() => f64::NEG_INFINITY,
+        Some(Bson::Double(number)) => *number,
+        Some(Bson::Decimal128(number)) => number.to_string().parse().unwrap_or(f64::INFINITY),
+        Some(_) => f64::INFINITY,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bson::doc;
     use bson::rawdoc;
 
     #[test]
@@ -212,5 +246,21 @@ mod tests {
         assert_ne!(identity(&[Int32(1)]), identity(&[Boolean(true)]));
         assert_ne!(identity(&[String("ab"), String("c")]), identity(&[String("a"), String("bc")]));
         assert_ne!(identity(&[Double(0.5)]), identity(&[Double(0.25)]));
+    }
+
+    #[test]
+    fn versions_compare_as_the_server_compares_the_fields() {
+        let version = |document: Document| Version::read(&document);
+        let pair = |timestamp: i64, ingested: i64| {
+            version(doc! { "event_timestamp": timestamp, "ingested_at": ingested })
+        };
+        assert!(version(doc! {}) < pair(0, 0));
+        assert!(version(doc! { "event_timestamp": null }) < pair(0, 0));
+        assert!(version(doc! { "event_timestamp": 5 }) < pair(5, 0));
+        assert!(version(doc! { "event_timestamp": 5.5 }) > pair(5, 9));
+        assert!(version(doc! { "event_timestamp": "5" }) > pair(253_402_300_799_999, 0));
+        assert!(pair(5, 6) > pair(5, 5) && pair(6, 0) > pair(5, 9) && pair(5, 5) == pair(5, 5));
+        let decimal: bson::Decimal128 = "5.5".parse().expect("a decimal");
+        assert!(version(doc! { "event_timestamp": decimal }) > pair(5, 9));
     }
 }

@@ -6,32 +6,172 @@
 //! concern of the URI (G2). Every error of the server or the network becomes part of a
 //! [`BatchOutcome`], which accounts for each event once.
 
-mod accounting;
-mod bson_writer;
 mod collection;
 mod command;
 mod connection;
 mod error;
-mod error_codes;
-mod extended_json;
 mod index;
 mod index_build;
 mod key;
-mod merged_write;
-mod outcome;
 mod plan;
 mod reply;
-mod server_state;
-mod store;
 mod uri;
-mod version;
 mod write;
-mod write_strategy;
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bson::RawDocumentBuf;
+use events::{Source, StorableEvent};
+use service::Secret;
+use service::tasks::lock;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use collection::{CallContext, Collection};
+use connection::Connection;
+use index_build::IndexBuild;
+use write::write_batch;
+
+pub use connection::{StoreState, read_hello};
 pub use error::TransientError;
 pub use index::{IndexState, index_state, partial_filter};
 pub use key::UpsertKeys;
-pub use outcome::{BatchOutcome, Counts, Rejected};
-pub use server_state::{StoreState, read_hello};
-pub use store::{CALL_DEADLINE, MAX_DOUBLINGS, Store, StoreConfig, StoreSetupError};
+pub use reply::{BatchOutcome, Counts, Rejected};
 pub use uri::{check_uri, ignored_options, usable_uri, write_concern};
+
+/// Deadline of one call to the server.
+pub const CALL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The deadline of a write is at most `2^MAX_DOUBLINGS` times the deadline of a call.
+pub const MAX_DOUBLINGS: u32 = 6;
+
+/// Where events are stored, and by which keys.
+#[derive(Debug, Clone)]
+pub struct StoreConfig {
+    /// The connection string, checked by [`check_uri`].
+    pub uri: Secret,
+    /// The database. Its collections are named after the sources.
+    pub database: String,
+    /// The fields that identify a document.
+    pub upsert_keys: UpsertKeys,
+    /// Maximum bytes of a command with several records.
+    pub batch_max_bytes: usize,
+}
+
+/// The connection string is invalid.
+#[derive(Debug, thiserror::Error)]
+#[error("the MongoDB URI {0}")]
+pub struct StoreSetupError(String);
+
+/// The database. Clones share its state.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    connection: Connection,
+    /// The collections that were written to.
+    collections: Mutex<BTreeMap<Source, Arc<Collection>>>,
+    keys: UpsertKeys,
+    write_concern: RawDocumentBuf,
+    command_bytes: usize,
+    deadline: Duration,
+}
+
+impl Store {
+    /// Creates a store whose calls have this `deadline`. The server may be unavailable.
+    ///
+    /// # Errors
+    /// [`check_uri`] rejects the connection string.
+    pub fn new(config: StoreConfig, deadline: Duration) -> Result<Self, StoreSetupError> {
+        let uri = check_uri(config.uri.expose()).map_err(StoreSetupError)?;
+        for option in ignored_options(&uri) {
+            tracing::warn!(option, "mongodb uri option ignored");
+        }
+        let inner = Inner {
+            write_concern: write_concern(&uri).map_err(StoreSetupError)?,
+            connection: Connection::new(uri, config.database),
+            collections: Mutex::default(),
+            keys: config.upsert_keys,
+            command_bytes: config.batch_max_bytes.min(command::MAX_COMMAND_BYTES),
+            deadline,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Writes `events` of one source as if one after another in this order. The deadline of each
+    /// command is doubled `doublings` times.
+    pub async fn apply(&self, source: &Source, events: &[&StorableEvent], doublings: u32) -> BatchOutcome {
+        if events.is_empty() {
+            return BatchOutcome::default();
+        }
+        let deadline = self.inner.deadline;
+        let collection = self.collection(source);
+        let ready = collection.ensure_indexes(deadline, |build_deadline, confirmed| {
+            IndexBuild { context: self.context(&collection, deadline), confirmed, build_deadline }.run()
+        });
+        if let Err(error) = ready.await {
+            // Nothing was written, so neither a smaller batch nor more time would help.
+            return BatchOutcome::unfinished(events.len(), TransientError { timed_out: false, ..error });
+        }
+        let write_deadline = deadline.saturating_mul(1 << doublings.min(MAX_DOUBLINGS));
+        let mut outcome = write_batch(self.context(&collection, write_deadline), events).await;
+        outcome.written = collection.add_written(outcome.counts.total());
+        outcome
+    }
+
+    /// Whether the server accepts a write to the collection of `source` now. The write changes
+    /// nothing.
+    pub async fn takes_writes(&self, source: &Source) -> bool {
+        let collection = self.collection(source);
+        self.context(&collection, self.inner.deadline).accepts_writes().await
+    }
+
+    fn collection(&self, source: &Source) -> Arc<Collection> {
+        let mut collections = lock(&self.inner.collections);
+        if let Some(collection) = collections.get(source) {
+            return Arc::clone(collection);
+        }
+        let collection = Arc::new(Collection::new(source.to_string()));
+        collections.insert(source.clone(), Arc::clone(&collection));
+        collection
+    }
+
+    fn context<'a>(&'a self, collection: &'a Collection, deadline: Duration) -> CallContext<'a> {
+        CallContext {
+            connection: &self.inner.connection,
+            keys: &self.inner.keys,
+            write_concern: &self.inner.write_concern,
+            collection,
+            command_bytes: self.inner.command_bytes,
+            deadline,
+        }
+    }
+
+    /// Whether the server replied to the last `hello`, even if a command failed.
+    pub fn server_answers(&self) -> bool {
+        self.inner.connection.state.answers()
+    }
+
+    /// The state of the server, and each change of it.
+    pub fn state(&self) -> watch::Receiver<StoreState> {
+        self.inner.connection.state.subscribe()
+    }
+
+    /// Sends `hello` every second until `stop`. Without it, only writes update the state.
+    pub async fn watch(&self, stop: CancellationToken) {
+        self.inner.connection.watch(stop).await;
+    }
+
+    /// The collections that accept no writes, each with the cause and the remedy: an index is being
+    /// built, or an operator has to act.
+    pub fn blocked(&self) -> Vec<String> {
+        let now = Instant::now();
+        let collections = lock(&self.inner.collections);
+        collections.values().filter_map(|collection| collection.block_reason(now)).collect()
+    }
+}

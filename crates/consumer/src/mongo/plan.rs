@@ -2,10 +2,18 @@
 //! another: an event is sent after all earlier events of its key are finished, or with them in one
 //! ordered command, or merged with them. After an unfinished event all later events of its key are
 //! unfinished too.
+//!
+//! Several events of one key need only one statement: that of the event which the guard would keep.
+//! The outcomes of the other events, as if applied one after another, follow from the state of the
+//! document. This holds only if the server cannot reject one event of a key and accept another.
+//! Events are therefore not merged in a collection with a validator or with a unique index of the
+//! user.
 
 use std::collections::HashMap;
 
-use super::merged_write::{BatchEvents, DocumentState, MergedWrite};
+use events::StorableEvent;
+
+use super::key::Version;
 
 /// Writes that can be sent together.
 #[derive(Debug, PartialEq, Eq)]
@@ -66,13 +74,13 @@ impl WritePlan {
 
     /// The writes to send next, `None` if no event is left. The result changes only with a status
     /// or a document state.
-    pub(super) fn next_round(&self, events: &impl BatchEvents) -> Option<Round> {
+    pub(super) fn next_round(&self, events: &[&StorableEvent]) -> Option<Round> {
         let mut unordered = Vec::new();
         let mut ordered = Vec::new();
         for (key, pending) in self.pending_by_key() {
             match (&self.keys[key], self.merges_events) {
                 (state, true) if !state.distrusted => {
-                    unordered.push(MergedWrite::of(state.document, &pending, events));
+                    unordered.push(MergedWrite::merge(state.document, &pending, events));
                 }
                 (KeyState { last_status: Some(EventStatus::Present), .. }, false) => ordered.extend(pending),
                 _ => unordered.push(MergedWrite::single(pending[0])),
@@ -146,11 +154,110 @@ impl WritePlan {
     }
 }
 
+/// The document of a key, as far as it is known.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) enum DocumentState {
+    /// Whether it exists is not known.
+    #[default]
+    Unknown,
+    /// It does not exist.
+    Absent,
+    /// Its version, and the event of this batch that it was made from, if any.
+    Present(Version, Option<usize>),
+}
+
+/// The outcome of a finished event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EventOutcome {
+    Inserted,
+    Updated,
+    Unchanged,
+    Superseded,
+}
+
+/// Events of one key that are written by one statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct MergedWrite {
+    /// The event that is sent.
+    pub(super) sent: usize,
+    /// All events of this write, the sent one included, each with its outcome if the statement
+    /// succeeds. At most one outcome is `None`: the reply decides it.
+    pub(super) events: Vec<(usize, Option<EventOutcome>)>,
+    /// Whether the statement changes the document. Meaningful only if no outcome is `None`.
+    pub(super) changes: bool,
+}
+
+impl MergedWrite {
+    /// A write of one event. The reply decides its outcome.
+    pub(super) fn single(event: usize) -> Self {
+        Self { sent: event, events: vec![(event, None)], changes: false }
+    }
+
+    /// Merges as many of the `pending` events of a key as one statement can write, at least the
+    /// first. `document` is the document of the key.
+    fn merge(document: DocumentState, pending: &[usize], events: &[&StorableEvent]) -> Self {
+        let (stored, content) = match document {
+            DocumentState::Unknown => return Self::single(pending[0]),
+            DocumentState::Absent => (None, None),
+            DocumentState::Present(version, content) => (Some(version), content),
+        };
+        let version = |index: usize| Version::of(events[index]);
+        let same_document = |one: usize, other: usize| events[one].document == events[other].document;
+        let mut write = Self { sent: pending[0], events: Vec::with_capacity(pending.len()), changes: false };
+        let mut current = (stored, content);
+        for (position, &event) in pending.iter().enumerate() {
+            let outcome = match current {
+                (None, _) => Some(EventOutcome::Inserted),
+                (Some(newest), _) if version(event) < newest => Some(EventOutcome::Superseded),
+                (Some(newest), None) if version(event) == newest => None,
+                (Some(newest), Some(same)) if version(event) == newest && same_document(event, same) => {
+                    Some(EventOutcome::Unchanged)
+                }
+                _ => Some(EventOutcome::Updated),
+            };
+            write.events.push((event, outcome));
+            if outcome != Some(EventOutcome::Superseded) {
+                current = (Some(version(event)), Some(event));
+                write.sent = event;
+            }
+            // Only a reply can decide this outcome, and only if this event is sent itself.
+            let later = &pending[position + 1..];
+            if outcome.is_none() && later.iter().any(|later| version(*later) >= version(event)) {
+                break;
+            }
+        }
+        write.changes = match (stored, content) {
+            _ if write.undecided().is_some() => false,
+            (Some(stored), _) if version(write.sent) < stored => false,
+            (Some(stored), Some(same)) if version(write.sent) == stored => !same_document(write.sent, same),
+            _ => true,
+        };
+        write
+    }
+
+    /// The event whose outcome the reply decides.
+    pub(super) fn undecided(&self) -> Option<usize> {
+        self.events.iter().find(|(_, outcome)| outcome.is_none()).map(|(index, _)| *index)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::mongo::version::Version;
+    use bson::rawdoc;
+    use events::{EventId, Millis, Source};
     use proptest::prelude::*;
+
+    use super::*;
+
+    fn event(version: i64, content: u8) -> StorableEvent {
+        StorableEvent {
+            id: EventId::new("a").expect("an id"),
+            source: Source::new("test").expect("a source"),
+            timestamp: Millis::new(version).expect("a time"),
+            ingested_at: Millis::new(0).expect("a time"),
+            document: rawdoc! { "version": version, "content": i32::from(content) },
+        }
+    }
 
     /// The reply of the simulated server to an attempt.
     #[derive(Debug, Clone, Copy, PartialEq)]
@@ -161,28 +268,20 @@ mod tests {
     }
 
     /// Events of `(key, reply)`, each newer than the previous one.
-    struct Batch(Vec<(u8, ServerReply)>);
-
-    impl BatchEvents for Batch {
-        fn version(&self, index: usize) -> Version {
-            Version::at(index as i64, 0)
-        }
-
-        fn same_document(&self, _: usize, _: usize) -> bool {
-            false
-        }
-    }
+    type Batch = Vec<(u8, ServerReply)>;
 
     /// Sends a batch. Returns the events in the order in which the server got them.
     fn send(batch: &Batch, merges_events: bool, cut: usize) -> (Vec<usize>, WritePlan) {
-        let mut plan = WritePlan::new(batch.0.iter().map(|(key, _)| vec![*key]), merges_events);
+        let events: Vec<StorableEvent> = (0..).map(|version| event(version, 0)).take(batch.len()).collect();
+        let events: Vec<&StorableEvent> = events.iter().collect();
+        let mut plan = WritePlan::new(batch.iter().map(|(key, _)| vec![*key]), merges_events);
         let mut received = Vec::new();
         let mut documents = std::collections::HashSet::new();
         loop {
             for index in plan.worth_looking_up() {
                 plan.set_document(index, DocumentState::Absent);
             }
-            let (writes, ordered) = match plan.next_round(batch) {
+            let (writes, ordered) = match plan.next_round(&events) {
                 None => return (received, plan),
                 Some(Round::Unordered(mut writes)) => {
                     writes.reverse();
@@ -193,7 +292,7 @@ mod tests {
                 }
             };
             for write in writes {
-                let (key, reply) = batch.0[write.sent];
+                let (key, reply) = batch[write.sent];
                 assert!(!ordered || documents.contains(&key), "an update of a document that may not exist");
                 let status = match reply {
                     ServerReply::Store => EventStatus::Present,
@@ -203,12 +302,12 @@ mod tests {
                 };
                 if reply == ServerReply::Store {
                     documents.insert(key);
-                    plan.set_document(
-                        write.sent,
-                        DocumentState::Present(batch.version(write.sent), Some(write.sent)),
-                    );
-                    received.extend(&write.events);
-                    write.events.iter().for_each(|index| plan.set_status(*index, status));
+                    let version = Version::of(events[write.sent]);
+                    plan.set_document(write.sent, DocumentState::Present(version, Some(write.sent)));
+                    for (index, _) in write.events {
+                        received.push(index);
+                        plan.set_status(index, status);
+                    }
                 } else {
                     received.push(write.sent);
                     plan.set_status(write.sent, status);
@@ -230,14 +329,13 @@ mod tests {
             batch in proptest::collection::vec((0_u8..6, replies()), 0..60),
             cut in 1_usize..8,
         ) {
-            let batch = Batch(batch);
             let (received, plan) = send(&batch, false, cut);
             let mut unfinished = Vec::new();
             for key in 0..6 {
-                let of_key: Vec<usize> = (0..batch.0.len()).filter(|index| batch.0[*index].0 == key).collect();
-                let failed = of_key.iter().position(|index| batch.0[*index].1 == ServerReply::Fail);
+                let of_key: Vec<usize> = (0..batch.len()).filter(|index| batch[*index].0 == key).collect();
+                let failed = of_key.iter().position(|index| batch[*index].1 == ServerReply::Fail);
                 let tried = &of_key[..failed.map_or(of_key.len(), |at| at + 1)];
-                let seen: Vec<usize> = received.iter().copied().filter(|index| batch.0[*index].0 == key).collect();
+                let seen: Vec<usize> = received.iter().copied().filter(|index| batch[*index].0 == key).collect();
                 prop_assert_eq!(&seen[..], tried);
                 unfinished.extend_from_slice(&of_key[failed.unwrap_or(of_key.len())..]);
             }
@@ -249,36 +347,100 @@ mod tests {
         fn merged_events_end_finished_once_or_unfinished(
             batch in proptest::collection::vec((0_u8..6, replies()), 0..60),
         ) {
-            let batch = Batch(batch);
             let (mut received, plan) = send(&batch, true, 1);
             for key in 0..6 {
-                let newest = (0..batch.0.len()).rfind(|index| batch.0[*index].0 == key && batch.0[*index].1 != ServerReply::Reject);
+                let newest = (0..batch.len()).rfind(|index| batch[*index].0 == key && batch[*index].1 != ServerReply::Reject);
                 let open: Vec<usize> =
-                    plan.unfinished().into_iter().filter(|index| batch.0[*index].0 == key).collect();
-                let fails = newest.is_some_and(|index| batch.0[index].1 == ServerReply::Fail);
+                    plan.unfinished().into_iter().filter(|index| batch[*index].0 == key).collect();
+                let fails = newest.is_some_and(|index| batch[index].1 == ServerReply::Fail);
                 prop_assert_eq!(!open.is_empty(), fails, "key {} with {:?} left", key, open);
             }
             received.extend(plan.unfinished());
             received.sort_unstable();
             received.dedup();
-            prop_assert_eq!(received, (0..batch.0.len()).collect::<Vec<_>>());
+            prop_assert_eq!(received, (0..batch.len()).collect::<Vec<_>>());
         }
     }
 
     #[test]
     fn events_of_different_keys_are_sent_in_one_round() {
-        let batch = Batch(vec![
-            (1, ServerReply::Store),
-            (2, ServerReply::Store),
-            (1, ServerReply::Store),
-            (3, ServerReply::Store),
-        ]);
-        let plan = WritePlan::new(batch.0.iter().map(|(key, _)| vec![*key]), false);
-        assert_eq!(
-            plan.next_round(&batch),
-            Some(Round::Unordered([0, 1, 3].map(MergedWrite::single).into()))
-        );
+        let events = [0, 1, 2, 3].map(|version| event(version, 0));
+        let events = events.each_ref();
+        let plan = WritePlan::new([1, 2, 1, 3].into_iter().map(|key| vec![key]), false);
+        let round = Round::Unordered([0, 1, 3].map(MergedWrite::single).into());
+        assert_eq!(plan.next_round(&events), Some(round));
         assert_eq!(plan.unfinished(), [0, 1, 2, 3]);
-        assert_eq!(WritePlan::new(std::iter::empty(), true).next_round(&batch), None);
+        assert_eq!(WritePlan::new(std::iter::empty(), true).next_round(&events), None);
+    }
+
+    /// The specification: apply one event of `(version, content)` after another.
+    fn one_after_another(
+        mut stored: Option<(i64, u8)>,
+        events: &[(i64, u8)],
+    ) -> (Vec<EventOutcome>, Option<(i64, u8)>) {
+        let mut outcomes = Vec::new();
+        for event in events {
+            outcomes.push(match stored {
+                None => EventOutcome::Inserted,
+                Some(document) if event.0 < document.0 => EventOutcome::Superseded,
+                Some(document) if *event == document => EventOutcome::Unchanged,
+                Some(_) => EventOutcome::Updated,
+            });
+            if outcomes.last() != Some(&EventOutcome::Superseded) {
+                stored = Some(*event);
+            }
+        }
+        (outcomes, stored)
+    }
+
+    proptest! {
+        #[test]
+        fn merged_writes_end_as_if_events_were_applied_one_by_one(
+            stored in proptest::option::of((1_i64..5, 0_u8..3)),
+            batch in proptest::collection::vec((1_i64..5, 0_u8..3), 1..12),
+        ) {
+            let (wanted, wanted_document) = one_after_another(stored, &batch);
+            let events: Vec<StorableEvent> =
+                batch.iter().map(|(version, content)| event(*version, *content)).collect();
+            let events: Vec<&StorableEvent> = events.iter().collect();
+            let mut document = match stored {
+                None => DocumentState::Absent,
+                Some((version, content)) => {
+                    DocumentState::Present(Version::of(&event(version, content)), None)
+                }
+            };
+            let (mut server, mut outcomes, mut writes) = (stored, Vec::new(), 0);
+            let mut left: Vec<usize> = (0..batch.len()).collect();
+            while !left.is_empty() {
+                let write = MergedWrite::merge(document, &left, &events);
+                writes += 1;
+                let merged: Vec<usize> = write.events.iter().map(|(index, _)| *index).collect();
+                prop_assert_eq!(&merged[..], &left[..merged.len()]);
+                prop_assert!(merged.contains(&write.sent));
+                let sent = batch[write.sent];
+                let accepted = server.is_none_or(|stored| sent.0 >= stored.0);
+                let changed = accepted && server != Some(sent);
+                if accepted {
+                    server = Some(sent);
+                }
+                let decided = if changed { EventOutcome::Updated } else { EventOutcome::Unchanged };
+                prop_assert!(write.undecided().is_some() || write.changes == changed);
+                outcomes.extend(write.events.iter().map(|(_, outcome)| outcome.unwrap_or(decided)));
+                if accepted {
+                    document = DocumentState::Present(Version::of(events[write.sent]), Some(write.sent));
+                }
+                left.drain(..write.events.len());
+            }
+            prop_assert_eq!(outcomes, wanted);
+            prop_assert_eq!(server, wanted_document);
+            prop_assert!(writes <= 2, "{} statements", writes);
+        }
+    }
+
+    #[test]
+    fn an_event_of_an_unknown_document_is_not_merged() {
+        let events = [event(1, 0), event(2, 0)];
+        let write = MergedWrite::merge(DocumentState::Unknown, &[0, 1], &events.each_ref());
+        assert_eq!(write, MergedWrite::single(0));
     }
 }

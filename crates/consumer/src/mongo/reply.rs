@@ -1,10 +1,10 @@
 //! Reads the whole reply to a write. Only what the reply confirms has happened: a reply with
-//! inconsistent numbers is an error, never a success.
+//! inconsistent numbers is an error, never a success. The outcome of a batch adds the replies up:
+//! each of its events is counted, rejected or unfinished, and only one of these.
 
 use bson::{Bson, Document};
 
-use super::error::TransientError;
-use super::error_codes;
+use super::error::{self, CommandError, TransientError};
 
 /// The reply to one command.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -15,17 +15,13 @@ pub(super) struct Reply {
     pub(super) n_modified: usize,
     /// The statements that failed, in the order of their positions.
     pub(super) errors: Vec<StatementError>,
-    /// The write concern was not met. Nothing of this command is durable, not even the reason for
-    /// an error.
-    pub(super) write_concern_error: Option<TransientError>,
 }
 
 /// The error of one statement.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct StatementError {
     pub(super) position: usize,
-    pub(super) code: i32,
-    pub(super) message: String,
+    pub(super) cause: CommandError,
     /// The fields of the index that has the value already.
     pub(super) duplicate_of: Option<Vec<String>>,
 }
@@ -34,8 +30,14 @@ impl Reply {
     /// Reads the reply to a command of `sent` statements.
     ///
     /// # Errors
-    /// The field that is missing or impossible.
-    pub(super) fn read(reply: &Document, sent: usize) -> Result<Self, String> {
+    /// A field is missing or impossible, or the write concern was not met. Then nothing of this
+    /// command is durable, not even the reason for an error.
+    pub(super) fn read(reply: &Document, sent: usize) -> Result<Self, TransientError> {
+        let read = Self::read_counts(reply, sent).map_err(TransientError::new)?;
+        write_concern_error(reply).map_or(Ok(read), Err)
+    }
+
+    fn read_counts(reply: &Document, sent: usize) -> Result<Self, String> {
         let n = count(reply, "n")?.ok_or("the reply has no n")?;
         let n_modified = count(reply, "nModified")?.unwrap_or(0);
         let mut errors = match reply.get("writeErrors") {
@@ -51,26 +53,23 @@ impl Reply {
         if n + errors.len() > sent || n_modified > n {
             return Err(format!("the reply counts {n} of {sent} statements, {} failed", errors.len()));
         }
-        Ok(Self { n, n_modified, errors, write_concern_error: write_concern_error(reply) })
+        Ok(Self { n, n_modified, errors })
     }
 }
 
 impl StatementError {
-    fn read(error: &Bson) -> Result<Self, String> {
-        let error = error.as_document().ok_or("an entry of writeErrors is not a document")?;
-        let position = count(error, "index")?.ok_or("an entry of writeErrors has no index")?;
-        let code = count(error, "code")?.and_then(|code| i32::try_from(code).ok());
-        let message = error.get_str("errmsg").unwrap_or_default();
-        let pattern = error.get_document("keyPattern").ok();
-        Ok(Self {
-            position,
-            code: code.ok_or("an entry of writeErrors has no code")?,
-            message: message.to_owned(),
-            duplicate_of: match pattern {
-                Some(pattern) => Some(pattern.keys().cloned().collect()),
-                None => fields_of_index_name(message),
-            },
-        })
+    fn read(entry: &Bson) -> Result<Self, String> {
+        let entry = entry.as_document().ok_or("an entry of writeErrors is not a document")?;
+        let position = count(entry, "index")?.ok_or("an entry of writeErrors has no index")?;
+        let code = count(entry, "code")?.and_then(|code| i32::try_from(code).ok());
+        let code = code.ok_or("an entry of writeErrors has no code")?;
+        let message = entry.get_str("errmsg").unwrap_or_default().to_owned();
+        let duplicate_of = match entry.get_document("keyPattern") {
+            Ok(pattern) => Some(pattern.keys().cloned().collect()),
+            Err(_) => fields_of_index_name(&message),
+        };
+        let cause = CommandError { code, code_name: error::code_name(code), message };
+        Ok(Self { position, cause, duplicate_of })
     }
 
     /// Whether the duplicate is in the index over exactly `fields`, in any order and direction.
@@ -102,7 +101,7 @@ fn write_concern_error(reply: &Document) -> Option<TransientError> {
     let text = error.and_then(|error| error.get_str("errmsg").ok()).unwrap_or("no reason given");
     let code = error.and_then(|error| count(error, "code").ok()?).and_then(|code| i32::try_from(code).ok());
     let reason = format!("the write concern was not met: {text}");
-    Some(TransientError { reason, timed_out: code.is_some_and(error_codes::is_time_limit) })
+    Some(TransientError { reason, timed_out: code.is_some_and(error::is_time_limit) })
 }
 
 /// Older servers name the index only in the message: `… index: mode_s_1_registration_1 dup key: …`.
@@ -123,6 +122,72 @@ fn fields_of_index_name(message: &str) -> Option<Vec<String>> {
     Some(fields)
 }
 
+/// The result of [`Store::apply`](super::store::Store::apply). Each index of an event appears
+/// exactly once: within `counts`, in `rejected` or in `unfinished`.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct BatchOutcome {
+    /// Finished events: written with the write concern, or superseded.
+    pub counts: Counts,
+    /// Events that the server will never accept, by ascending index.
+    pub rejected: Vec<Rejected>,
+    /// Indexes of the events to retry, ascending.
+    pub unfinished: Vec<usize>,
+    /// The events of `unfinished` that the server rejected with an unlisted code, in a statement or
+    /// a command of their own. Whether a retry helps is unknown.
+    pub unlisted: Vec<Rejected>,
+    /// Why `unfinished` is not empty.
+    pub error: Option<TransientError>,
+    /// Events written to the collection so far, by all users of the store.
+    pub written: u64,
+}
+
+/// Finished events by outcome.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// The document is new.
+    pub inserted: u64,
+    /// The document changed.
+    pub updated: u64,
+    /// The document was the same already, as after a replay.
+    pub unchanged: u64,
+    /// The stored document is newer and was kept.
+    pub superseded: u64,
+}
+
+impl Counts {
+    /// The number of finished events.
+    pub fn total(&self) -> u64 {
+        self.inserted + self.updated + self.unchanged + self.superseded
+    }
+}
+
+/// An event that the server rejected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejected {
+    /// The index of the event in its batch.
+    pub index: usize,
+    /// The server's error code.
+    pub code: i32,
+    /// The name of the code, such as `DocumentValidationFailure`.
+    pub code_name: String,
+    /// The server's message. It may quote values of the document, so it belongs into a dead letter
+    /// and not into a log.
+    pub reason: String,
+}
+
+impl Rejected {
+    pub(super) fn new(index: usize, error: CommandError) -> Self {
+        Self { index, code: error.code, code_name: error.code_name, reason: error.message }
+    }
+}
+
+impl BatchOutcome {
+    /// No event was written: all `events` are unfinished.
+    pub(super) fn unfinished(events: usize, error: TransientError) -> Self {
+        Self { unfinished: (0..events).collect(), error: Some(error), ..Self::default() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,15 +198,17 @@ mod tests {
         let reply = doc! { "ok": 1.0, "n": 1, "writeErrors": [
             { "index": 2, "code": 121, "errmsg": "Document failed validation" },
             { "index": 0, "code": 11000, "keyPattern": { "registration": 1, "mode_s": -1 }, "errmsg": "E11000" },
-        ], "writeConcernError": { "code": 64, "errmsg": "timed out" } };
+        ] };
         let read = Reply::read(&reply, 3).expect("a reply");
         assert_eq!((read.n, read.n_modified), (1, 0));
         assert_eq!(read.errors.iter().map(|error| error.position).collect::<Vec<_>>(), [0, 2]);
         assert!(read.errors[0].is_duplicate_of(["mode_s", "registration"].into_iter()));
         assert!(!read.errors[0].is_duplicate_of(["mode_s"].into_iter()));
         assert!(!read.errors[1].is_duplicate_of(std::iter::empty()));
+        let mut reply = reply;
+        reply.insert("writeConcernError", doc! { "code": 64, "errmsg": "timed out" });
         let unmet = TransientError::new("the write concern was not met: timed out");
-        assert_eq!(read.write_concern_error, Some(unmet));
+        assert_eq!(Reply::read(&reply, 3), Err(unmet));
     }
 
     #[test]
@@ -166,8 +233,7 @@ mod tests {
             Reply::read(&doc! { "n": 2_i64, "nModified": 1.0 }, 2).map(|reply| reply.n_modified),
             Ok(1)
         );
-        let unmet = Reply::read(&doc! { "n": 2, "writeConcernError": 1 }, 2).expect("a reply");
-        assert!(unmet.write_concern_error.is_some());
+        assert!(Reply::read(&doc! { "n": 2, "writeConcernError": 1 }, 2).is_err());
     }
 
     #[test]

@@ -2,19 +2,16 @@
 //! the committer, the lag monitor, health and metrics read it.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
-use service::lock::lock;
+use service::tasks::lock;
+use tokio::sync::mpsc::UnboundedSender;
 
 use crate::kafka::record::{Record, TopicPartition};
 use crate::partition::offsets::{FinishedOffsets, OffsetTracker};
-use crate::partition::queue::{QueueLimit, RecordQueue};
-
-/// The value of an offset that is not known yet.
-const UNKNOWN: i64 = -1;
+use crate::partition::queue::{QueueLimit, RecordQueue, SetAsideRequest};
 
 /// Why a worker does not continue.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,34 +44,58 @@ struct PositionReset {
 pub struct Progress {
     pub topic: Arc<str>,
     pub partition: i32,
-    tracker: Mutex<OffsetTracker>,
-    position: AtomicI64,
-    end: AtomicI64,
-    committed: AtomicI64,
-    reset: Mutex<Option<PositionReset>>,
-    in_batch: AtomicUsize,
-    progressed_at: Mutex<Instant>,
-    wait_reason: Mutex<Option<WaitReason>>,
+    state: Mutex<State>,
     repeated: Counter,
+}
+
+#[derive(Debug)]
+struct State {
+    tracker: OffsetTracker,
+    /// The next offset to finish, if known.
+    position: Option<i64>,
+    /// The end of the partition, if known.
+    end: Option<i64>,
+    /// The offset of the last confirmed commit, if known.
+    committed: Option<i64>,
+    /// A position reset whose lost records were not counted yet.
+    reset: Option<PositionReset>,
+    /// Unfinished records of the current batch.
+    in_batch: usize,
+    progressed_at: Instant,
+    /// What the worker waits for.
+    wait_reason: Option<WaitReason>,
+}
+
+impl State {
+    fn update_position(&mut self) {
+        self.position = self.tracker.committable().or(self.position);
+    }
+
+    fn records_from(&self, offset: Option<i64>) -> Option<u64> {
+        let behind = self.end?.saturating_sub(offset?);
+        Some(u64::try_from(behind).unwrap_or_default())
+    }
 }
 
 impl Progress {
     /// Creates the progress of a partition. `earlier` are the offsets that this process finished in
     /// an earlier assignment. Records that are finished again are counted in `repeated`.
     pub fn new(topic: Arc<str>, partition: i32, earlier: FinishedOffsets, repeated: Counter) -> Self {
-        Self {
-            topic,
-            partition,
-            tracker: Mutex::new(OffsetTracker::new(earlier)),
-            position: AtomicI64::new(UNKNOWN),
-            end: AtomicI64::new(UNKNOWN),
-            committed: AtomicI64::new(UNKNOWN),
-            reset: Mutex::default(),
-            in_batch: AtomicUsize::new(0),
-            progressed_at: Mutex::new(Instant::now()),
-            wait_reason: Mutex::default(),
-            repeated,
-        }
+        let state = State {
+            tracker: OffsetTracker::new(earlier),
+            position: None,
+            end: None,
+            committed: None,
+            reset: None,
+            in_batch: 0,
+            progressed_at: Instant::now(),
+            wait_reason: None,
+        };
+        Self { topic, partition, state: Mutex::new(state), repeated }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
     }
 
     pub fn topic_partition(&self) -> TopicPartition {
@@ -83,149 +104,136 @@ impl Progress {
 
     /// A record was read.
     pub fn read(&self, offset: i64) {
-        lock(&self.tracker).read(offset);
-        if let Some(reset) = &mut *lock(&self.reset) {
+        let mut state = self.state();
+        state.tracker.read(offset);
+        if let Some(reset) = &mut state.reset {
             reset.next.get_or_insert(offset);
         }
     }
 
     /// Sets the client's position. Every record below it was read.
     pub fn set_position(&self, position: i64) {
-        let mut tracker = lock(&self.tracker);
-        tracker.set_position(position);
-        self.store_position(&tracker);
-    }
-
-    fn store_position(&self, tracker: &OffsetTracker) {
-        if let Some(offset) = tracker.committable() {
-            self.position.store(offset, Ordering::Release);
-        }
+        let mut state = self.state();
+        state.tracker.set_position(position);
+        state.update_position();
     }
 
     /// Kafka has no record at the client's `position`; the client continues at the beginning.
     pub fn set_position_reset(&self, position: i64) {
-        lock(&self.reset).get_or_insert(PositionReset { position, next: None });
+        self.state().reset.get_or_insert(PositionReset { position, next: None });
     }
 
     /// Whether there is a position reset whose lost records were not counted yet.
     pub fn has_position_reset(&self) -> bool {
-        lock(&self.reset).is_some()
+        self.state().reset.is_some()
     }
 
     /// The offsets that were deleted before they were read, if the partition begins at `first` now.
     /// A recreated topic begins below the position, so nothing was lost.
     pub fn take_lost(&self, first: i64) -> Option<Range<i64>> {
-        let PositionReset { position, next } = lock(&self.reset).take()?;
+        let PositionReset { position, next } = self.state().reset.take()?;
         let lost = position..next.map_or(first, |next| next.min(first));
         (!lost.is_empty()).then_some(lost)
     }
 
     /// Begins a batch and returns the sequence number of its first record.
     pub fn begin(&self, offsets: impl Iterator<Item = i64>) -> u64 {
-        let mut tracker = lock(&self.tracker);
-        let sequences: Vec<u64> = offsets.map(|offset| tracker.begin(offset)).collect();
-        self.in_batch.store(sequences.len(), Ordering::Relaxed);
-        *lock(&self.progressed_at) = Instant::now();
+        let mut state = self.state();
+        let sequences: Vec<u64> = offsets.map(|offset| state.tracker.begin(offset)).collect();
+        state.in_batch = sequences.len();
+        state.progressed_at = Instant::now();
         sequences.first().copied().unwrap_or_default()
     }
 
     /// Marks records as finished.
     pub fn finish(&self, sequences: impl Iterator<Item = u64>) {
-        let mut tracker = lock(&self.tracker);
+        let mut state = self.state();
         let (mut count, mut repeated) = (0, 0);
         for sequence in sequences {
             count += 1;
-            repeated += u64::from(tracker.finish(sequence));
+            repeated += u64::from(state.tracker.finish(sequence));
         }
         if count == 0 {
             return;
         }
         self.repeated.inc_by(repeated);
-        self.store_position(&tracker);
-        _ = self
-            .in_batch
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some(n.saturating_sub(count)));
-        *lock(&self.progressed_at) = Instant::now();
+        state.update_position();
+        state.in_batch = state.in_batch.saturating_sub(count);
+        state.progressed_at = Instant::now();
     }
 
     /// The offset that may be committed, as soon as there is one.
     pub fn committable(&self) -> Option<i64> {
-        lock(&self.tracker).committable()
+        self.state().tracker.committable()
     }
 
     /// The offsets that this process has finished.
     pub fn finished(&self) -> FinishedOffsets {
-        lock(&self.tracker).finished()
+        self.state().tracker.finished()
     }
 
     /// The next offset to finish, if known.
     pub fn position(&self) -> Option<i64> {
-        known(&self.position)
+        self.state().position
     }
 
     /// Sets the offset at which the group started, unless something was finished here already.
     pub fn set_start(&self, offset: i64) {
-        for start in [&self.position, &self.committed] {
-            _ = start.compare_exchange(UNKNOWN, offset, Ordering::AcqRel, Ordering::Relaxed);
-        }
+        let mut state = self.state();
+        state.position.get_or_insert(offset);
+        state.committed.get_or_insert(offset);
     }
 
     /// Kafka confirmed a commit of this offset.
     pub fn set_committed(&self, offset: i64) {
-        self.committed.store(offset, Ordering::Release);
+        self.state().committed = Some(offset);
     }
 
     /// Whether the lag monitor has to read the group's start offset.
     pub fn needs_start(&self) -> bool {
-        self.position().is_none() || known(&self.committed).is_none()
+        let state = self.state();
+        state.position.is_none() || state.committed.is_none()
     }
 
     /// Sets the partition's end offset.
     pub fn set_end(&self, offset: i64) {
-        self.end.store(offset, Ordering::Relaxed);
+        self.state().end = Some(offset);
     }
 
     /// Records between the position and the end of the partition, once both are known.
     pub fn lag(&self) -> Option<u64> {
-        self.records_from(self.position()?)
+        let state = self.state();
+        state.records_from(state.position)
     }
 
     /// Records between the last confirmed commit and the end of the partition, once both are known.
     pub fn committed_lag(&self) -> Option<u64> {
-        self.records_from(known(&self.committed)?)
-    }
-
-    fn records_from(&self, offset: i64) -> Option<u64> {
-        let behind = known(&self.end)?.saturating_sub(offset);
-        Some(u64::try_from(behind).unwrap_or_default())
+        let state = self.state();
+        state.records_from(state.committed)
     }
 
     /// Unfinished records of the current batch.
     pub fn in_batch(&self) -> usize {
-        self.in_batch.load(Ordering::Relaxed)
+        self.state().in_batch
     }
 
     /// A record arrives in an empty queue. If the worker is idle, the idle time before it does not
     /// count as time without progress.
-    pub fn end_idle_time(&self) {
-        if self.in_batch() == 0 {
-            *lock(&self.progressed_at) = Instant::now();
+    fn end_idle_time(&self) {
+        let mut state = self.state();
+        if state.in_batch == 0 {
+            state.progressed_at = Instant::now();
         }
-    }
-
-    /// How long, at `now`, nothing was finished.
-    pub fn time_since_progress(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(*lock(&self.progressed_at))
     }
 
     /// Sets what the worker waits for; `None` if it continues.
     pub fn set_wait_reason(&self, reason: Option<WaitReason>) {
-        *lock(&self.wait_reason) = reason;
+        self.state().wait_reason = reason;
     }
 
     /// What the worker waits for.
     pub fn wait_reason(&self) -> Option<WaitReason> {
-        lock(&self.wait_reason).clone()
+        self.state().wait_reason.clone()
     }
 }
 
@@ -235,6 +243,8 @@ pub struct PartitionView {
     pub progress: Arc<Progress>,
     /// Records that the worker has not taken yet.
     pub queue: Arc<RecordQueue>,
+    /// Requests of an operator to set a record aside.
+    pub set_aside: UnboundedSender<SetAsideRequest>,
 }
 
 impl PartitionView {
@@ -246,16 +256,16 @@ impl PartitionView {
 
     /// How long, at `now`, nothing was finished while records wait; `None` if no record waits.
     pub fn stalled_for(&self, now: Instant) -> Option<Duration> {
-        (self.progress.in_batch() > 0 || self.queue.len() > 0).then(|| self.progress.time_since_progress(now))
+        let waits = self.progress.in_batch() > 0 || self.queue.len() > 0;
+        // Read last: the first record of a queue ends the idle time before it is visible.
+        waits.then(|| now.saturating_duration_since(self.progress.state().progressed_at))
     }
-}
-
-fn known(offset: &AtomicI64) -> Option<i64> {
-    Some(offset.load(Ordering::Acquire)).filter(|&offset| offset != UNKNOWN)
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::mpsc::unbounded_channel;
+
     use super::*;
 
     #[test]
@@ -308,7 +318,7 @@ mod tests {
         // The worker begins 10 to 12 and finishes them in another order. The lag monitor sets the
         // end of the partition and the committed offset, then, without a check in between, the
         // start of the partition.
-        for order in devservers::interleavings(&[4, 3]) {
+        for order in testkit::interleavings(&[4, 3]) {
             let progress = Progress::new("t".into(), 0, FinishedOffsets::default(), Counter::default());
             let mut taken = [0; 2];
             for thread in &order {
@@ -336,14 +346,18 @@ mod tests {
         const STEP: Duration = Duration::from_secs(600);
         // The reader pushes three records. The worker takes at most two, begins and finishes them,
         // twice.
-        for order in devservers::interleavings(&[3, 6]) {
+        for order in testkit::interleavings(&[3, 6]) {
             let progress = Progress::new("t".into(), 0, FinishedOffsets::default(), Counter::default());
-            let partition = PartitionView { progress: Arc::new(progress), queue: Arc::default() };
+            let partition = PartitionView {
+                progress: Arc::new(progress),
+                queue: Arc::default(),
+                set_aside: unbounded_channel().0,
+            };
             let limit = QueueLimit { records: usize::MAX, bytes: usize::MAX };
             let (mut pushed, mut worked, mut batch) = (0, 0, Vec::new());
             let (mut waiting, mut waiting_since, mut progressed) = (false, 0, 0);
             for (now, thread) in (1..).zip(&order) {
-                *lock(&partition.progress.progressed_at) -= STEP;
+                partition.progress.state().progressed_at -= STEP;
                 if *thread == 0 {
                     partition.push(Record::new(pushed, None, None, None, std::iter::empty), limit);
                     pushed += 1;

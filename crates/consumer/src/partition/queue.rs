@@ -1,16 +1,16 @@
 //! The queue between the reader and one partition worker.
 //!
 //! A push never fails, so no record is lost. Its result says whether the partition must be paused,
-//! which bounds the queue. Requests to set a record aside reach the worker through it too.
+//! which bounds the queue. Requests to set a record aside reach the worker through a channel.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
-use tokio::sync::Notify;
+use ::kafka::topic_reader::RecordPosition;
+use service::tasks::lock;
+use tokio::sync::{Notify, oneshot};
 
 use crate::kafka::record::Record;
-use crate::partition::set_aside::SetAsideRequests;
-use service::lock::lock;
 
 /// The size from which on a partition is paused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +31,6 @@ struct Contents {
 pub struct RecordQueue {
     contents: Mutex<Contents>,
     pushed: Notify,
-    pub set_aside: SetAsideRequests,
 }
 
 impl RecordQueue {
@@ -84,13 +83,40 @@ impl RecordQueue {
     }
 }
 
+/// The worker's reply to a request.
+#[derive(Debug, PartialEq, Eq)]
+pub enum SetAsideReply {
+    /// The dead letter is written, and the record is finished.
+    DeadLettered(RecordPosition),
+    /// The dead letter of the record is already being produced.
+    InProgress,
+    /// The current batch has no unfinished record with this offset.
+    NotInBatch,
+}
+
+/// A request to set the record at `offset` aside.
+#[derive(Debug)]
+pub struct SetAsideRequest {
+    pub offset: i64,
+    /// The operator's reason.
+    pub reason: String,
+    /// Gets the reply. It is dropped if the worker ends before it replies.
+    pub reply: oneshot::Sender<SetAsideReply>,
+}
+
+impl SetAsideRequest {
+    /// Sends the reply. The receiver may be gone.
+    pub fn reply(self, reply: SetAsideReply) {
+        _ = self.reply.send(reply);
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::*;
     use std::cell::Cell;
     use std::pin::Pin;
     use std::task::{Context, Waker};
-
-    use super::*;
 
     fn record(offset: i64, bytes: usize) -> Record {
         Record::new(offset, None, None, Some(&vec![0; bytes]), std::iter::empty)
@@ -168,7 +194,7 @@ mod tests {
     #[test]
     fn no_record_is_left_or_reordered_in_any_order_of_push_and_take() {
         let unlimited = QueueLimit { records: usize::MAX, bytes: usize::MAX };
-        for order in devservers::interleavings(&[5, 7]) {
+        for order in testkit::interleavings(&[5, 7]) {
             let queue = RecordQueue::default();
             let (mut worker, mut pushed, mut taken) = (Worker::Running, 0, Vec::new());
             for thread in &order {

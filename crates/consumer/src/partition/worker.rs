@@ -4,29 +4,28 @@
 //! does the next batch begin. Failures are retried without limit. At a stop the worker still
 //! finishes its current batch, unless the servers stay unavailable.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use ::kafka::topic_reader::RecordPosition;
 use events::{Poison, Source, StorableEvent};
 use futures::StreamExt;
 use futures::future::join_all;
 use futures::stream::FuturesUnordered;
-use service::backoff::Backoff;
+use service::time::Backoff;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::kafka::dead_letters::{Cause, DeadLetterPosition, DeadLetters, Origin};
+use crate::kafka::dead_letters::{Cause, DeadLetters};
 use crate::metrics::{Metrics, Outcome};
 use crate::mongo::{BatchOutcome, Rejected, Store, StoreState, TransientError};
-use crate::partition::batch::{Batch, BatchLimits, Batcher};
-use crate::partition::batch_size::{BatchSize, WriteResult};
-use crate::partition::decision::ExpectedSources;
+use crate::partition::batch::{BatchLimits, Batcher, Decision, Entry, ExpectedSources};
 use crate::partition::progress::{Progress, WaitReason};
-use crate::partition::queue::RecordQueue;
-use crate::partition::set_aside::{SetAsideReply, SetAsideRequest};
-use crate::unlisted_code::{self, RetryDecision, UnlistedCodeRetry};
+use crate::partition::queue::{RecordQueue, SetAsideReply, SetAsideRequest};
+use crate::partition::retry::{BatchSize, RetryDecision, UnlistedCodeRetry, take_rejected};
 
 const MIN_BACKOFF: Duration = Duration::from_millis(50);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
@@ -54,14 +53,6 @@ pub struct WorkerContext {
 #[derive(Debug)]
 struct Abandoned;
 
-/// The current batch, the sequence number of its first record, and the state of each record.
-#[derive(Clone, Copy)]
-struct CurrentBatch<'a> {
-    batch: &'a Batch,
-    first_sequence: u64,
-    states: &'a RecordStates,
-}
-
 /// The state of a record in the current batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RecordState {
@@ -73,19 +64,29 @@ enum RecordState {
     Finished,
 }
 
-/// The state of each record in the current batch.
-struct RecordStates(watch::Sender<Vec<RecordState>>);
+/// The batch that the worker processes.
+struct CurrentBatch {
+    entries: Vec<Entry>,
+    /// The sequence number of the first record.
+    first_sequence: u64,
+    /// The state of each record.
+    states: watch::Sender<Vec<RecordState>>,
+}
 
-impl RecordStates {
-    fn new(batch: &Batch) -> Self {
-        Self(watch::Sender::new(vec![RecordState::Pending; batch.entries.len()]))
+impl CurrentBatch {
+    /// The event at `index`, unless the record is skipped or poison.
+    fn event(&self, index: usize) -> Option<&StorableEvent> {
+        match &self.entries.get(index)?.decision {
+            Decision::Store(event) => Some(event),
+            _ => None,
+        }
     }
 
     /// Claims a pending record for its dead letter. Returns the state before the call: only if it
     /// was pending may the caller produce the dead letter.
     fn claim(&self, index: usize) -> RecordState {
         let mut before = RecordState::Finished;
-        self.0.send_if_modified(|states| {
+        self.states.send_if_modified(|states| {
             before = states[index];
             let is_pending = before == RecordState::Pending;
             if is_pending {
@@ -97,14 +98,14 @@ impl RecordStates {
     }
 
     fn finish(&self, indexes: &[usize]) {
-        self.0.send_if_modified(|states| {
+        self.states.send_if_modified(|states| {
             indexes.iter().for_each(|index| states[*index] = RecordState::Finished);
             false
         });
     }
 
     fn is_pending(&self, index: usize) -> bool {
-        self.0.borrow()[index] == RecordState::Pending
+        self.states.borrow()[index] == RecordState::Pending
     }
 
     /// Waits until one of the pending records `indexes` is claimed for its dead letter.
@@ -112,7 +113,7 @@ impl RecordStates {
         let claimed =
             |states: &Vec<RecordState>| indexes.iter().any(|i| states[*i] == RecordState::DeadLettering);
         // This cannot fail: the sender outlives this future.
-        _ = self.0.subscribe().wait_for(claimed).await;
+        _ = self.states.subscribe().wait_for(claimed).await;
     }
 }
 
@@ -137,11 +138,11 @@ impl Worker {
         Self { context, progress, queue, stop, batch_size }
     }
 
-    /// Processes batches until `stop`.
-    pub async fn run(self) {
+    /// Processes batches and requests of an operator until `stop`.
+    pub async fn run(self, mut requests: UnboundedReceiver<SetAsideRequest>) {
         let mut batcher = Batcher::default();
-        while let Some(batch) = self.next_batch(&mut batcher).await {
-            if let Err(Abandoned) = self.process(&batch).await {
+        while let Some(entries) = self.next_batch(&mut batcher, &mut requests).await {
+            if let Err(Abandoned) = self.process(entries, &mut requests).await {
                 tracing::info!(
                     topic = &*self.progress.topic,
                     partition = self.progress.partition,
@@ -152,7 +153,11 @@ impl Worker {
         }
     }
 
-    async fn next_batch(&self, batcher: &mut Batcher) -> Option<Batch> {
+    async fn next_batch(
+        &self,
+        batcher: &mut Batcher,
+        requests: &mut UnboundedReceiver<SetAsideRequest>,
+    ) -> Option<Vec<Entry>> {
         loop {
             if self.stop.is_cancelled() {
                 return None;
@@ -164,37 +169,48 @@ impl Worker {
             if bytes > 0 {
                 batcher.add(self.queue.take(records, bytes));
             }
-            let batch = batcher.next(limits, &self.context.expected);
-            if !batch.entries.is_empty() {
-                return Some(batch);
+            let entries = batcher.next(limits, &self.context.expected);
+            if !entries.is_empty() {
+                return Some(entries);
             }
             tokio::select! {
                 () = self.queue.wait_for_push() => {}
                 () = self.stop.cancelled() => {}
-                request = self.queue.set_aside.next() => request.reply(SetAsideReply::NotInBatch),
+                Some(request) = requests.recv() => request.reply(SetAsideReply::NotInBatch),
             }
         }
     }
 
-    /// Finishes every record of `batch`.
-    async fn process(&self, batch: &Batch) -> Result<(), Abandoned> {
-        let first_sequence = self.progress.begin(batch.entries.iter().map(|entry| entry.record.offset));
-        self.context.metrics.read(batch.entries.len());
-        let states = RecordStates::new(batch);
-        let current = CurrentBatch { batch, first_sequence, states: &states };
-        let skipped = batch.skipped();
+    /// Finishes every record of a batch.
+    async fn process(
+        &self,
+        entries: Vec<Entry>,
+        requests: &mut UnboundedReceiver<SetAsideRequest>,
+    ) -> Result<(), Abandoned> {
+        let first_sequence = self.progress.begin(entries.iter().map(|entry| entry.record.offset));
+        self.context.metrics.read(entries.len());
+        let states = watch::Sender::new(vec![RecordState::Pending; entries.len()]);
+        let batch = &CurrentBatch { entries, first_sequence, states };
+        let (mut skipped, mut poison) = (Vec::new(), Vec::new());
+        let mut by_source: BTreeMap<&Source, Vec<usize>> = BTreeMap::new();
+        for (index, entry) in batch.entries.iter().enumerate() {
+            match &entry.decision {
+                Decision::Skip => skipped.push(index),
+                Decision::DeadLetter(reason) => poison.push((index, Cause::from(reason))),
+                Decision::Store(event) => by_source.entry(&event.source).or_default().push(index),
+            }
+        }
         self.context.metrics.finished(Outcome::Skipped, skipped.len() as u64);
-        self.mark_finished(current, &skipped);
-        let poison: Vec<_> = batch.poison().map(|(index, poison)| (index, Cause::from(poison))).collect();
-        let writes = batch.by_source().into_iter();
-        let writes = writes.map(|(source, indexes)| self.write_until_finished(current, source, indexes));
+        self.mark_finished(batch, &skipped);
+        let writes = by_source.into_iter();
+        let writes = writes.map(|(source, indexes)| self.write_until_finished(batch, source, indexes));
         let writes = futures::stream::iter(writes.collect::<Vec<_>>());
         let writes = writes.buffer_unordered(MAX_CONCURRENT_SOURCES).collect::<Vec<_>>();
         let work = async {
-            let (dead_lettered, written) = tokio::join!(self.dead_letter_all(current, poison), writes);
+            let (dead_lettered, written) = tokio::join!(self.dead_letter_all(batch, poison), writes);
             written.into_iter().fold(dead_lettered, Result::and)
         };
-        self.handle_set_aside_during(current, work).await
+        self.handle_set_aside_during(batch, work, requests).await
     }
 
     /// Runs `work`, which finishes the current batch, and meanwhile handles requests to set records
@@ -202,8 +218,9 @@ impl Worker {
     /// records, or it is not counted at all.
     async fn handle_set_aside_during(
         &self,
-        current: CurrentBatch<'_>,
+        batch: &CurrentBatch,
         work: impl Future<Output = Result<(), Abandoned>>,
+        requests: &mut UnboundedReceiver<SetAsideRequest>,
     ) -> Result<(), Abandoned> {
         let mut work = pin!(work);
         let mut set_aside = FuturesUnordered::new();
@@ -215,8 +232,8 @@ impl Worker {
                     outcome = outcome.and(worked);
                 }
                 Some(one) = set_aside.next() => outcome = outcome.and(one),
-                request = self.queue.set_aside.next(), if working => {
-                    set_aside.extend(self.set_aside(current, request));
+                Some(request) = requests.recv(), if working => {
+                    set_aside.extend(self.set_aside(batch, request));
                 }
             }
         }
@@ -226,31 +243,27 @@ impl Worker {
     /// Claims a pending record for its dead letter. The returned future produces the dead letter.
     fn set_aside<'a>(
         &'a self,
-        current: CurrentBatch<'a>,
+        batch: &'a CurrentBatch,
         request: SetAsideRequest,
     ) -> Option<impl Future<Output = Result<(), Abandoned>> + 'a> {
-        let index = current.batch.entries.iter().position(|entry| entry.record.offset == request.offset);
-        let Some((index, state)) = index.map(|index| (index, current.states.claim(index))) else {
-            request.reply(SetAsideReply::NotInBatch);
-            return None;
-        };
-        match state {
-            RecordState::Pending => {}
-            RecordState::DeadLettering => {
+        let index = batch.entries.iter().position(|entry| entry.record.offset == request.offset);
+        let index = match index.map(|index| (index, batch.claim(index))) {
+            Some((index, RecordState::Pending)) => index,
+            Some((_, RecordState::DeadLettering)) => {
                 request.reply(SetAsideReply::InProgress);
                 return None;
             }
-            RecordState::Finished => {
+            Some((_, RecordState::Finished)) | None => {
                 request.reply(SetAsideReply::NotInBatch);
                 return None;
             }
-        }
+        };
         let (topic, partition) = (&*self.progress.topic, self.progress.partition);
         let (offset, reason) = (request.offset, &request.reason);
         tracing::warn!(topic, partition, offset, reason, "record set aside by an operator");
         let cause = Cause { stage: "store", class: "SetAside".into(), reason: request.reason.clone() };
         Some(async move {
-            let position = self.dead_letter(current, index, &cause).await?;
+            let position = self.dead_letter(batch, index, &cause).await?;
             request.reply(SetAsideReply::DeadLettered(position));
             Ok(())
         })
@@ -259,7 +272,7 @@ impl Worker {
     /// Writes the events of one source, and retries until all are finished.
     async fn write_until_finished(
         &self,
-        current: CurrentBatch<'_>,
+        batch: &CurrentBatch,
         source: &Source,
         indexes: Vec<usize>,
     ) -> Result<(), Abandoned> {
@@ -268,13 +281,13 @@ impl Worker {
         let mut backoff = Backoff::new(MIN_BACKOFF, MAX_BACKOFF);
         loop {
             // Records that an operator set aside are not written any more.
-            todo.retain(|index| current.states.is_pending(*index));
+            todo.retain(|index| batch.is_pending(*index));
             if todo.is_empty() {
                 break;
             }
             let count = unlisted.chunk_size(&todo, self.batch_size.records());
             let chunk: Vec<usize> = todo.drain(..count).collect();
-            let Some(mut applied) = self.write(current, source, &chunk).await else {
+            let Some(mut applied) = self.write(batch, source, &chunk).await else {
                 chunk.into_iter().rev().for_each(|index| todo.push_front(index));
                 continue;
             };
@@ -283,12 +296,13 @@ impl Worker {
                 unlisted.after_write(&chunk, &applied, Instant::now())
                 && (others_stored || self.context.store.takes_writes(source).await)
             {
-                causes.extend(unlisted_code::take_rejected(&mut applied).map(|cause| (chunk[0], cause)));
+                causes.extend(take_rejected(&mut applied).map(|cause| (chunk[0], cause)));
             }
             causes.extend(applied.rejected.into_iter().map(|r| (chunk[r.index], Cause::from(r))));
-            self.dead_letter_all(current, causes).await?;
+            self.dead_letter_all(batch, causes).await?;
             applied.unfinished.iter().rev().for_each(|&index| todo.push_front(chunk[index]));
-            self.batch_size.update(count, self.write_result(applied.error.as_ref()));
+            let server_answers = self.context.store.server_answers();
+            self.batch_size.update(count, applied.error.as_ref(), server_answers);
             if applied.unfinished.len() < count {
                 backoff.reset();
             }
@@ -307,19 +321,13 @@ impl Worker {
     /// Writes `chunk` once. Returns `None` if one of its records was set aside meanwhile. The
     /// result of that write is then not counted, and the guard makes it harmless to write the
     /// others again.
-    async fn write(
-        &self,
-        current: CurrentBatch<'_>,
-        source: &Source,
-        chunk: &[usize],
-    ) -> Option<BatchOutcome> {
-        let events: Vec<&StorableEvent> =
-            chunk.iter().filter_map(|&index| current.batch.event(index)).collect();
+    async fn write(&self, batch: &CurrentBatch, source: &Source, chunk: &[usize]) -> Option<BatchOutcome> {
+        let events: Vec<&StorableEvent> = chunk.iter().filter_map(|&index| batch.event(index)).collect();
         let started = Instant::now();
         let doublings = self.batch_size.doublings(chunk.len());
         let applied = tokio::select! {
             biased;
-            () = current.states.any_claimed(chunk) => return None,
+            () = batch.any_claimed(chunk) => return None,
             applied = self.context.store.apply(source, &events, doublings) => applied,
         };
         self.context.metrics.wrote(started.elapsed(), events.len(), &applied.counts);
@@ -330,51 +338,49 @@ impl Worker {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let stored: Vec<usize> =
             chunk.iter().zip(&stored).filter(|(_, stored)| **stored).map(|(i, _)| *i).collect();
-        for event in stored.iter().filter_map(|&index| current.batch.event(index)) {
+        for event in stored.iter().filter_map(|&index| batch.event(index)) {
             let ingested = Duration::from_millis(event.ingested_at.get().unsigned_abs());
             self.context.metrics.observe_freshness(now.saturating_sub(ingested));
         }
-        self.mark_finished(current, &stored);
+        self.mark_finished(batch, &stored);
         Some(applied)
     }
 
     /// Dead-letters records concurrently.
     async fn dead_letter_all(
         &self,
-        current: CurrentBatch<'_>,
+        batch: &CurrentBatch,
         causes: Vec<(usize, Cause)>,
     ) -> Result<(), Abandoned> {
         // Skips records that an operator set aside meanwhile: their dead letters are in progress.
-        let causes: Vec<_> = causes
-            .into_iter()
-            .filter(|(index, _)| current.states.claim(*index) == RecordState::Pending)
-            .collect();
+        let causes: Vec<_> =
+            causes.into_iter().filter(|(index, _)| batch.claim(*index) == RecordState::Pending).collect();
         let Some((index, cause)) = causes.first() else { return Ok(()) };
         tracing::warn!(
             topic = &*self.progress.topic,
             partition = self.progress.partition,
             records = causes.len(),
-            first_offset = current.batch.entries[*index].record.offset,
+            first_offset = batch.entries[*index].record.offset,
             stage = cause.stage,
             class = cause.class,
             "sending records to the dead-letter topic"
         );
-        let dead_letters = causes.iter().map(|(index, cause)| self.dead_letter(current, *index, cause));
+        let dead_letters = causes.iter().map(|(index, cause)| self.dead_letter(batch, *index, cause));
         join_all(dead_letters).await.into_iter().try_for_each(|one| one.map(drop))
     }
 
     /// Produces the dead letter of one record, and retries until it is delivered.
     async fn dead_letter(
         &self,
-        current: CurrentBatch<'_>,
+        batch: &CurrentBatch,
         index: usize,
         cause: &Cause,
-    ) -> Result<DeadLetterPosition, Abandoned> {
-        let origin = Origin { topic: &self.progress.topic, partition: self.progress.partition };
-        let record = &current.batch.entries[index].record;
+    ) -> Result<RecordPosition, Abandoned> {
+        let origin = self.progress.topic_partition();
+        let record = &batch.entries[index].record;
         let mut backoff = Backoff::new(MIN_BACKOFF, MAX_BACKOFF);
         let position = loop {
-            let reason = match self.context.dead_letters.produce(origin, record, cause).await {
+            let reason = match self.context.dead_letters.produce(&origin, record, cause).await {
                 Ok(position) => break position,
                 Err(reason) => reason,
             };
@@ -393,23 +399,13 @@ impl Worker {
             self.progress.set_wait_reason(None);
         }
         self.context.metrics.finished(Outcome::DeadLettered, 1);
-        self.mark_finished(current, &[index]);
+        self.mark_finished(batch, &[index]);
         Ok(position)
     }
 
-    fn mark_finished(&self, current: CurrentBatch<'_>, indexes: &[usize]) {
-        current.states.finish(indexes);
-        self.progress.finish(indexes.iter().map(|&index| current.first_sequence + index as u64));
-    }
-
-    fn write_result(&self, error: Option<&TransientError>) -> WriteResult {
-        match error {
-            None => WriteResult::Complete,
-            Some(error) if error.timed_out => {
-                WriteResult::TimedOut { server_answers: self.context.store.server_answers() }
-            }
-            Some(_) => WriteResult::Failed,
-        }
+    fn mark_finished(&self, batch: &CurrentBatch, indexes: &[usize]) {
+        batch.finish(indexes);
+        self.progress.finish(indexes.iter().map(|&index| batch.first_sequence + index as u64));
     }
 
     async fn wait_before_retry(
@@ -432,12 +428,6 @@ impl Worker {
         }
         tokio::time::sleep(delay).await;
         Ok(())
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        self.queue.set_aside.clear();
     }
 }
 

@@ -124,7 +124,7 @@ pub async fn open(uri: &str, database: &str, options: &StoreOptions) -> Store {
         upsert_keys: UpsertKeys::parse(options.keys).expect("keys"),
         batch_max_bytes: options.batch_max_bytes,
     };
-    Store::with_deadline(config, options.deadline).await.expect("a store")
+    Store::new(config, options.deadline).expect("a store")
 }
 
 /// An event as decoded from a record.

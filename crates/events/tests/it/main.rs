@@ -2,9 +2,6 @@
 
 #![cfg(test)]
 
-mod fixtures;
 mod fuzz;
 mod kept;
 mod properties;
-mod reading;
-mod texts;

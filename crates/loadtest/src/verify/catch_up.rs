@@ -98,9 +98,6 @@ fn duration_text(seconds: f64) -> String {
 /// Waits, and returns the backlog at the end. `ledger_ends` are end offsets from the ledger: the
 /// broker's own end offsets can be too low. A recreated topic never reaches them. Therefore the
 /// wait also ends some time after the last backlog, even without a timeout.
-///
-/// # Errors
-/// Kafka is unavailable, or a topic does not exist.
 pub async fn catch_up(
     config: &consumer::Config,
     ledger_ends: &EndOffsets,

@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::harness::until;
-use crate::scripted_producer::{Response, ScriptedProducer};
+use crate::harness::{Response, ScriptedProducer};
 
 /// The binary with only `variables` as its environment.
 fn poller(variables: &[(&str, &str)]) -> Command {

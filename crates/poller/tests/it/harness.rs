@@ -1,15 +1,24 @@
-//! A poller that runs in the test process, and requests to its listener.
+//! A poller that runs in the test process, requests to its listener, and a producer with scripted
+//! responses.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use axum::Router;
+use axum::extract;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
 use poller::metrics::{CallCounts, Metrics};
 use poller::{App, Config};
 use service::tasks::Supervisor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// A running poller.
 pub struct Poller {
@@ -94,4 +103,150 @@ pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "not within 10 s: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// One scripted response to POST /ingest/adsbdb.
+#[derive(Debug, Clone)]
+pub struct Response {
+    status: u16,
+    body: String,
+    headers: Vec<(&'static str, String)>,
+    delay: Duration,
+}
+
+impl Response {
+    /// A 202: the event is stored.
+    pub fn accepted() -> Self {
+        let body = r#"{"id":"3F28BC","topic":"events.raw","partition":4,"offset":17,"status":"enqueued",
+            "timestamp":1730000000000,"ingested_at":1730000000100,"payload":{"mode_s":"3F28BC"}}"#;
+        Self { status: 202, body: body.into(), headers: Vec::new(), delay: Duration::ZERO }
+    }
+
+    /// A problem body with `status`.
+    pub fn rejected(status: u16) -> Self {
+        let body = format!(r#"{{"status":{status},"detail":"rejected by script","retryable":true}}"#);
+        Self { status, body, ..Self::accepted() }
+    }
+
+    pub fn with_body(self, body: &str) -> Self {
+        Self { body: body.into(), ..self }
+    }
+
+    pub fn with_header(mut self, name: &'static str, value: &str) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    pub fn retry_after(self, seconds: u64) -> Self {
+        self.with_header("retry-after", &seconds.to_string())
+    }
+
+    /// The same response, sent after `delay`.
+    pub fn delayed(self, delay: Duration) -> Self {
+        Self { delay, ..self }
+    }
+
+    /// A response that is never sent.
+    pub fn never() -> Self {
+        Self::accepted().delayed(Duration::from_secs(3600))
+    }
+}
+
+/// One received call.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// Time since the first call.
+    pub at: Duration,
+    /// No other call was in flight.
+    pub was_alone: bool,
+    pub authorization: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    script: VecDeque<Response>,
+    /// The last response of the script, which repeats.
+    last: Option<Response>,
+    ready: bool,
+    readiness_checks: usize,
+    in_flight: usize,
+    first: Option<Instant>,
+    calls: Vec<Call>,
+}
+
+/// The server. It ends when it is dropped.
+#[derive(Debug)]
+pub struct ScriptedProducer {
+    pub address: SocketAddr,
+    state: Arc<Mutex<State>>,
+    _stop: DropGuard,
+}
+
+impl ScriptedProducer {
+    /// Sends the responses of `script` in order and repeats the last one.
+    pub async fn start(script: impl IntoIterator<Item = Response>) -> Self {
+        Self::start_at(([127, 0, 0, 1], 0).into(), script).await
+    }
+
+    pub async fn start_at(address: SocketAddr, script: impl IntoIterator<Item = Response>) -> Self {
+        let script: VecDeque<Response> = script.into_iter().collect();
+        let last = script.back().cloned();
+        let state = Arc::new(Mutex::new(State { script, last, ready: true, ..State::default() }));
+        let router = Router::new()
+            .route("/readyz", get(ready))
+            .route("/ingest/adsbdb", post(ingest))
+            .with_state(Arc::clone(&state));
+        let socket = TcpListener::bind(address).await.unwrap();
+        let address = socket.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                ended = axum::serve(socket, router) => ended.unwrap(),
+                () = stopped.cancelled() => {}
+            }
+        });
+        Self { address, state, _stop: stop.drop_guard() }
+    }
+
+    pub fn set_ready(&self, ready: bool) {
+        self.state.lock().unwrap().ready = ready;
+    }
+
+    pub fn readiness_checks(&self) -> usize {
+        self.state.lock().unwrap().readiness_checks
+    }
+
+    pub fn calls(&self) -> Vec<Call> {
+        self.state.lock().unwrap().calls.clone()
+    }
+}
+
+async fn ready(extract::State(state): extract::State<Arc<Mutex<State>>>) -> StatusCode {
+    let mut state = state.lock().unwrap();
+    state.readiness_checks += 1;
+    if state.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+}
+
+async fn ingest(
+    extract::State(state): extract::State<Arc<Mutex<State>>>,
+    headers: HeaderMap,
+) -> axum::response::Response {
+    let response = {
+        let mut state = state.lock().unwrap();
+        let first = *state.first.get_or_insert_with(Instant::now);
+        let authorization =
+            headers.get(header::AUTHORIZATION).map(|value| value.to_str().unwrap().to_owned());
+        let call = Call { at: first.elapsed(), was_alone: state.in_flight == 0, authorization };
+        state.calls.push(call);
+        state.in_flight += 1;
+        state.script.pop_front().or_else(|| state.last.clone()).unwrap()
+    };
+    tokio::time::sleep(response.delay).await;
+    state.lock().unwrap().in_flight -= 1;
+    let mut answer = (StatusCode::from_u16(response.status).unwrap(), response.body).into_response();
+    for (name, value) in response.headers {
+        answer.headers_mut().insert(name, value.parse().unwrap());
+    }
+    answer
 }

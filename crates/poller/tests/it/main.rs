@@ -6,7 +6,4 @@ mod binary;
 mod harness;
 mod outages;
 mod schedule;
-mod scripted_producer;
-mod stop;
-mod supervision;
 mod tls;

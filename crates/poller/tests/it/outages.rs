@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::harness::{Poller, until};
-use crate::scripted_producer::{Response, ScriptedProducer};
+use crate::harness::{Poller, Response, ScriptedProducer, until};
 
 /// An address without a listener.
 async fn free_address() -> std::net::SocketAddr {

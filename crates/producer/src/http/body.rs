@@ -1,27 +1,36 @@
-//! Reading a request body within limits of size and time, decompressed.
+//! Reading a request body within limits of size and time. gzip and zstd bodies are decompressed
+//! while they arrive.
 //!
-//! - The size limit bounds the memory of a body, and `zstd_memory` bounds that of all zstd
-//!   decoders.
+//! - The size limit bounds the decompressed size. A decoder needs one chunk and its window of
+//!   memory, whatever the size of the body. All zstd decoders share [`zstd_memory`].
 //! - After an error up to [`MAX_DRAIN_BYTES`] more are read and discarded. So a client that is
 //!   still sending reads the response.
 
+use std::error::Error;
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::Body;
+use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
+use async_compression::zstd::DParameter;
+use axum::body::{Body, BodyDataStream};
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
-use tokio::sync::Semaphore;
+use futures::{Stream, StreamExt};
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
+use tokio_util::io::StreamReader;
 
 use crate::error::ApiError;
-use crate::http::content_coding::{ContentCoding, Decoder};
-use crate::http::content_type;
-use crate::shutdown::Shutdown;
+use crate::http::headers::{self, ContentCoding};
+use crate::state::Shutdown;
 
 /// Number of bytes beyond the size limit that are read and discarded.
-const MAX_DRAIN_BYTES: usize = 1024 * 1024;
+pub const MAX_DRAIN_BYTES: usize = 1024 * 1024;
 
 /// The limits of a body.
 #[derive(Debug, Clone, Copy)]
@@ -49,7 +58,7 @@ pub async fn read_json(
     zstd_memory: &Arc<Semaphore>,
 ) -> Result<Bytes, ApiError> {
     let read = async {
-        let media_type = content_type::check_json(headers);
+        let media_type = headers::check_json(headers);
         let mut body = LimitedBody::open(headers, body, limits, media_type, zstd_memory).await?;
         // Most bodies arrive in one chunk, which is not copied.
         let (mut first, mut joined) = (Bytes::new(), BytesMut::new());
@@ -74,7 +83,7 @@ pub async fn read_json(
     tokio::select! {
         biased;
         body = read => body,
-        () = shutdown.abandoned() => Err(ApiError::shutting_down(None)),
+        () = shutdown.abandoned.cancelled() => Err(ApiError::shutting_down(None)),
     }
 }
 
@@ -105,7 +114,7 @@ impl LimitedBody {
             check_length(headers, limits)?;
             let coding = ContentCoding::of(headers)?;
             media_type?;
-            Ok((coding, coding.reserve_memory(limits.max_bytes, zstd_memory)?))
+            Ok((coding, reserve_memory(coding, limits.max_bytes, zstd_memory)?))
         };
         let stream = body.into_data_stream();
         let open = |decoder| Self { decoder, limits, read_bytes: 0, time_left: limits.timeout };
@@ -159,18 +168,26 @@ impl LimitedBody {
     /// can overtake the response.
     pub async fn drain(&mut self) {
         let max = self.limits.max_bytes.saturating_sub(self.read_bytes) + MAX_DRAIN_BYTES;
-        let stream = self.decoder.undecoded();
-        let drain = async {
-            let mut drained = 0;
-            while let Some(Ok(chunk)) = stream.next().await {
-                drained += chunk.len();
-                if drained > max {
-                    break;
-                }
-            }
-        };
-        _ = tokio::time::timeout(self.time_left, drain).await;
+        discard(self.decoder.undecoded(), max, self.time_left).await;
     }
+}
+
+/// Reads and discards a body, up to `max_bytes` and within `timeout`. Returns the number of bytes,
+/// and whether the end of the body was read.
+pub async fn discard(stream: &mut BodyDataStream, max_bytes: usize, timeout: Duration) -> (usize, bool) {
+    let mut bytes = 0;
+    let read = async {
+        while let Some(chunk) = stream.next().await {
+            let Ok(chunk) = chunk else { return false };
+            bytes += chunk.len();
+            if bytes > max_bytes {
+                return false;
+            }
+        }
+        true
+    };
+    let ended = tokio::time::timeout(timeout, read).await.unwrap_or(false);
+    (bytes, ended)
 }
 
 fn check_length(headers: &HeaderMap, limits: BodyLimits) -> Result<(), ApiError> {
@@ -181,4 +198,151 @@ fn check_length(headers: &HeaderMap, limits: BodyLimits) -> Result<(), ApiError>
         return Err(ApiError::BodyTooLarge(limits.max_bytes, limits.variable));
     }
     Ok(())
+}
+
+/// Number of bytes that are decompressed at a time.
+const CHUNK_BYTES: usize = 32 * 1024;
+/// 8 MiB, as RFC 9659 requires. Without this limit a small body could allocate 128 MiB.
+const ZSTD_WINDOW_LOG: u32 = 23;
+/// Memory of a zstd decoder beside its window: tables, input and output. The window of gzip has
+/// 32 KiB, less than the buffers of the body, and is not counted.
+const ZSTD_DECODER_BYTES: usize = 640 * 1024;
+/// Memory of all zstd decoders. A body of a kilobyte can make its decoder fill the window and then
+/// stall; MAX_IN_FLIGHT such bodies would allocate 16 GiB. The limit allows 29 batches, or 372
+/// events of 64 KiB.
+const ZSTD_MEMORY_BYTES: usize = 256 * 1024 * 1024;
+
+/// Creates the memory limit of all zstd decoders of a process. One permit is one byte.
+pub fn zstd_memory() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(ZSTD_MEMORY_BYTES))
+}
+
+/// Reserves the memory to decompress a body of up to `max_bytes`. A decoder fills no more of
+/// its window than the size of the body.
+///
+/// # Errors
+/// 503: not enough memory is left.
+fn reserve_memory(
+    coding: ContentCoding,
+    max_bytes: usize,
+    zstd_memory: &Arc<Semaphore>,
+) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
+    if coding != ContentCoding::Zstd {
+        return Ok(None);
+    }
+    let bytes = max_bytes.min(1 << ZSTD_WINDOW_LOG) + ZSTD_DECODER_BYTES;
+    let permit = Arc::clone(zstd_memory).try_acquire_many_owned(u32::try_from(bytes).unwrap_or(u32::MAX));
+    permit.map(Some).map_err(|_| ApiError::overloaded("too many zstd bodies are being decompressed"))
+}
+
+/// Reads a body in decompressed chunks.
+enum Decoder {
+    Plain(BodyDataStream),
+    Gzip(Box<GzipDecoder<Compressed>>),
+    Zstd { decoder: Box<ZstdDecoder<Compressed>>, _memory: Option<OwnedSemaphorePermit> },
+}
+
+type Compressed = StreamReader<LimitedStream, Bytes>;
+
+impl Decoder {
+    /// Creates a decoder that reads at most `max_bytes` compressed bytes. It keeps `memory`.
+    pub fn new(
+        coding: ContentCoding,
+        stream: BodyDataStream,
+        max_bytes: usize,
+        memory: Option<OwnedSemaphorePermit>,
+    ) -> Self {
+        let compressed = |stream| StreamReader::new(LimitedStream { stream, bytes_left: max_bytes });
+        match coding {
+            ContentCoding::Identity => Self::Plain(stream),
+            ContentCoding::Gzip => {
+                let mut decoder = GzipDecoder::new(compressed(stream));
+                decoder.multiple_members(true);
+                Self::Gzip(Box::new(decoder))
+            }
+            ContentCoding::Zstd => {
+                let window = [DParameter::window_log_max(ZSTD_WINDOW_LOG)];
+                let mut decoder = ZstdDecoder::with_params(compressed(stream), &window);
+                decoder.multiple_members(true);
+                Self::Zstd { decoder: Box::new(decoder), _memory: memory }
+            }
+        }
+    }
+
+    /// Returns the next chunk, or `None` at the end. `limit` is for the error: maximum size and
+    /// variable.
+    ///
+    /// # Errors
+    /// 400: the framing or the compression is invalid. 413: the compressed body is too long.
+    pub async fn next(&mut self, limit: (usize, &'static str)) -> Result<Option<Bytes>, ApiError> {
+        let (outcome, coding) = match self {
+            Self::Plain(stream) => {
+                let chunk = stream.next().await.transpose();
+                return chunk.map_err(|error| read_error(&error));
+            }
+            Self::Gzip(decoder) => (read_chunk(decoder).await, "gzip"),
+            Self::Zstd { decoder, .. } => (read_chunk(decoder).await, "zstd"),
+        };
+        outcome.map_err(|error| match error.get_ref() {
+            Some(cause) if cause.is::<LimitExceeded>() => ApiError::BodyTooLarge(limit.0, limit.1),
+            Some(cause) if cause.is::<axum::Error>() => read_error(cause),
+            _ => ApiError::UnreadableBody(format!("it cannot be decompressed as {coding}: {error}")),
+        })
+    }
+
+    /// The stream of compressed chunks.
+    fn undecoded(&mut self) -> &mut BodyDataStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Gzip(decoder) => &mut decoder.get_mut().get_mut().stream,
+            Self::Zstd { decoder, .. } => &mut decoder.get_mut().get_mut().stream,
+        }
+    }
+}
+
+/// Converts an error of the connection: the framing is invalid, or the client ended the body early.
+fn read_error(error: &(dyn Error + 'static)) -> ApiError {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<io::Error>()
+            && matches!(io.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData)
+        {
+            return ApiError::UnreadableBody(io.to_string());
+        }
+        cause = error.source();
+    }
+    ApiError::TruncatedBody
+}
+
+async fn read_chunk(decoder: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Bytes>> {
+    let mut chunk = BytesMut::with_capacity(CHUNK_BYTES);
+    let read = decoder.read_buf(&mut chunk).await?;
+    Ok((read > 0).then(|| chunk.freeze()))
+}
+
+/// A stream that fails after a number of bytes.
+struct LimitedStream {
+    stream: BodyDataStream,
+    bytes_left: usize,
+}
+
+#[derive(Debug, Error)]
+#[error("too long")]
+struct LimitExceeded;
+
+impl Stream for LimitedStream {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.stream.poll_next_unpin(context).map(|chunk| {
+            let chunk = chunk?.map_err(io::Error::other);
+            Some(chunk.and_then(|chunk| match self.bytes_left.checked_sub(chunk.len()) {
+                Some(left) => {
+                    self.bytes_left = left;
+                    Ok(chunk)
+                }
+                None => Err(io::Error::other(LimitExceeded)),
+            }))
+        })
+    }
 }

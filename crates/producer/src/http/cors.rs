@@ -11,9 +11,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use url::Url;
 
-use crate::http::content_type::is_utf8_of;
-use crate::http::endpoint::Matched;
-use crate::http::head;
+use crate::http::headers::{self, is_utf8_of};
 
 /// The methods of all endpoints.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, DELETE");
@@ -80,7 +78,7 @@ fn origin(name: &str) -> Result<HeaderValue, String> {
             return Err(format!("names {name:?}, which is not an origin: browsers write {written:?}"));
         }
     }
-    if host.is_empty() || host.contains('*') || !head::is_host(host.as_bytes()) {
+    if host.is_empty() || host.contains('*') || !headers::is_host(host.as_bytes()) {
         return Err(wrong());
     }
     HeaderValue::from_str(name).map_err(|_| wrong())
@@ -108,10 +106,10 @@ impl CorsRequest {
     }
 
     /// The response, if the request is the preflight of an allowed page to a known path.
-    pub fn preflight(&self, request: &Request, matched: Matched) -> Option<Response> {
+    pub fn preflight(&self, request: &Request, is_known_path: bool) -> Option<Response> {
         let is_preflight = *request.method() == Method::OPTIONS
             && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-        if !is_preflight || self.allow.is_none() || !matched.is_known() {
+        if !is_preflight || self.allow.is_none() || !is_known_path {
             return None;
         }
         let allowed = [
@@ -135,7 +133,7 @@ impl CorsRequest {
 }
 
 fn is_plain_text(headers: &HeaderMap) -> bool {
-    let media_type = head::single_value(headers, &header::CONTENT_TYPE).ok().flatten();
+    let media_type = headers::single_value(headers, &header::CONTENT_TYPE).ok().flatten();
     media_type
         .and_then(|value| value.to_str().ok())
         .is_some_and(|text| is_utf8_of(text, |essence| essence == "text/plain"))

@@ -3,32 +3,30 @@
 //!
 //! It is a function and no layer of the router: each layer costs a request several allocations.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
-use axum::response::Response;
-use events::EventId;
+use axum::response::{IntoResponse, Response};
 use http_body::Body as _;
+use uuid::Uuid;
 
 use crate::error::{ApiError, Rejection};
-use crate::http::access_log::RequestLog;
-use crate::http::auth::authenticate;
+use crate::http::auth::{ApiKeyName, authenticate};
+use crate::http::body::{self, MAX_DRAIN_BYTES};
 use crate::http::cors::CorsRequest;
-use crate::http::endpoint::{Auth, Events, Matched};
-use crate::http::event_id::{IDEMPOTENCY_KEY, idempotency_key};
-use crate::http::head;
-use crate::http::permits::Permit;
-use crate::http::reject::{discard, reject};
-use crate::shutdown::Admission;
-use crate::state::AppState;
+use crate::http::headers::{self, IDEMPOTENCY_KEY, idempotency_key};
+use crate::state::{Admission, AppState, Permit};
+use crate::traces::{RequestSpan, Traces};
 
-/// Calls `next` between the steps above, or rejects the request.
+/// Calls `next` between the steps above, or rejects the request. A request on an `extra`
+/// connection, beyond MAX_CONNECTIONS, is always rejected.
 pub async fn run<F: Future<Output = Response>>(
     state: &AppState,
     matched: Matched,
+    extra: bool,
     mut request: Request,
     next: impl FnOnce(Request, Admission, Option<Permit>) -> F,
 ) -> Response {
@@ -38,18 +36,20 @@ pub async fn run<F: Future<Output = Response>>(
     let log = RequestLog::begin(&state.traces, &mut request, route);
     let origins = state.config.http.cors_origins.as_ref();
     let cors = origins.map(|origins| CorsRequest::new(origins, &mut request));
-    let mut response = match head::check(&request) {
-        // Boxed, as the preflight: most requests have neither, and need no memory for their
-        // futures.
-        Err(error) => Box::pin(reject(error, request)).await,
-        Ok(()) => match cors.as_ref().and_then(|cors| cors.preflight(&request, matched)) {
-            Some(response) => Box::pin(reject(response, request)).await,
-            None => {
-                let next = |request, permit| next(request, admission, permit);
-                check_key(state, matched, request, next).await
-            }
-        },
+    let mut key = None;
+    let checked = match check(state, matched, cors.as_ref(), &request, &mut key) {
+        Ok(_) if extra => Err(overloaded(ApiError::too_many_connections(), matched, &request)),
+        checked => checked,
     };
+    let mut response = match checked {
+        Ok(permit) => next(request, admission, permit).await,
+        // Boxed: most requests are not rejected, and need no memory for this future.
+        Err(response) => Box::pin(reject(*response, request)).await,
+    };
+    if let Some(key) = key {
+        state.metrics.authenticated(&key.0, response.status().as_u16());
+        response.extensions_mut().insert(key);
+    }
     if let Some(cors) = cors {
         cors.add_headers(response.headers_mut());
     }
@@ -67,49 +67,42 @@ pub async fn run<F: Future<Output = Response>>(
     response
 }
 
-/// Rejects a request without a known key, if its endpoint requires one.
-async fn check_key<F: Future<Output = Response>>(
+/// Checks the head, whether the request is a preflight, the API key, and the limits. Sets `key` to
+/// the name of the API key. Returns the permit of MAX_IN_FLIGHT, if the endpoint needs one.
+///
+/// # Errors
+/// The response.
+fn check(
     state: &AppState,
     matched: Matched,
-    request: Request,
-    next: impl FnOnce(Request, Option<Permit>) -> F,
-) -> Response {
-    let required = matched.endpoint.auth == Auth::ApiKey;
-    let keys = state.config.http.api_keys.as_ref().filter(|_| required);
-    let Some(keys) = keys else { return take_permit(state, matched, request, next).await };
-    let name = match authenticate(keys, request.headers()) {
-        Ok(name) => name,
-        Err(response) => return reject(*response, request).await,
-    };
-    let mut response = take_permit(state, matched, request, next).await;
-    state.metrics.authenticated(&name.0, response.status().as_u16());
-    response.extensions_mut().insert(name);
-    response
+    cors: Option<&CorsRequest>,
+    request: &Request,
+    key: &mut Option<ApiKeyName>,
+) -> Result<Option<Permit>, Box<Response>> {
+    let boxed = |error: ApiError| Box::new(error.into_response());
+    headers::check(request).map_err(boxed)?;
+    if let Some(response) = cors.and_then(|cors| cors.preflight(request, matched.is_known())) {
+        return Err(Box::new(response));
+    }
+    if let Some(keys) = &state.config.http.api_keys
+        && matched.endpoint.auth == Auth::ApiKey
+    {
+        *key = Some(authenticate(keys, request.headers())?);
+    }
+    // Requests that list or cancel poll jobs need no permit, so an operator can send them under
+    // overload.
+    if !matched.has_method || matched.endpoint.limit != Limit::InFlight {
+        return Ok(None);
+    }
+    let permit = state.in_flight.take();
+    permit.map(Some).ok_or_else(|| overloaded(ApiError::too_many_requests(), matched, request))
 }
 
-/// Rejects a request beyond MAX_IN_FLIGHT. Requests that list or cancel poll jobs need no permit,
-/// so an operator can send them under overload.
-async fn take_permit<F: Future<Output = Response>>(
-    state: &AppState,
-    matched: Matched,
-    request: Request,
-    next: impl FnOnce(Request, Option<Permit>) -> F,
-) -> Response {
-    if !matched.needs_permit() {
-        return next(request, None).await;
-    }
-    match state.in_flight.take() {
-        Some(permit) => next(request, Some(permit)).await,
-        None => {
-            let id = head_id(matched, request.headers());
-            reject(ApiError::too_many_requests().with_head_id(id), request).await
-        }
-    }
-}
-
-/// The id of the event, if the head of the request contains it.
-pub fn head_id(matched: Matched, headers: &HeaderMap) -> Option<EventId> {
-    if matched.endpoint.events == Events::One { idempotency_key(headers).ok()? } else { None }
+/// The response beyond a limit, with the id of the event, if the head of the request contains it.
+fn overloaded(error: ApiError, matched: Matched, request: &Request) -> Box<Response> {
+    let single = matched.endpoint.events == Events::One;
+    let id = if single { idempotency_key(request.headers()).ok().flatten() } else { None };
+    Box::new(error.with_head_id(id).into_response())
 }
 
 /// An extension of a request whose body was not empty, and was discarded.
@@ -126,13 +119,213 @@ pub async fn without_body(request: Request, next: Next) -> Response {
     if body.is_end_stream() {
         return next.run(Request::from_parts(parts, body)).await;
     }
-    let discarded = discard(&parts.headers, body).await;
-    if discarded.had_bytes {
+    let (had_bytes, ended) = discard(&parts.headers, body).await;
+    if had_bytes {
         parts.extensions.insert(HadBody);
     }
     let mut response = next.run(Request::from_parts(parts, Body::empty())).await;
-    if !discarded.ended {
+    if !ended {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// One method at one path.
+#[derive(Debug)]
+pub struct Endpoint {
+    pub method: Method,
+    /// The path, with parameters in braces. It is the `route` label of metrics and traces.
+    pub path: &'static str,
+    pub auth: Auth,
+    pub limit: Limit,
+    pub events: Events,
+}
+
+/// The authentication that an endpoint requires.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Auth {
+    None,
+    /// A key of API_KEYS, if that is set.
+    ApiKey,
+}
+
+/// The limit class of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// Only MAX_CONNECTIONS applies.
+    Connections,
+    /// A request needs one of MAX_IN_FLIGHT permits, too.
+    InFlight,
+    /// The endpoint is served even on connections beyond MAX_CONNECTIONS.
+    Exempt,
+}
+
+/// The events that a request to an endpoint contains or fetches. A rejected request counts as
+/// rejected events, unless it is `None`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Events {
+    None,
+    /// One event, whose id can be in the header Idempotency-Key.
+    One,
+    Many,
+    /// One event that the producer fetches itself.
+    Fetched,
+}
+
+/// Stands for all paths that are not in the route table. Clients choose paths, but must not choose
+/// the values of metric labels.
+pub static UNKNOWN: Endpoint = Endpoint {
+    method: Method::GET,
+    path: "other",
+    auth: Auth::None,
+    limit: Limit::Connections,
+    events: Events::None,
+};
+
+/// The endpoint that a request leads to.
+#[derive(Debug, Clone, Copy)]
+pub struct Matched {
+    /// An endpoint of the path; of another method if the path does not have the request's.
+    pub endpoint: &'static Endpoint,
+    /// Whether the endpoint has the request's method.
+    pub has_method: bool,
+}
+
+/// An extension of a request whose path had a slash at its end.
+#[derive(Debug, Clone, Copy)]
+pub struct HadSlash;
+
+impl Endpoint {
+    /// Whether `path` leads to this endpoint. A parameter matches one segment.
+    pub fn matches(&self, path: &str) -> bool {
+        match self.path.split_once('{') {
+            None => self.path == path,
+            Some((prefix, _)) => {
+                path.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty() && !rest.contains('/'))
+            }
+        }
+    }
+}
+
+impl Matched {
+    /// Finds the endpoint of a request among `endpoints`.
+    pub fn find(endpoints: impl Iterator<Item = &'static Endpoint>, method: &Method, path: &str) -> Self {
+        let mut same_path = None;
+        for endpoint in endpoints.filter(|endpoint| endpoint.matches(path)) {
+            if endpoint.method == *method {
+                return Self { endpoint, has_method: true };
+            }
+            same_path = Some(endpoint);
+        }
+        Self { endpoint: same_path.unwrap_or(&UNKNOWN), has_method: false }
+    }
+
+    /// Whether the path is in the route table.
+    fn is_known(&self) -> bool {
+        !std::ptr::eq(self.endpoint, &raw const UNKNOWN)
+    }
+}
+
+/// The header of the id, in requests and responses.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const MAX_ID_CHARS: usize = 128;
+
+/// A request whose response was not sent yet.
+#[derive(Debug)]
+struct RequestLog {
+    id: HeaderValue,
+    method: Method,
+    span: RequestSpan,
+}
+
+impl RequestLog {
+    pub fn begin(traces: &Traces, request: &mut Request, route: &str) -> Self {
+        let id = request_id(request.headers());
+        let span = traces.begin(request, route, &id);
+        Self { id, method: request.method().clone(), span }
+    }
+
+    /// Ends the span, writes the log line and adds the id to the response.
+    pub fn end(self, response: &mut Response, route: &str, duration: Duration) {
+        let status = response.status();
+        self.span.end(status);
+        let key = response.extensions().get::<ApiKeyName>().map(|name| name.0.as_ref());
+        tracing::debug!(
+            method = self.method.as_str(),
+            route,
+            status = status.as_u16(),
+            duration_ms = duration.as_secs_f64() * 1000.0,
+            request_id = self.id.to_str().unwrap_or_default(),
+            key,
+            "request finished"
+        );
+        response.headers_mut().insert(REQUEST_ID, self.id);
+    }
+}
+
+/// The id that the client sent, if it is one value of visible ASCII characters; else a new id.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let valid = |id: &&HeaderValue| {
+        (1..=MAX_ID_CHARS).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+    };
+    headers::single_value(headers, &REQUEST_ID).ok().flatten().filter(valid).cloned().unwrap_or_else(new_id)
+}
+
+fn new_id() -> HeaderValue {
+    let mut text = Uuid::encode_buffer();
+    #[expect(clippy::expect_used, reason = "36 visible characters are a valid header value")]
+    HeaderValue::from_str(Uuid::now_v7().hyphenated().encode_lower(&mut text))
+        .expect("a UUID is a valid header value")
+}
+
+/// Maximum time to discard a body.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Discards the body of `request` and returns `response`.
+pub async fn reject(response: impl IntoResponse, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let mut response = response.into_response();
+    let (_, ended) = discard(&parts.headers, body).await;
+    if !ended {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// Reads and discards a body, up to a limit of size and time. Returns whether it had bytes, and
+/// whether its end was read. If not, the connection must be closed.
+async fn discard(headers: &HeaderMap, body: Body) -> (bool, bool) {
+    // With `Expect: 100-continue` the client sends no body, because nothing asks it to continue.
+    if headers.contains_key(header::EXPECT) {
+        return (!body.is_end_stream(), false);
+    }
+    let (bytes, ended) = body::discard(&mut body.into_data_stream(), MAX_DRAIN_BYTES, DISCARD_TIMEOUT).await;
+    (bytes > 0, ended)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id_of(text: &[u8]) -> HeaderValue {
+        request_id(&HeaderMap::from_iter([(REQUEST_ID, HeaderValue::from_bytes(text).unwrap())]))
+    }
+
+    #[test]
+    fn an_id_of_up_to_128_visible_characters_is_kept() {
+        for kept in [&b"a"[..], b"!~", &[b'x'; 128]] {
+            assert_eq!(id_of(kept).as_bytes(), kept);
+        }
+    }
+
+    #[test]
+    fn any_other_id_is_replaced_by_a_new_one() {
+        for replaced in [&b""[..], b"a b", b"a\tb", b"\xc3\xa9", &[b'x'; 129]] {
+            let id = id_of(replaced);
+            assert_eq!(Uuid::parse_str(id.to_str().unwrap()).unwrap().get_version_num(), 7);
+        }
+        assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
+        let two = ["a", "b"].map(|id| (REQUEST_ID, HeaderValue::from_static(id)));
+        assert_eq!(request_id(&HeaderMap::from_iter(two)).len(), Uuid::encode_buffer().len() - 9);
+    }
 }

@@ -14,13 +14,12 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::client::{ReplaceableClient, ReportReceiver};
-use super::delivery::Record;
-use super::delivery_error::{AttemptError, DeliveryError};
-use super::delivery_tracker::{
-    DeliveryState, DeliveryTracker, FailedDelivery, FinalStates, PendingRecord, RecordCopy,
+use crate::kafka::client::{ReplaceableClient, ReportReceiver};
+use crate::kafka::delivery::{AttemptError, DeliveryError, Record};
+use crate::kafka::delivery_tracker::{
+    DeliveryState, DeliveryTracker, FailedDelivery, PendingRecord, RecordCopy,
 };
-use super::publisher::Publisher;
+use crate::kafka::publisher::Publisher;
 
 /// Memory of a record besides its value, estimated.
 const OVERHEAD_BYTES: usize = 1024;
@@ -37,30 +36,6 @@ pub struct BatchPublisher<'p> {
     tracker: Arc<DeliveryTracker>,
     errors: Vec<DeliveryError>,
     last_sent_at: Instant,
-}
-
-/// The outcome of each record.
-#[derive(Debug)]
-pub struct BatchOutcome {
-    /// The states in the order of sending, and the number of stored records.
-    pub states: FinalStates,
-    /// The errors that the states refer to.
-    pub errors: Vec<DeliveryError>,
-}
-
-impl BatchOutcome {
-    /// Each error that occurred, with the number of its records.
-    pub fn error_counts(&self) -> impl Iterator<Item = (&DeliveryError, u64)> {
-        let mut counts = vec![0; self.errors.len()];
-        for state in self.states.pages.iter().flatten() {
-            if let DeliveryState::Failed(error_index) = state
-                && let Some(count) = counts.get_mut(*error_index as usize)
-            {
-                *count += 1;
-            }
-        }
-        self.errors.iter().zip(counts).filter(|(_, count)| *count > 0)
-    }
 }
 
 impl<'p> BatchPublisher<'p> {
@@ -82,57 +57,45 @@ impl<'p> BatchPublisher<'p> {
     }
 
     /// Sends a record as soon as the queue has room for it. Its outcome is always in the next slot.
-    /// `label` is the index of its source's metric label.
-    pub async fn send(&mut self, record: Record<'_>, label: u32) {
-        let permit = self.prepare(record.value.len()).await;
-        // The slot is opened only now: `prepare` may wait for all open slots.
+    pub async fn send(&mut self, record: Record<'_>) {
+        let permit = self.queue_permit(record.value.len()).await;
+        // The slot is opened only now: the wait for the permit may include all open slots.
         let slot = self.tracker.open();
         let sent = match permit {
-            Ok(permit) => self.try_send(record, slot, label, permit).await,
+            Ok(permit) => {
+                let client = &self.publisher.client;
+                let pending = PendingRecord {
+                    tracker: Arc::clone(&self.tracker),
+                    slot,
+                    timestamp_ms: record.timestamp_ms,
+                    alone: false,
+                    mark: client.mark(),
+                    sent_at: std::time::Instant::now(),
+                    _queue_permit: permit,
+                };
+                self.enqueue(client, record, pending).await
+            }
             Err(error) => Err(error),
         };
+        self.fail_unsent(slot, sent);
+    }
+
+    /// Sets the outcome of a record that could not be sent.
+    fn fail_unsent(&mut self, slot: usize, sent: Result<(), DeliveryError>) {
         if let Err(error) = sent {
             let error_index = self.error_index(error);
             self.tracker.fail(slot, error_index, true);
         }
     }
 
-    async fn prepare(&mut self, bytes: usize) -> Result<OwnedSemaphorePermit, DeliveryError> {
+    /// Waits for the permit of a record of `bytes`. Failed records hold permits too. They are
+    /// classified and sent again meanwhile, which releases these permits.
+    async fn queue_permit(&mut self, bytes: usize) -> Result<OwnedSemaphorePermit, DeliveryError> {
         self.publisher.check_ready()?;
         if self.tracker.has_failures() {
             self.resend_rejected().await;
         }
-        self.queue_permit(bytes, Instant::now() + self.publisher.delivery_timeout).await
-    }
-
-    async fn try_send(
-        &mut self,
-        record: Record<'_>,
-        slot: u32,
-        label: u32,
-        permit: OwnedSemaphorePermit,
-    ) -> Result<(), DeliveryError> {
-        let client = &self.publisher.client;
-        let pending = PendingRecord {
-            tracker: Arc::clone(&self.tracker),
-            slot,
-            label,
-            timestamp_ms: record.timestamp_ms,
-            alone: false,
-            mark: client.mark(),
-            sent_at: std::time::Instant::now(),
-            _queue_permit: permit,
-        };
-        self.enqueue(client, record, pending).await
-    }
-
-    /// Waits for the permit of a record of `bytes`. Failed records hold permits too. They are
-    /// classified and sent again meanwhile, which releases these permits.
-    async fn queue_permit(
-        &mut self,
-        bytes: usize,
-        deadline: Instant,
-    ) -> Result<OwnedSemaphorePermit, DeliveryError> {
+        let deadline = Instant::now() + self.publisher.delivery_timeout;
         let bytes = u32::try_from(bytes + OVERHEAD_BYTES).unwrap_or(u32::MAX);
         loop {
             let permits =
@@ -191,10 +154,8 @@ impl<'p> BatchPublisher<'p> {
         rejected.sort_by_key(|(failed, _)| failed.record.slot);
         for (failed, copy) in rejected {
             let slot = failed.record.slot;
-            if let Err(error) = self.send_alone(failed, &copy).await {
-                let error_index = self.error_index(error);
-                self.tracker.fail(slot, error_index, true);
-            }
+            let sent = self.send_alone(failed, &copy).await;
+            self.fail_unsent(slot, sent);
         }
         self.wait_for_reports().await;
     }
@@ -217,12 +178,17 @@ impl<'p> BatchPublisher<'p> {
     /// Returns the records that were rejected with their whole librdkafka batch.
     async fn wait_for_reports(&mut self) -> Vec<(FailedDelivery, RecordCopy)> {
         let mut rejected = Vec::new();
-        let deadline = self.last_sent_at + self.publisher.delivery_timeout;
-        while let Ok(true) = tokio::time::timeout_at(deadline, self.tracker.wait_for_failures_or_end()).await
-        {
+        while self.wait_for_failures().await {
             rejected.extend(self.classify_failures());
         }
         rejected
+    }
+
+    /// Waits until there are failures to classify (true), or until no record is pending or the
+    /// deadline of the last record has passed (false).
+    async fn wait_for_failures(&self) -> bool {
+        let deadline = self.last_sent_at + self.publisher.delivery_timeout;
+        tokio::time::timeout_at(deadline, self.tracker.wait_for_failures_or_end()).await.unwrap_or(false)
     }
 
     /// Classifies the failed deliveries. Returns the records that were rejected with their whole
@@ -247,29 +213,175 @@ impl<'p> BatchPublisher<'p> {
 
     /// The index of an error. Many records share one error, most often the last, so the search
     /// begins there.
-    fn error_index(&mut self, error: DeliveryError) -> u32 {
+    fn error_index(&mut self, error: DeliveryError) -> usize {
         let known = self.errors.iter().rposition(|known| *known == error);
-        let index = known.unwrap_or_else(|| {
+        known.unwrap_or_else(|| {
             self.errors.push(error);
             self.errors.len() - 1
-        });
-        u32::try_from(index).unwrap_or(u32::MAX)
+        })
     }
 
-    /// Waits for every outcome, at most until the deadline of the last record.
-    pub async fn finish(mut self) -> BatchOutcome {
-        while let Ok(true) = tokio::time::timeout_at(
-            self.last_sent_at + self.publisher.delivery_timeout,
-            self.tracker.wait_for_failures_or_end(),
-        )
-        .await
-        {
+    /// Waits for every outcome, at most until the deadline of the last record. Returns the states
+    /// in the order of sending, and the errors that they refer to.
+    pub async fn finish(mut self) -> (Vec<DeliveryState>, Vec<DeliveryError>) {
+        while self.wait_for_failures().await {
             self.resend_rejected().await;
         }
         let no_report = self.error_index(DeliveryError::no_report());
-        BatchOutcome { states: self.tracker.close(no_report), errors: self.errors }
+        (self.tracker.close(no_report), self.errors)
     }
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::DefaultProducerContext;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+    use service::tasks::Supervisor;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::kafka::client_health::ErrorClass;
+
+    const VALUE: [u8; 4096] = [b'x'; 4096];
+
+    fn record(key: &str) -> Record<'_> {
+        Record { key, value: &VALUE, timestamp_ms: 1_730_000_000_000, traceparent: None }
+    }
+
+    /// A publisher that is ready and has sent one record.
+    async fn connect(mock: &MockCluster<'static, DefaultProducerContext>) -> (Publisher, CancellationToken) {
+        mock.create_topic("events.raw", 1, 1).unwrap();
+        let environment =
+            [("KAFKA_BROKER", mock.bootstrap_servers()), ("DELIVERY_TIMEOUT_MS", "1500".into())];
+        let environment = environment.map(|(name, value)| (name.to_owned(), value));
+        let shutdown = CancellationToken::new();
+        let config = Config::from_environment(environment).unwrap();
+        let publisher = Publisher::connect(&config, &Supervisor::new(&shutdown), &shutdown).unwrap();
+        while publisher.ready().is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(publisher.send(record("first")).await.is_ok());
+        (publisher, shutdown)
+    }
+
+    fn error_of<'e>(state: &DeliveryState, errors: &'e [DeliveryError]) -> Option<&'e DeliveryError> {
+        match state {
+            DeliveryState::Failed(error) => errors.get(*error),
+            _ => None,
+        }
+    }
+
+    fn batch(publisher: &Publisher, abandoned: CancellationToken) -> BatchPublisher<'_> {
+        BatchPublisher::new(publisher, None, Histogram::new([1.0]), abandoned)
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_batch_with_half_of_the_queue_waits_and_single_events_are_sent() {
+        let mock: MockCluster<'static, DefaultProducerContext> = MockCluster::new(1).unwrap();
+        let (publisher, _shutdown) = connect(&mock).await;
+        mock.broker_round_trip_time(-1, Duration::from_secs(60)).unwrap();
+
+        let abandoned = CancellationToken::new();
+        let mut batch = batch(&publisher, abandoned.clone());
+        let fits = i64::try_from(32 * 1024 * 1024 / (VALUE.len() + OVERHEAD_BYTES)).unwrap();
+        for _ in 0..fits {
+            batch.send(record("many")).await;
+        }
+        assert_eq!(publisher.queued_records(), fits);
+        let one_more = tokio::time::timeout(Duration::from_millis(200), batch.send(record("many"))).await;
+        assert!(one_more.is_err(), "the record waits for its permit");
+        assert_eq!(publisher.queued_records(), fits);
+        // The single record is sent, because the queue has room for it. It is not acknowledged.
+        assert!(matches!(publisher.send(record("single")).await, Err(DeliveryError::Unknown(_))));
+
+        abandoned.cancel();
+        publisher.purge().await;
+        let (states, errors) = batch.finish().await;
+        let expected = usize::try_from(fits).unwrap();
+        assert_eq!(states.len(), expected, "a record that waited for its permit has no slot");
+        assert!(states.iter().all(|state| matches!(state, DeliveryState::Failed(_))), "each has its outcome");
+        let failed = states.iter().filter(|state| error_of(state, &errors).is_some());
+        assert_eq!(failed.count(), expected);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_record_that_never_left_the_queue_is_not_stored_when_it_is_purged() {
+        let mock: MockCluster<'static, DefaultProducerContext> = MockCluster::new(1).unwrap();
+        let (publisher, _shutdown) = connect(&mock).await;
+        mock.broker_down(-1).unwrap();
+        while publisher.ready().is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // As if the record had been sent just before the outage was detected.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let send = publisher.client.send(&publisher.topic, record("queued"), deadline);
+        let purge = async {
+            while publisher.queued_records() == 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            publisher.purge().await;
+        };
+        let (outcome, ()) = tokio::join!(send, purge);
+        assert!(matches!(outcome, Err(AttemptError::Final(DeliveryError::NotStored { .. }))), "{outcome:?}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_record_to_resend_alone_is_not_sent_while_kafka_is_unavailable() {
+        let mock: MockCluster<'static, DefaultProducerContext> = MockCluster::new(1).unwrap();
+        let (publisher, _shutdown) = connect(&mock).await;
+        // Slower than PROBE_TIMEOUT: the probe gets no answer.
+        mock.broker_round_trip_time(-1, Duration::from_millis(700)).unwrap();
+        let too_large = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE];
+        let unavailable =
+            |error: &DeliveryError| matches!(error, DeliveryError::NotStored { reason: "kafka_away", .. });
+        let disconnect =
+            || publisher.client.health.record_error(ErrorClass::AllBrokers, "1/1 brokers are down");
+        let disconnect_after_send = async {
+            while publisher.queued_records() == 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            disconnect();
+        };
+
+        mock.request_errors(RDKafkaApiKey::Produce, &too_large);
+        let mut batch = batch(&publisher, CancellationToken::new());
+        batch.send(record("one of many")).await;
+        disconnect();
+        let (states, errors) = batch.finish().await;
+        assert!(
+            states.len() == 1 && error_of(&states[0], &errors).is_some_and(unavailable),
+            "{states:?} {errors:?}"
+        );
+
+        mock.broker_round_trip_time(-1, Duration::ZERO).unwrap();
+        while publisher.ready().is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        mock.broker_round_trip_time(-1, Duration::from_millis(700)).unwrap();
+        mock.request_errors(RDKafkaApiKey::Produce, &too_large);
+        let (outcome, ()) = tokio::join!(publisher.send(record("single")), disconnect_after_send);
+        assert!(outcome.as_ref().is_err_and(unavailable), "{outcome:?}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn kafka_stays_available_while_it_acknowledges_with_slow_metadata() {
+        let mock: MockCluster<'static, DefaultProducerContext> = MockCluster::new(1).unwrap();
+        let (publisher, _shutdown) = connect(&mock).await;
+        mock.broker_round_trip_time(-1, Duration::from_millis(600)).unwrap();
+        let sends = (0..100_u32).map(|number| {
+            let publisher = &publisher;
+            async move {
+                tokio::time::sleep(Duration::from_millis(20) * number).await;
+                if number == 50 {
+                    let health = &publisher.client.health;
+                    health.record_error(ErrorClass::Connection, "one broker of several");
+                }
+                publisher.send(record("steady")).await
+            }
+        });
+        for (number, outcome) in futures::future::join_all(sends).await.into_iter().enumerate() {
+            assert!(outcome.is_ok(), "{number}: {outcome:?}");
+        }
+    }
+}

@@ -5,9 +5,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use kafka::topics::KafkaReadiness;
+use service::tasks::lock;
 use tokio::sync::watch;
-
-use service::lock::lock;
 
 /// Within this time librdkafka does not report the same error of a connection again.
 const ERROR_SUPPRESSION: Duration = Duration::from_secs(30);
@@ -192,6 +192,16 @@ fn severity(status: &ClientStatus) -> u8 {
     }
 }
 
+/// The state of Kafka, where `topic_state` is the result of the last topic check.
+pub fn kafka_state(health: &ClientHealth, topic_state: &KafkaReadiness) -> KafkaReadiness {
+    match (health.status(), topic_state) {
+        (ClientStatus::Unreachable(reason), _) => KafkaReadiness::Unavailable(reason),
+        // The topic check timed out, but the broker acknowledges records.
+        (_, KafkaReadiness::Unavailable(_)) if health.has_recent_ack() => KafkaReadiness::Ready,
+        (_, topic_state) => topic_state.clone(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -249,7 +259,7 @@ mod tests {
     fn in_every_thread_order_a_late_report_hides_no_newer_disconnect() {
         // Two client threads read the clock and then record a disconnect. A request sends a record
         // and classifies it. Between two clock readings passes more than ERROR_SUPPRESSION.
-        for order in devservers::interleavings(&[2, 2, 2]) {
+        for order in testkit::interleavings(&[2, 2, 2]) {
             let health = ClientHealth::default();
             let (mut clock, mut read_at, mut last_recorded) = (Duration::ZERO, [None; 3], Duration::ZERO);
             for thread in &order {
@@ -278,7 +288,7 @@ mod tests {
     fn in_every_order_an_answer_clears_only_errors_before_its_probe() {
         // Two client threads record errors. The supervisor probes three times, and the second probe
         // gets no answer.
-        for order in devservers::interleavings(&[2, 2, 6]) {
+        for order in testkit::interleavings(&[2, 2, 6]) {
             let health = ClientHealth::default();
             let errors = [
                 [ErrorClass::Connection, ErrorClass::AllBrokers],
@@ -304,5 +314,25 @@ mod tests {
                 assert_eq!(health.status() != ClientStatus::Healthy, unhealthy, "step {now} of {order:?}");
             }
         }
+    }
+
+    #[test]
+    fn kafka_is_unavailable_per_client_or_topic_check_without_recent_ack() {
+        let (health, away) = (ClientHealth::default(), KafkaReadiness::Unavailable("no answer".into()));
+        assert_eq!(kafka_state(&health, &KafkaReadiness::Unknown), KafkaReadiness::Unknown);
+        assert_eq!(kafka_state(&health, &away), away);
+        health.record_ack();
+        assert_eq!(kafka_state(&health, &away), KafkaReadiness::Ready);
+        health.record_error(ErrorClass::AllBrokers, "down");
+        assert!(matches!(kafka_state(&health, &KafkaReadiness::Ready), KafkaReadiness::Unavailable(_)));
+    }
+
+    #[test]
+    fn a_client_replacement_does_not_change_the_state_of_kafka() {
+        let health = ClientHealth::default();
+        health.record_error(ErrorClass::Fatal, "fenced");
+        assert_eq!(kafka_state(&health, &KafkaReadiness::Ready), KafkaReadiness::Ready);
+        health.record_replacement("fenced");
+        assert_eq!(kafka_state(&health, &KafkaReadiness::Ready), KafkaReadiness::Ready);
     }
 }

@@ -6,12 +6,8 @@
 //! - A fatal error of the idempotent producer replaces the client.
 
 pub mod batch_publisher;
-mod client;
+pub mod client;
 mod client_health;
 pub mod delivery;
-pub mod delivery_error;
 pub mod delivery_tracker;
-pub mod properties;
 pub mod publisher;
-mod readiness;
-mod supervisor;

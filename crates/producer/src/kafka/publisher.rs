@@ -1,4 +1,4 @@
-//! Sends single records to the topic.
+//! Sends single records to the topic, and supervises the Kafka client.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -7,18 +7,16 @@ use kafka::topics::{KafkaReadiness, topic_maintenance};
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{Producer, PurgeConfig};
 use service::tasks::Supervisor;
+use service::time::Backoff;
+use service::time::SuspensionDetector;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::client::{Client, ReplaceableClient};
-use super::client_health::ClientStatus;
-use super::delivery::{Position, Record};
-use super::delivery_error::{AttemptError, DeliveryError};
-use super::properties::{self, client_config};
-use super::readiness::{kafka_state, log_state_changes};
-use super::supervisor::supervise;
 use crate::config::Config;
+use crate::kafka::client::{self, Client, ReplaceableClient, client_config};
+use crate::kafka::client_health::{ACK_FRESHNESS, ClientStatus, kafka_state};
+use crate::kafka::delivery::{AttemptError, DeliveryError, Position, Record};
 
 /// Sends records for any number of concurrent requests.
 #[derive(Debug)]
@@ -53,7 +51,7 @@ impl Publisher {
         );
         let client = Arc::new(ReplaceableClient::new(client_config).map_err(message)?);
         let admin_config =
-            kafka::client_config(&config.kafka_broker, properties::CLIENT_ID, &[], &config.kafka_properties);
+            kafka::client_config(&config.kafka_broker, client::CLIENT_ID, &[], &config.kafka_properties);
         let (topic_state, maintenance) =
             topic_maintenance(&admin_config, vec![config.topic.clone()], shutdown.clone())
                 .map_err(message)?;
@@ -168,5 +166,67 @@ impl Publisher {
 
     fn current_clients(&self) -> Vec<Arc<Client>> {
         self.both_clients().filter_map(ReplaceableClient::current).collect()
+    }
+}
+
+/// Time in which a new client learns that the broker rejects it. librdkafka requests a producer id
+/// every half second.
+const INIT_TIMEOUT: Duration = Duration::from_millis(600);
+const PROBE_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Supervises the client until `shutdown`.
+async fn supervise(client: Arc<ReplaceableClient>, topic: Arc<str>, shutdown: CancellationToken) {
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(1));
+    let (mut statuses, standstill) = (client.health.subscribe(), SuspensionDetector::start());
+    while shutdown
+        .run_until_cancelled(statuses.wait_for(|status| *status != ClientStatus::Healthy))
+        .await
+        .is_some()
+    {
+        let mut pause = PROBE_INTERVAL;
+        if let Some(error) = client.fatal_error() {
+            if client.health.has_recent_ack() {
+                backoff.reset();
+            }
+            client.replace(&error);
+            // The new client counts as ready only after this time.
+            pause = INIT_TIMEOUT + backoff.next_delay();
+        } else {
+            let (error_count, probed_at) = (client.health.error_count(), client.health.elapsed());
+            // Metadata may be slow while records are acknowledged, which is an answer too.
+            if client.probe(&topic).await || client.health.acked_since(probed_at) {
+                client.health.record_answer(error_count);
+                if client.health.status() == ClientStatus::Healthy {
+                    client.record_recovery();
+                }
+            } else if !standstill.recently_resumed() {
+                client.health.record_no_answer();
+            }
+        }
+        if shutdown.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// Logs each change of state. Ends when the topic check ends.
+async fn log_state_changes(
+    client: Arc<ReplaceableClient>,
+    mut topic_states: watch::Receiver<KafkaReadiness>,
+) {
+    let (mut statuses, mut last) = (client.health.subscribe(), KafkaReadiness::Unknown);
+    loop {
+        let topic_state = topic_states.borrow_and_update().clone();
+        let state = kafka_state(&client.health, &topic_state);
+        state.log_change_from(&last);
+        // The state relies on a recent acknowledgement, which proves nothing after ACK_FRESHNESS.
+        let relies_on_ack = state == KafkaReadiness::Ready && topic_state != KafkaReadiness::Ready;
+        last = state;
+        tokio::select! {
+            // The client owns the sending side, so this never fails.
+            _ = statuses.changed() => {}
+            changed = topic_states.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(ACK_FRESHNESS), if relies_on_ack => {}
+        }
     }
 }

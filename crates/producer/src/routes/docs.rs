@@ -13,7 +13,7 @@ use bytes::Bytes;
 use flate2::read::GzDecoder;
 
 use crate::error::ApiError;
-use crate::http::endpoint::HadSlash;
+use crate::http::middleware::HadSlash;
 
 /// Swagger UI needs inline styles.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
@@ -23,10 +23,10 @@ const CACHE_CONTROL: &str = "max-age=3600";
 
 /// A file of the page.
 #[derive(Debug)]
-pub struct File {
+struct File {
     /// The path below `/docs/`.
-    pub name: &'static str,
-    pub media_type: &'static str,
+    name: &'static str,
+    media_type: &'static str,
     content: Content,
 }
 
@@ -43,7 +43,7 @@ const fn gzip(bytes: &'static [u8]) -> Content {
 }
 
 /// All files of the page.
-pub static FILES: [File; 4] = [
+static FILES: [File; 4] = [
     File {
         name: "swagger-ui-bundle.js",
         media_type: "text/javascript",
@@ -134,6 +134,15 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn the_openapi_document_names_the_files_of_the_page() {
+        let document = crate::routes::document(&Config::without_kafka(&[]));
+        let name = &document["paths"]["/docs/{file}"]["get"]["parameters"][1];
+        let files = FILES.each_ref().map(|file| file.name);
+        assert_eq!((&name["name"], &name["schema"]["enum"]), (&"file".into(), &serde_json::json!(files)));
+    }
 
     #[test]
     fn gzip_is_used_only_if_the_client_accepts_it() {

@@ -1,22 +1,21 @@
 //! `POST /ingest`: one event becomes one record. [`publish`] is the step that the endpoints for
 //! single events share.
 
+use std::time::Instant;
+
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use events::{Draft, Event, EventId, Payload, Refusal};
+use events::{Event, EventId, NewEvent, Payload, RequestError};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::error::ApiError;
 use crate::http::body::{BodyLimits, read_json};
-use crate::http::content_coding::ContentCoding;
-use crate::http::content_type::format_hint;
-use crate::http::event_id::{idempotency_key, key_violation, new_id};
+use crate::http::headers::{ContentCoding, format_hint, idempotency_key, key_violation, new_id};
 use crate::kafka::delivery::Record;
-use crate::shutdown::Admission;
-use crate::state::AppState;
+use crate::state::{Admission, AppState};
 use crate::traces::traceparent;
 
 /// Capacity for the body of a response without payload. Most fit, and are not reallocated.
@@ -73,7 +72,11 @@ pub async fn ingest(
 }
 
 /// Reads and validates the event of a request, and determines its id.
-async fn read_event(state: &AppState, headers: &HeaderMap, body: Body) -> Result<(Draft, EventId), ApiError> {
+async fn read_event(
+    state: &AppState,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<(NewEvent, EventId), ApiError> {
     let config = &state.config;
     let limits = BodyLimits {
         max_bytes: config.max_payload_bytes,
@@ -85,7 +88,7 @@ async fn read_event(state: &AppState, headers: &HeaderMap, body: Body) -> Result
     let (draft, key) = match (events::parse_request(&body, &state.rules), idempotency_key(headers)) {
         (Ok(draft), Ok(key)) => (draft, key),
         (Ok(_), Err(violation)) => return Err(ApiError::Violations(vec![violation])),
-        (Err(Refusal::Invalid(mut violations)), key) => {
+        (Err(RequestError::Invalid(mut violations)), key) => {
             violations.extend(key.err());
             return Err(ApiError::Violations(violations));
         }
@@ -110,7 +113,7 @@ async fn read_event(state: &AppState, headers: &HeaderMap, body: Body) -> Result
 /// 413, 503 or 504; the last two contain the id.
 pub async fn publish(
     state: &AppState,
-    draft: Draft,
+    draft: NewEvent,
     id: EventId,
     traceparent: Option<&str>,
 ) -> Result<Accepted, ApiError> {
@@ -119,12 +122,12 @@ pub async fn publish(
     let value = event.to_json();
     let record =
         Record { key: event.id.as_str(), value: &value, timestamp_ms: ingested_at.get(), traceparent };
-    let timer = state.metrics.delivery_timer();
+    let sent_at = Instant::now();
     let stored = match state.kafka.send(record).await {
         Ok(stored) => stored,
         Err(error) => return Err(error.into_api_error(event.id)),
     };
-    state.metrics.event_accepted(&event.source, timer);
+    state.metrics.event_accepted(&event.source, sent_at);
     Ok(Accepted {
         id: event.id,
         topic: state.config.topic.name.clone(),

@@ -1,11 +1,9 @@
-//! The route table, and the dispatch of requests to it.
+//! The route table, the dispatch of requests to it, and the state of the producer for `/readyz`,
+//! `/health` and `/metrics`.
 
-pub mod aircraft;
-mod batch;
-pub mod docs;
-mod health;
-pub mod ingest;
-mod poll_jobs;
+mod adsbdb;
+mod docs;
+mod ingest;
 
 use std::sync::Arc;
 
@@ -16,19 +14,17 @@ use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, get_service, post};
 use bytes::Bytes;
-use serde_json::Value;
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use service::health::HealthSource;
 use tower_service::Service;
 
+use crate::batch::ingest_batch;
 use crate::config::Config;
 use crate::error::ApiError;
-use crate::http::connection::Handler;
-use crate::http::endpoint::{Auth, Endpoint, Events, HadSlash, Limit, Matched};
-use crate::http::middleware::{self, head_id};
-use crate::http::permits::Permit;
-use crate::http::reject::reject;
-use crate::openapi::{self, Operation};
-use crate::shutdown::Admission;
-use crate::state::AppState;
+use crate::http::middleware::{self, Auth, Endpoint, Events, HadSlash, Limit, Matched, reject};
+use crate::openapi::{self, ErrorExample};
+use crate::state::{Admission, AppState, Parts, Permit};
 
 use Auth::ApiKey;
 use Events::{Fetched, Many, One};
@@ -38,43 +34,46 @@ use Limit::{Connections, Exempt, InFlight};
 struct Route {
     endpoint: Endpoint,
     handler: fn(&AppState) -> MethodRouter<AppState>,
-    /// Adds the documentation to the OpenAPI operation.
-    document: fn(Operation, &Config) -> Operation,
+    /// The error responses of the OpenAPI document that only this endpoint has.
+    errors: fn(&Config) -> Vec<ErrorExample>,
 }
 
+/// The path of single events.
+const INGEST: &str = "/ingest";
+
 /// Every endpoint of the producer. Columns: method, path, authentication, limit class, events in
-/// the request, handler, OpenAPI documentation. The header Allow has the order of the rows.
+/// the request, handler, errors. The header Allow has the order of the rows.
 #[rustfmt::skip]
 static ROUTES: [Route; 15] = [
-    route(endpoint(POST, "/ingest", ApiKey, InFlight, One),
-        |_| post(ingest::ingest), openapi::event::ingest),
+    route(endpoint(POST, INGEST, ApiKey, InFlight, One),
+        |_| post(ingest::ingest), openapi::ingest_errors),
     route(endpoint(POST, "/ingest/batch", ApiKey, InFlight, Many),
-        |_| post(batch::ingest_batch), openapi::batch::ingest_batch),
+        |_| post(ingest_batch), openapi::batch_errors),
     route(endpoint(POST, "/ingest/adsbdb", ApiKey, InFlight, Fetched),
-        |_| without_body(post(aircraft::ingest_aircraft)), openapi::jobs::ingest_aircraft),
+        |_| without_body(post(adsbdb::ingest_aircraft)), openapi::aircraft_errors),
 
     route(endpoint(GET, "/ingest/adsbdb/poll", ApiKey, Connections, Events::None),
-        |_| without_body(get(poll_jobs::list)), openapi::jobs::list),
+        |_| without_body(get(adsbdb::list)), openapi::list_jobs_errors),
     route(endpoint(POST, "/ingest/adsbdb/poll", ApiKey, InFlight, Events::None),
-        |_| without_body(post(poll_jobs::start)), openapi::jobs::start),
+        |_| without_body(post(adsbdb::start)), openapi::start_job_errors),
     route(endpoint(GET, "/ingest/adsbdb/poll/{job_id}", ApiKey, Connections, Events::None),
-        |_| without_body(get(poll_jobs::show)), openapi::jobs::show),
+        |_| without_body(get(adsbdb::show)), openapi::job_errors),
     route(endpoint(DELETE, "/ingest/adsbdb/poll/{job_id}", ApiKey, Connections, Events::None),
-        |_| without_body(delete(poll_jobs::cancel)), openapi::jobs::cancel),
+        |_| without_body(delete(adsbdb::cancel)), openapi::job_errors),
 
-    route(endpoint(GET, "/livez", Auth::None, Exempt, Events::None), health, openapi::state::livez),
-    route(endpoint(GET, "/readyz", Auth::None, Exempt, Events::None), health, openapi::state::readyz),
-    route(endpoint(GET, "/health", Auth::None, Exempt, Events::None), health, openapi::state::health),
-    route(endpoint(GET, "/metrics", Auth::None, Exempt, Events::None), health, openapi::state::metrics),
+    route(endpoint(GET, "/livez", Auth::None, Exempt, Events::None), health, openapi::livez_errors),
+    route(endpoint(GET, "/readyz", Auth::None, Exempt, Events::None), health, openapi::readyz_errors),
+    route(endpoint(GET, "/health", Auth::None, Exempt, Events::None), health, openapi::no_errors),
+    route(endpoint(GET, "/metrics", Auth::None, Exempt, Events::None), health, openapi::no_errors),
 
     route(endpoint(GET, "/", Auth::None, Connections, Events::None),
-        |_| get(docs::root), openapi::state::root),
+        |_| get(docs::root), openapi::no_errors),
     route(endpoint(GET, "/openapi.json", Auth::None, Connections, Events::None),
-        openapi_json, openapi::state::openapi_json),
+        openapi_json, openapi::no_errors),
     route(endpoint(GET, "/docs", Auth::None, Connections, Events::None),
-        |_| get(docs::page), openapi::state::docs),
+        |_| get(docs::page), openapi::no_errors),
     route(endpoint(GET, "/docs/{file}", Auth::None, Connections, Events::None),
-        |_| get(docs::file), openapi::state::docs_file),
+        |_| get(docs::file), openapi::docs_file_errors),
 ];
 
 const GET: Method = Method::GET;
@@ -88,9 +87,9 @@ const fn endpoint(method: Method, path: &'static str, auth: Auth, limit: Limit, 
 const fn route(
     endpoint: Endpoint,
     handler: fn(&AppState) -> MethodRouter<AppState>,
-    document: fn(Operation, &Config) -> Operation,
+    errors: fn(&Config) -> Vec<ErrorExample>,
 ) -> Route {
-    Route { endpoint, handler, document }
+    Route { endpoint, handler, errors }
 }
 
 /// Adds the layer for endpoints that accept neither an id nor a body.
@@ -100,7 +99,7 @@ fn without_body(handler: MethodRouter<AppState>) -> MethodRouter<AppState> {
 
 /// The handler of the health endpoints and the metrics, which all processes have.
 fn health(state: &AppState) -> MethodRouter<AppState> {
-    get_service(service::health::routes(Arc::new(state.clone())))
+    get_service(service::health::routes(Arc::clone(state)))
 }
 
 /// The handler of `/openapi.json`. The document is created once.
@@ -111,16 +110,7 @@ fn openapi_json(state: &AppState) -> MethodRouter<AppState> {
 
 /// The OpenAPI document of all endpoints.
 pub fn document(config: &Config) -> Value {
-    let operations = ROUTES.iter().map(|Route { endpoint, document, .. }| {
-        let operation = Operation::new(&endpoint.method, endpoint.path);
-        let operation = match endpoint.auth {
-            ApiKey => operation.authenticated(config),
-            Auth::None => operation,
-        };
-        let operation = if endpoint.limit == InFlight { operation.limited() } else { operation };
-        document(operation, config)
-    });
-    openapi::document(operations, config)
+    openapi::document(ROUTES.iter().map(|route| (&route.endpoint, (route.errors)(config))), config)
 }
 
 /// Finds the endpoint of a request.
@@ -128,14 +118,10 @@ fn find(method: &Method, path: &str) -> Matched {
     Matched::find(ROUTES.iter().map(|route| &route.endpoint), method, path)
 }
 
-/// The path without a slash at its end, if it has one. Both paths are equivalent.
-fn without_slash(path: &str) -> Option<&str> {
-    path.strip_suffix('/').filter(|shorter| !shorter.is_empty() && !shorter.ends_with('/'))
-}
-
-/// Removes a slash at the end of the path.
+/// Removes a slash at the end of the path. Both paths are equivalent.
 fn remove_slash(request: &mut Request) {
-    let Some(path) = without_slash(request.uri().path()) else { return };
+    let shorter = request.uri().path().strip_suffix('/');
+    let Some(path) = shorter.filter(|path| !path.is_empty() && !path.ends_with('/')) else { return };
     let path = match request.uri().query() {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
@@ -170,9 +156,17 @@ impl Dispatcher {
         Self { state, router }
     }
 
-    async fn dispatch(&self, matched: Matched, request: Request) -> Response {
-        middleware::run(&self.state, matched, request, |request, admission, permit| async {
-            if matched.has_method && matched.endpoint.events == One {
+    /// Handles a request. On an `extra` connection, beyond MAX_CONNECTIONS, it rejects all requests
+    /// but those of exempt endpoints.
+    pub async fn handle(&self, mut request: Request, extra: bool) -> Response {
+        remove_slash(&mut request);
+        let matched = find(request.method(), request.uri().path());
+        let extra = extra && matched.endpoint.limit != Exempt;
+        if extra {
+            self.state.metrics.connections.rejected();
+        }
+        middleware::run(&self.state, matched, extra, request, |request, admission, permit| async {
+            if matched.has_method && matched.endpoint.path == INGEST && matched.endpoint.method == POST {
                 let _permit = permit;
                 return ingest::ingest(State(self.state.clone()), Extension(admission), request)
                     .await
@@ -196,30 +190,119 @@ impl Dispatcher {
         let Ok(response) = self.router.clone().call(request).await;
         response
     }
-
-    /// Rejects a request on a connection beyond MAX_CONNECTIONS.
-    async fn reject_extra(&self, matched: Matched, request: Request) -> Response {
-        self.state.metrics.connections.rejected();
-        middleware::run(&self.state, matched, request, |request, _, permit| async {
-            drop(permit);
-            let id = head_id(matched, request.headers());
-            reject(ApiError::too_many_connections().with_head_id(id), request).await
-        })
-        .await
-    }
 }
 
-impl Handler for Dispatcher {
-    async fn handle(&self, mut request: Request, extra: bool) -> Response {
-        remove_slash(&mut request);
-        let matched = find(request.method(), request.uri().path());
-        if extra && matched.endpoint.limit != Exempt {
-            // Boxed, so that other requests need no memory for this future.
-            return Box::pin(self.reject_extra(matched, request)).await;
+impl HealthSource for Parts {
+    fn alive(&self) -> Result<(), String> {
+        self.tasks.alive()
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        if self.shutdown.begun.is_cancelled() {
+            return Err("the producer is shutting down".into());
         }
-        self.dispatch(matched, request).await
+        self.kafka.ready()
+    }
+
+    /// The fields are those of the original system. `cause` is present while the status is
+    /// `degraded`.
+    fn health(&self) -> Value {
+        let cause = self.ready().err();
+        let counters = &self.metrics.counters;
+        let mut health = json!({
+            "status": if cause.is_none() { "ok" } else { "degraded" },
+            "topic": self.config.topic.name,
+            "api_version": self.config.api_version,
+            "uptime_seconds": self.metrics.uptime().as_secs(),
+            "accepted_last_min": self.metrics.accepted_last_minute(),
+            "counters": {
+                "accepted": counters.accepted(),
+                "rejected": counters.rejected(),
+                "unconfirmed": counters.unconfirmed(),
+                "poll_jobs": self.jobs.running_count(),
+                "kafka_queue_records": self.kafka.queued_records(),
+            },
+            "last_error": self.last_error(),
+        });
+        if let (Some(cause), Some(health)) = (cause, health.as_object_mut()) {
+            health.insert("cause".into(), cause.into());
+        }
+        health
+    }
+
+    /// Updates the gauges that are read on request, and returns all metrics.
+    fn registry(&self) -> &Registry {
+        let metrics = &self.metrics;
+        metrics.kafka_up.set(i64::from(self.kafka.ready().is_ok()));
+        metrics.kafka_queue_records.set(self.kafka.queued_records());
+        metrics.poll_jobs.set(i64::try_from(self.jobs.running_count()).unwrap_or(i64::MAX));
+        &metrics.registry
     }
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::app::App;
+    use crate::http::middleware::UNKNOWN;
+
+    /// A connection keeps the memory of a request's future for as long as it is open.
+    #[tokio::test]
+    async fn the_future_of_a_request_stays_small() {
+        let app = App::build(Config::without_kafka(&[])).await.unwrap();
+        let bytes = size_of_val(&app.dispatcher().handle(Request::default(), false));
+        assert!(bytes <= 5 * 1024, "{bytes}");
+    }
+
+    #[test]
+    fn a_path_leads_to_its_endpoint_and_an_unknown_path_to_none() {
+        for Route { endpoint, .. } in &ROUTES {
+            let path = endpoint.path.replace("{job_id}", "x-1").replace("{file}", "a.js");
+            let found = find(&endpoint.method, &path);
+            assert!(std::ptr::eq(found.endpoint, endpoint) && found.has_method, "{path}");
+            let found = find(&Method::PATCH, &path);
+            assert_eq!((found.endpoint.path, found.has_method), (endpoint.path, false));
+        }
+        for unknown in ["//", "/ingest/", "/ingest/x", "/ingest/adsbdb/poll/", "/docs/a/b", "/livez/x", ""] {
+            assert_eq!(find(&Method::GET, unknown).endpoint.path, UNKNOWN.path, "{unknown}");
+        }
+    }
+
+    /// Endpoints of one path differ in method and limit class only: the others apply to all
+    /// methods.
+    #[test]
+    fn endpoints_of_a_path_have_the_same_authentication() {
+        for Route { endpoint, .. } in &ROUTES {
+            for other in
+                ROUTES.iter().map(|route| &route.endpoint).filter(|other| other.path == endpoint.path)
+            {
+                assert_eq!((other.auth, other.events), (endpoint.auth, endpoint.events), "{}", other.path);
+            }
+            assert_eq!(endpoint.auth == ApiKey, endpoint.path.starts_with("/ingest"), "{}", endpoint.path);
+        }
+    }
+
+    /// The paths of a router, from its `Debug` output, which alone contains them.
+    fn paths_of(router: &Router) -> BTreeSet<String> {
+        let shown = format!("{router:?}");
+        let node = shown.split_once("paths: {").expect("axum shows its paths").1;
+        // The fallback is a route at `/` and at a private path.
+        let routed = |path: &&str| path.starts_with('/') && !path.contains("__private__");
+        let paths = node.split('"').filter(routed);
+        paths.map(str::to_owned).collect()
+    }
+
+    #[tokio::test]
+    async fn the_openapi_document_has_exactly_the_paths_of_the_router() {
+        let config = Config::without_kafka(&[]);
+        let document = document(&config);
+        let documented: BTreeSet<String> = document["paths"].as_object().unwrap().keys().cloned().collect();
+        let app = App::build(config).await.unwrap();
+        let routed = paths_of(&app.dispatcher().router);
+        assert!(routed.contains("/ingest") && routed.len() > 5, "{routed:?}");
+        assert_eq!(documented, routed);
+        assert_eq!(routed, ROUTES.iter().map(|route| route.endpoint.path.to_owned()).collect());
+    }
+}

@@ -2,8 +2,7 @@
 
 use std::io::Write;
 
-use crate::application::{Answer, Application, assert_says};
-use crate::mock::Cluster;
+use crate::application::{Answer, Application, Cluster, assert_says};
 
 const EVENT: &str = r#"{"source":"manual","payload":{}}"#;
 /// `printf %s secret | sha256sum` and `printf %s other | sha256sum`.

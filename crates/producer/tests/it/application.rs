@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use producer::{App, Config, Counters, RunError};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -297,5 +299,26 @@ pub fn assert_says(body: &Value, parts: &[&str]) {
     let detail = body["detail"].as_str().unwrap_or_default();
     for part in parts {
         assert!(detail.contains(part), "{part:?} in {detail:?}");
+    }
+}
+
+/// A cluster of one broker with one topic.
+pub struct Cluster {
+    pub mock: MockCluster<'static, DefaultProducerContext>,
+    pub topic: String,
+}
+
+impl Cluster {
+    /// Starts it.
+    pub fn start() -> Self {
+        let mock = MockCluster::new(1).unwrap();
+        let topic = unique("events");
+        mock.create_topic(&topic, 1, 1).unwrap();
+        Self { mock, topic }
+    }
+
+    /// A producer that is ready to send to it.
+    pub async fn application(&self, settings: &[(&str, &str)]) -> Application {
+        Application::start_on(&self.mock.bootstrap_servers(), &self.topic, settings).await.ready().await
     }
 }

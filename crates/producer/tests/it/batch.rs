@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use rdkafka::message::{Headers, Message};
 use serde_json::{Value, json};
 
-use crate::application::{Application, assert_says};
-use crate::mock::Cluster;
+use crate::application::{Application, Cluster, assert_says};
 use crate::real_broker::{records, shared};
 
 const LINES: [(&str, &str); 1] = [("Content-Type", "application/x-ndjson")];

@@ -9,8 +9,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Wire};
 use serde_json::json;
 
-use crate::application::{Application, assert_says, unique};
-use crate::mock::Cluster;
+use crate::application::{Application, Cluster, assert_says, unique};
 use crate::real_broker::shared;
 
 const NAMED: &str = r#"{"id":"a-1","source":"manual","payload":{}}"#;

@@ -6,8 +6,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::application::{Answer, Application, assert_says};
-use crate::mock::Cluster;
+use crate::application::{Answer, Application, Cluster, assert_says};
 
 const EVENT: &str = r#"{"id":"a-1","source":"manual","payload":{}}"#;
 const ARRAY: [(&str, &str); 1] = [("Content-Type", "application/json")];

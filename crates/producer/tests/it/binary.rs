@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
-use crate::mock::Cluster;
+use crate::application::Cluster;
 
 /// A command that runs the binary with only these variables.
 pub fn producer(environment: &[(&str, &str)]) -> Command {

@@ -6,8 +6,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::application::{Answer, Application, PATIENCE, assert_says};
-use crate::mock::Cluster;
+use crate::application::{Answer, Application, Cluster, PATIENCE, assert_says};
 
 const GOOD: &str = r#"{"source":"manual","payload":{"value":42}}"#;
 

@@ -12,8 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
-use crate::application::{Answer, Application, PATIENCE, assert_says};
-use crate::mock::Cluster;
+use crate::application::{Answer, Application, Cluster, PATIENCE, assert_says};
 
 const EVENT: &str = r#"{"id":"a-1","source":"manual","payload":{}}"#;
 const MIB: usize = 1024 * 1024;

@@ -1,7 +1,6 @@
 //! CORS: pages of the origins in CORS_ALLOWED_ORIGINS can send events and read responses.
 
-use crate::application::{Answer, Application};
-use crate::mock::Cluster;
+use crate::application::{Answer, Application, Cluster};
 
 const EVENT: &str = r#"{"source":"manual","payload":{}}"#;
 const PAGE: &str = "https://app.example.com";

@@ -14,9 +14,8 @@ use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use crate::application::{Answer, Application, PATIENCE};
+use crate::application::{Answer, Application, Cluster, PATIENCE};
 use crate::kept::{kept, near, shown};
-use crate::mock::Cluster;
 
 /// Folder of the corpus, path, and media type.
 const ROUTES: [(&str, &str, &str); 3] = [

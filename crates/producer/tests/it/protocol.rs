@@ -7,8 +7,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::application::{Answer, Application, PATIENCE, assert_says};
-use crate::mock::Cluster;
+use crate::application::{Answer, Application, Cluster, PATIENCE, assert_says};
 
 const EVENT: &str = r#"{"source":"manual","payload":{}}"#;
 

@@ -1,23 +1,29 @@
-//! Events against a real broker: each event with a 202 is stored, even if the broker is killed or
-//! the producer is shut down.
+//! Events and batches against a real broker: each event with a 202 is stored, even if the broker is
+//! killed or the producer is shut down. KAFKA_PROPERTIES apply to every client of a broker with
+//! SASL over TLS. A wrong password is reported, but never shown.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use devservers::Simulator;
-use rdkafka::ClientConfig;
+use devservers::{Broker, BrokerKind, BrokerOptions, Progress, Sasl, Simulator};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers, Message, OwnedMessage};
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::{Value, json};
 use testkit::servers::{shared_broker, start_broker};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::process::Command;
 use tokio::sync::OnceCell;
 
-use crate::application::{Application, PATIENCE, assert_says, unique};
+use crate::application::{Answer, Application, PATIENCE, assert_says, unique};
+use crate::compressed::{peak, process};
 
 /// Starts the broker that the tests of this binary share. It ends with the binary.
 pub async fn shared() -> &'static str {
@@ -280,4 +286,207 @@ async fn g6_a_broker_that_stalls_is_detected_and_work_resumes_after_it() {
         assert!(resumed.elapsed() < Duration::from_secs(5), "work did not resume");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+const EVENT: &str = r#"{"id":"a-1","source":"manual","payload":{}}"#;
+const PASSWORD: &str = "correcthorse";
+
+struct SaslBroker {
+    broker: Broker,
+    folder: tempfile::TempDir,
+}
+
+impl SaslBroker {
+    async fn start() -> Self {
+        let certificate = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let folder = testkit::servers::folder();
+        std::fs::write(folder.path().join("ca.pem"), certificate.cert.pem()).unwrap();
+        let mut options = BrokerOptions::new(BrokerKind::ApacheKafka, folder.path().join("broker"));
+        options.sasl = Some(Sasl {
+            certificate: certificate.cert.pem(),
+            key: certificate.signing_key.serialize_pem(),
+            user: "alice".into(),
+            password: PASSWORD.into(),
+        });
+        let broker = Broker::start(options, Progress::silent()).await.unwrap();
+        Self { broker, folder }
+    }
+
+    async fn shared() -> &'static Self {
+        static SHARED: OnceCell<SaslBroker> = OnceCell::const_new();
+        SHARED.get_or_init(Self::start).await
+    }
+
+    fn authority(&self) -> std::path::PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    async fn application(&self, authority: &Path, mechanism: &str, password: &str) -> Application {
+        let properties = format!(
+            "security.protocol=SASL_SSL;ssl.ca.location={};sasl.mechanism={mechanism};sasl.username=alice;\
+             sasl.password={password}",
+            authority.display()
+        );
+        let bootstrap = self.broker.sasl_bootstrap().unwrap();
+        Application::start(&bootstrap, &[("KAFKA_PROPERTIES", &properties)]).await
+    }
+}
+
+#[testkit::needs(apache_kafka)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_mechanism_accepts_the_password_and_a_wrong_one_is_never_shown() {
+    let broker = SaslBroker::shared().await;
+    for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] {
+        let app = broker.application(&broker.authority(), mechanism, PASSWORD).await.ready().await;
+        assert_eq!(app.ingest(EVENT).await.status, 202, "{mechanism}");
+        app.stop().await;
+
+        let app = broker.application(&broker.authority(), mechanism, "wrongbattery").await;
+        let began = Instant::now();
+        let body = loop {
+            let body = app.get("/readyz").await.problem(503, true);
+            if body["detail"].as_str().unwrap().contains("uthentication") {
+                break body;
+            }
+            assert!(began.elapsed() < Duration::from_secs(20), "{mechanism}: {body}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        assert_says(&body, &["kafka"]);
+        let (_, rejected) = app.ingest(EVENT).await.retry_after(503);
+        assert_says(&rejected, &["nothing was stored"]);
+        for path in ["/readyz", "/health", "/metrics"] {
+            let text = app.get(path).await.text;
+            assert!(!text.contains("wrongbattery") && !text.contains("alice"), "{path}: {text}");
+        }
+        assert_eq!(app.get("/livez").await.status, 200, "the process keeps running");
+        assert!(app.stop().await < Duration::from_secs(10));
+    }
+}
+
+#[testkit::needs(apache_kafka)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_untrusted_broker_gets_no_password() {
+    let broker = SaslBroker::shared().await;
+    let unknown_ca = rcgen::generate_simple_self_signed([unique("ca")]).unwrap();
+    let authority = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&authority, unknown_ca.cert.pem()).unwrap();
+    let app = broker.application(authority.path(), "PLAIN", PASSWORD).await;
+    let began = Instant::now();
+    while !app.get("/readyz").await.text.contains("certificate") {
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", app.get("/readyz").await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    app.ingest(EVENT).await.retry_after(503);
+}
+
+/// A batch request whose body is written in parts.
+struct Upload {
+    connection: TcpStream,
+    events: usize,
+}
+
+impl Upload {
+    async fn begin(app: &Application) -> Self {
+        let mut connection = TcpStream::connect(app.address).await.unwrap();
+        let head = "POST /ingest/batch HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\
+                    Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n";
+        connection.write_all(head.as_bytes()).await.unwrap();
+        Self { connection, events: 0 }
+    }
+
+    async fn write(&mut self, events: usize) {
+        let mut lines = String::new();
+        for number in self.events..self.events + events {
+            writeln!(lines, r#"{{"id":"n-{number}","source":"manual","payload":{{}}}}"#).unwrap();
+        }
+        self.events += events;
+        let chunk = format!("{:x}\r\n{lines}\r\n", lines.len());
+        self.connection.write_all(chunk.as_bytes()).await.unwrap();
+    }
+
+    async fn end(mut self) -> Answer {
+        self.connection.write_all(b"0\r\n\r\n").await.unwrap();
+        let mut response = Vec::new();
+        self.connection.read_to_end(&mut response).await.unwrap();
+        Answer::parse(&response)
+    }
+}
+
+#[testkit::needs(apache_kafka)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g1_a_broker_killed_during_a_batch_loses_no_accepted_event() {
+    let broker = start_broker().await;
+    let app = Application::start(&broker.bootstrap(), &[("DELIVERY_TIMEOUT_MS", "5000")]).await.ready().await;
+    let mut upload = Upload::begin(&app).await;
+    upload.write(1000).await;
+    let began = Instant::now();
+    while app.metric("slipstream_kafka_delivery_seconds_count").await != Some(1000.0) {
+        assert!(began.elapsed() < PATIENCE, "no event is sent");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Events in flight at the kill, and events after it.
+    upload.write(3000).await;
+    broker.kill();
+    upload.write(1000).await;
+    app.readyz(503).await;
+    upload.write(1000).await;
+    let written = upload.events;
+    let response = upload.end().await;
+    let statuses = response.statuses();
+    assert_eq!((response.status, statuses.len()), (207, written));
+    assert!(statuses.iter().all(|status| matches!(status, 202 | 503 | 504)), "{statuses:?}");
+    assert!(
+        statuses[written - 1000..].iter().all(|status| *status == 503),
+        "kafka is known to be unavailable"
+    );
+    assert!(statuses[..1000].iter().all(|status| *status == 202), "acknowledged before the kill");
+
+    broker.restart().await.unwrap();
+    let accepted = response.json()["results"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|r| r["status"] == 202)
+        .cloned()
+        .collect();
+    assert_kept(&broker.bootstrap(), &app.topic, accepted).await;
+    app.readyz(200).await;
+    assert_eq!(app.batch(&[r#"{"source":"manual","payload":{}}"#]).await.status, 202);
+}
+
+const MIB: usize = 1024 * 1024;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_of_100_mib_uses_less_than_150_mb_of_memory() {
+    let topic = unique("large");
+    let raised = [
+        ("KAFKA_BROKER", shared().await),
+        ("KAFKA_TOPIC", &topic),
+        ("MAX_BATCH_EVENTS", "100000"),
+        ("MAX_BATCH_BYTES", "209715200"),
+    ];
+    let (child, app) = process(&raised).await;
+    app.readyz(200).await;
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (file, results) = (folder.path().join("events.ndjson"), folder.path().join("results.json"));
+    let (mut lines, mut count) = (String::new(), 0);
+    while lines.len() < 100 * MIB {
+        writeln!(lines, r#"{{"id":"aircraft-{count}","source":"manual","payload":{{"mode_s":"3F28BC","speed":{count}.5,"note":"{}"}}}}"#, "x".repeat(1000)).unwrap();
+        count += 1;
+    }
+    tokio::fs::write(&file, lines).await.unwrap();
+    let began = Instant::now();
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "-X", "POST", "-H", "Content-Type: application/x-ndjson", "-w", "%{http_code}"]);
+    curl.arg("-T").arg(&file).arg("-o").arg(&results).arg(format!("http://{}/ingest/batch", app.address));
+    let output = curl.kill_on_drop(true).output().await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "202", "{output:?}");
+    assert!(began.elapsed() < Duration::from_secs(300), "{:?}", began.elapsed());
+    let peak = peak(&child).await;
+    assert!(peak < 150_000_000, "{} MB", peak / 1_000_000);
+    let response: Value = serde_json::from_slice(&tokio::fs::read(&results).await.unwrap()).unwrap();
+    assert_eq!((&response["accepted"], &response["rejected"]), (&count.into(), &0.into()));
+    let results = response["results"].as_array().unwrap();
+    assert_eq!((results.len(), &results[4711]["id"]), (count, &"aircraft-4711".into()));
+    println!("{count} events in {:?}, {} MB", began.elapsed(), peak / 1_000_000);
 }

@@ -15,9 +15,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::application::{Application, PATIENCE};
+use crate::application::{Application, Cluster, PATIENCE};
 use crate::binary::{producer, read_until};
-use crate::mock::Cluster;
 
 const EVENT: &str = r#"{"source":"manual","payload":{}}"#;
 

@@ -8,8 +8,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::application::{Application, assert_says};
-use crate::mock::Cluster;
+use crate::application::{Application, Cluster, assert_says};
 
 /// A producer, an ADSBDB simulator and a mock broker.
 pub struct Stack {

@@ -1,13 +1,13 @@
-//! Probes of producer, consumer and ADSBDB over HTTP, and of the clocks of both processes.
+//! HTTP requests of the commands; probes of producer, consumer and ADSBDB, and of the clocks of both
+//! processes.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use poller::tls::ConnectionDiagnostics;
 use reqwest::{Client, header};
 use serde_json::Value;
 
 use super::finding::Finding;
-use crate::http::root_cause;
 use kafka::BoxError;
 
 /// Maximum time for a response.
@@ -23,6 +23,35 @@ struct Response {
     date: Option<i64>,
 }
 
+/// Creates a client for `url` with a timeout.
+pub fn client(url: &str, timeout: Duration) -> Result<Client, BoxError> {
+    Ok(builder(url).timeout(timeout).build()?)
+}
+
+/// The common settings of clients for `url`.
+pub fn builder(url: &str) -> reqwest::ClientBuilder {
+    // A further call finds the provider installed, which is no error.
+    _ = rustls::crypto::ring::default_provider().install_default();
+    let mut builder = Client::builder();
+    if url.starts_with("http:") {
+        // A server on this machine or in this network, which an internet proxy cannot reach.
+        builder = builder.no_proxy();
+    }
+    builder
+}
+
+/// Sends a GET request and returns the JSON body of a 2xx response.
+pub async fn get(url: &str, timeout: Duration) -> Result<Value, BoxError> {
+    let response = client(url, timeout)?.get(url).send().await?;
+    let status = response.status();
+    let body: Value = response.json().await?;
+    if status.is_success() {
+        Ok(body)
+    } else {
+        Err(body["detail"].as_str().unwrap_or(status.as_str()).into())
+    }
+}
+
 /// Checks whether the producer is ready, over the same connection as its clients.
 pub async fn producer(config: Option<&poller::Config>) -> Vec<Finding> {
     let agent = concat!("slipstream-check/", env!("CARGO_PKG_VERSION"));
@@ -33,10 +62,10 @@ pub async fn producer(config: Option<&poller::Config>) -> Vec<Finding> {
 
 /// Checks whether the consumer is ready, and whether it lost records.
 pub async fn consumer(base_url: Option<&str>) -> Vec<Finding> {
-    let target = base_url.map(|url| (crate::http::client(url, RESPONSE_TIMEOUT), url));
+    let target = base_url.map(|url| (client(url, RESPONSE_TIMEOUT), url));
     let mut findings = process("consumer", "CONSUMER_BASE_URL", target, None).await;
     if let Some(url) = base_url
-        && let Ok(health) = get(crate::http::client(url, RESPONSE_TIMEOUT), &format!("{url}/health")).await
+        && let Ok(health) = request(client(url, RESPONSE_TIMEOUT), &format!("{url}/health")).await
     {
         findings.extend(lost_records(&health.body));
     }
@@ -63,9 +92,10 @@ async fn process(
         let remedy = format!("set {variable} to its address, as seen from here");
         return vec![Finding::warn(name, format!("not checked: {variable} is not set"), remedy)];
     };
-    match get(client, &format!("{base_url}/readyz")).await {
+    match request(client, &format!("{base_url}/readyz")).await {
         Ok(response) if response.status.is_success() => {
-            let skew = response.date.and_then(|date| clock_skew(name, date, now()));
+            let skew =
+                response.date.and_then(|date| clock_skew(name, date, jiff::Timestamp::now().as_second()));
             std::iter::once(Finding::ok(name, "is ready")).chain(skew).collect()
         }
         Ok(response) => {
@@ -82,7 +112,7 @@ async fn process(
             let remedy = advice.unwrap_or_else(|| format!("start it, or correct {variable}"));
             vec![Finding::fail(
                 name,
-                format!("does not answer at {base_url}: {}", root_cause(&*error)),
+                format!("does not answer at {base_url}: {}", service::http::root_cause(&*error)),
                 remedy,
             )]
         }
@@ -92,9 +122,7 @@ async fn process(
 /// Checks whether ADSBDB returns an aircraft.
 pub async fn adsbdb(base_url: &str) -> Finding {
     let remedy = "if it stays unavailable, or without internet, set ADSBDB_BASE_URL to the address of `slipstream simulate`";
-    match get(crate::http::client(base_url, RESPONSE_TIMEOUT), &format!("{base_url}/v0/aircraft/random"))
-        .await
-    {
+    match request(client(base_url, RESPONSE_TIMEOUT), &format!("{base_url}/v0/aircraft/random")).await {
         Ok(response)
             if response.body["response"]["aircraft"].as_object().is_some_and(|fields| !fields.is_empty()) =>
         {
@@ -106,22 +134,20 @@ pub async fn adsbdb(base_url: &str) -> Finding {
         Ok(response) => {
             Finding::warn("adsbdb", format!("{base_url} answers with {}", response.status.as_u16()), remedy)
         }
-        Err(error) => {
-            Finding::warn("adsbdb", format!("{base_url} does not answer: {}", root_cause(&*error)), remedy)
-        }
+        Err(error) => Finding::warn(
+            "adsbdb",
+            format!("{base_url} does not answer: {}", service::http::root_cause(&*error)),
+            remedy,
+        ),
     }
 }
 
-async fn get(client: Result<Client, BoxError>, url: &str) -> Result<Response, BoxError> {
+async fn request(client: Result<Client, BoxError>, url: &str) -> Result<Response, BoxError> {
     let response = client?.get(url).timeout(RESPONSE_TIMEOUT).send().await?;
     let date = response.headers().get(header::DATE).and_then(|date| date.to_str().ok());
     let date =
         date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()).map(|date| date.timestamp().as_second());
     Ok(Response { status: response.status(), date, body: response.json().await.unwrap_or(Value::Null) })
-}
-
-fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().cast_signed())
 }
 
 /// Compares the process's clock with the local one. The producer's clock orders events that have no

@@ -1,40 +1,33 @@
 //! `slipstream check`: reports faults of a deployment, and changes nothing. A probe is a function
 //! that returns findings. A probe that needs an unavailable server is skipped.
+//!
+//! Its configuration has the consumer's variables, the poller's PRODUCER_* variables, and the
+//! addresses of the other processes.
 
-mod collections;
-mod config;
+mod broker;
 mod finding;
-mod group;
-mod http;
+pub mod http;
 mod mongodb;
-mod topic;
 
-use std::collections::BTreeMap;
 use std::process::ExitCode;
 
+use finding::{Finding, Level};
+use kafka::BoxError;
+pub use mongodb::collections;
 use serde_json::json;
+use service::plural::counted;
+use service::{ConfigErrors, ConfigReader, Kind, parse};
 
 use crate::cli::CheckOptions;
 use crate::output;
-pub use collections::collections;
-pub use config::{Config, Settings};
-use finding::{Finding, Level};
-use kafka::BoxError;
-use kafka::cluster::{Cluster, GroupPosition, Topic};
-use kafka::requests::UNAVAILABLE_REMEDY;
-use kafka::topics::TopicSpec;
-use service::plural::counted;
 
 /// Runs all probes and prints their findings. The exit code is 0 if no finding failed; warnings do
 /// not count.
-///
-/// # Errors
-/// A wrong configuration.
 pub async fn check(options: CheckOptions, environment: Vec<(String, String)>) -> Result<ExitCode, BoxError> {
     let config = Config::from_environment(&environment)?;
     let (kafka, mongodb, producer, consumer, adsbdb) = tokio::join!(
-        kafka(&config.consumer),
-        mongodb(&config.consumer),
+        broker::check(&config.consumer),
+        mongodb::check(&config.consumer),
         http::producer(config.producer.as_ref()),
         http::consumer(config.consumer_url.as_deref()),
         http::adsbdb(&config.adsbdb_url),
@@ -56,110 +49,73 @@ pub async fn check(options: CheckOptions, environment: Vec<(String, String)>) ->
     Ok(if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn kafka(config: &consumer::Config) -> Vec<Finding> {
-    let cluster =
-        Cluster::new(&config.kafka_broker, &config.properties, "slipstream-check", &config.group_id);
-    let cluster = match cluster {
-        Ok(cluster) => cluster,
-        Err(error) => {
-            let cause = format!("no client can be created: {error}");
-            return vec![Finding::fail("kafka", cause, "correct KAFKA_BROKER and KAFKA_PROPERTIES")];
-        }
-    };
-    let mut topics = match cluster.topics().await {
-        Ok(topics) => topics,
-        Err(error) => {
-            let cause = format!("does not answer at {} (KAFKA_BROKER): {}", error.address, error.cause);
-            return vec![Finding::fail("kafka", cause, UNAVAILABLE_REMEDY)];
-        }
-    };
-    let mut findings = vec![Finding::ok("kafka", format!("answers, {}", counted(topics.len(), "topic")))];
-    let specs = config.topic_specs();
-    for spec in &specs {
-        if let Some(topic) = topics.get_mut(&spec.name) {
-            match cluster.topic_config(&spec.name).await {
-                Ok(config) => topic.config = config,
-                Err(cause) => findings.push(request_failed(topic::subject(&spec.name), &cause)),
-            }
-        }
+service::settings! {
+    /// The variables besides the consumer's and the poller's.
+    pub struct Settings {
+        /// Base URL of the producer, such as `http://api-producer:8080`.
+        producer_base_url: Kind::Optional("not checked"),
+        /// Base URL of the consumer, such as `http://adsbdb-consumer:8081`.
+        consumer_base_url: Kind::Optional("not checked"),
+        /// Base URL of ADSBDB.
+        adsbdb_base_url: Kind::Default("https://api.adsbdb.com"),
     }
-    let (positions, is_complete) = check_topics(&cluster, &specs, &topics, &mut findings).await;
-    match cluster.group().await {
-        Ok(group) => {
-            let foreign_members = group.foreign_members(&config.client_id());
-            let members = (&group, foreign_members);
-            findings.extend(group::check(&config.group_id, members, &positions, is_complete));
-        }
-        Err(error) => {
-            findings.push(request_failed(format!("group {}", config.group_id), &error.cause));
-        }
-    }
-    findings
 }
 
-/// Checks the topics. Returns the group's positions, and whether these are all of them.
-async fn check_topics(
-    cluster: &Cluster,
-    specs: &[TopicSpec],
-    topics: &BTreeMap<String, Topic>,
-    findings: &mut Vec<Finding>,
-) -> (Vec<GroupPosition>, bool) {
-    let (mut positions, mut is_complete) = (Vec::new(), true);
-    for spec in specs {
-        let Some(topic) = topics.get(&spec.name) else {
-            findings.push(match cluster.is_topic_hidden(&spec.name).await {
-                Ok(false) => topic::missing(&spec.name),
-                Ok(true) => topic::hidden(&spec.name),
-                Err(error) => request_failed(topic::subject(&spec.name), &error.cause),
-            });
-            is_complete &= spec.is_dead_letter_topic();
-            continue;
-        };
-        findings.extend(topic::check(&spec.name, topic));
-        if spec.is_dead_letter_topic() {
-            let sources = spec.dead_letters_of.iter().filter_map(|source| topics.get(source));
-            findings.extend(topic::check_dead_letter_topic(&spec.name, topic, sources));
-            continue;
-        }
-        findings.extend(topic::check_retention(&spec.name, topic));
-        match cluster.positions(&spec.name, topic.partition_ids()).await {
-            Ok(found) => positions.extend(found),
-            Err(error) => {
-                findings.push(request_failed(format!("offsets of {}", spec.name), &error.cause));
-                is_complete = false;
-            }
-        }
+/// The configuration of a deployment.
+#[derive(Debug)]
+pub struct Config {
+    /// Kafka, MongoDB, group, topics and UPSERT_KEYS.
+    pub consumer: consumer::Config,
+    /// Address, API key and certificates of the producer.
+    pub producer: Option<poller::Config>,
+    /// The consumer's base URL.
+    pub consumer_url: Option<String>,
+    /// ADSBDB's base URL.
+    pub adsbdb_url: String,
+}
+
+impl Config {
+    /// Reads and checks the environment.
+    pub fn from_environment(environment: &[(String, String)]) -> Result<Self, ConfigErrors> {
+        let (s, mut check) = ConfigReader::read::<Settings>(Settings::VARIABLES, environment.iter().cloned());
+        let url = |text: &str| parse::base_url(text).map(|url| url.as_str().trim_end_matches('/').to_owned());
+        let of_producer = environment.iter().filter(|(name, _)| name.starts_with("PRODUCER_")).cloned();
+        let producer =
+            s.producer_base_url.map(|_| poller::Config::from_environment(of_producer)).transpose().map_err(
+                |faults| faults.0.into_iter().for_each(|(name, problem)| check.add_error(&name, problem)),
+            );
+        let consumer_url = check.optional("consumer_base_url", s.consumer_base_url.as_ref(), url);
+        let adsbdb_url = check.value("adsbdb_base_url", s.adsbdb_base_url.as_ref(), url);
+        let consumer = consumer::Config::from_environment(environment.iter().cloned()).map_err(|faults| {
+            faults.0.into_iter().for_each(|(name, problem)| check.add_error(&name, problem));
+        });
+        let config = (|| {
+            Some(Self {
+                consumer: consumer.ok()?,
+                producer: producer.ok()?,
+                consumer_url: consumer_url?,
+                adsbdb_url: adsbdb_url?,
+            })
+        })();
+        check.finish(config)
     }
-    (positions, is_complete)
 }
 
-/// The finding if Kafka is available, but a request failed.
-fn request_failed(subject: impl Into<String>, cause: &str) -> Finding {
-    let remedy = "the addresses that the brokers advertise must be reachable from here, and the user needs the \
-                  right to describe topics, configurations and groups";
-    Finding::fail(subject, format!("kafka returns an error: {cause}"), remedy)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-async fn mongodb(config: &consumer::Config) -> Vec<Finding> {
-    let uri = &config.store.uri;
-    let connect = async {
-        let database = mongodb::open(config).await?;
-        mongodb::hello(config, &database).await.map(|hello| (database, hello))
-    };
-    match connect.await {
-        Ok((database, hello)) => {
-            let server = mongodb::check_hello(&hello);
-            let is_usable = server.level == Level::Ok;
-            let mut findings = vec![server, mongodb::check_write_concern(uri, Some(&hello))];
-            findings.extend(mongodb::check_options(uri).into_iter().chain(mongodb::check_password(uri)));
-            if is_usable {
-                findings.extend(collections::check(config, &database).await);
-            }
-            findings
-        }
-        Err(unavailable) => {
-            let of_uri = mongodb::check_options(uri).into_iter().chain(mongodb::check_password(uri));
-            [unavailable, mongodb::check_write_concern(uri, None)].into_iter().chain(of_uri).collect()
-        }
+    #[test]
+    fn an_error_names_every_wrong_variable() {
+        let environment = [
+            ("PRODUCER_BASE_URL", "p:8080"),
+            ("PRODUCER_CA_FILE", "/no/such.pem"),
+            ("KAFKA_BROKER", "k:9092"),
+            ("MONGODB_DB", "a.b"),
+        ];
+        let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let faults = Config::from_environment(&environment).unwrap_err().0;
+        let names: Vec<&str> = faults.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["PRODUCER_BASE_URL", "PRODUCER_CA_FILE", "MONGODB_URI", "MONGODB_DB"]);
     }
 }

@@ -1,55 +1,70 @@
-//! Checks MongoDB: whether it answers and accepts the credentials, the rights of the user, and how
-//! safe a finished write is.
+//! Checks MongoDB: whether it answers and accepts the credentials, how safe a finished write is, and
+//! the collections that the consumer writes to: rights, indexes, and duplicate documents.
 
 use bson::oid::ObjectId;
 use bson::{Document, doc};
-use consumer::mongo::{StoreState, ignored_options, read_hello, usable_uri, write_concern};
+use consumer::ExpectedSources;
+use consumer::mongo::{
+    IndexState, StoreState, UpsertKeys, ignored_options, index_state, read_hello, usable_uri, write_concern,
+};
 use events::Source;
-use mongodb::Database;
+use kafka::BoxError;
+use loadtest::mongo::{
+    CommandError, ErrorClass, LOGIN_REMEDY, Mongo, REPLY_TIMEOUT, UNAVAILABLE_REMEDY, URI_REMEDY, majority,
+};
 use mongodb::options::ConnectionString;
 use service::Secret;
+use service::plural::counted_with;
+use tokio::time::error::Elapsed;
 
-use super::finding::Finding;
-use loadtest::mongo::{
-    self, CommandError, ErrorClass, LOGIN_REMEDY, REPLY_TIMEOUT, UNAVAILABLE_REMEDY, URI_REMEDY, address,
-    majority,
-};
+use super::finding::{Finding, Level};
+use crate::dedupe::{self, Indexes, KeyedCollection};
 
 const SUBJECT: &str = "mongodb";
 const RIGHTS: &str = "mongodb rights";
 /// The password of docker-compose.yml.
 const DEFAULT_PASSWORD: &str = "mongopass";
 
-/// Runs a command, at most for [`REPLY_TIMEOUT`].
-pub(super) async fn run(database: &Database, command: Document) -> Result<Document, CommandError> {
-    with_timeout(async { database.run_command(command).await.map_err(|error| CommandError::of(&error)) })
-        .await
+/// Checks the server, its safety, the rights of the user, and the collections.
+pub async fn check(config: &consumer::Config) -> Vec<Finding> {
+    let uri = &config.store.uri;
+    let connect = async {
+        let mongo = open(config).await?;
+        hello(&mongo).await.map(|hello| (mongo, hello))
+    };
+    match connect.await {
+        Ok((mongo, hello)) => {
+            let server = check_hello(&hello);
+            let is_usable = server.level == Level::Ok;
+            let mut findings = vec![server, check_write_concern(uri, Some(&hello))];
+            findings.extend(check_options(uri).into_iter().chain(check_password(uri)));
+            if is_usable {
+                findings.extend(check_collections(config, &mongo).await);
+            }
+            findings
+        }
+        Err(unavailable) => {
+            let of_uri = check_options(uri).into_iter().chain(check_password(uri));
+            [unavailable, check_write_concern(uri, None)].into_iter().chain(of_uri).collect()
+        }
+    }
 }
 
-/// Limits a call to [`REPLY_TIMEOUT`]: the driver itself waits without a limit.
-pub(super) async fn with_timeout<T>(
-    call: impl Future<Output = Result<T, CommandError>>,
-) -> Result<T, CommandError> {
-    tokio::time::timeout(REPLY_TIMEOUT, call).await.unwrap_or(Err(CommandError::timeout()))
+async fn run(mongo: &Mongo, command: Document) -> Result<Document, CommandError> {
+    mongo.reply(mongo.database.run_command(command)).await
 }
 
 /// Creates a client of the database without connecting.
-///
-/// # Errors
-/// The driver rejects the connection string, or its name cannot be resolved.
-pub async fn open(config: &consumer::Config) -> Result<Database, Finding> {
-    mongo::database(&config.store.uri, &config.store.database).await.map_err(|error| {
+async fn open(config: &consumer::Config) -> Result<Mongo, Finding> {
+    Mongo::try_open(&config.store.uri, &config.store.database).await.map_err(|error| {
         Finding::fail(SUBJECT, format!("cannot be used: {}", CommandError::of(&error).cause), URI_REMEDY)
     })
 }
 
 /// Reads the server's `hello`.
-///
-/// # Errors
-/// The server does not answer, or rejects the credentials.
-pub async fn hello(config: &consumer::Config, database: &Database) -> Result<Document, Finding> {
-    run(database, doc! { "hello": 1 }).await.map_err(|error| {
-        let (address, cause) = (address(&config.store.uri), &error.cause);
+async fn hello(mongo: &Mongo) -> Result<Document, Finding> {
+    run(mongo, doc! { "hello": 1 }).await.map_err(|error| {
+        let (address, cause) = (&mongo.address, &error.cause);
         if error.is_access_denied() {
             let cause = format!("at {address} rejects the credentials: {cause}");
             return Finding::fail(SUBJECT, cause, LOGIN_REMEDY);
@@ -63,7 +78,7 @@ pub async fn hello(config: &consumer::Config, database: &Database) -> Result<Doc
 }
 
 /// Checks whether the server can be used.
-pub fn check_hello(hello: &Document) -> Finding {
+fn check_hello(hello: &Document) -> Finding {
     match read_hello(hello) {
         StoreState::Unusable(reason) => Finding::fail(SUBJECT, reason, "upgrade it"),
         StoreState::Unavailable(reason) => Finding::fail(
@@ -77,15 +92,12 @@ pub fn check_hello(hello: &Document) -> Finding {
 
 /// Checks the rights to read and write. No document changes: the update matches no document, and
 /// MongoDB rejects an insert whose `_id` has a name with `$`. A server checks the right first.
-///
-/// # Errors
-/// The finding about the missing right.
-pub async fn check_rights(database: &Database, collection: &Source) -> Result<(), Finding> {
+async fn check_rights(mongo: &Mongo, collection: &Source) -> Result<(), Finding> {
     let name = collection.as_str();
     let (no_document, change) = (doc! { "_id": ObjectId::new() }, doc! { "$set": { "x": 1 } });
     // A router rejects findAndModify if the query lacks the collection's shard key. A missing
     // collection has no shard key, and some servers create it for an update.
-    let update = match is_missing(database, collection).await {
+    let update = match is_missing(mongo, collection).await {
         true => doc! { "findAndModify": name, "query": no_document, "update": change },
         false => doc! { "update": name, "updates": [{ "q": no_document, "u": change }] },
     };
@@ -99,12 +111,12 @@ pub async fn check_rights(database: &Database, collection: &Source) -> Result<()
         ("insert", doc! { "insert": name, "documents": [invalid] }),
     ];
     for (right, command) in probes {
-        match run(database, command).await {
-            Err(error) => return Err(missing_right(database, collection, right, &error)),
+        match run(mongo, command).await {
+            Err(error) => return Err(missing_right(mongo, collection, right, &error)),
             // The insert is expected to be rejected.
             Ok(reply) if right == "update" => {
                 if let Some(error) = write_error(&reply) {
-                    return Err(missing_right(database, collection, right, &error));
+                    return Err(missing_right(mongo, collection, right, &error));
                 }
             }
             Ok(_) => {}
@@ -114,21 +126,21 @@ pub async fn check_rights(database: &Database, collection: &Source) -> Result<()
 }
 
 /// Whether the server lists no such collection.
-async fn is_missing(database: &Database, collection: &Source) -> bool {
+async fn is_missing(mongo: &Mongo, collection: &Source) -> bool {
     let list = doc! {
         "listCollections": 1, "nameOnly": true, "authorizedCollections": true,
         "filter": { "name": collection.as_str() },
     };
-    let Ok(reply) = run(database, list).await else { return false };
+    let Ok(reply) = run(mongo, list).await else { return false };
     let found = reply.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
     found.is_ok_and(Vec::is_empty)
 }
 
 /// The finding for all collections with all rights.
-pub fn granted(database: &Database, collections: &[Source]) -> Finding {
+fn granted(mongo: &Mongo, collections: &[Source]) -> Finding {
     let on = match collections {
-        [only] => format!("{}.{only}", database.name()),
-        several => format!("{} collections of {}", several.len(), database.name()),
+        [only] => format!("{}.{only}", mongo.database.name()),
+        several => format!("{} collections of {}", several.len(), mongo.database.name()),
     };
     Finding::ok(RIGHTS, format!("find, update and insert on {on}"))
 }
@@ -142,19 +154,19 @@ fn write_error(reply: &Document) -> Option<CommandError> {
 
 /// The failure if the user may not create indexes on `collection`, which must exist. The command
 /// has no indexes: a user with the right gets another error.
-pub async fn index_right(database: &Database, collection: &Source) -> Option<Finding> {
+async fn index_right(mongo: &Mongo, collection: &Source) -> Option<Finding> {
     let none = doc! { "createIndexes": collection.as_str(), "indexes": [] };
-    let error = run(database, none).await.err()?;
-    error.is_access_denied().then(|| missing_right(database, collection, "createIndex", &error))
+    let error = run(mongo, none).await.err()?;
+    error.is_access_denied().then(|| missing_right(mongo, collection, "createIndex", &error))
 }
 
-fn missing_right(database: &Database, collection: &Source, right: &str, error: &CommandError) -> Finding {
-    not_allowed(database, format!("no {right} on {}.{collection}: {}", database.name(), error.cause))
+fn missing_right(mongo: &Mongo, collection: &Source, right: &str, error: &CommandError) -> Finding {
+    not_allowed(mongo, format!("no {right} on {}.{collection}: {}", mongo.database.name(), error.cause))
 }
 
 /// The failure because of a missing right.
-pub(super) fn not_allowed(database: &Database, cause: String) -> Finding {
-    let remedy = format!("grant the user of MONGODB_URI the role readWrite on {}", database.name());
+fn not_allowed(mongo: &Mongo, cause: String) -> Finding {
+    let remedy = format!("grant the user of MONGODB_URI the role readWrite on {}", mongo.database.name());
     Finding::fail(RIGHTS, cause, remedy)
 }
 
@@ -169,7 +181,7 @@ fn data_members(hello: &Document) -> Option<usize> {
 
 /// Checks how safe a finished write is, and whether a write can finish. `hello` is `None` if the
 /// server is unavailable.
-pub fn check_write_concern(uri: &Secret, hello: Option<&Document>) -> Finding {
+fn check_write_concern(uri: &Secret, hello: Option<&Document>) -> Finding {
     let concern = write_concern(uri).unwrap_or_default();
     let w = concern.get("w").ok().flatten().and_then(|w| w.as_i32());
     let is_weak = w == Some(1);
@@ -193,7 +205,7 @@ pub fn check_write_concern(uri: &Secret, hello: Option<&Document>) -> Finding {
 }
 
 /// Checks for options of MONGODB_URI that have no effect.
-pub fn check_options(uri: &Secret) -> Option<Finding> {
+fn check_options(uri: &Secret) -> Option<Finding> {
     let ignored = ignored_options(uri);
     let remedy = "remove them; docs/operations.md has the values that apply instead";
     let cause = || format!("options without effect: {}", ignored.join(", "));
@@ -201,13 +213,205 @@ pub fn check_options(uri: &Secret) -> Option<Finding> {
 }
 
 /// Checks for the well-known password.
-pub fn check_password(uri: &Secret) -> Option<Finding> {
+fn check_password(uri: &Secret) -> Option<Finding> {
     let parsed = ConnectionString::parse(usable_uri(uri).expose()).ok()?;
     let known = parsed.credential?.password? == DEFAULT_PASSWORD;
     let remedy = "change it with db.changeUserPassword, and in .env (MONGO_INITDB_ROOT_PASSWORD applies only to a \
                   new volume)";
     known.then(|| {
         Finding::warn("mongodb password", "is the default of docker-compose.yml, which is public", remedy)
+    })
+}
+
+/// With EXPECTED_SOURCE=`*`, a collection belongs to another application if none of this many
+/// documents has an `event_id`.
+const SAMPLE_DOCUMENTS: i32 = 1000;
+
+/// The collections that the consumer writes to; with `*`, all existing collections except views.
+pub async fn collections(mongo: &Mongo, expected: &ExpectedSources) -> Result<Vec<Source>, BoxError> {
+    listed(mongo, expected).await.map_err(|error| mongo.command_error(&error))
+}
+
+async fn listed(mongo: &Mongo, expected: &ExpectedSources) -> Result<Vec<Source>, CommandError> {
+    if let ExpectedSources::Listed(sources) = expected {
+        return Ok(sources.iter().cloned().collect());
+    }
+    let names = mongo.database.list_collection_names().filter(doc! { "type": "collection" });
+    let names = mongo.reply(names).await?;
+    Ok(names.into_iter().filter_map(|name| Source::new(name).ok()).collect())
+}
+
+/// Checks all collections.
+async fn check_collections(config: &consumer::Config, mongo: &Mongo) -> Vec<Finding> {
+    let listed = match listed(mongo, &config.expected).await {
+        Ok(listed) => listed,
+        Err(CommandError { cause, .. }) => {
+            let cause = format!("the collections of {} cannot be listed: {cause}", mongo.database.name());
+            return vec![not_allowed(mongo, cause)];
+        }
+    };
+    let any = matches!(config.expected, ExpectedSources::All);
+    let (mut allowed, mut findings) = (Vec::new(), Vec::new());
+    for collection in listed {
+        if any && !is_ours(mongo, &collection).await {
+            continue;
+        }
+        match check_rights(mongo, &collection).await {
+            Ok(()) => allowed.push(collection),
+            Err(finding) => findings.push(finding),
+        }
+    }
+    if allowed.is_empty()
+        && findings.is_empty()
+        && let Ok(first) = Source::new("adsbdb")
+    {
+        // No collection exists yet: the rights on any name are the same.
+        return vec![
+            check_rights(mongo, &first).await.map_or_else(|finding| finding, |()| granted(mongo, &[first])),
+        ];
+    }
+    if !allowed.is_empty() {
+        findings.push(granted(mongo, &allowed));
+    }
+    for collection in allowed {
+        let indexes = indexes_finding(config, collection.clone()).await;
+        if indexes.level != Level::Ok {
+            findings.extend(index_right(mongo, &collection).await);
+        }
+        findings.push(indexes);
+    }
+    findings
+}
+
+/// Whether the consumer can have written the collection: its documents have an `event_id`. If the
+/// collection cannot be read, [`check_rights`] reports it.
+async fn is_ours(mongo: &Mongo, collection: &Source) -> bool {
+    let sample = doc! {
+        "find": collection.as_str(),
+        "projection": { "_id": 0, "event_id": 1 },
+        "limit": SAMPLE_DOCUMENTS,
+        "batchSize": SAMPLE_DOCUMENTS,
+        "singleBatch": true,
+        "readConcern": majority(),
+    };
+    let Ok(reply) = run(mongo, sample).await else { return true };
+    let documents = reply.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
+    let has_id = |document: &bson::Bson| document.as_document().is_some_and(|it| it.contains_key("event_id"));
+    documents.map_or(true, |documents| documents.is_empty() || documents.iter().any(has_id))
+}
+
+/// Checks the indexes of one collection, and for duplicates if the unique index is missing.
+async fn indexes_finding(config: &consumer::Config, collection: Source) -> Finding {
+    let subject = format!("collection {}.{collection}", config.store.database);
+    let keys = config.store.upsert_keys.clone();
+    let check = async {
+        let config = dedupe::Config {
+            uri: config.store.uri.clone(),
+            database: config.store.database.clone(),
+            collection,
+            upsert_keys: keys.clone(),
+        };
+        let collection = KeyedCollection::new(config).await?;
+        check_indexes(&subject, &keys, &collection).await
+    };
+    check.await.unwrap_or_else(|error: BoxError| {
+        Finding::fail(&subject, format!("its indexes cannot be read: {error}"), "see the findings above")
+    })
+}
+
+/// The name of a unique index that is hidden from queries.
+fn hidden_unique_index(indexes: &[Document]) -> Option<&str> {
+    let is = |index: &Document, option: &str| index.get_bool(option).unwrap_or(false);
+    let found = indexes.iter().find(|index| is(index, "unique") && is(index, "hidden"))?;
+    Some(found.get_str("name").unwrap_or_default())
+}
+
+/// The finding about an index that is being built, or hidden.
+fn building_or_hidden(
+    subject: &str,
+    keys: &UpsertKeys,
+    collection: &KeyedCollection,
+    indexes: &Indexes,
+) -> Option<Finding> {
+    const WAIT: &str = "wait; if the build fails, the consumer's log has the cause";
+    if let Some(name) = indexes.building(keys) {
+        let cause = format!("its unique index {name} is being built, so nothing is written yet");
+        return Some(Finding::warn(subject, cause, WAIT));
+    }
+    let missing = match index_state(keys, &indexes.ready) {
+        IndexState::Complete => Vec::new(),
+        IndexState::MissingLookups(names) => names,
+        _ => return None,
+    };
+    if let Some(index) = hidden_unique_index(&indexes.ready) {
+        let (database, name) = collection.names();
+        let cause = format!("unique index {index} is hidden: it rejects duplicates, but no query uses it");
+        let remedy = format!("db.getSiblingDB({database:?}).getCollection({name:?}).unhideIndex({index:?})");
+        return Some(Finding::warn(subject, cause, remedy));
+    }
+    let is_building = !missing.is_empty() && missing.iter().all(|name| indexes.is_building(name));
+    let cause = format!("lookup indexes are being built: {}", missing.join(", "));
+    is_building.then(|| Finding::warn(subject, cause, WAIT))
+}
+
+async fn check_indexes(
+    subject: &str,
+    keys: &UpsertKeys,
+    collection: &KeyedCollection,
+) -> Result<Finding, BoxError> {
+    let Some(indexes) = tokio::time::timeout(REPLY_TIMEOUT, collection.indexes()).await?? else {
+        return Ok(Finding::ok(subject, "does not exist yet: the consumer creates it with the first event"));
+    };
+    let (database, name) = collection.names();
+    let dedupe = format!("slipstream dedupe --collection {name}");
+    if let Some(finding) = building_or_hidden(subject, keys, collection, &indexes) {
+        return Ok(finding);
+    }
+    Ok(match index_state(keys, &indexes.ready) {
+        IndexState::Complete => {
+            Finding::ok(subject, format!("unique index on {keys}, and the lookup indexes"))
+        }
+        IndexState::MissingLookups(names) => {
+            let cause = format!("lookup indexes are missing: {}", names.join(", "));
+            Finding::warn(
+                subject,
+                cause,
+                "the consumer creates them with the next event; otherwise its log has the cause",
+            )
+        }
+        IndexState::Conflicting(index) => {
+            let cause = format!("index {index} prevents the unique index on {keys}, so nothing is written");
+            let remedy = format!(
+                "{dedupe} --apply --out FILE, or \
+                 db.getSiblingDB({database:?}).getCollection({name:?}).dropIndex({index:?})"
+            );
+            Finding::fail(subject, cause, remedy)
+        }
+        IndexState::MissingUnique => match dedupe::count_duplicates(collection, REPLY_TIMEOUT).await {
+            Ok(0) => Finding::warn(
+                subject,
+                format!("no unique index on {keys} yet"),
+                "the consumer creates it with the next event",
+            ),
+            Ok(documents) => Finding::fail(
+                subject,
+                format!(
+                    "{} the unique index on {keys}, so nothing is written",
+                    counted_with(documents, "duplicate document", ["prevents", "prevent"])
+                ),
+                dedupe,
+            ),
+            // The server may be unresponsive, or the sort takes longer.
+            Err(error) if error.is::<Elapsed>() => Finding::fail(
+                subject,
+                format!(
+                    "no unique index on {keys} yet, and no reply within {} s to the search for duplicates",
+                    REPLY_TIMEOUT.as_secs()
+                ),
+                dedupe,
+            ),
+            Err(error) => return Err(error),
+        },
     })
 }
 

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use service::{ConfigErrors, ConfigReader, Kind, Secret, parse};
 use tokio::task::JoinSet;
 
-use super::escape::escaped;
+use super::dead_letter::escaped;
 use super::options::AddOptions;
 use kafka::BoxError;
 use kafka::topic_reader::RecordPosition;
@@ -120,7 +120,8 @@ async fn request_each(
     });
     let mut requests = JoinSet::new();
     for address in addresses {
-        let builder = crate::http::builder(url).connect_timeout(CONNECT_TIMEOUT).timeout(RESPONSE_TIMEOUT);
+        let builder =
+            crate::check::http::builder(url).connect_timeout(CONNECT_TIMEOUT).timeout(RESPONSE_TIMEOUT);
         let client = builder.resolve(host, address).build()?;
         let (url, token, body) = (format!("{url}/admin/dead-letters"), config.token.clone(), body.clone());
         requests.spawn(async move {
@@ -143,11 +144,11 @@ async fn request(client: &Client, url: &str, token: Option<&Secret>, body: &Valu
         Err(error) if error.is_connect() => {
             return Err(format!(
                 "no consumer answers (CONSUMER_BASE_URL): {}",
-                crate::http::root_cause(&error)
+                service::http::root_cause(&error)
             ));
         }
         Err(error) => {
-            let why = crate::http::root_cause(&error);
+            let why = service::http::root_cause(&error);
             return Err(format!("no response, so the record may or may not be set aside; try again: {why}"));
         }
     };

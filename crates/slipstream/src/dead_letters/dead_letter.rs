@@ -1,13 +1,23 @@
-//! A dead letter without its value, and its forms as text and as JSON.
+//! A dead letter without its value: its fields, the filters that select it, and its forms as text and
+//! as JSON. The text of untrusted bytes cannot move the cursor or break a line. The dead-letter
+//! topics of a deployment.
 
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use events::{Decoded, RecordView, decode};
-use kafka::dead_letter_headers::{error_header, origin, record_timestamp_ms, replays};
+use jiff::Timestamp;
+use kafka::BoxError;
+use kafka::cluster::Cluster;
 use kafka::headers::RawHeaders;
+use kafka::headers::{error_header, origin, record_timestamp_ms, replays};
 use kafka::topic_reader::RecordPosition;
 use rdkafka::Message;
 use serde_json::{Map, Value, json};
 
-use super::escape::{bytes_line, escaped, insert_bytes};
+use super::options::Filters;
 use crate::output::rfc3339;
 
 /// A dead letter without its value.
@@ -114,12 +124,149 @@ fn source(message: &impl Message<Headers: RawHeaders>) -> Option<String> {
     }
 }
 
+/// The filters, with times relative to the start of the command.
+#[derive(Debug, Clone)]
+pub struct Filter {
+    reason: Option<String>,
+    source: Option<String>,
+    /// The lowest selected timestamp.
+    pub since_ms: Option<i64>,
+    until_ms: Option<i64>,
+}
+
+impl Filter {
+    /// Resolves `filters` now.
+    pub fn new(filters: Filters) -> Self {
+        let now_ms = Timestamp::now().as_millisecond();
+        Self {
+            reason: filters.reason,
+            source: filters.source.map(|source| source.to_string()),
+            since_ms: filters.since.map(|since| since.epoch_ms(now_ms)),
+            until_ms: filters.until.map(|until| until.epoch_ms(now_ms)),
+        }
+    }
+
+    /// Whether the filters select `dead_letter`. A time filter excludes one without a timestamp.
+    pub fn matches(&self, dead_letter: &DeadLetter) -> bool {
+        let reason = self.reason.as_ref().is_none_or(|text| dead_letter.reason_text().contains(text));
+        let source = self.source.is_none() || self.source == dead_letter.source;
+        let since = self.since_ms.is_none_or(|since| dead_letter.timestamp_ms.is_some_and(|ms| ms >= since));
+        let until = self.until_ms.is_none_or(|until| dead_letter.timestamp_ms.is_some_and(|ms| ms < until));
+        reason && source && since && until
+    }
+}
+
+/// Maximum number of bytes that a line shows of a key that is not UTF-8.
+const MAX_SHOWN_BYTES: usize = 48;
+
+/// Whether a character is invisible but has an effect: control characters, and those that change
+/// the text direction.
+fn is_control(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// Text for one line, with escaped control characters and backslashes.
+pub fn escaped(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_control(c) || c == '\\' { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
+}
+
+/// Bytes for one line: as text, or in hexadecimal if they are not UTF-8.
+pub fn bytes_line(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => escaped(text),
+        Err(_) => {
+            let more = if bytes.len() > MAX_SHOWN_BYTES { "…" } else { "" };
+            format!("0x{}{more}", hex(&bytes[..bytes.len().min(MAX_SHOWN_BYTES)]))
+        }
+    }
+}
+
+/// Printable text unchanged, other bytes as a hex dump with offsets and ASCII characters.
+pub fn bytes_block(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if text.chars().all(|c| matches!(c, '\n' | '\t') || !is_control(c)) => text.to_owned(),
+        _ => dump(bytes),
+    }
+}
+
+fn dump(bytes: &[u8]) -> String {
+    let rows = bytes.chunks(16).enumerate().map(|(n, row)| {
+        let halves: Vec<String> =
+            row.chunks(8).map(|half| half.iter().map(|byte| format!("{byte:02x} ")).collect()).collect();
+        let ascii: String = row
+            .iter()
+            .map(|byte| if byte.is_ascii_graphic() || *byte == b' ' { char::from(*byte) } else { '.' })
+            .collect();
+        format!("{:08x}  {:<49} |{ascii}|", n * 16, halves.join(" "))
+    });
+    rows.collect::<Vec<_>>().join("\n")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Inserts a member `name` with the text, or `NAME_base64` if the bytes are not UTF-8.
+pub fn insert_bytes(object: &mut Map<String, Value>, name: &str, bytes: Option<&[u8]>) {
+    match bytes.map(|bytes| (std::str::from_utf8(bytes), bytes)) {
+        None => _ = object.insert(name.to_owned(), Value::Null),
+        Some((Ok(text), _)) => _ = object.insert(name.to_owned(), text.into()),
+        Some((Err(_), bytes)) => {
+            _ = object.insert(format!("{name}_base64"), BASE64_STANDARD.encode(bytes).into());
+        }
+    }
+}
+
+/// The topics of a deployment.
+pub struct Deployment {
+    /// The consumer's configuration.
+    pub config: consumer::Config,
+    /// The existing dead-letter topics with their partitions.
+    pub dead_letter_topics: BTreeMap<String, Vec<i32>>,
+    /// All topics, with their numbers of partitions.
+    pub topics: BTreeMap<String, usize>,
+}
+
+impl Deployment {
+    /// Reads the topics.
+    pub async fn load(config: consumer::Config) -> Result<Self, BoxError> {
+        let group = &config.group_id;
+        let cluster = Cluster::new(&config.kafka_broker, &config.properties, "slipstream-check", group)?;
+        let found = cluster.topics().await?;
+        let mut dead_letter_topics = BTreeMap::new();
+        for spec in config.topic_specs().into_iter().filter(|spec| spec.is_dead_letter_topic()) {
+            let topic = found.get(&spec.name).ok_or_else(|| {
+                format!(
+                    "topic {} does not exist: start the consumer, which creates it, or set KAFKA_TOPIC and \
+                     DEAD_LETTER_TOPIC as for the consumer",
+                    spec.name
+                )
+            })?;
+            dead_letter_topics.insert(spec.name, topic.partition_ids());
+        }
+        let topics = found.into_iter().map(|(name, topic)| (name, topic.partitions.len())).collect();
+        Ok(Self { config, dead_letter_topics, topics })
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use kafka::dead_letter_headers::REPLAYS;
+    use events::Source;
+    use kafka::headers::REPLAYS;
+    use kafka::topic_reader::RecordPosition;
     use rdkafka::Timestamp;
     use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
+
+    use super::*;
+    use crate::dead_letters::options::TimeArgument;
 
     fn message(headers: &[(&str, &str)], value: Option<&[u8]>) -> OwnedMessage {
         let headers = headers.iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
@@ -163,5 +310,88 @@ mod tests {
         let without_headers = OwnedMessage::new(None, None, "t".into(), Timestamp::NotAvailable, 0, 0, None);
         let empty = DeadLetter::of(&without_headers);
         assert!(empty.key.is_none() && empty.timestamp_ms.is_none(), "{empty:?}");
+    }
+
+    fn dead_letter() -> DeadLetter {
+        DeadLetter {
+            position: RecordPosition { topic: "t.dlq".into(), partition: 0, offset: 0 },
+            timestamp_ms: Some(5_000),
+            key: None,
+            value_bytes: Some(1),
+            source: Some("manual".into()),
+            origin: None,
+            stage: None,
+            class: Some("Unstorable".into()),
+            reason: Some("payload.a: too deep".into()),
+            replays: 0,
+        }
+    }
+
+    fn matches(filters: Filters, dead_letter: &DeadLetter) -> bool {
+        Filter::new(filters).matches(dead_letter)
+    }
+
+    #[test]
+    fn a_reason_is_a_part_of_class_or_message() {
+        for (text, taken) in
+            [("Unstorable", true), ("too deep", true), ("Unstorable: payload", true), ("x", false)]
+        {
+            let filters = Filters { reason: Some(text.into()), ..Filters::default() };
+            assert_eq!(matches(filters, &dead_letter()), taken, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_source_filter_excludes_a_value_without_a_readable_source() {
+        let filters = |name| Filters { source: Some(Source::new(name).unwrap()), ..Filters::default() };
+        assert!(matches(filters("manual"), &dead_letter()) && !matches(filters("man"), &dead_letter()));
+        assert!(!matches(filters("manual"), &DeadLetter { source: None, ..dead_letter() }));
+    }
+
+    #[test]
+    fn since_is_inclusive_and_until_is_exclusive() {
+        let between = |since, until| Filters {
+            since: Some(TimeArgument::At(since)),
+            until: Some(TimeArgument::At(until)),
+            ..Filters::default()
+        };
+        assert!(matches(between(5_000, 5_001), &dead_letter()));
+        assert!(
+            !matches(between(5_001, 6_000), &dead_letter()) && !matches(between(0, 5_000), &dead_letter())
+        );
+        assert!(!matches(between(0, 9_000), &DeadLetter { timestamp_ms: None, ..dead_letter() }));
+        assert!(matches(Filters::default(), &DeadLetter { timestamp_ms: None, ..dead_letter() }));
+    }
+
+    #[test]
+    fn a_line_has_no_control_characters() {
+        assert_eq!(bytes_line("Zu\u{308}rich \"7\"".as_bytes()), "Zu\u{308}rich \"7\"");
+        assert_eq!(bytes_line(b"a\nb\x1b[2J\\"), "a\\nb\\u{1b}[2J\\\\");
+        assert_eq!(bytes_line("\u{202e}x".as_bytes()), "\\u{202e}x");
+        assert_eq!(bytes_line(b"\xff\x00a"), "0xff0061");
+        assert_eq!(bytes_line(&[0xff; 50]), format!("0x{}…", "ff".repeat(48)));
+        assert_eq!(bytes_line(b""), "");
+    }
+
+    #[test]
+    fn a_block_is_printable_text_or_a_hex_dump() {
+        let text = "{\n\t\"a\": \"é\\n\"}";
+        assert_eq!(bytes_block(text.as_bytes()), text);
+        assert_eq!(bytes_block(b""), "");
+        let dump = bytes_block(b"0123456789abcdef\xff\x1b ");
+        let wanted = "00000000  30 31 32 33 34 35 36 37  38 39 61 62 63 64 65 66  |0123456789abcdef|\n\
+                      00000010  ff 1b 20                                          |.. |";
+        assert_eq!(dump, wanted);
+        assert!(bytes_block(b"a\x1b[2J").starts_with("00000000  61 1b"));
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf8_are_inserted_as_base64() {
+        let mut object = Map::new();
+        insert_bytes(&mut object, "a", Some(b"x\n"));
+        insert_bytes(&mut object, "b", Some(b"\xff"));
+        insert_bytes(&mut object, "c", None);
+        let wanted = serde_json::json!({"a": "x\n", "b_base64": "/w==", "c": null});
+        assert_eq!(Value::Object(object), wanted);
     }
 }

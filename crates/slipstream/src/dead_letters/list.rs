@@ -1,31 +1,35 @@
 //! `slipstream dead-letters list`: one line for each dead-lettered record, ordered by time.
+//! `slipstream dead-letters show`: one dead letter with headers and value.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use kafka::BoxError;
 use kafka::cluster::Cluster;
+use kafka::headers::RawHeaders;
 use kafka::topic_reader::{CONTINUE, RecordPosition, TopicReader};
+use rdkafka::Message;
+use rdkafka::message::OwnedMessage;
 use serde_json::{Map, Value, json};
 use service::plural::counted;
 
-use super::dead_letter::DeadLetter;
-use super::deployment::{Deployment, now_ms};
-use super::filter::Filter;
-use super::options::ListOptions;
+use super::dead_letter::{DeadLetter, Deployment, Filter, bytes_block, bytes_line, escaped, insert_bytes};
+use super::options::{ListOptions, ShowOptions};
 use super::replay::PartitionProgress;
-use crate::output;
+use crate::output::{self, rfc3339};
 
 /// Lists the selected dead letters. The offsets of `group` determine which are replayed.
 pub async fn list(options: ListOptions, group: String, deployment: Deployment) -> Result<ExitCode, BoxError> {
-    let filter = Filter::new(options.filters, now_ms()?);
+    let filter = Filter::new(options.filters);
     let config = deployment.config;
     let reader = TopicReader::new(&config.kafka_broker, &config.properties, "slipstream-dead-letters");
     let cluster = Cluster::new(&config.kafka_broker, &config.properties, "slipstream-check", &group)?;
-    let mut progress = BTreeMap::new();
+    let mut passed = BTreeMap::new();
     for (topic, partitions) in &deployment.dead_letter_topics {
         for position in cluster.positions(topic, partitions.clone()).await? {
-            progress.insert((topic.clone(), position.partition), PartitionProgress::new(&position));
+            let next = PartitionProgress::new(&position).next();
+            passed.insert((topic.clone(), position.partition), next);
         }
     }
     let topics: Vec<String> = deployment.dead_letter_topics.into_keys().collect();
@@ -35,9 +39,12 @@ pub async fn list(options: ListOptions, group: String, deployment: Deployment) -
             reader.read(&topic, filter.since_ms, |message| {
                 let dead_letter = DeadLetter::of(message);
                 if filter.matches(&dead_letter) {
-                    let at = progress.get(&(topic.clone(), dead_letter.position.partition));
-                    let offset = dead_letter.position.offset;
-                    let is_replayed = at.is_some_and(|partition| partition.is_replayed(offset));
+                    let RecordPosition { partition, offset, .. } = dead_letter.position;
+                    let is_passed =
+                        passed.get(&(topic.clone(), partition)).is_some_and(|next| offset < *next);
+                    // Others were left out, not sent.
+                    let origin = dead_letter.origin.as_ref();
+                    let is_replayed = is_passed && origin.is_some_and(|at| config.topics.contains(&at.topic));
                     records.add(dead_letter, is_replayed);
                 }
                 CONTINUE
@@ -129,6 +136,67 @@ impl Entry {
         object.insert("copies".into(), self.copies.iter().map(|at| json!(at.to_string())).collect());
         object
     }
+}
+
+/// Prints the record at the position in the options.
+pub async fn show(options: ShowOptions, deployment: Deployment) -> Result<ExitCode, BoxError> {
+    let topics: Vec<String> = deployment.dead_letter_topics.keys().cloned().collect();
+    let position = options.place.with_topic_of(&topics)?;
+    let partitions = deployment.topics.get(&position.topic).copied().unwrap_or_default();
+    let config = &deployment.config;
+    let reader = TopicReader::new(&config.kafka_broker, &config.properties, "slipstream-dead-letters");
+    let wanted = position.clone();
+    let exists = usize::try_from(position.partition).is_ok_and(|partition| partition < partitions);
+    let read = tokio::task::spawn_blocking(move || if exists { reader.record(&wanted) } else { Ok(None) });
+    let message = read.await??.ok_or_else(|| format!("there is no record at {position}"))?;
+    if options.raw {
+        let value = message.payload().ok_or_else(|| format!("the value of {position} is null"))?;
+        output::write_bytes(value)?;
+    } else if options.json {
+        output::write_line(json(&message))?;
+    } else {
+        output::write_line(text(&message))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn json(message: &OwnedMessage) -> Value {
+    let headers = message.headers().into_iter().flat_map(RawHeaders::raw_headers).map(|header| {
+        let mut object = Map::new();
+        insert_bytes(&mut object, "name", Some(header.name));
+        insert_bytes(&mut object, "value", header.value);
+        Value::Object(object)
+    });
+    let headers = headers.collect();
+    let mut object = DeadLetter::of(message).json();
+    object.insert("headers".to_owned(), headers);
+    insert_bytes(&mut object, "value", message.payload());
+    Value::Object(object)
+}
+
+fn text(message: &OwnedMessage) -> String {
+    let dead_letter = DeadLetter::of(message);
+    let origin = dead_letter.origin.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string);
+    let time = dead_letter.timestamp_ms.map_or_else(|| "none".to_owned(), rfc3339);
+    let key = dead_letter.key.as_deref().map_or_else(|| "none".to_owned(), bytes_line);
+    let mut text = format!(
+        "{}\norigin   {}\ntime     {time}\nreason   {}\nreplays  {}\nkey      {key}\nheaders",
+        dead_letter.position,
+        escaped(&origin),
+        dead_letter.reason_line(),
+        dead_letter.replays
+    );
+    for header in message.headers().into_iter().flat_map(RawHeaders::raw_headers) {
+        let value = header.value.map_or_else(|| "null".to_owned(), bytes_line);
+        _ = write!(text, "\n  {}: {value}", bytes_line(header.name));
+    }
+    match message.payload() {
+        None => text.push_str("\nvalue    null"),
+        Some(value) => {
+            _ = write!(text, "\nvalue    {}\n{}", counted(value.len(), "byte"), bytes_block(value));
+        }
+    }
+    text
 }
 
 #[cfg(test)]

@@ -3,27 +3,19 @@
 
 mod add;
 mod dead_letter;
-mod deployment;
-mod escape;
-mod filter;
 mod list;
 mod options;
 mod replay;
-mod show;
 
 use std::process::ExitCode;
 
-use service::ConfigErrors;
-
 pub use add::Settings;
-use deployment::Deployment;
+use dead_letter::Deployment;
 use kafka::BoxError;
 pub use options::{Command, Options};
+use service::ConfigErrors;
 
 /// Runs the subcommand.
-///
-/// # Errors
-/// A wrong configuration, a missing topic, or an error of Kafka.
 pub async fn run(
     command: Command,
     environment: impl IntoIterator<Item = (String, String)>,
@@ -36,7 +28,7 @@ pub async fn run(
             let group = options.group.clone().unwrap_or_else(|| replay_group(&config));
             list::list(options, group, Deployment::load(config).await?).await
         }
-        Command::Show(options) => show::show(options, Deployment::load(read(environment)?).await?).await,
+        Command::Show(options) => list::show(options, Deployment::load(read(environment)?).await?).await,
         Command::Replay(options) => {
             let config = read(environment)?;
             let group = options.group.clone().unwrap_or_else(|| replay_group(&config));

@@ -22,8 +22,8 @@ pub struct Options {
 pub enum Command {
     /// Print a line for each record: position, time, key, origin and reason. Changes nothing.
     ///
-    /// The lines are ordered by time. Replayed records are marked. A record with several dead
-    /// letters has one line.
+    /// The lines are ordered by time. Replayed records, which are those before the group's offset, are
+    /// marked. A record with several dead letters has one line.
     List(ListOptions),
     /// Print one dead letter with its headers, key and value. Changes nothing.
     ///
@@ -36,13 +36,12 @@ pub enum Command {
     /// to its original partition. The newest event wins: a record that is replayed twice changes
     /// nothing.
     ///
-    /// The replayed offsets are committed in a separate consumer group, each after Kafka
-    /// acknowledged the record. The group's offset in a partition is the first dead letter that is
-    /// not replayed; the commit's metadata lists the replayed ones above it. An interrupted run
-    /// therefore continues where it ended. Dead letters that the filters exclude, that were
-    /// replayed --max-replays times or that Kafka rejects stay for the next run. If a partition
-    /// gets too many gaps for the metadata (about 1000), the run ends there with an error; a run
-    /// without a filter, or in another group, continues.
+    /// The offsets are committed in a separate consumer group. The group's offset in a partition is
+    /// the first dead letter that Kafka did not acknowledge, that Kafka rejects, or that the filters
+    /// exclude. The next run starts there and sends later ones once more. A run without a filter
+    /// therefore continues where an interrupted one ended; with a filter, each run starts again at
+    /// the first dead letter that the filters exclude. Dead letters that were replayed --max-replays
+    /// times are left out and passed; another group reads them again.
     ///
     /// Keep the consumer running: Kafka may delete a record older than its topic's retention.ms
     /// before it is read.
@@ -202,9 +201,6 @@ pub struct PositionArgument {
 
 impl PositionArgument {
     /// The complete position.
-    ///
-    /// # Errors
-    /// The topic is missing.
     pub fn with_topic(self) -> Result<RecordPosition, String> {
         let topic =
             self.topic.ok_or("has no topic; write TOPIC/PARTITION@OFFSET, such as events.raw/3@17")?;
@@ -212,9 +208,6 @@ impl PositionArgument {
     }
 
     /// The complete position; `topics` are the dead-letter topics.
-    ///
-    /// # Errors
-    /// The topic is missing, and there are several.
     pub fn with_topic_of(self, topics: &[String]) -> Result<RecordPosition, String> {
         let topic = match (self.topic, topics) {
             (Some(topic), _) => topic,

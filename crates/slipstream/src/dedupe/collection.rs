@@ -1,15 +1,76 @@
-//! The collection: its documents as rows, their removal, and an index that prevents the unique one.
+//! The collection of `dedupe`: its configuration (variables of the consumer, with the consumer's
+//! rules), its documents as rows, their removal, and an index that prevents the unique one.
 
 use bson::{Bson, Document, RawDocumentBuf, doc};
-use consumer::mongo::{IndexState, UpsertKeys, index_state, partial_filter, write_concern};
+use consumer::mongo::{IndexState, UpsertKeys, check_uri, index_state, partial_filter, write_concern};
 use events::Source;
-use mongodb::error::{Error, ErrorKind};
-use mongodb::{Collection, Cursor};
-
-use super::config::Config;
-use super::duplicates::Row;
 use kafka::BoxError;
 use loadtest::mongo::Mongo;
+use mongodb::error::{Error, ErrorKind};
+use mongodb::{Collection, Cursor};
+use service::{ConfigErrors, ConfigReader, Kind, Secret};
+
+use super::duplicates::Row;
+
+service::settings! {
+    /// The consumer's variables about documents and their uniqueness.
+    pub struct Settings {
+        /// MongoDB connection string.
+        mongodb_uri: Kind::RequiredSecret,
+        /// MongoDB database; each source has its own collection in it.
+        mongodb_db: Kind::Default("kafka_events_db"),
+        /// The first source is the name of the collection, unless the command line names one.
+        expected_source: Kind::Default("adsbdb"),
+        /// Fields that make a document unique, separated by commas; dotted paths are allowed.
+        upsert_keys: Kind::Default("event_id"),
+    }
+}
+
+/// The configuration.
+#[derive(Debug)]
+pub struct Config {
+    /// Connection string.
+    pub uri: Secret,
+    pub database: String,
+    /// Name of the collection, which is that of its source.
+    pub collection: Source,
+    /// Fields that make a document unique.
+    pub upsert_keys: UpsertKeys,
+}
+
+impl Config {
+    /// Reads and checks the environment; `collection` is that of the command line.
+    pub fn new(
+        collection: Option<Source>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigErrors> {
+        let (s, mut check) = ConfigReader::read::<Settings>(Settings::VARIABLES, environment);
+        let uri = check.value("mongodb_uri", s.mongodb_uri.as_ref(), check_uri);
+        let database = check.value("mongodb_db", s.mongodb_db.as_ref(), consumer::database_name);
+        let collection = match collection {
+            Some(collection) => Some(collection),
+            None => check.value("expected_source", s.expected_source.as_ref(), first_source("--collection")),
+        };
+        let upsert_keys = check.value("upsert_keys", s.upsert_keys.as_ref(), UpsertKeys::parse);
+        let config = (|| {
+            Some(Self { uri: uri?, database: database?, collection: collection?, upsert_keys: upsert_keys? })
+        })();
+        check.finish(config)
+    }
+}
+
+/// Parses a list of sources and returns the first one. `option` is the command-line option that
+/// names another source.
+pub fn first_source(option: &'static str) -> impl FnOnce(&str) -> Result<Source, String> {
+    move |text| {
+        if text == "*" {
+            return Err(format!("contains no source name; use {option}"));
+        }
+        let sources: Result<Vec<_>, _> = text.split(',').map(|name| Source::new(name.trim())).collect();
+        let sources = sources.map_err(|why| format!("is not a list of sources: {why}"))?;
+        sources.into_iter().next().ok_or_else(|| "contains no source name".into())
+    }
+}
 
 const NAMESPACE_NOT_FOUND: i32 = 26;
 
@@ -71,7 +132,6 @@ impl Indexes {
 /// An index on the key fields that prevents the unique index.
 #[derive(Debug, Clone)]
 pub struct ConflictingIndex {
-    /// Its name.
     pub name: String,
     /// Whether it can be dropped, because the unique index serves the same queries.
     pub is_redundant: bool,
@@ -79,9 +139,6 @@ pub struct ConflictingIndex {
 
 impl KeyedCollection {
     /// Creates a client without connecting.
-    ///
-    /// # Errors
-    /// The driver rejects the connection string.
     pub async fn new(config: Config) -> Result<Self, BoxError> {
         Ok(Self {
             mongo: Mongo::open(&config.uri, &config.database).await?,
@@ -98,18 +155,12 @@ impl KeyedCollection {
     }
 
     /// All documents that the unique index would cover, sorted by key, newest first.
-    ///
-    /// # Errors
-    /// The server returns an error or no reply.
     pub async fn sorted(&self) -> Result<Rows, BoxError> {
         let sort = doc! { "$sort": Row::order(self.fields) };
         self.rows(partial_filter(&self.keys).unwrap_or_default(), vec![sort]).await
     }
 
     /// The current rows of the documents with these `_id`s.
-    ///
-    /// # Errors
-    /// As [`KeyedCollection::sorted`].
     pub async fn rows_by_id(&self, ids: Vec<Bson>) -> Result<Vec<Row>, BoxError> {
         let mut found = Vec::with_capacity(ids.len());
         for ids in split_by_size(ids, id_bytes, MAX_COMMAND_BYTES) {
@@ -122,9 +173,6 @@ impl KeyedCollection {
     }
 
     /// The current documents with these `_id`s, with one command for each part of the list.
-    ///
-    /// # Errors
-    /// As [`KeyedCollection::sorted`].
     pub fn documents(
         &self,
         ids: Vec<Bson>,
@@ -154,9 +202,6 @@ impl KeyedCollection {
     }
 
     /// Removes those of `documents` that did not change, and returns their number.
-    ///
-    /// # Errors
-    /// The server returns an error or no reply; some documents may be removed.
     pub async fn remove(&self, documents: &[Document]) -> Result<u64, BoxError> {
         let deletes = documents.iter().map(delete_statement).collect();
         let mut removed = 0;
@@ -173,9 +218,6 @@ impl KeyedCollection {
     }
 
     /// The indexes; `None` if the collection does not exist.
-    ///
-    /// # Errors
-    /// As [`KeyedCollection::sorted`].
     pub async fn indexes(&self) -> Result<Option<Indexes>, BoxError> {
         let plain = doc! { "listIndexes": self.collection.as_str(), "cursor": { "batchSize": 1000 } };
         let mut with_build_ids = plain.clone();
@@ -197,9 +239,6 @@ impl KeyedCollection {
     }
 
     /// The index that prevents the unique one, and the name of the unique index while it is built.
-    ///
-    /// # Errors
-    /// As [`KeyedCollection::sorted`].
     pub async fn conflicting_index(&self) -> Result<(Option<ConflictingIndex>, Option<String>), BoxError> {
         let indexes = self.indexes().await?.unwrap_or_default();
         let building = indexes.building(&self.keys);
@@ -213,9 +252,6 @@ impl KeyedCollection {
     }
 
     /// Drops an index.
-    ///
-    /// # Errors
-    /// The server returns an error or no reply.
     pub async fn drop_index(&self, name: &str) -> Result<(), BoxError> {
         self.write(doc! { "dropIndexes": self.collection.as_str(), "index": name }).await.map(drop)
     }
@@ -300,9 +336,6 @@ pub struct Documents {
 
 impl Documents {
     /// The next document.
-    ///
-    /// # Errors
-    /// The server returns an error or no reply.
     pub async fn next(&mut self) -> Result<Option<Document>, BoxError> {
         if !self.cursor.advance().await.map_err(|error| self.mongo.driver_error(&error))? {
             return Ok(None);
@@ -321,9 +354,6 @@ pub struct Rows {
 
 impl Rows {
     /// The next row.
-    ///
-    /// # Errors
-    /// The server returns an error or no reply.
     pub async fn next(&mut self) -> Result<Option<Row>, BoxError> {
         Ok(self.documents.next().await?.map(|projected| Row::read(&projected, self.fields)))
     }
@@ -334,6 +364,28 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn read(collection: Option<&str>, pairs: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
+        let owned = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config::new(collection.map(|name| Source::new(name).unwrap()), owned)
+    }
+
+    #[test]
+    fn the_default_is_the_first_expected_source_and_not_a_star() {
+        let uri = ("MONGODB_URI", "mongodb://m");
+        let named = |config: Config| config.collection.as_str().to_owned();
+        assert_eq!(named(read(None, &[uri]).unwrap()), "adsbdb");
+        assert_eq!(named(read(None, &[uri, ("EXPECTED_SOURCE", "manual, adsbdb")]).unwrap()), "manual");
+        assert_eq!(named(read(Some("other"), &[uri, ("EXPECTED_SOURCE", "*")]).unwrap()), "other");
+        assert_eq!(read(None, &[uri, ("EXPECTED_SOURCE", "*")]).unwrap_err().0[0].0, "EXPECTED_SOURCE");
+    }
+
+    #[test]
+    fn an_error_names_every_wrong_variable() {
+        let faults = read(None, &[("MONGODB_DB", "a.b"), ("UPSERT_KEYS", "_id")]).unwrap_err().0;
+        let names: Vec<&str> = faults.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["MONGODB_URI", "MONGODB_DB", "UPSERT_KEYS"]);
+    }
 
     #[test]
     fn commands_stay_below_16_mib_with_ids_of_any_size() {

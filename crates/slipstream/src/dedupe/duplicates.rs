@@ -10,7 +10,6 @@ use bson::{Bson, Document};
 /// Key and version of a stored document.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
-    /// `_id`.
     pub id: Bson,
     /// The values of the key fields.
     pub key: Vec<Option<Bson>>,

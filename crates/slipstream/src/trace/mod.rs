@@ -1,46 +1,46 @@
-//! `slipstream trace`: finds the records, the dead letters and the document of an event. It reads
-//! the topics, the group's offsets and the documents, and changes nothing.
+//! `slipstream trace`: finds the records, the dead letters and the document of an event, and reports
+//! them as text or as JSON. It reads the topics, the group's offsets and the documents, and changes
+//! nothing.
 
-mod outcome;
-mod report;
 mod search;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bson::{Document, doc};
 use events::Source;
+use kafka::BoxError;
+use kafka::cluster::Cluster;
+use kafka::topic_reader::RecordPosition;
 use kafka::topics::TopicSpec;
+use loadtest::mongo::Mongo;
+use rdkafka::message::BorrowedMessage;
+use search::{Content, FoundDeadLetter, FoundRecord, RecordOutcome, Search, outcome_of};
+use serde_json::{Value, json};
+use service::plural::counted;
 
 use crate::check::collections;
 use crate::cli::TraceOptions;
 use crate::output;
-use kafka::BoxError;
-use kafka::cluster::Cluster;
-use loadtest::mongo::Mongo;
-use report::{Report, Stored, Traced};
-use search::{Content, FoundDeadLetter, FoundRecord, Search};
+use crate::output::rfc3339;
 
 /// Searches for the event. The exit code is 0 if something was found, else 1.
-///
-/// # Errors
-/// A wrong configuration, or a server that returns an error or no reply.
 pub async fn trace(
     options: TraceOptions,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<ExitCode, BoxError> {
     let config = consumer::Config::from_environment(environment)?;
-    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
-    let since_ms = options.since.map(|since| now_ms.saturating_sub(since.as_millis()) as i64);
+    let now_ms = jiff::Timestamp::now().as_millisecond();
+    let since_ms = options.since.map(|since| now_ms.saturating_sub_unsigned(since.as_millis() as u64));
     let search = Arc::new(Search::new(&config, &options.id, since_ms));
     let (dead_letter_topics, topics): (Vec<TopicSpec>, _) =
         config.topic_specs().into_iter().partition(|spec| spec.is_dead_letter_topic());
     // In this order: before an offset is committed, its document or dead letter is stored.
-    let records = read(Arc::clone(&search), topics, Search::records).await?;
+    let records = read(Arc::clone(&search), topics, FoundRecord::of).await?;
     let committed = committed(&config, &records).await?;
-    let dead_letters = read(search, dead_letter_topics, Search::dead_letters).await?;
+    let dead_letters = read(search, dead_letter_topics, FoundDeadLetter::of).await?;
     let mongo = Mongo::open(&config.store.uri, &config.store.database).await?;
     let documents = documents(&config, &mongo, &options.id, &records).await?;
     let report = Report {
@@ -59,16 +59,16 @@ pub async fn trace(
     Ok(if report.is_found() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Runs a search on each of these topics.
+/// Searches each of these topics.
 async fn read<T: Send + 'static>(
     search: Arc<Search>,
     topics: Vec<TopicSpec>,
-    search_topic: fn(&Search, &str) -> Result<Vec<T>, BoxError>,
+    of: fn(&BorrowedMessage<'_>, Content) -> T,
 ) -> Result<Vec<T>, BoxError> {
     let read = tokio::task::spawn_blocking(move || {
         let mut found = Vec::new();
         for topic in &topics {
-            found.extend(search_topic(&search, &topic.name)?);
+            search.read(&topic.name, |message, content| found.push(of(message, content)))?;
         }
         Ok(found)
     });
@@ -144,6 +144,130 @@ fn traced(
     };
     let committed = committed.get(&(record.position.topic.clone(), record.position.partition)).copied();
     let document = document.map(|stored| &stored.document);
-    let outcome = outcome::of_record(&record, dead_letters, committed, document);
+    let outcome = outcome_of(&record, dead_letters, committed, document);
     Traced { record, committed, outcome }
+}
+
+/// A record and its outcome.
+#[derive(Debug)]
+pub struct Traced {
+    pub record: FoundRecord,
+    /// The committed offset of its partition.
+    pub committed: Option<i64>,
+    pub outcome: RecordOutcome,
+}
+
+/// A document of the event.
+#[derive(Debug)]
+pub struct Stored {
+    /// The name of its collection.
+    pub source: Source,
+    /// The query that found it.
+    pub filter: Document,
+    pub document: Document,
+}
+
+/// The report.
+#[derive(Debug)]
+pub struct Report {
+    /// The event's id.
+    pub id: String,
+    /// The consumer's group.
+    pub group: String,
+    pub database: String,
+    /// Records, in the order of the topic.
+    pub traced: Vec<Traced>,
+    pub dead_letters: Vec<FoundDeadLetter>,
+    pub documents: Vec<Stored>,
+}
+
+impl Report {
+    /// Whether anything was found.
+    pub fn is_found(&self) -> bool {
+        !(self.traced.is_empty() && self.dead_letters.is_empty() && self.documents.is_empty())
+    }
+
+    /// Dead letters whose records are no longer on the topic.
+    fn orphans(&self) -> impl Iterator<Item = &FoundDeadLetter> {
+        self.dead_letters.iter().filter(|dead_letter| {
+            let origin = dead_letter.origin.as_ref();
+            !self.traced.iter().any(|traced| origin == Some(&traced.record.position))
+        })
+    }
+
+    /// The report as JSON.
+    pub fn json(&self) -> Value {
+        let dead_letter = |dead_letter: &FoundDeadLetter| {
+            json!({
+                "at": dead_letter.position.to_string(),
+                "of": dead_letter.origin.as_ref().map(RecordPosition::to_string),
+                "reason": dead_letter.reason,
+            })
+        };
+        let stored = |stored: &Stored| json!({"database": self.database, "collection": stored.source.as_str(), "document": stored.document});
+        json!({
+            "id": self.id,
+            "group": self.group,
+            "records": self.traced.iter().map(Traced::json).collect::<Vec<_>>(),
+            "dead_letters": self.dead_letters.iter().map(dead_letter).collect::<Vec<_>>(),
+            "documents": self.documents.iter().map(stored).collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl Traced {
+    fn versions(&self) -> Option<(i64, i64)> {
+        match &self.record.content {
+            Content::Event(event) => Some((event.timestamp.get(), event.ingested_at.get())),
+            _ => None,
+        }
+    }
+
+    fn json(&self) -> Value {
+        let RecordPosition { topic, partition, offset } = &self.record.position;
+        json!({
+            "topic": topic,
+            "partition": partition,
+            "offset": offset,
+            "record_timestamp": self.record.timestamp_ms,
+            "timestamp": self.versions().map(|(timestamp, _)| timestamp),
+            "ingested_at": self.versions().map(|(_, ingested_at)| ingested_at),
+            "committed": self.committed,
+            "state": self.outcome.name(),
+            "detail": self.outcome.text(),
+        })
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.is_found() {
+            return write!(f, "event {} was not found on the topics or in the database", self.id);
+        }
+        write!(f, "event {}: {}", self.id, counted(self.traced.len(), "record"))?;
+        for traced in &self.traced {
+            write!(f, "\n  {}", traced.record.position)?;
+            if let Some((timestamp, ingested_at)) = traced.versions() {
+                write!(f, "  timestamp {}, ingested_at {}", rfc3339(timestamp), rfc3339(ingested_at))?;
+            }
+            write!(f, "  {}", traced.outcome.text())?;
+            if traced.outcome == RecordOutcome::Waiting {
+                let at =
+                    traced.committed.map_or_else(|| "its beginning".to_owned(), |offset| offset.to_string());
+                write!(f, ": group {} is at {at}", self.group)?;
+            }
+        }
+        for dead_letter in self.orphans() {
+            let origin = dead_letter
+                .origin
+                .as_ref()
+                .map_or_else(|| "an unknown position".to_owned(), RecordPosition::to_string);
+            write!(f, "\n  {}  dead letter of {origin}: {}", dead_letter.position, dead_letter.reason)?;
+        }
+        for Stored { source, document, .. } in &self.documents {
+            let document = serde_json::to_string(document).map_err(|_| fmt::Error)?;
+            write!(f, "\ndocument in {}.{source}: {document}", self.database)?;
+        }
+        Ok(())
+    }
 }

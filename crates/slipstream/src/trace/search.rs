@@ -1,18 +1,18 @@
-//! Reads topics to their end and keeps the records and dead letters of one event.
+//! Reads topics to their end and keeps the records and dead letters of one event. The outcome of a
+//! record follows from the dead letters, the group's offset and the stored document.
 
+use bson::{Bson, Document};
 use consumer::ExpectedSources;
 use events::{Decoded, Poison, RecordView, StorableEvent, decode};
+use kafka::BoxError;
+use kafka::headers::{error_header, origin};
+use kafka::topic_reader::{CONTINUE, RecordPosition, TopicReader};
 use rdkafka::Message;
 use rdkafka::message::BorrowedMessage;
-
-use kafka::BoxError;
-use kafka::dead_letter_headers::{error_header, origin};
-use kafka::topic_reader::{CONTINUE, RecordPosition, TopicReader};
 
 /// A record of the event.
 #[derive(Debug)]
 pub struct FoundRecord {
-    /// Its position.
     pub position: RecordPosition,
     /// Its timestamp, in milliseconds.
     pub timestamp_ms: Option<i64>,
@@ -36,12 +36,27 @@ pub enum Content {
 /// A dead letter of the event.
 #[derive(Debug)]
 pub struct FoundDeadLetter {
-    /// Its position.
     pub position: RecordPosition,
     /// The position of its record.
     pub origin: Option<RecordPosition>,
-    /// The reason.
     pub reason: String,
+}
+
+impl FoundRecord {
+    /// The record of `message`.
+    pub fn of(message: &BorrowedMessage<'_>, content: Content) -> Self {
+        let timestamp_ms = message.timestamp().to_millis();
+        Self { position: RecordPosition::of(message), timestamp_ms, content }
+    }
+}
+
+impl FoundDeadLetter {
+    /// The dead letter in `message`.
+    pub fn of(message: &BorrowedMessage<'_>, _: Content) -> Self {
+        let reason = error_header(message, "exception.message");
+        let reason = reason.unwrap_or_else(|| "the dead letter has no reason".into());
+        Self { position: RecordPosition::of(message), origin: origin(message), reason }
+    }
 }
 
 /// The search for one event id.
@@ -60,38 +75,18 @@ impl Search {
         Self { reader, id: id.to_owned(), expected: config.expected.clone(), since_ms }
     }
 
-    /// The event's records on `topic`.
-    ///
-    /// # Errors
-    /// Kafka is unavailable.
-    pub fn records(&self, topic: &str) -> Result<Vec<FoundRecord>, BoxError> {
-        let mut found = Vec::new();
+    /// Reads `topic` and calls `each` for the records that belong to the event.
+    pub fn read(
+        &self,
+        topic: &str,
+        mut each: impl FnMut(&BorrowedMessage<'_>, Content),
+    ) -> Result<(), BoxError> {
         self.reader.read(topic, self.since_ms, |message| {
             if let Some(content) = self.content(message) {
-                found.push(FoundRecord {
-                    position: RecordPosition::of(message),
-                    timestamp_ms: message.timestamp().to_millis(),
-                    content,
-                });
+                each(message, content);
             }
             CONTINUE
-        })?;
-        Ok(found)
-    }
-
-    /// The event's dead letters on `topic`.
-    ///
-    /// # Errors
-    /// Kafka is unavailable.
-    pub fn dead_letters(&self, topic: &str) -> Result<Vec<FoundDeadLetter>, BoxError> {
-        let mut found = Vec::new();
-        self.reader.read(topic, self.since_ms, |message| {
-            if self.content(message).is_some() {
-                found.push(dead_letter(message));
-            }
-            CONTINUE
-        })?;
-        Ok(found)
+        })
     }
 
     /// The content of a record that belongs to the event: by its key, or by the id in its value if
@@ -115,8 +110,155 @@ impl Search {
     }
 }
 
-fn dead_letter(message: &BorrowedMessage<'_>) -> FoundDeadLetter {
-    let reason =
-        error_header(message, "exception.message").unwrap_or_else(|| "the dead letter has no reason".into());
-    FoundDeadLetter { position: RecordPosition::of(message), origin: origin(message), reason }
+/// The outcome of a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RecordOutcome {
+    /// The document holds this event.
+    Stored,
+    /// The document holds a newer event.
+    Superseded,
+    /// The group has not finished it.
+    Waiting,
+    /// The record is a dead letter; the reason.
+    DeadLettered(String),
+    /// The consumer skips the record; the reason.
+    Skipped(String),
+    /// The record is finished, but its document or dead letter is missing; the text names it.
+    Missing(String),
+}
+
+impl RecordOutcome {
+    /// The name in JSON.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Stored => "stored",
+            Self::Superseded => "superseded",
+            Self::Waiting => "waiting",
+            Self::DeadLettered(_) => "dead_lettered",
+            Self::Skipped(_) => "skipped",
+            Self::Missing(_) => "missing",
+        }
+    }
+
+    /// As text.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Stored => "stored".into(),
+            Self::Superseded => "superseded by a newer event".into(),
+            Self::Waiting => "waits for the consumer".into(),
+            Self::DeadLettered(reason) => format!("dead-lettered: {reason}"),
+            Self::Skipped(why) => format!("skipped: {why}"),
+            Self::Missing(what) => format!("MISSING: {what}"),
+        }
+    }
+}
+
+/// Determines the outcome of `record`. `committed` is the group's offset in its partition;
+/// `document` is that of its key.
+pub fn outcome_of(
+    record: &FoundRecord,
+    dead_letters: &[FoundDeadLetter],
+    committed: Option<i64>,
+    document: Option<&Document>,
+) -> RecordOutcome {
+    let is_of_record = |dead_letter: &&FoundDeadLetter| dead_letter.origin.as_ref() == Some(&record.position);
+    if let Some(dead_letter) = dead_letters.iter().find(is_of_record) {
+        return RecordOutcome::DeadLettered(dead_letter.reason.clone());
+    }
+    let is_finished = committed.is_some_and(|committed| record.position.offset < committed);
+    match &record.content {
+        Content::OtherSource(source) => RecordOutcome::Skipped(format!("source {source} is not expected")),
+        Content::Null => RecordOutcome::Skipped("its value is null".into()),
+        Content::Event(event) => of_event(event, is_finished, document),
+        Content::Poison(_) if !is_finished => RecordOutcome::Waiting,
+        Content::Poison(poison) => RecordOutcome::Missing(format!(
+            "it cannot be stored ({poison}), and its dead letter does not exist"
+        )),
+    }
+}
+
+fn of_event(event: &StorableEvent, is_finished: bool, document: Option<&Document>) -> RecordOutcome {
+    let stored = document.map(|document| {
+        let field = |name: &str| rank(document.get(name));
+        (field("event_timestamp"), field("ingested_at"))
+    });
+    let own = (event.timestamp.get() as f64, event.ingested_at.get() as f64);
+    match stored {
+        Some(stored) if stored == own => RecordOutcome::Stored,
+        Some(stored) if stored > own => RecordOutcome::Superseded,
+        _ if !is_finished => RecordOutcome::Waiting,
+        Some(_) => RecordOutcome::Missing(
+            "the stored document is older: it was changed outside of the consumer".into(),
+        ),
+        None => RecordOutcome::Missing(
+            "it is finished, and its key has no document: the document was removed".into(),
+        ),
+    }
+}
+
+/// The order of the consumer's guard: a missing field and null are below every number, other types
+/// above.
+fn rank(value: Option<&Bson>) -> f64 {
+    match value {
+        None | Some(Bson::Null) => f64::NEG_INFINITY,
+        Some(Bson::Int32(number)) => f64::from(*number),
+        Some(Bson::Int64(number)) => *number as f64,
+        Some(Bson::Double(number)) => *number,
+        Some(_) => f64::INFINITY,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::doc;
+    use events::{Decoded, RecordView, decode};
+    use kafka::topic_reader::RecordPosition;
+
+    use super::*;
+
+    fn record(value: &[u8]) -> FoundRecord {
+        let view = RecordView { key: Some(b"k"), value, timestamp: Some(5) };
+        let content = match decode(&view, |source| source == "adsbdb") {
+            Ok(Decoded::Event(event)) => Content::Event(Box::new(event)),
+            Ok(Decoded::OtherSource(source)) => Content::OtherSource(source),
+            Err(poison) => Content::Poison(poison),
+        };
+        let position = RecordPosition { topic: "t".into(), partition: 0, offset: 7 };
+        FoundRecord { position, timestamp_ms: Some(5), content }
+    }
+
+    #[test]
+    fn the_outcome_of_an_event_follows_from_its_document_and_the_offset() {
+        let event = record(br#"{"source":"adsbdb","timestamp":5,"ingested_at":6,"payload":{}}"#);
+        let document = |timestamp: i64, ingested_at: i64| {
+            doc! { "event_timestamp": timestamp, "ingested_at": ingested_at }
+        };
+        let name = |committed, document: Option<Document>| {
+            outcome_of(&event, &[], committed, document.as_ref()).name()
+        };
+        assert_eq!(name(Some(7), Some(document(5, 6))), "stored");
+        assert_eq!(name(Some(8), Some(document(5, 7))), "superseded");
+        assert_eq!(name(Some(7), Some(document(5, 5))), "waiting");
+        assert_eq!(name(None, None), "waiting");
+        assert_eq!(name(Some(8), None), "missing");
+        assert_eq!(name(Some(8), Some(doc! {})), "missing");
+    }
+
+    #[test]
+    fn a_skipped_or_dead_lettered_record_has_its_reason() {
+        let other = record(br#"{"source":"other","payload":7}"#);
+        assert_eq!(
+            outcome_of(&other, &[], Some(8), None),
+            RecordOutcome::Skipped("source other is not expected".into())
+        );
+        let poison = record(b"no JSON");
+        assert_eq!(outcome_of(&poison, &[], Some(7), None), RecordOutcome::Waiting);
+        assert_eq!(outcome_of(&poison, &[], Some(8), None).name(), "missing");
+        let (position, origin) = (poison.position.clone(), Some(poison.position.clone()));
+        let dead_letter = FoundDeadLetter { position, origin, reason: "why".into() };
+        assert_eq!(
+            outcome_of(&poison, &[dead_letter], Some(8), None),
+            RecordOutcome::DeadLettered("why".into())
+        );
+    }
 }

@@ -1,30 +1,24 @@
 //! `slipstream up`: runs the whole pipeline on this machine, with real servers, until Ctrl-C. At
 //! the end it prints an account of all records; the exit code is 0 only if the account balances.
 
+mod account;
+pub mod processes;
+mod stack;
+
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use service::environment::{Environment, value};
+use account::{NextOffsets, Summary, TopicCounter};
+use devservers::Simulator;
+use kafka::BoxError;
+use loadtest::{PlainLines, Progress};
+use processes::{Counts, Processes, StartupWait};
+use service::config::{Environment, environment_value as value};
+use stack::{Addresses, LocalStack, configs, tool_variables};
 
 use crate::cli::UpOptions;
 use crate::output::write_progress;
-use configs::{Addresses, configs, tool_variables};
-use kafka::BoxError;
-use local_stack::LocalStack;
-use processes::{Counts, Processes};
-use startup_wait::StartupWait;
-use status_line::{Numbers, StatusLine};
-use summary::{Finished, Summary};
-use topic_count::{NextOffsets, TopicCounter};
-
-pub mod configs;
-pub mod local_stack;
-pub mod processes;
-mod startup_wait;
-pub mod status_line;
-pub mod summary;
-pub mod topic_count;
 
 /// The folder for data and logs, in the current directory.
 const FOLDER: &str = ".slipstream";
@@ -41,12 +35,9 @@ struct Run {
 }
 
 /// Runs until a signal, or for the time in the options.
-///
-/// # Errors
-/// A server cannot be started, a configuration is wrong, or a process ended unexpectedly.
 pub async fn up(options: UpOptions, environment: Environment) -> Result<ExitCode, BoxError> {
-    let stop = service::signals::stop_token()?;
-    service::signals::stop_on_hangup(&stop)?;
+    let stop = service::tasks::stop_token()?;
+    service::tasks::stop_on_hangup(&stop)?;
     let mut addresses = initial_addresses(&options, &environment);
     // A wrong variable is reported before anything is deleted, downloaded or started.
     configs(&environment, &addresses)?;
@@ -56,22 +47,14 @@ pub async fn up(options: UpOptions, environment: Environment) -> Result<ExitCode
         delete_data(folder)?;
     }
     let log = std::fs::File::create(folder.join("slipstream.log"))?;
-    service::logging::start_in_file(log, value(&environment, "RUST_LOG").unwrap_or("info"));
+    service::cli::start_logs_in_file(log, value(&environment, "RUST_LOG").unwrap_or("info"));
     let mut run = tokio::select! {
         run = start(&options, &environment, folder, &mut addresses) => run?,
         () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
     };
-    announce(
-        &run,
-        &tool_variables(
-            &environment,
-            &addresses,
-            run.processes.producer_address,
-            run.processes.consumer_address,
-        ),
-    );
+    announce(&run, &environment, &addresses);
     let outcome = tokio::select! {
-        () = show_status(run.processes.counts(), run.left_over) => Ok(()),
+        () = show_status(run.processes.counts.clone(), run.left_over) => Ok(()),
         () = stop.cancelled() => Ok(()),
         () = run_time(options.run_for) => Ok(()),
         failure = run.processes.ended() => Err(failure),
@@ -111,7 +94,7 @@ async fn start(
     addresses: &mut Addresses,
 ) -> Result<Run, BoxError> {
     let wait = StartupWait::start();
-    let consumer = configs(environment, addresses)?.consumer;
+    let (_, consumer) = configs(environment, addresses)?;
     let is_named = |name: &str| value(environment, name).is_some();
     // Named servers are waited for while the others start.
     let (stack, (), ()) = tokio::try_join!(
@@ -125,9 +108,9 @@ async fn start(
         },
     )?;
     (addresses.kafka, addresses.mongodb) = (stack.kafka.clone(), stack.mongodb.clone());
-    addresses.adsbdb = stack.adsbdb();
-    let configs = configs(environment, addresses)?;
-    let counter = TopicCounter::new(&configs.consumer, &configs.producer.topic.name);
+    addresses.adsbdb = stack.simulator.as_ref().map(Simulator::base_url);
+    let (producer, consumer) = configs(environment, addresses)?;
+    let counter = TopicCounter::new(&consumer, &producer.topic.name);
     let kafka_wait = wait.clone();
     let initial = counter.without_deadline(move |error| kafka_wait.report("kafka", &error.to_string()));
     let (start, left_over) = tokio::task::spawn_blocking(move || {
@@ -136,13 +119,13 @@ async fn start(
         Ok::<_, BoxError>((start, left_over))
     })
     .await??;
-    let mut processes = Processes::start(configs).await?;
+    let mut processes = Processes::start(producer, consumer).await?;
     processes.ready(|cause| wait.report("processes", cause)).await?;
     processes.start_poller(environment, addresses).await?;
     Ok(Run { stack, processes, counter, start, left_over })
 }
 
-fn announce(run: &Run, variables: &str) {
+fn announce(run: &Run, environment: &[(String, String)], addresses: &Addresses) {
     let (producer, consumer) = (run.processes.producer_address, run.processes.consumer_address);
     write_progress("slipstream is up");
     run.stack.lines.iter().for_each(|line| write_progress(&format!("  {line}")));
@@ -152,23 +135,24 @@ fn announce(run: &Run, variables: &str) {
         "  try       curl -X POST http://{producer}/ingest -H 'Content-Type: application/json' \
          -d '{{\"source\":\"adsbdb\",\"payload\":{{\"message\":\"Hello\",\"value\":42}}}}'"
     ));
+    let variables = tool_variables(environment, addresses, producer, consumer);
     write_progress(&format!("  tools     export {variables}"));
     write_progress(&format!("  stop      Ctrl-C; logs in {FOLDER}/slipstream.log"));
 }
 
+/// Shows the status: a live line on a terminal, elsewhere a plain line every 5 s.
 async fn show_status(counts: Counts, left_over: u64) {
-    let mut line = StatusLine::start();
+    let mut progress = Progress::start(None, PlainLines::Stdout, Duration::ZERO);
     let mut second = tokio::time::interval(Duration::from_secs(1));
     loop {
         second.tick().await;
         let consumed = counts.consumed.snapshot();
-        line.show(Numbers {
-            accepted: counts.produced.accepted(),
-            stored: consumed.inserted + consumed.updated + consumed.unchanged,
-            // The consumer knows no lag before its first statistics.
-            lag: consumed.lag.unwrap_or(left_over),
-            dead_letters: consumed.dead_lettered,
-        });
+        let (accepted, dead_letters) = (counts.produced.accepted(), consumed.dead_lettered);
+        let stored = consumed.inserted + consumed.updated + consumed.unchanged;
+        // The consumer knows no lag before its first statistics.
+        let lag = consumed.lag.unwrap_or(left_over);
+        let line = format!("accepted {accepted}  stored {stored}  lag {lag}  dead letters {dead_letters}");
+        progress.show(0, &line);
     }
 }
 
@@ -182,33 +166,24 @@ async fn run_time(run_for: Option<Duration>) {
 /// Stops the processes in the order of the data flow, then counts the records.
 async fn stop_and_count(run: &mut Run) -> Result<Summary, BoxError> {
     let intake = run.processes.stop_intake().await;
-    let accepted = run.processes.counts().produced.accepted();
+    let accepted = run.processes.counts.produced.accepted();
     drain(run, accepted).await;
     let consumer = run.processes.stop_consumer().await;
     intake.and(consumer)?;
     let (counter, start, counters) =
-        (run.counter.clone(), run.start.clone(), run.processes.counts().consumed);
+        (run.counter.clone(), run.start.clone(), run.processes.counts.consumed.clone());
     let consumed = counters.snapshot();
     let count = move || {
         let committed = counter.committed()?;
         let is_committed = |partition, offset| committed.get(&partition).is_some_and(|next| offset < *next);
         // The next run reads finished but uncommitted records again; they do not count as waiting.
-        let is_finished = |partition, offset| counters.has_finished(counter.topic(), partition, offset);
+        let is_finished = |partition, offset| counters.has_finished(&counter.topic, partition, offset);
         counter.count(&start, |partition, offset| {
             !is_committed(partition, offset) && !is_finished(partition, offset)
         })
     };
     let topic = tokio::task::spawn_blocking(count).await??;
-    let finished = Finished {
-        inserted: consumed.inserted,
-        updated: consumed.updated,
-        unchanged: consumed.unchanged,
-        superseded: consumed.superseded,
-        dead_lettered: consumed.dead_lettered,
-        skipped: consumed.skipped,
-        repeated: consumed.repeated,
-    };
-    Ok(Summary { topic, left_over: run.left_over, accepted, finished })
+    Ok(Summary { topic, left_over: run.left_over, accepted, consumed })
 }
 
 /// Waits until the consumer has finished the expected number of records, at most for
@@ -216,7 +191,7 @@ async fn stop_and_count(run: &mut Run) -> Result<Summary, BoxError> {
 async fn drain(run: &Run, accepted: u64) {
     let all_finished = async {
         loop {
-            let consumed = run.processes.counts().consumed.snapshot();
+            let consumed = run.processes.counts.consumed.snapshot();
             let finished = consumed.finished() - consumed.repeated;
             if finished >= accepted + run.left_over && consumed.finished() == consumed.read {
                 return;

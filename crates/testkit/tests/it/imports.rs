@@ -7,9 +7,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// Crates whose circles are known.
-const EXCEPTIONS: [&str; 1] = ["devservers"];
-
 type Module = Vec<String>;
 
 /// The sources of a crate without its test modules and comments, by module.
@@ -132,11 +129,7 @@ fn files_of_a_crate_do_not_import_each_other_in_a_circle() {
     for entry in std::fs::read_dir(crates).expect("the crates").map(|entry| entry.expect("a crate")) {
         let name = entry.file_name().to_string_lossy().into_owned();
         let circles = on_circles(&entry.path().join("src"));
-        if EXCEPTIONS.contains(&name.as_str()) {
-            assert!(!circles.is_empty(), "{name} has no circle any more: remove it from EXCEPTIONS");
-        } else {
-            assert!(circles.is_empty(), "files of {name} import each other in a circle: {circles:?}");
-        }
+        assert!(circles.is_empty(), "files of {name} import each other in a circle: {circles:?}");
         checked += 1;
     }
     assert!(checked >= 10, "{checked} crates");

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use testkit::FaultTest;
+use testkit::fault_test::ServerSetup;
 use testkit::fault_test::Setup;
-use testkit::fault_test::servers::ServerSetup;
 use testkit::proxy::Fault;
 
 use super::{OUTAGE, RECOVERY_TIMEOUT, SESSION_TIMEOUT, SILENCE_TIMEOUT, wait_seconds};
@@ -96,7 +96,7 @@ async fn g6_broker_connections_reset_within_replies_no_event_is_lost() {
     test.verify_and_end(0).await;
 }
 
-/// The pauses are as long as in the storm that found the fault. Without `kafka::rebootstrap` a
+/// The pauses are as long as in the storm that found the fault. Without `kafka::context::Rebootstrap` a
 /// client lost its only broker within eight rounds.
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]

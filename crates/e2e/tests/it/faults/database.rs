@@ -6,7 +6,7 @@ use std::time::Duration;
 use bson::{Document, doc};
 use serde_json::Value;
 use testkit::fault_test::Setup;
-use testkit::fault_test::servers::{DatabaseSetup, ServerSetup, credentials};
+use testkit::fault_test::{DatabaseSetup, ServerSetup, credentials};
 use testkit::proxy::Fault;
 use testkit::{FaultTest, Names, eventually, kafka, mongo};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::json;
-use testkit::fault_test::servers::ServerSetup;
+use testkit::fault_test::ServerSetup;
 use testkit::fault_test::{Setup, USUAL_LOAD};
 use testkit::proxy::Fault;
 use testkit::{FaultTest, eventually, http, kafka, load, mongo};

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rdkafka::Message;
 use testkit::fault_test::Setup;
-use testkit::fault_test::servers::{DatabaseSetup, ServerSetup};
+use testkit::fault_test::{DatabaseSetup, ServerSetup};
 use testkit::{FaultTest, Process, eventually, kafka};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;

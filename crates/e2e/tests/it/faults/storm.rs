@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use nix::sys::signal::Signal;
 use testkit::fault_test::Setup;
-use testkit::fault_test::servers::{DatabaseSetup, ServerSetup};
+use testkit::fault_test::{DatabaseSetup, ServerSetup};
 use testkit::proxy::Fault;
 use testkit::{FaultTest, Process, kafka};
 

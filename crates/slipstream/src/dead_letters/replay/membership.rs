@@ -45,8 +45,7 @@ pub struct Membership {
     state: watch::Receiver<MembershipState>,
     topic: String,
     group: String,
-    /// Kafka bootstrap servers.
-    pub broker: String,
+    broker: String,
 }
 
 /// Client context that tracks the membership.
@@ -74,34 +73,23 @@ impl ConsumerContext for Context {
 }
 
 /// Waits until the group has no members.
-///
-/// # Errors
-/// A member stays, or Kafka is unavailable.
-pub async fn wait_until_empty(cluster: &Cluster, group: &str) -> Result<(), BoxError> {
+async fn wait_until_empty(cluster: &Cluster, group: &str) -> Result<(), BoxError> {
     let started = Instant::now();
-    loop {
-        if cluster.group().await?.members.is_empty() {
-            return Ok(());
-        }
+    while !cluster.group().await?.members.is_empty() {
         if started.elapsed() > OTHER_MEMBER_TIMEOUT {
             return Err(another_replay(group));
         }
         tokio::time::sleep(RETRY_PAUSE).await;
     }
+    Ok(())
 }
 
 /// Whether the error means that the membership ended.
 fn is_membership_lost(error: &KafkaError) -> bool {
-    use RDKafkaErrorCode as Code;
-    let code = error.rdkafka_error_code();
+    use RDKafkaErrorCode::{FencedInstanceId, IllegalGeneration, RebalanceInProgress, UnknownMemberId};
     matches!(
-        code,
-        Some(
-            Code::UnknownMemberId
-                | Code::IllegalGeneration
-                | Code::RebalanceInProgress
-                | Code::FencedInstanceId
-        )
+        error.rdkafka_error_code(),
+        Some(UnknownMemberId | IllegalGeneration | RebalanceInProgress | FencedInstanceId)
     )
 }
 
@@ -111,26 +99,24 @@ fn another_replay(group: &str) -> BoxError {
 }
 
 impl Membership {
-    /// Joins `group` to get all `partitions` partitions of `topic`.
-    ///
-    /// # Errors
-    /// The group has another member, or Kafka does not complete the join.
+    /// Joins the group of `config` once it is empty, to get all `partitions` partitions of `topic`.
     pub async fn join(
+        cluster: &Cluster,
         config: &consumer::Config,
-        group: &str,
         topic: &str,
         partitions: usize,
     ) -> Result<Self, BoxError> {
-        let (sender, mut state) = watch::channel(MembershipState::Joining);
-        let consumer: StreamConsumer<Context> =
-            client(config, group).create_with_context(Context { state: sender })?;
+        let (group, broker) = (&config.group_id, &config.kafka_broker);
+        wait_until_empty(cluster, group).await?;
+        let mut membership = Self::without_group(config, topic)?;
+        let consumer = Arc::clone(&membership.consumer);
         consumer.subscribe(&[topic])?;
         let joined = async {
             loop {
                 tokio::select! {
                     // First, so that no record is read before the assignment is known.
                     biased;
-                    _ = state.changed() => return Ok(()),
+                    _ = membership.state.changed() => return Ok(()),
                     record = consumer.recv() => match record {
                         Err(error) if !is_transient(&error) => return Err(BoxError::from(error)),
                         _ => {}
@@ -138,22 +124,40 @@ impl Membership {
                 }
             }
         };
-        let broker = &config.kafka_broker;
         let timeout =
             || format!("kafka at {broker} (KAFKA_BROKER) does not admit a member to group {group}").into();
         tokio::time::timeout(JOIN_TIMEOUT, joined).await.unwrap_or_else(|_| Err(timeout()))?;
-        let membership = Self {
-            consumer: Arc::new(consumer),
-            state,
-            topic: topic.to_owned(),
-            group: group.to_owned(),
-            broker: broker.clone(),
-        };
         if *membership.state.borrow() == MembershipState::Assigned(partitions) {
             return Ok(membership);
         }
         membership.leave().await;
         Err(another_replay(group))
+    }
+
+    /// A client for a dry run, which does not join the group.
+    pub fn without_group(config: &consumer::Config, topic: &str) -> Result<Self, BoxError> {
+        let (sender, state) = watch::channel(MembershipState::Joining);
+        let consumer = client(config).create_with_context(Context { state: sender })?;
+        Ok(Self {
+            consumer: Arc::new(consumer),
+            state,
+            topic: topic.to_owned(),
+            group: config.group_id.clone(),
+            broker: config.kafka_broker.clone(),
+        })
+    }
+
+    /// Reads these partitions, each from its offset on, without the group.
+    pub fn assign(&self, offsets: impl Iterator<Item = (i32, i64)>) -> Result<(), BoxError> {
+        Ok(self.consumer.assign(&self.offsets(offsets)?)?)
+    }
+
+    fn offsets(&self, offsets: impl Iterator<Item = (i32, i64)>) -> Result<TopicPartitionList, KafkaError> {
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in offsets {
+            list.add_partition_offset(&self.topic, partition, Offset::Offset(offset))?;
+        }
+        Ok(list)
     }
 
     /// Waits for the end of the membership. Records in flight can then not be committed.
@@ -165,17 +169,9 @@ impl Membership {
             .into()
     }
 
-    /// Commits offsets with their metadata.
-    ///
-    /// # Errors
-    /// Kafka rejected the commit, or did not answer.
-    pub async fn commit(&self, offsets: Vec<(i32, (i64, String))>) -> Result<(), BoxError> {
-        let mut list = TopicPartitionList::new();
-        for (partition, (offset, metadata)) in offsets {
-            let mut element = list.add_partition(&self.topic, partition);
-            element.set_offset(Offset::Offset(offset))?;
-            element.set_metadata(metadata);
-        }
+    /// Commits the offset of each partition.
+    pub async fn commit(&self, offsets: &[(i32, i64)]) -> Result<(), BoxError> {
+        let list = self.offsets(offsets.iter().copied())?;
         // A coordinator that was just elected is not ready; after the end of the membership, a
         // retry cannot succeed.
         let commit = async {
@@ -210,10 +206,10 @@ impl Membership {
     }
 }
 
-fn client(config: &consumer::Config, group: &str) -> rdkafka::ClientConfig {
+fn client(config: &consumer::Config) -> rdkafka::ClientConfig {
     let session_timeout = SESSION_TIMEOUT.as_millis().to_string();
     let properties = [
-        ("group.id", group),
+        ("group.id", config.group_id.as_str()),
         // Only acknowledged records are committed, explicitly.
         ("enable.auto.commit", "false"),
         ("enable.auto.offset.store", "false"),

@@ -2,18 +2,16 @@
 //! it.
 
 use kafka::{QuietContext, client_config, require_offset};
-use rdkafka::ClientConfig;
 use rdkafka::Message;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::producer::future_producer::DeliveryFuture;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
-use super::decision::Target;
-use crate::dead_letters::deployment::now_ms;
+use super::rules::Target;
 use crate::output::rfc3339;
 use kafka::BoxError;
-use kafka::dead_letter_headers::{record_timestamp_ms, replay_headers};
+use kafka::headers::{record_timestamp_ms, replay_headers};
 
 /// The outcome of a send.
 #[derive(Debug)]
@@ -26,42 +24,27 @@ pub enum SendOutcome {
     Unknown(KafkaError),
 }
 
-/// The producer of replays.
-pub struct Sender {
-    producer: FutureProducer<QuietContext>,
-}
-
-impl Sender {
-    /// Creates the client without connecting.
-    ///
-    /// # Errors
-    /// librdkafka rejects the configuration.
-    pub fn new(config: &consumer::Config) -> Result<Self, BoxError> {
-        Ok(Self { producer: client(config).create_with_context(QuietContext)? })
-    }
-
-    /// Sends the record of the dead letter `message`; the future resolves to the outcome.
-    pub fn send(
-        &self,
-        message: &BorrowedMessage<'_>,
-        target: Target,
-    ) -> impl Future<Output = SendOutcome> + Send + use<> {
-        // Always the record's own timestamp: the event may have no other time.
-        let timestamp_ms = record_timestamp_ms(message);
-        let record: FutureRecord<'_, [u8], [u8]> = FutureRecord {
-            topic: &target.topic,
-            partition: target.partition,
-            payload: message.payload(),
-            key: message.key(),
-            timestamp: timestamp_ms,
-            headers: Some(replay_headers(message)),
-        };
-        let sent = self.producer.send_result(record).map_err(|(error, _)| error);
-        async move {
-            match confirmation(sent).await {
-                Ok(()) => SendOutcome::Acknowledged,
-                Err(error) => classify(error, &target.topic, timestamp_ms),
-            }
+/// Sends the record of the dead letter `message`; the future resolves to the outcome.
+pub fn send(
+    producer: &FutureProducer<QuietContext>,
+    message: &BorrowedMessage<'_>,
+    target: Target,
+) -> impl Future<Output = SendOutcome> + Send + use<> {
+    // Always the record's own timestamp: the event may have no other time.
+    let timestamp_ms = record_timestamp_ms(message);
+    let record: FutureRecord<'_, [u8], [u8]> = FutureRecord {
+        topic: &target.topic,
+        partition: target.partition,
+        payload: message.payload(),
+        key: message.key(),
+        timestamp: timestamp_ms,
+        headers: Some(replay_headers(message)),
+    };
+    let sent = producer.send_result(record).map_err(|(error, _)| error);
+    async move {
+        match confirmation(sent).await {
+            Ok(()) => SendOutcome::Acknowledged,
+            Err(error) => classify(error, &target.topic, timestamp_ms),
         }
     }
 }
@@ -71,7 +54,8 @@ async fn confirmation(sent: Result<DeliveryFuture, KafkaError>) -> Result<(), Ka
     require_offset(sent?.await.map_err(|_| KafkaError::Canceled)?).map(drop)
 }
 
-fn client(config: &consumer::Config) -> ClientConfig {
+/// Creates the producer without connecting.
+pub fn producer(config: &consumer::Config) -> Result<FutureProducer<QuietContext>, BoxError> {
     let properties = [
         // A record that is committed as replayed must be on every in-sync replica, once.
         ("acks", "all"),
@@ -89,7 +73,8 @@ fn client(config: &consumer::Config) -> ClientConfig {
         // The partition of the key, as in the Python client.
         ("partitioner", "murmur2_random"),
     ];
-    client_config(&config.kafka_broker, "slipstream-replay", &properties, &config.properties)
+    let client = client_config(&config.kafka_broker, "slipstream-replay", &properties, &config.properties);
+    Ok(client.create_with_context(QuietContext)?)
 }
 
 fn classify(error: KafkaError, topic: &str, timestamp_ms: Option<i64>) -> SendOutcome {
@@ -113,7 +98,7 @@ fn remedy(code: RDKafkaErrorCode, topic: &str, timestamp_ms: Option<i64>) -> Opt
             Some(format!("create topic {topic}"))
         }
         Code::InvalidTimestamp => {
-            let is_ahead = timestamp_ms.is_some_and(|ms| now_ms().is_ok_and(|now| ms > now));
+            let is_ahead = timestamp_ms.is_some_and(|ms| ms > jiff::Timestamp::now().as_millisecond());
             let setting = if is_ahead { "after" } else { "before" };
             let at = timestamp_ms.map_or_else(|| "none".to_owned(), rfc3339);
             Some(format!(
@@ -130,6 +115,7 @@ fn remedy(code: RDKafkaErrorCode, topic: &str, timestamp_ms: Option<i64>) -> Opt
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::ClientConfig;
     use rdkafka::bindings::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER;
     use rdkafka::mocking::MockCluster;
     use rdkafka::types::RDKafkaApiKey;

@@ -79,8 +79,8 @@ async fn unavailable_mongodb_is_a_failure_weak_write_concern_a_warning() {
 async fn mongodb_client_that_cannot_be_built_is_a_failure_and_the_rest_is_checked() {
     let names = Stack::shared().await.names();
     let file = tempfile::NamedTempFile::new().unwrap();
-    let no_certificate = format!("tls=true&tlsCAFile={}", file.path().display());
-    let uri = testkit::mongo::with_option(&names.mongodb, &no_certificate);
+    let without_key = format!("tls=true&tlsCertificateKeyFile={}", file.path().display());
+    let uri = testkit::mongo::with_option(&names.mongodb, &without_key);
     let found = check(&names, &[("MONGODB_URI", &uri)]).await;
     found.assert("fail", "mongodb", "cannot be used: ");
     found.assert("ok", "mongodb write concern", "majority");

@@ -176,8 +176,11 @@ async fn records_are_listed_once_in_time_order_with_replays_marked() {
     };
     let again = Sent { key: Some(b"k0"), record_ms: Some(*START_MS), headers: &of_k0, ..early.clone() };
     send(&names, &names.dead_letter_topic(), &[again, early]).await;
-    let replayed = super::replay(&names, &["--reason", "second"]).await.summary(0);
-    assert_eq!(replayed["replayed"], 1, "{replayed}");
+    let listed = run(&names, &["list", "--json"]).await.lines();
+    let of_k2 = listed[3]["time"].as_str().unwrap();
+    let replayed = super::replay(&names, &["--until", of_k2]).await.summary(0);
+    let left_out = json!({"filtered": 1, "other_topics": 0, "no_origin": 1, "max_replays": 0});
+    assert_eq!((&replayed["replayed"], &replayed["left_out"]), (&json!(3), &left_out), "{replayed}");
 
     let listed = run(&names, &["list", "--json"]).await.lines();
     let told: Vec<_> = listed
@@ -187,7 +190,7 @@ async fn records_are_listed_once_in_time_order_with_replays_marked() {
             (line["key"].as_str().unwrap(), copies, line["replayed"].as_bool().unwrap())
         })
         .collect();
-    assert_eq!(told, [("early", 0, false), ("k0", 1, false), ("k1", 0, true), ("k2", 0, false)]);
+    assert_eq!(told, [("early", 0, false), ("k0", 1, true), ("k1", 0, true), ("k2", 0, false)]);
     let text = run(&names, &["list"]).await;
     let lines: Vec<&str> = text.text().lines().collect();
     assert!(lines[1].contains("(2 dead letters of this record)"), "{text:?}");

@@ -157,7 +157,7 @@ async fn unwritable_ledger_ends_the_load() {
     // Limits the file size to some kilobytes and ignores SIGXFSZ.
     let line = "trap '' XFSZ; ulimit -f 8; exec \"$0\" load --source manual --ledger \"$1\"";
     let mut command = tokio::process::Command::new("sh");
-    command.args(["-c", line]).arg(testkit::binaries::path("slipstream")).arg(&ledger);
+    command.args(["-c", line]).arg(testkit::process::binary("slipstream")).arg(&ledger);
     command.env_clear().env("PRODUCER_BASE_URL", script.url()).kill_on_drop(true);
     let ended = tokio::time::timeout(Duration::from_secs(30), command.output()).await.unwrap().unwrap();
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
