@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Mutex;
 
-use service::lock::lock;
+use service::tasks::lock;
 
 use crate::filter::{Filter, Input};
 use crate::pointer::Pointer;
