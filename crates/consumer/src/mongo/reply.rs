@@ -122,7 +122,7 @@ fn fields_of_index_name(message: &str) -> Option<Vec<String>> {
     Some(fields)
 }
 
-/// The result of [`Store::apply`](super::store::Store::apply). Each index of an event appears
+/// The result of [`Store::apply`](super::Store::apply). Each index of an event appears
 /// exactly once: within `counts`, in `rejected` or in `unfinished`.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct BatchOutcome {
