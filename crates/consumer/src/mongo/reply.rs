@@ -170,8 +170,8 @@ pub struct Rejected {
     pub code: i32,
     /// The name of the code, such as `DocumentValidationFailure`.
     pub code_name: String,
-    /// The server's message. It may quote values of the document, so it belongs into a dead letter
-    /// and not into a log.
+    /// The server's message. It may quote values of the document, so it belongs in a dead letter
+    /// and not in a log.
     pub reason: String,
 }
 
