@@ -111,8 +111,8 @@ impl App {
         let background = CancellationToken::new();
         let _stops_with_app = background.clone().drop_guard();
         let tasks = Supervisor::new(&stop);
-        // Declared after the other guard, so dropped before it. The end of the tasks is then
-        // planned.
+        // Dropped before the other guard, which was declared first. The supervisor then knows that
+        // the end of the tasks is planned.
         let _planned_end = tasks.stop_token().clone().drop_guard();
         let admin_client = self.config.topic_admin();
         let (kafka, maintenance) =
@@ -163,7 +163,7 @@ impl App {
         tasks.stop_token().cancelled().await;
         workers.begin_shutdown(WORKER_STOP_TIMEOUT);
         if tokio::time::timeout(READER_STOP_TIMEOUT, reader_ended).await.is_err() {
-            tracing::warn!("reader did not end in time and is left behind");
+            tracing::warn!("reader did not end in time, the process exits without it");
         } else {
             // The thread ends at once: it only reports its result to the supervisor.
             _ = thread.join();
@@ -348,7 +348,7 @@ mod tests {
         assert_eq!(committed, Offset::Offset(1));
     }
 
-    /// The threads of its client end with it. The error names the cause, which is the reader.
+    /// A panic of the reader also ends the threads of its client. The error must name the reader.
     #[tokio::test(flavor = "multi_thread")]
     async fn unexpected_end_of_the_reader_stops_the_process_with_an_error() {
         let (_, error, _) = run_until_panic("reader").await;

@@ -260,7 +260,7 @@ const TICK: Duration = Duration::from_millis(10);
 /// The user and system time of all threads of a process, from `/proc`.
 pub fn processor_time(pid: u32) -> io::Result<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    parse_stat(&stat).ok_or_else(|| io::Error::other("the kernel's line about a process is not understood"))
+    parse_stat(&stat).ok_or_else(|| io::Error::other("/proc/PID/stat cannot be parsed"))
 }
 
 /// The name is in parentheses and can contain parentheses. User and system time are the 12th and
@@ -283,7 +283,7 @@ pub fn resident_bytes(pid: u32) -> io::Result<u64> {
 
 fn memory_bytes(pid: u32, name: &str) -> io::Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    parse_status(&status, name).ok_or_else(|| io::Error::other("the kernel does not tell a process' memory"))
+    parse_status(&status, name).ok_or_else(|| io::Error::other("/proc/PID/status has no such line"))
 }
 
 fn parse_status(status: &str, name: &str) -> Option<u64> {

@@ -129,7 +129,7 @@ fn percent_encoded(text: &str) -> String {
     text.bytes().map(encode).collect()
 }
 
-/// A file in the data folder: the user exists.
+/// Name of a file in the data folder. It exists once the database user was created.
 const USER_MADE: &str = "user-made";
 
 async fn start(
@@ -230,8 +230,8 @@ fn secantusdb(folder: &Path, data: &Path, port: u16, cache_mib: u32) -> Result<V
     let configuration = folder.join("secantusd.toml");
     std::fs::write(&configuration, "").map_err(ServerError::io("writing", &configuration))?;
     let (port, cache) = (port.to_string(), format!("{cache_mib}M"));
-    // It reads its whole log file at the start: 0.5 s with a small one, up to 19 s with the default
-    // of 2 GB.
+    // SecantusDB reads its whole log file at startup: 0.5 s for a small file, up to 19 s for the
+    // default size of 2 GB.
     let flags = [
         "--standalone",
         "--host",

@@ -76,7 +76,7 @@ pub(crate) async fn create_user(port: u16, user: &str, password: &str) -> io::Re
         return Ok(());
     }
     let message = reply.get_str("errmsg").unwrap_or("no error message");
-    Err(io::Error::other(format!("the database refused: {message}")))
+    Err(io::Error::other(format!("the database rejected the user: {message}")))
 }
 
 async fn run(port: u16, command: &Document) -> io::Result<Document> {

@@ -1,7 +1,7 @@
 //! Reads JSON: the check of a text, and a cursor over checked text.
 //!
-//! The cursor checks nothing and allocates nothing. On other text its results are meaningless, but
-//! it always ends and never panics.
+//! The cursor checks nothing and allocates nothing. On unchecked text it returns meaningless values,
+//! but it terminates and never panics.
 
 use std::{borrow::Cow, fmt};
 

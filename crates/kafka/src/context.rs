@@ -87,7 +87,7 @@ impl ProducerContext for ConnectionContext {
     fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
 }
 
-/// The cause in a text of librdkafka, which also has the duration of the connection.
+/// An error text of librdkafka without the duration of the connection.
 pub(crate) fn without_duration(reason: &str) -> &str {
     reason.split_once(" (after ").map_or(reason, |(cause, _)| cause)
 }

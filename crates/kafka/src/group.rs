@@ -121,7 +121,8 @@ pub fn describe<C: ClientContext>(client: &Client<C>, group: &str, timeout: Dura
     }
 }
 
-/// The group, if it is a classic group with members. The numbers of partitions are not read.
+/// The group, if it is a classic group with members. The partition count of each
+/// member is not read.
 fn describe_classic<C: ClientContext>(
     client: &Client<C>,
     name: &str,

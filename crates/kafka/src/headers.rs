@@ -1,5 +1,5 @@
-//! Record headers with names that are not UTF-8, and the headers of dead letters and of replayed
-//! records.
+//! Reads record headers, including those whose names are not UTF-8. Defines the headers of dead
+//! letters and of replayed records.
 
 use std::ffi::CStr;
 use std::ptr;
@@ -86,9 +86,9 @@ fn get(headers: &BorrowedHeaders, index: usize) -> Option<RawHeader<'_>> {
     Some(RawHeader { name, value })
 }
 
-// A dead letter: the consumer adds the headers `__connect.errors.*` behind the record's own
-// headers, beginning with `__connect.errors.topic`. Without them and without the replay count, a
-// dead letter has the key, value, headers and timestamp of its record byte for byte.
+// A dead letter: the consumer appends the headers `__connect.errors.*` to the headers of the record,
+// beginning with `__connect.errors.topic`. All other headers, the key, the value and the timestamp
+// equal those of the record, except the replay count.
 
 /// Header with the number of replays of a record, in decimal. The consumer copies the headers of a
 /// record into its dead letter, so that the count survives further dead-lettering.

@@ -37,7 +37,7 @@ pub struct Accepted {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct CallError {
-    /// The reason, as a text that follows the name of the producer.
+    /// The reason. It completes a sentence that begins with the name of the producer.
     pub reason: String,
     /// The `Retry-After` of the response.
     pub retry_after: Option<Duration>,
@@ -101,7 +101,7 @@ impl ProducerClient {
     /// Makes the producer ingest one aircraft.
     ///
     /// # Errors
-    /// Every result except a valid 202, within the call timeout.
+    /// The response is not a valid 202, or there is none within the call timeout.
     pub async fn ingest_adsbdb(&self) -> Result<Accepted, CallError> {
         let sent = self.http.post(self.ingest.clone()).timeout(self.call_timeout).send().await;
         let response = sent.map_err(|error| self.failure(&error, self.call_timeout))?;

@@ -4,9 +4,9 @@
 //! - It never assigns the same value to one id twice.
 //! - It is ahead of the wall clock only if the wall clock was set back.
 //!
-//! It remembers the ids of the current millisecond. An id that occurs again waits for the next one.
-//! If the value advanced instead, a busy id would get values in the future. After a restart its
-//! newer events would then look old.
+//! It remembers the ids of the current millisecond. A second event of an id waits for the next
+//! millisecond. If the value advanced instead, a frequent id would get values in the future. After a
+//! restart its newer events would then look old.
 //!
 //! Two cases do not wait; there the value advances by one millisecond. The wall clock is behind by
 //! more than [`MAX_WAIT_MS`], or the current millisecond is full while the wall clock is behind.

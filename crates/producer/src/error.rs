@@ -166,7 +166,7 @@ impl ApiError {
 
     /// A batch has no value between two commas.
     pub fn missing_event() -> Self {
-        let (message, hint) = ("there is nothing".into(), Some("a comma stands between two events only"));
+        let (message, hint) = ("the element is empty".into(), Some("a comma stands between two events only"));
         Self::InvalidJson { subject: "event", message, line: 1, column: 1, hint }
     }
 
@@ -262,7 +262,7 @@ impl ApiError {
             }
             Self::TooManyEvents(limit) => {
                 let limit = counted(*limit, "event");
-                format!("the batch has more than {limit} (MAX_BATCH_EVENTS): send the rest in another")
+                format!("the batch has more than {limit} (MAX_BATCH_EVENTS): send the rest in another batch")
             }
             Self::EmptyBatch => "the batch is empty: send at least one event".into(),
             Self::InvalidBatch(reason) => format!("the batch cannot be read: {reason}"),

@@ -78,7 +78,7 @@ impl Program {
             }
         };
         if arguments == ["--check-config"] {
-            return print("the configuration is right");
+            return print("the configuration is valid");
         }
         start_logs(format, &filter);
         self.run(config, run)

@@ -104,8 +104,8 @@ impl TopicLoad {
         }
     }
 
-    /// Panics unless the collection is exactly what the first `records` records produce.
-    /// `is_stored` excludes records.
+    /// Panics unless the collection is exactly what the first `records` records produce. Only
+    /// records for which `is_stored` returns true are expected.
     pub async fn assert_stored(&self, names: &Names, records: usize, is_stored: impl Fn(usize) -> bool) {
         let mut newest: HashMap<usize, usize> = HashMap::new();
         for n in (0..records).filter(|n| is_stored(*n)) {

@@ -174,7 +174,7 @@ impl Connection {
         Ok(client.database(&self.database))
     }
 
-    /// The driver itself has no time limit for a reply.
+    /// Runs `call` with a deadline. The driver has no time limit for a reply.
     async fn with_deadline<T>(
         &self,
         deadline: Duration,
@@ -274,7 +274,8 @@ impl StateTracker {
     fn write_accepted(&self) {
         let changed = {
             let mut replies = lock(&self.replies);
-            replies.rejected_write.take().is_some() | (replies.hello != StoreState::Ready)
+            let was_rejected = replies.rejected_write.take().is_some();
+            was_rejected || replies.hello != StoreState::Ready
         };
         if changed {
             self.set_server(StoreState::Ready);

@@ -1,7 +1,7 @@
 //! The order in which the events of a batch are sent. Events of one key end as if applied one after
-//! another: an event is sent after all earlier events of its key are finished, or with them in one
-//! ordered command, or merged with them. After an unfinished event all later events of its key are
-//! unfinished too.
+//! another. An event is sent in one of three ways: after the earlier events of its key are finished,
+//! in one ordered command with them, or merged with them. After an unfinished event all later events
+//! of its key are unfinished too.
 //!
 //! Several events of one key need only one statement: that of the event which the guard would keep.
 //! The outcomes of the other events, as if applied one after another, follow from the state of the

@@ -122,7 +122,7 @@ fn fields_of_index_name(message: &str) -> Option<Vec<String>> {
     Some(fields)
 }
 
-/// The result of [`Store::apply`](super::store::Store::apply). Each index of an event appears
+/// The result of [`Store::apply`](super::Store::apply). Each index of an event appears
 /// exactly once: within `counts`, in `rejected` or in `unfinished`.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct BatchOutcome {
@@ -170,8 +170,8 @@ pub struct Rejected {
     pub code: i32,
     /// The name of the code, such as `DocumentValidationFailure`.
     pub code_name: String,
-    /// The server's message. It may quote values of the document, so it belongs into a dead letter
-    /// and not into a log.
+    /// The server's message. It may quote values of the document, so it belongs in a dead letter
+    /// and not in a log.
     pub reason: String,
 }
 

@@ -53,7 +53,7 @@ fn check_tls_files(uri: &ConnectionString) -> Result<(), String> {
     Ok(())
 }
 
-/// The connection string for the driver, without the options that it does not have.
+/// The connection string without the options that the driver does not support.
 pub fn usable_uri(uri: &Secret) -> Secret {
     driver_uri(uri.expose()).map_or_else(|_| uri.clone(), |driver| Secret::new(driver.text))
 }

@@ -256,11 +256,10 @@ impl Member {
         self.get("/readyz").await.0 == 200
     }
 
-    /// Waits until it is ready; fails with what it says of itself.
+    /// Waits until it is ready, or panics with its health.
     pub async fn becomes_ready(&self) {
-        if !in_time(SOON, async || self.ready().await).await {
-            panic!("not ready within {SOON:?}: {}", self.health().await);
-        }
+        let ready = in_time(SOON, async || self.ready().await).await;
+        assert!(ready, "not ready within {SOON:?}: {}", self.health().await);
     }
 
     pub async fn health(&self) -> serde_json::Value {

@@ -109,7 +109,7 @@ async fn first_run(kafka: &mut Kafka, folder: &Path) -> Result<(), ServerError> 
     make_bootstrap(kafka, &work).await?;
     if let Err(error) = make_archive(kafka, &work, &folder.join(ARCHIVE)).await {
         // Some JVMs cannot: the broker then starts in 8 s.
-        tracing::warn!(%error, "no class archive");
+        tracing::warn!(%error, "class archive cannot be created, the broker starts more slowly");
     }
     std::fs::remove_dir_all(&work).map_err(ServerError::io("removing", &work))
 }

@@ -168,7 +168,8 @@ async fn launch(
             launch_tansu(&options.machine, &options.data_dir, listeners.port, progress).await
         }
         BrokerKind::Tansu => {
-            let sentence = "tansu has one listener: none that asks for a password, and none behind a relay";
+            let sentence =
+                "tansu supports one listener only, without SASL and without a relay: use Apache Kafka";
             Err(ServerError::Setting(sentence.to_owned()))
         }
     }

@@ -203,7 +203,7 @@ fn accepted(id: &str, receipt: Option<Receipt>) -> AttemptOutcome {
 /// Only the producer sends `retryable`; a proxy in between does not.
 fn not_accepted(status: u16, retryable: Option<bool>) -> AttemptOutcome {
     match (status, retryable) {
-        (504, _) | (200..=299, _) => AttemptOutcome::Unknown,
+        (504 | 200..=299, _) => AttemptOutcome::Unknown,
         (_, Some(true)) => AttemptOutcome::Retryable,
         (_, Some(false)) => AttemptOutcome::Rejected,
         (408 | 425 | 429, None) => AttemptOutcome::Retryable,

@@ -138,8 +138,8 @@ pub async fn catch_up(
     }
 }
 
-/// Returns the number of unfinished records up to `ends`, and the backlog that the broker has. With
-/// `update_ends`, `ends` are first raised to the broker's current end offsets.
+/// Counts the unfinished records below `ends`. Also returns the backlog that the broker reports. With
+/// `update_ends`, `ends` are first raised to the current end offsets of the broker.
 async fn read_backlog(
     cluster: &Cluster,
     topics: &[String],

@@ -85,8 +85,8 @@ impl DeliveryTracker {
         state.slots.len() - 1
     }
 
-    /// Sets a slot to the error at `error_index`. `pending` is true if the record was not sent, so
-    /// that it still counts as pending.
+    /// Sets a slot to the error at `error_index`. `pending` says that the slot still counts as
+    /// pending, because its record was never sent.
     pub fn fail(&self, slot: usize, error_index: usize, pending: bool) {
         let mut state = lock(&self.state);
         state.slots[slot] = DeliveryState::Failed(error_index);

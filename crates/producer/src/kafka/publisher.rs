@@ -122,7 +122,10 @@ impl Publisher {
         let mut config = self.client.config.clone();
         config.set("batch.num.messages", "1");
         let client = ReplaceableClient::new(config).map_err(|error| {
-            DeliveryError::not_stored("kafka_refused", format!("no second kafka client: {error}"))
+            DeliveryError::not_stored(
+                "kafka_refused",
+                format!("the kafka client for single records cannot be created: {error}"),
+            )
         })?;
         Ok(self.single_record_client.get_or_init(|| client))
     }
@@ -177,7 +180,7 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(50);
 /// Supervises the client until `shutdown`.
 async fn supervise(client: Arc<ReplaceableClient>, topic: Arc<str>, shutdown: CancellationToken) {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(1));
-    let (mut statuses, standstill) = (client.health.subscribe(), SuspensionDetector::start());
+    let (mut statuses, suspension) = (client.health.subscribe(), SuspensionDetector::start());
     while shutdown
         .run_until_cancelled(statuses.wait_for(|status| *status != ClientStatus::Healthy))
         .await
@@ -199,7 +202,7 @@ async fn supervise(client: Arc<ReplaceableClient>, topic: Arc<str>, shutdown: Ca
                 if client.health.status() == ClientStatus::Healthy {
                     client.record_recovery();
                 }
-            } else if !standstill.recently_resumed() {
+            } else if !suspension.recently_resumed() {
                 client.health.record_no_answer();
             }
         }

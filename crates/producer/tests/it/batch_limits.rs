@@ -27,7 +27,7 @@ async fn a_batch_with_too_many_events_is_accepted_up_to_the_limit() {
     assert_eq!((response.status, response.statuses()), (207, vec![202, 202, 202, 413]));
     let expected = json!({
         "index": 3, "status": 413, "retryable": false,
-        "detail": "the batch has more than 3 events (MAX_BATCH_EVENTS): send the rest in another",
+        "detail": "the batch has more than 3 events (MAX_BATCH_EVENTS): send the rest in another batch",
     });
     assert_eq!(response.result(3), expected);
     assert_eq!(response.header("connection"), Some("close"));

@@ -289,7 +289,7 @@ impl Report {
             let have = counted_with(counts.unwritable, "document", ["has", "have"]);
             writeln!(
                 f,
-                "{have} fields in the form of Extended JSON types, and not removed: copy and remove manually"
+                "{have} fields that look like Extended JSON, which the backup file cannot hold: copy and remove manually"
             )?;
         }
         match self.is_clear() {

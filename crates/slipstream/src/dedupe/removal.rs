@@ -172,7 +172,7 @@ impl BackupFile {
         if self.lines == 0 { fs::remove_file(&self.path) } else { Ok(()) }
     }
 
-    /// Its path.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -124,8 +124,7 @@ impl Membership {
                 }
             }
         };
-        let timeout =
-            || format!("kafka at {broker} (KAFKA_BROKER) does not admit a member to group {group}").into();
+        let timeout = || format!("joining group {group} timed out at kafka {broker} (KAFKA_BROKER)").into();
         tokio::time::timeout(JOIN_TIMEOUT, joined).await.unwrap_or_else(|_| Err(timeout()))?;
         if *membership.state.borrow() == MembershipState::Assigned(partitions) {
             return Ok(membership);

@@ -43,7 +43,7 @@ pub async fn under_way(names: &Names) -> (Child, BTreeMap<i32, i64>) {
     });
     let committed = tokio::select! {
         committed = committed => committed,
-        _ = async { _ = child.wait().await } => panic!("it ended at once: {:?}", ended(child).await),
+        () = async { _ = child.wait().await } => panic!("it ended at once: {:?}", ended(child).await),
     };
     (child, committed)
 }
