@@ -350,6 +350,14 @@ impl Schedule {
     /// 400 for an unknown parameter or a number that is not positive. 422 for a value that is no
     /// number, is above one year or occurs twice.
     pub fn parse(query: &str) -> Result<Self, ApiError> {
+        Self::parse_with(query, Duration::from_secs(3))
+    }
+
+    /// As [`Schedule::parse`], with another default of the interval.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn parse_with(query: &str, interval: Duration) -> Result<Self, ApiError> {
         let mut violations = Vec::new();
         let mut known = Vec::new();
         for (name, _) in form_urlencoded::parse(query.as_bytes()) {
@@ -384,7 +392,10 @@ impl Schedule {
                 }
             }
         };
-        let schedule = Self { interval_sec: parse(INTERVAL, 3.0)?, duration_sec: parse(DURATION, 120.0)? };
+        let schedule = Self {
+            interval_sec: parse(INTERVAL, interval.as_secs_f64())?,
+            duration_sec: parse(DURATION, 120.0)?,
+        };
         if violations.is_empty() { Ok(schedule) } else { Err(ApiError::Violations(violations)) }
     }
 }
