@@ -150,6 +150,11 @@ pub struct Config {
     pub http: HttpConfig,
 }
 
+/// Whether the source is an API of the file. ADSBDB has no dead letters here: its faults are errors.
+fn is_fetched(source: &sources::Source) -> bool {
+    source.pull.as_ref().is_some_and(|pull| matches!(pull.upstream, Upstream::Http(_)))
+}
+
 impl Config {
     /// The topic of a source: its own, or else KAFKA_TOPIC.
     pub fn topic_of<'c>(&'c self, source: &'c sources::Source) -> &'c str {
@@ -158,10 +163,7 @@ impl Config {
 
     /// Maximum size of a record of a client or an API, in bytes.
     pub fn max_record_bytes(&self) -> usize {
-        let fetches = |source: &sources::Source| {
-            source.pull.as_ref().is_some_and(|pull| matches!(pull.upstream, Upstream::Http(_)))
-        };
-        let fetches = self.sources.iter().flat_map(|sources| sources.iter()).any(fetches);
+        let fetches = self.sources.iter().flat_map(|sources| sources.iter()).any(is_fetched);
         if fetches { self.max_payload_bytes.max(MAX_FETCHED_BYTES) } else { self.max_payload_bytes }
     }
 
@@ -180,7 +182,7 @@ impl Config {
                 specs.push(TopicSpec { name: name.to_owned(), ..self.topic.clone() });
             }
         }
-        for topic in sources().filter(|source| source.pull.is_some()).map(|source| self.topic_of(source)) {
+        for topic in sources().filter(|source| is_fetched(source)).map(|source| self.topic_of(source)) {
             let name = self.dead_letters_of(topic);
             match specs.iter_mut().find(|spec| spec.name == name) {
                 Some(known) if known.dead_letters_of.iter().any(|of| of == topic) => {}

@@ -23,6 +23,7 @@ mod outages;
 mod poll_jobs;
 mod protocol;
 mod real_broker;
+mod sources;
 mod tls;
 mod traces;
 mod upstream;
