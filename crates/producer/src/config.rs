@@ -484,6 +484,49 @@ mod tests {
     }
 
     #[test]
+    fn each_fault_of_the_sources_file_has_its_line_and_column() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.yaml").display().to_string();
+        let errors = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            let pairs = [("KAFKA_BROKER", "k:1"), ("SOURCES_FILE", &*path), ("DELIVERY_TIMEOUT_MS", "0")];
+            read(&pairs).unwrap_err().to_string()
+        };
+        let text = errors(
+            "sources:\n  a: {push: {}, event: {id: /a}, colour: red}\n  b: {push: 1, event: {id: /a}}\n",
+        );
+        for part in [format!("\n{path}:2:"), format!("\n{path}:3:"), "DELIVERY_TIMEOUT_MS: ".into()] {
+            assert!(text.contains(&part), "{part} in {text}");
+        }
+        let text = errors("sources:\n  adsbdb: {push: {}, event: {id: /a}}\n");
+        assert!(text.contains(&format!("\n{path}: sources.adsbdb: the name is reserved")), "{text}");
+    }
+
+    #[test]
+    fn topics_are_those_of_all_sources_and_of_dead_letters_of_apis() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.yaml").display().to_string();
+        let file = "sources:\n  a: {push: {}, topic: a.raw, event: {id: /a}}\n  b: {pull: {url: 'http://${HOST}'}, \
+                    topic: b.raw, event: {id: /a}}\n  c: {pull: {url: 'http://h'}, event: {id: /a}}\n  adsbdb: {pull: \
+                    {kind: adsbdb}, topic: p.raw}\n";
+        std::fs::write(&path, file).unwrap();
+        let base = [("KAFKA_BROKER", "k:1"), ("SOURCES_FILE", &*path), ("HOST", "h")];
+        let names = |more: &[(&str, &str)]| -> Vec<String> {
+            let specs = read(&[&base[..], more].concat()).unwrap().topics();
+            specs
+                .into_iter()
+                .map(|spec| format!("{} {}", spec.name, spec.dead_letters_of.join(",")))
+                .collect()
+        };
+        let sources = ["events.raw ", "a.raw ", "b.raw ", "p.raw "];
+        let own = names(&[]);
+        assert_eq!(own[..4], sources);
+        assert_eq!(own[4..], ["b.raw.dlq b.raw", "events.raw.dlq events.raw"]);
+        let shared = names(&[("DEAD_LETTER_TOPIC", "dead")]);
+        assert_eq!(shared[4..], ["dead b.raw,events.raw"]);
+    }
+
+    #[test]
     fn the_error_names_every_wrong_variable() {
         let faults = read(&[
             ("KAFKA_BROKER", ""),

@@ -91,8 +91,7 @@ fn push(document: &mut Value, original: &Value, source: &Source, record: &Value,
     let many = |operation: &mut Value| {
         operation["summary"] = format!("Accepts many records of {}", source.name).into();
         let list = json!({"schema": {"type": "array", "minItems": 1, "items": record}});
-        operation["requestBody"]["content"] =
-            json!({"application/json": list.clone(), "application/x-ndjson": list});
+        operation["requestBody"]["content"] = json!({"application/json": list, "application/x-ndjson": list});
     };
     let to = (Method::POST, "/batch", "/ingest/batch");
     copy(document, original, (source, &to), many, (batch_errors(config), config));

@@ -672,3 +672,80 @@ async fn the_openapi_document_describes_each_source_with_its_schema() {
     ids.dedup();
     assert_eq!(ids.len(), all, "{ids:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_never_ends_or_is_not_utf8_has_its_own_error() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        for slow in [false, true, true] {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            head(&mut connection).await;
+            connection.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n\"\xff").await.unwrap();
+            while slow && connection.write_all(b" ").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    });
+    let cluster = Cluster::start();
+    let app = pull(&url, "records: /l", "").on(&cluster, &[]).await;
+    assert_says(&app.post("/ingest/api").await.problem(502, true), &["it is not UTF-8"]);
+    let began = Instant::now();
+    assert_says(&app.post("/ingest/api").await.problem(502, true), &["did not respond within 1000 ms"]);
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g1_a_validator_is_kept_only_after_every_record_is_stored() {
+    let answer = |body: &str| http("200 OK", "ETag: \"1\"\r\n", body);
+    let (cluster, api) = (Cluster::start(), Api::start([]).await);
+    let file = pull(&api.url, "records: ''", "");
+    let app = file.on(&cluster, &[("DELIVERY_TIMEOUT_MS", "1000")]).await;
+    for body in [r#"[{"id":1}]"#, r#"[{"x":1}]"#] {
+        api.set([answer(body)]);
+        let before = api.requests().len();
+        cluster.mock.broker_round_trip_time(-1, Duration::from_secs(60)).unwrap();
+        let response = app.post("/ingest/api").await;
+        assert!(response.status == 504 || response.status == 207, "{response:?}");
+        cluster.mock.broker_round_trip_time(-1, Duration::ZERO).unwrap();
+        let began = Instant::now();
+        loop {
+            let response = app.post("/ingest/api").await;
+            if matches!(response.status, 202 | 207) && response.json()["results"][1].is_null() {
+                break;
+            }
+            assert!(began.elapsed() < PATIENCE, "{response:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let requests = api.requests();
+        assert!(requests[before..].iter().all(|request| !request.contains("if-none-match")), "{requests:?}");
+        app.post("/ingest/api").await;
+        assert!(api.requests().last().unwrap().contains("if-none-match"));
+        // Another validator, so that the next answer is fetched without one.
+        api.set([http("404 Not Found", "", "")]);
+        app.post("/ingest/api").await.problem(502, true);
+        api.set([http("200 OK", "", "[]")]);
+        assert_eq!(app.post("/ingest/api").await.status, 202);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g6_a_missing_topic_of_one_source_does_not_hold_up_another() {
+    let cluster = Cluster::start();
+    let file = File::new(
+        "sources:\n  lost: {push: {}, topic: no.such.topic, event: {id: /id}}\n  kept: {push: {}, event: {id: \
+         /id}}\n",
+    );
+    let settings = [("SOURCES_FILE", &*file.path())];
+    // The mock cannot create topics.
+    let app = Application::start_on(&cluster.mock.bootstrap_servers(), &cluster.topic, &settings).await;
+    let post = async |path: &str| app.request("POST", path, &JSON, r#"{"id":1}"#).await;
+    let began = Instant::now();
+    while post("/ingest/kept").await.status != 202 {
+        assert!(began.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let (_, body) = post("/ingest/lost").await.retry_after(503);
+    assert_says(&body, &["topic no.such.topic cannot be created"]);
+    assert_says(&app.get("/readyz").await.problem(503, true), &["no.such.topic"]);
+}
