@@ -131,6 +131,8 @@ pub struct JobReport {
 pub enum CallResult {
     /// An aircraft was ingested.
     Sent,
+    /// No call was made: the API allows none for this time.
+    Waiting(Duration),
     /// The call was cancelled before Kafka received an event.
     Cancelled,
     Failed {
@@ -250,6 +252,7 @@ impl Job {
                 progress.sent += 1;
                 Duration::ZERO
             }
+            CallResult::Waiting(time) => time,
             CallResult::Cancelled => Duration::ZERO,
             CallResult::Failed { error, retry_after } => {
                 progress.failed += 1;

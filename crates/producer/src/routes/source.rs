@@ -197,6 +197,9 @@ async fn call(job: &Job, state: &AppState, name: &str) -> CallResult {
     let puller = state.sources.pull(&source.name).and_then(|pull| pull.puller.as_ref());
     let outcome = match (upstream, puller) {
         (Some(Upstream::Http(api)), Some(puller)) => {
+            if let Some(time) = puller.waits() {
+                return CallResult::Waiting(time);
+            }
             match puller.fetch(state, (source, api), None, &job.cancelled).await {
                 Ok(Outcome::Many { failure: Some(error), .. }) => {
                     return CallResult::Failed { error, retry_after: puller.waits().unwrap_or_default() };

@@ -749,3 +749,33 @@ async fn g6_a_missing_topic_of_one_source_does_not_hold_up_another() {
     assert_says(&body, &["topic no.such.topic cannot be created"]);
     assert_says(&app.get("/readyz").await.problem(503, true), &["no.such.topic"]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_poll_job_waits_as_long_as_the_api_says_and_counts_no_failure() {
+    let (cluster, api) = (Cluster::start(), Api::start([]).await);
+    api.set([http("200 OK", "X-Poll-Interval: 1\r\n", "{\"l\":[{\"id\":1}]}")]);
+    let app = pull(&api.url, "records: /l", "").on(&cluster, &[]).await;
+    let started = app.post("/ingest/api/poll?interval_sec=0.1&duration_sec=2.5").await;
+    let path = started.header("location").unwrap().to_owned();
+    let began = Instant::now();
+    while app.get(&path).await.json()["state"] != "done" {
+        assert!(began.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let job = app.get(&path).await.json();
+    assert_eq!(job["failed"], 0, "{job}");
+    assert!(matches!(api.requests().len(), 2 | 3), "{:?}", api.requests());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redirect_to_another_origin_gets_no_header_of_the_file() {
+    let (cluster, other) = (Cluster::start(), Api::start([ok(r#"{"id":1}"#)]).await);
+    let redirect = http("302 Found", &format!("Location: {}/y\r\n", other.url), "");
+    let api = Api::start([redirect]).await;
+    let app = pull(&api.url, "headers: {X-Token: secret}", "").on(&cluster, &[]).await;
+    assert_says(&app.post("/ingest/api").await.problem(502, true), &["redirects to another origin"]);
+    assert!(other.requests().is_empty());
+    let app = pull(&api.url, "every: 1s", "").on(&cluster, &[]).await;
+    assert_eq!(app.post("/ingest/api").await.status, 202);
+    assert_eq!(other.requests().len(), 1);
+}
