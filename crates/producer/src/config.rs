@@ -64,8 +64,8 @@ service::settings! {
         /// Maximum number of concurrent requests that send events or start poll jobs. Further
         /// requests get a 503.
         max_in_flight: Kind::Default("2048"),
-        /// API keys for `/ingest…`: `name:sha256` pairs, separated by commas or lines. With
-        /// `name:sha256:orders|quakes` the key is only for these sources.
+        /// API keys for `/ingest…`: `name:sha256` pairs, separated by commas or lines. A third part,
+        /// as in `name:sha256:orders`, names the only sources of the key, separated by vertical bars.
         api_keys: Kind::OptionalSecret("authentication is off"),
         /// Origins whose web pages may send events and read responses, as in
         /// `https://app.example.com`, separated by commas; `*` allows all.
