@@ -5,6 +5,13 @@
 
 mod access;
 mod application;
+// The same tests with ADSBDB as an entry of a sources file.
+#[allow(clippy::duplicate_mod, dead_code)]
+#[path = "poll_jobs.rs"]
+mod as_entry_poll_jobs;
+#[allow(clippy::duplicate_mod, dead_code)]
+#[path = "upstream.rs"]
+mod as_entry_upstream;
 mod batch;
 mod batch_faults;
 mod batch_limits;
