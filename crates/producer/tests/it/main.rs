@@ -2,14 +2,13 @@
 //! broker must inject errors.
 
 #![cfg(test)]
+#![expect(clippy::duplicate_mod, reason = "ADSBDB is tested as a built-in source and as an entry of a file")]
 
 mod access;
 mod application;
 // The same tests with ADSBDB as an entry of a sources file.
-#[allow(clippy::duplicate_mod, dead_code)]
 #[path = "poll_jobs.rs"]
 mod as_entry_poll_jobs;
-#[allow(clippy::duplicate_mod, dead_code)]
 #[path = "upstream.rs"]
 mod as_entry_upstream;
 mod batch;

@@ -779,3 +779,20 @@ async fn a_redirect_to_another_origin_gets_no_header_of_the_file() {
     assert_eq!(app.post("/ingest/api").await.status, 202);
     assert_eq!(other.requests().len(), 1);
 }
+
+#[tokio::test]
+async fn a_faulty_file_ends_the_binary_with_2_and_one_line_for_each_fault() {
+    let file =
+        File::new("sources:\n  a: {push: {}, event: {id: /a}, x: 1}\n  b: {push: {}, event: {id: '('}}\n");
+    let path = file.path();
+    for arguments in [&[][..], &["--check-config"]] {
+        let mut command = crate::binary::producer(&[("KAFKA_BROKER", "k:1"), ("SOURCES_FILE", &path)]);
+        let output = command.args(arguments).output().await.unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        for line in ["2", "3"] {
+            let begin = format!("{path}:{line}:");
+            assert!(stderr.lines().any(|found| found.starts_with(&begin)), "{begin} in {stderr}");
+        }
+    }
+}
