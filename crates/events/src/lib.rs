@@ -45,5 +45,5 @@ pub use fields::{
 };
 pub use json::{Cursor, unescape};
 pub use record::{Decoded, Poison, RecordView, StorableEvent, decode};
-pub use request::{Event, NewEvent, Payload, RequestError, Rules, aircraft_id, parse_request};
+pub use request::{Event, NewEvent, Payload, RequestError, Rules, aircraft_id, parse_json, parse_request};
 pub use validation::{Loc, Violation};

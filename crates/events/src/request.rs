@@ -52,8 +52,11 @@ pub enum RequestError {
     Invalid(Vec<Violation>),
 }
 
-/// Parses an event. An accepted event can always be stored.
-pub fn parse_request(body: &[u8], rules: &Rules) -> Result<NewEvent, RequestError> {
+/// Checks that a body is one JSON value, and returns its text without white space around it.
+///
+/// # Errors
+/// The body is empty or not JSON.
+pub fn parse_json(body: &[u8]) -> Result<&str, RequestError> {
     if body.trim_ascii().is_empty() {
         return Err(RequestError::Empty);
     }
@@ -63,8 +66,14 @@ pub fn parse_request(body: &[u8], rules: &Rules) -> Result<NewEvent, RequestErro
         column: error.column,
         hint: error.hint,
     })?;
+    Ok(raw.get())
+}
+
+/// Parses an event. An accepted event can always be stored.
+pub fn parse_request(body: &[u8], rules: &Rules) -> Result<NewEvent, RequestError> {
+    let text = parse_json(body)?;
     let mut violations = Violations::default();
-    let event = match Envelope::split(raw.get()) {
+    let event = match Envelope::split(text) {
         Some(envelope) => event(&envelope, rules, &mut violations),
         None => {
             violations.push(&BODY, BrokenRule::new("model_attributes_type", "Input should be a JSON object"));

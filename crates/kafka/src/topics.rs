@@ -181,6 +181,7 @@ impl TopicMaintenance {
 
     async fn check_and_create(&mut self) -> KafkaReadiness {
         self.bootstrap.restore_brokers(self.metadata_client.client());
+        let mut missing = Vec::new();
         for topic in &self.topics {
             match exists(&self.metadata_client, &topic.name).await {
                 Ok(true) => {}
@@ -190,10 +191,7 @@ impl TopicMaintenance {
                         // The admin client may have lost all brokers. The next attempt uses a new
                         // one.
                         self.admin_client = None;
-                        return KafkaReadiness::TopicMissing(format!(
-                            "topic {} cannot be created: {reason}",
-                            topic.name
-                        ));
+                        missing.push(format!("topic {} cannot be created: {reason}", topic.name));
                     }
                 },
                 Err(error) => {
@@ -201,6 +199,9 @@ impl TopicMaintenance {
                     return KafkaReadiness::Unavailable(failure.unwrap_or_else(|| error.to_string()));
                 }
             }
+        }
+        if !missing.is_empty() {
+            return KafkaReadiness::TopicMissing(missing.join("; "));
         }
         self.admin_client = None;
         self.metadata_client.context().clear_last_failure();

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use events::Payload;
+use events::{Payload, Source};
 use serde::Deserialize;
 use serde_json::error::Category;
 use serde_json::value::RawValue;
@@ -75,15 +75,16 @@ impl AdsbdbClient {
         })
     }
 
-    /// Fetches a random aircraft. Transient errors are retried.
+    /// Fetches a random aircraft. Transient errors are retried. `source` is the entry in the sources
+    /// file, if there is one.
     ///
     /// # Errors
     /// No aircraft was received. The error states why.
-    pub async fn random_aircraft(&self) -> Result<Payload, UpstreamError> {
+    pub async fn random_aircraft(&self, source: Option<&Source>) -> Result<Payload, UpstreamError> {
         let deadline = Instant::now() + self.timeout;
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(1));
         loop {
-            let error = match self.attempt(deadline).await {
+            let error = match self.attempt(deadline, source).await {
                 Ok(payload) => return Ok(payload),
                 Err(error) => error,
             };
@@ -97,7 +98,7 @@ impl AdsbdbClient {
     }
 
     /// Sends one request, as soon as it has a permit. The metric counts only sent requests.
-    async fn attempt(&self, deadline: Instant) -> Result<Payload, UpstreamError> {
+    async fn attempt(&self, deadline: Instant, source: Option<&Source>) -> Result<Payload, UpstreamError> {
         self.check_rate_limit()?;
         // A later permit leaves too little time for a response. Without this margin each waiting
         // request would get its permit when the request before it times out, and time out as well.
@@ -109,7 +110,11 @@ impl AdsbdbClient {
         self.check_rate_limit()?;
         let outcome = tokio::time::timeout_at(deadline, self.request()).await;
         let outcome = outcome.unwrap_or(Err(UpstreamError::Timeout(self.timeout)));
-        self.metrics.upstream(outcome.as_ref().map_or_else(UpstreamError::outcome, |_| "ok"));
+        let label = outcome.as_ref().map_or_else(UpstreamError::outcome, |_| "ok");
+        self.metrics.upstream(label);
+        if let Some(source) = source {
+            self.metrics.pull(source.as_str(), label);
+        }
         if let Err(UpstreamError::RateLimited(time)) = &outcome {
             tracing::warn!(seconds = time.as_secs(), "adsbdb rate limit reached");
             self.rate_limit.activate(Instant::now(), *time);
@@ -147,7 +152,7 @@ impl AdsbdbClient {
 
 /// The end of the active rate limit, if there is one.
 #[derive(Debug, Default)]
-struct RateLimit(Mutex<Option<Instant>>);
+pub struct RateLimit(Mutex<Option<Instant>>);
 
 impl RateLimit {
     /// How long the rate limit is still active. `None` if it is not.
@@ -162,7 +167,7 @@ impl RateLimit {
     }
 
     /// Activates the rate limit for `time`. An active one that ends later stays.
-    fn activate(&self, now: Instant, time: Duration) {
+    pub fn activate(&self, now: Instant, time: Duration) {
         let mut until = lock(&self.0);
         *until = Some(now + time).max(*until);
     }

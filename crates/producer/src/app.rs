@@ -19,6 +19,7 @@ use crate::http::{body, server};
 use crate::kafka::publisher::Publisher;
 use crate::metrics::{Counters, Metrics};
 use crate::poll_jobs::JobRegistry;
+use crate::source_set::SourceSet;
 use crate::state::{AppState, Parts, Permits, Shutdown};
 use crate::traces::Traces;
 
@@ -43,6 +44,9 @@ pub enum BuildError {
     /// The HTTP client cannot be created.
     #[error("the adsbdb client cannot be created: {0}")]
     Adsbdb(String),
+    /// The client of a source of the file cannot be created.
+    #[error("a client of the sources file cannot be created: {0}")]
+    Sources(String),
     /// The exporter of traces cannot be created.
     #[error("the exporter of traces cannot be created: {0}")]
     Traces(String),
@@ -79,6 +83,7 @@ impl App {
         let tasks = Supervisor::new(&CancellationToken::new());
         let planned_end = tasks.stop_token().clone();
         let metrics = Arc::new(Metrics::new());
+        let sources = SourceSet::new(&config, &metrics).map_err(BuildError::Sources)?;
         let state = Arc::new(Parts {
             rules: Rules { accept_sources: config.accept_sources.clone() },
             kafka: Publisher::connect(&config, &tasks, &background).map_err(BuildError::Kafka)?,
@@ -89,9 +94,10 @@ impl App {
             in_flight: Permits::new(config.http.max_in_flight, metrics.connections.in_flight.clone()),
             batch_memory: results::memory_permits(),
             zstd_memory: body::zstd_memory(),
-            metrics,
             traces: Traces::new(config.traces.as_ref()).map_err(BuildError::Traces)?,
             shutdown: Shutdown::default(),
+            sources,
+            metrics,
             tasks,
             last_error: Mutex::default(),
             config,

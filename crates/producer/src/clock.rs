@@ -32,6 +32,11 @@ pub struct Clock {
 }
 
 impl Clock {
+    /// The current time, for an event whose record has none. The value never decreases.
+    pub fn now(&self) -> Millis {
+        Millis::new(lock(&self.current).value.max(wall_ms())).unwrap_or(Millis::MAX)
+    }
+
     /// The `ingested_at` of an event with this id.
     pub async fn stamp(&self, id: &EventId) -> Millis {
         let hash = self.hasher.hash_one(id);

@@ -4,12 +4,16 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use events::Source;
 use kafka::topics::{BROKER_DEFAULT, TopicSpec, partitions, replication_factor};
 use kafka::{KafkaProperties, check_producer, read_connection};
+use service::config::environment_value;
 use service::{ConfigErrors, ConfigReader, Kind, parse};
+use sources::{Sources, Upstream};
 use url::Url;
 
 use crate::http::auth::ApiKeys;
@@ -38,13 +42,17 @@ service::settings! {
         /// Sources that `/ingest` and `/ingest/batch` accept, separated by commas. `/ingest/adsbdb`
         /// is not affected.
         accept_sources: Kind::Optional("all"),
+        /// Sources file: APIs to fetch and senders of records, each with its own documents.
+        sources_file: Kind::Optional("every setting is as without a file"),
+        /// Dead-letter topic, for records that were fetched and can never be stored.
+        dead_letter_topic: Kind::Optional("the record's topic with `.dlq` added"),
         /// Base URL of ADSBDB.
         adsbdb_base_url: Kind::Default("https://api.adsbdb.com"),
         /// Timeout of a call to ADSBDB including its retries, in milliseconds.
         adsbdb_timeout_ms: Kind::Default("10000"),
         /// Maximum number of concurrent requests to ADSBDB.
         adsbdb_max_concurrency: Kind::Default("4"),
-        /// Maximum number of running poll jobs.
+        /// Maximum number of running poll jobs, of each source.
         max_poll_jobs: Kind::Default("10"),
         /// Timeout to receive the head of a request, and the same again for its body, in
         /// milliseconds.
@@ -56,7 +64,8 @@ service::settings! {
         /// Maximum number of concurrent requests that send events or start poll jobs. Further
         /// requests get a 503.
         max_in_flight: Kind::Default("2048"),
-        /// API keys for `/ingest…`: `name:sha256` pairs, separated by commas or lines.
+        /// API keys for `/ingest…`: `name:sha256` pairs, separated by commas or lines. A third part,
+        /// as in `name:sha256:orders`, names the only sources of the key, separated by vertical bars.
         api_keys: Kind::OptionalSecret("authentication is off"),
         /// Origins whose web pages may send events and read responses, as in
         /// `https://app.example.com`, separated by commas; `*` allows all.
@@ -90,6 +99,12 @@ service::settings! {
     }
 }
 
+/// The source of the built-in client of ADSBDB, which has endpoints without a file too.
+pub const ADSBDB: &str = "adsbdb";
+
+/// Maximum size of the answer of an API, and so of a record in it.
+pub const MAX_FETCHED_BYTES: usize = 16 * 1024 * 1024;
+
 /// The values of the variables, parsed and valid. `settings` documents them.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -111,6 +126,10 @@ pub struct Config {
     pub require_id: bool,
     /// `None` accepts all sources.
     pub accept_sources: Option<Vec<Source>>,
+    /// SOURCES_FILE. `None` if there is no file.
+    pub sources: Option<Arc<Sources>>,
+    /// DEAD_LETTER_TOPIC. `None` if each topic has its own.
+    pub dead_letter_topic: Option<String>,
     /// ADSBDB_BASE_URL.
     pub adsbdb_base_url: Url,
     /// ADSBDB_TIMEOUT_MS.
@@ -131,7 +150,52 @@ pub struct Config {
     pub http: HttpConfig,
 }
 
+/// Whether the source is an API of the file. ADSBDB has no dead letters here: its faults are errors.
+fn is_fetched(source: &sources::Source) -> bool {
+    source.pull.as_ref().is_some_and(|pull| matches!(pull.upstream, Upstream::Http(_)))
+}
+
 impl Config {
+    /// The topic of a source: its own, or else KAFKA_TOPIC.
+    pub fn topic_of<'c>(&'c self, source: &'c sources::Source) -> &'c str {
+        source.topic.as_deref().unwrap_or(&self.topic.name)
+    }
+
+    /// Maximum size of a record of a client or an API, in bytes.
+    pub fn max_record_bytes(&self) -> usize {
+        let fetches = self.sources.iter().flat_map(|sources| sources.iter()).any(is_fetched);
+        if fetches { self.max_payload_bytes.max(MAX_FETCHED_BYTES) } else { self.max_payload_bytes }
+    }
+
+    /// The dead-letter topic of a topic.
+    pub fn dead_letters_of(&self, topic: &str) -> String {
+        self.dead_letter_topic.clone().unwrap_or_else(|| format!("{topic}.dlq"))
+    }
+
+    /// The topics that must exist: KAFKA_TOPIC, those of the sources, and the dead-letter topics of
+    /// the sources that are fetched.
+    pub fn topics(&self) -> Vec<TopicSpec> {
+        let mut specs = vec![self.topic.clone()];
+        let sources = || self.sources.iter().flat_map(|sources| sources.iter());
+        for name in sources().map(|source| self.topic_of(source)) {
+            if specs.iter().all(|spec| spec.name != name) {
+                specs.push(TopicSpec { name: name.to_owned(), ..self.topic.clone() });
+            }
+        }
+        for topic in sources().filter(|source| is_fetched(source)).map(|source| self.topic_of(source)) {
+            let name = self.dead_letters_of(topic);
+            match specs.iter_mut().find(|spec| spec.name == name) {
+                Some(known) if known.dead_letters_of.iter().any(|of| of == topic) => {}
+                Some(known) => known.dead_letters_of.push(topic.to_owned()),
+                None => {
+                    let dead_letters_of = vec![topic.to_owned()];
+                    specs.push(TopicSpec { name, dead_letters_of, ..self.topic.clone() });
+                }
+            }
+        }
+        specs
+    }
+
     /// A configuration whose Kafka is unavailable, with further variables.
     #[cfg(test)]
     pub fn without_kafka(more: &[(&str, &str)]) -> Self {
@@ -147,7 +211,8 @@ impl Config {
     pub fn from_environment(
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigErrors> {
-        let (s, mut check) = ConfigReader::read::<Settings>(Settings::VARIABLES, environment);
+        let environment: Vec<(String, String)> = environment.into_iter().collect();
+        let (s, mut check) = ConfigReader::read::<Settings>(Settings::VARIABLES, environment.iter().cloned());
         let connection = read_connection(&mut check, s.kafka_broker.as_ref(), s.kafka_properties.as_ref());
         let topic = topic(&s, &mut check);
         let api_version = check.value("api_version", s.api_version.as_ref(), version);
@@ -160,6 +225,9 @@ impl Config {
         let max_batch_bytes = check.value("max_batch_bytes", s.max_batch_bytes.as_ref(), bytes);
         let require_id = check.value("require_id", s.require_id.as_ref(), parse::boolean);
         let accept_sources = check.optional("accept_sources", s.accept_sources.as_ref(), sources);
+        let sources_file = sources_file(&s, &environment, &mut check);
+        let dead_letter_topic =
+            check.optional("dead_letter_topic", s.dead_letter_topic.as_ref(), parse::topic);
         let base_url = check.value("adsbdb_base_url", s.adsbdb_base_url.as_ref(), parse::base_url);
         let adsbdb_timeout = check.value("adsbdb_timeout_ms", s.adsbdb_timeout_ms.as_ref(), milliseconds);
         let max_concurrency = check.value(
@@ -187,6 +255,8 @@ impl Config {
                 max_batch_bytes: max_batch_bytes?,
                 require_id: require_id?,
                 accept_sources: accept_sources?,
+                sources: sources_file?,
+                dead_letter_topic: dead_letter_topic?,
                 adsbdb_base_url: base_url?,
                 adsbdb_timeout: adsbdb_timeout?,
                 adsbdb_max_concurrency: max_concurrency?,
@@ -210,7 +280,7 @@ fn check_properties(config: Option<&Config>, check: &mut ConfigReader) {
             &client_config(
                 &config.kafka_broker,
                 &config.kafka_properties,
-                config.max_payload_bytes,
+                config.max_record_bytes(),
                 config.delivery_timeout,
             ),
             &config.kafka_properties,
@@ -231,6 +301,32 @@ fn topic(s: &Settings, check: &mut ConfigReader) -> Option<TopicSpec> {
         replication_factor: replicas?.unwrap_or(BROKER_DEFAULT),
         dead_letters_of: Vec::new(),
     })
+}
+
+/// Reads SOURCES_FILE. Its faults have the form `FILE:LINE:COL: path: fault`, one in each line.
+fn sources_file(
+    s: &Settings,
+    environment: &[(String, String)],
+    check: &mut ConfigReader,
+) -> Option<Option<Arc<Sources>>> {
+    let Some(path) = s.sources_file.as_deref().map(str::trim) else { return Some(None) };
+    let variable = |name: &str| environment_value(environment, name).map(str::to_owned);
+    let sources = match Sources::load(Path::new(path), &variable) {
+        Ok(sources) => sources,
+        Err(faults) => {
+            check.add_error("SOURCES_FILE", format!("has faults\n{faults}"));
+            return None;
+        }
+    };
+    let is_adsbdb = |source: &sources::Source| {
+        source.pull.as_ref().is_some_and(|pull| matches!(pull.upstream, Upstream::Adsbdb))
+    };
+    if sources.get(ADSBDB).is_some_and(|source| !is_adsbdb(source)) {
+        let fault = "the name is reserved for a source with `pull: {kind: adsbdb}`";
+        check.add_error("SOURCES_FILE", format!("has faults\n{path}: sources.{ADSBDB}: {fault}"));
+        return None;
+    }
+    Some(Some(Arc::new(sources)))
 }
 
 /// Parses a timeout from 1 ms to 15 minutes. librdkafka bounds its message timeout similarly.
@@ -385,6 +481,49 @@ mod tests {
         assert_eq!((config.api_version.as_str(), config.require_id), ("1.0.0", false));
         assert!(config.accept_sources.is_none());
         assert_eq!(config.delivery_timeout, Duration::from_secs(10));
+    }
+
+    #[test]
+    fn each_fault_of_the_sources_file_has_its_line_and_column() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.yaml").display().to_string();
+        let errors = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            let pairs = [("KAFKA_BROKER", "k:1"), ("SOURCES_FILE", &*path), ("DELIVERY_TIMEOUT_MS", "0")];
+            read(&pairs).unwrap_err().to_string()
+        };
+        let text = errors(
+            "sources:\n  a: {push: {}, event: {id: /a}, colour: red}\n  b: {push: 1, event: {id: /a}}\n",
+        );
+        for part in [format!("\n{path}:2:"), format!("\n{path}:3:"), "DELIVERY_TIMEOUT_MS: ".into()] {
+            assert!(text.contains(&part), "{part} in {text}");
+        }
+        let text = errors("sources:\n  adsbdb: {push: {}, event: {id: /a}}\n");
+        assert!(text.contains(&format!("\n{path}: sources.adsbdb: the name is reserved")), "{text}");
+    }
+
+    #[test]
+    fn topics_are_those_of_all_sources_and_of_dead_letters_of_apis() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.yaml").display().to_string();
+        let file = "sources:\n  a: {push: {}, topic: a.raw, event: {id: /a}}\n  b: {pull: {url: 'http://${HOST}'}, \
+                    topic: b.raw, event: {id: /a}}\n  c: {pull: {url: 'http://h'}, event: {id: /a}}\n  adsbdb: {pull: \
+                    {kind: adsbdb}, topic: p.raw}\n";
+        std::fs::write(&path, file).unwrap();
+        let base = [("KAFKA_BROKER", "k:1"), ("SOURCES_FILE", &*path), ("HOST", "h")];
+        let names = |more: &[(&str, &str)]| -> Vec<String> {
+            let specs = read(&[&base[..], more].concat()).unwrap().topics();
+            specs
+                .into_iter()
+                .map(|spec| format!("{} {}", spec.name, spec.dead_letters_of.join(",")))
+                .collect()
+        };
+        let sources = ["events.raw ", "a.raw ", "b.raw ", "p.raw "];
+        let own = names(&[]);
+        assert_eq!(own[..4], sources);
+        assert_eq!(own[4..], ["b.raw.dlq b.raw", "events.raw.dlq events.raw"]);
+        let shared = names(&[("DEAD_LETTER_TOPIC", "dead")]);
+        assert_eq!(shared[4..], ["dead b.raw,events.raw"]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use events::{EventId, RequestError, Violation};
+use events::{EventId, Loc, RequestError, Violation};
 use service::http::Problem;
 use service::plural::counted;
 
@@ -24,6 +24,8 @@ pub const REJECTION_REASONS: &[&str] = &[
     "host",
     "transfer_coding",
     "unauthorized",
+    "forbidden",
+    "not_found",
     "method",
     "body_slow",
     "media_type",
@@ -75,6 +77,12 @@ pub enum ApiError {
     /// The request to start a poll job has a body or an unknown parameter.
     InvalidJobRequest(String),
     PathNotFound,
+    /// The sources file has no such source.
+    SourceNotFound,
+    /// The source has no endpoint of this kind. The text names the right one.
+    OtherEndpoint(String),
+    /// The API key is not for this source.
+    SourceForbidden(String),
     JobNotFound,
     MethodNotAllowed,
     /// The body was not received within this time.
@@ -127,6 +135,16 @@ impl ApiError {
     /// The producer is shutting down, and nothing was stored.
     pub fn shutting_down(id: Option<EventId>) -> Self {
         Self::NotStored { reason: "stopping", detail: "the producer is shutting down".into(), id }
+    }
+
+    /// The request has a body, but the source is fetched: a record in it would be lost.
+    pub fn unexpected_body(source: &str) -> Self {
+        let msg = format!("The source {source} is fetched, so the request should have no body");
+        Self::Violations(vec![Violation {
+            loc: vec![Loc::Name("body".into())],
+            msg,
+            kind: "unexpected_body",
+        }])
     }
 
     /// A limit was reached, and nothing was stored.
@@ -194,7 +212,10 @@ impl ApiError {
             Self::UnexpectedIdempotencyKey => (StatusCode::BAD_REQUEST, "idempotency_key"),
             Self::NotPositive(_) => (StatusCode::BAD_REQUEST, "not_positive"),
             Self::InvalidJobRequest(_) => (StatusCode::BAD_REQUEST, "job_input"),
-            Self::PathNotFound | Self::JobNotFound => (StatusCode::NOT_FOUND, "not_found"),
+            Self::PathNotFound | Self::SourceNotFound | Self::OtherEndpoint(_) | Self::JobNotFound => {
+                (StatusCode::NOT_FOUND, "not_found")
+            }
+            Self::SourceForbidden(_) => (StatusCode::FORBIDDEN, "forbidden"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method"),
             Self::BodyTimeout(_) => (StatusCode::REQUEST_TIMEOUT, "body_slow"),
             Self::BodyTooLarge(..) => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
@@ -247,6 +268,13 @@ impl ApiError {
                  no body"
             ),
             Self::PathNotFound => "this path does not exist".into(),
+            Self::SourceNotFound => {
+                "the sources file has no such source: GET /openapi.json lists all endpoints".into()
+            }
+            Self::OtherEndpoint(reason) => reason.clone(),
+            Self::SourceForbidden(source) => {
+                format!("the API key is not for the source {source}: API_KEYS names the sources of a key")
+            }
             Self::JobNotFound => "no poll job has this id".into(),
             Self::MethodNotAllowed => {
                 "this path does not allow the method: the header Allow lists its methods".into()

@@ -17,7 +17,9 @@
 //! | `openapi` | the OpenAPI document |
 //! | `error` | every error response |
 //! | `kafka` | the only use of librdkafka |
-//! | `adsbdb`, `traces` | the only uses of reqwest |
+//! | `source_set`, `extraction` | the sources of the file, and their events |
+//! | `pull` | the client of their APIs |
+//! | `adsbdb`, `pull`, `traces` | the only uses of reqwest |
 
 mod adsbdb;
 mod app;
@@ -25,12 +27,15 @@ mod batch;
 mod clock;
 mod config;
 mod error;
+mod extraction;
 mod http;
 mod kafka;
 mod metrics;
 mod openapi;
 mod poll_jobs;
+mod pull;
 mod routes;
+mod source_set;
 mod state;
 mod traces;
 

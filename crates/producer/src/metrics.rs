@@ -2,7 +2,7 @@
 //! own [`Metrics`], because several can run in one process.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,12 @@ struct ByReason {
 }
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByOutcome {
+    outcome: &'static str,
+}
+/// The operator chooses the sources of the file, not the client.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BySourceAndOutcome {
+    source: String,
     outcome: &'static str,
 }
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -146,11 +152,15 @@ pub struct Metrics {
     pub connections: ConnectionMetrics,
     api_key_requests: Family<ByKeyAndStatus, Counter>,
     started: Instant,
+    /// Maximum number of sources with their own label: those of the file, and [`MAX_SOURCES`].
+    max_sources: AtomicUsize,
     /// The sources that have their own label.
     sources: Mutex<HashMap<Source, Counter>>,
     events_accepted: Family<BySource, Counter>,
     events_rejected: Family<ByReason, Counter>,
     upstream_requests: Family<ByOutcome, Counter>,
+    pull_requests: Family<BySourceAndOutcome, Counter>,
+    pull_records: Family<BySourceAndOutcome, Counter>,
     kafka_delivery: Histogram,
     http_requests: Family<ByRouteAndStatus, Counter>,
     http_duration: Durations<ByRoute>,
@@ -172,6 +182,12 @@ impl Metrics {
             events_accepted: new(r, "events_accepted", "Events with a delivery report of Kafka, by source"),
             events_rejected: new(r, "events_rejected", "Events that were not accepted, by reason"),
             upstream_requests: new(r, "upstream_requests", "Requests to ADSBDB, by outcome"),
+            pull_requests: new(
+                r,
+                "pull_requests",
+                "Requests to the APIs of the sources file, by source and outcome",
+            ),
+            pull_records: new(r, "pull_records", "Records that APIs returned, by source and outcome"),
             kafka_delivery: register(
                 r,
                 "kafka_delivery_seconds",
@@ -191,6 +207,7 @@ impl Metrics {
             registry,
             counters: Counters::default(),
             started: Instant::now(),
+            max_sources: AtomicUsize::new(MAX_SOURCES),
             sources: Mutex::default(),
         }
     }
@@ -231,7 +248,7 @@ impl Metrics {
         if known.contains_key(source) {
             return source.to_string();
         }
-        if known.len() >= MAX_SOURCES {
+        if known.len() >= self.max_sources.load(Ordering::Relaxed) {
             return OTHER_SOURCE.into();
         }
         known.insert(source.clone(), self.counter_of_label(source.as_str()));
@@ -260,6 +277,29 @@ impl Metrics {
     /// Counts a request to ADSBDB.
     pub fn upstream(&self, outcome: &'static str) {
         self.upstream_requests.get_or_create(&ByOutcome { outcome }).inc();
+    }
+
+    /// Counts a request to the API of a source of the file.
+    pub fn pull(&self, source: &str, outcome: &'static str) {
+        let labels = BySourceAndOutcome { source: source.to_owned(), outcome };
+        self.pull_requests.get_or_create(&labels).inc();
+    }
+
+    /// Counts records that an API returned.
+    pub fn pulled_records(&self, source: &str, outcome: &'static str, count: u64) {
+        if count > 0 {
+            let labels = BySourceAndOutcome { source: source.to_owned(), outcome };
+            self.pull_records.get_or_create(&labels).inc_by(count);
+        }
+    }
+
+    /// Gives the sources of the file their own labels, before clients use them up.
+    pub fn add_sources<'s>(&self, names: impl Iterator<Item = &'s Source>) {
+        let mut known = lock(&self.sources);
+        for name in names {
+            known.insert(name.clone(), self.counter_of_label(name.as_str()));
+        }
+        self.max_sources.store(MAX_SOURCES + known.len(), Ordering::Relaxed);
     }
 
     /// Counts the response to an authenticated request.
@@ -311,6 +351,8 @@ pub fn metrics_reference() -> String {
     }
     metrics.events_rejected("invalid", 1);
     metrics.upstream("ok");
+    metrics.pull("source", "ok");
+    metrics.pulled_records("source", "accepted", 1);
     metrics.authenticated(&Arc::from("key"), 202);
     metrics.request_finished("/ingest", 202, Duration::ZERO);
     metrics.connections.closed_on_timeout(Some("handshake"));

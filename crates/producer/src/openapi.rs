@@ -4,6 +4,8 @@
 //! the route table, limits come from the configuration, and error responses come from the
 //! [`ApiError`]s that the handlers return. So the document cannot differ from the behavior.
 
+mod source_endpoints;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -17,7 +19,7 @@ use crate::batch::results::rejection_json;
 use crate::batch::splitter::RIGHT_TYPES;
 use crate::config::Config;
 use crate::error::ApiError;
-use crate::http::auth::{NO_KEY, SEVERAL_KEYS, UNKNOWN_KEY};
+use crate::http::auth::{ApiKeys, NO_KEY, SEVERAL_KEYS, UNKNOWN_KEY};
 use crate::http::headers::{SEND_JSON, SUPPORTED_CODINGS, unsupported_media_type};
 use crate::http::middleware::{Auth, Endpoint, Limit};
 use crate::poll_jobs::Schedule;
@@ -38,6 +40,7 @@ pub fn document(
         document["components"]["schemas"]["Event"]["properties"]["source"]["enum"] =
             sources.iter().map(ToString::to_string).collect();
     }
+    source_endpoints::add(&mut document, config);
     for (endpoint, errors) in endpoints {
         let method = endpoint.method.as_str().to_ascii_lowercase();
         complete(&mut document["paths"][endpoint.path][method], endpoint, errors, config);
@@ -64,6 +67,9 @@ fn complete(operation: &mut Value, endpoint: &Endpoint, errors: Vec<ErrorExample
             Some(_) => json!([{"bearer": []}, {"apiKey": []}]),
         };
         all.extend(unauthorized());
+        if config.http.api_keys.as_ref().is_some_and(ApiKeys::has_scopes) {
+            all.push(ApiError::SourceForbidden("orders".into()).into());
+        }
     }
     if endpoint.limit == Limit::InFlight {
         all.push(ApiError::too_many_requests().into());

@@ -131,6 +131,8 @@ pub struct JobReport {
 pub enum CallResult {
     /// An aircraft was ingested.
     Sent,
+    /// No call was made: the API allows none for this time.
+    Waiting(Duration),
     /// The call was cancelled before Kafka received an event.
     Cancelled,
     Failed {
@@ -250,6 +252,7 @@ impl Job {
                 progress.sent += 1;
                 Duration::ZERO
             }
+            CallResult::Waiting(time) => time,
             CallResult::Cancelled => Duration::ZERO,
             CallResult::Failed { error, retry_after } => {
                 progress.failed += 1;
@@ -350,6 +353,14 @@ impl Schedule {
     /// 400 for an unknown parameter or a number that is not positive. 422 for a value that is no
     /// number, is above one year or occurs twice.
     pub fn parse(query: &str) -> Result<Self, ApiError> {
+        Self::parse_with(query, Duration::from_secs(3))
+    }
+
+    /// As [`Schedule::parse`], with another default of the interval.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn parse_with(query: &str, interval: Duration) -> Result<Self, ApiError> {
         let mut violations = Vec::new();
         let mut known = Vec::new();
         for (name, _) in form_urlencoded::parse(query.as_bytes()) {
@@ -384,7 +395,10 @@ impl Schedule {
                 }
             }
         };
-        let schedule = Self { interval_sec: parse(INTERVAL, 3.0)?, duration_sec: parse(DURATION, 120.0)? };
+        let schedule = Self {
+            interval_sec: parse(INTERVAL, interval.as_secs_f64())?,
+            duration_sec: parse(DURATION, 120.0)?,
+        };
         if violations.is_empty() { Ok(schedule) } else { Err(ApiError::Violations(violations)) }
     }
 }

@@ -9,7 +9,7 @@
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use events::{Rules, Source};
+use events::{Millis, Rules, Source};
 use prometheus_client::metrics::gauge::Gauge;
 use service::tasks::Supervisor;
 use service::tasks::lock;
@@ -24,6 +24,7 @@ use crate::config::Config;
 use crate::kafka::publisher::Publisher;
 use crate::metrics::Metrics;
 use crate::poll_jobs::JobRegistry;
+use crate::source_set::SourceSet;
 use crate::traces::Traces;
 
 /// The state of one producer.
@@ -51,6 +52,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     pub traces: Traces,
     pub shutdown: Shutdown,
+    /// The sources of the file.
+    pub sources: SourceSet,
     /// The long-lived tasks, for `/livez`.
     pub tasks: Supervisor,
     /// The last error that no client caused, for `/health`.
@@ -58,6 +61,11 @@ pub struct Parts {
 }
 
 impl Parts {
+    /// The current time, for an event whose record has none.
+    pub fn now(&self) -> Millis {
+        self.clock.now()
+    }
+
     /// Sets the last error that no client caused.
     pub fn set_last_error(&self, detail: &str) {
         *lock(&self.last_error) = Some(detail.to_owned());

@@ -16,15 +16,18 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use bytes::Bytes;
 use events::{Event, NewEvent, RequestError, Source};
+use sources::Context;
 use uuid::Uuid;
 
 use crate::batch::results::Results;
 use crate::batch::splitter::{Format, Piece, RIGHT_TYPES, Splitter};
 use crate::error::ApiError;
+use crate::extraction::{Extraction, extract};
+use crate::http::auth::SourceScope;
 use crate::http::body::{BodyLimits, LimitedBody};
 use crate::http::headers::{self, ContentCoding, IDEMPOTENCY_KEY, id_of, new_id};
 use crate::kafka::batch_publisher::BatchPublisher;
-use crate::kafka::delivery::Record;
+use crate::kafka::delivery::{DeliveryError, Record};
 use crate::kafka::delivery_tracker::DeliveryState;
 use crate::state::{Admission, AppState, Permit};
 use crate::traces::traceparent;
@@ -39,6 +42,17 @@ pub async fn ingest_batch(
     State(state): State<AppState>,
     Extension(admission): Extension<Admission>,
     Extension(permit): Extension<Arc<Permit>>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    ingest_all(state, None, admission, permit, request).await
+}
+
+/// Ingests the events of a batch request, or its records if they are of a `source` of the file.
+pub async fn ingest_all(
+    state: AppState,
+    source: Option<&sources::Source>,
+    admission: Admission,
+    permit: Arc<Permit>,
     request: Request,
 ) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
@@ -60,7 +74,8 @@ pub async fn ingest_batch(
         incoming.drain().await;
         return Err(ApiError::shutting_down(None));
     }
-    let mut batch = Batch::new(&state, traceparent(&parts.headers));
+    let scope = parts.extensions.get::<SourceScope>();
+    let mut batch = Batch::new(&state, source, scope, traceparent(&parts.headers));
     let coding = ContentCoding::of(&parts.headers)?;
     let body_error = batch.read(&mut incoming, coding, splitter).await.err();
     if let Some(error) = &body_error {
@@ -74,7 +89,7 @@ pub async fn ingest_batch(
     }
     // Releases the memory of the decoder before the wait for Kafka.
     drop(incoming);
-    let mut response = batch.finish((admission, permit)).await;
+    let mut response = batch.settle().await.into_response((admission, Some(permit)));
     if body_error.is_some() {
         // The rest of the body may still arrive. It must not be read as the next request.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -93,12 +108,32 @@ fn format(headers: &HeaderMap) -> Result<Format, ApiError> {
     }
 }
 
+/// A batch whose events all have an outcome.
+#[derive(Debug)]
+pub struct Settled {
+    pub results: Results,
+    pub accepted: usize,
+    pub states: Vec<DeliveryState>,
+    pub errors: Vec<DeliveryError>,
+}
+
+impl Settled {
+    /// Creates the response, which holds `held` until its end.
+    pub fn into_response(self, held: (Admission, Option<Arc<Permit>>)) -> Response {
+        self.results.into_response(self.accepted, (self.states, self.errors), held)
+    }
+}
+
 /// The events of one batch request. Of each event only its id or its rejection is kept.
-struct Batch<'s> {
+pub struct Batch<'s> {
     state: &'s AppState,
+    /// The source of all records. `None` if the batch has events in envelopes.
+    source: Option<&'s sources::Source>,
+    /// The sources that the API key is for.
+    scope: Option<&'s SourceScope>,
     traceparent: Option<&'s str>,
     publisher: BatchPublisher<'s>,
-    results: Results,
+    pub results: Results,
     /// Metric labels of the sources so far.
     labels: Vec<String>,
     /// The source of the last event, and the index of its label. Most batches have one source.
@@ -106,11 +141,18 @@ struct Batch<'s> {
 }
 
 impl<'s> Batch<'s> {
-    fn new(state: &'s AppState, traceparent: Option<&'s str>) -> Self {
+    pub fn new(
+        state: &'s AppState,
+        source: Option<&'s sources::Source>,
+        scope: Option<&'s SourceScope>,
+        traceparent: Option<&'s str>,
+    ) -> Self {
         let delivery_seconds = state.metrics.delivery_seconds();
         let abandoned = state.shutdown.abandoned.clone();
         Self {
             state,
+            source,
+            scope,
             traceparent,
             publisher: BatchPublisher::new(&state.kafka, traceparent, delivery_seconds, abandoned),
             results: Results::new(Arc::clone(&state.batch_memory)),
@@ -191,15 +233,31 @@ impl<'s> Batch<'s> {
     }
 
     fn parse(&self, text: &[u8]) -> Result<NewEvent, ApiError> {
-        let draft = events::parse_request(text, &self.state.rules).map_err(|error| match error {
+        let parser_error = |error| match error {
             RequestError::Empty => ApiError::missing_event(),
             error => ApiError::from_parser(error, "event", None),
-        })?;
+        };
+        if let Some(source) = self.source {
+            let record = events::parse_json(text).map_err(parser_error)?;
+            let extracted = extract(source, record, Context::default(), self.state.now());
+            let Extraction { event, id, .. } =
+                extracted.map_err(|fault| ApiError::Violations(fault.violations))?;
+            return Ok(NewEvent { id: Some(id), ..event });
+        }
+        let draft = events::parse_request(text, &self.state.rules).map_err(parser_error)?;
+        if let Some(scope) = self.scope {
+            scope.check(draft.source.as_str())?;
+        }
+        self.state.sources.check_envelope(&draft).map_err(ApiError::Violations)?;
         let missing = draft.id.is_none() && self.state.config.require_id;
         if missing { Err(ApiError::MissingId) } else { Ok(draft) }
     }
 
-    async fn send(&mut self, mut draft: NewEvent) -> Result<(), ApiError> {
+    /// Sends an event.
+    ///
+    /// # Errors
+    /// 503: there is no memory for its result. It was not sent.
+    pub async fn send(&mut self, mut draft: NewEvent) -> Result<(), ApiError> {
         let id = draft.id.take().unwrap_or_else(new_id);
         // No event is sent for whose result there is no memory.
         self.results.reserve(&id)?;
@@ -213,7 +271,8 @@ impl<'s> Batch<'s> {
             timestamp_ms: ingested_at.get(),
             traceparent: self.traceparent,
         };
-        self.publisher.send(record).await;
+        let topic = self.state.sources.topic_of(&event.source);
+        self.publisher.send_to(topic, record).await;
         self.results.push_sent(event.id, label);
         Ok(())
     }
@@ -236,14 +295,13 @@ impl<'s> Batch<'s> {
     }
 
     /// Adds the last result: the error that ended the batch.
-    fn reject_rest(&mut self, error: &ApiError) {
+    pub fn reject_rest(&mut self, error: &ApiError) {
         self.results.reject_rest(error);
         self.state.metrics.events_rejected(error.reason(), 1);
     }
 
-    /// Waits for the outcome of each sent event, counts it in the metrics, and creates the
-    /// response, which holds `held` until its end.
-    async fn finish(self, held: (Admission, Arc<Permit>)) -> Response {
+    /// Waits for the outcome of each sent event, and counts it in the metrics.
+    pub async fn settle(self) -> Settled {
         let Self { state, publisher, mut results, labels, .. } = self;
         let (states, errors) = publisher.finish().await;
         let (mut stored, mut failed) = (vec![0; labels.len()], vec![0; errors.len()]);
@@ -265,7 +323,7 @@ impl<'s> Batch<'s> {
             state.set_last_error(&error.problem().detail);
         }
         let accepted = usize::try_from(stored.iter().sum::<u64>()).unwrap_or(usize::MAX);
-        results.into_response(accepted, (states, errors), held)
+        Settled { results, accepted, states, errors }
     }
 }
 

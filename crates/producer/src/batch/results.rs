@@ -3,6 +3,7 @@
 //!
 //! The results of all batches of the process together use at most [`MAX_BYTES`].
 
+use std::any::Any;
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::iter::Enumerate;
@@ -20,7 +21,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::error::ApiError;
 use crate::kafka::delivery::DeliveryError;
 use crate::kafka::delivery_tracker::DeliveryState;
-use crate::state::{Admission, Permit};
 
 /// Maximum memory of all results and of their delivery states. It holds sixty default batches whose
 /// events are all sent, or twenty whose events are all rejected with a usual text.
@@ -53,6 +53,8 @@ pub struct Results {
     statuses: BTreeSet<StatusCode>,
     /// Whether the body was truncated. The client can send the missing events in a new request.
     truncated: bool,
+    /// Set for a fetch: the number of its records that were sent before and have not changed.
+    unchanged: Option<u64>,
     permits: Arc<Semaphore>,
     acquired: Option<OwnedSemaphorePermit>,
     /// Acquired bytes that are not used yet.
@@ -66,10 +68,16 @@ impl Results {
             results: Vec::new(),
             statuses: BTreeSet::new(),
             truncated: false,
+            unchanged: None,
             permits,
             acquired: None,
             unused_bytes: 0,
         }
+    }
+
+    /// Marks the results as those of a fetch. Rejected records are then no error of the request.
+    pub fn set_unchanged(&mut self, count: u64) {
+        self.unchanged = Some(count);
     }
 
     pub fn len(&self) -> usize {
@@ -152,6 +160,9 @@ impl Results {
         let mut statuses = self.statuses.iter();
         match (statuses.next(), statuses.next()) {
             (None, _) => StatusCode::ACCEPTED,
+            (Some(shared), None) if shared.is_client_error() && self.unchanged.is_some() => {
+                StatusCode::MULTI_STATUS
+            }
             (Some(shared), None) if accepted == 0 => *shared,
             _ => StatusCode::MULTI_STATUS,
         }
@@ -164,7 +175,7 @@ impl Results {
         self,
         accepted: usize,
         (states, errors): (Vec<DeliveryState>, Vec<DeliveryError>),
-        held: (Admission, Arc<Permit>),
+        held: impl Send + 'static,
     ) -> Response {
         let status = self.status(accepted);
         let is_problem = status.is_client_error() || status.is_server_error();
@@ -174,15 +185,17 @@ impl Results {
         head.pop();
         let comma = if is_problem { "," } else { "" };
         let rejected = self.len() - accepted;
-        head.extend_from_slice(
-            format!("{comma}\"accepted\":{accepted},\"rejected\":{rejected},\"results\":[").as_bytes(),
-        );
+        head.extend_from_slice(format!("{comma}\"accepted\":{accepted},\"rejected\":{rejected},").as_bytes());
+        if let Some(unchanged) = self.unchanged {
+            head.extend_from_slice(format!("\"unchanged\":{unchanged},").as_bytes());
+        }
+        head.extend_from_slice(b"\"results\":[");
         let body = ResponseBody {
             head: Some(head),
             results: Some(self.results.into_iter().enumerate()),
             states: states.into_iter(),
             errors,
-            _held: (held, self.acquired),
+            _held: (Box::new(held), self.acquired),
         };
         let mut response = Body::from_stream(futures::stream::iter(body)).into_response();
         *response.status_mut() = status;
@@ -202,7 +215,7 @@ struct ResponseBody {
     results: Option<Enumerate<IntoIter<EventResult>>>,
     states: IntoIter<DeliveryState>,
     errors: Vec<DeliveryError>,
-    _held: ((Admission, Arc<Permit>), Option<OwnedSemaphorePermit>),
+    _held: (Box<dyn Any + Send>, Option<OwnedSemaphorePermit>),
 }
 
 impl Iterator for ResponseBody {

@@ -10,11 +10,12 @@ use std::sync::Arc;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use events::Source;
 use service::http::Problem;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
-use crate::error::Rejection;
+use crate::error::{ApiError, Rejection};
 use crate::http::headers::{self, SeveralValues};
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -28,17 +29,41 @@ pub const UNKNOWN_KEY: &str = "the API key is unknown: send one of the producer'
 #[derive(Debug, Clone)]
 pub struct ApiKeyName(pub Arc<str>);
 
-/// Finds the name of the request's API key. An unknown key in one header, such as the credentials
+/// The only sources that an API key is for. It is an extension of the request.
+#[derive(Debug, Clone)]
+pub struct SourceScope(Arc<[Source]>);
+
+impl SourceScope {
+    /// Checks that the key is for `source`.
+    ///
+    /// # Errors
+    /// 403.
+    pub fn check(&self, source: &str) -> Result<(), ApiError> {
+        if self.0.iter().any(|allowed| allowed.as_str() == source) {
+            Ok(())
+        } else {
+            Err(ApiError::SourceForbidden(source.chars().take(MAX_NAME_CHARS).collect()))
+        }
+    }
+}
+
+/// Maximum length of a source's name in an error.
+const MAX_NAME_CHARS: usize = 64;
+
+/// Finds the name of the request's API key, and the sources that it is for. An unknown key in one header, such as the credentials
 /// of a proxy, does not hide a known key in the other.
 ///
 /// # Errors
 /// The 401 response.
-pub fn authenticate(keys: &ApiKeys, headers: &HeaderMap) -> Result<ApiKeyName, Box<Response>> {
+pub fn authenticate(
+    keys: &ApiKeys,
+    headers: &HeaderMap,
+) -> Result<(ApiKeyName, Option<SourceScope>), Box<Response>> {
     let presented = presented_keys(headers).map_err(|_| unauthorized(SEVERAL_KEYS))?;
     let mut detail = NO_KEY;
     for key in presented {
-        match keys.name_of(key) {
-            Some(name) => return Ok(ApiKeyName(Arc::clone(name))),
+        match keys.find(key) {
+            Some(key) => return Ok((ApiKeyName(Arc::clone(&key.name)), key.scope.clone())),
             None => detail = UNKNOWN_KEY,
         }
     }
@@ -68,17 +93,25 @@ const MAX_KEYS: usize = 1000;
 
 /// The known keys. Debug output contains only their names.
 #[derive(Clone)]
-pub struct ApiKeys(Arc<[(Arc<str>, [u8; 32])]>);
+pub struct ApiKeys(Arc<[ApiKey]>);
+
+#[derive(Clone)]
+struct ApiKey {
+    name: Arc<str>,
+    hash: [u8; 32],
+    /// `None` if the key is for all sources.
+    scope: Option<SourceScope>,
+}
 
 impl std::fmt::Debug for ApiKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+        f.debug_list().entries(self.0.iter().map(|key| &key.name)).finish()
     }
 }
 
 impl ApiKeys {
-    /// Parses the variable: `name:sha256` pairs, separated by commas or lines. Lines that begin
-    /// with `#` are comments.
+    /// Parses the variable: `name:sha256` or `name:sha256:source|source`, separated by commas or
+    /// lines. Lines that begin with `#` are comments.
     ///
     /// # Errors
     /// An entry is no such pair, a key occurs twice, or there is no key. The error gives the number
@@ -86,13 +119,13 @@ impl ApiKeys {
     pub fn parse(text: &str) -> Result<Self, String> {
         let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
         let entries = lines.flat_map(|line| line.split(',')).map(str::trim).filter(|entry| !entry.is_empty());
-        let mut keys: Vec<(Arc<str>, [u8; 32])> = Vec::new();
+        let mut keys: Vec<ApiKey> = Vec::new();
         for (number, entry) in (1..).zip(entries) {
-            let (name, hash) = parse_pair(entry).map_err(|why| format!("entry {number} {why}"))?;
-            if let Some((other, _)) = keys.iter().find(|(_, known)| *known == hash) {
-                return Err(format!("entry {number} ({name}) has the same key as {other}"));
+            let (name, hash, scope) = parse_entry(entry).map_err(|why| format!("entry {number} {why}"))?;
+            if let Some(other) = keys.iter().find(|known| known.hash == hash) {
+                return Err(format!("entry {number} ({name}) has the same key as {}", other.name));
             }
-            keys.push((name.into(), hash));
+            keys.push(ApiKey { name: name.into(), hash, scope });
         }
         match keys.len() {
             0 => Err("names no key".into()),
@@ -101,27 +134,44 @@ impl ApiKeys {
         }
     }
 
-    /// The name of `key`. The duration depends neither on the key nor on its position in the list.
+    /// Whether a key is only for some sources.
+    pub fn has_scopes(&self) -> bool {
+        self.0.iter().any(|key| key.scope.is_some())
+    }
+
+    #[cfg(test)]
     fn name_of(&self, key: &[u8]) -> Option<&Arc<str>> {
+        self.find(key).map(|key| &key.name)
+    }
+
+    /// The entry of `key`. The duration depends neither on the key nor on its position in the list.
+    fn find(&self, key: &[u8]) -> Option<&ApiKey> {
         let hash: [u8; 32] = Sha256::digest(key).into();
         let (mut found, mut position) = (Choice::from(0), 0_u32);
-        for (index, (_, known)) in (0_u32..).zip(self.0.iter()) {
-            let same = known.ct_eq(&hash);
+        for (index, known) in (0_u32..).zip(self.0.iter()) {
+            let same = known.hash.ct_eq(&hash);
             position.conditional_assign(&index, same);
             found |= same;
         }
-        bool::from(found).then(|| self.0.get(position as usize).map(|(name, _)| name)).flatten()
+        bool::from(found).then(|| self.0.get(position as usize)).flatten()
     }
 }
 
-fn parse_pair(entry: &str) -> Result<(&str, [u8; 32]), &'static str> {
-    let (name, hash) = entry.split_once(':').ok_or("is not name:sha256")?;
+fn parse_entry(entry: &str) -> Result<(&str, [u8; 32], Option<SourceScope>), &'static str> {
+    let (name, rest) = entry.split_once(':').ok_or("is not name:sha256")?;
+    let (hash, sources) = rest.split_once(':').map_or((rest, None), |(hash, sources)| (hash, Some(sources)));
     let (name, hash) = (name.trim(), hash.trim());
     let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if !(1..=64).contains(&name.len()) || !name.chars().all(valid) {
         return Err("has no name of 1 to 64 letters, digits, '.', '_' or '-'");
     }
-    parse_hex(hash).map(|hash| (name, hash)).ok_or("has no SHA-256 of 64 hexadecimal digits after its name")
+    let hash = parse_hex(hash).ok_or("has no SHA-256 of 64 hexadecimal digits after its name")?;
+    let scope = |sources: &str| {
+        let sources: Result<Arc<[Source]>, _> =
+            sources.split('|').map(|name| Source::new(name.trim())).collect();
+        sources.map(SourceScope).map_err(|_| "has no sources, separated by |, after its SHA-256")
+    };
+    Ok((name, hash, sources.map(scope).transpose()?))
 }
 
 fn parse_hex(text: &str) -> Option<[u8; 32]> {

@@ -14,7 +14,7 @@ use http_body::Body as _;
 use uuid::Uuid;
 
 use crate::error::{ApiError, Rejection};
-use crate::http::auth::{ApiKeyName, authenticate};
+use crate::http::auth::{ApiKeyName, SourceScope, authenticate};
 use crate::http::body::{self, MAX_DRAIN_BYTES};
 use crate::http::cors::CorsRequest;
 use crate::http::headers::{self, IDEMPOTENCY_KEY, idempotency_key};
@@ -36,11 +36,14 @@ pub async fn run<F: Future<Output = Response>>(
     let log = RequestLog::begin(&state.traces, &mut request, route);
     let origins = state.config.http.cors_origins.as_ref();
     let cors = origins.map(|origins| CorsRequest::new(origins, &mut request));
-    let mut key = None;
-    let checked = match check(state, matched, cors.as_ref(), &request, &mut key) {
+    let (mut key, mut scope) = (None, None);
+    let checked = match check(state, matched, cors.as_ref(), &request, (&mut key, &mut scope)) {
         Ok(_) if extra => Err(overloaded(ApiError::too_many_connections(), matched, &request)),
         checked => checked,
     };
+    if let Some(scope) = scope {
+        request.extensions_mut().insert(scope);
+    }
     let mut response = match checked {
         Ok(permit) => next(request, admission, permit).await,
         // Boxed: most requests are not rejected, and need no memory for this future.
@@ -68,7 +71,7 @@ pub async fn run<F: Future<Output = Response>>(
 }
 
 /// Checks the head, whether the request is a preflight, the API key, and the limits. Sets `key` to
-/// the name of the API key. Returns the permit of MAX_IN_FLIGHT, if the endpoint needs one.
+/// the name of the API key, and `scope` to its sources. Returns the permit of MAX_IN_FLIGHT, if the endpoint needs one.
 ///
 /// # Errors
 /// The response.
@@ -77,7 +80,7 @@ fn check(
     matched: Matched,
     cors: Option<&CorsRequest>,
     request: &Request,
-    key: &mut Option<ApiKeyName>,
+    (key, scope): (&mut Option<ApiKeyName>, &mut Option<SourceScope>),
 ) -> Result<Option<Permit>, Box<Response>> {
     let boxed = |error: ApiError| Box::new(error.into_response());
     headers::check(request).map_err(boxed)?;
@@ -87,7 +90,11 @@ fn check(
     if let Some(keys) = &state.config.http.api_keys
         && matched.endpoint.auth == Auth::ApiKey
     {
-        *key = Some(authenticate(keys, request.headers())?);
+        let (name, sources) = authenticate(keys, request.headers())?;
+        (*key, *scope) = (Some(name), sources);
+        if let (Some(scope), Some(source)) = (scope, matched.source_in(request.uri().path())) {
+            scope.check(source).map_err(boxed)?;
+        }
     }
     // Requests that list or cancel poll jobs need no permit, so an operator can send them under
     // overload.
@@ -128,6 +135,12 @@ pub async fn without_body(request: Request, next: Next) -> Response {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// Discards the body of a request. Returns whether it had bytes, and whether its end was read. If
+/// not, the connection must be closed.
+pub async fn discard_body(headers: &HeaderMap, body: Body) -> (bool, bool) {
+    if body.is_end_stream() { (false, true) } else { discard(headers, body).await }
 }
 
 /// One method at one path.
@@ -198,10 +211,16 @@ pub struct HadSlash;
 impl Endpoint {
     /// Whether `path` leads to this endpoint. A parameter matches one segment.
     pub fn matches(&self, path: &str) -> bool {
-        match self.path.split_once('{') {
-            None => self.path == path,
-            Some((prefix, _)) => {
-                path.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty() && !rest.contains('/'))
+        if !self.path.contains('{') {
+            return self.path == path;
+        }
+        let (mut own, mut given) = (self.path.split('/'), path.split('/'));
+        loop {
+            match (own.next(), given.next()) {
+                (None, None) => return true,
+                (Some(own), Some(given)) if own == given => {}
+                (Some(own), Some(given)) if own.starts_with('{') && !given.is_empty() => {}
+                _ => return false,
             }
         }
     }
@@ -220,8 +239,15 @@ impl Matched {
         Self { endpoint: same_path.unwrap_or(&UNKNOWN), has_method: false }
     }
 
+    /// The source that the path names.
+    pub fn source_in<'p>(&self, path: &'p str) -> Option<&'p str> {
+        let names_source = |step: &str| step == "{source}" || step == "adsbdb";
+        self.endpoint.path.split('/').nth(2).filter(|step| names_source(step))?;
+        path.split('/').nth(2)
+    }
+
     /// Whether the path is in the route table.
-    fn is_known(&self) -> bool {
+    pub fn is_known(&self) -> bool {
         !std::ptr::eq(self.endpoint, &raw const UNKNOWN)
     }
 }

@@ -56,9 +56,15 @@ impl<'p> BatchPublisher<'p> {
         }
     }
 
-    /// Sends a record as soon as the queue has room for it. Its outcome is always in the next slot.
+    /// Sends a record to KAFKA_TOPIC, as [`BatchPublisher::send_to`].
+    #[cfg(test)]
     pub async fn send(&mut self, record: Record<'_>) {
-        let permit = self.queue_permit(record.value.len()).await;
+        self.send_to(&Arc::clone(&self.publisher.topic), record).await;
+    }
+
+    /// Sends a record as soon as the queue has room for it. Its outcome is always in the next slot.
+    pub async fn send_to(&mut self, topic: &str, record: Record<'_>) {
+        let permit = self.queue_permit(topic, record.value.len()).await;
         // The slot is opened only now: the wait for the permit may include all open slots.
         let slot = self.tracker.open();
         let sent = match permit {
@@ -73,7 +79,7 @@ impl<'p> BatchPublisher<'p> {
                     sent_at: std::time::Instant::now(),
                     _queue_permit: permit,
                 };
-                self.enqueue(client, record, pending).await
+                self.enqueue(client, topic, record, pending).await
             }
             Err(error) => Err(error),
         };
@@ -90,8 +96,12 @@ impl<'p> BatchPublisher<'p> {
 
     /// Waits for the permit of a record of `bytes`. Failed records hold permits too. They are
     /// classified and sent again meanwhile, which releases these permits.
-    async fn queue_permit(&mut self, bytes: usize) -> Result<OwnedSemaphorePermit, DeliveryError> {
-        self.publisher.check_ready()?;
+    async fn queue_permit(
+        &mut self,
+        topic: &str,
+        bytes: usize,
+    ) -> Result<OwnedSemaphorePermit, DeliveryError> {
+        self.publisher.check_ready(topic)?;
         if self.tracker.has_failures() {
             self.resend_rejected().await;
         }
@@ -108,7 +118,7 @@ impl<'p> BatchPublisher<'p> {
                 acquired = tokio::time::timeout_at(deadline, permits.acquire_many_owned(bytes)) => {
                     return match acquired {
                         // Kafka may have become unavailable meanwhile.
-                        Ok(Ok(permit)) => self.publisher.check_ready().map(|()| permit),
+                        Ok(Ok(permit)) => self.publisher.check_ready(topic).map(|()| permit),
                         _ => Err(DeliveryError::queue_full()),
                     };
                 }
@@ -122,13 +132,14 @@ impl<'p> BatchPublisher<'p> {
     async fn enqueue(
         &mut self,
         client: &ReplaceableClient,
+        topic: &str,
         record: Record<'_>,
         pending: PendingRecord,
     ) -> Result<(), DeliveryError> {
         let deadline = Instant::now() + self.publisher.delivery_timeout;
         let mut receiver = ReportReceiver::Batch(pending);
         loop {
-            let (error, returned) = match client.enqueue(&self.publisher.topic, record, receiver) {
+            let (error, returned) = match client.enqueue(topic, record, receiver) {
                 Ok(()) => break,
                 Err(rejected) => *rejected,
             };
@@ -162,7 +173,7 @@ impl<'p> BatchPublisher<'p> {
 
     async fn send_alone(&mut self, failed: FailedDelivery, copy: &RecordCopy) -> Result<(), DeliveryError> {
         self.tracker.reopen();
-        self.publisher.check_ready()?;
+        self.publisher.check_ready(&copy.topic)?;
         let client = self.publisher.single_record_client()?;
         let record = Record {
             key: &copy.key,
@@ -171,7 +182,7 @@ impl<'p> BatchPublisher<'p> {
             traceparent: self.traceparent,
         };
         let pending = PendingRecord { alone: true, mark: client.mark(), ..failed.record };
-        self.enqueue(client, record, pending).await
+        self.enqueue(client, &copy.topic, record, pending).await
     }
 
     /// Waits for the delivery reports of all records in flight, at most until their deadline.

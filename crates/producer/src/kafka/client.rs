@@ -11,7 +11,7 @@ use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders, ToBytes};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
@@ -166,8 +166,34 @@ impl ReplaceableClient {
         record: Record<'_>,
         deadline: Instant,
     ) -> Result<Position, AttemptError> {
-        let (mark, (sender, report)) = (self.mark(), oneshot::channel());
+        let mark = self.mark();
+        let (sender, report) = oneshot::channel();
         self.enqueue(topic, record, ReportReceiver::Single(sender)).map_err(|rejected| rejected.0)?;
+        self.report(report, mark, deadline).await
+    }
+
+    /// Sends a dead letter, which has no key, and waits for its delivery report until `deadline`.
+    pub async fn send_dead_letter(
+        &self,
+        topic: &str,
+        (value, timestamp_ms, headers): (&[u8], i64, OwnedHeaders),
+        deadline: Instant,
+    ) -> Result<Position, AttemptError> {
+        let mark = self.mark();
+        let (sender, report) = oneshot::channel();
+        let receiver = Box::new(ReportReceiver::Single(sender));
+        let base = BaseRecord::<(), _, _>::with_opaque_to(topic, receiver);
+        let base = base.payload(value).timestamp(timestamp_ms).headers(headers);
+        self.hand_over(base).map_err(|rejected| rejected.0)?;
+        self.report(report, mark, deadline).await
+    }
+
+    async fn report(
+        &self,
+        report: oneshot::Receiver<DeliveryReport>,
+        mark: SendMark,
+        deadline: Instant,
+    ) -> Result<Position, AttemptError> {
         match tokio::time::timeout_at(deadline, report).await {
             Ok(Ok(Ok(position))) => Ok(position),
             Ok(Ok(Err(failure))) => Err(self.classify(failure, mark)),
@@ -193,6 +219,14 @@ impl ReplaceableClient {
             .payload(record.value)
             .timestamp(record.timestamp_ms)
             .headers(headers);
+        self.hand_over(base)
+    }
+
+    /// Hands a record to librdkafka.
+    fn hand_over<K: ToBytes + ?Sized>(
+        &self,
+        base: BaseRecord<'_, K, [u8], Box<ReportReceiver>>,
+    ) -> Result<(), Box<(DeliveryError, ReportReceiver)>> {
         // The lock is held for this call only. A replacement waits for nothing else under it.
         let current = self.client.read().unwrap_or_else(PoisonError::into_inner);
         let Some(client) = current.as_ref() else {
@@ -311,6 +345,7 @@ impl ProducerContext for Context {
 
 fn copy(message: &BorrowedMessage<'_>) -> Option<RecordCopy> {
     Some(RecordCopy {
+        topic: message.topic().to_owned(),
         key: std::str::from_utf8(message.key()?).ok()?.to_owned(),
         value: message.payload()?.to_vec(),
     })

@@ -42,6 +42,7 @@ pub struct PendingRecord {
 /// A copy of a rejected record.
 #[derive(Debug)]
 pub struct RecordCopy {
+    pub topic: String,
     pub key: String,
     pub value: Vec<u8>,
 }

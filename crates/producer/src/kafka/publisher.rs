@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use kafka::topics::{KafkaReadiness, topic_maintenance};
 use rdkafka::error::KafkaError;
+use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{Producer, PurgeConfig};
 use service::tasks::Supervisor;
 use service::time::Backoff;
@@ -46,15 +47,14 @@ impl Publisher {
         let client_config = client_config(
             &config.kafka_broker,
             &config.kafka_properties,
-            config.max_payload_bytes,
+            config.max_record_bytes(),
             config.delivery_timeout,
         );
         let client = Arc::new(ReplaceableClient::new(client_config).map_err(message)?);
         let admin_config =
             kafka::client_config(&config.kafka_broker, client::CLIENT_ID, &[], &config.kafka_properties);
         let (topic_state, maintenance) =
-            topic_maintenance(&admin_config, vec![config.topic.clone()], shutdown.clone())
-                .map_err(message)?;
+            topic_maintenance(&admin_config, config.topics(), shutdown.clone()).map_err(message)?;
         let publisher = Self {
             topic: config.topic.name.as_str().into(),
             delivery_timeout: config.delivery_timeout,
@@ -87,28 +87,77 @@ impl Publisher {
         }
     }
 
+    /// Checks that records can be sent to `topic` now. Another topic may be missing.
+    ///
+    /// # Errors
+    /// The cause, as text.
+    pub fn ready_for(&self, topic: &str) -> Result<(), String> {
+        let Err(cause) = self.ready() else { return Ok(()) };
+        match &*self.topic_state.borrow() {
+            KafkaReadiness::TopicMissing(missing) if cause == *missing => {
+                let own = missing.contains(&format!("topic {topic} cannot be created: "));
+                if own { Err(cause) } else { Ok(()) }
+            }
+            _ => Err(cause),
+        }
+    }
+
+    /// Sends a record to KAFKA_TOPIC, as [`Publisher::send_to`].
+    ///
+    /// # Errors
+    /// See there.
+    #[cfg(test)]
+    pub async fn send(&self, record: Record<'_>) -> Result<Position, DeliveryError> {
+        self.send_to(&self.topic, record).await
+    }
+
     /// Sends a record and waits for its delivery report, at most for the delivery timeout.
     ///
     /// # Errors
     /// The record is not known to be stored. The error states whether it may be.
-    pub async fn send(&self, record: Record<'_>) -> Result<Position, DeliveryError> {
-        self.check_ready()?;
+    pub async fn send_to(&self, topic: &str, record: Record<'_>) -> Result<Position, DeliveryError> {
+        self.check_ready(topic)?;
         let deadline = Instant::now() + self.delivery_timeout;
-        match self.client.send(&self.topic, record, deadline).await {
+        match self.client.send(topic, record, deadline).await {
             Ok(position) => return Ok(position),
             Err(AttemptError::Final(error)) => return Err(error),
             Err(AttemptError::BatchTooLarge) => {}
         }
-        self.check_ready()?;
-        let outcome = self.single_record_client()?.send(&self.topic, record, deadline).await;
+        self.check_ready(topic)?;
+        let outcome = self.single_record_client()?.send(topic, record, deadline).await;
         outcome.map_err(|error| match error {
             AttemptError::BatchTooLarge => DeliveryError::TooLarge,
             AttemptError::Final(error) => error,
         })
     }
 
-    pub(super) fn check_ready(&self) -> Result<(), DeliveryError> {
-        self.ready().map_err(|cause| DeliveryError::not_stored("kafka_away", cause))
+    /// Sends a dead letter without a key, and waits for its delivery report.
+    ///
+    /// # Errors
+    /// It is not known to be stored.
+    pub async fn send_dead_letter(
+        &self,
+        topic: &str,
+        (value, timestamp_ms, headers): (&[u8], i64, OwnedHeaders),
+    ) -> Result<Position, DeliveryError> {
+        self.check_ready(topic)?;
+        let deadline = Instant::now() + self.delivery_timeout;
+        let letter = (value, timestamp_ms, headers.clone());
+        match self.client.send_dead_letter(topic, letter, deadline).await {
+            Ok(position) => return Ok(position),
+            Err(AttemptError::Final(error)) => return Err(error),
+            Err(AttemptError::BatchTooLarge) => {}
+        }
+        let alone = self.single_record_client()?;
+        let outcome = alone.send_dead_letter(topic, (value, timestamp_ms, headers), deadline).await;
+        outcome.map_err(|error| match error {
+            AttemptError::BatchTooLarge => DeliveryError::TooLarge,
+            AttemptError::Final(error) => error,
+        })
+    }
+
+    pub(super) fn check_ready(&self, topic: &str) -> Result<(), DeliveryError> {
+        self.ready_for(topic).map_err(|cause| DeliveryError::not_stored("kafka_away", cause))
     }
 
     pub(super) fn single_record_client(&self) -> Result<&ReplaceableClient, DeliveryError> {

@@ -2,6 +2,7 @@
 //! `adsbdb`. The payload is the JSON text of the aircraft, unchanged. `/ingest/adsbdb/poll`: jobs
 //! that repeat it in the background.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -9,7 +10,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use events::NewEvent;
+use events::{NewEvent, Source};
 use serde::Serialize;
 use serde_json::json;
 use tokio::time::Instant;
@@ -18,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::ApiError;
 use crate::http::headers::new_id;
 use crate::http::middleware::HadBody;
-use crate::poll_jobs::{self, CallResult, Job, JobReport, Schedule};
+use crate::poll_jobs::{self, CallResult, Job, JobRegistry, JobReport, Schedule};
 use crate::routes::ingest::{Accepted, publish};
 use crate::state::{Admission, AppState};
 use crate::traces::traceparent;
@@ -32,31 +33,33 @@ pub async fn ingest_aircraft(
     if !admission.granted() {
         return Err(ApiError::shutting_down(None));
     }
-    fetch_and_ingest(&state, traceparent(request.headers()), &CancellationToken::new()).await
+    let source = state.adsbdb_source.clone();
+    fetch_and_ingest(&state, &source, traceparent(request.headers()), &CancellationToken::new()).await
 }
 
-/// Fetches an aircraft and ingests it. `cancelled` ends the request to ADSBDB. It does not end the
+/// Fetches an aircraft and ingests it as an event of `source`. `cancelled` ends the request to ADSBDB. It does not end the
 /// delivery of an event that Kafka received.
 ///
 /// # Errors
 /// 502, and the errors of [`publish`].
-async fn fetch_and_ingest(
+pub async fn fetch_and_ingest(
     state: &AppState,
+    source: &Source,
     traceparent: Option<&str>,
     cancelled: &CancellationToken,
 ) -> Result<Accepted, ApiError> {
     // The event could not be stored, so ADSBDB gets no request.
-    if let Err(detail) = state.kafka.ready() {
+    if let Err(detail) = state.kafka.ready_for(state.sources.topic_of(source)) {
         return Err(ApiError::NotStored { reason: "kafka_away", detail, id: None });
     }
+    let in_file = state.sources.get(source.as_str()).map(|source| &source.name);
     let payload = tokio::select! {
-        payload = state.adsbdb.random_aircraft() => payload?,
+        payload = state.adsbdb.random_aircraft(in_file) => payload?,
         () = cancelled.cancelled() => return Err(ApiError::shutting_down(None)),
         () = state.shutdown.abandoned.cancelled() => return Err(ApiError::shutting_down(None)),
     };
     let id = events::aircraft_id(&payload).unwrap_or_else(new_id);
-    let draft =
-        NewEvent { id: None, timestamp: None, source: state.adsbdb_source.clone(), payload: payload.clone() };
+    let draft = NewEvent { id: None, timestamp: None, source: source.clone(), payload: payload.clone() };
     publish(state, draft, id, traceparent).await.map(|accepted| accepted.with_payload(&payload))
 }
 
@@ -70,11 +73,33 @@ pub async fn start(
         return Err(ApiError::InvalidJobRequest("the request has a body".into()));
     }
     let schedule = Schedule::parse(request.uri().query().unwrap_or_default())?;
+    let caller = Arc::clone(&state);
+    start_job(&state, &state.jobs, ("adsbdb", schedule), admission, move |job| {
+        let caller = Arc::clone(&caller);
+        async move { call(&job, &caller).await }
+    })
+}
+
+/// Starts a job of a source. `call` makes one call of it.
+///
+/// # Errors
+/// 429: too many jobs of the source run. 503: the shutdown has begun.
+pub fn start_job<C, F>(
+    state: &AppState,
+    jobs: &JobRegistry,
+    (source, schedule): (&str, Schedule),
+    admission: Admission,
+    call: C,
+) -> Result<Response, ApiError>
+where
+    C: Fn(Arc<Job>) -> F + Send + Sync + 'static,
+    F: Future<Output = CallResult> + Send,
+{
     if !admission.granted() {
         return Err(ApiError::shutting_down(None));
     }
-    let job = state.jobs.start(schedule, &state.shutdown.begun, Instant::now())?;
-    let location = format!("/ingest/adsbdb/poll/{}", job.id);
+    let job = jobs.start(schedule, &state.shutdown.begun, Instant::now())?;
+    let location = format!("/ingest/{source}/poll/{}", job.id);
     let body = json!({
         "status": "started",
         "job_id": job.id,
@@ -82,7 +107,7 @@ pub async fn start(
         "duration_sec": schedule.duration_sec,
     });
     tokio::spawn(async move {
-        poll_jobs::run(&job, || call(&job, &state)).await;
+        poll_jobs::run(&job, || call(Arc::clone(&job))).await;
         // The job counts as unfinished work until here. The shutdown cancels it.
         drop(admission);
     });
@@ -91,8 +116,14 @@ pub async fn start(
 
 /// One call of a job.
 async fn call(job: &Job, state: &AppState) -> CallResult {
-    match fetch_and_ingest(state, None, &job.cancelled).await {
-        Ok(_) => CallResult::Sent,
+    let fetched = fetch_and_ingest(state, &state.adsbdb_source, None, &job.cancelled).await;
+    call_result(job, state, fetched.map(drop))
+}
+
+/// The result of a call of a job.
+pub fn call_result(job: &Job, state: &AppState, outcome: Result<(), ApiError>) -> CallResult {
+    match outcome {
+        Ok(()) => CallResult::Sent,
         Err(ApiError::NotStored { reason: "stopping", .. }) if job.cancelled.is_cancelled() => {
             CallResult::Cancelled
         }
@@ -113,7 +144,7 @@ type JobId = Result<Path<String>, PathRejection>;
 /// The response of `GET` without a job id.
 #[derive(Debug, Serialize)]
 pub struct JobList {
-    jobs: Vec<JobReport>,
+    pub jobs: Vec<JobReport>,
 }
 
 /// `GET`: lists all running jobs and those that ended within the last hour, the newest first.

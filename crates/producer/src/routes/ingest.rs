@@ -7,11 +7,13 @@ use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use events::{Event, EventId, NewEvent, Payload, RequestError};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::error::ApiError;
+use crate::http::auth::SourceScope;
 use crate::http::body::{BodyLimits, read_json};
 use crate::http::headers::{ContentCoding, format_hint, idempotency_key, key_violation, new_id};
 use crate::kafka::delivery::Record;
@@ -65,10 +67,27 @@ pub async fn ingest(
 ) -> Result<Accepted, ApiError> {
     let (parts, body) = request.into_parts();
     let (draft, id) = read_event(&state, &parts.headers, body).await?;
+    if let Some(scope) = parts.extensions.get::<SourceScope>() {
+        scope.check(draft.source.as_str())?;
+    }
     if !admission.granted() {
         return Err(ApiError::shutting_down(Some(id)));
     }
     publish(&state, draft, id, traceparent(&parts.headers)).await
+}
+
+/// Reads the body of an event or a record.
+///
+/// # Errors
+/// Those of [`read_json`], with the id that the head of the request contains.
+pub async fn read_body(state: &AppState, headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
+    let limits = BodyLimits {
+        max_bytes: state.config.max_payload_bytes,
+        variable: "MAX_PAYLOAD_BYTES",
+        timeout: state.config.request_timeout,
+    };
+    let body = read_json(headers, body, limits, &state.shutdown, &state.zstd_memory).await;
+    body.map_err(|error| error.with_head_id(idempotency_key(headers).ok().flatten()))
 }
 
 /// Reads and validates the event of a request, and determines its id.
@@ -78,14 +97,13 @@ async fn read_event(
     body: Body,
 ) -> Result<(NewEvent, EventId), ApiError> {
     let config = &state.config;
-    let limits = BodyLimits {
-        max_bytes: config.max_payload_bytes,
-        variable: "MAX_PAYLOAD_BYTES",
-        timeout: config.request_timeout,
-    };
-    let body = read_json(headers, body, limits, &state.shutdown, &state.zstd_memory).await;
-    let body = body.map_err(|error| error.with_head_id(idempotency_key(headers).ok().flatten()))?;
-    let (draft, key) = match (events::parse_request(&body, &state.rules), idempotency_key(headers)) {
+    let body = read_body(state, headers, body).await?;
+    let parsed = events::parse_request(&body, &state.rules);
+    let parsed = parsed.and_then(|draft| match state.sources.check_envelope(&draft) {
+        Ok(()) => Ok(draft),
+        Err(violations) => Err(RequestError::Invalid(violations)),
+    });
+    let (draft, key) = match (parsed, idempotency_key(headers)) {
         (Ok(draft), Ok(key)) => (draft, key),
         (Ok(_), Err(violation)) => return Err(ApiError::Violations(vec![violation])),
         (Err(RequestError::Invalid(mut violations)), key) => {
@@ -123,14 +141,15 @@ pub async fn publish(
     let record =
         Record { key: event.id.as_str(), value: &value, timestamp_ms: ingested_at.get(), traceparent };
     let sent_at = Instant::now();
-    let stored = match state.kafka.send(record).await {
+    let topic = state.sources.topic_of(&event.source);
+    let stored = match state.kafka.send_to(topic, record).await {
         Ok(stored) => stored,
         Err(error) => return Err(error.into_api_error(event.id)),
     };
     state.metrics.event_accepted(&event.source, sent_at);
     Ok(Accepted {
         id: event.id,
-        topic: state.config.topic.name.clone(),
+        topic: topic.to_string(),
         partition: stored.partition,
         offset: stored.offset,
         status: "enqueued",

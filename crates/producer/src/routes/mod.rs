@@ -3,7 +3,8 @@
 
 mod adsbdb;
 mod docs;
-mod ingest;
+pub mod ingest;
+mod source;
 
 use std::sync::Arc;
 
@@ -40,6 +41,28 @@ struct Route {
 
 /// The path of single events.
 const INGEST: &str = "/ingest";
+
+/// The path of the records of a source.
+const SOURCE: &str = "/ingest/{source}";
+
+/// The endpoints of the sources of the file, with the columns of [`ROUTES`]. They exist only with a
+/// file.
+#[rustfmt::skip]
+static SOURCE_ROUTES: [Route; 6] = [
+    route(endpoint(POST, SOURCE, ApiKey, InFlight, One),
+        |_| post(source::ingest), openapi::no_errors),
+    route(endpoint(POST, "/ingest/{source}/batch", ApiKey, InFlight, Many),
+        |_| post(source::ingest_batch), openapi::no_errors),
+
+    route(endpoint(GET, "/ingest/{source}/poll", ApiKey, Connections, Events::None),
+        |_| without_body(get(source::list_jobs)), openapi::no_errors),
+    route(endpoint(POST, "/ingest/{source}/poll", ApiKey, InFlight, Events::None),
+        |_| without_body(post(source::start_job)), openapi::no_errors),
+    route(endpoint(GET, "/ingest/{source}/poll/{job_id}", ApiKey, Connections, Events::None),
+        |_| without_body(get(source::show_job)), openapi::no_errors),
+    route(endpoint(DELETE, "/ingest/{source}/poll/{job_id}", ApiKey, Connections, Events::None),
+        |_| without_body(delete(source::cancel_job)), openapi::no_errors),
+];
 
 /// Every endpoint of the producer. Columns: method, path, authentication, limit class, events in
 /// the request, handler, errors. The header Allow has the order of the rows.
@@ -118,6 +141,16 @@ fn find(method: &Method, path: &str) -> Matched {
     Matched::find(ROUTES.iter().map(|route| &route.endpoint), method, path)
 }
 
+/// Finds the endpoint of a request among those of all producers, and then among those of the
+/// sources of the file.
+fn find_with_sources(method: &Method, path: &str) -> Matched {
+    let matched = find(method, path);
+    if matched.is_known() {
+        return matched;
+    }
+    Matched::find(SOURCE_ROUTES.iter().map(|route| &route.endpoint), method, path)
+}
+
 /// Removes a slash at the end of the path. Both paths are equivalent.
 fn remove_slash(request: &mut Request) {
     let shorter = request.uri().path().strip_suffix('/');
@@ -146,9 +179,11 @@ pub struct Dispatcher {
 
 impl Dispatcher {
     pub fn new(state: AppState) -> Self {
-        let router = ROUTES.iter().fold(Router::new(), |router, Route { endpoint, handler, .. }| {
-            router.route(endpoint.path, handler(&state))
-        });
+        let sources = if state.sources.has_file() { SOURCE_ROUTES.as_slice() } else { &[] };
+        let router =
+            ROUTES.iter().chain(sources).fold(Router::new(), |router, Route { endpoint, handler, .. }| {
+                router.route(endpoint.path, handler(&state))
+            });
         let router = router
             .fallback(|request| reject(ApiError::PathNotFound, request))
             .method_not_allowed_fallback(|request| reject(ApiError::MethodNotAllowed, request))
@@ -160,6 +195,7 @@ impl Dispatcher {
     /// but those of exempt endpoints.
     pub async fn handle(&self, mut request: Request, extra: bool) -> Response {
         remove_slash(&mut request);
+        let find = if self.state.sources.has_file() { find_with_sources } else { find };
         let matched = find(request.method(), request.uri().path());
         let extra = extra && matched.endpoint.limit != Exempt;
         if extra {
@@ -171,6 +207,10 @@ impl Dispatcher {
                 return ingest::ingest(State(self.state.clone()), Extension(admission), request)
                     .await
                     .into_response();
+            }
+            if matched.has_method && matched.endpoint.path == SOURCE {
+                let handled = source::handle(&self.state, admission, permit, request);
+                return Box::pin(handled).await.into_response();
             }
             // Boxed, so that single events need no memory for this future.
             Box::pin(self.route(request, admission, permit)).await
@@ -219,7 +259,7 @@ impl HealthSource for Parts {
                 "accepted": counters.accepted(),
                 "rejected": counters.rejected(),
                 "unconfirmed": counters.unconfirmed(),
-                "poll_jobs": self.jobs.running_count(),
+                "poll_jobs": self.jobs.running_count() + self.sources.running_jobs(),
                 "kafka_queue_records": self.kafka.queued_records(),
             },
             "last_error": self.last_error(),
@@ -235,7 +275,8 @@ impl HealthSource for Parts {
         let metrics = &self.metrics;
         metrics.kafka_up.set(i64::from(self.kafka.ready().is_ok()));
         metrics.kafka_queue_records.set(self.kafka.queued_records());
-        metrics.poll_jobs.set(i64::try_from(self.jobs.running_count()).unwrap_or(i64::MAX));
+        let jobs = self.jobs.running_count() + self.sources.running_jobs();
+        metrics.poll_jobs.set(i64::try_from(jobs).unwrap_or(i64::MAX));
         &metrics.registry
     }
 }

@@ -2,9 +2,15 @@
 //! broker must inject errors.
 
 #![cfg(test)]
+#![expect(clippy::duplicate_mod, reason = "ADSBDB is tested as a built-in source and as an entry of a file")]
 
 mod access;
 mod application;
+// The same tests with ADSBDB as an entry of a sources file.
+#[path = "poll_jobs.rs"]
+mod as_entry_poll_jobs;
+#[path = "upstream.rs"]
+mod as_entry_upstream;
 mod batch;
 mod batch_faults;
 mod batch_limits;
@@ -23,6 +29,7 @@ mod outages;
 mod poll_jobs;
 mod protocol;
 mod real_broker;
+mod sources;
 mod tls;
 mod traces;
 mod upstream;

@@ -1,0 +1,324 @@
+//! Requests to the API of one source.
+//!
+//! - A request takes at most the source's `timeout`. Transient errors are retried twice, if the
+//!   retry starts within twice that time.
+//! - No request is sent while the API allows none.
+//! - A response has at most [`MAX_FETCHED_BYTES`], and all responses of the process share a limit.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use reqwest::header::{
+    ACCEPT, CONTENT_ENCODING, DATE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE,
+    IF_NONE_MATCH, LAST_MODIFIED, RETRY_AFTER,
+};
+use service::time::Backoff;
+use sources::{Auth, HttpApi};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use url::Url;
+
+use crate::adsbdb::RateLimit;
+use crate::config::MAX_FETCHED_BYTES;
+use crate::metrics::Metrics;
+use crate::pull::error::PullError;
+use crate::pull::kept::Validators;
+
+/// Memory of all responses that are being read or processed.
+const MEMORY_BYTES: usize = 256 * 1024 * 1024;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const MAX_ATTEMPTS: u32 = 3;
+const MAX_REDIRECTS: usize = 5;
+/// Duration of a rate limit if the API does not name it.
+const DEFAULT_RATE_LIMIT: Duration = Duration::from_secs(60);
+
+const TOO_MANY_REDIRECTS: &str = "too often";
+const OTHER_ORIGIN: &str = "to another origin, and the request has headers or credentials for this one";
+
+/// Creates the memory limit of all responses. One permit is one byte.
+pub fn memory_permits() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(MEMORY_BYTES))
+}
+
+/// The client of one source.
+#[derive(Debug)]
+pub struct PullClient {
+    http: reqwest::Client,
+    headers: HeaderMap,
+    timeout: Duration,
+    /// Headers that name a time to wait.
+    wait: Vec<String>,
+    rate_limit: RateLimit,
+    memory: Arc<Semaphore>,
+    metrics: Arc<Metrics>,
+    source: Arc<str>,
+}
+
+/// A page that was fetched.
+#[derive(Debug)]
+pub struct Page {
+    /// Valid JSON.
+    pub text: String,
+    pub headers: HeaderMap,
+    pub validators: Validators,
+    /// How long the API allows no request after this one.
+    pub wait: Option<Duration>,
+    _memory: Option<OwnedSemaphorePermit>,
+}
+
+/// The answer to a request.
+#[derive(Debug)]
+pub enum Fetched {
+    /// The page has not changed.
+    NotModified {
+        wait: Option<Duration>,
+    },
+    Page(Page),
+}
+
+impl PullClient {
+    /// Creates the client. It connects at the first request.
+    ///
+    /// # Errors
+    /// TLS cannot be set up, or a header of the file is invalid.
+    pub fn new(
+        source: &str,
+        api: &HttpApi,
+        memory: Arc<Semaphore>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, String> {
+        // See the client of ADSBDB.
+        _ = rustls::crypto::ring::default_provider().install_default();
+        let headers = headers(api)?;
+        let has_secrets = api.auth.is_some() || !api.headers.is_empty();
+        let origin = api.url.origin();
+        let redirects = reqwest::redirect::Policy::custom(move |attempt| {
+            if attempt.previous().len() > MAX_REDIRECTS {
+                attempt.error(TOO_MANY_REDIRECTS)
+            } else if has_secrets && attempt.url().origin() != origin {
+                attempt.error(OTHER_ORIGIN)
+            } else {
+                attempt.follow()
+            }
+        });
+        let mut builder = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT.min(api.timeout))
+            .redirect(redirects)
+            .user_agent(concat!("slipstream/", env!("CARGO_PKG_VERSION")));
+        if api.url.scheme() == "http" {
+            // A proxy to the internet cannot reach a server in the own network.
+            builder = builder.no_proxy();
+        }
+        Ok(Self {
+            http: builder.build().map_err(|error| error.to_string())?,
+            headers,
+            timeout: api.timeout,
+            wait: api.wait.clone(),
+            rate_limit: RateLimit::default(),
+            memory,
+            metrics,
+            source: source.into(),
+        })
+    }
+
+    /// Fetches a page. Transient errors are retried.
+    ///
+    /// # Errors
+    /// There is no page. The error states why.
+    pub async fn fetch(&self, url: &Url, known: Option<&Validators>) -> Result<Fetched, PullError> {
+        let deadline = Instant::now() + self.timeout * 2;
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(1));
+        loop {
+            self.check_rate_limit()?;
+            let outcome = tokio::time::timeout(self.timeout, self.request(url, known)).await;
+            let outcome = outcome.unwrap_or(Err(PullError::Timeout(self.timeout)));
+            self.metrics.pull(
+                &self.source,
+                match &outcome {
+                    Ok(Fetched::NotModified { .. }) => "not_modified",
+                    Ok(Fetched::Page(_)) => "ok",
+                    Err(error) => error.outcome(),
+                },
+            );
+            let error = match outcome {
+                Ok(fetched) => return Ok(fetched),
+                Err(error) => error,
+            };
+            if let Some(time) = error.retry_after() {
+                tracing::warn!(source = &*self.source, seconds = time.as_secs(), "api allows no request");
+                self.wait(time);
+            }
+            let retry_at = Instant::now() + backoff.next_delay();
+            if !error.is_transient() || backoff.attempts() >= MAX_ATTEMPTS || retry_at >= deadline {
+                return Err(error);
+            }
+            tracing::debug!(source = &*self.source, reason = %error, "request to api failed, retrying");
+            tokio::time::sleep_until(retry_at).await;
+        }
+    }
+
+    /// Sends no request for `time`.
+    pub fn wait(&self, time: Duration) {
+        self.rate_limit.activate(Instant::now(), time);
+    }
+
+    /// How long no request is sent.
+    pub fn waits(&self) -> Option<Duration> {
+        self.rate_limit.remaining(Instant::now())
+    }
+
+    fn check_rate_limit(&self) -> Result<(), PullError> {
+        self.waits().map_or(Ok(()), |remaining| Err(PullError::RateLimited(remaining)))
+    }
+
+    async fn request(&self, url: &Url, known: Option<&Validators>) -> Result<Fetched, PullError> {
+        let mut request = self.http.get(url.clone()).headers(self.headers.clone());
+        let known = known.cloned().unwrap_or_default();
+        let is_conditional = known != Validators::default();
+        if let Some(etag) = known.etag {
+            request = request.header(IF_NONE_MATCH, etag);
+        }
+        if let Some(last_modified) = known.last_modified {
+            request = request.header(IF_MODIFIED_SINCE, last_modified);
+        }
+        let mut response = request.send().await.map_err(|error| self.transport_error(&error))?;
+        let headers = std::mem::take(response.headers_mut());
+        let wait = self.named_wait(&headers);
+        match response.status().as_u16() {
+            304 if is_conditional => return Ok(Fetched::NotModified { wait }),
+            200..=299 => {}
+            429 => return Err(PullError::RateLimited(wait.unwrap_or(DEFAULT_RATE_LIMIT))),
+            status => return Err(PullError::Status { status, retry_after: wait }),
+        }
+        let is_plain = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
+        if headers.get(CONTENT_ENCODING).is_some_and(|coding| !is_plain(coding)) {
+            return Err(PullError::InvalidResponse("it is compressed, which was not requested".into()));
+        }
+        let (mut body, mut memory) = (BytesMut::new(), None::<OwnedSemaphorePermit>);
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.transport_error(&error))? {
+            if body.len() + chunk.len() > MAX_FETCHED_BYTES {
+                return Err(PullError::TooLarge(MAX_FETCHED_BYTES));
+            }
+            let bytes = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
+            let permit = Arc::clone(&self.memory).try_acquire_many_owned(bytes);
+            let permit = permit.map_err(|_| PullError::NoMemory)?;
+            match &mut memory {
+                Some(memory) => memory.merge(permit),
+                None => memory = Some(permit),
+            }
+            body.extend_from_slice(&chunk);
+        }
+        let text = |name: HeaderName| Some(headers.get(name)?.to_str().ok()?.to_owned());
+        let validators = Validators { etag: text(ETAG), last_modified: text(LAST_MODIFIED) };
+        let text = json_text(Vec::from(body)).map_err(|reason| PullError::InvalidResponse(reason.into()))?;
+        Ok(Fetched::Page(Page { text, headers, validators, wait, _memory: memory }))
+    }
+
+    /// The time to wait that the headers of a response name, at most an hour.
+    fn named_wait(&self, headers: &HeaderMap) -> Option<Duration> {
+        let own = self.wait.iter().map(String::as_str);
+        own.chain(["retry-after", "x-poll-interval"]).find_map(|name| {
+            let mut one = HeaderMap::from_iter([(RETRY_AFTER, headers.get(name)?.clone())]);
+            if let Some(date) = headers.get(DATE) {
+                one.insert(DATE, date.clone());
+            }
+            service::retry_after(&one)
+        })
+    }
+
+    fn transport_error(&self, error: &reqwest::Error) -> PullError {
+        let cause = service::http::root_cause(error).to_string();
+        if error.is_redirect() {
+            let other = cause.contains(OTHER_ORIGIN);
+            return PullError::Redirect(if other { OTHER_ORIGIN } else { TOO_MANY_REDIRECTS });
+        }
+        if error.is_timeout() && !error.is_connect() {
+            return PullError::Timeout(self.timeout);
+        }
+        PullError::Unreachable(cause)
+    }
+}
+
+/// The headers of every request. Values of the file are secrets.
+fn headers(api: &HttpApi) -> Result<HeaderMap, String> {
+    let mut headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))]);
+    let mut insert = |name: &str, value: &str| {
+        let parsed = name.parse::<HeaderName>().ok().zip(HeaderValue::from_str(value).ok());
+        let (key, mut value) = parsed.ok_or_else(|| format!("the header {name} is invalid"))?;
+        value.set_sensitive(true);
+        headers.insert(key, value);
+        Ok::<_, String>(())
+    };
+    for (name, value) in &api.headers {
+        insert(name, value.expose())?;
+    }
+    match &api.auth {
+        None => {}
+        Some(Auth::Bearer(token)) => insert("authorization", &format!("Bearer {}", token.expose()))?,
+        Some(Auth::Basic { user, password }) => {
+            let pair = base64(format!("{user}:{}", password.expose()).as_bytes());
+            insert("authorization", &format!("Basic {pair}"))?;
+        }
+        Some(Auth::Header { name, value }) => insert(name, value.expose())?,
+    }
+    Ok(headers)
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let bits = chunk.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte));
+        let bits = bits << (8 * (3 - chunk.len()));
+        for digit in 0..4 {
+            let index = (bits >> (18 - 6 * digit)) & 63;
+            let shown = digit <= chunk.len();
+            text.push(if shown { char::from(DIGITS[index as usize]) } else { '=' });
+        }
+    }
+    text
+}
+
+/// The text of a JSON body, without a byte order mark.
+fn json_text(body: Vec<u8>) -> Result<String, &'static str> {
+    let mut text = String::from_utf8(body).map_err(|_| "it is not UTF-8")?;
+    if text.starts_with('\u{feff}') {
+        text.drain(..'\u{feff}'.len_utf8());
+    }
+    match events::parse_json(text.as_bytes()) {
+        Ok(_) => Ok(text),
+        Err(events::RequestError::Empty) => Err("it is empty"),
+        Err(_) if text.trim_ascii_start().starts_with('<') => {
+            Err("it is a web page, as a proxy in between returns it")
+        }
+        Err(_) => Err("it is not JSON, or its JSON is cut off"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_has_its_padding() {
+        for (bytes, text) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("user:pass", "dXNlcjpwYXNz")]
+        {
+            assert_eq!(base64(bytes.as_bytes()), text);
+        }
+    }
+
+    #[test]
+    fn each_invalid_body_has_its_own_reason() {
+        for (body, reason) in [
+            (&b""[..], "it is empty"),
+            (b" <html>", "it is a web page, as a proxy in between returns it"),
+            (b"{\"a\":", "it is not JSON, or its JSON is cut off"),
+            (b"\"\xff\"", "it is not UTF-8"),
+        ] {
+            assert_eq!(json_text(body.to_vec()), Err(reason));
+        }
+        assert_eq!(json_text("\u{feff}[1]".into()), Ok("[1]".into()));
+    }
+}

@@ -1,0 +1,400 @@
+//! Fetches the records of a source of the file and sends those that are new.
+//!
+//! - One fetch of a source runs at a time. Sources do not wait for each other.
+//! - A record that was sent and has not changed is not sent again.
+//! - A record that can never be stored goes to the dead-letter topic, once.
+//! - The validators of the pages are kept only after every record of all pages has a delivery
+//!   report or a dead letter. So nothing is lost if a fetch ends early.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use events::NewEvent;
+use service::tasks::lock;
+use sources::{Answer, Context, HttpApi, Records, Source};
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::batch::{Batch, Settled};
+use crate::error::ApiError;
+use crate::extraction::{Extraction, Fault, extract};
+use crate::kafka::delivery_tracker::DeliveryState;
+use crate::pull::client::{Fetched, Page};
+use crate::pull::dead_letters::DeadLetter;
+use crate::pull::error::PullError;
+use crate::pull::kept::{Hash, KeptPage, Validators, hash};
+use crate::pull::paging;
+use crate::pull::puller::Puller;
+use crate::routes::ingest::{Accepted, publish};
+use crate::state::AppState;
+
+/// Maximum number of records of one fetch.
+const MAX_RECORDS: usize = 100_000;
+/// Number of dead letters that are sent side by side.
+const DEAD_LETTERS_AT_A_TIME: usize = 64;
+/// Number of records after which other tasks may run.
+const RECORDS_PER_YIELD: usize = 64;
+
+/// What a fetch returned.
+pub enum Outcome {
+    /// Nothing is new.
+    NotModified,
+    /// The only record of the answer was sent.
+    One(Accepted),
+    /// The records of the answer have these outcomes.
+    Many {
+        settled: Settled,
+        /// Why the fetch is incomplete, if it is.
+        failure: Option<String>,
+    },
+}
+
+/// One fetch.
+struct Fetch<'f> {
+    state: &'f AppState,
+    source: &'f Source,
+    api: &'f HttpApi,
+    puller: &'f Puller,
+    traceparent: Option<&'f str>,
+    dead_letter_topic: String,
+    /// Pages whose records were all sent or dead-lettered.
+    pages: HashMap<String, KeptPage>,
+    /// The records that were sent, in order: the hash of the id, and that of the record.
+    sent: Vec<(Hash, Hash)>,
+    dead_letters: Vec<(Hash, DeadLetter)>,
+    dead_lettered: u64,
+    unchanged: u64,
+    fetched: usize,
+    wait: Option<Duration>,
+}
+
+impl Puller {
+    /// Fetches the source now. `cancelled` ends the requests to the API. It does not end the
+    /// delivery of events that Kafka received.
+    ///
+    /// # Errors
+    /// 502: the API returned no record. 503: Kafka is unavailable, and the API gets no request. For
+    /// an answer of one record, also the errors of [`publish`].
+    pub async fn fetch(
+        &self,
+        state: &AppState,
+        (source, api): (&Source, &HttpApi),
+        traceparent: Option<&str>,
+        cancelled: &CancellationToken,
+    ) -> Result<Outcome, ApiError> {
+        let topic = state.sources.topic_of(&source.name);
+        if let Err(detail) = state.kafka.ready_for(topic) {
+            return Err(ApiError::NotStored { reason: "kafka_away", detail, id: None });
+        }
+        let dead_letter_topic = state.config.dead_letters_of(topic);
+        let name = source.name.as_str();
+        let turn = tokio::time::timeout(api.timeout, self.turn.acquire());
+        let _turn = tokio::select! {
+            turn = turn => turn.map_err(|_| PullError::Busy(api.timeout).into_api_error(name))?,
+            () = cancelled.cancelled() => return Err(ApiError::shutting_down(None)),
+            () = state.shutdown.abandoned.cancelled() => return Err(ApiError::shutting_down(None)),
+        };
+        let fetch = Fetch {
+            state,
+            source,
+            api,
+            puller: self,
+            traceparent,
+            dead_letter_topic,
+            pages: HashMap::new(),
+            sent: Vec::new(),
+            dead_letters: Vec::new(),
+            dead_lettered: 0,
+            unchanged: 0,
+            fetched: 0,
+            wait: None,
+        };
+        if matches!(api.records, Records::One(_)) && api.paging.is_none() {
+            fetch.one(cancelled).await
+        } else {
+            fetch.many(cancelled).await
+        }
+    }
+}
+
+impl Fetch<'_> {
+    fn name(&self) -> &str {
+        self.source.name.as_str()
+    }
+
+    /// Fetches a page, unless the fetch is cancelled.
+    async fn page(&mut self, url: &Url, cancelled: &CancellationToken) -> Result<Option<Page>, ApiError> {
+        let known = lock(&self.puller.kept).pages.get(url.as_str()).cloned();
+        let fetched = tokio::select! {
+            fetched = self.puller.client.fetch(url, known.as_ref().map(|page| &page.validators)) => fetched,
+            () = cancelled.cancelled() => return Err(ApiError::shutting_down(None)),
+            () = self.state.shutdown.abandoned.cancelled() => return Err(ApiError::shutting_down(None)),
+        };
+        match fetched.map_err(|error| error.into_api_error(self.name()))? {
+            Fetched::NotModified { wait } => {
+                self.wait = wait.max(self.wait);
+                self.pages.extend(known.map(|page| (url.as_str().to_owned(), page)));
+                Ok(None)
+            }
+            Fetched::Page(page) => {
+                self.wait = page.wait.max(self.wait);
+                Ok(Some(page))
+            }
+        }
+    }
+
+    /// Ends the fetch. `complete` states that every record has a delivery report or a dead letter.
+    fn end(&mut self, complete: bool) {
+        if complete {
+            lock(&self.puller.kept).pages = std::mem::take(&mut self.pages);
+        }
+        if let Some(wait) = self.wait.filter(|wait| !wait.is_zero()) {
+            self.puller.client.wait(wait);
+        }
+        self.count("not_modified", self.unchanged);
+        self.count("dead_lettered", self.dead_lettered);
+    }
+
+    fn count(&self, outcome: &'static str, records: u64) {
+        self.state.metrics.pulled_records(self.name(), outcome, records);
+    }
+
+    /// The key of a record in the hashes of sent records, and its hash. A record without an id of
+    /// its own is known by its content.
+    fn hashes(record: &sources::Record<'_>, extraction: &Extraction) -> (Hash, Hash) {
+        let content = hash(&[record.text, record.key.as_deref().unwrap_or_default()]);
+        let key = if extraction.id_generated { content } else { hash(&[extraction.id.as_str()]) };
+        (key, content)
+    }
+
+    fn keep_page(&mut self, url: &Url, page: &Page, records: usize, next: Option<&Url>) {
+        if page.validators != Validators::default() {
+            let kept = KeptPage { validators: page.validators.clone(), records, next: next.cloned() };
+            self.pages.insert(url.as_str().to_owned(), kept);
+        }
+    }
+
+    /// Fetches an answer that is one record.
+    async fn one(mut self, cancelled: &CancellationToken) -> Result<Outcome, ApiError> {
+        let url = paging::first(self.api);
+        let Some(page) = self.page(&url, cancelled).await? else {
+            self.end(true);
+            return Ok(Outcome::NotModified);
+        };
+        let invalid = |error: PullError| error.into_api_error(self.source.name.as_str());
+        let records = self.api.records.of(&page.text);
+        let mut records = records.map_err(|reason| invalid(PullError::InvalidResponse(reason)))?;
+        let Some(record) = records.next() else { return Ok(Outcome::NotModified) };
+        let answer = Answer::new(&page.text);
+        let context = Context { answer: Some(&answer), key: record.key.as_deref() };
+        match extract(self.source, record.text, context, self.state.now()) {
+            Ok(extraction) => {
+                let (key, content) = Self::hashes(&record, &extraction);
+                if lock(&self.puller.kept).sent.has(&key, &content) {
+                    self.unchanged += 1;
+                    self.keep_page(&url, &page, 1, None);
+                    self.end(true);
+                    return Ok(Outcome::NotModified);
+                }
+                let payload = extraction.event.payload.clone();
+                let sent = publish(self.state, extraction.event, extraction.id, self.traceparent).await;
+                if sent.is_ok() {
+                    lock(&self.puller.kept).sent.insert(key, content);
+                    self.count("accepted", 1);
+                    self.keep_page(&url, &page, 1, None);
+                } else {
+                    self.count("failed", 1);
+                }
+                self.end(sent.is_ok());
+                Ok(Outcome::One(sent?.with_payload(&payload)))
+            }
+            Err(fault) => {
+                self.dead_letter(&record, &fault);
+                let sent = self.send_dead_letters().await;
+                if sent.is_ok() {
+                    self.keep_page(&url, &page, 1, None);
+                }
+                self.end(sent.is_ok());
+                sent?;
+                let faults: Vec<String> = fault.violations.iter().take(5).map(ToString::to_string).collect();
+                Err(PullError::InvalidRecord(faults.join("; ")).into_api_error(self.name()))
+            }
+        }
+    }
+
+    /// Fetches the pages of an answer of many records.
+    async fn many(mut self, cancelled: &CancellationToken) -> Result<Outcome, ApiError> {
+        let mut batch = Batch::new(self.state, None, None, self.traceparent);
+        let result = self.read_pages(&mut batch, cancelled).await;
+        let letters = self.send_dead_letters().await;
+        let (pages, error) = match (result, letters) {
+            (Ok(pages), Ok(())) => (pages, None),
+            (Err(error), _) | (_, Err(error)) => (0, Some(error)),
+        };
+        let is_empty = batch.results.len() == 0 && self.unchanged == 0;
+        match error {
+            // Nothing was received, so the error is the whole response.
+            Some(error) if is_empty => {
+                self.end(false);
+                return Err(error);
+            }
+            Some(ref error) => batch.reject_rest(error),
+            None => {}
+        }
+        batch.results.set_unchanged(self.unchanged);
+        let settled = batch.settle().await;
+        let mut kept = lock(&self.puller.kept);
+        let mut failed = 0;
+        for ((key, content), state) in self.sent.iter().zip(&settled.states) {
+            match state {
+                DeliveryState::Stored { .. } => kept.sent.insert(*key, *content),
+                DeliveryState::Pending | DeliveryState::Failed(_) => failed += 1,
+            }
+        }
+        drop(kept);
+        self.count("accepted", u64::try_from(settled.accepted).unwrap_or(u64::MAX));
+        self.count("failed", failed);
+        self.end(error.is_none() && failed == 0);
+        match error {
+            None if pages == 0 => Ok(Outcome::NotModified),
+            error => {
+                let failure = error.map(|error| error.problem().detail);
+                let failure = failure.or_else(|| {
+                    (failed > 0).then(|| format!("{failed} records were not acknowledged by kafka"))
+                });
+                Ok(Outcome::Many { settled, failure })
+            }
+        }
+    }
+
+    /// Reads all pages and sends their records. Returns the number of pages that have changed.
+    async fn read_pages(
+        &mut self,
+        batch: &mut Batch<'_>,
+        cancelled: &CancellationToken,
+    ) -> Result<usize, ApiError> {
+        let name = self.source.name.as_str();
+        let max_pages = self.api.paging.as_ref().map_or(1, |paging| paging.max_pages);
+        let (mut next, mut visited, mut changed) = (Some(paging::first(self.api)), HashSet::new(), 0);
+        for _ in 0..max_pages {
+            let Some(url) = next.take() else { break };
+            if !visited.insert(url.as_str().to_owned()) {
+                let error = PullError::InvalidResponse("its next page was fetched before".into());
+                return Err(error.into_api_error(name));
+            }
+            let Some(page) = self.page(&url, cancelled).await? else {
+                let kept = self.pages.get(url.as_str());
+                next = kept.and_then(|kept| kept.next.clone());
+                self.fetched += kept.map_or(0, |kept| kept.records);
+                continue;
+            };
+            changed += 1;
+            let records = self.read_page(&page, batch).await?;
+            self.send_dead_letters().await?;
+            self.fetched += records;
+            let around = (page.text.as_str(), &page.headers);
+            next = paging::next(self.api, &url, around, (records, self.fetched))
+                .map_err(|error| error.into_api_error(name))?;
+            self.keep_page(&url, &page, records, next.as_ref());
+        }
+        Ok(changed)
+    }
+
+    /// Sends the records of a page. Returns their number.
+    async fn read_page(&mut self, page: &Page, batch: &mut Batch<'_>) -> Result<usize, ApiError> {
+        let name = self.source.name.as_str();
+        let records = self.api.records.of(&page.text);
+        let records = records.map_err(|reason| PullError::InvalidResponse(reason).into_api_error(name))?;
+        let (answer, mut count) = (Answer::new(&page.text), 0);
+        for record in records {
+            count += 1;
+            if self.fetched + count > MAX_RECORDS {
+                return Err(PullError::TooManyRecords(MAX_RECORDS).into_api_error(name));
+            }
+            if self.state.shutdown.abandoned.is_cancelled() {
+                return Err(ApiError::shutting_down(None));
+            }
+            let context = Context { answer: Some(&answer), key: record.key.as_deref() };
+            match extract(self.source, record.text, context, self.state.now()) {
+                Ok(extraction) => {
+                    let hashes = Self::hashes(&record, &extraction);
+                    if lock(&self.puller.kept).sent.has(&hashes.0, &hashes.1) {
+                        self.unchanged += 1;
+                    } else {
+                        batch.send(NewEvent { id: Some(extraction.id), ..extraction.event }).await?;
+                        self.sent.push(hashes);
+                    }
+                }
+                Err(fault) if self.dead_letter(&record, &fault) => {
+                    let error = ApiError::Violations(fault.violations);
+                    batch.results.reject(&error)?;
+                    self.state.metrics.events_rejected(error.reason(), 1);
+                }
+                Err(_) => self.unchanged += 1,
+            }
+            if self.dead_letters.len() >= DEAD_LETTERS_AT_A_TIME {
+                self.send_dead_letters().await?;
+            }
+            if count.is_multiple_of(RECORDS_PER_YIELD) {
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(count)
+    }
+
+    /// Adds the dead letter of a record, unless it has one already. Returns whether it was added.
+    fn dead_letter(&mut self, record: &sources::Record<'_>, fault: &Fault) -> bool {
+        let content = hash(&[record.text, record.key.as_deref().unwrap_or_default()]);
+        let known = lock(&self.puller.kept).dead_lettered.has(&content, &content)
+            || self.dead_letters.iter().any(|(other, _)| *other == content);
+        if !known {
+            self.dead_letters.push((content, DeadLetter::new(record.text, fault)));
+        }
+        !known
+    }
+
+    /// Sends the dead letters so far.
+    ///
+    /// # Errors
+    /// One of them is not known to be stored.
+    async fn send_dead_letters(&mut self) -> Result<(), ApiError> {
+        if self.dead_letters.is_empty() {
+            return Ok(());
+        }
+        let letters = std::mem::take(&mut self.dead_letters);
+        let (kafka, topic, name) = (&self.state.kafka, self.dead_letter_topic.as_str(), self.name());
+        let sends = letters.iter().map(|(_, letter)| letter.send(kafka, topic, name));
+        let outcomes = futures::future::join_all(sends).await;
+        let (mut stored, mut failure) = (0, None);
+        for ((content, letter), outcome) in letters.iter().zip(outcomes) {
+            match outcome {
+                Ok(()) => {
+                    lock(&self.puller.kept).dead_lettered.insert(*content, *content);
+                    stored += 1;
+                    tracing::warn!(
+                        source = name,
+                        class = letter.class,
+                        reason = letter.reason,
+                        "fetched record sent to dead-letter topic"
+                    );
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        self.dead_lettered += stored;
+        match failure {
+            None => Ok(()),
+            Some(error) => Err(match error.into_api_error(crate::http::headers::new_id()) {
+                ApiError::NotStored { reason, detail, .. } => {
+                    let detail = format!("a dead letter in topic {topic}: {detail}");
+                    ApiError::NotStored { reason, detail, id: None }
+                }
+                ApiError::UnknownOutcome { detail, .. } => {
+                    let detail = format!("a dead letter in topic {topic}: {detail}");
+                    ApiError::NotStored { reason: "kafka_refused", detail, id: None }
+                }
+                error => error,
+            }),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The sources of the file, with what the producer keeps of each.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use events::{Loc, NewEvent, Source as SourceName, Violation};
+use sources::{SchemaFault, Source, Sources, Upstream};
+
+use crate::config::Config;
+use crate::extraction::schema_violation;
+use crate::metrics::Metrics;
+use crate::poll_jobs::JobRegistry;
+use crate::pull::client::memory_permits;
+use crate::pull::puller::Puller;
+
+/// The sources of SOURCES_FILE. Without a file it is empty.
+#[derive(Debug)]
+pub struct SourceSet {
+    file: Option<Arc<Sources>>,
+    /// KAFKA_TOPIC.
+    topic: Arc<str>,
+    /// The topics of the sources that have their own.
+    topics: HashMap<SourceName, Arc<str>>,
+    /// The sources that are fetched.
+    pulls: HashMap<SourceName, Pull>,
+}
+
+/// What the producer keeps of a source that it fetches.
+#[derive(Debug)]
+pub struct Pull {
+    pub jobs: JobRegistry,
+    /// `None` for the client of ADSBDB, which all its sources share.
+    pub puller: Option<Puller>,
+}
+
+impl SourceSet {
+    /// Creates the clients. They connect at their first requests.
+    ///
+    /// # Errors
+    /// A client cannot be created.
+    pub fn new(config: &Config, metrics: &Arc<Metrics>) -> Result<Self, String> {
+        let sources = || config.sources.iter().flat_map(|sources| sources.iter());
+        metrics.add_sources(sources().map(|source| &source.name));
+        let (memory, mut pulls) = (memory_permits(), HashMap::new());
+        for source in sources() {
+            let Some(pull) = &source.pull else { continue };
+            let puller = match &pull.upstream {
+                Upstream::Adsbdb => None,
+                Upstream::Http(api) => {
+                    let puller = Puller::new(&source.name, api, Arc::clone(&memory), Arc::clone(metrics));
+                    Some(puller.map_err(|reason| format!("{}: {reason}", source.name))?)
+                }
+            };
+            let jobs = JobRegistry::new(config.max_poll_jobs);
+            pulls.insert(source.name.clone(), Pull { jobs, puller });
+        }
+        let topics = config.sources.iter().flat_map(|sources| sources.iter());
+        let topics = topics.filter_map(|source| Some((source.name.clone(), source.topic.as_deref()?.into())));
+        Ok(Self {
+            file: config.sources.clone(),
+            topic: config.topic.name.as_str().into(),
+            topics: topics.collect(),
+            pulls,
+        })
+    }
+
+    /// What is kept of a source that is fetched.
+    pub fn pull(&self, source: &SourceName) -> Option<&Pull> {
+        self.pulls.get(source)
+    }
+
+    /// The number of running poll jobs.
+    pub fn running_jobs(&self) -> usize {
+        self.pulls.values().map(|pull| pull.jobs.running_count()).sum()
+    }
+
+    /// Whether there is a sources file.
+    pub fn has_file(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// The source with this name.
+    pub fn get(&self, name: &str) -> Option<&Source> {
+        self.file.as_ref()?.get(name)
+    }
+
+    /// Checks an event that was sent in an envelope: the sources of the file have their own
+    /// endpoints, unless they say `envelope: true`. Their schema then applies to the payload.
+    ///
+    /// # Errors
+    /// The violations.
+    pub fn check_envelope(&self, event: &NewEvent) -> Result<(), Vec<Violation>> {
+        let Some(source) = self.get(event.source.as_str()) else { return Ok(()) };
+        let name = &source.name;
+        if !source.envelope {
+            let loc = vec![Loc::Name("body".into()), Loc::Name("source".into())];
+            let msg = match source.pull {
+                Some(_) => format!("Source is fetched by POST /ingest/{name}, without a body"),
+                None => format!("Records of this source should be sent to POST /ingest/{name}"),
+            };
+            return Err(vec![Violation { loc, msg, kind: "source_endpoint" }]);
+        }
+        let faults = source.schema.as_ref().map(|schema| schema.faults(event.payload.as_str()));
+        let violations: Vec<Violation> = faults.into_iter().flatten().map(payload_violation).collect();
+        if violations.is_empty() { Ok(()) } else { Err(violations) }
+    }
+
+    /// The topic of the events of a source.
+    pub fn topic_of(&self, source: &SourceName) -> &Arc<str> {
+        self.topics.get(source).unwrap_or(&self.topic)
+    }
+}
+
+/// The violation of a schema's rule, in the payload of an envelope.
+fn payload_violation(fault: SchemaFault) -> Violation {
+    let mut violation = schema_violation(fault);
+    violation.loc.insert(1, Loc::Name("payload".into()));
+    violation
+}
