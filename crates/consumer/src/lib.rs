@@ -16,6 +16,7 @@
 mod admin;
 mod app;
 mod config;
+mod configured_sources;
 mod health;
 /// Kafka clients of the consumer: reading, committing, rebalances, lag and dead letters.
 mod kafka {
@@ -41,6 +42,7 @@ mod partition {
 
 pub use app::{App, Counters, Failure};
 pub use config::{Config, Settings, admin_token, database_name};
+pub use configured_sources::{ConfiguredSources, SourceStore};
 pub use metrics::{Snapshot, metrics_reference};
 pub use partition::batch::{BatchLimits, ExpectedSources};
 

@@ -5,9 +5,11 @@
 //! configuration, so every read of a record gives the same result.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 
-use events::{Decoded, Poison, RecordView, Source, StorableEvent, decode};
+use events::{Decoded, Poison, RecordView, Source, StorableEvent, decode, decode_with};
 
+use crate::configured_sources::ConfiguredSources;
 use crate::kafka::record::Record;
 
 /// Approximate bytes that a statement adds to its document: filter, guard and names.
@@ -73,13 +75,15 @@ impl Batcher {
     }
 }
 
-/// The sources whose events are stored (EXPECTED_SOURCE).
+/// The sources whose events are stored (EXPECTED_SOURCE and SOURCES_FILE).
 #[derive(Debug, Clone)]
 pub enum ExpectedSources {
     /// Every source (`*`).
     All,
     /// Only these sources.
     Listed(BTreeSet<Source>),
+    /// Those that the sources file and EXPECTED_SOURCE select.
+    Configured(Arc<ConfiguredSources>),
 }
 
 impl ExpectedSources {
@@ -88,6 +92,25 @@ impl ExpectedSources {
         match self {
             Self::All => true,
             Self::Listed(sources) => sources.iter().any(|expected| expected.as_str() == source),
+            Self::Configured(sources) => sources.options(source).is_some(),
+        }
+    }
+
+    /// Decodes a record as the consumer does. An event of a source that is skipped is
+    /// [`Decoded::OtherSource`].
+    ///
+    /// # Errors
+    /// The record is a dead letter.
+    pub fn decode(&self, record: &RecordView<'_>) -> Result<Decoded, Poison> {
+        let Self::Configured(sources) = self else {
+            return decode(record, |source| self.contains(source));
+        };
+        match decode_with(record, |source| sources.options(source))? {
+            Decoded::OtherSource(source) => match sources.unknown(&source) {
+                Some(poison) => Err(poison),
+                None => Ok(Decoded::OtherSource(source)),
+            },
+            decoded => Ok(decoded),
         }
     }
 }
@@ -107,7 +130,7 @@ impl Decision {
     pub fn of(record: &Record, expected: &ExpectedSources) -> Self {
         let Some(value) = record.value() else { return Self::Skip };
         let view = RecordView { key: record.key(), value, timestamp: record.timestamp };
-        match decode(&view, |source| expected.contains(source)) {
+        match expected.decode(&view) {
             Ok(Decoded::Event(event)) => Self::Store(event),
             Ok(Decoded::OtherSource(_)) => Self::Skip,
             Err(poison) => Self::DeadLetter(poison),
