@@ -95,6 +95,14 @@ impl App {
         Counters(Arc::clone(&self.workers))
     }
 
+    /// Starts the watch of MongoDB, and the preparation of the collections of the sources file.
+    fn spawn_store_tasks(&self, tasks: &Supervisor, stop: &CancellationToken) {
+        let (store, store_stop) = (self.workers.context.store.clone(), stop.clone());
+        tasks.spawn("mongodb watch", async move { store.watch(store_stop).await });
+        let (store, store_stop) = (self.workers.context.store.clone(), stop.clone());
+        tasks.spawn("collection preparation", async move { store.prepare(store_stop).await });
+    }
+
     /// Runs until `stop`, or until a task fails. Then it commits what is finished.
     ///
     /// # Errors
@@ -128,11 +136,8 @@ impl App {
         let (group, client_id) = (self.config.group_id.clone(), self.config.client_id());
         let (foreign_members, watching) = watch_group(admin_client, group, client_id, background.clone());
         tasks.spawn("group watch", watching);
-        let store = self.workers.context.store.clone();
-        let (store_state, store_stop) = (store.state(), background.clone());
-        tasks.spawn("mongodb watch", async move { store.watch(store_stop).await });
-        let (store, store_stop) = (self.workers.context.store.clone(), background.clone());
-        tasks.spawn("collection preparation", async move { store.prepare(store_stop).await });
+        let store_state = self.workers.context.store.state();
+        self.spawn_store_tasks(&tasks, &background);
         let reader = Reader {
             client: self.config.group_member(),
             topics: self.config.topics.clone(),

@@ -138,15 +138,8 @@ impl Config {
         let replicas = check.optional("kafka_replication_factor", replicas, replication_factor);
         let admin_token = check.optional("admin_token", s.admin_token.as_ref(), admin_token);
         let listen_addr = check.value("listen_addr", s.listen_addr.as_ref(), parse::address);
-        let expected = match (sources.as_deref(), expected, &upsert_keys) {
-            (Some(file), Some(expected), Some(keys)) => {
-                let selected = s.expected_source.is_some().then_some(expected);
-                let configured = ConfiguredSources::new(file, keys, selected);
-                let configured = configured.map_err(|why| check.add_error("EXPECTED_SOURCE", why));
-                configured.ok().map(|configured| ExpectedSources::Configured(Arc::new(configured)))
-            }
-            (_, expected, _) => expected,
-        };
+        let is_selected = s.expected_source.is_some();
+        let expected = with_file(&mut check, sources.as_deref(), expected, is_selected, upsert_keys.as_ref());
         if let (Some(topics), Some(dead_letter_topic)) = (&topics, &dead_letter_topic) {
             check_dead_letter_topic(topics, dead_letter_topic.as_deref(), &mut check);
         }
@@ -291,6 +284,26 @@ fn read_sources(
         Ok(sources) => Some(Arc::new(sources)),
         Err(faults) => {
             check.add_error("SOURCES_FILE", format!("the sources file is wrong:\n{faults}"));
+            None
+        }
+    }
+}
+
+/// The rules of the sources file, if there is one. `expected` is EXPECTED_SOURCE, which selects only
+/// if it is set.
+fn with_file(
+    check: &mut ConfigReader,
+    file: Option<&Sources>,
+    expected: Option<ExpectedSources>,
+    is_selected: bool,
+    keys: Option<&UpsertKeys>,
+) -> Option<ExpectedSources> {
+    let (Some(file), Some(keys)) = (file, keys) else { return expected };
+    let selected = expected?;
+    match ConfiguredSources::new(file, keys, is_selected.then_some(selected)) {
+        Ok(configured) => Some(ExpectedSources::Configured(Arc::new(configured))),
+        Err(why) => {
+            check.add_error("EXPECTED_SOURCE", why);
             None
         }
     }

@@ -81,7 +81,7 @@ impl IndexBuild<'_> {
             !collection
                 .extra_indexes
                 .iter()
-                .any(|extra| index::has_extra(lookup, &[extra.specification.clone()]))
+                .any(|extra| index::has_extra(lookup, std::slice::from_ref(&extra.specification)))
         });
         if !missing.lookups.is_empty() && !collection.state().lookup_indexes_given_up {
             self.build_lookups(&missing.lookups, in_replica_set).await?;

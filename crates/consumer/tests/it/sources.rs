@@ -397,7 +397,7 @@ async fn g7_shutdown_commits_the_healthy_source_and_keeps_the_blocked_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_blocked_collection_on_a_shared_topic_holds_its_partition_and_is_named() {
+async fn g4_blocked_collection_on_a_shared_topic_is_named_with_the_held_partition() {
     let trial = Trial::new(1).await;
     let file =
         File::new("sources: {orders: {push: {}, event: {id: /no}}, quakes: {push: {}, event: {id: /id}}}");
