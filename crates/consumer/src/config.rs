@@ -14,9 +14,9 @@ use rdkafka::ClientConfig;
 use service::{ConfigErrors, ConfigReader, Kind, Secret, parse};
 use sources::Sources;
 
-use crate::configured_sources::ConfiguredSources;
+use crate::configured_sources::{ConfiguredSources, ExpectedSources};
 use crate::mongo::{CALL_DEADLINE, StoreConfig, UpsertKeys, check_uri};
-use crate::partition::batch::{BatchLimits, ExpectedSources};
+use crate::partition::batch::BatchLimits;
 use crate::partition::retry::UNLISTED_GRACE;
 
 /// A worker that finishes nothing for this long, while records wait, needs an operator.

@@ -1,13 +1,13 @@
-//! The sources of the sources file (SOURCES_FILE), as the consumer uses them: which events are
-//! stored, in which collection, under which keys.
+//! The sources of EXPECTED_SOURCE and the sources file (SOURCES_FILE), as the consumer uses them:
+//! which events are stored, in which collection, under which keys.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
-use events::{DocumentOptions, Poison, Source};
+use events::{Decoded, DocumentOptions, Poison, RecordView, Source, decode, decode_with};
 use sources::{Index, Sources};
 
-use crate::mongo::UpsertKeys;
-use crate::partition::batch::ExpectedSources;
+use crate::mongo::key::UpsertKeys;
 
 /// The class of the dead letter of a record whose source is unknown.
 pub(crate) const UNKNOWN_SOURCE: &str = "UnknownSource";
@@ -147,7 +147,45 @@ impl ConfiguredSources {
     }
 }
 
+/// The sources whose events are stored (EXPECTED_SOURCE and SOURCES_FILE).
+#[derive(Debug, Clone)]
+pub enum ExpectedSources {
+    /// Every source (`*`).
+    All,
+    /// Only these sources.
+    Listed(BTreeSet<Source>),
+    /// Those that the sources file and EXPECTED_SOURCE select.
+    Configured(Arc<ConfiguredSources>),
+}
+
 impl ExpectedSources {
+    /// Whether events of `source` are stored.
+    pub fn contains(&self, source: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Listed(sources) => sources.iter().any(|expected| expected.as_str() == source),
+            Self::Configured(sources) => sources.options(source).is_some(),
+        }
+    }
+
+    /// Decodes a record as the consumer does. An event of a source that is skipped is
+    /// [`Decoded::OtherSource`].
+    ///
+    /// # Errors
+    /// The record is a dead letter.
+    pub fn decode(&self, record: &RecordView<'_>) -> Result<Decoded, Poison> {
+        let Self::Configured(sources) = self else {
+            return decode(record, |source| self.contains(source));
+        };
+        match decode_with(record, |source| sources.options(source))? {
+            Decoded::OtherSource(source) => match sources.unknown(&source) {
+                Some(poison) => Err(poison),
+                None => Ok(Decoded::OtherSource(source)),
+            },
+            decoded => Ok(decoded),
+        }
+    }
+
     /// The sources whose events are stored, or `None` if those of any source are.
     pub fn listed(&self) -> Option<Vec<Source>> {
         match self {
@@ -177,11 +215,9 @@ impl ExpectedSources {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeMap;
     use std::path::Path;
-    use std::sync::Arc;
 
-    use events::{Decoded, RecordView};
     use proptest::prelude::*;
 
     use super::*;

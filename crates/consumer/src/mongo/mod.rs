@@ -12,7 +12,7 @@ mod connection;
 mod error;
 mod index;
 mod index_build;
-mod key;
+pub(crate) mod key;
 mod plan;
 mod reply;
 mod uri;
@@ -36,7 +36,7 @@ use connection::Connection;
 use index_build::IndexBuild;
 use write::write_batch;
 
-use crate::partition::batch::ExpectedSources;
+use crate::configured_sources::ExpectedSources;
 
 pub use connection::{StoreState, read_hello};
 pub use error::TransientError;

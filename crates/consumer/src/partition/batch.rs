@@ -4,12 +4,11 @@
 //! The decision to store, skip or dead-letter a record depends only on the record and the
 //! configuration, so every read of a record gives the same result.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::collections::VecDeque;
 
-use events::{Decoded, Poison, RecordView, Source, StorableEvent, decode, decode_with};
+use events::{Decoded, Poison, RecordView, StorableEvent};
 
-use crate::configured_sources::ConfiguredSources;
+use crate::configured_sources::ExpectedSources;
 use crate::kafka::record::Record;
 
 /// Approximate bytes that a statement adds to its document: filter, guard and names.
@@ -72,46 +71,6 @@ impl Batcher {
             batch.push(Entry { record, decision });
         }
         batch
-    }
-}
-
-/// The sources whose events are stored (EXPECTED_SOURCE and SOURCES_FILE).
-#[derive(Debug, Clone)]
-pub enum ExpectedSources {
-    /// Every source (`*`).
-    All,
-    /// Only these sources.
-    Listed(BTreeSet<Source>),
-    /// Those that the sources file and EXPECTED_SOURCE select.
-    Configured(Arc<ConfiguredSources>),
-}
-
-impl ExpectedSources {
-    /// Whether events of `source` are stored.
-    pub fn contains(&self, source: &str) -> bool {
-        match self {
-            Self::All => true,
-            Self::Listed(sources) => sources.iter().any(|expected| expected.as_str() == source),
-            Self::Configured(sources) => sources.options(source).is_some(),
-        }
-    }
-
-    /// Decodes a record as the consumer does. An event of a source that is skipped is
-    /// [`Decoded::OtherSource`].
-    ///
-    /// # Errors
-    /// The record is a dead letter.
-    pub fn decode(&self, record: &RecordView<'_>) -> Result<Decoded, Poison> {
-        let Self::Configured(sources) = self else {
-            return decode(record, |source| self.contains(source));
-        };
-        match decode_with(record, |source| sources.options(source))? {
-            Decoded::OtherSource(source) => match sources.unknown(&source) {
-                Some(poison) => Err(poison),
-                None => Ok(Decoded::OtherSource(source)),
-            },
-            decoded => Ok(decoded),
-        }
     }
 }
 

@@ -19,11 +19,11 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::configured_sources::UNKNOWN_SOURCE;
+use crate::configured_sources::{ExpectedSources, UNKNOWN_SOURCE};
 use crate::kafka::dead_letters::{Cause, DeadLetters};
 use crate::metrics::{Metrics, Outcome};
 use crate::mongo::{BatchOutcome, Rejected, Store, StoreState, TransientError};
-use crate::partition::batch::{BatchLimits, Batcher, Decision, Entry, ExpectedSources};
+use crate::partition::batch::{BatchLimits, Batcher, Decision, Entry};
 use crate::partition::progress::{Progress, WaitReason};
 use crate::partition::queue::{RecordQueue, SetAsideReply, SetAsideRequest};
 use crate::partition::retry::{BatchSize, RetryDecision, UnlistedCodeRetry, take_rejected};
