@@ -64,14 +64,17 @@ impl App {
     pub async fn build(config: Config) -> Result<Self, Failure> {
         let listener = Listener::bind(config.listen_addr).await?;
         let mut registry = Registry::with_prefix("slipstream");
-        let metrics = Metrics::new(&mut registry, &config.topics);
+        let mut metrics = Metrics::new(&mut registry, &config.topics);
+        if let Some(configured) = config.expected.configured() {
+            metrics = metrics.with_sources(&mut registry, configured.stored());
+        }
         let dead_letters = DeadLetters::new(
             config.dead_letter_producer(),
             config.group_id.clone(),
             config.dead_letter_topic.clone(),
         );
         let context = Arc::new(WorkerContext {
-            store: Store::new(config.store.clone(), config.call_deadline)?,
+            store: Store::with_sources(config.store.clone(), config.call_deadline, config.expected.clone())?,
             dead_letters,
             metrics,
             expected: config.expected.clone(),
@@ -90,6 +93,14 @@ impl App {
     /// A handle on the counters, which stays valid after the run.
     pub fn counters(&self) -> Counters {
         Counters(Arc::clone(&self.workers))
+    }
+
+    /// Starts the watch of MongoDB, and the preparation of the collections of the sources file.
+    fn spawn_store_tasks(&self, tasks: &Supervisor, stop: &CancellationToken) {
+        let (store, store_stop) = (self.workers.context.store.clone(), stop.clone());
+        tasks.spawn("mongodb watch", async move { store.watch(store_stop).await });
+        let (store, store_stop) = (self.workers.context.store.clone(), stop.clone());
+        tasks.spawn("collection preparation", async move { store.prepare(store_stop).await });
     }
 
     /// Runs until `stop`, or until a task fails. Then it commits what is finished.
@@ -125,9 +136,8 @@ impl App {
         let (group, client_id) = (self.config.group_id.clone(), self.config.client_id());
         let (foreign_members, watching) = watch_group(admin_client, group, client_id, background.clone());
         tasks.spawn("group watch", watching);
-        let store = self.workers.context.store.clone();
-        let (store_state, store_stop) = (store.state(), background.clone());
-        tasks.spawn("mongodb watch", async move { store.watch(store_stop).await });
+        let store_state = self.workers.context.store.state();
+        self.spawn_store_tasks(&tasks, &background);
         let reader = Reader {
             client: self.config.group_member(),
             topics: self.config.topics.clone(),
@@ -145,6 +155,7 @@ impl App {
             kafka,
             foreign_members,
             names: names(&self.config),
+            names_held_partitions: self.config.sources.is_some(),
             started: Instant::now(),
             stuck_after: self.config.stuck_after,
         };
@@ -192,12 +203,27 @@ fn log_summary(counters: &Snapshot) {
 
 fn names(config: &Config) -> serde_json::Value {
     let dead_letters: Vec<String> = config.topics.iter().map(|topic| config.dead_letters_of(topic)).collect();
-    json!({
+    let mut names = json!({
         "topics": config.topics,
         "dead_letter_topics": dead_letters,
         "group": config.group_id,
         "database": config.store.database,
-    })
+    });
+    if let Some(file) = &config.sources {
+        let of_source = |source: &sources::Source| {
+            let store = config.expected.store_of(&source.name, &config.store.upsert_keys);
+            let topic = source.topic.as_ref().or(config.topics.first());
+            json!({
+                "source": source.name.as_str(),
+                "topic": topic,
+                "collection": store.collection,
+                "keys": store.keys.fields().collect::<Vec<_>>(),
+                "stored": config.expected.contains(source.name.as_str()),
+            })
+        };
+        names["sources"] = file.iter().map(of_source).collect();
+    }
+    names
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::kafka::group::ASSIGNOR;
@@ -10,9 +12,11 @@ use ::kafka::{KafkaProperties, check_consumer, check_producer, client_config, re
 use events::Source;
 use rdkafka::ClientConfig;
 use service::{ConfigErrors, ConfigReader, Kind, Secret, parse};
+use sources::Sources;
 
+use crate::configured_sources::{ConfiguredSources, ExpectedSources};
 use crate::mongo::{CALL_DEADLINE, StoreConfig, UpsertKeys, check_uri};
-use crate::partition::batch::{BatchLimits, ExpectedSources};
+use crate::partition::batch::BatchLimits;
 use crate::partition::retry::UNLISTED_GRACE;
 
 /// A worker that finishes nothing for this long, while records wait, needs an operator.
@@ -34,10 +38,14 @@ service::settings! {
         /// MongoDB database. Each source has its own collection in it.
         mongodb_db: Kind::Default("kafka_events_db"),
         /// Sources whose events are stored: one, several separated by commas, or `*` for all.
-        /// Events of other sources are skipped.
+        /// Events of other sources are skipped. With SOURCES_FILE, the default is the sources of the
+        /// file, and a record of another source is a dead letter.
         expected_source: Kind::Default("adsbdb"),
         /// Fields that identify a document, separated by commas. Dotted paths are allowed.
         upsert_keys: Kind::Default("event_id"),
+        /// File with the sources: their topics, collections, keys and indexes. A change takes
+        /// effect at a restart.
+        sources_file: Kind::Optional("every setting is as without a file"),
         /// Maximum records in one write.
         batch_max_records: Kind::Default("1000"),
         /// Maximum bytes of encoded BSON in one write.
@@ -64,14 +72,18 @@ service::settings! {
 pub struct Config {
     /// Bootstrap servers of Kafka.
     pub kafka_broker: String,
-    /// Topics to read, at least one.
+    /// Topics to read, at least one: KAFKA_TOPIC, then those of the sources file.
     pub topics: Vec<String>,
+    /// How many of `topics` are those of KAFKA_TOPIC.
+    pub kafka_topics: usize,
     /// Consumer group.
     pub group_id: String,
     /// Database, URI and UPSERT_KEYS.
     pub store: StoreConfig,
-    /// Sources whose events are stored.
+    /// Sources whose events are stored, and how.
     pub expected: ExpectedSources,
+    /// The sources file.
+    pub sources: Option<Arc<Sources>>,
     /// Limits of one write.
     pub limits: BatchLimits,
     /// The dead-letter topic of all topics, if configured.
@@ -103,9 +115,13 @@ impl Config {
     pub fn from_environment(
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigErrors> {
-        let (s, mut check) = ConfigReader::read::<Settings>(Settings::VARIABLES, environment);
+        let environment: Vec<(String, String)> = environment.into_iter().collect();
+        let (s, mut check) = ConfigReader::read::<Settings>(Settings::VARIABLES, environment.iter().cloned());
         let connection = read_connection(&mut check, s.kafka_broker.as_ref(), s.kafka_properties.as_ref());
+        let sources = read_sources(&mut check, s.sources_file.as_deref(), &environment);
         let topics = check.value("kafka_topic", s.kafka_topic.as_ref(), topics);
+        let kafka_topics = topics.as_ref().map(Vec::len);
+        let topics = topics.map(|topics| with_topics_of(topics, sources.as_ref()));
         let group_id = check.value("kafka_group_id", s.kafka_group_id.as_ref(), parse::text);
         let uri = check.value("mongodb_uri", s.mongodb_uri.as_ref(), check_uri);
         let database = check.value("mongodb_db", s.mongodb_db.as_ref(), database_name);
@@ -122,6 +138,8 @@ impl Config {
         let replicas = check.optional("kafka_replication_factor", replicas, replication_factor);
         let admin_token = check.optional("admin_token", s.admin_token.as_ref(), admin_token);
         let listen_addr = check.value("listen_addr", s.listen_addr.as_ref(), parse::address);
+        let is_selected = s.expected_source.is_some();
+        let expected = with_file(&mut check, sources.as_deref(), expected, is_selected, upsert_keys.as_ref());
         if let (Some(topics), Some(dead_letter_topic)) = (&topics, &dead_letter_topic) {
             check_dead_letter_topic(topics, dead_letter_topic.as_deref(), &mut check);
         }
@@ -130,6 +148,7 @@ impl Config {
             Some(Self {
                 kafka_broker,
                 topics: topics?,
+                kafka_topics: kafka_topics?,
                 group_id: group_id?,
                 store: StoreConfig {
                     uri: uri?,
@@ -138,6 +157,7 @@ impl Config {
                     batch_max_bytes: bytes?,
                 },
                 expected: expected?,
+                sources,
                 limits: BatchLimits { records: records?, bytes: bytes? },
                 dead_letter_topic: dead_letter_topic?,
                 partitions: partitions?,
@@ -222,6 +242,15 @@ impl Config {
         dead_letters_of(topic, self.dead_letter_topic.as_deref())
     }
 
+    /// The topics that events of `source` are sent to: its own, else those of KAFKA_TOPIC.
+    pub fn topics_of(&self, source: &str) -> Vec<String> {
+        let Some(file) = &self.sources else { return self.topics.clone() };
+        if let Some(topic) = file.get(source).and_then(|source| source.topic.clone()) {
+            return vec![topic];
+        }
+        self.topics[..self.kafka_topics.min(self.topics.len())].to_vec()
+    }
+
     /// The topics that must exist: first the source topics, then the dead-letter topics.
     pub fn topic_specs(&self) -> Vec<TopicSpec> {
         let spec = |name: String, dead_letters_of| TopicSpec {
@@ -240,6 +269,55 @@ impl Config {
         }
         specs
     }
+}
+
+/// Reads SOURCES_FILE. All its faults become one error, a line each.
+fn read_sources(
+    check: &mut ConfigReader,
+    path: Option<&str>,
+    environment: &[(String, String)],
+) -> Option<Arc<Sources>> {
+    let variable = |name: &str| {
+        environment.iter().find(|(variable, _)| variable == name).map(|(_, value)| value.clone())
+    };
+    match Sources::load(Path::new(path?.trim()), &variable) {
+        Ok(sources) => Some(Arc::new(sources)),
+        Err(faults) => {
+            check.add_error("SOURCES_FILE", format!("the sources file is wrong:\n{faults}"));
+            None
+        }
+    }
+}
+
+/// The rules of the sources file, if there is one. `expected` is EXPECTED_SOURCE, which selects only
+/// if it is set.
+fn with_file(
+    check: &mut ConfigReader,
+    file: Option<&Sources>,
+    expected: Option<ExpectedSources>,
+    is_selected: bool,
+    keys: Option<&UpsertKeys>,
+) -> Option<ExpectedSources> {
+    let (Some(file), Some(keys)) = (file, keys) else { return expected };
+    let selected = expected?;
+    match ConfiguredSources::new(file, keys, is_selected.then_some(selected)) {
+        Ok(configured) => Some(ExpectedSources::Configured(Arc::new(configured))),
+        Err(why) => {
+            check.add_error("EXPECTED_SOURCE", why);
+            None
+        }
+    }
+}
+
+/// `topics`, and those of the sources that have one of their own.
+fn with_topics_of(mut topics: Vec<String>, sources: Option<&Arc<Sources>>) -> Vec<String> {
+    for topic in sources.iter().flat_map(|sources| sources.iter()).filter_map(|source| source.topic.as_ref())
+    {
+        if !topics.contains(topic) {
+            topics.push(topic.clone());
+        }
+    }
+    topics
 }
 
 /// Checks that KAFKA_PROPERTIES are compatible with the other properties of the clients.
@@ -263,7 +341,9 @@ fn check_dead_letter_topic(topics: &[String], shared: Option<&str>, check: &mut 
     {
         check.add_error(
             "DEAD_LETTER_TOPIC",
-            format!("{read:?} is also in KAFKA_TOPIC; dead letters need a topic that is not read"),
+            format!(
+                "{read:?} is also in KAFKA_TOPIC or SOURCES_FILE; dead letters need a topic that is not read"
+            ),
         );
     }
 }
@@ -418,6 +498,57 @@ mod tests {
         assert_eq!(faulty(&[("DEAD_LETTER_TOPIC", "events.raw")]), ["DEAD_LETTER_TOPIC"]);
         assert_eq!(faulty(&[("KAFKA_TOPIC", "a,a.dlq")]), ["DEAD_LETTER_TOPIC"]);
         assert!(read(&[("KAFKA_TOPIC", "a,b"), ("DEAD_LETTER_TOPIC", "c")]).is_ok());
+    }
+
+    fn sources_file(text: &str) -> (tempfile::TempDir, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sources.yaml");
+        std::fs::write(&path, text).unwrap();
+        (folder, path.display().to_string())
+    }
+
+    const TWO: &str = "
+sources:
+  a: {push: {}, event: {id: /id}, topic: a.raw}
+  b: {push: {}, event: {id: /id}, store: {collection: other, keys: [x, y.z]}}
+  c: {push: {}, event: {id: /id}, topic: events.raw}
+";
+
+    #[test]
+    fn topics_of_the_sources_file_are_read_and_created_after_kafka_topic() {
+        let (_folder, path) = sources_file(TWO);
+        let config = read(&[("SOURCES_FILE", &path), ("KAFKA_TOPIC", "events.raw,second")]).unwrap();
+        assert_eq!(config.topics, ["events.raw", "second", "a.raw"]);
+        let names: Vec<String> = config.topic_specs().into_iter().map(|spec| spec.name).collect();
+        let dead_letters = ["events.raw.dlq", "second.dlq", "a.raw.dlq"];
+        assert_eq!(names, [&["events.raw", "second", "a.raw"], &dead_letters[..]].concat());
+        assert_eq!(config.topics_of("a"), ["a.raw"]);
+        assert_eq!(config.topics_of("b"), ["events.raw", "second"]);
+        assert!(config.expected.contains("a") && !config.expected.contains("adsbdb"));
+        let source = |name: &str| Source::new(name).unwrap();
+        let store = config.expected.store_of(&source("b"), &config.store.upsert_keys);
+        assert_eq!((store.collection.as_str(), store.keys.to_string().as_str()), ("other", "x,y.z"));
+        let wrong = read(&[("SOURCES_FILE", &path), ("DEAD_LETTER_TOPIC", "a.raw")]).unwrap_err();
+        assert!(wrong.to_string().contains("DEAD_LETTER_TOPIC"), "{wrong}");
+    }
+
+    #[test]
+    fn a_listed_source_may_not_have_the_collection_of_a_source_of_the_file() {
+        let (_folder, path) = sources_file(TWO);
+        assert_eq!(faulty(&[("SOURCES_FILE", &path), ("EXPECTED_SOURCE", "a,other")]), ["EXPECTED_SOURCE"]);
+        let config = read(&[("SOURCES_FILE", &path), ("EXPECTED_SOURCE", "*")]).unwrap();
+        assert!(config.expected.contains("new") && config.expected.contains("b"));
+        assert!(!config.expected.contains("other"), "its collection is that of b");
+    }
+
+    #[test]
+    fn all_faults_of_the_sources_file_are_reported_with_other_variables() {
+        let (_folder, path) = sources_file("sources: {a: {push: {}, nonsense: 1}, b: 5}");
+        let error = read(&[("SOURCES_FILE", &path), ("LISTEN_ADDR", "8081")]).unwrap_err();
+        assert_eq!(error.0.len(), 2, "{error}");
+        let lines = error.to_string();
+        assert!(lines.lines().filter(|line| line.starts_with(&format!("{path}:1:"))).count() >= 2, "{lines}");
+        assert_eq!(faulty(&[("SOURCES_FILE", "/nonexistent/file")]), ["SOURCES_FILE"]);
     }
 
     #[test]

@@ -14,6 +14,9 @@ use crate::mongo::StoreState;
 use crate::partition::progress::{PartitionView, WaitReason};
 use crate::partition::workers::Workers;
 
+/// Maximum number of partitions that a message names.
+const MAX_HELD_PARTITIONS: usize = 20;
+
 /// The state from which the responses are made.
 pub struct Health {
     pub registry: Registry,
@@ -26,6 +29,8 @@ pub struct Health {
     pub store: watch::Receiver<StoreState>,
     /// Topics, group and database, for operators.
     pub names: Value,
+    /// Whether the message about a blocked collection names the partitions that wait for it.
+    pub names_held_partitions: bool,
     pub started: Instant,
     /// A worker that finishes nothing for this long, while records wait, needs an operator.
     pub stuck_after: Duration,
@@ -37,7 +42,11 @@ impl Health {
         let mut obstacles = Vec::new();
         obstacles.extend(self.kafka.borrow().ready().err());
         obstacles.extend(store_ready(&self.store.borrow()).err());
-        obstacles.extend(self.workers.context.store.blocked());
+        let blocked = self.workers.context.store.blocked();
+        match self.names_held_partitions {
+            true => obstacles.extend(blocked.into_iter().map(|reason| self.with_held_partitions(reason))),
+            false => obstacles.extend(blocked),
+        }
         for partition in self.workers.views() {
             if let Some(WaitReason::DeadLetter(reason)) = partition.progress.wait_reason() {
                 obstacles.push(reason);
@@ -45,6 +54,27 @@ impl Health {
             obstacles.extend(stuck(&partition, Instant::now(), self.stuck_after));
         }
         obstacles
+    }
+
+    /// The reason why a collection is blocked, with the partitions that wait for it. Other sources in
+    /// these partitions wait too.
+    fn with_held_partitions(&self, reason: String) -> String {
+        let is_held = |partition: &PartitionView| matches!(partition.progress.wait_reason(), Some(WaitReason::MongoDb(waits_for)) if waits_for == reason);
+        let mut held: Vec<_> = self.workers.views().into_iter().filter(is_held).collect();
+        held.sort_by_key(|partition| partition.progress.topic_partition());
+        let held: Vec<String> = held
+            .iter()
+            .map(|PartitionView { progress, .. }| format!("{}/{}", progress.topic, progress.partition))
+            .collect();
+        match held.len() {
+            0 => reason,
+            1..=MAX_HELD_PARTITIONS => format!("{reason}; partitions that wait for it: {}", held.join(", ")),
+            more => format!(
+                "{reason}; partitions that wait for it: {} and {} more",
+                held[..MAX_HELD_PARTITIONS].join(", "),
+                more - MAX_HELD_PARTITIONS
+            ),
+        }
     }
 
     /// Whether `/health` has the status `ok`. Foreign group members degrade it, but do not affect

@@ -1,7 +1,11 @@
 //! The consumer's metrics. They belong to one application and not to the process.
 
+use std::collections::HashMap;
 use std::fmt::{self, Write as _};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use events::Source;
 
 use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
@@ -60,6 +64,52 @@ struct TopicLabel {
     topic: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SourceLabel {
+    source: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SourceOutcomeLabel {
+    source: String,
+    outcome: Outcome,
+}
+
+/// The metrics of one source of the sources file.
+#[derive(Debug, Clone)]
+pub struct SourceMetrics {
+    inserted: Counter,
+    updated: Counter,
+    unchanged: Counter,
+    superseded: Counter,
+    dead_lettered: Counter,
+    freshness_seconds: Histogram,
+    last_stored: Gauge,
+}
+
+impl SourceMetrics {
+    /// Counts a completed write at `now`, which is a time since the epoch.
+    pub fn wrote(&self, counts: &Counts, now: Duration) {
+        self.inserted.inc_by(counts.inserted);
+        self.updated.inc_by(counts.updated);
+        self.unchanged.inc_by(counts.unchanged);
+        self.superseded.inc_by(counts.superseded);
+        if counts.total() > 0 {
+            self.last_stored.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Counts a dead letter.
+    pub fn dead_lettered(&self) {
+        self.dead_lettered.inc();
+    }
+
+    /// Records the time from `ingested_at` until the event was stored.
+    pub fn observe_freshness(&self, age: Duration) {
+        self.freshness_seconds.observe(age.as_secs_f64());
+    }
+}
+
 /// The metrics. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -77,6 +127,13 @@ pub struct Metrics {
     seconds_since_progress: Gauge,
     store_up: Gauge,
     kafka_up: Gauge,
+    /// Dead letters of sources that the sources file does not have.
+    pub unknown_source: Counter,
+    sources: Arc<HashMap<Source, SourceMetrics>>,
+}
+
+fn freshness_buckets() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 20))
 }
 
 impl Metrics {
@@ -89,7 +146,7 @@ impl Metrics {
             repeated: Counter::default(),
             write_seconds: Histogram::new(exponential_buckets(0.0005, 2.0, 16)),
             write_batch_records: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
-            freshness_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 20)),
+            freshness_seconds: freshness_buckets(),
             lag: Family::default(),
             committed_lag: Family::default(),
             lost: Family::default(),
@@ -97,6 +154,8 @@ impl Metrics {
             seconds_since_progress: Gauge::default(),
             store_up: Gauge::default(),
             kafka_up: Gauge::default(),
+            unknown_source: Counter::default(),
+            sources: Arc::default(),
         };
         topics.iter().for_each(|topic| metrics.lost(topic, 0));
         let m = metrics.clone();
@@ -123,6 +182,51 @@ impl Metrics {
         registry.register("store_up", "1 if MongoDB is available, else 0", m.store_up);
         registry.register("kafka_up", "1 if Kafka is available and the topics exist, else 0", m.kafka_up);
         metrics
+    }
+
+    /// Registers the metrics of the sources of the sources file. Each starts at 0.
+    pub fn with_sources<'s>(
+        mut self,
+        registry: &mut Registry,
+        names: impl IntoIterator<Item = &'s Source>,
+    ) -> Self {
+        let finished = Family::<SourceOutcomeLabel, Counter>::default();
+        let freshness =
+            Family::<SourceLabel, Histogram>::new_with_constructor(freshness_buckets as fn() -> Histogram);
+        let last_stored = Family::<SourceLabel, Gauge>::default();
+        let source_metrics = |source: &Source| {
+            let label = || SourceLabel { source: source.to_string() };
+            let counter = |outcome| {
+                let label = SourceOutcomeLabel { source: source.to_string(), outcome };
+                finished.get_or_create(&label).clone()
+            };
+            SourceMetrics {
+                inserted: counter(Outcome::Inserted),
+                updated: counter(Outcome::Updated),
+                unchanged: counter(Outcome::Unchanged),
+                superseded: counter(Outcome::Superseded),
+                dead_lettered: counter(Outcome::DeadLettered),
+                freshness_seconds: freshness.get_or_create(&label()).clone(),
+                last_stored: last_stored.get_or_create(&label()).clone(),
+            }
+        };
+        let sources = names.into_iter().map(|source| (source.clone(), source_metrics(source)));
+        self.sources = Arc::new(sources.collect());
+        let help = "Finished records by source of the sources file and outcome";
+        registry.register("source_records_finished", help, finished);
+        let help = "Time from ingested_at until the event is stored, by source of the sources file";
+        registry.register_with_unit("source_freshness", help, Unit::Seconds, freshness);
+        let help =
+            "When an event of the source was last written, in seconds since the epoch; 0 before the first";
+        registry.register_with_unit("source_last_stored_timestamp", help, Unit::Seconds, last_stored);
+        let help = "Dead letters of sources that the sources file does not have";
+        registry.register("unknown_source_records", help, self.unknown_source.clone());
+        self
+    }
+
+    /// The metrics of a source of the sources file.
+    pub fn source(&self, source: &Source) -> Option<&SourceMetrics> {
+        self.sources.get(source)
     }
 
     /// Counts records that a worker began.
@@ -238,7 +342,8 @@ impl Snapshot {
 /// labels. The documentation is compared with it.
 pub fn metrics_reference() -> String {
     let mut registry = Registry::with_prefix("slipstream");
-    let metrics = Metrics::new(&mut registry, &["topic".to_owned()]);
+    let sources: Vec<Source> = Source::new("source").into_iter().collect();
+    let metrics = Metrics::new(&mut registry, &["topic".to_owned()]).with_sources(&mut registry, &sources);
     metrics.finished(Outcome::Inserted, 1);
     let partition = PartitionLabel { topic: "topic".to_owned(), partition: 0 };
     for family in [&metrics.lag, &metrics.committed_lag] {

@@ -59,6 +59,16 @@ pub(crate) struct DocumentBuilder {
 impl DocumentBuilder {
     /// Writes the payload from its JSON text. After a violation the result is unusable.
     pub(crate) fn new(payload: &str, path: &Path<'_>, violations: &mut Violations) -> Self {
+        Self::with_reserved(payload, path, None, violations)
+    }
+
+    /// As [`DocumentBuilder::new`], with one more reserved name.
+    pub(crate) fn with_reserved(
+        payload: &str,
+        path: &Path<'_>,
+        reserved: Option<&str>,
+        violations: &mut Violations,
+    ) -> Self {
         if !payload.starts_with('{') {
             violations.push(path, BrokenRule::new("dict_type", "Input should be a JSON object"));
             return Self::empty();
@@ -69,11 +79,12 @@ impl DocumentBuilder {
         let mut arrays = 0;
         converter.payload(payload, path, &mut |member| {
             arrays += u8::from(member.kind == ElementType::Array as u8 && INDEXED.contains(&member.key));
-            let reserved = RESERVED.contains(&member.key);
-            if reserved {
+            let is_reserved = RESERVED.contains(&member.key)
+                || reserved.is_some_and(|reserved| reserved.as_bytes() == member.key);
+            if is_reserved {
                 conflicts.extend_from_slice(member.element);
             }
-            !reserved
+            !is_reserved
         });
         let mut writer = converter.writer;
         if arrays > 1 {
@@ -104,6 +115,11 @@ impl DocumentBuilder {
         }
         writer.string("event_timestamp_iso", &metadata.timestamp.iso());
         writer.string("ingested_at_iso", &metadata.ingested_at.iso());
+    }
+
+    /// Adds a field at the top. Its name must have no NUL.
+    pub(crate) fn text(&mut self, name: &str, text: &str) {
+        self.writer.string(name, text);
     }
 
     /// Adds the unknown fields of the envelope, as raw keys and raw values.

@@ -62,12 +62,29 @@ pub struct Poison {
     pub reason: String,
 }
 
+/// How the document of a source is made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DocumentOptions<'o> {
+    /// A field at the top of the document that gets the source's name. A payload field with this
+    /// name moves into `payload_conflicts`.
+    pub source_field: Option<&'o str>,
+}
+
 /// Decodes a record. `expected` returns whether a source is stored here.
 ///
 /// Fields that the value lacks come from the record: `id` from the key, `timestamp` and
 /// `ingested_at` from the record's timestamp. No value is invented. Unknown fields of the envelope
 /// are kept in `envelope_extra`.
 pub fn decode(record: &RecordView<'_>, expected: impl Fn(&str) -> bool) -> Result<Decoded, Poison> {
+    decode_with(record, |source| expected(source).then(DocumentOptions::default))
+}
+
+/// As [`decode`]. `options` returns how the document of a source is made, or `None` for a source
+/// that is not stored here.
+pub fn decode_with<'o>(
+    record: &RecordView<'_>,
+    options: impl Fn(&str) -> Option<DocumentOptions<'o>>,
+) -> Result<Decoded, Poison> {
     if record.value.is_empty() {
         return Err(poison("decode", "EmptyValue", "the value is empty".to_owned()));
     }
@@ -76,15 +93,21 @@ pub fn decode(record: &RecordView<'_>, expected: impl Fn(&str) -> bool) -> Resul
     let Some(envelope) = Envelope::split(raw.get()) else {
         return Err(poison("decode", "InvalidEnvelope", "the value is not a JSON object".to_owned()));
     };
-    if let Some(Ok(source)) = envelope.source.map(fields::text)
-        && !expected(&source)
-    {
-        return Ok(Decoded::OtherSource(source.into_owned()));
-    }
-    storable(&envelope, record).map(Decoded::Event)
+    let options = match envelope.source.map(fields::text) {
+        Some(Ok(source)) => match options(&source) {
+            Some(options) => options,
+            None => return Ok(Decoded::OtherSource(source.into_owned())),
+        },
+        _ => DocumentOptions::default(),
+    };
+    storable(&envelope, record, options).map(Decoded::Event)
 }
 
-fn storable(envelope: &Envelope<'_>, record: &RecordView<'_>) -> Result<StorableEvent, Poison> {
+fn storable(
+    envelope: &Envelope<'_>,
+    record: &RecordView<'_>,
+    DocumentOptions { source_field }: DocumentOptions<'_>,
+) -> Result<StorableEvent, Poison> {
     let mut violations = Violations::default();
     let id = violations.take(&at("id"), id(envelope, record));
     let timestamp = violations.take(&at("timestamp"), time(envelope.timestamp, record));
@@ -99,7 +122,8 @@ fn storable(envelope: &Envelope<'_>, record: &RecordView<'_>) -> Result<Storable
     let payload = violations.take(&at("payload"), envelope.payload.ok_or_else(BrokenRule::missing));
     let readable = violations.is_empty();
 
-    let mut builder = payload.map(|text| DocumentBuilder::new(text, &at("payload"), &mut violations));
+    let mut builder = payload
+        .map(|text| DocumentBuilder::with_reserved(text, &at("payload"), source_field, &mut violations));
     if let Some(builder) = &mut builder {
         builder.extra(&envelope.extra, &mut violations);
     }
@@ -107,6 +131,9 @@ fn storable(envelope: &Envelope<'_>, record: &RecordView<'_>) -> Result<Storable
         (id, timestamp, source, ingested_at, builder)
     {
         builder.metadata(&Metadata { id: &id, timestamp, ingested_at, api_version: api_version.as_deref() });
+        if let Some(field) = source_field {
+            builder.text(field, source.as_str());
+        }
         if let Some(document) = builder.finish(&mut violations) {
             return Ok(StorableEvent { id, source, timestamp, ingested_at, document });
         }
@@ -162,7 +189,7 @@ mod tests {
 
     use bson::{Document, doc};
 
-    use super::{Decoded, Poison, RecordView, StorableEvent, decode};
+    use super::{Decoded, DocumentOptions, Poison, RecordView, StorableEvent, decode, decode_with};
 
     const KEY: Option<&[u8]> = Some(b"key");
 
@@ -232,6 +259,30 @@ mod tests {
             &doc! { "a.b": { "$c": "$d" }, "v": 2_i32 }
         );
         assert_eq!(document.get_document("payload_conflicts").unwrap(), &doc! { "envelope_extra": 1_i32 });
+    }
+
+    #[test]
+    fn the_source_field_is_the_last_one_and_moves_a_payload_field() {
+        let named = |value: &str| {
+            let options = DocumentOptions { source_field: Some("from") };
+            match decode_with(&record(value), |source| (source == "s").then_some(options)) {
+                Ok(Decoded::Event(event)) => Document::try_from(event.document).unwrap(),
+                other => panic!("an event expected, not {other:?}"),
+            }
+        };
+        let plain = named(r#"{"source":"s","payload":{"a":1}}"#);
+        assert_eq!(plain.keys().last().map(String::as_str), Some("from"));
+        assert!(!plain.contains_key("payload_conflicts"));
+        let value = r#"{"source":"s","payload":{"from":[1],"event_id":2,"from":3},"more":4}"#;
+        let moved = named(value);
+        assert_eq!(
+            moved.get_document("payload_conflicts").unwrap(),
+            &doc! { "event_id": 2_i32, "from": 3_i32 }
+        );
+        assert_eq!(moved.get_str("from").unwrap(), "s");
+        assert_eq!(moved.get_document("envelope_extra").unwrap(), &doc! { "more": 4_i32 });
+        assert_eq!(moved.keys().filter(|key| *key == "from").count(), 1);
+        assert_eq!(document(value).get_i32("from").unwrap(), 3, "without the option it is a payload field");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! index. Workers that need the same collection wait for one attempt; other collections are not
 //! delayed.
 
+use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,9 @@ use service::time::Backoff;
 
 use super::connection::Connection;
 use super::error::{CallError, TransientError};
+use super::index::{IndexSpec, extra_index};
 use super::key::UpsertKeys;
+use crate::configured_sources::SourceStore;
 
 /// Time between two confirmations of the indexes. An operator can drop an index while the consumer
 /// runs; it is then built again before the next write.
@@ -55,6 +58,13 @@ pub(super) struct CallContext<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Collection {
     pub(super) name: String,
+    /// The fields that identify a document.
+    pub(super) keys: UpsertKeys,
+    /// The indexes of the sources file.
+    pub(super) extra_indexes: Vec<IndexSpec>,
+    /// Whether the sources file has the collection, which must then have been written under the
+    /// same keys.
+    pub(super) is_configured: bool,
     state: Mutex<CollectionState>,
     index_lock: tokio::sync::Mutex<IndexAttempts>,
 }
@@ -76,6 +86,8 @@ pub(super) struct CollectionState {
     /// A look-up index that failed is not built again, because each attempt reads the whole
     /// collection.
     pub(super) lookup_indexes_given_up: bool,
+    /// The names of extra indexes that failed, for the same reason.
+    pub(super) extra_indexes_given_up: BTreeSet<String>,
     /// Whether several events of a key may be merged into one write. They may not if the collection
     /// has rules by which the server could reject one of the events and accept another.
     pub(super) merges_events: bool,
@@ -132,9 +144,18 @@ impl From<NotReady> for TransientError {
     }
 }
 
+impl CollectionState {
+    /// No index is being built that writes wait for.
+    pub(super) fn index_build_ended(&mut self) {
+        self.building = None;
+    }
+}
+
 impl Collection {
-    pub(super) fn new(name: String) -> Self {
-        Self { name, ..Self::default() }
+    pub(super) fn new(store: SourceStore) -> Self {
+        let SourceStore { collection, keys, indexes, is_configured, .. } = store;
+        let extra_indexes = indexes.iter().map(extra_index).collect();
+        Self { name: collection, keys, extra_indexes, is_configured, ..Self::default() }
     }
 
     /// Runs `attempt` unless the indexes were confirmed lately. Its arguments are the deadline of a

@@ -3,7 +3,10 @@
 
 use bson::{Bson, Document, doc};
 
+use sources::IndexKind;
+
 use super::key::{INDEXED_TYPES, UpsertKeys};
+use crate::configured_sources::SourceStore;
 
 /// Fields of the index for looking aircraft up.
 const LOOKUP_FIELDS: [&str; 3] = ["mode_s", "registration", "event_timestamp"];
@@ -94,6 +97,90 @@ pub(super) fn user_indexes_may_reject(keys: &UpsertKeys, existing: &[Document]) 
     existing.iter().filter(may_reject).any(|index| !ours.iter().any(|ours| has_fields(index, ours)))
 }
 
+/// The specification of an index of the sources file.
+pub(super) fn extra_index(index: &sources::Index) -> IndexSpec {
+    let mut key = Document::new();
+    let mut name = String::new();
+    for (field, kind) in &index.keys {
+        let value: Bson = match kind {
+            IndexKind::Ascending => 1.into(),
+            IndexKind::Descending => (-1).into(),
+            IndexKind::Hashed => "hashed".into(),
+            IndexKind::Text => "text".into(),
+            IndexKind::Sphere => "2dsphere".into(),
+        };
+        let kind = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let separator = if name.is_empty() { "" } else { "_" };
+        // The name that MongoDB gives the index by default.
+        name.push_str(&format!("{separator}{field}_{kind}"));
+        key.insert(field, value);
+    }
+    let mut specification = doc! { "key": key };
+    if index.unique {
+        specification.insert("unique", true);
+    }
+    IndexSpec { name, specification }
+}
+
+/// Whether an index of the sources file is in a reply to `listIndexes`, under any name. It may
+/// still be building.
+pub(super) fn has_extra(wanted: &IndexSpec, existing: &[Document]) -> bool {
+    let key = wanted.specification.get_document("key").ok();
+    let is_text = key.is_some_and(|key| key.values().any(|kind| kind.as_str() == Some("text")));
+    let wants_unique = is_unique(wanted);
+    existing.iter().any(|index| {
+        // The server lists the fields of a text index in another form.
+        let same_key = match is_text {
+            true => name_of(index) == wanted.name,
+            false => same_key(index.get_document("key").ok(), key),
+        };
+        let covers_all =
+            !["partialFilterExpression", "sparse"].iter().any(|option| index.contains_key(option));
+        same_key && covers_all && (!wants_unique || index.get_bool("unique").unwrap_or(false))
+    })
+}
+
+/// Whether two documents have the same fields with the same orders, which may be of any number
+/// type.
+fn same_key(one: Option<&Document>, other: Option<&Document>) -> bool {
+    let order = |value: &Bson| match value {
+        Bson::Int64(order) => i32::try_from(*order).map_or_else(|_| value.clone(), Bson::Int32),
+        Bson::Double(order) if order.abs() == 1.0 => Bson::Int32(*order as i32),
+        _ => value.clone(),
+    };
+    let (Some(one), Some(other)) = (one, other) else { return false };
+    one.len() == other.len()
+        && one.iter().zip(other).all(|(one, other)| one.0 == other.0 && order(one.1) == order(other.1))
+}
+
+/// Whether an index of the sources file is unique.
+pub(super) fn is_unique(spec: &IndexSpec) -> bool {
+    spec.specification.get_bool("unique").unwrap_or(false)
+}
+
+/// The name and the fields of the unique index by which the collection was written under other
+/// keys than `keys`. It has the form that the consumer gives such an index. Those of `extra` and
+/// other indexes of the user have another purpose.
+pub(super) fn other_keys(
+    keys: &UpsertKeys,
+    extra: &[IndexSpec],
+    existing: &[Document],
+) -> Option<(String, Vec<String>)> {
+    if listed_unique_index(keys, existing).is_some() {
+        return None;
+    }
+    existing.iter().find_map(|index| {
+        let key = index.get_document("key").ok()?;
+        let fields: Vec<String> = key.keys().cloned().collect();
+        let other = UpsertKeys::parse(&fields.join(",")).ok()?;
+        let own: Vec<&str> = keys.fields().collect();
+        let is_other = !has_fields(index, &own) && enforces_keys(&other, index, existing);
+        let is_extra =
+            extra.iter().any(|extra| same_key(extra.specification.get_document("key").ok(), Some(key)));
+        (is_other && !is_extra).then(|| (name_of(index).to_owned(), fields))
+    })
+}
+
 /// The `createIndexes` command.
 pub(super) fn create_command(collection: &str, indexes: &[IndexSpec]) -> Document {
     let named = |spec: &IndexSpec| {
@@ -127,6 +214,19 @@ pub fn index_state(keys: &UpsertKeys, existing: &[Document]) -> IndexState {
             IndexState::MissingLookups(lookups.into_iter().map(|lookup| lookup.name).collect())
         }
     }
+}
+
+/// The name and the fields of the unique index by which a collection was written under other keys
+/// than those of the sources file, in a reply to `listIndexes`.
+pub fn written_under_other_keys(store: &SourceStore, existing: &[Document]) -> Option<(String, Vec<String>)> {
+    let extra: Vec<IndexSpec> = store.indexes.iter().map(extra_index).collect();
+    other_keys(&store.keys, &extra, existing)
+}
+
+/// The names of the indexes of the sources file that a reply to `listIndexes` lacks.
+pub fn missing_extra_indexes(store: &SourceStore, existing: &[Document]) -> Vec<String> {
+    let extra = store.indexes.iter().map(extra_index);
+    extra.filter(|index| !has_extra(index, existing)).map(|index| index.name).collect()
 }
 
 /// The query for mongosh that finds documents with the same key.
@@ -329,6 +429,73 @@ mod tests {
         // A sparse index rejects a second null, which keys other than event_id may have.
         let sparse = doc! { "key": { "mode_s": 1 }, "name": "x", "unique": true, "sparse": true };
         assert_eq!(missing_indexes(&keys("mode_s"), &[sparse]), Err("x".to_owned()));
+    }
+
+    fn extra(keys: &[(&str, IndexKind)], unique: bool) -> IndexSpec {
+        let keys = keys.iter().map(|(field, kind)| ((*field).to_owned(), *kind)).collect();
+        extra_index(&sources::Index { keys, unique })
+    }
+
+    #[test]
+    fn an_extra_index_has_the_name_that_mongodb_gives_it() {
+        let two = extra(&[("mag", IndexKind::Descending), ("where.lat", IndexKind::Ascending)], true);
+        assert_eq!(two.name, "mag_-1_where.lat_1");
+        assert_eq!(two.specification, doc! { "key": { "mag": -1, "where.lat": 1 }, "unique": true });
+        for (kind, name) in
+            [(IndexKind::Text, "a_text"), (IndexKind::Hashed, "a_hashed"), (IndexKind::Sphere, "a_2dsphere")]
+        {
+            assert_eq!(extra(&[("a", kind)], false).name, name);
+        }
+    }
+
+    #[test]
+    fn an_extra_index_is_found_under_any_name_unless_its_options_differ() {
+        let wanted = extra(&[("a", IndexKind::Descending)], false);
+        let listed = |more: Document| {
+            let mut index = doc! { "key": { "a": -1.0 }, "name": "x" };
+            index.extend(more);
+            [index]
+        };
+        assert!(has_extra(&wanted, &listed(doc! {})));
+        assert!(has_extra(&wanted, &listed(doc! { "unique": true })));
+        assert!(!has_extra(&wanted, &listed(doc! { "sparse": true })));
+        assert!(!has_extra(&wanted, &listed(doc! { "key": { "a": 1 } })));
+        let unique = extra(&[("a", IndexKind::Descending)], true);
+        assert!(!has_extra(&unique, &listed(doc! {})));
+        assert!(has_extra(&unique, &listed(doc! { "unique": true })));
+        let text = extra(&[("a", IndexKind::Text)], false);
+        let as_listed =
+            doc! { "key": { "_fts": "text", "_ftsx": 1 }, "name": "a_text", "weights": { "a": 1 } };
+        assert!(has_extra(&text, &[as_listed]));
+    }
+
+    #[test]
+    fn a_collection_written_under_other_keys_is_recognized_by_its_unique_index() {
+        let id = doc! { "key": { "_id": 1 }, "name": "_id_" };
+        let made_for = |text: &str| {
+            let unique = missing_indexes(&keys(text), &[]).expect("no conflict").unique.expect("an index");
+            vec![id.clone(), listed_as(&unique)]
+        };
+        let by_id = made_for("event_id");
+        assert_eq!(
+            other_keys(&keys("mode_s"), &[], &by_id),
+            Some(("event_id_1".into(), vec!["event_id".into()]))
+        );
+        let by_two = made_for("a.b,c");
+        assert_eq!(
+            other_keys(&keys("event_id"), &[], &by_two).map(|(_, fields)| fields),
+            Some(vec!["a.b".to_owned(), "c".to_owned()])
+        );
+        assert_eq!(other_keys(&keys("event_id"), &[], &by_id), None);
+        assert_eq!(other_keys(&keys("c,a.b"), &[], &by_two), None, "the order does not matter");
+        assert_eq!(other_keys(&keys("event_id"), &[], &[]), None);
+        let both = [by_id.clone(), made_for("mode_s")].concat();
+        assert_eq!(other_keys(&keys("mode_s"), &[], &both), None);
+        // Indexes of the user: not in the form of the consumer, or in the sources file.
+        let of_user = doc! { "key": { "email": 1 }, "name": "email_1", "unique": true };
+        assert_eq!(other_keys(&keys("event_id"), &[], &[id.clone(), of_user]), None);
+        let in_file = extra(&[("event_id", IndexKind::Ascending)], true);
+        assert_eq!(other_keys(&keys("mode_s"), &[in_file], &by_id), None);
     }
 
     #[test]

@@ -26,6 +26,9 @@ const CANNOT_BUILD: [i32; 8] = [2, 67, 68, 72, 85, 86, 171, 197];
 /// The index, or another index of the collection, is being built.
 const BUILD_IN_PROGRESS: [i32; 3] = [285, 12586, 12587];
 
+/// How long writes wait for an index of the sources file that is not unique.
+const EXTRA_INDEX_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Options of a collection by which the server may reject one document and accept another.
 const REJECTING_OPTIONS: [&str; 2] = ["validator", "capped"];
 
@@ -47,9 +50,16 @@ impl IndexBuild<'_> {
         let in_replica_set = hello.contains_key("setName");
         let has_options = self.has_rejecting_options().await?;
         let existing = self.list_indexes(false).await?;
-        let has_rules = has_options || index::user_indexes_may_reject(keys, &existing);
+        if collection.is_configured
+            && let Some((index, fields)) = index::other_keys(keys, &collection.extra_indexes, &existing)
+        {
+            return Err(self.written_under_other_keys(&index, &fields));
+        }
+        let extra = collection.extra_indexes.iter().map(|index| index.specification.clone());
+        let with_extra: Vec<Document> = existing.iter().cloned().chain(extra).collect();
+        let has_rules = has_options || index::user_indexes_may_reject(keys, &with_extra);
         collection.state().merges_events = !has_rules;
-        let missing =
+        let mut missing =
             index::missing_indexes(keys, &existing).map_err(|name| self.conflicting_index(&name))?;
         match (index::listed_unique_index(keys, &existing), missing.unique) {
             (Some(listed), _) => self.confirm_unique(&listed, in_replica_set).await?,
@@ -60,10 +70,111 @@ impl IndexBuild<'_> {
             }
             (None, None) => {}
         }
-        if missing.lookups.is_empty() || collection.state().lookup_indexes_given_up {
-            return Ok(());
+        for index in collection.extra_indexes.iter().filter(|index| index::is_unique(index)) {
+            // A listed index may still be building, which only the reply to createIndexes tells.
+            if !self.confirmed || !index::has_extra(index, &existing) {
+                self.build_unique_extra(index, &existing, in_replica_set).await?;
+            }
         }
-        self.build_lookups(&missing.lookups, in_replica_set).await
+        // An extra index may have the fields of a look-up index.
+        missing.lookups.retain(|lookup| {
+            !collection
+                .extra_indexes
+                .iter()
+                .any(|extra| index::has_extra(lookup, std::slice::from_ref(&extra.specification)))
+        });
+        if !missing.lookups.is_empty() && !collection.state().lookup_indexes_given_up {
+            self.build_lookups(&missing.lookups, in_replica_set).await?;
+        }
+        for index in collection.extra_indexes.iter().filter(|index| !index::is_unique(index)) {
+            if !index::has_extra(index, &existing) {
+                self.build_extra(index, in_replica_set).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Builds a unique index of the sources file. Nothing is written without it.
+    async fn build_unique_extra(
+        &self,
+        index: &IndexSpec,
+        existing: &[Document],
+        in_replica_set: bool,
+    ) -> Result<(), NotReady> {
+        let collection = self.context.collection;
+        let built = self.create_indexes(std::slice::from_ref(index), in_replica_set, true).await;
+        let is_listed = index::has_extra(index, existing);
+        let (message, remedy) = match built {
+            Ok(()) if is_listed => return Ok(()),
+            Ok(()) => {
+                tracing::info!(collection = collection.name, names = index.name, "indexes built");
+                return Ok(());
+            }
+            // It has another name, or there is no right to create indexes: the list decides.
+            Err(CallError::Rejected(error)) if is_listed && CANNOT_BUILD.contains(&error.code) => {
+                return Ok(());
+            }
+            Err(CallError::Unauthorized(_)) if is_listed => return Ok(()),
+            Err(CallError::Rejected(error)) if error.code == DUPLICATE_KEY => {
+                (error.message, "Remove the duplicates, or remove `unique` in the sources file and restart")
+            }
+            Err(CallError::Rejected(error)) if CANNOT_BUILD.contains(&error.code) => {
+                (error.message, "Remove the cause, or the index in the sources file and restart")
+            }
+            Err(error) => return Err(self.build_failed(error, &index.name)),
+        };
+        Err(NotReady::Blocked(format!(
+            "collection {}: writes are paused: the unique index {} of the sources file cannot be built: {message}. \
+             {remedy}",
+            collection.name, index.name
+        )))
+    }
+
+    /// Builds an index of the sources file that is not unique. Writes continue without it, so the
+    /// call waits only for a short time; the server continues the build.
+    async fn build_extra(&self, index: &IndexSpec, in_replica_set: bool) {
+        let collection = self.context.collection;
+        if collection.state().extra_indexes_given_up.contains(&index.name) {
+            return;
+        }
+        let limited = Self { build_deadline: EXTRA_INDEX_TIMEOUT.min(self.build_deadline), ..*self };
+        let built = limited.create_indexes(std::slice::from_ref(index), in_replica_set, true).await;
+        collection.state().index_build_ended();
+        let (collection_name, index_name) = (&*collection.name, &*index.name);
+        let error = match built {
+            Ok(()) => {
+                tracing::info!(collection = collection_name, names = index_name, "indexes built");
+                return;
+            }
+            Err(CallError::TimedOut(_)) => {
+                tracing::info!(collection = collection_name, names = index_name, "index is being built");
+                return;
+            }
+            Err(CallError::Rejected(error)) if BUILD_IN_PROGRESS.contains(&error.code) => return,
+            Err(CallError::Rejected(error)) => format!("{} ({})", error.message, error.code_name),
+            Err(CallError::Unauthorized(reason)) => reason,
+            // The next check tries again.
+            Err(_) => return,
+        };
+        collection.state().extra_indexes_given_up.insert(index.name.clone());
+        tracing::warn!(
+            collection = collection_name,
+            index = index_name,
+            error,
+            "index of the sources file cannot be built, writes continue without it"
+        );
+    }
+
+    fn written_under_other_keys(&self, index: &str, fields: &[String]) -> NotReady {
+        let CallContext { connection, keys, collection, .. } = self.context;
+        let (database, collection) = (connection.database_name(), &*collection.name);
+        let written = fields.join(", ");
+        NotReady::Blocked(format!(
+            "collection {collection}: writes are paused: it was written under the keys {written} (unique index {index}), \
+             and the sources file says {keys}. Set `keys: [{written}]` or another `collection` in the file and restart; \
+             or drop the index, and `slipstream dedupe` then removes duplicates: \
+             db.getSiblingDB({database:?}).getCollection({collection:?}).dropIndex({index:?})"
+        ))
     }
 
     /// Waits until the listed unique index is finished. Without the right to create indexes the

@@ -42,6 +42,11 @@ impl UpsertKeys {
         Ok(Self(fields))
     }
 
+    /// Fields that were checked by the rules of [`UpsertKeys::parse`].
+    pub(crate) fn from_fields(fields: &[String]) -> Self {
+        Self(fields.to_vec())
+    }
+
     /// The paths in the given order.
     pub fn fields(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(String::as_str)
@@ -89,6 +94,12 @@ impl UpsertKeys {
             Some(values) => Key::Fields(values),
             None => Key::Derived(events::derived_object_id(&event.id)),
         }
+    }
+}
+
+impl Default for UpsertKeys {
+    fn default() -> Self {
+        Self(vec!["event_id".to_owned()])
     }
 }
 

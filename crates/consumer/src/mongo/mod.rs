@@ -12,7 +12,7 @@ mod connection;
 mod error;
 mod index;
 mod index_build;
-mod key;
+pub(crate) mod key;
 mod plan;
 mod reply;
 mod uri;
@@ -24,8 +24,10 @@ use std::time::{Duration, Instant};
 
 use bson::RawDocumentBuf;
 use events::{Source, StorableEvent};
+use futures::future::join_all;
 use service::Secret;
 use service::tasks::lock;
+use service::time::Backoff;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -34,9 +36,11 @@ use connection::Connection;
 use index_build::IndexBuild;
 use write::write_batch;
 
+use crate::configured_sources::ExpectedSources;
+
 pub use connection::{StoreState, read_hello};
 pub use error::TransientError;
-pub use index::{IndexState, index_state, partial_filter};
+pub use index::{IndexState, index_state, missing_extra_indexes, partial_filter, written_under_other_keys};
 pub use key::UpsertKeys;
 pub use reply::{BatchOutcome, Counts, Rejected};
 pub use uri::{check_uri, ignored_options, usable_uri, write_concern};
@@ -46,6 +50,10 @@ pub const CALL_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The deadline of a write is at most `2^MAX_DOUBLINGS` times the deadline of a call.
 pub const MAX_DOUBLINGS: u32 = 6;
+
+/// Maximum time between two attempts to prepare a collection. It is below the time for which a
+/// blocked collection is reported.
+const PREPARE_INTERVAL: Duration = Duration::from_secs(3);
 
 /// Where events are stored, and by which keys.
 #[derive(Debug, Clone)]
@@ -76,7 +84,10 @@ struct Inner {
     connection: Connection,
     /// The collections that were written to.
     collections: Mutex<BTreeMap<Source, Arc<Collection>>>,
+    /// UPSERT_KEYS.
     keys: UpsertKeys,
+    /// Where and how each source is stored.
+    expected: ExpectedSources,
     write_concern: RawDocumentBuf,
     command_bytes: usize,
     deadline: Duration,
@@ -88,6 +99,18 @@ impl Store {
     /// # Errors
     /// [`check_uri`] rejects the connection string.
     pub fn new(config: StoreConfig, deadline: Duration) -> Result<Self, StoreSetupError> {
+        Self::with_sources(config, deadline, ExpectedSources::All)
+    }
+
+    /// As [`Store::new`], with the collections, keys and indexes of a sources file.
+    ///
+    /// # Errors
+    /// [`check_uri`] rejects the connection string.
+    pub fn with_sources(
+        config: StoreConfig,
+        deadline: Duration,
+        expected: ExpectedSources,
+    ) -> Result<Self, StoreSetupError> {
         let uri = check_uri(config.uri.expose()).map_err(StoreSetupError)?;
         for option in ignored_options(&uri) {
             tracing::warn!(option, "mongodb uri option ignored");
@@ -97,6 +120,7 @@ impl Store {
             connection: Connection::new(uri, config.database),
             collections: Mutex::default(),
             keys: config.upsert_keys,
+            expected,
             command_bytes: config.batch_max_bytes.min(command::MAX_COMMAND_BYTES),
             deadline,
         };
@@ -111,10 +135,7 @@ impl Store {
         }
         let deadline = self.inner.deadline;
         let collection = self.collection(source);
-        let ready = collection.ensure_indexes(deadline, |build_deadline, confirmed| {
-            IndexBuild { context: self.context(&collection, deadline), confirmed, build_deadline }.run()
-        });
-        if let Err(error) = ready.await {
+        if let Err(error) = self.ensure_indexes(&collection).await {
             // Nothing was written, so neither a smaller batch nor more time would help.
             return BatchOutcome::unfinished(events.len(), TransientError { timed_out: false, ..error });
         }
@@ -122,6 +143,40 @@ impl Store {
         let mut outcome = write_batch(self.context(&collection, write_deadline), events).await;
         outcome.written = collection.add_written(outcome.counts.total());
         outcome
+    }
+
+    async fn ensure_indexes(&self, collection: &Collection) -> Result<(), TransientError> {
+        let deadline = self.inner.deadline;
+        let attempt = |build_deadline, confirmed| {
+            IndexBuild { context: self.context(collection, deadline), confirmed, build_deadline }.run()
+        };
+        collection.ensure_indexes(deadline, attempt).await
+    }
+
+    /// Prepares the collections of the sources file until `stop`, before their first events: checks
+    /// the keys that they were written under, and builds their indexes. Each is tried until it is
+    /// ready. [`Store::blocked`] meanwhile has the reason.
+    pub async fn prepare(&self, stop: CancellationToken) {
+        let Some(configured) = self.inner.expected.configured() else {
+            return stop.cancelled().await;
+        };
+        let collections = configured.stored().map(|source| async move {
+            let collection = self.collection(source);
+            let mut backoff = Backoff::new(Duration::from_secs(1), PREPARE_INTERVAL);
+            loop {
+                // An outage is reported once, and the checks of all collections wait for its end.
+                let mut state = self.state();
+                if state.wait_for(|state| *state == StoreState::Ready).await.is_err() {
+                    return;
+                }
+                if self.ensure_indexes(&collection).await.is_ok() {
+                    return;
+                }
+                tokio::time::sleep(backoff.next_delay()).await;
+            }
+        });
+        stop.run_until_cancelled(join_all(collections)).await;
+        stop.cancelled().await;
     }
 
     /// Whether the server accepts a write to the collection of `source` now. The write changes
@@ -136,7 +191,8 @@ impl Store {
         if let Some(collection) = collections.get(source) {
             return Arc::clone(collection);
         }
-        let collection = Arc::new(Collection::new(source.to_string()));
+        let store = self.inner.expected.store_of(source, &self.inner.keys);
+        let collection = Arc::new(Collection::new(store));
         collections.insert(source.clone(), Arc::clone(&collection));
         collection
     }
@@ -144,7 +200,7 @@ impl Store {
     fn context<'a>(&'a self, collection: &'a Collection, deadline: Duration) -> CallContext<'a> {
         CallContext {
             connection: &self.inner.connection,
-            keys: &self.inner.keys,
+            keys: &collection.keys,
             write_concern: &self.inner.write_concern,
             collection,
             command_bytes: self.inner.command_bytes,

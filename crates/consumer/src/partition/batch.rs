@@ -4,10 +4,11 @@
 //! The decision to store, skip or dead-letter a record depends only on the record and the
 //! configuration, so every read of a record gives the same result.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
-use events::{Decoded, Poison, RecordView, Source, StorableEvent, decode};
+use events::{Decoded, Poison, RecordView, StorableEvent};
 
+use crate::configured_sources::ExpectedSources;
 use crate::kafka::record::Record;
 
 /// Approximate bytes that a statement adds to its document: filter, guard and names.
@@ -73,25 +74,6 @@ impl Batcher {
     }
 }
 
-/// The sources whose events are stored (EXPECTED_SOURCE).
-#[derive(Debug, Clone)]
-pub enum ExpectedSources {
-    /// Every source (`*`).
-    All,
-    /// Only these sources.
-    Listed(BTreeSet<Source>),
-}
-
-impl ExpectedSources {
-    /// Whether events of `source` are stored.
-    pub fn contains(&self, source: &str) -> bool {
-        match self {
-            Self::All => true,
-            Self::Listed(sources) => sources.iter().any(|expected| expected.as_str() == source),
-        }
-    }
-}
-
 /// What to do with a record.
 #[derive(Debug)]
 pub enum Decision {
@@ -107,7 +89,7 @@ impl Decision {
     pub fn of(record: &Record, expected: &ExpectedSources) -> Self {
         let Some(value) = record.value() else { return Self::Skip };
         let view = RecordView { key: record.key(), value, timestamp: record.timestamp };
-        match decode(&view, |source| expected.contains(source)) {
+        match expected.decode(&view) {
             Ok(Decoded::Event(event)) => Self::Store(event),
             Ok(Decoded::OtherSource(_)) => Self::Skip,
             Err(poison) => Self::DeadLetter(poison),

@@ -19,10 +19,11 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::configured_sources::{ExpectedSources, UNKNOWN_SOURCE};
 use crate::kafka::dead_letters::{Cause, DeadLetters};
 use crate::metrics::{Metrics, Outcome};
 use crate::mongo::{BatchOutcome, Rejected, Store, StoreState, TransientError};
-use crate::partition::batch::{BatchLimits, Batcher, Decision, Entry, ExpectedSources};
+use crate::partition::batch::{BatchLimits, Batcher, Decision, Entry};
 use crate::partition::progress::{Progress, WaitReason};
 use crate::partition::queue::{RecordQueue, SetAsideReply, SetAsideRequest};
 use crate::partition::retry::{BatchSize, RetryDecision, UnlistedCodeRetry, take_rejected};
@@ -336,11 +337,19 @@ impl Worker {
             applied.rejected.iter().map(|rejected| rejected.index).chain(applied.unfinished.iter().copied());
         not_stored.for_each(|index| stored[index] = false);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let of_source = self.context.metrics.source(source);
+        if let Some(metrics) = of_source {
+            metrics.wrote(&applied.counts, now);
+        }
         let stored: Vec<usize> =
             chunk.iter().zip(&stored).filter(|(_, stored)| **stored).map(|(i, _)| *i).collect();
         for event in stored.iter().filter_map(|&index| batch.event(index)) {
             let ingested = Duration::from_millis(event.ingested_at.get().unsigned_abs());
-            self.context.metrics.observe_freshness(now.saturating_sub(ingested));
+            let age = now.saturating_sub(ingested);
+            self.context.metrics.observe_freshness(age);
+            if let Some(metrics) = of_source {
+                metrics.observe_freshness(age);
+            }
         }
         self.mark_finished(batch, &stored);
         Some(applied)
@@ -399,6 +408,14 @@ impl Worker {
             self.progress.set_wait_reason(None);
         }
         self.context.metrics.finished(Outcome::DeadLettered, 1);
+        if let Some(event) = batch.event(index)
+            && let Some(metrics) = self.context.metrics.source(&event.source)
+        {
+            metrics.dead_lettered();
+        }
+        if cause.class == UNKNOWN_SOURCE {
+            self.context.metrics.unknown_source.inc();
+        }
         self.mark_finished(batch, &[index]);
         Ok(position)
     }

@@ -444,10 +444,11 @@ mod tests {
     use rdkafka::ClientConfig;
 
     use super::*;
+    use crate::configured_sources::ExpectedSources;
     use crate::kafka::dead_letters::DeadLetters;
     use crate::metrics::Metrics;
     use crate::mongo::{CALL_DEADLINE, Store, StoreConfig, UpsertKeys, check_uri};
-    use crate::partition::batch::{BatchLimits, ExpectedSources};
+    use crate::partition::batch::BatchLimits;
     use crate::partition::retry::UNLISTED_GRACE;
 
     /// A context without reachable servers.

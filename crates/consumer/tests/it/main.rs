@@ -20,5 +20,6 @@ mod records;
 mod set_aside;
 mod settings;
 mod skipped_offsets;
+mod sources;
 mod trial;
 mod workers;

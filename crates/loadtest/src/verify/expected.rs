@@ -35,10 +35,17 @@ pub struct Metadata<'a> {
     pub api_version: &'a str,
 }
 
-/// The expected document of an event, without `_id`.
-pub fn expected_document(payload: Document, metadata: Metadata<'_>) -> Document {
+/// The expected document of an event, without `_id`. `source_field` is the field that has the
+/// source's name, and this name.
+pub fn expected_document(
+    payload: Document,
+    metadata: Metadata<'_>,
+    source_field: Option<(&str, &str)>,
+) -> Document {
+    let is_reserved =
+        |name: &str| RESERVED.contains(&name) || source_field.is_some_and(|(field, _)| field == name);
     let (conflicts, mut document): (Document, Document) =
-        payload.into_iter().partition(|(name, _)| RESERVED.contains(&name.as_str()));
+        payload.into_iter().partition(|(name, _)| is_reserved(name));
     if !conflicts.is_empty() {
         document.insert("payload_conflicts", conflicts);
     }
@@ -48,6 +55,9 @@ pub fn expected_document(payload: Document, metadata: Metadata<'_>) -> Document 
     document.insert("api_version", metadata.api_version);
     document.insert("event_timestamp_iso", iso(metadata.timestamp));
     document.insert("ingested_at_iso", iso(metadata.ingested_at));
+    if let Some((field, source)) = source_field {
+        document.insert(field, source);
+    }
     document
 }
 
@@ -196,7 +206,7 @@ mod tests {
             ingested_at: 1_730_000_000_120,
             api_version: "1",
         };
-        expected_document(payload, metadata)
+        expected_document(payload, metadata, None)
     }
 
     #[test]

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use bson::{Document, doc};
 use catch_up::{Backlog, EndOffsets, catch_up};
+use consumer::SourceStore;
+use events::Source;
 use expected::{HeldVersion, Metadata, SentVersions, Version, VersionTimes, differences, expected_document};
 use kafka::BoxError;
 use kafka::headers::{error_header, origin};
@@ -44,17 +46,20 @@ pub async fn run(config: &consumer::Config, options: &VerifyOptions) -> Result<R
     let ledger = &options.ledger;
     let (header, lines) = Lines::open(ledger)?;
     check_config(config, &header)?;
-    let ends = end_offsets(lines, &config.topics)?;
+    let topics = config.topics_of(&header.source);
+    let ends = end_offsets(lines, &topics)?;
     let backlog = catch_up(config, &ends, options.wait, progress).await?;
     let (owned_config, run) = (config.clone(), header.run.clone());
     let read = tokio::task::spawn_blocking(move || DeadLetters::read(&owned_config, &run));
     let dead_letters = read.await??;
     let (_, lines) = Lines::open(ledger)?;
-    let mut comparison = Comparison::new(header.clone(), lines, dead_letters, (&backlog, &config.topics))?;
-    documents(config, &header, |document| comparison.compare_document(document)).await?;
+    let mut comparison = Comparison::new(header.clone(), lines, dead_letters, (&backlog, &topics))?;
+    let store = store_of(config, &header)?;
+    comparison.source_field.clone_from(&store.source_field);
+    documents(config, &header, &store.collection, |document| comparison.compare_document(document)).await?;
     let (owned_config, lacking) = (config.clone(), comparison.lacking());
     let (header, lines) = Lines::open(ledger)?;
-    let collection = format!("{}.{}", config.store.database, header.source);
+    let collection = format!("{}.{}", config.store.database, store.collection);
     let find = tokio::task::spawn_blocking(move || find_gone(&owned_config, &header, lines, &lacking));
     let gone = find.await??;
     Ok(Report {
@@ -68,12 +73,18 @@ pub async fn run(config: &consumer::Config, options: &VerifyOptions) -> Result<R
 
 /// Rejects a configuration with which the pipeline stores other documents.
 fn check_config(config: &consumer::Config, header: &Header) -> Result<(), ConfigErrors> {
-    let keys = &config.store.upsert_keys;
     let source = &header.source;
     let mut faults = Vec::new();
+    let file = config.expected.configured().and_then(|sources| sources.store(source));
+    let keys = file.map_or(&config.store.upsert_keys, |store| &store.keys);
     if !keys.is_event_id() {
-        let why = format!("is {keys}; verify requires event_id");
-        faults.push(("UPSERT_KEYS".to_owned(), why));
+        let fault = match file {
+            Some(_) => {
+                ("SOURCES_FILE", format!("has the keys {keys} for {source}; verify requires event_id"))
+            }
+            None => ("UPSERT_KEYS", format!("is {keys}; verify requires event_id")),
+        };
+        faults.push((fault.0.to_owned(), fault.1));
     }
     if !config.expected.contains(source) {
         let why = format!("does not contain the ledger's source {source}, which is therefore not stored");
@@ -82,14 +93,22 @@ fn check_config(config: &consumer::Config, header: &Header) -> Result<(), Config
     if faults.is_empty() { Ok(()) } else { Err(ConfigErrors(faults)) }
 }
 
+/// Where and how the consumer stores the source of the ledger.
+fn store_of(config: &consumer::Config, header: &Header) -> Result<SourceStore, BoxError> {
+    let source = Source::new(header.source.as_str())
+        .map_err(|why| format!("the source of the ledger is wrong: {why}"))?;
+    Ok(config.expected.store_of(&source, &config.store.upsert_keys))
+}
+
 /// Reads every document whose id has the run's prefix.
 async fn documents(
     config: &consumer::Config,
     header: &Header,
+    collection: &str,
     mut each: impl FnMut(&Document),
 ) -> Result<(), BoxError> {
     let mongo = Mongo::open(&config.store.uri, &config.store.database).await?;
-    let collection = mongo.database.collection::<Document>(&header.source);
+    let collection = mongo.database.collection::<Document>(collection);
     // The range of texts that begin with the run and a `-`; the next character is `.`. The server
     // can use an index for it.
     let of_the_run =
@@ -106,6 +125,8 @@ async fn documents(
 #[derive(Debug)]
 struct Comparison {
     header: Header,
+    /// The field of a document that has the source's name.
+    source_field: Option<String>,
     sent: HashMap<u64, SentVersions>,
     /// Keys that an unfinished record may still change.
     undecided: HashSet<u64>,
@@ -212,7 +233,7 @@ impl Comparison {
             dead_lettered: dead_letters.finding,
             ..Report::default()
         };
-        Ok(Self { header, sent, undecided, superseded: Vec::new(), report })
+        Ok(Self { header, source_field: None, sent, undecided, superseded: Vec::new(), report })
     }
 
     /// Compares a document whose id has the run's prefix.
@@ -250,7 +271,9 @@ impl Comparison {
                 let api_version = api_version.or(stored.get_str("api_version").ok()).unwrap_or("a text");
                 let metadata = Metadata { id, timestamp, ingested_at, api_version };
                 let payload = self.header.workload.payload(n).fields;
-                let differing = differences(&expected_document(payload, metadata), stored);
+                let source_field = self.source_field.as_deref().map(|field| (field, &*self.header.source));
+                let expected = expected_document(payload, metadata, source_field);
+                let differing = differences(&expected, stored);
                 if !differing.is_empty() {
                     let names = differing.join(", ");
                     self.report.altered.add(|| format!("{description}: differs in {names}"));
@@ -321,6 +344,7 @@ fn find_gone(
     if lacking.is_empty() {
         return Ok(HashSet::new());
     }
+    let topics = config.topics_of(&header.source);
     let mut positions = HashMap::<RecordPosition, u64>::new();
     let mut gone: HashSet<u64> = lacking.keys().copied().collect();
     for line in lines {
@@ -332,7 +356,7 @@ fn find_gone(
         if line.outcome != Outcome::Accepted || !is_newer {
             continue;
         }
-        match position_of(&line, &config.topics) {
+        match position_of(&line, &topics) {
             Some(position) => _ = positions.insert(position, key),
             None => _ = gone.remove(&key),
         }

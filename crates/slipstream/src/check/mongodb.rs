@@ -3,10 +3,11 @@
 
 use bson::oid::ObjectId;
 use bson::{Document, doc};
-use consumer::ExpectedSources;
 use consumer::mongo::{
-    IndexState, StoreState, UpsertKeys, ignored_options, index_state, read_hello, usable_uri, write_concern,
+    IndexState, StoreState, UpsertKeys, ignored_options, index_state, missing_extra_indexes, read_hello,
+    usable_uri, write_concern, written_under_other_keys,
 };
+use consumer::{ExpectedSources, SourceStore};
 use events::Source;
 use kafka::BoxError;
 use loadtest::mongo::{
@@ -233,8 +234,10 @@ pub async fn collections(mongo: &Mongo, expected: &ExpectedSources) -> Result<Ve
 }
 
 async fn listed(mongo: &Mongo, expected: &ExpectedSources) -> Result<Vec<Source>, CommandError> {
-    if let ExpectedSources::Listed(sources) = expected {
-        return Ok(sources.iter().cloned().collect());
+    if let Some(sources) = expected.listed() {
+        let keys = UpsertKeys::default();
+        let collections = sources.iter().map(|source| expected.store_of(source, &keys).collection);
+        return Ok(collections.filter_map(|name| Source::new(name).ok()).collect());
     }
     let names = mongo.database.list_collection_names().filter(doc! { "type": "collection" });
     let names = mongo.reply(names).await?;
@@ -250,7 +253,7 @@ async fn check_collections(config: &consumer::Config, mongo: &Mongo) -> Vec<Find
             return vec![not_allowed(mongo, cause)];
         }
     };
-    let any = matches!(config.expected, ExpectedSources::All);
+    let any = config.expected.listed().is_none();
     let (mut allowed, mut findings) = (Vec::new(), Vec::new());
     for collection in listed {
         if any && !is_ours(mongo, &collection).await {
@@ -303,7 +306,9 @@ async fn is_ours(mongo: &Mongo, collection: &Source) -> bool {
 /// Checks the indexes of one collection, and for duplicates if the unique index is missing.
 async fn indexes_finding(config: &consumer::Config, collection: Source) -> Finding {
     let subject = format!("collection {}.{collection}", config.store.database);
-    let keys = config.store.upsert_keys.clone();
+    let configured =
+        config.expected.configured().and_then(|sources| sources.store_of_collection(collection.as_str()));
+    let keys = configured.map_or_else(|| config.store.upsert_keys.clone(), |store| store.keys.clone());
     let check = async {
         let config = dedupe::Config {
             uri: config.store.uri.clone(),
@@ -312,6 +317,11 @@ async fn indexes_finding(config: &consumer::Config, collection: Source) -> Findi
             upsert_keys: keys.clone(),
         };
         let collection = KeyedCollection::new(config).await?;
+        if let Some(store) = configured
+            && let Some(finding) = check_configured(&subject, store, &collection).await?
+        {
+            return Ok(finding);
+        }
         check_indexes(&subject, &keys, &collection).await
     };
     check.await.unwrap_or_else(|error: BoxError| {
@@ -352,6 +362,35 @@ fn building_or_hidden(
     let is_building = !missing.is_empty() && missing.iter().all(|name| indexes.is_building(name));
     let cause = format!("lookup indexes are being built: {}", missing.join(", "));
     is_building.then(|| Finding::warn(subject, cause, WAIT))
+}
+
+/// The finding about a collection that the sources file describes otherwise than it is.
+async fn check_configured(
+    subject: &str,
+    store: &SourceStore,
+    collection: &KeyedCollection,
+) -> Result<Option<Finding>, BoxError> {
+    let Some(indexes) = tokio::time::timeout(REPLY_TIMEOUT, collection.indexes()).await?? else {
+        return Ok(None);
+    };
+    if let Some((index, fields)) = written_under_other_keys(store, &indexes.ready) {
+        let (database, name) = collection.names();
+        let written = fields.join(", ");
+        let cause = format!(
+            "was written under the keys {written}, and the sources file says {}, so nothing is written",
+            store.keys
+        );
+        let remedy = format!(
+            "set keys: [{written}] or another collection in the sources file; or \
+             db.getSiblingDB({database:?}).getCollection({name:?}).dropIndex({index:?})"
+        );
+        return Ok(Some(Finding::fail(subject, cause, remedy)));
+    }
+    let mut missing = missing_extra_indexes(store, &indexes.ready);
+    missing.retain(|name| !indexes.is_building(name));
+    let cause = format!("indexes of the sources file are missing: {}", missing.join(", "));
+    let remedy = "the consumer creates them when it starts; otherwise its log has the cause";
+    Ok((!missing.is_empty()).then(|| Finding::warn(subject, cause, remedy)))
 }
 
 async fn check_indexes(

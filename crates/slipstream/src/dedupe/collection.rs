@@ -1,6 +1,8 @@
 //! The collection of `dedupe`: its configuration (variables of the consumer, with the consumer's
 //! rules), its documents as rows, their removal, and an index that prevents the unique one.
 
+use std::path::Path;
+
 use bson::{Bson, Document, RawDocumentBuf, doc};
 use consumer::mongo::{IndexState, UpsertKeys, check_uri, index_state, partial_filter, write_concern};
 use events::Source;
@@ -9,6 +11,7 @@ use loadtest::mongo::Mongo;
 use mongodb::error::{Error, ErrorKind};
 use mongodb::{Collection, Cursor};
 use service::{ConfigErrors, ConfigReader, Kind, Secret};
+use sources::Sources;
 
 use super::duplicates::Row;
 
@@ -23,6 +26,8 @@ service::settings! {
         expected_source: Kind::Default("adsbdb"),
         /// Fields that make a document unique, separated by commas; dotted paths are allowed.
         upsert_keys: Kind::Default("event_id"),
+        /// File with the sources. The keys of a source replace UPSERT_KEYS for its collection.
+        sources_file: Kind::Optional("every setting is as without a file"),
     }
 }
 
@@ -44,7 +49,8 @@ impl Config {
         collection: Option<Source>,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigErrors> {
-        let (s, mut check) = ConfigReader::read::<Settings>(Settings::VARIABLES, environment);
+        let environment: Vec<(String, String)> = environment.into_iter().collect();
+        let (s, mut check) = ConfigReader::read::<Settings>(Settings::VARIABLES, environment.iter().cloned());
         let uri = check.value("mongodb_uri", s.mongodb_uri.as_ref(), check_uri);
         let database = check.value("mongodb_db", s.mongodb_db.as_ref(), consumer::database_name);
         let collection = match collection {
@@ -52,6 +58,22 @@ impl Config {
             None => check.value("expected_source", s.expected_source.as_ref(), first_source("--collection")),
         };
         let upsert_keys = check.value("upsert_keys", s.upsert_keys.as_ref(), UpsertKeys::parse);
+        let file = check.optional("sources_file", s.sources_file.as_ref(), |path| {
+            let variable = |name: &str| {
+                environment.iter().find(|(variable, _)| variable == name).map(|(_, value)| value.clone())
+            };
+            Sources::load(Path::new(path), &variable).map_err(|faults| format!("is wrong:\n{faults}"))
+        });
+        let of_file = file.flatten().and_then(|file| {
+            let is_own = |source: &&sources::Source| {
+                collection.as_ref().is_some_and(|name| source.store.collection == name.as_str())
+            };
+            file.iter().find(is_own)?.store.keys.as_ref().map(|keys| keys.join(","))
+        });
+        let upsert_keys = match of_file {
+            Some(keys) => check.value("sources_file", Some(&keys), UpsertKeys::parse),
+            None => upsert_keys,
+        };
         let config = (|| {
             Some(Self { uri: uri?, database: database?, collection: collection?, upsert_keys: upsert_keys? })
         })();
@@ -368,6 +390,23 @@ mod tests {
     fn read(collection: Option<&str>, pairs: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
         let owned = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         Config::new(collection.map(|name| Source::new(name).unwrap()), owned)
+    }
+
+    #[test]
+    fn the_keys_of_a_source_of_the_file_replace_upsert_keys() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sources.yaml");
+        let file =
+            "sources: {a: {envelope: true, store: {collection: earth, keys: [x, y.z]}}, b: {envelope: true}}";
+        std::fs::write(&path, file).unwrap();
+        let path = path.display().to_string();
+        let environment =
+            [("MONGODB_URI", "mongodb://m"), ("UPSERT_KEYS", "mode_s"), ("SOURCES_FILE", &*path)];
+        let keys = |collection: &str| {
+            let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            Config::new(Some(Source::new(collection).unwrap()), environment).unwrap().upsert_keys.to_string()
+        };
+        assert_eq!([keys("earth"), keys("b"), keys("a")], ["x,y.z", "mode_s", "mode_s"]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use bson::{Document, doc};
-use events::Source;
+use events::StorableEvent;
 use kafka::BoxError;
 use kafka::cluster::Cluster;
 use kafka::topic_reader::RecordPosition;
@@ -105,27 +105,34 @@ async fn documents(
     records: &[FoundRecord],
 ) -> Result<Vec<Stored>, BoxError> {
     let events = records.iter().filter_map(|record| match &record.content {
-        Content::Event(event) => Some((event.source.clone(), config.store.upsert_keys.filter(event))),
+        Content::Event(event) => Some(query(config, event)),
         _ => None,
     });
-    let mut queries: Vec<(Source, Document)> = events.collect();
+    let mut queries: Vec<(String, Document)> = events.collect();
     if queries.is_empty() {
-        let sources = collections(mongo, &config.expected).await?;
-        queries = sources.into_iter().map(|source| (source, doc! { "event_id": id })).collect();
+        let names = collections(mongo, &config.expected).await?;
+        queries = names.into_iter().map(|name| (name.to_string(), doc! { "event_id": id })).collect();
     }
     let mut stored: Vec<Stored> = Vec::new();
-    for (source, filter) in queries {
-        if stored.iter().any(|stored| stored.source == source && stored.filter == filter) {
+    for (name, filter) in queries {
+        if stored.iter().any(|stored| stored.collection == name && stored.filter == filter) {
             continue;
         }
-        let collection = mongo.database.collection::<Document>(source.as_str());
+        let collection = mongo.database.collection::<Document>(&name);
         let mut cursor = mongo.with_timeout(collection.find(filter.clone()).limit(10)).await?;
         while mongo.with_timeout(cursor.advance()).await? {
             let document = Document::try_from(cursor.current())?;
-            stored.push(Stored { source: source.clone(), filter: filter.clone(), document });
+            stored.push(Stored { collection: name.clone(), filter: filter.clone(), document });
         }
     }
     Ok(stored)
+}
+
+/// The collection of an event and the filter of its document, as the consumer has them.
+fn query(config: &consumer::Config, event: &StorableEvent) -> (String, Document) {
+    let store = config.expected.store_of(&event.source, &config.store.upsert_keys);
+    let filter = store.keys.filter(event);
+    (store.collection, filter)
 }
 
 fn traced(
@@ -137,8 +144,8 @@ fn traced(
 ) -> Traced {
     let document = match &record.content {
         Content::Event(event) => {
-            let filter = config.store.upsert_keys.filter(event);
-            documents.iter().find(|stored| stored.source == event.source && stored.filter == filter)
+            let (collection, filter) = query(config, event);
+            documents.iter().find(|stored| stored.collection == collection && stored.filter == filter)
         }
         _ => None,
     };
@@ -161,7 +168,7 @@ pub struct Traced {
 #[derive(Debug)]
 pub struct Stored {
     /// The name of its collection.
-    pub source: Source,
+    pub collection: String,
     /// The query that found it.
     pub filter: Document,
     pub document: Document,
@@ -204,7 +211,7 @@ impl Report {
                 "reason": dead_letter.reason,
             })
         };
-        let stored = |stored: &Stored| json!({"database": self.database, "collection": stored.source.as_str(), "document": stored.document});
+        let stored = |stored: &Stored| json!({"database": self.database, "collection": stored.collection, "document": stored.document});
         json!({
             "id": self.id,
             "group": self.group,
@@ -264,9 +271,9 @@ impl fmt::Display for Report {
                 .map_or_else(|| "an unknown position".to_owned(), RecordPosition::to_string);
             write!(f, "\n  {}  dead letter of {origin}: {}", dead_letter.position, dead_letter.reason)?;
         }
-        for Stored { source, document, .. } in &self.documents {
+        for Stored { collection, document, .. } in &self.documents {
             let document = serde_json::to_string(document).map_err(|_| fmt::Error)?;
-            write!(f, "\ndocument in {}.{source}: {document}", self.database)?;
+            write!(f, "\ndocument in {}.{collection}: {document}", self.database)?;
         }
         Ok(())
     }

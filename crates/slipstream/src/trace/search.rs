@@ -3,7 +3,7 @@
 
 use bson::{Bson, Document};
 use consumer::ExpectedSources;
-use events::{Decoded, Poison, RecordView, StorableEvent, decode};
+use events::{Decoded, Poison, RecordView, StorableEvent};
 use kafka::BoxError;
 use kafka::headers::{error_header, origin};
 use kafka::topic_reader::{CONTINUE, RecordPosition, TopicReader};
@@ -100,7 +100,7 @@ impl Search {
         }
         let timestamp = message.timestamp().to_millis();
         let view = RecordView { key: message.key(), value, timestamp };
-        match decode(&view, |source| self.expected.contains(source)) {
+        match self.expected.decode(&view) {
             Ok(Decoded::Event(event)) => {
                 (event.id.as_str() == self.id).then(|| Content::Event(Box::new(event)))
             }

@@ -1,5 +1,7 @@
 use proptest::prelude::*;
 
+use events::Source;
+
 use super::*;
 use crate::mongo::UpsertKeys;
 use kept::{kept, near, shown};
