@@ -288,8 +288,7 @@ fn expanded(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Str
             new.push('$');
             after
         } else if let Some(after) = after.strip_prefix('{') {
-            let (inside, after) =
-                after.split_once('}').ok_or("has ${ without }; write $${ for ${ itself")?;
+            let (inside, after) = after.split_once('}').ok_or("has ${ without }; write $${ for ${ itself")?;
             let (name, default) = match inside.split_once(":-") {
                 Some((name, default)) => (name, Some(default)),
                 None => (inside, None),
