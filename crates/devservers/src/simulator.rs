@@ -1,5 +1,8 @@
 //! A simulator of ADSBDB: its two aircraft endpoints in the real format, with a sample of 1,000
-//! real aircraft, and each fault of the real service on demand.
+//! real aircraft, and each fault of the real service on demand. It also serves samples of other
+//! public APIs (`apis`).
+
+mod apis;
 
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -195,6 +198,7 @@ fn router(state: Arc<State>) -> Router {
     Router::new()
         .route("/v0/aircraft/random", get(random))
         .route("/v0/aircraft/{id}", get(by_id))
+        .merge(apis::routes())
         .route("/livez", get(async || Json(json!({"status": "alive"}))))
         .fallback(async || text(StatusCode::NOT_FOUND, "not found"))
         .with_state(state)

@@ -36,7 +36,8 @@ pub struct App {
     listener: Listener,
     producer: ProducerClient,
     metrics: Metrics,
-    schedule: Schedule,
+    /// One for each source.
+    schedules: Vec<(String, Schedule)>,
 }
 
 impl App {
@@ -48,8 +49,12 @@ impl App {
         Ok(Self {
             producer: ProducerClient::new(&config)?,
             listener: Listener::bind(config.listen_addr).await?,
-            metrics: Metrics::default(),
-            schedule: Schedule::new(config.interval, config.duration),
+            metrics: Metrics::new(config.sources.iter().map(|source| source.name.clone())),
+            schedules: config
+                .sources
+                .into_iter()
+                .map(|source| (source.name, Schedule::new(source.interval, config.duration)))
+                .collect(),
         })
     }
 
@@ -63,7 +68,7 @@ impl App {
         self.metrics.clone()
     }
 
-    /// Polls until the schedule ends or `stop` is cancelled. Returns within 10 s of `stop`.
+    /// Polls until all schedules end or `stop` is cancelled. Returns within 10 s of `stop`.
     ///
     /// The exit code is 1 if calls failed and none succeeded, or if a task failed. A stop before
     /// the first response is a clean end.
@@ -74,7 +79,7 @@ impl App {
     /// As [`App::run_until`], with the tasks that `start_tasks` starts. Tests use it to end a task
     /// on purpose.
     pub async fn run_with(self, stop: CancellationToken, start_tasks: impl FnOnce(&Supervisor)) -> ExitCode {
-        let Self { listener, producer, metrics, schedule } = self;
+        let Self { listener, producer, metrics, schedules } = self;
         tracing::info!(address = %listener.address(), "listening");
         let supervisor = Supervisor::new(&stop);
         let health = Health { metrics: metrics.clone(), supervisor: supervisor.clone() };
@@ -85,13 +90,17 @@ impl App {
         let planned_end = supervisor.stop_token().clone();
         let poll_loop = PollLoop { producer, metrics: metrics.clone(), stop: planned_end.clone() };
         let polling = supervisor.spawn("poll loop", async move {
-            poll_loop.run(schedule).await;
+            poll_loop.run(schedules).await;
             planned_end.cancel();
         });
         start_tasks(&supervisor);
         _ = polling.await;
-        let CallCounts { sent, failed, abandoned, skipped } = metrics.counts();
-        tracing::info!(sent, failed, abandoned, skipped, stopped = stop.is_cancelled(), "polling ended");
+        let stopped = stop.is_cancelled();
+        for (source, counts, _) in metrics.sources() {
+            let CallCounts { sent, failed, abandoned, skipped } = counts;
+            tracing::info!(source, sent, failed, abandoned, skipped, stopped, "polling ended");
+        }
+        let CallCounts { sent, failed, .. } = metrics.counts();
         stop_listener.cancel();
         _ = tokio::time::timeout(LISTENER_SHUTDOWN_TIMEOUT, listener).await;
         let none_succeeded = failed > 0 && sent == 0;
@@ -118,12 +127,22 @@ impl HealthSource for Health {
     fn health(&self) -> serde_json::Value {
         let CallCounts { sent, failed, abandoned, skipped } = self.metrics.counts();
         let failure = self.metrics.producer_failure();
+        let source = |(name, counts, failure)| {
+            let CallCounts { sent, failed, abandoned, skipped } = counts;
+            let counters =
+                json!({"sent": sent, "failed": failed, "abandoned": abandoned, "skipped": skipped});
+            let failure: Option<String> = failure;
+            (name, json!({"counters": counters, "cause": failure}))
+        };
+        let sources: serde_json::Map<String, serde_json::Value> =
+            self.metrics.sources().into_iter().map(source).collect();
         json!({
             "status": if failure.is_none() { "ok" } else { "degraded" },
             "cause": failure,
             "uptime_seconds": self.metrics.uptime().as_secs(),
             "counters": {"sent": sent, "failed": failed, "abandoned": abandoned, "skipped": skipped},
             "last_error": self.metrics.last_error(),
+            "sources": sources,
         })
     }
 

@@ -17,13 +17,69 @@ use crate::tls::{self, ConnectionDiagnostics};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Deadline of a readiness check.
 const READY_TIMEOUT: Duration = Duration::from_secs(3);
-/// Size at which a response body is cut. Every valid response is smaller.
-const MAX_BODY_BYTES: usize = 1 << 20;
+/// Size at which a response body is cut. Every valid response is smaller: it has at most a result
+/// for each record of an answer of 16 MiB.
+const MAX_BODY_BYTES: usize = 32 << 20;
 /// Characters of a problem's `detail` that an error contains.
 const MAX_DETAIL_CHARS: usize = 300;
 
+/// What a successful call did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ingested {
+    /// One event.
+    Event(Accepted),
+    /// The records of an answer.
+    Records(RecordCounts),
+}
+
+/// The counts of an answer with several records (200, 202, 207).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordCounts {
+    /// Records that became events.
+    pub accepted: u64,
+    /// Records that did not.
+    pub rejected: u64,
+    /// Records that had not changed. 1 if the API answered 304.
+    pub not_modified: u64,
+}
+
+/// A response with either the fields of an event or those of a batch. The results are not read.
+#[derive(Debug, Deserialize)]
+struct IngestBody {
+    id: Option<String>,
+    partition: Option<i32>,
+    offset: Option<i64>,
+    accepted: Option<u64>,
+    rejected: Option<u64>,
+    not_modified: Option<NotModified>,
+}
+
+/// Whether the API answered 304, or the number of records that had not changed.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum NotModified {
+    Answer(bool),
+    Records(u64),
+}
+
+impl IngestBody {
+    fn ingested(self, status: StatusCode) -> Option<Ingested> {
+        let Self { id, partition, offset, accepted, rejected, not_modified } = self;
+        if let (Some(accepted), Some(rejected)) = (accepted, rejected) {
+            let not_modified = match not_modified {
+                None => 0,
+                Some(NotModified::Answer(answer)) => u64::from(answer),
+                Some(NotModified::Records(records)) => records,
+            };
+            return Some(Ingested::Records(RecordCounts { accepted, rejected, not_modified }));
+        }
+        let event = Accepted { id: id?, partition: partition?, offset };
+        (status == StatusCode::ACCEPTED).then_some(Ingested::Event(event))
+    }
+}
+
 /// An event that the producer accepted (202).
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accepted {
     /// Id of the event.
     pub id: String,
@@ -65,7 +121,7 @@ pub enum ClientError {
 pub struct ProducerClient {
     http: Client,
     ready: Url,
-    ingest: Url,
+    base: Url,
     call_timeout: Duration,
     diagnostics: ConnectionDiagnostics,
 }
@@ -79,7 +135,7 @@ impl ProducerClient {
         Ok(Self {
             http: http_client(config, concat!("slipstream-poller/", env!("CARGO_PKG_VERSION")))?,
             ready: endpoint(&config.producer, "readyz"),
-            ingest: endpoint(&config.producer, "ingest/adsbdb"),
+            base: config.producer.clone(),
             call_timeout: config.call_timeout,
             diagnostics: ConnectionDiagnostics::new(config),
         })
@@ -98,19 +154,24 @@ impl ProducerClient {
         Err(rejection(response).await)
     }
 
-    /// Makes the producer ingest one aircraft.
+    /// Makes the producer fetch a source.
     ///
     /// # Errors
-    /// The response is not a valid 202, or there is none within the call timeout.
-    pub async fn ingest_adsbdb(&self) -> Result<Accepted, CallError> {
-        let sent = self.http.post(self.ingest.clone()).timeout(self.call_timeout).send().await;
+    /// The response is not a valid 200, 202 or 207, or there is none within the call timeout.
+    pub async fn ingest(&self, source: &str) -> Result<Ingested, CallError> {
+        let url = endpoint(&self.base, &format!("ingest/{source}"));
+        let sent = self.http.post(url).timeout(self.call_timeout).send().await;
         let response = sent.map_err(|error| self.failure(&error, self.call_timeout))?;
-        if response.status() != StatusCode::ACCEPTED {
+        let status = response.status();
+        if ![StatusCode::OK, StatusCode::ACCEPTED, StatusCode::MULTI_STATUS].contains(&status) {
             return Err(rejection(response).await);
         }
         let body = body(response).await.map_err(|error| self.failure(&error, self.call_timeout))?;
-        object(&body)
-            .map_err(|_| CallError::without_response("answered 202 with a body that is not the producer's"))
+        let ingested = object(&body).ok().and_then(|body: IngestBody| body.ingested(status));
+        ingested.ok_or_else(|| {
+            let status = status.as_u16();
+            CallError::without_response(format!("answered {status} with a body that is not the producer's"))
+        })
     }
 
     fn failure(&self, error: &reqwest::Error, timeout: Duration) -> CallError {

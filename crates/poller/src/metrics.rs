@@ -53,14 +53,30 @@ struct Inner {
 
 #[derive(Debug)]
 struct ProducerState {
-    /// The reason of the last failure, until a request succeeds.
-    failure: Option<String>,
+    sources: Vec<SourceState>,
     /// The reason of the last failure, kept after a success.
     last_error: Option<String>,
 }
 
+/// The calls of one source.
+#[derive(Debug)]
+struct SourceState {
+    name: String,
+    counts: CallCounts,
+    /// The reason of the last failure, until a request succeeds.
+    failure: Option<String>,
+}
+
 impl Default for Metrics {
+    /// The metrics of a poller of `adsbdb`.
     fn default() -> Self {
+        Self::new(["adsbdb".to_owned()])
+    }
+}
+
+impl Metrics {
+    /// The metrics of a poller of `sources`.
+    pub fn new(sources: impl IntoIterator<Item = String>) -> Self {
         let calls = Family::<Outcome, Counter>::default();
         for outcome in [SENT, FAILED, ABANDONED] {
             drop(calls.get_or_create(&outcome));
@@ -76,8 +92,13 @@ impl Default for Metrics {
             "1 if the last request to the producer succeeded",
             producer_up.clone(),
         );
-        let failure = Some("no response yet".to_owned());
-        let producer = Mutex::new(ProducerState { failure, last_error: None });
+        let state = |name| SourceState {
+            name,
+            counts: CallCounts::default(),
+            failure: Some("no response yet".to_owned()),
+        };
+        let sources = sources.into_iter().map(state).collect();
+        let producer = Mutex::new(ProducerState { sources, last_error: None });
         Self(Arc::new(Inner {
             registry,
             calls,
@@ -99,26 +120,41 @@ pub fn metrics_reference() -> String {
     text
 }
 
-impl Metrics {
-    /// Records that a request to the producer succeeded. Returns the failure that ended with it.
-    pub fn producer_succeeded(&self) -> Option<String> {
-        self.0.producer_up.set(1);
-        lock(&self.0.producer).failure.take()
+impl ProducerState {
+    fn of(&mut self, source: &str) -> Option<&mut SourceState> {
+        self.sources.iter_mut().find(|state| state.name == source)
     }
 
-    /// Records that a request to the producer failed. Returns whether `reason` is a new one.
-    pub fn producer_failed(&self, reason: &str) -> bool {
+    /// The reason of a failure, if every source has one.
+    fn failure(&self) -> Option<&str> {
+        let failures = self.sources.iter().map(|source| source.failure.as_deref());
+        failures.reduce(|one, other| one.and(other)).flatten()
+    }
+}
+
+impl Metrics {
+    /// Records that the producer is ready.
+    pub fn producer_is_ready(&self) {
+        self.0.producer_up.set(1);
+        lock(&self.0.producer).sources.iter_mut().for_each(|source| source.failure = None);
+    }
+
+    /// Records that the producer is not ready. Returns whether `reason` is a new one.
+    pub fn producer_is_not_ready(&self, reason: &str) -> bool {
         self.0.producer_up.set(0);
         let mut producer = lock(&self.0.producer);
-        let is_new = producer.failure.as_deref() != Some(reason);
-        producer.failure = Some(reason.to_owned());
         producer.last_error = Some(reason.to_owned());
+        let mut is_new = false;
+        for source in &mut producer.sources {
+            is_new |= source.failure.as_deref() != Some(reason);
+            source.failure = Some(reason.to_owned());
+        }
         is_new
     }
 
-    /// Why the last request to the producer failed. `None` after a success.
+    /// Why the last request of every source failed. `None` if that of one source succeeded.
     pub fn producer_failure(&self) -> Option<String> {
-        lock(&self.0.producer).failure.clone()
+        lock(&self.0.producer).failure().map(str::to_owned)
     }
 
     /// Why a request to the producer last failed, kept after a success.
@@ -126,26 +162,57 @@ impl Metrics {
         lock(&self.0.producer).last_error.clone()
     }
 
-    /// Counts a call whose event the producer accepted after `duration`.
-    pub fn sent(&self, duration: Duration) {
+    /// Counts a call of a source that succeeded after `duration`. Returns whether the one before
+    /// failed.
+    pub fn sent(&self, source: &str, duration: Duration) -> bool {
         self.0.calls.get_or_create(&SENT).inc();
         self.0.seconds.observe(duration.as_secs_f64());
+        self.0.producer_up.set(1);
+        let mut producer = lock(&self.0.producer);
+        producer.of(source).is_some_and(|state| {
+            state.counts.sent += 1;
+            state.failure.take().is_some()
+        })
     }
 
-    /// Counts a call that failed after `duration`.
-    pub fn failed(&self, duration: Duration) {
+    /// Counts a call of a source that failed after `duration`. Returns whether `reason` is a new
+    /// one.
+    pub fn failed(&self, source: &str, duration: Duration, reason: &str) -> bool {
         self.0.calls.get_or_create(&FAILED).inc();
         self.0.seconds.observe(duration.as_secs_f64());
+        let mut producer = lock(&self.0.producer);
+        producer.last_error = Some(reason.to_owned());
+        let is_new = producer.of(source).is_some_and(|state| {
+            state.counts.failed += 1;
+            let is_new = state.failure.as_deref() != Some(reason);
+            state.failure = Some(reason.to_owned());
+            is_new
+        });
+        self.0.producer_up.set(i64::from(producer.failure().is_none()));
+        is_new
     }
 
-    /// Counts a call cancelled at shutdown.
-    pub fn abandoned(&self) {
+    /// Counts a call of a source cancelled at shutdown.
+    pub fn abandoned(&self, source: &str) {
         self.0.calls.get_or_create(&ABANDONED).inc();
+        if let Some(state) = lock(&self.0.producer).of(source) {
+            state.counts.abandoned += 1;
+        }
     }
 
-    /// Counts ticks without a call.
-    pub fn skipped(&self, ticks: u64) {
+    /// Counts ticks of a source without a call.
+    pub fn skipped(&self, source: &str, ticks: u64) {
         self.0.skipped.inc_by(ticks);
+        if let Some(state) = lock(&self.0.producer).of(source) {
+            state.counts.skipped += ticks;
+        }
+    }
+
+    /// The counts of each source and the reason of its last failure, in the order of POLL_SOURCES.
+    pub fn sources(&self) -> Vec<(String, CallCounts, Option<String>)> {
+        let producer = lock(&self.0.producer);
+        let state = |state: &SourceState| (state.name.clone(), state.counts, state.failure.clone());
+        producer.sources.iter().map(state).collect()
     }
 
     /// The counts so far.

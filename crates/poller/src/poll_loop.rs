@@ -1,14 +1,16 @@
-//! The poll loop: waits for the producer, then makes the calls of the schedule one by one.
+//! The poll loops: they wait for the producer, then each makes the calls of its source's schedule one
+//! by one.
 //!
 //! A stop ends every wait at once. A call in flight has [`SHUTDOWN_TIMEOUT`] to complete.
 
 use std::time::Duration;
 
 use service::time::Backoff;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{Accepted, CallError, ProducerClient};
+use crate::client::{Accepted, CallError, Ingested, ProducerClient, RecordCounts};
 use crate::metrics::Metrics;
 
 /// Time that a call in flight has after a stop.
@@ -19,33 +21,51 @@ const READY_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duratio
 /// return.
 const FAILURE_BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(4));
 
-/// The poll loop and its handles.
-#[derive(Debug)]
+/// The poll loops and their handles.
+#[derive(Debug, Clone)]
 pub struct PollLoop {
     /// Client of the producer.
     pub producer: ProducerClient,
     /// Counters of calls and ticks.
     pub metrics: Metrics,
-    /// Ends the loop.
+    /// Ends the loops.
     pub stop: CancellationToken,
 }
 
 impl PollLoop {
-    /// Runs until `schedule` ends or `stop` is cancelled.
-    pub async fn run(&self, mut schedule: Schedule) {
+    /// Waits for the producer, then runs one loop for each source until its schedule ends or `stop`
+    /// is cancelled. The loops do not wait for each other.
+    pub async fn run(self, schedules: Vec<(String, Schedule)>) {
         if !self.wait_for_producer().await {
             return;
         }
+        let mut loops = JoinSet::new();
+        for (source, schedule) in schedules {
+            let poll_loop = self.clone();
+            loops.spawn(async move { poll_loop.poll(&source, schedule).await });
+        }
+        while let Some(ended) = loops.join_next().await {
+            // The panic of a loop is that of this task, which is supervised.
+            if let Err(error) = ended
+                && let Ok(panic) = error.try_into_panic()
+            {
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+
+    /// Makes the calls of one schedule.
+    async fn poll(&self, source: &str, mut schedule: Schedule) {
         let start = Instant::now();
         let mut backoff = Backoff::new(FAILURE_BACKOFF.0, FAILURE_BACKOFF.1);
         let mut earliest = Duration::ZERO;
         loop {
             let at = match schedule.next(start.elapsed(), earliest) {
                 Next::Call { at, skipped } => {
-                    self.metrics.skipped(skipped);
+                    self.metrics.skipped(source, skipped);
                     at
                 }
-                Next::Over { skipped } => return self.metrics.skipped(skipped),
+                Next::Over { skipped } => return self.metrics.skipped(source, skipped),
             };
             tokio::select! {
                 biased;
@@ -53,8 +73,8 @@ impl PollLoop {
                 () = sleep_until(start + at) => {}
             }
             let call_start = Instant::now();
-            let Some(result) = self.call().await else { return self.metrics.abandoned() };
-            let delay = self.record(result, call_start.elapsed(), &mut backoff);
+            let Some(result) = self.call(source).await else { return self.metrics.abandoned(source) };
+            let delay = self.record(source, result, call_start.elapsed(), &mut backoff);
             earliest = start.elapsed() + delay;
         }
     }
@@ -69,11 +89,11 @@ impl PollLoop {
                 readiness = self.producer.ready() => readiness,
             };
             let Err(error) = readiness else {
-                self.metrics.producer_succeeded();
+                self.metrics.producer_is_ready();
                 tracing::info!("producer is ready");
                 return true;
             };
-            if self.metrics.producer_failed(&error.reason) {
+            if self.metrics.producer_is_not_ready(&error.reason) {
                 tracing::warn!(reason = error.reason, "producer is not ready");
             }
             tokio::select! {
@@ -85,9 +105,9 @@ impl PollLoop {
     }
 
     /// Makes one call. Returns `None` if it was cancelled at shutdown.
-    async fn call(&self) -> Option<Result<Accepted, CallError>> {
+    async fn call(&self, source: &str) -> Option<Result<Ingested, CallError>> {
         tokio::select! {
-            result = self.producer.ingest_adsbdb() => Some(result),
+            result = self.producer.ingest(source) => Some(result),
             () = async { self.stop.cancelled().await; sleep(SHUTDOWN_TIMEOUT).await } => None,
         }
     }
@@ -95,29 +115,40 @@ impl PollLoop {
     /// Counts and logs a result. Returns the delay before the next call.
     fn record(
         &self,
-        result: Result<Accepted, CallError>,
+        source: &str,
+        result: Result<Ingested, CallError>,
         duration: Duration,
         backoff: &mut Backoff,
     ) -> Duration {
         match result {
-            Ok(Accepted { id, partition, offset }) => {
-                self.metrics.sent(duration);
-                if self.metrics.producer_succeeded().is_some() {
-                    tracing::info!(failures = backoff.attempts(), "calls succeed again");
+            Ok(ingested) => {
+                if self.metrics.sent(source, duration) {
+                    tracing::info!(source, failures = backoff.attempts(), "calls succeed again");
                 }
-                let took_ms = duration.as_secs_f64() * 1e3;
-                tracing::info!(id, partition, offset, took_ms, "event accepted");
+                log(source, &ingested, duration.as_secs_f64() * 1e3);
                 backoff.reset();
                 Duration::ZERO
             }
             Err(CallError { reason, retry_after }) => {
-                self.metrics.failed(duration);
                 let delay = backoff.next_delay().max(retry_after.unwrap_or_default());
-                if self.metrics.producer_failed(&reason) {
-                    tracing::warn!(reason, pause_ms = delay.as_secs_f64() * 1e3, "call failed");
+                if self.metrics.failed(source, duration, &reason) {
+                    let pause_ms = delay.as_secs_f64() * 1e3;
+                    tracing::warn!(source, reason, pause_ms, "call failed");
                 }
                 delay
             }
+        }
+    }
+}
+
+/// Logs what a call did.
+fn log(source: &str, ingested: &Ingested, took_ms: f64) {
+    match ingested {
+        Ingested::Event(Accepted { id, partition, offset }) => {
+            tracing::info!(source, id, partition, offset, took_ms, "event accepted");
+        }
+        Ingested::Records(RecordCounts { accepted, rejected, not_modified }) => {
+            tracing::info!(source, accepted, rejected, not_modified, took_ms, "records ingested");
         }
     }
 }

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use events::Source;
 use loadtest::{LoadOptions, VerifyOptions, parse_duration};
 
-use crate::dead_letters;
+use crate::{dead_letters, sources};
 
 /// Runs, checks and tests Slipstream: JSON events over HTTP, stored in Kafka, written to MongoDB.
 #[derive(Debug, Parser)]
@@ -75,6 +75,10 @@ pub enum Command {
     /// topics. Exit code 0: success, within filters and limits; 1: a record was rejected or not
     /// found, or a server does not answer; 2: a wrong configuration.
     DeadLetters(dead_letters::Options),
+    /// Check and list the sources of a file, and try a source on a sample.
+    ///
+    /// Reads SOURCES_FILE. Sends nothing to Kafka or MongoDB.
+    Sources(sources::Options),
 }
 
 /// Options of `up`.
@@ -95,6 +99,10 @@ pub struct UpOptions {
     /// Time between two fetches of an aircraft; the default is INTERVAL_SEC, or 3s.
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub poll_interval: Option<Duration>,
+    /// The sources file of all three processes; the default is SOURCES_FILE. All its pull sources
+    /// are fetched unless POLL_SOURCES is set.
+    #[arg(long, value_name = "FILE")]
+    pub sources: Option<PathBuf>,
 }
 
 /// Options of `simulate`.

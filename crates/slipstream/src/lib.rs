@@ -1,5 +1,5 @@
-//! The operator's command: `up`, `check`, `trace`, `load`, `verify`, `dead-letters`, `dedupe` and
-//! `simulate`. Each command has a module; `cli` parses the command line.
+//! The operator's command: `up`, `check`, `trace`, `load`, `verify`, `dead-letters`, `dedupe`,
+//! `sources` and `simulate`. Each command has a module; `cli` parses the command line.
 
 mod check;
 mod cli;
@@ -9,6 +9,7 @@ mod load;
 mod output;
 #[cfg(test)]
 mod shared_variables;
+mod sources;
 mod trace;
 mod up;
 
@@ -42,6 +43,7 @@ pub fn main() -> ExitCode {
             cli::Command::Verify(options) => load::verify(options, environment()?).await,
             cli::Command::DeadLetters(options) => dead_letters::run(options.command, environment()?).await,
             cli::Command::Dedupe(options) => dedupe::dedupe(options, environment()?).await,
+            cli::Command::Sources(options) => sources::run(options.command, environment()?).await,
             cli::Command::Simulate(options) => simulate(options).await,
         }
     });

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use service::config::Environment;
 use service::{ConfigErrors, Kind, Variable};
 
-use crate::{check, dedupe, load};
+use crate::{check, dedupe, load, sources};
 
 /// A process or command: its variables, its required variables, and its parser.
 struct Reader {
@@ -19,7 +19,7 @@ const BROKER: (&str, &str) = ("KAFKA_BROKER", "k:1");
 const URI: (&str, &str) = ("MONGODB_URI", "mongodb://m");
 const PRODUCER: (&str, &str) = ("PRODUCER_BASE_URL", "http://p:8080");
 
-fn readers() -> [Reader; 6] {
+fn readers() -> [Reader; 7] {
     let (of_consumer, of_poller) = (consumer::Settings::VARIABLES, poller::Settings::VARIABLES);
     let of_check = [check::Settings::VARIABLES, of_consumer].concat();
     let of_load = [load::Settings::VARIABLES, of_poller].concat();
@@ -37,6 +37,9 @@ fn readers() -> [Reader; 6] {
         reader("check", of_check, &[BROKER, URI], |all| check::Config::from_environment(&all).map(drop)),
         reader("dedupe", dedupe::Settings::VARIABLES.to_vec(), &[URI], |all| {
             dedupe::Config::new(None, all).map(drop)
+        }),
+        reader("sources", sources::Settings::VARIABLES.to_vec(), &[], |all| {
+            sources::Config::from_environment(all).map(drop)
         }),
         reader("load", of_load, &[PRODUCER], |all| load::target(None, &all).map(drop)),
     ]
@@ -63,7 +66,7 @@ fn is_accepted(reader: &Reader, name: &str, value: &str) -> bool {
 fn may_differ(reader: &Reader, name: &str, value: &str) -> bool {
     match (reader.name, name) {
         // The consumer reads several topics; the producer writes to one.
-        ("consumer" | "check", "KAFKA_TOPIC") => value.contains(','),
+        ("consumer" | "check" | "sources", "KAFKA_TOPIC") => value.contains(','),
         // These commands need the name of one source.
         ("dedupe" | "load", "EXPECTED_SOURCE") => value == "*",
         _ => false,

@@ -39,6 +39,7 @@
 //!
 //! # Rules of the whole file
 //! - `${NAME}` in a text takes a variable, and `$$` is a dollar. Names of fields are not changed.
+//! - `${NAME:-DEFAULT}` is the default if the variable is not defined or empty.
 //! - `*_file` and `schema` are paths relative to the file. A secret is trimmed.
 //! - All faults are reported at once. A message contains names of fields, but never a value,
 //!   because a secret may stand there.

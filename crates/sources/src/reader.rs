@@ -249,7 +249,8 @@ fn duration(text: &str) -> Option<Duration> {
     number.checked_mul(ms).map(Duration::from_millis)
 }
 
-/// Replaces `${NAME}` in each text by a variable, and `$$` by `$`. Names of fields are not changed.
+/// Replaces `${NAME}` and `${NAME:-DEFAULT}` in each text by a variable, and `$$` by `$`. Names of
+/// fields are not changed.
 pub(crate) fn expand(
     node: &mut Node,
     path: &str,
@@ -287,7 +288,11 @@ fn expanded(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Str
             new.push('$');
             after
         } else if let Some(after) = after.strip_prefix('{') {
-            let (name, after) = after.split_once('}').ok_or("has ${ without }; write $${ for ${ itself")?;
+            let (inside, after) = after.split_once('}').ok_or("has ${ without }; write $${ for ${ itself")?;
+            let (name, default) = match inside.split_once(":-") {
+                Some((name, default)) => (name, Some(default)),
+                None => (inside, None),
+            };
             let is_name = name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
                 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
             if !is_name {
@@ -295,7 +300,14 @@ fn expanded(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Str
                     "has ${…} with something that is no name of a variable; write $${ for ${ itself".into()
                 );
             }
-            new += &variable(name).ok_or_else(|| format!("the variable {name} is not defined"))?;
+            match (variable(name), default) {
+                // As in a shell, the default also replaces an empty value.
+                (value, Some(default)) => {
+                    new += value.as_deref().filter(|value| !value.is_empty()).unwrap_or(default);
+                }
+                (Some(value), None) => new += &value,
+                (None, None) => return Err(format!("the variable {name} is not defined")),
+            }
             after
         } else {
             new.push('$');
@@ -341,9 +353,23 @@ mod tests {
         assert_eq!(new("a ${A_1}/${A_1}!").unwrap(), "a x${A_1}/x${A_1}!");
         assert_eq!(new("$$ $${A_1} $key ^a$").unwrap(), "$ ${A_1} $key ^a$");
         assert_eq!(new("${B}").unwrap_err(), "the variable B is not defined");
-        for text in ["${A_1", "${}", "${1}", "${A-B}", "${A:-x}"] {
+        for text in ["${A_1", "${}", "${1}", "${A-B}", "${:-x}", "${A:-x"] {
             assert!(new(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_default_replaces_a_variable_that_is_absent_or_empty() {
+        let variable = |name: &str| match name {
+            "SET" => Some("http://here".to_owned()),
+            "EMPTY" => Some(String::new()),
+            _ => None,
+        };
+        let new = |text| expanded(text, &variable).unwrap();
+        assert_eq!(new("${SET:-https://there}/a"), "http://here/a");
+        assert_eq!(new("${EMPTY:-https://there:1}/a"), "https://there:1/a");
+        assert_eq!(new("${NONE:-https://there}/${NONE:-}b"), "https://there/b");
+        assert_eq!(new("${EMPTY}c"), "c");
     }
 
     #[test]

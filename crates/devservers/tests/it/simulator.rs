@@ -157,3 +157,88 @@ async fn an_address_in_use_is_named() {
     let error = Simulator::start(first.address()).await.unwrap_err().to_string();
     assert!(error.starts_with(&format!("listening on {}: ", first.address())), "{error}");
 }
+
+async fn json(simulator: &Simulator, path: &str) -> Value {
+    let (status, body) = get(simulator, path).await.unwrap();
+    assert_eq!(status, 200, "{path}: {body}");
+    serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn now_s() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    i64::try_from(since.as_secs()).unwrap()
+}
+
+#[tokio::test]
+async fn samples_of_public_apis_have_their_formats_and_the_time_of_now() {
+    let simulator = start().await;
+    let quakes = json(&simulator, "/earthquakes/feed/v1.0/summary/all_hour.geojson").await;
+    let features = quakes["features"].as_array().unwrap();
+    assert_eq!((features.len(), &quakes["metadata"]["count"]), (10, &json!(10)));
+    let updated =
+        features.iter().map(|feature| feature["properties"]["updated"].as_i64().unwrap()).max().unwrap();
+    assert!((now_s() * 1000 - updated).abs() < 70_000, "{updated}");
+    let bikes = json(&simulator, "/v2/networks/velib?fields=stations").await;
+    let time = bikes["network"]["stations"][0]["timestamp"].as_str().unwrap();
+    assert!(time.ends_with(".505032+00:00Z") && time.len() == 33, "{time}");
+    let states = json(&simulator, "/api/states/all?lamin=45.8").await;
+    let rows = states["states"].as_array().unwrap();
+    assert!(rows.len() == 6 && rows.iter().all(|row| row[1].as_str().unwrap().len() == 8), "{states}");
+    assert!(rows[5][3].is_null() && rows[0][3].is_i64(), "{states}");
+    let weather =
+        json(&simulator, "/v1/forecast?latitude=52.52&longitude=13.42&current=temperature_2m").await;
+    assert_eq!(weather["latitude"], 52.52);
+    assert_eq!(weather["current"]["time"].as_str().unwrap().len(), "2026-11-28T20:15".len());
+    let iss = json(&simulator, "/iss-now.json").await;
+    assert!(
+        (iss["timestamp"].as_i64().unwrap() - now_s()).abs() < 5
+            && iss["iss_position"]["latitude"].is_string()
+    );
+    let prices = json(&simulator, "/api/v3/simple/price?ids=bitcoin,ethereum&vs_currencies=usd").await;
+    assert!(prices["bitcoin"]["last_updated_at"].is_i64() && prices["ethereum"]["usd"].is_f64(), "{prices}");
+    assert_eq!(simulator.requests(), 0, "they are no requests for an aircraft");
+}
+
+#[tokio::test]
+async fn trades_are_paged_by_a_cursor_until_the_oldest() {
+    let simulator = start().await;
+    let mut url = format!("{}/products/BTC-USD/trades?limit=100", simulator.base_url());
+    let (mut ids, mut pages) = (Vec::new(), 0);
+    loop {
+        let answer = reqwest::get(&url).await.unwrap();
+        let cursor = answer.headers().get("cb-after").map(|cursor| cursor.to_str().unwrap().to_owned());
+        let trades: Vec<Value> = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+        ids.extend(trades.iter().map(|trade| trade["trade_id"].as_i64().unwrap()));
+        pages += 1;
+        let Some(cursor) = cursor else { break };
+        url = format!("{}/products/BTC-USD/trades?limit=100&after={cursor}", simulator.base_url());
+    }
+    assert_eq!(pages, 3);
+    assert!(ids.len() >= 235 && ids.windows(2).all(|pair| pair[0] == pair[1] + 1), "{ids:?}");
+}
+
+#[tokio::test]
+async fn an_unchanged_list_of_events_is_a_304_with_the_interval() {
+    let simulator = start().await;
+    let client = reqwest::Client::new();
+    let url = format!("{}/events?per_page=30", simulator.base_url());
+    // The list changes each ten seconds, which may be between the two requests.
+    for attempt in 0..3 {
+        let first = client.get(&url).send().await.unwrap();
+        let header = |name: &str| first.headers()[name].to_str().unwrap().to_owned();
+        let (etag, link) = (header("etag"), header("link"));
+        assert_eq!(header("x-poll-interval"), "60");
+        assert!(link.contains("&page=2>; rel=\"next\""), "{link}");
+        let again = client.get(&url).header("if-none-match", etag).send().await.unwrap();
+        if again.status() == 304 {
+            assert_eq!(again.text().await.unwrap(), "");
+            break;
+        }
+        assert!(attempt < 2, "the list changes with each request");
+    }
+    let last = client.get(format!("{url}&page=3")).send().await.unwrap();
+    assert!(last.headers().get("link").is_none());
+    let events: Vec<Value> = serde_json::from_str(&last.text().await.unwrap()).unwrap();
+    assert_eq!(events.len(), 30);
+    assert!(events[0]["id"].as_str().unwrap().parse::<u64>().is_ok());
+}

@@ -122,6 +122,11 @@ impl Response {
         Self { status: 202, body: body.into(), headers: Vec::new(), delay: Duration::ZERO }
     }
 
+    /// A response about the records of an answer.
+    pub fn records(status: u16, body: &str) -> Self {
+        Self { status, body: body.into(), ..Self::accepted() }
+    }
+
     /// A problem body with `status`.
     pub fn rejected(status: u16) -> Self {
         let body = format!(r#"{{"status":{status},"detail":"rejected by script","retryable":true}}"#);
@@ -172,6 +177,10 @@ struct State {
     in_flight: usize,
     first: Option<Instant>,
     calls: Vec<Call>,
+    /// Names and times of the calls for other sources than `adsbdb`.
+    others: Vec<(String, Instant)>,
+    /// The response to them.
+    other: Option<Response>,
 }
 
 /// The server. It ends when it is dropped.
@@ -195,6 +204,7 @@ impl ScriptedProducer {
         let router = Router::new()
             .route("/readyz", get(ready))
             .route("/ingest/adsbdb", post(ingest))
+            .route("/ingest/{source}", post(ingest_source))
             .with_state(Arc::clone(&state));
         let socket = TcpListener::bind(address).await.unwrap();
         let address = socket.local_addr().unwrap();
@@ -217,6 +227,16 @@ impl ScriptedProducer {
         self.state.lock().unwrap().readiness_checks
     }
 
+    /// Sets the response for other sources than `adsbdb`.
+    pub fn set_other(&self, response: Response) {
+        self.state.lock().unwrap().other = Some(response);
+    }
+
+    /// Names and times of the calls for other sources than `adsbdb`.
+    pub fn others(&self) -> Vec<(String, Instant)> {
+        self.state.lock().unwrap().others.clone()
+    }
+
     pub fn calls(&self) -> Vec<Call> {
         self.state.lock().unwrap().calls.clone()
     }
@@ -226,6 +246,19 @@ async fn ready(extract::State(state): extract::State<Arc<Mutex<State>>>) -> Stat
     let mut state = state.lock().unwrap();
     state.readiness_checks += 1;
     if state.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+}
+
+async fn ingest_source(
+    extract::State(state): extract::State<Arc<Mutex<State>>>,
+    extract::Path(source): extract::Path<String>,
+) -> axum::response::Response {
+    let response = {
+        let mut state = state.lock().unwrap();
+        state.others.push((source, Instant::now()));
+        state.other.clone().unwrap()
+    };
+    tokio::time::sleep(response.delay).await;
+    (StatusCode::from_u16(response.status).unwrap(), response.body).into_response()
 }
 
 async fn ingest(

@@ -6,4 +6,5 @@ mod binary;
 mod harness;
 mod outages;
 mod schedule;
+mod sources;
 mod tls;

@@ -3,22 +3,25 @@
 
 mod account;
 pub mod processes;
+mod sources;
 mod stack;
 
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use account::{NextOffsets, Summary, TopicCounter};
+use account::{NextOffsets, Summary, TopicCount, TopicCounter};
+use consumer::mongo::StoreConfig;
 use devservers::Simulator;
 use kafka::BoxError;
 use loadtest::{PlainLines, Progress};
 use processes::{Counts, Processes, StartupWait};
 use service::config::{Environment, environment_value as value};
-use stack::{Addresses, LocalStack, configs, tool_variables};
+use stack::{Addresses, LocalStack, configs, poller_config, tool_variables};
 
 use crate::cli::UpOptions;
 use crate::output::write_progress;
+use crate::sources::SOURCES_FILE;
 
 /// The folder for data and logs, in the current directory.
 const FOLDER: &str = ".slipstream";
@@ -29,13 +32,30 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 struct Run {
     stack: LocalStack,
     processes: Processes,
-    counter: TopicCounter,
-    start: NextOffsets,
+    store: StoreConfig,
+    /// One for each topic.
+    topics: Vec<CountedTopic>,
     left_over: u64,
 }
 
+/// A topic and the group's offsets at the start.
+#[derive(Clone)]
+struct CountedTopic {
+    counter: TopicCounter,
+    start: NextOffsets,
+}
+
 /// Runs until a signal, or for the time in the options.
-pub async fn up(options: UpOptions, environment: Environment) -> Result<ExitCode, BoxError> {
+pub async fn up(options: UpOptions, mut environment: Environment) -> Result<ExitCode, BoxError> {
+    if let Some(file) = &options.sources {
+        environment.retain(|(name, _)| name != SOURCES_FILE);
+        environment.push((SOURCES_FILE.to_owned(), file.display().to_string()));
+    }
+    // The faults of the file stand alone, not once for each process.
+    if let Err(faults) = sources::load(&environment) {
+        crate::sources::print_faults(&faults);
+        return Ok(ExitCode::from(2));
+    }
     let stop = service::tasks::stop_token()?;
     service::tasks::stop_on_hangup(&stop)?;
     let mut addresses = initial_addresses(&options, &environment);
@@ -52,7 +72,13 @@ pub async fn up(options: UpOptions, environment: Environment) -> Result<ExitCode
         run = start(&options, &environment, folder, &mut addresses) => run?,
         () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
     };
-    announce(&run, &environment, &addresses);
+    // The simulator runs only if the file's variables may name it.
+    let file = sources::load(&stack::file_variables(&environment, &addresses))?;
+    announce(&run, &environment, &addresses, file.as_ref());
+    if let Some(file) = file.as_ref().filter(|_| run.stack.simulator.is_some()) {
+        let producer = poller_config(&environment, &addresses, run.processes.producer_address)?;
+        sources::send_examples(file, &producer).await;
+    }
     let outcome = tokio::select! {
         () = show_status(run.processes.counts.clone(), run.left_over) => Ok(()),
         () = stop.cancelled() => Ok(()),
@@ -61,10 +87,15 @@ pub async fn up(options: UpOptions, environment: Environment) -> Result<ExitCode
     };
     write_progress("stopping");
     let account = stop_and_count(&mut run).await;
+    let documents = match &file {
+        Some(file) => sources::count_documents(file, &run.store).await,
+        None => Vec::new(),
+    };
     run.stack.stop().await;
     outcome?;
     let summary = account?;
     write_progress(&summary.to_string());
+    documents.iter().for_each(|line| write_progress(line));
     Ok(if summary.balances() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -110,31 +141,51 @@ async fn start(
     (addresses.kafka, addresses.mongodb) = (stack.kafka.clone(), stack.mongodb.clone());
     addresses.adsbdb = stack.simulator.as_ref().map(Simulator::base_url);
     let (producer, consumer) = configs(environment, addresses)?;
-    let counter = TopicCounter::new(&consumer, &producer.topic.name);
+    let file = sources::load(&stack::file_variables(environment, addresses))?;
+    let names = sources::topics(&producer.topic.name, file.as_ref());
+    let counters: Vec<_> = names.iter().map(|name| TopicCounter::new(&consumer, name)).collect();
     let kafka_wait = wait.clone();
-    let initial = counter.without_deadline(move |error| kafka_wait.report("kafka", &error.to_string()));
-    let (start, left_over) = tokio::task::spawn_blocking(move || {
-        let start = initial.committed()?;
-        let left_over = initial.count(&start, |_, _| true)?.records;
-        Ok::<_, BoxError>((start, left_over))
+    let (topics, left_over) = tokio::task::spawn_blocking(move || {
+        let (mut topics, mut left_over) = (Vec::new(), 0);
+        for counter in counters {
+            let wait = kafka_wait.clone();
+            let initial = counter.without_deadline(move |error| wait.report("kafka", &error.to_string()));
+            let start = initial.committed()?;
+            left_over += initial.count(&start, |_, _| true)?.records;
+            topics.push(CountedTopic { counter, start });
+        }
+        Ok::<_, BoxError>((topics, left_over))
     })
     .await??;
+    let store = consumer.store.clone();
     let mut processes = Processes::start(producer, consumer).await?;
     processes.ready(|cause| wait.report("processes", cause)).await?;
     processes.start_poller(environment, addresses).await?;
-    Ok(Run { stack, processes, counter, start, left_over })
+    Ok(Run { stack, processes, store, topics, left_over })
 }
 
-fn announce(run: &Run, environment: &[(String, String)], addresses: &Addresses) {
+fn announce(
+    run: &Run,
+    environment: &[(String, String)],
+    addresses: &Addresses,
+    file: Option<&::sources::Sources>,
+) {
     let (producer, consumer) = (run.processes.producer_address, run.processes.consumer_address);
     write_progress("slipstream is up");
     run.stack.lines.iter().for_each(|line| write_progress(&format!("  {line}")));
     write_progress(&format!("  producer  http://{producer}/health"));
     write_progress(&format!("  consumer  http://{consumer}/health"));
-    write_progress(&format!(
-        "  try       curl -X POST http://{producer}/ingest -H 'Content-Type: application/json' \
+    let pulled = file.and_then(|file| file.iter().find(|source| source.pull.is_some()));
+    write_progress(&match (file, pulled) {
+        (Some(_), Some(source)) => {
+            format!("  try       curl -X POST http://{producer}/ingest/{}", source.name)
+        }
+        (Some(_), None) => format!("  try       http://{producer}/docs"),
+        (None, _) => format!(
+            "  try       curl -X POST http://{producer}/ingest -H 'Content-Type: application/json' \
          -d '{{\"source\":\"adsbdb\",\"payload\":{{\"message\":\"Hello\",\"value\":42}}}}'"
-    ));
+        ),
+    });
     let variables = tool_variables(environment, addresses, producer, consumer);
     write_progress(&format!("  tools     export {variables}"));
     write_progress(&format!("  stop      Ctrl-C; logs in {FOLDER}/slipstream.log"));
@@ -170,17 +221,24 @@ async fn stop_and_count(run: &mut Run) -> Result<Summary, BoxError> {
     drain(run, accepted).await;
     let consumer = run.processes.stop_consumer().await;
     intake.and(consumer)?;
-    let (counter, start, counters) =
-        (run.counter.clone(), run.start.clone(), run.processes.counts.consumed.clone());
+    let (topics, counters) = (run.topics.clone(), run.processes.counts.consumed.clone());
     let consumed = counters.snapshot();
     let count = move || {
-        let committed = counter.committed()?;
-        let is_committed = |partition, offset| committed.get(&partition).is_some_and(|next| offset < *next);
-        // The next run reads finished but uncommitted records again; they do not count as waiting.
-        let is_finished = |partition, offset| counters.has_finished(&counter.topic, partition, offset);
-        counter.count(&start, |partition, offset| {
-            !is_committed(partition, offset) && !is_finished(partition, offset)
-        })
+        let mut all = TopicCount::default();
+        for CountedTopic { counter, start } in &topics {
+            let committed = counter.committed()?;
+            let is_committed =
+                |partition, offset| committed.get(&partition).is_some_and(|next| offset < *next);
+            // The next run reads finished but uncommitted records again; they do not count as
+            // waiting.
+            let is_finished = |partition, offset| counters.has_finished(&counter.topic, partition, offset);
+            let count = counter.count(start, |partition, offset| {
+                !is_committed(partition, offset) && !is_finished(partition, offset)
+            })?;
+            all.records += count.records;
+            all.waiting += count.waiting;
+        }
+        Ok::<_, BoxError>(all)
     };
     let topic = tokio::task::spawn_blocking(count).await??;
     Ok(Summary { topic, left_over: run.left_over, accepted, consumed })

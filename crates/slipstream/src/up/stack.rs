@@ -15,6 +15,10 @@ use service::ConfigErrors;
 use service::config::{Environment, environment_value as value};
 
 use crate::cli::UpOptions;
+use crate::sources::SOURCES_FILE;
+
+/// The variable of the example's URLs, which replaces the hosts of public APIs.
+const SIMULATOR_URL: &str = "SIMULATOR_URL";
 
 const PUBLIC_ADSBDB: &str = "https://api.adsbdb.com";
 
@@ -125,6 +129,9 @@ impl LocalStack {
         };
         let simulator = Simulator::start(([127, 0, 0, 1], 0).into()).await?;
         self.lines.push(format!("adsbdb    {} (simulator: {reason})", simulator.base_url()));
+        if value(environment, SOURCES_FILE).is_some() && value(environment, SIMULATOR_URL).is_none() {
+            self.lines.push(format!("sources   {} ({SIMULATOR_URL})", simulator.base_url()));
+        }
         self.simulator = Some(simulator);
         Ok(())
     }
@@ -169,7 +176,8 @@ pub fn configs(
     environment: &[(String, String)],
     addresses: &Addresses,
 ) -> Result<(producer::Config, consumer::Config), ConfigErrors> {
-    let producer = producer::Config::from_environment(with(environment, &producer_overrides(addresses)));
+    let producer =
+        producer::Config::from_environment(with(environment, &producer_overrides(environment, addresses)));
     let consumer =
         consumer::Config::from_environment(with(environment, &consumer_overrides(environment, addresses)));
     // The poller's configuration is read again when the producer's real address is known; its
@@ -198,6 +206,10 @@ pub fn poller_config(
         ("DURATION_SEC", "0".into()),
         ("LISTEN_ADDR", "127.0.0.1:0".into()),
     ];
+    if value(environment, SOURCES_FILE).is_some() && value(environment, "POLL_SOURCES").is_none() {
+        overrides.push(("POLL_SOURCES", "*".into()));
+    }
+    overrides.extend(simulator_override(environment, addresses));
     if let Some(interval) = addresses.poll_interval {
         overrides.push(("INTERVAL_SEC", interval.as_secs_f64().to_string()));
     }
@@ -216,22 +228,56 @@ pub fn tool_variables(
         ("MONGODB_URI", addresses.mongodb.clone()),
         ("EXPECTED_SOURCE", "'*'".into()),
     ];
-    let unset = ours.into_iter().filter(|(name, _)| value(environment, name).is_none());
+    // With a file, the consumer stores the sources of the file.
+    let file = value(environment, SOURCES_FILE).map(|file| (SOURCES_FILE, quoted(file)));
+    let is_ours = |name: &str| name != "EXPECTED_SOURCE" || file.is_none();
+    let unset: Vec<_> = ours
+        .into_iter()
+        .filter(|(name, _)| is_ours(name) && value(environment, name).is_none())
+        .chain(file.clone())
+        .chain(simulator_override(environment, addresses))
+        .collect();
     let processes = [
         ("PRODUCER_BASE_URL", format!("http://{producer}")),
         ("CONSUMER_BASE_URL", format!("http://{consumer}")),
     ];
     let adsbdb = addresses.adsbdb.clone().map(|url| ("ADSBDB_BASE_URL", url));
-    let all = unset.chain(processes).chain(adsbdb).map(|(name, value)| format!("{name}={value}"));
+    let all = unset.into_iter().chain(processes).chain(adsbdb).map(|(name, value)| format!("{name}={value}"));
     all.collect::<Vec<_>>().join(" ")
 }
 
-fn producer_overrides(addresses: &Addresses) -> Vec<(&'static str, String)> {
+/// A text as one word of a shell.
+fn quoted(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    if text.chars().all(is_plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+/// The variables of a sources file as the processes get them: those of the user, and the
+/// simulator's URL if it runs.
+pub fn file_variables(environment: &[(String, String)], addresses: &Addresses) -> Environment {
+    let overrides: Vec<_> = simulator_override(environment, addresses).into_iter().collect();
+    with(environment, &overrides)
+}
+
+fn simulator_override(
+    environment: &[(String, String)],
+    addresses: &Addresses,
+) -> Option<(&'static str, String)> {
+    value(environment, SOURCES_FILE)?;
+    let is_set = value(environment, SIMULATOR_URL).is_some();
+    addresses.adsbdb.clone().filter(|_| !is_set).map(|url| (SIMULATOR_URL, url))
+}
+
+fn producer_overrides(
+    environment: &[(String, String)],
+    addresses: &Addresses,
+) -> Vec<(&'static str, String)> {
     let mut overrides =
         vec![("KAFKA_BROKER", addresses.kafka.clone()), ("LISTEN_ADDR", addresses.producer.to_string())];
     // Loopback needs no TLS, and no certificate has its name.
     overrides.extend(["TLS_CERT_FILE", "TLS_KEY_FILE"].map(|name| (name, String::new())));
     overrides.extend(addresses.adsbdb.clone().map(|url| ("ADSBDB_BASE_URL", url)));
+    overrides.extend(simulator_override(environment, addresses));
     overrides
 }
 
@@ -244,7 +290,9 @@ fn consumer_overrides(
         ("MONGODB_URI", addresses.mongodb.clone()),
         ("LISTEN_ADDR", "127.0.0.1:0".into()),
     ];
-    if value(environment, "EXPECTED_SOURCE").is_none() {
+    overrides.extend(simulator_override(environment, addresses));
+    let has_file = value(environment, SOURCES_FILE).is_some();
+    if !has_file && value(environment, "EXPECTED_SOURCE").is_none() {
         overrides.push(("EXPECTED_SOURCE", "*".into()));
     }
     overrides

@@ -165,6 +165,8 @@ fn env_example_names_only_existing_variables() {
         "MONGO_INITDB_ROOT_PASSWORD",
         "MONGO_INITDB_ROOT_USERNAME",
         "PRODUCER_PORT",
+        // Read by the example of a sources file.
+        "SIMULATOR_URL",
     ];
     let known: Vec<String> =
         processes().iter().flat_map(|(_, variables)| variables.iter().map(Variable::name)).collect();

@@ -4,6 +4,7 @@
 
 mod documents;
 mod pages;
+mod sources;
 mod tools;
 mod workflows;
 

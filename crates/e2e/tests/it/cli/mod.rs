@@ -3,6 +3,7 @@
 mod check;
 mod dead_letters;
 mod load;
+mod sources;
 mod takeover;
 mod trace;
 mod up;

@@ -14,7 +14,7 @@ use testkit::process::command;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 /// The variables of a user's shell that the tools of `up` need.
-fn shell() -> Vec<(String, String)> {
+pub fn shell() -> Vec<(String, String)> {
     let kept = ["PATH", "HOME", "JAVA_HOME", "SLIPSTREAM_CACHE", "SLIPSTREAM_BROKER", "XDG_CACHE_HOME"];
     std::env::vars()
         .filter(|(name, _)| kept.contains(&name.as_str()) || name.to_lowercase().ends_with("proxy"))
@@ -86,7 +86,7 @@ async fn up_stores_aircraft_and_events_and_its_summary_balances() {
 }
 
 /// Parses words `NAME=value` as a shell does.
-fn read_exports(words: &[&str]) -> Vec<(String, String)> {
+pub fn read_exports(words: &[&str]) -> Vec<(String, String)> {
     let pairs = words.iter().map(|word| word.split_once('=').expect("NAME=value"));
     pairs.map(|(name, value)| (name.to_owned(), value.trim_matches('\'').to_owned())).collect()
 }

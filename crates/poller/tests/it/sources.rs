@@ -1,0 +1,105 @@
+//! Several sources: each has a schedule, a failure state and a summary line of its own.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::harness::{Poller, Response, ScriptedProducer, until};
+
+const FILE: &str = "
+sources:
+  adsbdb: {pull: {kind: adsbdb, every: 3s}}
+  quakes: {pull: {url: 'https://example.com/q', every: 200ms, records: ''}, event: {id: /id}}
+";
+
+/// A folder with a sources file, and the path of the file.
+fn file() -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sources.yaml");
+    std::fs::write(&path, FILE).unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    (folder, path)
+}
+
+fn records() -> Response {
+    Response::records(207, r#"{"accepted":3,"rejected":1,"not_modified":2,"results":[{"index":0}]}"#)
+}
+
+#[tokio::test]
+async fn a_slow_source_delays_no_other_source() {
+    let (_folder, path) = file();
+    let producer = ScriptedProducer::start([Response::never()]).await;
+    producer.set_other(records());
+    let variables = [("SOURCES_FILE", path.as_str()), ("POLL_SOURCES", "*"), ("DURATION_SEC", "0")];
+    let poller = Poller::start(producer.address, &variables).await;
+    until("five calls", || producer.others().len() >= 5).await;
+    let others = producer.others();
+    assert!(others.iter().all(|(source, _)| source == "quakes"), "{others:?}");
+    assert_eq!(producer.calls().len(), 1, "the call for adsbdb is in flight");
+    let pace = others[4].1 - others[0].1;
+    assert!(pace > Duration::from_millis(600) && pace < Duration::from_millis(1600), "{pace:?}");
+    poller.stop.cancel();
+}
+
+#[tokio::test]
+async fn a_failing_source_neither_stops_others_nor_makes_the_poller_unready() {
+    let (_folder, path) = file();
+    let producer = ScriptedProducer::start([Response::accepted()]).await;
+    producer.set_other(Response::rejected(502));
+    let variables = [
+        ("SOURCES_FILE", path.as_str()),
+        ("POLL_SOURCES", "*"),
+        ("DURATION_SEC", "0"),
+        ("INTERVAL_SEC", "0.1"),
+    ];
+    let poller = Poller::start(producer.address, &variables).await;
+    until("calls for both", || poller.counts().sent >= 3 && poller.counts().failed >= 2).await;
+    assert!(poller.get("/readyz").await.starts_with("HTTP/1.1 200"));
+    let health = poller.get("/health").await;
+    let health: serde_json::Value = serde_json::from_str(health.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+    assert_eq!(health["status"], "ok", "{health}");
+    assert!(
+        health["sources"]["quakes"]["cause"].as_str().unwrap().contains("rejected by script"),
+        "{health}"
+    );
+    assert!(health["sources"]["adsbdb"]["cause"].is_null(), "{health}");
+    assert!(!poller.stop().await.failed());
+}
+
+#[tokio::test]
+async fn a_source_without_news_is_a_success() {
+    let (_folder, path) = file();
+    let producer = ScriptedProducer::start([Response::accepted()]).await;
+    let unchanged = r#"{"accepted":0,"rejected":0,"results":[],"not_modified":true}"#;
+    producer.set_other(Response::records(200, unchanged));
+    let variables = [("SOURCES_FILE", path.as_str()), ("POLL_SOURCES", "quakes"), ("DURATION_SEC", "0.5")];
+    let ended = Poller::start(producer.address, &variables).await.end().await;
+    assert!(!ended.failed());
+    assert_eq!((ended.counts.sent, ended.counts.failed), (3, 0));
+    assert!(producer.calls().is_empty(), "adsbdb is not in POLL_SOURCES");
+}
+
+#[tokio::test]
+async fn each_source_has_one_summary_line() {
+    let (_folder, path) = file();
+    let producer = ScriptedProducer::start([Response::accepted()]).await;
+    producer.set_other(records());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_poller"));
+    let url = format!("http://{}", producer.address);
+    command.env_clear().stdout(Stdio::piped()).stderr(Stdio::piped()).envs([
+        ("PRODUCER_BASE_URL", url.as_str()),
+        ("LISTEN_ADDR", "127.0.0.1:0"),
+        ("SOURCES_FILE", &path),
+        ("POLL_SOURCES", "*"),
+        ("DURATION_SEC", "1"),
+    ]);
+    let child = command.spawn().unwrap();
+    let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let summaries: Vec<_> = lines.filter(|line| line["message"] == "polling ended").collect();
+    let counts: Vec<_> =
+        summaries.iter().map(|line| (line["source"].as_str().unwrap(), line["sent"].as_u64())).collect();
+    assert_eq!(counts, [("adsbdb", Some(1)), ("quakes", Some(5))]);
+    assert!(text.contains(r#""accepted":3,"rejected":1,"not_modified":2"#), "{text}");
+}

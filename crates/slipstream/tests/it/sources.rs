@@ -1,0 +1,216 @@
+//! `slipstream sources`, and each command of `docs/sources.md` that needs no server.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use devservers::Simulator;
+use serde_json::Value;
+
+use crate::pages::{read, root};
+
+/// A folder with the examples and the files that the page shows.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let examples = folder.path().join("examples");
+    std::fs::create_dir(&examples).unwrap();
+    for name in ["sources.yaml", "orders.schema.json"] {
+        std::fs::copy(root().join("examples").join(name), examples.join(name)).unwrap();
+    }
+    for block in blocks(&read("docs/sources.md"), "yaml") {
+        let name = block.lines().next().unwrap().trim_start_matches("# ").to_owned();
+        std::fs::write(folder.path().join(name), block).unwrap();
+    }
+    folder
+}
+
+/// The fenced blocks of a page with this info string.
+fn blocks(page: &str, info: &str) -> Vec<String> {
+    let fence = format!("\n```{info}\n");
+    page.split(&fence).skip(1).map(|rest| rest.split("\n```").next().unwrap().to_owned() + "\n").collect()
+}
+
+/// The commands of the page with their expected output.
+fn commands(page: &str) -> Vec<(String, Vec<String>)> {
+    let mut commands: Vec<(String, Vec<String>)> = Vec::new();
+    for line in blocks(page, "console").concat().lines() {
+        match line.strip_prefix("$ ") {
+            Some(command) => commands.push((command.to_owned(), Vec::new())),
+            None => commands.last_mut().unwrap().1.push(line.to_owned()),
+        }
+    }
+    commands
+}
+
+/// Whether `line` has the parts of `expected`, which `…` separates.
+fn matches(line: &str, expected: &str) -> bool {
+    let parts: Vec<&str> = expected.split('…').collect();
+    let mut rest = line;
+    for (index, part) in parts.iter().enumerate() {
+        let Some(at) = rest.find(part) else { return false };
+        if index == 0 && at > 0 {
+            return false;
+        }
+        rest = &rest[at + part.len()..];
+    }
+    expected.ends_with('…') || rest.is_empty()
+}
+
+fn slipstream(folder: &Path, variables: &[(&str, &str)], arguments: &[&str], input: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_slipstream"));
+    command.current_dir(folder).env_clear().envs(variables.iter().copied()).args(arguments);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn each_command_of_the_page_prints_what_the_page_shows() {
+    let folder = folder();
+    let bin = Path::new(env!("CARGO_BIN_EXE_slipstream")).parent().unwrap();
+    let path = format!("{}:/usr/bin:/bin", bin.display());
+    let mut count = 0;
+    for (command, expected) in commands(&read("docs/sources.md")) {
+        if !command.contains("slipstream sources") {
+            continue;
+        }
+        count += 1;
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", &format!("{command} 2>&1")])
+            .current_dir(folder.path())
+            .env_clear()
+            .env("PATH", &path);
+        let output = String::from_utf8(shell.output().unwrap().stdout).unwrap();
+        let mut lines = output.lines();
+        for expected in expected.iter().filter(|line| *line != "…") {
+            assert!(lines.any(|line| matches(line, expected)), "{command}\nprinted no {expected}\n{output}");
+        }
+    }
+    assert!(count >= 5, "{count} commands");
+}
+
+#[test]
+fn check_names_every_fault_with_its_line_and_path() {
+    let folder = folder();
+    let output = slipstream(folder.path(), &[], &["sources", "check", "faulty.yaml"], "");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert_eq!(stderr.lines().count(), 7, "{stderr}");
+    assert!(stderr.lines().all(|line| line.starts_with("faulty.yaml:")), "{stderr}");
+    let output =
+        slipstream(folder.path(), &[("SOURCES_FILE", "faulty.yaml")], &["sources", "check", "--json"], "");
+    assert_eq!(output.status.code(), Some(2));
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let faults = json["faults"].as_array().unwrap();
+    assert_eq!(faults.len(), 7);
+    assert!(faults.iter().all(|fault| fault["line"].as_u64() > Some(0) && fault["path"] != ""), "{json}");
+}
+
+#[test]
+fn a_missing_file_variable_or_source_is_a_configuration_error() {
+    let folder = folder();
+    let file = ("SOURCES_FILE", "examples/sources.yaml");
+    for (variables, arguments, part) in [
+        (&[][..], &["sources", "check"][..], "SOURCES_FILE: not set"),
+        (&[], &["sources", "check", "no.yaml"], "no.yaml: cannot be read"),
+        (&[], &["sources", "list", "faulty.yaml"], "faulty.yaml:3:"),
+        (&[file], &["sources", "try", "quake"], "it has adsbdb, quakes, bikes, trades, orders"),
+        (&[file], &["sources", "try", "orders", "--fetch"], "orders is no pull source"),
+        (&[file, ("UPSERT_KEYS", "a,,b")], &["sources", "list"], "UPSERT_KEYS: "),
+        (&[file], &["up", "--sources", "faulty.yaml"], "faulty.yaml:3:"),
+    ] {
+        let output = slipstream(folder.path(), variables, arguments, "");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(part), "{arguments:?}: {stderr}");
+    }
+}
+
+#[test]
+fn list_and_try_print_json() {
+    let folder = folder();
+    let variables =
+        [("SOURCES_FILE", "examples/sources.yaml"), ("KAFKA_TOPIC", "a,b"), ("UPSERT_KEYS", "mode_s")];
+    let output = slipstream(folder.path(), &variables, &["sources", "list", "--json"], "");
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let quakes = &json["sources"][1];
+    assert_eq!(quakes["topic"], "a", "{json}");
+    assert_eq!(
+        (&quakes["from"], &quakes["every"], &quakes["keys"][0]),
+        (&"pull".into(), &"1m".into(), &"mode_s".into())
+    );
+    assert_eq!(json["sources"][4]["topic"], "orders.raw");
+    let sample = r#"[{"trade_id":12345678901234567890,"time":"2026-11-28T20:15:03.860123Z","price":"6225.32000000"},{"side":"buy"}]"#;
+    let output = slipstream(folder.path(), &variables[..1], &["sources", "try", "trades", "--json"], sample);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&json["records"], &json["events"], &json["faulty"]), (&2.into(), &1.into(), &1.into()));
+    let event = &json["shown"][0];
+    assert_eq!(event["envelope"]["id"], "12345678901234567890");
+    assert_eq!(event["document"]["price"], "6225.32000000");
+    assert_eq!(event["filter"]["event_id"]["$eq"], "12345678901234567890", "{event}");
+    let faults = json["shown"][1]["faults"].as_array().unwrap();
+    assert!(faults.iter().any(|fault| fault.as_str().unwrap().starts_with("id: ")), "{faults:?}");
+}
+
+#[test]
+fn a_sample_that_is_no_answer_of_the_api_is_reported() {
+    let folder = folder();
+    let file = [("SOURCES_FILE", "examples/sources.yaml")];
+    for (sample, part) in [
+        ("<html>", "not JSON"),
+        (r#"{"features":{}}"#, "the value at /features is not an array but object"),
+        ("{}", "the value at /features is absent"),
+    ] {
+        let output = slipstream(folder.path(), &file, &["sources", "try", "quakes"], sample);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(part), "{stderr}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fetch_makes_events_of_the_simulator_of_each_api() {
+    let folder = folder();
+    let simulator = Simulator::start(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let url = simulator.base_url();
+    for (name, records) in [("adsbdb", 1), ("quakes", 10), ("bikes", 8), ("trades", 100)] {
+        let (folder, url) = (folder.path().to_owned(), url.clone());
+        let output = tokio::task::spawn_blocking(move || {
+            let variables = [
+                ("SOURCES_FILE", "examples/sources.yaml"),
+                ("SIMULATOR_URL", url.as_str()),
+                ("ADSBDB_BASE_URL", url.as_str()),
+            ];
+            slipstream(&folder, &variables, &["sources", "try", name, "--fetch", "--json"], "")
+        });
+        let output = output.await.unwrap();
+        assert_eq!(output.status.code(), Some(0), "{name}: {output:?}");
+        let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((&json["records"], &json["events"]), (&records.into(), &records.into()), "{json}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_fetch_names_the_cause_without_the_query() {
+    let folder = folder();
+    let simulator = Simulator::start(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let file = "sources:\n  a: {pull: {url: '${SIMULATOR_URL}/none?key=s3cret'}, event: {id: /id}}\n";
+    std::fs::write(folder.path().join("a.yaml"), file).unwrap();
+    for (url, part) in [(simulator.base_url(), "answered 404"), ("http://127.0.0.1:9".into(), "refused")] {
+        let folder = folder.path().to_owned();
+        let output = tokio::task::spawn_blocking(move || {
+            let variables = [("SIMULATOR_URL", url.as_str())];
+            slipstream(&folder, &variables, &["sources", "try", "a", "--fetch", "--file", "a.yaml"], "")
+        });
+        let output = output.await.unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(
+            stderr.contains(part) && stderr.contains("/none?***") && !stderr.contains("s3cret"),
+            "{stderr}"
+        );
+    }
+}
