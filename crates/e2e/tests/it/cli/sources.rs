@@ -31,7 +31,6 @@ async fn run_curl(line: &str, producer: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs the endpoints of the sources in producer and consumer"]
 async fn up_fills_a_collection_of_each_source_of_the_example() {
     let folder = tempfile::tempdir().unwrap();
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/sources.yaml");
