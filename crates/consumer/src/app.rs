@@ -228,68 +228,16 @@ fn names(config: &Config) -> serde_json::Value {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use rdkafka::ClientConfig;
     use rdkafka::consumer::{BaseConsumer, Consumer};
     use rdkafka::mocking::MockCluster;
     use rdkafka::producer::{DefaultProducerContext, FutureProducer, FutureRecord};
     use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-    use service::tasks::lock;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpStream;
+    use testkit::failed_task::{LogLines, failed_livez, livez};
 
     use super::*;
 
     const TIMEOUT: Duration = Duration::from_secs(60);
-
-    /// The log lines of the current thread.
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl std::io::Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            std::io::Write::write(&mut *lock(&self.0), bytes)
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl Lines {
-        fn collect(&self) -> tracing::subscriber::DefaultGuard {
-            let lines = self.clone();
-            let subscriber = tracing_subscriber::fmt().json().with_writer(move || lines.clone()).finish();
-            tracing::subscriber::set_default(subscriber)
-        }
-
-        /// The lines of level error.
-        fn errors(&self) -> Vec<String> {
-            let text = String::from_utf8(lock(&self.0).clone()).unwrap();
-            text.lines().filter(|line| line.contains("\"ERROR\"")).map(str::to_owned).collect()
-        }
-    }
-
-    /// The response of `/livez`, or an empty text if the listener has ended.
-    async fn livez(address: SocketAddr) -> String {
-        let mut response = String::new();
-        if let Ok(mut stream) = TcpStream::connect(address).await {
-            let request = b"GET /livez HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n";
-            _ = stream.write_all(request).await;
-            _ = stream.read_to_string(&mut response).await;
-        }
-        response
-    }
-
-    /// The first response of `/livez` that is no 200.
-    async fn failed_livez(address: SocketAddr) -> String {
-        loop {
-            let response = livez(address).await;
-            if !response.starts_with("HTTP/1.1 200") {
-                return response;
-            }
-        }
-    }
 
     async fn app(cluster: &MockCluster<'static, DefaultProducerContext>) -> App {
         for topic in ["t", "t.dlq"] {
@@ -383,7 +331,7 @@ mod tests {
 
     #[tokio::test]
     async fn unexpected_end_of_a_task_is_logged_and_stops_the_process_with_an_error() {
-        let lines = Lines::default();
+        let lines = LogLines::default();
         let _guard = lines.collect();
         let (cluster, stop) = (MockCluster::new(1).unwrap(), CancellationToken::new());
         let run = app(&cluster).await.run_with(stop.clone(), |tasks| {
@@ -398,7 +346,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stopped_consumer_logs_no_failed_task() {
-        let lines = Lines::default();
+        let lines = LogLines::default();
         let _guard = lines.collect();
         let (cluster, stop) = (MockCluster::new(1).unwrap(), CancellationToken::new());
         let run = app(&cluster).await.run_until(stop.clone());

@@ -103,7 +103,7 @@ pub fn log_line(facility: &str, message: &str) {
 /// librdkafka keeps only the brokers of the last metadata response. A single broker that was
 /// suspended fences itself when it resumes, and for a moment its metadata contains no broker. When
 /// the last connection closes, librdkafka schedules a re-bootstrap. The end of the same metadata
-/// response cancels it. librdkafka then treats the re-bootstrap as in progress for ever, and a
+/// response cancels it. librdkafka then treats the re-bootstrap as in progress permanently, and a
 /// client without brokers has no request that would start another one.
 #[derive(Debug)]
 pub struct Rebootstrap {
@@ -184,7 +184,7 @@ mod tests {
 
     const TOPIC: &str = "t";
     const PARTITIONS: u32 = 6;
-    /// Without the workaround, the client lost its broker for ever in round 15.
+    /// Without the workaround, the client never reconnected after round 15.
     const ROUNDS: u32 = 40;
 
     /// Responds to metadata requests of version 0 until the client disconnects.

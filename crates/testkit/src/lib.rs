@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 
+pub mod failed_task;
 pub mod fault_test;
 pub mod http;
 mod interleavings;

@@ -59,12 +59,12 @@ pub fn event(id: &str, at: i64, payload: &str) -> String {
     )
 }
 
-/// Waits until `reached` says so.
+/// Waits until `reached` returns true, or panics.
 pub async fn eventually(what: &str, limit: Duration, reached: impl AsyncFnMut() -> bool) {
     assert!(in_time(limit, reached).await, "not within {limit:?}: {what}");
 }
 
-/// Whether `reached` says so within the limit.
+/// Whether `reached` returns true within the limit.
 async fn in_time(limit: Duration, mut reached: impl AsyncFnMut() -> bool) -> bool {
     let deadline = Instant::now() + limit;
     while !reached().await {

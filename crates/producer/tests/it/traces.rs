@@ -169,7 +169,7 @@ impl Collector {
         attribute(&self.kept.lock().unwrap().resource, name)
     }
 
-    /// A header of what was sent last.
+    /// A header of the last export.
     pub fn header(&self, name: &str) -> Option<String> {
         self.kept.lock().unwrap().headers.get(name).map(|value| value.to_str().unwrap().to_owned())
     }
