@@ -35,4 +35,6 @@ pub enum Name {
     Minimal,
     /// FastAPI and kafka-python, one send that the handler waits for a request.
     Original,
+    /// The producer with one record in an envelope and at sources of a file: pointers, schema, jq.
+    Sources,
 }

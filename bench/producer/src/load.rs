@@ -8,15 +8,19 @@ use std::time::Duration;
 use tokio::process::Command;
 
 use crate::Failure;
+use crate::side::Side;
 
 /// About as large as an aircraft of ADSBDB.
 const EVENT: &str = r#"{"source":"adsbdb","payload":{"type":"737 MAX 8","icao_type":"B38M","manufacturer":"Boeing","mode_s":"7823C4","registration":"B-228M","registered_owner_country_iso_name":"CN","registered_owner_country_name":"China","registered_owner_operator_flag_code":"CSN","registered_owner":"China Southern Airlines","url_photo":null,"url_photo_thumbnail":null}}"#;
+
+/// An aircraft with 20 fields, for the comparison of envelope and sources.
+const RECORD: &str = r#"{"type":"737 MAX 8","icao_type":"B38M","manufacturer":"Boeing","mode_s":"7823C4","registration":"B-228M","registered_owner_country_iso_name":"CN","registered_owner_country_name":"China","registered_owner_operator_flag_code":"CSN","registered_owner":"China Southern Airlines","url_photo":null,"url_photo_thumbnail":null,"lat":50.19,"lon":6.15,"altitude":9639.3,"on_ground":false,"speed":232.9,"heading":98.3,"climb":4.5,"squawk":"1000","seen":1795898399123}"#;
 
 /// What is sent, as the script that wrk wants.
 #[derive(Clone, Debug)]
 pub struct Load {
     script: PathBuf,
-    path: &'static str,
+    path: String,
     /// Events in each request.
     pub events: u32,
 }
@@ -35,12 +39,24 @@ pub struct Told {
 }
 
 impl Load {
-    /// One event a request, or so many in a batch.
-    pub fn write(folder: &Path, batch: Option<u32>) -> Result<Load, Failure> {
+    /// The requests for a side: one event a request, or so many in a batch.
+    pub fn write(folder: &Path, side: Side, batch: Option<u32>) -> Result<Load, Failure> {
+        let event = match side {
+            Side::Slipstream | Side::Minimal { .. } | Side::Original => EVENT.to_owned(),
+            Side::Envelope => format!(
+                r#"{{"id":"7823C4","timestamp":1795898399123,"source":"pointers","payload":{RECORD}}}"#
+            ),
+            Side::Source(_) => RECORD.to_owned(),
+        };
+        let endpoint = match side {
+            Side::Source(mapping) => format!("/ingest/{}", mapping.source()),
+            _ => "/ingest".to_owned(),
+        };
         let (path, kind, body) = match batch {
-            None => ("/ingest", "application/json", EVENT.to_owned()),
+            None => (endpoint, "application/json", event),
             Some(events) => {
-                ("/ingest/batch", "application/x-ndjson", format!("{EVENT}\n").repeat(events as usize))
+                let body = format!("{event}\n").repeat(events as usize);
+                (format!("{endpoint}/batch"), "application/x-ndjson", body)
             }
         };
         let body_file = folder.join("body");

@@ -33,11 +33,11 @@ async fn main() -> Result<(), Failure> {
     let broker_options = BrokerOptions::new(BrokerKind::ApacheKafka, folder.path().join("kafka"));
     let broker = Broker::start(broker_options, Progress::silent()).await?;
     make_topic(&broker).await?;
-    let load = Load::write(folder.path(), options.batch)?;
     let (sides, mut runs) = (Side::all(&options), Vec::new());
     for number in 1..=options.runs {
         for connections in &options.connections {
             for side in &sides {
+                let load = Load::write(folder.path(), *side, options.batch)?;
                 let run = measure(*side, &programs, &broker, &load, (*connections, options.seconds)).await?;
                 let rate = run.rate();
                 say(&format!("run {number}, {connections} connections, {}: {rate:.0}/s", side.title()));

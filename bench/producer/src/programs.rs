@@ -10,6 +10,7 @@ use crate::cli::{Name, Options};
 
 const REQUIREMENTS: &str = include_str!("../original/requirements.txt");
 const APP: &str = include_str!("../original/app.py");
+const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/sources/sources.yaml");
 
 /// Where the programs are.
 #[derive(Clone, Debug)]
@@ -42,6 +43,11 @@ impl Programs {
     /// One of our own.
     pub fn binary(&self, name: &str) -> PathBuf {
         self.binaries.join(name)
+    }
+
+    /// The sources file.
+    pub fn sources_file(&self) -> &'static str {
+        SOURCES
     }
 
     /// Where the original's API and its Python are.

@@ -29,6 +29,32 @@ pub enum Side {
     },
     /// The original's design.
     Original,
+    /// The producer without a sources file. It gets the record as payload of an envelope.
+    Envelope,
+    /// The producer with a sources file. It gets the record itself.
+    Source(Mapping),
+}
+
+/// How a source of the file makes an event of the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mapping {
+    /// Two pointers. The payload is the record.
+    Pointers,
+    /// The same, after a schema of 20 properties.
+    Schema,
+    /// Two pointers. The payload is the output of a jq filter with six fields.
+    Filter,
+}
+
+impl Mapping {
+    /// The name of its source.
+    pub fn source(self) -> &'static str {
+        match self {
+            Mapping::Pointers => "pointers",
+            Mapping::Schema => "schema",
+            Mapping::Filter => "filter",
+        }
+    }
 }
 
 impl Side {
@@ -43,8 +69,19 @@ impl Side {
                 })
                 .collect(),
             Name::Original => vec![Side::Original],
+            Name::Sources => vec![
+                Side::Envelope,
+                Side::Source(Mapping::Pointers),
+                Side::Source(Mapping::Schema),
+                Side::Source(Mapping::Filter),
+            ],
         });
-        sides.filter(|side| options.batch.is_none() || *side == Side::Slipstream).collect()
+        sides.filter(|side| options.batch.is_none() || side.has_batches()).collect()
+    }
+
+    /// Whether it has an endpoint for batches.
+    fn has_batches(self) -> bool {
+        !matches!(self, Side::Minimal { .. } | Side::Original)
     }
 
     /// For the table.
@@ -56,15 +93,22 @@ impl Side {
                 format!("minimal server without keys, linger {linger_ms} ms")
             }
             Side::Original => "original's design".into(),
+            Side::Envelope => "record in an envelope".into(),
+            Side::Source(Mapping::Pointers) => "source, pointers".into(),
+            Side::Source(Mapping::Schema) => "source, pointers and schema".into(),
+            Side::Source(Mapping::Filter) => "source, pointers and jq".into(),
         }
     }
 
     fn command(self, programs: &Programs, broker: &str, topic: &str, address: SocketAddr) -> Command {
         let address = address.to_string();
         let mut command = match self {
-            Side::Slipstream => {
+            Side::Slipstream | Side::Envelope | Side::Source(_) => {
                 let mut command = Command::new(programs.binary("producer"));
                 command.env("LISTEN_ADDR", address).env("LOG_FORMAT", "json");
+                if matches!(self, Side::Source(_)) {
+                    command.env("SOURCES_FILE", programs.sources_file());
+                }
                 command
             }
             Side::Minimal { linger_ms, keyed } => {
