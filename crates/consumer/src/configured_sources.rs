@@ -182,7 +182,7 @@ impl ExpectedSources {
                 Some(poison) => Err(poison),
                 None => Ok(Decoded::OtherSource(source)),
             },
-            decoded => Ok(decoded),
+            event @ Decoded::Event(_) => Ok(event),
         }
     }
 

@@ -39,8 +39,17 @@ pub enum KafkaReadiness {
     Ready,
     /// Kafka does not respond or rejects the connection, with the reason.
     Unavailable(String),
-    /// A topic is missing and cannot be created yet. The text names topic and reason.
-    TopicMissing(String),
+    /// These topics are missing and cannot be created yet.
+    TopicMissing(Vec<MissingTopic>),
+}
+
+/// A topic that is missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingTopic {
+    /// Name of the topic.
+    pub name: String,
+    /// Why it cannot be created.
+    pub reason: String,
 }
 
 impl KafkaReadiness {
@@ -53,7 +62,24 @@ impl KafkaReadiness {
             Self::Ready => Ok(()),
             Self::Unknown => Err("kafka has not been checked yet".into()),
             Self::Unavailable(reason) => Err(format!("kafka does not answer: {reason}")),
-            Self::TopicMissing(reason) => Err(reason.clone()),
+            Self::TopicMissing(missing) => {
+                let reasons = missing.iter().map(|MissingTopic { name, reason }| {
+                    format!("topic {name} cannot be created: {reason}")
+                });
+                Err(reasons.collect::<Vec<_>>().join("; "))
+            }
+        }
+    }
+
+    /// The readiness for records of `topic`. Another topic may be missing.
+    #[must_use]
+    pub fn of_topic(&self, topic: &str) -> Self {
+        match self {
+            Self::TopicMissing(missing) => match missing.iter().find(|missing| missing.name == topic) {
+                Some(own) => Self::TopicMissing(vec![own.clone()]),
+                None => Self::Ready,
+            },
+            other => other.clone(),
         }
     }
 
@@ -67,7 +93,10 @@ impl KafkaReadiness {
             Self::Ready if *previous == Self::Unknown => tracing::info!("kafka is available"),
             Self::Ready => tracing::info!("kafka is available again"),
             Self::Unavailable(reason) => tracing::warn!(reason, "kafka is unavailable"),
-            Self::TopicMissing(reason) => tracing::warn!(reason, "topic is missing"),
+            Self::TopicMissing(_) => {
+                let reason = self.ready().err();
+                tracing::warn!(reason, "topic is missing");
+            }
             Self::Unknown => {}
         }
     }
@@ -191,7 +220,7 @@ impl TopicMaintenance {
                         // The admin client may have lost all brokers. The next attempt uses a new
                         // one.
                         self.admin_client = None;
-                        missing.push(format!("topic {} cannot be created: {reason}", topic.name));
+                        missing.push(MissingTopic { name: topic.name.clone(), reason });
                     }
                 },
                 Err(error) => {
@@ -201,7 +230,7 @@ impl TopicMaintenance {
             }
         }
         if !missing.is_empty() {
-            return KafkaReadiness::TopicMissing(missing.join("; "));
+            return KafkaReadiness::TopicMissing(missing);
         }
         self.admin_client = None;
         self.metadata_client.context().clear_last_failure();

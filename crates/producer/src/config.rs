@@ -52,7 +52,7 @@ service::settings! {
         adsbdb_timeout_ms: Kind::Default("10000"),
         /// Maximum number of concurrent requests to ADSBDB.
         adsbdb_max_concurrency: Kind::Default("4"),
-        /// Maximum number of running poll jobs, of each source.
+        /// Maximum number of running poll jobs, of all sources together.
         max_poll_jobs: Kind::Default("10"),
         /// Timeout to receive the head of a request, and the same again for its body, in
         /// milliseconds.

@@ -36,12 +36,13 @@ impl JobRegistry {
         Self { max_running, jobs: Mutex::default() }
     }
 
-    /// Adds a job that starts now, unless too many jobs run. `shutdown` cancels it.
+    /// Adds a job of a source that starts now, unless too many jobs run. `shutdown` cancels it.
     ///
     /// # Errors
     /// 429 with the time until the first running job ends.
     pub fn start(
         &self,
+        source: &str,
         schedule: Schedule,
         shutdown: &CancellationToken,
         now: Instant,
@@ -52,22 +53,22 @@ impl JobRegistry {
             let first_end = remaining.into_iter().min().unwrap_or_default();
             return Err(ApiError::TooManyJobs(self.max_running, first_end));
         }
-        let job = Arc::new(Job::new(schedule, shutdown, now));
+        let job = Arc::new(Job::new(source, schedule, shutdown, now));
         jobs.push_front(Arc::clone(&job));
         remove_expired(&mut jobs, now);
         Ok(job)
     }
 
-    /// All jobs, the newest first.
-    pub fn list(&self, now: Instant) -> Vec<Arc<Job>> {
+    /// All jobs of a source, the newest first.
+    pub fn list(&self, source: &str, now: Instant) -> Vec<Arc<Job>> {
         let mut jobs = lock(&self.jobs);
         remove_expired(&mut jobs, now);
-        jobs.iter().cloned().collect()
+        jobs.iter().filter(|job| job.source == source).cloned().collect()
     }
 
-    /// The job with this id.
-    pub fn find(&self, id: &str, now: Instant) -> Option<Arc<Job>> {
-        self.list(now).into_iter().find(|job| job.id == id)
+    /// The job of a source with this id.
+    pub fn find(&self, source: &str, id: &str, now: Instant) -> Option<Arc<Job>> {
+        self.list(source, now).into_iter().find(|job| job.id == id)
     }
 
     /// Number of running jobs.
@@ -158,6 +159,8 @@ struct Progress {
 #[derive(Debug)]
 pub struct Job {
     pub id: String,
+    /// The name of the source that it fetches.
+    source: String,
     schedule: Schedule,
     started: Instant,
     started_at: Option<Millis>,
@@ -168,9 +171,10 @@ pub struct Job {
 
 impl Job {
     /// Creates a job that starts now. `shutdown` cancels it too.
-    pub fn new(schedule: Schedule, shutdown: &CancellationToken, now: Instant) -> Self {
+    pub fn new(source: &str, schedule: Schedule, shutdown: &CancellationToken, now: Instant) -> Self {
         Self {
             id: Uuid::now_v7().to_string(),
+            source: source.to_owned(),
             schedule,
             started: now,
             started_at: Millis::new(wall_ms()),
@@ -302,6 +306,7 @@ where
     let report = job.report();
     tracing::info!(
         job_id = report.job_id,
+        source = job.source,
         state = report.state.name(),
         sent = report.sent,
         failed = report.failed,
@@ -437,7 +442,7 @@ mod tests {
     use super::*;
 
     fn start(jobs: &JobRegistry, now: Instant) -> Result<Arc<Job>, ApiError> {
-        jobs.start(Schedule::parse("duration_sec=60").unwrap(), &CancellationToken::new(), now)
+        jobs.start("adsbdb", Schedule::parse("duration_sec=60").unwrap(), &CancellationToken::new(), now)
     }
 
     #[test]
@@ -460,12 +465,13 @@ mod tests {
         let (ended, running) = (start(&jobs, now).unwrap(), start(&jobs, now).unwrap());
         ended.cancel(now + Duration::from_secs(30));
         ended.cancel(now + Duration::from_secs(3000));
-        let listed = |seconds| jobs.list(now + Duration::from_secs(seconds)).len();
+        let listed = |seconds| jobs.list("adsbdb", now + Duration::from_secs(seconds)).len();
         assert_eq!(listed(3629), 2);
         assert_eq!(listed(3630), 1, "the first end counts");
         let later = now + Duration::from_secs(100_000);
-        assert!(jobs.find(&ended.id, later).is_none());
-        assert!(jobs.find(&running.id, later).is_some());
+        assert!(jobs.find("adsbdb", &ended.id, later).is_none());
+        assert!(jobs.find("adsbdb", &running.id, later).is_some());
+        assert!(jobs.find("quakes", &running.id, later).is_none(), "another source");
     }
 
     #[test]
@@ -477,9 +483,9 @@ mod tests {
             last.cancel(now);
             last = start(&jobs, now).unwrap();
         }
-        assert_eq!(jobs.list(now).len(), MAX_ENDED_JOBS + 1);
-        assert!(jobs.find(&first.id, now).is_none());
-        assert!(jobs.find(&last.id, now).is_some());
+        assert_eq!(jobs.list("adsbdb", now).len(), MAX_ENDED_JOBS + 1);
+        assert!(jobs.find("adsbdb", &first.id, now).is_none());
+        assert!(jobs.find("adsbdb", &last.id, now).is_some());
     }
 
     #[test]

@@ -9,7 +9,6 @@ use sources::{SchemaFault, Source, Sources, Upstream};
 use crate::config::Config;
 use crate::extraction::schema_violation;
 use crate::metrics::Metrics;
-use crate::poll_jobs::JobRegistry;
 use crate::pull::client::memory_permits;
 use crate::pull::puller::Puller;
 
@@ -21,16 +20,8 @@ pub struct SourceSet {
     topic: Arc<str>,
     /// The topics of the sources that have their own.
     topics: HashMap<SourceName, Arc<str>>,
-    /// The sources that are fetched.
-    pulls: HashMap<SourceName, Pull>,
-}
-
-/// What the producer keeps of a source that it fetches.
-#[derive(Debug)]
-pub struct Pull {
-    pub jobs: JobRegistry,
-    /// `None` for the client of ADSBDB, which all its sources share.
-    pub puller: Option<Puller>,
+    /// The clients of the sources that are fetched. Sources of ADSBDB share its own client.
+    pullers: HashMap<SourceName, Puller>,
 }
 
 impl SourceSet {
@@ -41,18 +32,12 @@ impl SourceSet {
     pub fn new(config: &Config, metrics: &Arc<Metrics>) -> Result<Self, String> {
         let sources = || config.sources.iter().flat_map(|sources| sources.iter());
         metrics.add_sources(sources().map(|source| &source.name));
-        let (memory, mut pulls) = (memory_permits(), HashMap::new());
+        let (memory, mut pullers) = (memory_permits(), HashMap::new());
         for source in sources() {
-            let Some(pull) = &source.pull else { continue };
-            let puller = match &pull.upstream {
-                Upstream::Adsbdb => None,
-                Upstream::Http(api) => {
-                    let puller = Puller::new(&source.name, api, Arc::clone(&memory), Arc::clone(metrics));
-                    Some(puller.map_err(|reason| format!("{}: {reason}", source.name))?)
-                }
-            };
-            let jobs = JobRegistry::new(config.max_poll_jobs);
-            pulls.insert(source.name.clone(), Pull { jobs, puller });
+            let Some(Upstream::Http(api)) = source.pull.as_ref().map(|pull| &pull.upstream) else { continue };
+            let puller = Puller::new(&source.name, api, Arc::clone(&memory), Arc::clone(metrics));
+            let puller = puller.map_err(|reason| format!("{}: {reason}", source.name))?;
+            pullers.insert(source.name.clone(), puller);
         }
         let topics = config.sources.iter().flat_map(|sources| sources.iter());
         let topics = topics.filter_map(|source| Some((source.name.clone(), source.topic.as_deref()?.into())));
@@ -60,18 +45,13 @@ impl SourceSet {
             file: config.sources.clone(),
             topic: config.topic.name.as_str().into(),
             topics: topics.collect(),
-            pulls,
+            pullers,
         })
     }
 
-    /// What is kept of a source that is fetched.
-    pub fn pull(&self, source: &SourceName) -> Option<&Pull> {
-        self.pulls.get(source)
-    }
-
-    /// The number of running poll jobs.
-    pub fn running_jobs(&self) -> usize {
-        self.pulls.values().map(|pull| pull.jobs.running_count()).sum()
+    /// The client of a source that is fetched, and what is kept of its fetches.
+    pub fn puller(&self, source: &SourceName) -> Option<&Puller> {
+        self.pullers.get(source)
     }
 
     /// Whether there is a sources file.

@@ -53,7 +53,7 @@ impl File {
 /// The same group and database with another topic.
 fn with_topic(trial: &Trial, topic: &str) -> Trial {
     let mut other = Trial::on(&trial.bootstrap, &trial.uri, trial.partitions);
-    other.topic = topic.to_owned();
+    topic.clone_into(&mut other.topic);
     other.group.clone_from(&trial.group);
     other.database.clone_from(&trial.database);
     other

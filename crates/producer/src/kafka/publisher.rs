@@ -72,19 +72,20 @@ impl Publisher {
         Ok(publisher)
     }
 
-    /// Checks that records can be sent now.
+    /// Checks that records of KAFKA_TOPIC can be sent now. The topic of a source may be missing.
     ///
     /// # Errors
     /// The cause, as text.
     pub fn ready(&self) -> Result<(), String> {
-        match self.client.health.status() {
-            ClientStatus::Fatal(error) | ClientStatus::Replaced(error) => {
-                Err(format!("the kafka client is being replaced after a fatal error: {error}"))
-            }
-            ClientStatus::Healthy | ClientStatus::Suspected | ClientStatus::Unreachable(_) => {
-                kafka_state(&self.client.health, &self.topic_state.borrow()).ready()
-            }
-        }
+        self.ready_for(&self.topic)
+    }
+
+    /// Checks that records of every topic can be sent now.
+    ///
+    /// # Errors
+    /// The cause, as text. It names every topic that is missing.
+    pub fn ready_for_all(&self) -> Result<(), String> {
+        self.state()?.ready()
     }
 
     /// Checks that records can be sent to `topic` now. Another topic may be missing.
@@ -92,13 +93,17 @@ impl Publisher {
     /// # Errors
     /// The cause, as text.
     pub fn ready_for(&self, topic: &str) -> Result<(), String> {
-        let Err(cause) = self.ready() else { return Ok(()) };
-        match &*self.topic_state.borrow() {
-            KafkaReadiness::TopicMissing(missing) if cause == *missing => {
-                let own = missing.contains(&format!("topic {topic} cannot be created: "));
-                if own { Err(cause) } else { Ok(()) }
+        self.state()?.of_topic(topic).ready()
+    }
+
+    fn state(&self) -> Result<KafkaReadiness, String> {
+        match self.client.health.status() {
+            ClientStatus::Fatal(error) | ClientStatus::Replaced(error) => {
+                Err(format!("the kafka client is being replaced after a fatal error: {error}"))
             }
-            _ => Err(cause),
+            ClientStatus::Healthy | ClientStatus::Suspected | ClientStatus::Unreachable(_) => {
+                Ok(kafka_state(&self.client.health, &self.topic_state.borrow()))
+            }
         }
     }
 

@@ -16,10 +16,11 @@ use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::ADSBDB;
 use crate::error::ApiError;
 use crate::http::headers::new_id;
 use crate::http::middleware::HadBody;
-use crate::poll_jobs::{self, CallResult, Job, JobRegistry, JobReport, Schedule};
+use crate::poll_jobs::{self, CallResult, Job, JobReport, Schedule};
 use crate::routes::ingest::{Accepted, publish};
 use crate::state::{Admission, AppState};
 use crate::traces::traceparent;
@@ -37,8 +38,8 @@ pub async fn ingest_aircraft(
     fetch_and_ingest(&state, &source, traceparent(request.headers()), &CancellationToken::new()).await
 }
 
-/// Fetches an aircraft and ingests it as an event of `source`. `cancelled` ends the request to ADSBDB. It does not end the
-/// delivery of an event that Kafka received.
+/// Fetches an aircraft and ingests it as an event of `source`. `cancelled` ends the request to
+/// ADSBDB. It does not end the delivery of an event that Kafka received.
 ///
 /// # Errors
 /// 502, and the errors of [`publish`].
@@ -74,7 +75,7 @@ pub async fn start(
     }
     let schedule = Schedule::parse(request.uri().query().unwrap_or_default())?;
     let caller = Arc::clone(&state);
-    start_job(&state, &state.jobs, ("adsbdb", schedule), admission, move |job| {
+    start_job(&state, (ADSBDB, schedule), admission, move |job| {
         let caller = Arc::clone(&caller);
         async move { call(&job, &caller).await }
     })
@@ -83,10 +84,9 @@ pub async fn start(
 /// Starts a job of a source. `call` makes one call of it.
 ///
 /// # Errors
-/// 429: too many jobs of the source run. 503: the shutdown has begun.
+/// 429: too many jobs run. 503: the shutdown has begun.
 pub fn start_job<C, F>(
     state: &AppState,
-    jobs: &JobRegistry,
     (source, schedule): (&str, Schedule),
     admission: Admission,
     call: C,
@@ -98,7 +98,7 @@ where
     if !admission.granted() {
         return Err(ApiError::shutting_down(None));
     }
-    let job = jobs.start(schedule, &state.shutdown.begun, Instant::now())?;
+    let job = state.jobs.start(source, schedule, &state.shutdown.begun, Instant::now())?;
     let location = format!("/ingest/{source}/poll/{}", job.id);
     let body = json!({
         "status": "started",
@@ -149,21 +149,21 @@ pub struct JobList {
 
 /// `GET`: lists all running jobs and those that ended within the last hour, the newest first.
 pub async fn list(State(state): State<AppState>) -> Json<JobList> {
-    let jobs = state.jobs.list(Instant::now());
+    let jobs = state.jobs.list(ADSBDB, Instant::now());
     Json(JobList { jobs: jobs.iter().map(|job| job.report()).collect() })
 }
 
 /// `GET …/{job_id}`: shows a job.
 pub async fn show(State(state): State<AppState>, id: JobId) -> Result<Json<JobReport>, ApiError> {
     let Path(id) = id.map_err(|_| ApiError::JobNotFound)?;
-    state.jobs.find(&id, Instant::now()).map(|job| Json(job.report())).ok_or(ApiError::JobNotFound)
+    state.jobs.find(ADSBDB, &id, Instant::now()).map(|job| Json(job.report())).ok_or(ApiError::JobNotFound)
 }
 
 /// `DELETE …/{job_id}`: cancels a job. No further call starts, and a running request to ADSBDB
 /// ends.
 pub async fn cancel(State(state): State<AppState>, id: JobId) -> Result<Json<JobReport>, ApiError> {
     let Path(id) = id.map_err(|_| ApiError::JobNotFound)?;
-    let job = state.jobs.find(&id, Instant::now()).ok_or(ApiError::JobNotFound)?;
+    let job = state.jobs.find(ADSBDB, &id, Instant::now()).ok_or(ApiError::JobNotFound)?;
     job.cancel(Instant::now());
     Ok(Json(job.report()))
 }

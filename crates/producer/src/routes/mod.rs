@@ -245,9 +245,10 @@ impl HealthSource for Parts {
     }
 
     /// The fields are those of the original system. `cause` is present while the status is
-    /// `degraded`.
+    /// `degraded`. A missing topic of one source degrades the process, which stays ready for the
+    /// others.
     fn health(&self) -> Value {
-        let cause = self.ready().err();
+        let cause = self.ready().and_then(|()| self.kafka.ready_for_all()).err();
         let counters = &self.metrics.counters;
         let mut health = json!({
             "status": if cause.is_none() { "ok" } else { "degraded" },
@@ -259,7 +260,7 @@ impl HealthSource for Parts {
                 "accepted": counters.accepted(),
                 "rejected": counters.rejected(),
                 "unconfirmed": counters.unconfirmed(),
-                "poll_jobs": self.jobs.running_count() + self.sources.running_jobs(),
+                "poll_jobs": self.jobs.running_count(),
                 "kafka_queue_records": self.kafka.queued_records(),
             },
             "last_error": self.last_error(),
@@ -275,7 +276,7 @@ impl HealthSource for Parts {
         let metrics = &self.metrics;
         metrics.kafka_up.set(i64::from(self.kafka.ready().is_ok()));
         metrics.kafka_queue_records.set(self.kafka.queued_records());
-        let jobs = self.jobs.running_count() + self.sources.running_jobs();
+        let jobs = self.jobs.running_count();
         metrics.poll_jobs.set(i64::try_from(jobs).unwrap_or(i64::MAX));
         &metrics.registry
     }

@@ -9,7 +9,7 @@ use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
-use sources::{Context, Source, Upstream};
+use sources::{Context, Pull, Source, Upstream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +22,6 @@ use crate::poll_jobs::{CallResult, Job, JobReport, Schedule};
 use crate::pull::fetch::Outcome;
 use crate::routes::adsbdb::{self, JobList, fetch_and_ingest};
 use crate::routes::ingest::{publish, read_body};
-use crate::source_set::Pull;
 use crate::state::{Admission, AppState, Parts, Permit};
 use crate::traces::traceparent;
 
@@ -85,8 +84,8 @@ async fn fetch(
             let fetched = fetch_and_ingest(state, &source.name, traceparent(&parts.headers), &never).await;
             fetched.map(IntoResponse::into_response)
         }
-        (Ok(()), Upstream::Http(api)) => match state.sources.pull(&source.name) {
-            Some(Pull { puller: Some(puller), .. }) => {
+        (Ok(()), Upstream::Http(api)) => match state.sources.puller(&source.name) {
+            Some(puller) => {
                 let fetched = puller.fetch(state, (source, api), traceparent(&parts.headers), &never).await;
                 fetched.map(|outcome| match outcome {
                     Outcome::NotModified => not_modified(),
@@ -94,7 +93,7 @@ async fn fetch(
                     Outcome::Many { settled, .. } => settled.into_response((admission, permit.map(Arc::new))),
                 })
             }
-            _ => Err(ApiError::SourceNotFound),
+            None => Err(ApiError::SourceNotFound),
         },
     };
     let mut response = fetched.unwrap_or_else(IntoResponse::into_response);
@@ -153,23 +152,17 @@ pub async fn ingest_batch(
     ingest_all(Arc::clone(&state), Some(source), admission, permit, request).await
 }
 
-/// The source that the path of a request names, and what is kept of its fetches.
-fn pull_of<'s>(
-    state: &'s Parts,
-    request: &Request,
-) -> Result<(&'s Source, &'s sources::Pull, &'s Pull), ApiError> {
+/// The source that the path of a request names, which is fetched.
+fn pull_of<'s>(state: &'s Parts, request: &Request) -> Result<(&'s Source, &'s Pull), ApiError> {
     let source = source_of(state, request)?;
-    match (&source.pull, state.sources.pull(&source.name)) {
-        (Some(pull), Some(kept)) => Ok((source, pull, kept)),
-        _ => Err(other_endpoint(source)),
-    }
+    source.pull.as_ref().map(|pull| (source, pull)).ok_or_else(|| other_endpoint(source))
 }
 
 /// The job that the path of a request names.
 fn job_of(state: &Parts, request: &Request) -> Result<Arc<Job>, ApiError> {
-    let (_, _, kept) = pull_of(state, request)?;
+    let (source, _) = pull_of(state, request)?;
     let id = request.uri().path().split('/').nth(4).unwrap_or_default();
-    kept.jobs.find(id, Instant::now()).ok_or(ApiError::JobNotFound)
+    state.jobs.find(source.name.as_str(), id, Instant::now()).ok_or(ApiError::JobNotFound)
 }
 
 /// `POST /ingest/{source}/poll`: starts a job.
@@ -178,13 +171,13 @@ pub async fn start_job(
     Extension(admission): Extension<Admission>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let (source, pull, kept) = pull_of(&state, &request)?;
+    let (source, pull) = pull_of(&state, &request)?;
     if request.extensions().get::<HadBody>().is_some() {
         return Err(ApiError::InvalidJobRequest("the request has a body".into()));
     }
     let schedule = Schedule::parse_with(request.uri().query().unwrap_or_default(), pull.every)?;
     let (caller, name) = (Arc::clone(&state), source.name.clone());
-    adsbdb::start_job(&state, &kept.jobs, (source.name.as_str(), schedule), admission, move |job| {
+    adsbdb::start_job(&state, (source.name.as_str(), schedule), admission, move |job| {
         let (state, name) = (Arc::clone(&caller), name.clone());
         async move { call(&job, &state, name.as_str()).await }
     })
@@ -194,7 +187,7 @@ pub async fn start_job(
 async fn call(job: &Job, state: &AppState, name: &str) -> CallResult {
     let Some(source) = state.sources.get(name) else { return CallResult::Cancelled };
     let upstream = source.pull.as_ref().map(|pull| &pull.upstream);
-    let puller = state.sources.pull(&source.name).and_then(|pull| pull.puller.as_ref());
+    let puller = state.sources.puller(&source.name);
     let outcome = match (upstream, puller) {
         (Some(Upstream::Http(api)), Some(puller)) => {
             if let Some(time) = puller.waits() {
@@ -214,8 +207,8 @@ async fn call(job: &Job, state: &AppState, name: &str) -> CallResult {
 
 /// `GET /ingest/{source}/poll`: lists the jobs of the source, the newest first.
 pub async fn list_jobs(State(state): State<AppState>, request: Request) -> Result<Json<JobList>, ApiError> {
-    let (_, _, kept) = pull_of(&state, &request)?;
-    let jobs = kept.jobs.list(Instant::now()).iter().map(|job| job.report()).collect();
+    let (source, _) = pull_of(&state, &request)?;
+    let jobs = state.jobs.list(source.name.as_str(), Instant::now()).iter().map(|job| job.report()).collect();
     Ok(Json(JobList { jobs }))
 }
 
