@@ -173,7 +173,8 @@ impl Config {
     }
 
     /// The topics that must exist: KAFKA_TOPIC, those of the sources, and the dead-letter topics of
-    /// the sources that are fetched.
+    /// the sources that are fetched. The topic of DEAD_LETTER_TOPIC also gets the dead letters of
+    /// the consumer, so it must fit the records of every topic.
     pub fn topics(&self) -> Vec<TopicSpec> {
         let mut specs = vec![self.topic.clone()];
         let sources = || self.sources.iter().flat_map(|sources| sources.iter());
@@ -182,15 +183,13 @@ impl Config {
                 specs.push(TopicSpec { name: name.to_owned(), ..self.topic.clone() });
             }
         }
+        let all: Vec<String> = specs.iter().map(|spec| spec.name.clone()).collect();
         for topic in sources().filter(|source| is_fetched(source)).map(|source| self.topic_of(source)) {
             let name = self.dead_letters_of(topic);
-            match specs.iter_mut().find(|spec| spec.name == name) {
-                Some(known) if known.dead_letters_of.iter().any(|of| of == topic) => {}
-                Some(known) => known.dead_letters_of.push(topic.to_owned()),
-                None => {
-                    let dead_letters_of = vec![topic.to_owned()];
-                    specs.push(TopicSpec { name, dead_letters_of, ..self.topic.clone() });
-                }
+            if specs.iter().all(|spec| spec.name != name) {
+                let is_shared = self.dead_letter_topic.is_some();
+                let dead_letters_of = if is_shared { all.clone() } else { vec![topic.to_owned()] };
+                specs.push(TopicSpec { name, dead_letters_of, ..self.topic.clone() });
             }
         }
         specs
@@ -523,7 +522,7 @@ mod tests {
         assert_eq!(own[..4], sources);
         assert_eq!(own[4..], ["b.raw.dlq b.raw", "events.raw.dlq events.raw"]);
         let shared = names(&[("DEAD_LETTER_TOPIC", "dead")]);
-        assert_eq!(shared[4..], ["dead b.raw,events.raw"]);
+        assert_eq!(shared[4..], ["dead events.raw,a.raw,b.raw,p.raw"]);
     }
 
     #[test]
