@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+mod apis;
 mod cli;
 mod faults;
 mod guarantees;
