@@ -185,6 +185,7 @@ async fn g1_killed_producer_loses_no_record_of_two_sources_one_is_blocked() {
     assert_eq!(consumer.terminate_with_counters().await.dead_lettered, 0);
 }
 
+#[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
 async fn g2_each_record_has_one_outcome_beside_a_collection_that_rejects() {
     let sources = Sources::new().await;
@@ -295,6 +296,7 @@ async fn g4_errors_of_one_source_are_actionable_and_hold_up_no_other() {
     assert!(consumer.terminate().await.success());
 }
 
+#[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
 async fn g5_fetched_records_that_break_the_schema_are_dead_letters_once() {
     let sources = Sources::new().await;
@@ -419,7 +421,8 @@ async fn g7_shutdown_repeats_no_record_of_two_sources_beside_a_hanging_api() {
     assert_problem(&hanging.await.unwrap().unwrap(), 503, true);
 }
 
-/// The producer has a new file, the consumer still the old one.
+/// The producer is restarted with a new file, the consumer still has the old one.
+#[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
 async fn g2_records_of_a_source_that_only_the_producer_knows_are_not_lost() {
     const OLD: &str = "sources:\n  orders: {push: {}, event: {id: /no, timestamp: /at}}\n";
@@ -427,7 +430,12 @@ async fn g2_records_of_a_source_that_only_the_producer_knows_are_not_lost() {
     let names = Stack::shared().await.names().with_sources(&file);
     let environment = names.environment(&[]);
     let consumer = Process::start("consumer", &environment);
+    let producer = Process::start("producer", &environment);
     consumer.ready().await;
+    producer.ready().await;
+    let unknown = http::post(&producer.url("/ingest/parcels"), &record(1)).await.unwrap();
+    assert_problem(&unknown, 404, false);
+    assert!(producer.terminate().await.success());
     let own = format!("{}.readings", names.topic);
     file.write(&format!(
         "{OLD}  parcels: {{push: {{}}, event: {{id: /no, timestamp: /at}}}}\n  readings: {{push: {{}}, topic: {own}, event: \
