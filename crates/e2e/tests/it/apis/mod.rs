@@ -244,6 +244,14 @@ async fn limits_and_errors_of_opensky_end_in_their_own_answers(apis: &Apis) {
     assert_eq!((missing.status, requests.len()), (502, 1), "{missing:?}");
     let detail = missing.body["detail"].as_str().unwrap();
     assert_eq!(detail, "the API of flights returned status 404", "{missing:?}");
+
+    // An area without aircraft.
+    let empty = response("200 OK", "", r#"{"time":1795898400,"states":null}"#);
+    apis.api.set("/api/states/all", Answer::This(empty));
+    let empty = apis.fetch("flights").await;
+    apis.api.unset("/api/states/all");
+    let body = json!({"accepted": 0, "rejected": 0, "unchanged": 0, "results": []});
+    assert_eq!((empty.status, empty.body), (202, body));
 }
 
 async fn flight_without_a_time_has_that_of_the_answer(apis: &Apis) {
