@@ -26,7 +26,7 @@ enum Shape<'t> {
 }
 
 impl Records {
-    /// The records in `answer`, which is valid JSON.
+    /// The records in `answer`, which is valid JSON. Null is a list or a map without records.
     ///
     /// # Errors
     /// The answer has no value of the configured kind at the pointer.
@@ -43,6 +43,10 @@ impl Records {
         let value = pointer.find(answer).ok_or_else(|| format!("{} is absent", place()))?;
         let found = kind(value);
         match wanted {
+            // Some servers write an empty list as null.
+            Some(_) if found == "null" => {
+                Ok(RecordIter { cursor: Cursor::new(value), shape: Shape::One(None) })
+            }
             Some(wanted) if wanted != found => Err(format!("{} is not an {wanted} but {found}", place())),
             Some(_) => {
                 let mut cursor = Cursor::new(value);
@@ -101,6 +105,11 @@ mod tests {
         let one = texts(records(&Records::One(at("")), answer).unwrap());
         assert_eq!(one, [(answer.to_owned(), None)]);
         assert_eq!(records(&Records::List(at("")), " [ ] ").unwrap(), []);
+        for empty in [Records::List(at("/a")), Records::Map(at("/a"))] {
+            assert_eq!(records(&empty, r#"{"a":null}"#).unwrap(), []);
+        }
+        let null = texts(records(&Records::One(at("/a")), r#"{"a":null}"#).unwrap());
+        assert_eq!(null, [("null".to_owned(), None)]);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::load::{self, RunningLoad};
 use crate::monitor::UnknownOutcomes;
 use crate::process::free_address;
 use crate::servers::{MongoServer, broker_kind, folder};
-use crate::{Monitor, Names, Process, Proxy, Stack, eventually, http, mongo};
+use crate::{Monitor, Names, Process, Proxy, SourcesFile, Stack, eventually, http, mongo};
 
 /// Maximum resident memory of a process.
 pub const MAX_MEMORY_BYTES: u64 = 256 << 20;
@@ -43,11 +43,14 @@ pub struct Setup<'a> {
     pub load: &'a [&'a str],
     /// Additional variables of the processes.
     pub environment: &'a [(&'a str, &'a str)],
+    /// The sources file of all processes, and its sources that get the load.
+    pub sources: Option<(&'a SourcesFile, &'a [&'a str])>,
 }
 
 impl Default for Setup<'_> {
     fn default() -> Self {
-        Self { servers: ServerSetup::default(), members: 1, load: &USUAL_LOAD, environment: &[] }
+        let servers = ServerSetup::default();
+        Self { servers, members: 1, load: &USUAL_LOAD, environment: &[], sources: None }
     }
 }
 
@@ -62,8 +65,11 @@ pub struct FaultTest {
     pub consumers: Vec<Process>,
     /// The names, with the addresses of the servers themselves.
     pub names: Names,
-    load: Option<RunningLoad>,
-    loads: u32,
+    /// The sources that get a load.
+    loaded: Vec<String>,
+    /// The running loads, one for each source.
+    loads: Vec<RunningLoad>,
+    ledgers: u32,
     monitor: Monitor,
     /// Start and end of each fault that can make outcomes unknown.
     faults: Vec<(Instant, Option<Instant>)>,
@@ -84,15 +90,21 @@ impl FaultTest {
     /// Starts servers and processes, without a load.
     pub async fn start(setup: Setup<'_>) -> Self {
         let servers = Servers::start(setup.servers).await;
-        let names = servers.names();
+        let mut names = servers.names();
+        let mut loaded = vec!["manual".to_owned()];
+        if let Some((file, sources)) = setup.sources {
+            names = names.with_sources(file);
+            loaded = sources.iter().map(|source| (*source).to_owned()).collect();
+        }
         let monitor = Monitor::start();
         let mut test = Self {
             servers,
             producer: None,
             consumers: Vec::new(),
             names,
-            load: None,
-            loads: 0,
+            loaded,
+            loads: Vec::new(),
+            ledgers: 0,
             monitor,
             faults: Vec::new(),
             last_fault_end: Instant::now(),
@@ -112,12 +124,14 @@ impl FaultTest {
         test
     }
 
-    /// Starts a load with these options of `slipstream load`.
+    /// Starts a load with these options of `slipstream load`, for each source that gets one.
     pub fn start_load(&mut self, options: &[&str]) {
-        let options = [&["--source", "manual"], options].concat();
-        self.loads += 1;
-        let ledger = self.folder.path().join(format!("ledger-{}.jsonl", self.loads));
-        self.load = Some(RunningLoad::start(ledger, &self.producer().url(""), &options));
+        for source in &self.loaded {
+            self.ledgers += 1;
+            let ledger = self.folder.path().join(format!("ledger-{}.jsonl", self.ledgers));
+            let options = [&["--source", source], options].concat();
+            self.loads.push(RunningLoad::start(ledger, &self.producer().url(""), &options));
+        }
     }
 
     /// The producer. Panics if it does not run.
@@ -254,12 +268,12 @@ impl FaultTest {
 
     /// The prefix of the ids of the load.
     pub async fn load_id_prefix(&self) -> String {
-        self.load.as_ref().expect("a load").id_prefix().await
+        self.loads.first().expect("a load").id_prefix().await
     }
 
-    /// Ends the load and returns its ledger.
+    /// Ends the load that was started last and returns its ledger.
     pub async fn end_load(&mut self) -> PathBuf {
-        let (summary, ledger) = self.load.take().expect("a load").end().await;
+        let (summary, ledger) = self.loads.pop().expect("a load").end().await;
         println!("load: {summary}");
         ledger
     }
@@ -270,13 +284,21 @@ impl FaultTest {
         self.verify_and_end_with(async |_, _| dead_letters).await
     }
 
-    /// As [`FaultTest::verify_and_end`], where the number of dead letters depends on the ledger.
+    /// As [`FaultTest::verify_and_end`], where the number of dead letters depends on the ledger of
+    /// the first source. Other sources have none.
     pub async fn verify_and_end_with(
         mut self,
         dead_letters: impl AsyncFnOnce(&Names, &[Value]) -> usize,
     ) -> Value {
         self.wait_for_late_outcomes().await;
-        let ledger = self.end_load().await;
+        let mut ledgers = Vec::new();
+        while !self.loads.is_empty() {
+            ledgers.push(self.end_load().await);
+        }
+        let ledger = ledgers.pop().expect("a load");
+        for ledger in ledgers {
+            println!("verification: {}", load::assert_verified(&self.names, &ledger, 0).await);
+        }
         let dead_letters = dead_letters(&self.names, &load::ledger_events(&ledger)).await;
         let report = load::assert_verified(&self.names, &ledger, dead_letters).await;
         println!("verification: {report}");

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 
+pub mod api;
 pub mod failed_task;
 pub mod fault_test;
 pub mod http;
@@ -23,14 +24,17 @@ pub mod process;
 pub mod proxy;
 pub mod scripted_mongodb;
 pub mod servers;
+mod sources_file;
 pub mod topic_load;
 
+pub use api::Api;
 pub use fault_test::FaultTest;
 pub use interleavings::interleavings;
 pub use monitor::Monitor;
 pub use process::Process;
 pub use proxy::{HoldingProxy, Proxy};
 pub use servers::{Names, Stack};
+pub use sources_file::SourcesFile;
 pub use testkit_macros::needs;
 pub use topic_load::TopicLoad;
 

@@ -147,11 +147,21 @@ impl ConsumerCounters {
     }
 }
 
-/// A command for the binary `name` with exactly this environment.
+/// A command for the binary `name` with exactly this environment, and [`as_entry`].
 pub fn command(name: &str, environment: &[(&str, &str)]) -> Command {
     let mut command = Command::new(binary(name));
-    command.env_clear().envs(environment.iter().copied()).stdin(Stdio::null()).kill_on_drop(true);
+    let file = as_entry().filter(|_| name != "slipstream");
+    let environment = file.into_iter().chain(environment.iter().copied());
+    command.env_clear().envs(environment).stdin(Stdio::null()).kill_on_drop(true);
     command
+}
+
+/// SOURCES_FILE with ADSBDB as an entry of the file, if the name of the test begins with
+/// `as_entry_`. So the tests of a module can run twice: with ADSBDB built in, and as an entry.
+pub fn as_entry() -> Option<(&'static str, &'static str)> {
+    // The name of the thread is that of the test.
+    let is_wanted = std::thread::current().name().is_some_and(|name| name.starts_with("as_entry_"));
+    is_wanted.then_some(("SOURCES_FILE", concat!(env!("CARGO_MANIFEST_DIR"), "/src/adsbdb.yaml")))
 }
 
 /// An address on which nothing listens now.

@@ -12,7 +12,7 @@ use devservers::{Broker, BrokerKind, BrokerOptions, Database, DatabaseOptions, P
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
-use crate::Process;
+use crate::{Process, SourcesFile};
 
 /// The folder of this test binary's servers: `target/tmp/servers/PID`.
 static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -213,6 +213,8 @@ pub struct Names {
     pub group: String,
     /// The database.
     pub database: String,
+    /// The path of the sources file, if there is one.
+    pub sources_file: Option<String>,
 }
 
 impl Names {
@@ -226,7 +228,14 @@ impl Names {
             topic: format!("events-{own}"),
             group: format!("group-{own}"),
             database: format!("test-{own}"),
+            sources_file: None,
         }
+    }
+
+    /// The same names with a sources file.
+    #[must_use]
+    pub fn with_sources(self, file: &SourcesFile) -> Self {
+        Self { sources_file: Some(file.path()), ..self }
     }
 
     /// The variables of a process that uses these names. `more` variables override the usual ones.
@@ -238,7 +247,8 @@ impl Names {
             ("MONGODB_URI", self.mongodb.as_str()),
             ("MONGODB_DB", self.database.as_str()),
         ];
-        [&own, more].concat()
+        let file = self.sources_file.as_deref().map(|path| ("SOURCES_FILE", path));
+        own.into_iter().chain(file).chain(more.iter().copied()).collect()
     }
 
     /// The variables of a process that accepts every source.

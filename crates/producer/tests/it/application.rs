@@ -45,10 +45,7 @@ impl Application {
             ("LISTEN_ADDR", "127.0.0.1:0"),
             ("ADSBDB_BASE_URL", "http://127.0.0.1:9"),
         ];
-        // The name of the thread is that of the test.
-        let as_entry = std::thread::current().name().is_some_and(|name| name.starts_with("as_entry_"));
-        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/adsbdb.yaml");
-        environment.extend(as_entry.then_some(("SOURCES_FILE", file)));
+        environment.extend(testkit::process::as_entry());
         environment.retain(|(name, _)| settings.iter().all(|(set, _)| set != name));
         let pairs = environment.iter().chain(settings).map(|(name, value)| ((*name).into(), (*value).into()));
         let app = App::build(Config::from_environment(pairs).unwrap()).await.unwrap();

@@ -5,6 +5,7 @@ mod database;
 mod processes;
 mod records;
 mod resources;
+mod sources;
 mod storm;
 
 use std::time::Duration;

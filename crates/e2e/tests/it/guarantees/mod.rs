@@ -2,6 +2,7 @@
 //! guarantee.
 
 mod series;
+mod sources;
 
 /// G4: the content of error responses, and retries.
 mod error_responses {
