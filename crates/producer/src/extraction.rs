@@ -1,5 +1,7 @@
 //! Makes events of records, as the sources file describes it.
 
+use std::borrow::Cow;
+
 use events::{EventId, Loc, Millis, NewEvent, Payload, Violation};
 use sources::{Context, PayloadRule, SchemaFault, Source};
 
@@ -66,7 +68,12 @@ pub fn extract(
             return Err(Fault { class, violations });
         }
     };
-    match Payload::parse(&extracted.payload) {
+    let payload = match &extracted.payload {
+        // A part of the record, which is valid JSON.
+        Cow::Borrowed(text) => Payload::of_json(text),
+        Cow::Owned(text) => Payload::parse(text),
+    };
+    match payload {
         Ok(payload) if violations.is_empty() => Ok(Extraction {
             event: NewEvent {
                 id: None,

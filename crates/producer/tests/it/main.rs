@@ -21,6 +21,7 @@ mod contract;
 mod cors;
 mod documentation;
 mod fuzz;
+mod hostile_sources;
 #[path = "../../../events/tests/it/kept.rs"]
 mod kept;
 mod limits;
