@@ -27,10 +27,13 @@ mod kept;
 mod limits;
 mod log_lines;
 mod outages;
+#[path = "../../../events/tests/it/payloads.rs"]
+mod payloads;
 mod poll_jobs;
 mod protocol;
 mod real_broker;
 mod sources;
+mod stored;
 mod tls;
 mod traces;
 mod upstream;

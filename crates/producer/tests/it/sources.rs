@@ -41,6 +41,11 @@ impl File {
         Self { folder }
     }
 
+    /// Adds a file to the folder.
+    pub fn add(&self, name: &str, text: &str) {
+        std::fs::write(self.folder.path().join(name), text).unwrap();
+    }
+
     pub fn path(&self) -> String {
         self.folder.path().join("sources.yaml").display().to_string()
     }
