@@ -4,4 +4,5 @@
 
 mod fuzz;
 mod kept;
+mod payloads;
 mod properties;

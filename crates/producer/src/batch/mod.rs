@@ -277,6 +277,12 @@ impl<'s> Batch<'s> {
         Ok(())
     }
 
+    /// Waits for the outcome of every event so far. Returns which of the sent events from `first`
+    /// on are larger than the limit of the broker.
+    pub async fn too_large_since(&mut self, first: usize) -> Vec<usize> {
+        self.publisher.too_large_since(first).await
+    }
+
     /// Index of the source's metric label in `labels`.
     fn label(&mut self, source: &Source) -> usize {
         if let Some((last, label)) = &self.last_source

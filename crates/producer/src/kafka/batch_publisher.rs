@@ -232,12 +232,25 @@ impl<'p> BatchPublisher<'p> {
         })
     }
 
-    /// Waits for every outcome, at most until the deadline of the last record. Returns the states
-    /// in the order of sending, and the errors that they refer to.
-    pub async fn finish(mut self) -> (Vec<DeliveryState>, Vec<DeliveryError>) {
+    /// Waits for every outcome, at most until the deadline of the last record.
+    async fn wait_for_outcomes(&mut self) {
         while self.wait_for_failures().await {
             self.resend_rejected().await;
         }
+    }
+
+    /// Waits for every outcome so far. Returns the slots from `first` on whose records are larger
+    /// than the limit of the broker.
+    pub async fn too_large_since(&mut self, first: usize) -> Vec<usize> {
+        self.wait_for_outcomes().await;
+        let too_large = self.errors.iter().position(|error| *error == DeliveryError::TooLarge);
+        too_large.map_or_else(Vec::new, |error| self.tracker.failed_since(first, error))
+    }
+
+    /// Waits for every outcome, at most until the deadline of the last record. Returns the states
+    /// in the order of sending, and the errors that they refer to.
+    pub async fn finish(mut self) -> (Vec<DeliveryState>, Vec<DeliveryError>) {
+        self.wait_for_outcomes().await;
         let no_report = self.error_index(DeliveryError::no_report());
         (self.tracker.close(no_report), self.errors)
     }

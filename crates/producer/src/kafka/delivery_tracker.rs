@@ -155,6 +155,14 @@ impl DeliveryTracker {
         }
     }
 
+    /// The slots from `first` on that failed with the error at `error_index`.
+    pub fn failed_since(&self, first: usize, error_index: usize) -> Vec<usize> {
+        let state = lock(&self.state);
+        let slots = state.slots.iter().enumerate().skip(first);
+        let failed = slots.filter(|(_, state)| **state == DeliveryState::Failed(error_index));
+        failed.map(|(slot, _)| slot).collect()
+    }
+
     /// Takes the failed deliveries that are not classified yet.
     pub fn take_failures(&self) -> Vec<FailedDelivery> {
         std::mem::take(&mut lock(&self.state).failed)

@@ -2,11 +2,11 @@
 
 use axum::http::Method;
 use serde_json::{Map, Value, json};
-use sources::{Records, Source, Upstream};
+use sources::{Pull, Records, Source, Upstream};
 
 use super::{
-    ErrorExample, aircraft_errors, batch_errors, complete, examples, ingest_errors, job_errors,
-    list_jobs_errors, start_job_errors,
+    ErrorExample, aircraft_errors, batch_errors, complete, delivery_errors, examples, ingest_errors,
+    job_errors, list_jobs_errors, start_job_errors,
 };
 use crate::config::{ADSBDB, Config};
 use crate::error::ApiError;
@@ -43,7 +43,7 @@ pub(super) fn add(document: &mut Value, config: &Config) {
             push(document, &original, source, &reference, config);
         }
         if let Some(pull) = &source.pull {
-            fetch(document, &original, source, &pull.upstream, config);
+            fetch(document, &original, source, pull, config);
         }
     }
 }
@@ -97,14 +97,14 @@ fn push(document: &mut Value, original: &Value, source: &Source, record: &Value,
     copy(document, original, (source, &to), many, (batch_errors(config), config));
 }
 
-fn fetch(document: &mut Value, original: &Value, source: &Source, upstream: &Upstream, config: &Config) {
+fn fetch(document: &mut Value, original: &Value, source: &Source, pull: &Pull, config: &Config) {
     let name = source.name.as_str();
     let about = source.description.clone().unwrap_or_default();
+    let results = fetch_results(document);
     let change = |operation: &mut Value| {
         operation["summary"] = format!("Fetches {name} now").into();
         operation["description"] = format!("{about}\n\nThe request has no body.").into();
-        let Upstream::Http(api) = upstream else { return };
-        let results = json!({"$ref": "#/components/schemas/BatchResults"});
+        let Upstream::Http(api) = &pull.upstream else { return };
         let content = |schema: Value| json!({"application/json": {"schema": schema}});
         let unchanged = json!({
             "type": "object",
@@ -119,20 +119,12 @@ fn fetch(document: &mut Value, original: &Value, source: &Source, upstream: &Ups
         operation["responses"]["200"] =
             json!({"description": "Nothing has changed", "content": content(unchanged)});
         if !matches!(api.records, Records::One(_)) || api.paging.is_some() {
-            let schema = json!({
-                "allOf": [results],
-                "properties": {"unchanged": {
-                    "type": "integer",
-                    "minimum": 0,
-                    "description": "Records that were sent or dead-lettered before, and have not changed.",
-                }},
-            });
-            operation["responses"]["202"] = json!({"description": "All new records are in the topic", "content": content(schema.clone())});
+            operation["responses"]["202"] = json!({"description": "All new records are in the topic", "content": content(results.clone())});
             operation["responses"]["207"] =
-                json!({"description": "Some records were rejected", "content": content(schema)});
+                json!({"description": "Some records were rejected", "content": content(results)});
         }
     };
-    let errors = match upstream {
+    let errors = match &pull.upstream {
         Upstream::Adsbdb => aircraft_errors(config),
         Upstream::Http(_) => {
             let errors = [
@@ -142,7 +134,12 @@ fn fetch(document: &mut Value, original: &Value, source: &Source, upstream: &Ups
             ];
             let named =
                 |(label, error): (&str, ApiError)| ErrorExample { name: label.into(), ..error.into() };
-            examples(errors).into_iter().chain(example_errors(name).map(named)).collect()
+            let delivery =
+                delivery_errors().into_iter().filter(|error| !matches!(error, ApiError::RecordTooLarge));
+            examples(errors.into_iter().chain(delivery))
+                .into_iter()
+                .chain(example_errors(name).map(named))
+                .collect()
         }
     };
     let to = (Method::POST, "", "/ingest/adsbdb");
@@ -153,8 +150,44 @@ fn fetch(document: &mut Value, original: &Value, source: &Source, upstream: &Ups
             (_, "/poll") => list_jobs_errors(config),
             _ => job_errors(config),
         };
-        copy(document, original, (source, &to), |_| {}, (errors, config));
+        let change = |operation: &mut Value| {
+            if to.0 == Method::POST {
+                start_job(operation, name, pull);
+            }
+        };
+        copy(document, original, (source, &to), change, (errors, config));
     }
+}
+
+/// The schema of the results of a fetch.
+fn fetch_results(document: &Value) -> Value {
+    let mut schema = document["components"]["schemas"]["BatchResults"].clone();
+    schema["properties"]["unchanged"] = json!({
+        "type": "integer",
+        "minimum": 0,
+        "description": "Records that were sent or dead-lettered before, and have not changed.",
+    });
+    if let Value::Array(required) = &mut schema["required"] {
+        required.push("unchanged".into());
+    }
+    schema
+}
+
+/// Describes the start of a poll job of a source.
+fn start_job(operation: &mut Value, name: &str, pull: &Pull) {
+    operation["description"] =
+        "The job fetches the source on a schedule, in the background. Its calls do not \
+                                overlap. The request has no other parameters and no body."
+            .into();
+    let path = format!("^/ingest/{}/poll/[0-9a-f-]{{36}}$", name.replace('.', "\\."));
+    operation["responses"]["202"]["headers"]["Location"]["schema"]["pattern"] = path.into();
+    let interval = pull.every.as_secs_f64();
+    for parameter in operation["parameters"].as_array_mut().into_iter().flatten() {
+        if parameter["name"] == "interval_sec" {
+            parameter["schema"]["default"] = interval.into();
+        }
+    }
+    operation["responses"]["202"]["content"]["application/json"]["example"]["interval_sec"] = interval.into();
 }
 
 /// Removes the links of responses, whose targets are other copies.

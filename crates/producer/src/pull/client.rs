@@ -4,19 +4,25 @@
 //!   retry starts within twice that time.
 //! - No request is sent while the API allows none.
 //! - A response has at most [`MAX_FETCHED_BYTES`], and all responses of the process share a limit.
+//!   Both count decompressed bytes.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use async_compression::tokio::bufread::GzipDecoder;
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
 use reqwest::header::{
-    ACCEPT, CONTENT_ENCODING, DATE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE,
-    IF_NONE_MATCH, LAST_MODIFIED, RETRY_AFTER,
+    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, DATE, ETAG, HeaderMap, HeaderName, HeaderValue,
+    IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, RETRY_AFTER,
 };
 use service::time::Backoff;
 use sources::{Auth, HttpApi};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
+use tokio_util::io::{ReaderStream, StreamReader};
 use url::Url;
 
 use crate::adsbdb::RateLimit;
@@ -30,6 +36,8 @@ const MEMORY_BYTES: usize = 256 * 1024 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_ATTEMPTS: u32 = 3;
 const MAX_REDIRECTS: usize = 5;
+/// Number of bytes that are decompressed at a time.
+const CHUNK_BYTES: usize = 32 * 1024;
 /// Duration of a rate limit if the API does not name it.
 const DEFAULT_RATE_LIMIT: Duration = Duration::from_secs(60);
 
@@ -105,6 +113,8 @@ impl PullClient {
         let mut builder = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT.min(api.timeout))
             .redirect(redirects)
+            // It would contain the query of the URL, which may be a secret.
+            .referer(false)
             .user_agent(concat!("slipstream/", env!("CARGO_PKG_VERSION")));
         if api.url.scheme() == "http" {
             // A proxy to the internet cannot reach a server in the own network.
@@ -182,7 +192,7 @@ impl PullClient {
         if let Some(last_modified) = known.last_modified {
             request = request.header(IF_MODIFIED_SINCE, last_modified);
         }
-        let mut response = request.send().await.map_err(|error| self.transport_error(&error))?;
+        let mut response = request.send().await.map_err(|error| self.transport_error(error))?;
         let headers = std::mem::take(response.headers_mut());
         let wait = self.named_wait(&headers);
         match response.status().as_u16() {
@@ -191,12 +201,21 @@ impl PullClient {
             429 => return Err(PullError::RateLimited(wait.unwrap_or(DEFAULT_RATE_LIMIT))),
             status => return Err(PullError::Status { status, retry_after: wait }),
         }
-        let is_plain = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
-        if headers.get(CONTENT_ENCODING).is_some_and(|coding| !is_plain(coding)) {
-            return Err(PullError::InvalidResponse("it is compressed, which was not requested".into()));
-        }
+        let is_gzip = is_gzip(&headers).map_err(|reason| PullError::InvalidResponse(reason.into()))?;
+        let (body, memory) = self.read(chunks(response, is_gzip)).await?;
+        let text = |name: HeaderName| Some(headers.get(name)?.to_str().ok()?.to_owned());
+        let validators = Validators { etag: text(ETAG), last_modified: text(LAST_MODIFIED) };
+        let text = json_text(Vec::from(body)).map_err(|reason| PullError::InvalidResponse(reason.into()))?;
+        Ok(Fetched::Page(Page { text, headers, validators, wait, _memory: memory }))
+    }
+
+    /// Reads a body within the limits.
+    async fn read(
+        &self,
+        mut chunks: BoxStream<'static, io::Result<Bytes>>,
+    ) -> Result<(BytesMut, Option<OwnedSemaphorePermit>), PullError> {
         let (mut body, mut memory) = (BytesMut::new(), None::<OwnedSemaphorePermit>);
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.transport_error(&error))? {
+        while let Some(chunk) = chunks.next().await.transpose().map_err(|error| self.body_error(error))? {
             if body.len() + chunk.len() > MAX_FETCHED_BYTES {
                 return Err(PullError::TooLarge(MAX_FETCHED_BYTES));
             }
@@ -209,10 +228,7 @@ impl PullClient {
             }
             body.extend_from_slice(&chunk);
         }
-        let text = |name: HeaderName| Some(headers.get(name)?.to_str().ok()?.to_owned());
-        let validators = Validators { etag: text(ETAG), last_modified: text(LAST_MODIFIED) };
-        let text = json_text(Vec::from(body)).map_err(|reason| PullError::InvalidResponse(reason.into()))?;
-        Ok(Fetched::Page(Page { text, headers, validators, wait, _memory: memory }))
+        Ok((body, memory))
     }
 
     /// The time to wait that the headers of a response name, at most an hour.
@@ -227,8 +243,18 @@ impl PullClient {
         })
     }
 
-    fn transport_error(&self, error: &reqwest::Error) -> PullError {
-        let cause = service::http::root_cause(error).to_string();
+    /// The error of a body: that of the connection, or of the decompression.
+    fn body_error(&self, error: io::Error) -> PullError {
+        match error.downcast::<reqwest::Error>() {
+            Ok(error) => self.transport_error(error),
+            Err(_) => PullError::InvalidResponse("it cannot be decompressed as gzip".into()),
+        }
+    }
+
+    fn transport_error(&self, error: reqwest::Error) -> PullError {
+        // The query of the URL may be a secret.
+        let error = error.without_url();
+        let cause = service::http::root_cause(&error).to_string();
         if error.is_redirect() {
             let other = cause.contains(OTHER_ORIGIN);
             return PullError::Redirect(if other { OTHER_ORIGIN } else { TOO_MANY_REDIRECTS });
@@ -240,9 +266,38 @@ impl PullClient {
     }
 }
 
+/// Whether a response is compressed with gzip.
+fn is_gzip(headers: &HeaderMap) -> Result<bool, &'static str> {
+    let mut codings = headers.get_all(CONTENT_ENCODING).iter();
+    let coding = codings.next().map_or(&b"identity"[..], HeaderValue::as_bytes).to_ascii_lowercase();
+    match &*coding {
+        _ if codings.next().is_some() => Err("it is compressed more than once"),
+        b"identity" => Ok(false),
+        b"gzip" | b"x-gzip" => Ok(true),
+        _ => Err("it is compressed in another way than gzip, which was requested"),
+    }
+}
+
+/// The body of a response in chunks, which are decompressed as they arrive.
+fn chunks(response: reqwest::Response, is_gzip: bool) -> BoxStream<'static, io::Result<Bytes>> {
+    let plain = stream::try_unfold(response, async |mut response| {
+        let chunk = response.chunk().await.map_err(io::Error::other)?;
+        Ok(chunk.map(|chunk| (chunk, response)))
+    });
+    if !is_gzip {
+        return plain.boxed();
+    }
+    let mut decoder = GzipDecoder::new(StreamReader::new(plain.boxed()));
+    decoder.multiple_members(true);
+    ReaderStream::with_capacity(decoder, CHUNK_BYTES).boxed()
+}
+
 /// The headers of every request. Values of the file are secrets.
 fn headers(api: &HttpApi) -> Result<HeaderMap, String> {
-    let mut headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))]);
+    let mut headers = HeaderMap::from_iter([
+        (ACCEPT, HeaderValue::from_static("application/json")),
+        (ACCEPT_ENCODING, HeaderValue::from_static("gzip")),
+    ]);
     let mut insert = |name: &str, value: &str| {
         let parsed = name.parse::<HeaderName>().ok().zip(HeaderValue::from_str(value).ok());
         let (key, mut value) = parsed.ok_or_else(|| format!("the header {name} is invalid"))?;

@@ -33,6 +33,12 @@ impl DeadLetter {
         Self { record: record.to_owned(), class: fault.class, reason }
     }
 
+    /// Logs what became of the record.
+    pub fn log(&self, source: &str, event: &'static str) {
+        let (class, reason, bytes) = (self.class, &*self.reason, self.record.len());
+        tracing::warn!(source, class, reason, bytes, "{event}");
+    }
+
     /// Writes the dead letter to `topic` and waits for its delivery report.
     ///
     /// # Errors

@@ -2,14 +2,16 @@
 //!
 //! - One fetch of a source runs at a time. Sources do not wait for each other.
 //! - A record that was sent and has not changed is not sent again.
-//! - A record that can never be stored goes to the dead-letter topic, once.
+//! - A record that can never be stored goes to the dead-letter topic, once. So does a record whose
+//!   event is larger than the limit of the broker. If it is too large for that topic too, it is
+//!   rejected: it is logged and counted once.
 //! - The validators of the pages are kept only after every record of all pages has a delivery
 //!   report or a dead letter. So nothing is lost if a fetch ends early.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use events::NewEvent;
+use events::{Loc, NewEvent, Violation};
 use service::tasks::lock;
 use sources::{Answer, Context, HttpApi, Records, Source};
 use tokio_util::sync::CancellationToken;
@@ -18,6 +20,7 @@ use url::Url;
 use crate::batch::{Batch, Settled};
 use crate::error::ApiError;
 use crate::extraction::{Extraction, Fault, extract};
+use crate::kafka::delivery::DeliveryError;
 use crate::kafka::delivery_tracker::DeliveryState;
 use crate::pull::client::{Fetched, Page};
 use crate::pull::dead_letters::DeadLetter;
@@ -61,11 +64,22 @@ struct Fetch<'f> {
     pages: HashMap<String, KeptPage>,
     /// The records that were sent, in order: the hash of the id, and that of the record.
     sent: Vec<(Hash, Hash)>,
-    dead_letters: Vec<(Hash, DeadLetter)>,
+    dead_letters: Vec<PendingLetter>,
     dead_lettered: u64,
+    /// Records that are too large even for the dead-letter topic.
+    rejected: u64,
     unchanged: u64,
     fetched: usize,
     wait: Option<Duration>,
+}
+
+/// A dead letter to send.
+struct PendingLetter {
+    /// The hash of the record.
+    content: Hash,
+    /// Whether the event of the record is larger than the limit of the broker.
+    is_too_large: bool,
+    letter: DeadLetter,
 }
 
 impl Puller {
@@ -105,6 +119,7 @@ impl Puller {
             sent: Vec::new(),
             dead_letters: Vec::new(),
             dead_lettered: 0,
+            rejected: 0,
             unchanged: 0,
             fetched: 0,
             wait: None,
@@ -153,6 +168,7 @@ impl Fetch<'_> {
         }
         self.count("not_modified", self.unchanged);
         self.count("dead_lettered", self.dead_lettered);
+        self.count("rejected", self.rejected);
     }
 
     fn count(&self, outcome: &'static str, records: u64) {
@@ -162,7 +178,7 @@ impl Fetch<'_> {
     /// The key of a record in the hashes of sent records, and its hash. A record without an id of
     /// its own is known by its content.
     fn hashes(record: &sources::Record<'_>, extraction: &Extraction) -> (Hash, Hash) {
-        let content = hash(&[record.text, record.key.as_deref().unwrap_or_default()]);
+        let content = content(record);
         let key = if extraction.id_generated { content } else { hash(&[extraction.id.as_str()]) };
         (key, content)
     }
@@ -187,37 +203,58 @@ impl Fetch<'_> {
         let Some(record) = records.next() else { return Ok(Outcome::NotModified) };
         let answer = Answer::new(&page.text);
         let context = Context { answer: Some(&answer), key: record.key.as_deref() };
-        match extract(self.source, record.text, context, self.state.now()) {
-            Ok(extraction) => {
-                let (key, content) = Self::hashes(&record, &extraction);
-                if lock(&self.puller.kept).sent.has(&key, &content) {
-                    self.unchanged += 1;
-                    self.keep_page(&url, &page, 1, None);
-                    self.end(true);
-                    return Ok(Outcome::NotModified);
-                }
-                let payload = extraction.event.payload.clone();
-                let sent = publish(self.state, extraction.event, extraction.id, self.traceparent).await;
-                if sent.is_ok() {
-                    lock(&self.puller.kept).sent.insert(key, content);
-                    self.count("accepted", 1);
-                    self.keep_page(&url, &page, 1, None);
-                } else {
-                    self.count("failed", 1);
-                }
-                self.end(sent.is_ok());
-                Ok(Outcome::One(sent?.with_payload(&payload)))
-            }
+        let outcome = match extract(self.source, record.text, context, self.state.now()) {
+            Ok(extraction) => self.publish_one(&record, extraction).await,
             Err(fault) => {
-                self.dead_letter(&record, &fault);
-                let sent = self.send_dead_letters().await;
-                if sent.is_ok() {
-                    self.keep_page(&url, &page, 1, None);
-                }
-                self.end(sent.is_ok());
-                sent?;
+                self.dead_letter(record.text, content(&record), (&fault, false));
+                Err(Unsent::Fault(fault))
+            }
+        };
+        let letters = self.send_dead_letters().await;
+        let complete = letters.is_ok() && !matches!(outcome, Err(Unsent::NotStored(_)));
+        if complete {
+            self.keep_page(&url, &page, 1, None);
+        }
+        self.end(complete);
+        letters?;
+        outcome.map_err(|unsent| match unsent {
+            Unsent::NotStored(error) => error,
+            Unsent::Fault(fault) => {
                 let faults: Vec<String> = fault.violations.iter().take(5).map(ToString::to_string).collect();
-                Err(PullError::InvalidRecord(faults.join("; ")).into_api_error(self.name()))
+                invalid(PullError::InvalidRecord(faults.join("; ")))
+            }
+        })
+    }
+
+    /// Sends the event of an answer that is one record, unless it was sent before.
+    async fn publish_one(
+        &mut self,
+        record: &sources::Record<'_>,
+        extraction: Extraction,
+    ) -> Result<Outcome, Unsent> {
+        let (key, content) = Self::hashes(record, &extraction);
+        if lock(&self.puller.kept).sent.has(&key, &content) {
+            self.unchanged += 1;
+            return Ok(Outcome::NotModified);
+        }
+        if lock(&self.puller.kept).too_large.has(&content, &content) {
+            return Err(Unsent::Fault(too_large()));
+        }
+        let payload = extraction.event.payload.clone();
+        match publish(self.state, extraction.event, extraction.id, self.traceparent).await {
+            Ok(accepted) => {
+                lock(&self.puller.kept).sent.insert(key, content);
+                self.count("accepted", 1);
+                Ok(Outcome::One(accepted.with_payload(&payload)))
+            }
+            Err(ApiError::RecordTooLarge) => {
+                let fault = too_large();
+                self.dead_letter(record.text, content, (&fault, true));
+                Err(Unsent::Fault(fault))
+            }
+            Err(error) => {
+                self.count("failed", 1);
+                Err(Unsent::NotStored(error))
             }
         }
     }
@@ -248,6 +285,9 @@ impl Fetch<'_> {
         for ((key, content), state) in self.sent.iter().zip(&settled.states) {
             match state {
                 DeliveryState::Stored { .. } => kept.sent.insert(*key, *content),
+                // It has a dead letter, or the fetch has an error.
+                DeliveryState::Failed(error)
+                    if settled.errors.get(*error) == Some(&DeliveryError::TooLarge) => {}
                 DeliveryState::Pending | DeliveryState::Failed(_) => failed += 1,
             }
         }
@@ -300,8 +340,27 @@ impl Fetch<'_> {
         Ok(changed)
     }
 
-    /// Sends the records of a page. Returns their number.
+    /// Sends the records of a page and waits for their delivery, because only the broker knows
+    /// which of them are too large. Returns their number.
     async fn read_page(&mut self, page: &Page, batch: &mut Batch<'_>) -> Result<usize, ApiError> {
+        let (first, mut sent) = (self.sent.len(), Vec::new());
+        let read = self.send_records(page, batch, &mut sent).await;
+        for slot in batch.too_large_since(first).await {
+            let (_, content) = self.sent[slot];
+            self.dead_letter(sent[slot - first], content, (&too_large(), true));
+        }
+        let letters = self.send_dead_letters().await;
+        read.and_then(|count| letters.map(|()| count))
+    }
+
+    /// Sends the records of a page, and adds the texts of those that were sent. Returns the number
+    /// of all records.
+    async fn send_records<'p>(
+        &mut self,
+        page: &'p Page,
+        batch: &mut Batch<'_>,
+        sent: &mut Vec<&'p str>,
+    ) -> Result<usize, ApiError> {
         let name = self.source.name.as_str();
         let records = self.api.records.of(&page.text);
         let records = records.map_err(|reason| PullError::InvalidResponse(reason).into_api_error(name))?;
@@ -318,14 +377,15 @@ impl Fetch<'_> {
             match extract(self.source, record.text, context, self.state.now()) {
                 Ok(extraction) => {
                     let hashes = Self::hashes(&record, &extraction);
-                    if lock(&self.puller.kept).sent.has(&hashes.0, &hashes.1) {
+                    if lock(&self.puller.kept).is_settled(&hashes) {
                         self.unchanged += 1;
                     } else {
                         batch.send(NewEvent { id: Some(extraction.id), ..extraction.event }).await?;
                         self.sent.push(hashes);
+                        sent.push(record.text);
                     }
                 }
-                Err(fault) if self.dead_letter(&record, &fault) => {
+                Err(fault) if self.dead_letter(record.text, content(&record), (&fault, false)) => {
                     let error = ApiError::Violations(fault.violations);
                     batch.results.reject(&error)?;
                     self.state.metrics.events_rejected(error.reason(), 1);
@@ -343,12 +403,12 @@ impl Fetch<'_> {
     }
 
     /// Adds the dead letter of a record, unless it has one already. Returns whether it was added.
-    fn dead_letter(&mut self, record: &sources::Record<'_>, fault: &Fault) -> bool {
-        let content = hash(&[record.text, record.key.as_deref().unwrap_or_default()]);
-        let known = lock(&self.puller.kept).dead_lettered.has(&content, &content)
-            || self.dead_letters.iter().any(|(other, _)| *other == content);
+    fn dead_letter(&mut self, record: &str, content: Hash, (fault, is_too_large): (&Fault, bool)) -> bool {
+        let known = lock(&self.puller.kept).lettered(is_too_large).has(&content, &content)
+            || self.dead_letters.iter().any(|pending| pending.content == content);
         if !known {
-            self.dead_letters.push((content, DeadLetter::new(record.text, fault)));
+            let letter = DeadLetter::new(record, fault);
+            self.dead_letters.push(PendingLetter { content, is_too_large, letter });
         }
         !known
     }
@@ -362,26 +422,28 @@ impl Fetch<'_> {
             return Ok(());
         }
         let letters = std::mem::take(&mut self.dead_letters);
-        let (kafka, topic, name) = (&self.state.kafka, self.dead_letter_topic.as_str(), self.name());
-        let sends = letters.iter().map(|(_, letter)| letter.send(kafka, topic, name));
+        let (kafka, topic) = (&self.state.kafka, self.dead_letter_topic.clone());
+        let (topic, name) = (topic.as_str(), self.source.name.as_str());
+        let sends = letters.iter().map(|pending| pending.letter.send(kafka, topic, name));
         let outcomes = futures::future::join_all(sends).await;
-        let (mut stored, mut failure) = (0, None);
-        for ((content, letter), outcome) in letters.iter().zip(outcomes) {
+        let mut failure = None;
+        for (PendingLetter { content, is_too_large, letter }, outcome) in letters.iter().zip(outcomes) {
             match outcome {
                 Ok(()) => {
-                    lock(&self.puller.kept).dead_lettered.insert(*content, *content);
-                    stored += 1;
-                    tracing::warn!(
-                        source = name,
-                        class = letter.class,
-                        reason = letter.reason,
-                        "fetched record sent to dead-letter topic"
-                    );
+                    self.dead_lettered += 1;
+                    letter.log(name, "fetched record sent to dead-letter topic");
                 }
-                Err(error) => failure = Some(error),
+                Err(DeliveryError::TooLarge) => {
+                    self.rejected += 1;
+                    letter.log(name, "fetched record rejected: too large for the dead-letter topic");
+                }
+                Err(error) => {
+                    failure = Some(error);
+                    continue;
+                }
             }
+            lock(&self.puller.kept).lettered(*is_too_large).insert(*content, *content);
         }
-        self.dead_lettered += stored;
         match failure {
             None => Ok(()),
             Some(error) => Err(match error.into_api_error(crate::http::headers::new_id()) {
@@ -397,4 +459,24 @@ impl Fetch<'_> {
             }),
         }
     }
+}
+
+/// Why an answer of one record was not sent.
+enum Unsent {
+    /// It is not known to be stored. The next fetch sends it again.
+    NotStored(ApiError),
+    /// It can never be stored.
+    Fault(Fault),
+}
+
+/// The hash of a record.
+fn content(record: &sources::Record<'_>) -> Hash {
+    hash(&[record.text, record.key.as_deref().unwrap_or_default()])
+}
+
+/// The fault of a record whose event is larger than the limit of the broker.
+fn too_large() -> Fault {
+    let loc = vec![Loc::Name("body".into())];
+    let msg = "Record is larger than kafka's limit for a record of the topic".into();
+    Fault { class: "RecordFault", violations: vec![Violation { loc, msg, kind: "record_too_large" }] }
 }

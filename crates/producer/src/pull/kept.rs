@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use sha2::{Digest, Sha256};
 use url::Url;
 
-/// Maximum number of hashes in one generation. A source keeps at most two generations, about 5 MB.
+/// Maximum number of hashes in one generation. A map has at most two generations, about 5 MB.
 const MAX_HASHES: usize = 32 * 1024;
 
 /// A hash of 128 bits.
@@ -74,10 +74,25 @@ pub struct KeptPage {
 pub struct Kept {
     /// The records that were sent: the hash of the id, and that of the record.
     pub sent: Hashes,
-    /// The records that were dead-lettered: their hashes.
+    /// The records of which no event can be made, and which were dead-lettered: their hashes.
     pub dead_lettered: Hashes,
+    /// The records whose events are larger than the limit of the broker: their hashes.
+    pub too_large: Hashes,
     /// The pages of the last complete fetch, by URL.
     pub pages: HashMap<String, KeptPage>,
+}
+
+impl Kept {
+    /// Whether a record needs no further event: it was sent, or its event is too large. The hashes
+    /// are those of the id and of the record.
+    pub fn is_settled(&mut self, (key, content): &(Hash, Hash)) -> bool {
+        self.sent.has(key, content) || self.too_large.has(content, content)
+    }
+
+    /// The records that were dead-lettered for one of the two reasons.
+    pub fn lettered(&mut self, is_too_large: bool) -> &mut Hashes {
+        if is_too_large { &mut self.too_large } else { &mut self.dead_lettered }
+    }
 }
 
 #[cfg(test)]

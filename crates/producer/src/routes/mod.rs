@@ -209,8 +209,7 @@ impl Dispatcher {
                     .into_response();
             }
             if matched.has_method && matched.endpoint.path == SOURCE {
-                let handled = source::handle(&self.state, admission, permit, request);
-                return Box::pin(handled).await.into_response();
+                return source::handle(&self.state, admission, permit, request).await.into_response();
             }
             // Boxed, so that single events need no memory for this future.
             Box::pin(self.route(request, admission, permit)).await

@@ -15,6 +15,7 @@ use tokio::process::Command;
 
 use crate::application::{Application, PATIENCE};
 use crate::real_broker::shared;
+use crate::sources::File;
 
 const PAGE: &str = include_str!("../../../../docs/http-api.md");
 const ADDRESS: &str = "http://localhost:8090";
@@ -105,11 +106,50 @@ const LIMIT: Duration = Duration::from_secs(300);
 #[testkit::needs(pip)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_answer_is_what_the_document_says() {
-    let machine = Machine::from_env();
-    let packages = python_packages("schemathesis-4.32.5", REQUIREMENTS, &machine, &Progress::silent()).await;
+    let simulator = Simulator::start(([127, 0, 0, 1], 0).into()).await.unwrap();
+    assert_as_documented(&[("ADSBDB_BASE_URL", &simulator.base_url())]).await;
+}
+
+/// A record of this schema always has a valid id and a valid time.
+const ORDERS: &str = r##"{
+    "type": "object",
+    "required": ["no", "changed_at", "lines"],
+    "properties": {
+        "no": {"type": "integer", "minimum": 1, "maximum": 1000000000},
+        "changed_at": {"type": "integer", "minimum": 0, "maximum": 1700000000000},
+        "note": {"type": "string", "maxLength": 100},
+        "lines": {"type": "array", "maxItems": 5, "items": {"$ref": "#/$defs/line"}}
+    },
+    "additionalProperties": false,
+    "$defs": {"line": {
+        "type": "object",
+        "required": ["sku"],
+        "properties": {"sku": {"type": "string", "minLength": 1}, "count": {"type": "integer", "minimum": 1, "maximum": 99}},
+        "additionalProperties": false
+    }}
+}"##;
+
+#[testkit::needs(pip)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_answer_of_a_source_is_what_the_document_says() {
     let simulator = Simulator::start(([127, 0, 0, 1], 0).into()).await.unwrap();
     let url = simulator.base_url();
-    let app = Application::start(shared().await, &[("ADSBDB_BASE_URL", &url)]).await.ready().await;
+    let file = File::new(&format!(
+        "sources:\n  adsbdb: {{pull: {{kind: adsbdb}}}}\n  planes: {{pull: {{kind: adsbdb}}}}\n  orders:\n    \
+         push: {{}}\n    event: {{id: /no, timestamp: {{from: /changed_at, unit: ms}}}}\n    schema: \
+         orders.json\n  quakes:\n    pull: {{url: \
+         '{url}/earthquakes/feed/v1.0/summary/all_hour.geojson', records: /features}}\n    event: {{id: /id, \
+         timestamp: /properties/updated}}\n"
+    ));
+    file.add("orders.json", ORDERS);
+    assert_as_documented(&[("ADSBDB_BASE_URL", &url), ("SOURCES_FILE", &file.path())]).await;
+}
+
+/// Starts a producer and runs schemathesis on it.
+async fn assert_as_documented(settings: &[(&str, &str)]) {
+    let machine = Machine::from_env();
+    let packages = python_packages("schemathesis-4.32.5", REQUIREMENTS, &machine, &Progress::silent()).await;
+    let app = Application::start(shared().await, settings).await.ready().await;
 
     // A low priority, because other tests measure times.
     let mut command = Command::new("nice");

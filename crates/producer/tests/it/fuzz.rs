@@ -16,6 +16,7 @@ use tokio::runtime::Runtime;
 
 use crate::application::{Answer, Application, Cluster, PATIENCE};
 use crate::kept::{kept, near, shown};
+use crate::sources::File;
 
 /// Folder of the corpus, path, and media type.
 const ROUTES: [(&str, &str, &str); 3] = [
@@ -24,6 +25,18 @@ const ROUTES: [(&str, &str, &str); 3] = [
     ("lines", "/ingest/batch", "application/x-ndjson"),
 ];
 
+/// The same corpus as records of a source.
+const SOURCE_ROUTES: [(&str, &str, &str); 3] = [
+    ("body", "/ingest/notes", "application/json"),
+    ("array", "/ingest/notes/batch", "application/json"),
+    ("lines", "/ingest/notes/batch", "application/x-ndjson"),
+];
+const SOURCE: &str = "sources:\n  notes:\n    push: {}\n    event: {id: {from: /id, else: uuid}, timestamp: \
+                      {from: /timestamp, else: now}, payload: /payload}\n    schema: notes.json\n";
+const SCHEMA: &str = r#"{"type":"object","properties":{"payload":{"type":"object","maxProperties":100}}}"#;
+
+type Route = (&'static str, &'static str, &'static str);
+
 struct Fuzz {
     runtime: Runtime,
     app: Application,
@@ -31,19 +44,18 @@ struct Fuzz {
 }
 
 impl Fuzz {
-    fn start() -> Self {
+    fn start(settings: &[(&str, &str)]) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let _context = runtime.enter();
         let cluster = Cluster::start();
-        let app = runtime.block_on(cluster.application(&[]));
+        let app = runtime.block_on(cluster.application(settings));
         Self { runtime, app, cluster }
     }
 
     /// Sends a body whole and in chunks and compares the responses. Returns whether an event was
     /// accepted.
-    fn assert_same_response(&self, folder: &str, body: &[u8], cuts: &[usize]) -> bool {
-        let (_, path, content_type) = ROUTES.into_iter().find(|(name, ..)| *name == folder).unwrap();
+    fn assert_same_response(&self, (_, path, content_type): Route, body: &[u8], cuts: &[usize]) -> bool {
         let headers = [("Content-Type", content_type)];
         let whole = self.runtime.block_on(self.app.post_bytes(path, &headers, body));
         let head = format!(
@@ -130,33 +142,50 @@ fn values(bootstrap: &str, topic: &str) -> BTreeMap<i64, Vec<u8>> {
     }
 }
 
-#[test]
-fn fuzz_chunks_do_not_change_the_response_to_a_corpus_body() {
-    let fuzz = Fuzz::start();
-    for (folder, ..) in ROUTES {
+/// Sends the bodies of the corpus.
+fn corpus(fuzz: &Fuzz, routes: [Route; 3]) {
+    for route in routes {
         let (mut accepted, mut rejected) = (0, 0);
-        for (_, body) in kept(folder) {
+        for (_, body) in kept(route.0) {
             for cuts in [&[1; 200][..], &[7, 1, 64, 3], &[body.len().saturating_sub(1)]] {
-                if fuzz.assert_same_response(folder, &body, cuts) { accepted += 1 } else { rejected += 1 }
+                if fuzz.assert_same_response(route, &body, cuts) { accepted += 1 } else { rejected += 1 }
             }
         }
-        assert!(accepted > 15 && rejected > 5, "{folder}: {accepted} accepted, {rejected} rejected");
+        assert!(accepted > 15 && rejected > 5, "{route:?}: {accepted} accepted, {rejected} rejected");
+    }
+    fuzz.assert_all_storable();
+}
+
+/// Sends mutations of the bodies of the corpus.
+fn mutations(fuzz: &Fuzz, routes: [Route; 3]) {
+    let cases = ProptestConfig::default().cases / 2;
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    for route in routes {
+        let inputs = (near(route.0), proptest::collection::vec(1_usize..70, 0..40));
+        let ended = TestRunner::new(config.clone()).run(&inputs, |(body, cuts)| {
+            fuzz.assert_same_response(route, &body, &cuts);
+            Ok(())
+        });
+        ended.unwrap_or_else(|error| panic!("{route:?}: {error}"));
     }
     fuzz.assert_all_storable();
 }
 
 #[test]
+fn fuzz_chunks_do_not_change_the_response_to_a_corpus_body() {
+    corpus(&Fuzz::start(&[]), ROUTES);
+}
+
+#[test]
 fn fuzz_chunks_do_not_change_the_response_to_a_mutated_body() {
-    let fuzz = Fuzz::start();
-    let cases = ProptestConfig::default().cases / 2;
-    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
-    for (folder, ..) in ROUTES {
-        let inputs = (near(folder), proptest::collection::vec(1_usize..70, 0..40));
-        let ended = TestRunner::new(config.clone()).run(&inputs, |(body, cuts)| {
-            fuzz.assert_same_response(folder, &body, &cuts);
-            Ok(())
-        });
-        ended.unwrap_or_else(|error| panic!("{folder}: {error}"));
-    }
-    fuzz.assert_all_storable();
+    mutations(&Fuzz::start(&[]), ROUTES);
+}
+
+#[test]
+fn fuzz_chunks_do_not_change_the_response_to_records_of_a_source() {
+    let file = File::new(SOURCE);
+    file.add("notes.json", SCHEMA);
+    let fuzz = Fuzz::start(&[("SOURCES_FILE", &file.path())]);
+    corpus(&fuzz, SOURCE_ROUTES);
+    mutations(&fuzz, SOURCE_ROUTES);
 }

@@ -21,15 +21,19 @@ mod contract;
 mod cors;
 mod documentation;
 mod fuzz;
+mod hostile_sources;
 #[path = "../../../events/tests/it/kept.rs"]
 mod kept;
 mod limits;
 mod log_lines;
 mod outages;
+#[path = "../../../events/tests/it/payloads.rs"]
+mod payloads;
 mod poll_jobs;
 mod protocol;
 mod real_broker;
 mod sources;
+mod stored;
 mod tls;
 mod traces;
 mod upstream;

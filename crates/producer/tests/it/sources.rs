@@ -29,24 +29,29 @@ const SCHEMA: &str = r##"{
 }"##;
 
 /// A folder with a sources file and a schema.
-struct File {
+pub struct File {
     folder: TempDir,
 }
 
 impl File {
-    fn new(text: &str) -> Self {
+    pub fn new(text: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("sources.yaml"), text).unwrap();
         std::fs::write(folder.path().join("orders.schema.json"), SCHEMA).unwrap();
         Self { folder }
     }
 
-    fn path(&self) -> String {
+    /// Adds a file to the folder.
+    pub fn add(&self, name: &str, text: &str) {
+        std::fs::write(self.folder.path().join(name), text).unwrap();
+    }
+
+    pub fn path(&self) -> String {
         self.folder.path().join("sources.yaml").display().to_string()
     }
 
     /// A producer with this file on a mock cluster.
-    async fn on(&self, cluster: &Cluster, more: &[(&str, &str)]) -> Application {
+    pub async fn on(&self, cluster: &Cluster, more: &[(&str, &str)]) -> Application {
         let path = self.path();
         // The mock creates no topics. It may exist already.
         _ = cluster.mock.create_topic(&format!("{}.dlq", cluster.topic), 1, 1);
@@ -131,7 +136,7 @@ fn ok(body: &str) -> String {
 }
 
 /// The messages of a topic of one partition, from its beginning.
-async fn messages(bootstrap: &str, topic: &str, partitions: i32, count: usize) -> Vec<OwnedMessage> {
+pub async fn messages(bootstrap: &str, topic: &str, partitions: i32, count: usize) -> Vec<OwnedMessage> {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", bootstrap).set("group.id", unique("reader"));
     let consumer: BaseConsumer = config.create().unwrap();
@@ -155,7 +160,7 @@ async fn messages(bootstrap: &str, topic: &str, partitions: i32, count: usize) -
     tokio::task::spawn_blocking(read).await.unwrap()
 }
 
-fn header(message: &OwnedMessage, name: &str) -> Option<String> {
+pub fn header(message: &OwnedMessage, name: &str) -> Option<String> {
     let header = message.headers()?.iter().find(|header| header.key == name)?;
     Some(String::from_utf8(header.value?.to_vec()).unwrap())
 }
@@ -499,7 +504,7 @@ async fn each_error_of_an_api_is_a_502_with_its_own_detail() {
         (ok("{\"l\":["), "not JSON, or its JSON is cut off"),
         (ok("{\"l\":{}}"), "not an array but object"),
         (ok("{}"), "the value at /l is absent"),
-        (http("200 OK", "Content-Encoding: gzip\r\n", "x"), "compressed, which was not requested"),
+        (http("200 OK", "Content-Encoding: br\r\n", "x"), "compressed in another way than gzip"),
         (http("302 Found", "Location: /x\r\n", ""), "redirects too often"),
         (http("304 Not Modified", "", ""), "returned status 304"),
         ("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{".into(), "cannot be reached"),
