@@ -17,8 +17,11 @@ pub struct Fault {
 /// An event, and whether its id was generated.
 #[derive(Debug)]
 pub struct Extraction {
+    /// The event. Its field `id` is empty.
     pub event: NewEvent,
+    /// The id of the event.
     pub id: EventId,
+    /// Whether the id was generated, so that the same record gets another one next time.
     pub id_generated: bool,
 }
 
@@ -27,7 +30,7 @@ impl Extraction {
     ///
     /// # Errors
     /// The record has another id.
-    pub fn with_key(mut self, key: Option<EventId>) -> Result<Self, Violation> {
+    pub(crate) fn with_key(mut self, key: Option<EventId>) -> Result<Self, Violation> {
         match key {
             Some(key) if self.id_generated => self.id = key,
             Some(key) if key != self.id => {
@@ -83,7 +86,7 @@ pub fn extract(
 }
 
 /// The violation of a schema's rule, in the record.
-pub fn schema_violation(fault: SchemaFault) -> Violation {
+pub(crate) fn schema_violation(fault: SchemaFault) -> Violation {
     let mut loc = vec![Loc::Name("body".into())];
     loc.extend(fault.path);
     Violation { loc, msg: fault.message, kind: "schema" }

@@ -9,6 +9,9 @@ use crate::error::ApiError;
 /// Why an API returned no records. Each text continues `the API of NAME `.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PullError {
+    /// The client cannot be created.
+    #[error("gets no request: {0}")]
+    NoClient(String),
     /// There is no connection.
     #[error("cannot be reached: {0}")]
     Unreachable(String),
@@ -23,7 +26,12 @@ pub enum PullError {
     RateLimited(Duration),
     /// The status is no success.
     #[error("returned status {status}")]
-    Status { status: u16, retry_after: Option<Duration> },
+    Status {
+        /// The status.
+        status: u16,
+        /// The time to wait that the response names.
+        retry_after: Option<Duration>,
+    },
     /// There were too many redirects, or one to another origin.
     #[error("redirects {0}")]
     Redirect(&'static str),
@@ -46,7 +54,7 @@ pub enum PullError {
 
 impl PullError {
     /// Whether an immediate retry can help.
-    pub fn is_transient(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         matches!(
             self,
             Self::Unreachable(_) | Self::Timeout(_) | Self::Status { status: 500.., retry_after: None }
@@ -63,9 +71,9 @@ impl PullError {
     }
 
     /// Value of the metric label `outcome`.
-    pub fn outcome(&self) -> &'static str {
+    pub(crate) fn outcome(&self) -> &'static str {
         match self {
-            Self::Unreachable(_) => "unreachable",
+            Self::NoClient(_) | Self::Unreachable(_) => "unreachable",
             Self::Timeout(_) | Self::Busy(_) => "slow",
             Self::RateLimited(_) => "limited",
             Self::Status { .. } | Self::Redirect(_) => "status",
@@ -78,7 +86,7 @@ impl PullError {
     }
 
     /// The error response. `source` is the name of the source.
-    pub fn into_api_error(self, source: &str) -> ApiError {
+    pub(crate) fn into_api_error(self, source: &str) -> ApiError {
         ApiError::NoAircraft {
             detail: format!("the API of {source} {self}"),
             retry_after: self.retry_after(),
@@ -87,7 +95,7 @@ impl PullError {
 }
 
 /// One error of each kind that a fetch can have, with its name in the OpenAPI document.
-pub fn example_errors(source: &str) -> impl Iterator<Item = (&'static str, ApiError)> {
+pub(crate) fn example_errors(source: &str) -> impl Iterator<Item = (&'static str, ApiError)> {
     let errors = [
         ("limited", PullError::RateLimited(Duration::from_secs(60))),
         ("slow", PullError::Timeout(Duration::from_secs(10))),
