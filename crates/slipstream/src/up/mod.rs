@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use ::sources::SOURCES_FILE;
 use account::{NextOffsets, Summary, TopicCount, TopicCounter};
 use consumer::mongo::StoreConfig;
 use devservers::Simulator;
@@ -21,7 +22,6 @@ use stack::{Addresses, LocalStack, configs, poller_config, tool_variables};
 
 use crate::cli::UpOptions;
 use crate::output::write_progress;
-use crate::sources::SOURCES_FILE;
 
 /// The folder for data and logs, in the current directory.
 const FOLDER: &str = ".slipstream";
