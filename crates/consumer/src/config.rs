@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,8 +42,7 @@ service::settings! {
         expected_source: Kind::Default("adsbdb"),
         /// Fields that identify a document, separated by commas. Dotted paths are allowed.
         upsert_keys: Kind::Default("event_id"),
-        /// File with the sources: their topics, collections, keys and indexes. A change takes
-        /// effect at a restart.
+        /// Sources file: APIs to fetch and senders of records, each with its own documents.
         sources_file: Kind::Optional("every setting is as without a file"),
         /// Maximum records in one write.
         batch_max_records: Kind::Default("1000"),
@@ -118,7 +116,8 @@ impl Config {
         let environment: Vec<(String, String)> = environment.into_iter().collect();
         let (s, mut check) = ConfigReader::read::<Settings>(Settings::VARIABLES, environment.iter().cloned());
         let connection = read_connection(&mut check, s.kafka_broker.as_ref(), s.kafka_properties.as_ref());
-        let sources = read_sources(&mut check, s.sources_file.as_deref(), &environment);
+        let sources = Sources::of_process(&mut check, s.sources_file.as_ref(), &environment);
+        let sources = sources.flatten().map(Arc::new);
         let topics = check.value("kafka_topic", s.kafka_topic.as_ref(), topics);
         let kafka_topics = topics.as_ref().map(Vec::len);
         let topics = topics.map(|topics| with_topics_of(topics, sources.as_ref()));
@@ -268,24 +267,6 @@ impl Config {
             }
         }
         specs
-    }
-}
-
-/// Reads SOURCES_FILE. All its faults become one error, a line each.
-fn read_sources(
-    check: &mut ConfigReader,
-    path: Option<&str>,
-    environment: &[(String, String)],
-) -> Option<Arc<Sources>> {
-    let variable = |name: &str| {
-        environment.iter().find(|(variable, _)| variable == name).map(|(_, value)| value.clone())
-    };
-    match Sources::load(Path::new(path?.trim()), &variable) {
-        Ok(sources) => Some(Arc::new(sources)),
-        Err(faults) => {
-            check.add_error("SOURCES_FILE", format!("the sources file is wrong:\n{faults}"));
-            None
-        }
     }
 }
 

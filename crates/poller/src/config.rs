@@ -2,13 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use service::config::environment_value;
 use service::{ConfigErrors, ConfigReader, Kind, Secret, parse};
 use sources::Sources;
 use url::Url;
@@ -18,7 +16,7 @@ service::settings! {
     pub struct Settings {
         /// URL of the producer, for example `http://api-producer:8080`.
         producer_base_url: Kind::Required,
-        /// YAML file with the sources.
+        /// Sources file: APIs to fetch and senders of records, each with its own documents.
         sources_file: Kind::Optional("every setting is as without a file"),
         /// Sources that are fetched, separated by commas: `adsbdb` and pull sources of
         /// SOURCES_FILE, or `*` for all pull sources of the file.
@@ -86,7 +84,7 @@ impl Config {
         let producer = reader.value("producer_base_url", settings.producer_base_url.as_ref(), base_url);
         let interval =
             reader.value("interval_sec", settings.interval_sec.as_ref(), parse::seconds(MIN_SECONDS));
-        let file = sources_file(&settings, &environment, &mut reader);
+        let file = Sources::of_process(&mut reader, settings.sources_file.as_ref(), &environment);
         let file = file.as_ref().map(Option::as_ref);
         // The names are checked only against a file without faults.
         let sources = file.zip(interval).and_then(|(file, interval)| {
@@ -113,23 +111,6 @@ impl Config {
             })
         })();
         reader.finish(config)
-    }
-}
-
-/// Reads SOURCES_FILE. Its faults have the form `FILE:LINE:COL: path: fault`, one in each line.
-fn sources_file(
-    settings: &Settings,
-    environment: &[(String, String)],
-    reader: &mut ConfigReader,
-) -> Option<Option<Sources>> {
-    let Some(path) = settings.sources_file.as_deref().map(str::trim) else { return Some(None) };
-    let variable = |name: &str| environment_value(environment, name).map(str::to_owned);
-    match Sources::load(Path::new(path), &variable) {
-        Ok(sources) => Some(Some(sources)),
-        Err(faults) => {
-            reader.add_error("SOURCES_FILE", format!("has faults\n{faults}"));
-            None
-        }
     }
 }
 

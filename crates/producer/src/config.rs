@@ -4,14 +4,12 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use events::Source;
 use kafka::topics::{BROKER_DEFAULT, TopicSpec, partitions, replication_factor};
 use kafka::{KafkaProperties, check_producer, read_connection};
-use service::config::environment_value;
 use service::{ConfigErrors, ConfigReader, Kind, parse};
 use sources::{Sources, Upstream};
 use url::Url;
@@ -224,7 +222,7 @@ impl Config {
         let max_batch_bytes = check.value("max_batch_bytes", s.max_batch_bytes.as_ref(), bytes);
         let require_id = check.value("require_id", s.require_id.as_ref(), parse::boolean);
         let accept_sources = check.optional("accept_sources", s.accept_sources.as_ref(), sources);
-        let sources_file = sources_file(&s, &environment, &mut check);
+        let sources = Sources::of_process(&mut check, s.sources_file.as_ref(), &environment);
         let dead_letter_topic =
             check.optional("dead_letter_topic", s.dead_letter_topic.as_ref(), parse::topic);
         let base_url = check.value("adsbdb_base_url", s.adsbdb_base_url.as_ref(), parse::base_url);
@@ -254,7 +252,7 @@ impl Config {
                 max_batch_bytes: max_batch_bytes?,
                 require_id: require_id?,
                 accept_sources: accept_sources?,
-                sources: sources_file?,
+                sources: sources?.map(Arc::new),
                 dead_letter_topic: dead_letter_topic?,
                 adsbdb_base_url: base_url?,
                 adsbdb_timeout: adsbdb_timeout?,
@@ -300,32 +298,6 @@ fn topic(s: &Settings, check: &mut ConfigReader) -> Option<TopicSpec> {
         replication_factor: replicas?.unwrap_or(BROKER_DEFAULT),
         dead_letters_of: Vec::new(),
     })
-}
-
-/// Reads SOURCES_FILE. Its faults have the form `FILE:LINE:COL: path: fault`, one in each line.
-fn sources_file(
-    s: &Settings,
-    environment: &[(String, String)],
-    check: &mut ConfigReader,
-) -> Option<Option<Arc<Sources>>> {
-    let Some(path) = s.sources_file.as_deref().map(str::trim) else { return Some(None) };
-    let variable = |name: &str| environment_value(environment, name).map(str::to_owned);
-    let sources = match Sources::load(Path::new(path), &variable) {
-        Ok(sources) => sources,
-        Err(faults) => {
-            check.add_error("SOURCES_FILE", format!("has faults\n{faults}"));
-            return None;
-        }
-    };
-    let is_adsbdb = |source: &sources::Source| {
-        source.pull.as_ref().is_some_and(|pull| matches!(pull.upstream, Upstream::Adsbdb))
-    };
-    if sources.get(ADSBDB).is_some_and(|source| !is_adsbdb(source)) {
-        let fault = "the name is reserved for a source with `pull: {kind: adsbdb}`";
-        check.add_error("SOURCES_FILE", format!("has faults\n{path}: sources.{ADSBDB}: {fault}"));
-        return None;
-    }
-    Some(Some(Arc::new(sources)))
 }
 
 /// Parses a timeout from 1 ms to 15 minutes. librdkafka bounds its message timeout similarly.
@@ -498,7 +470,7 @@ mod tests {
             assert!(text.contains(&part), "{part} in {text}");
         }
         let text = errors("sources:\n  adsbdb: {push: {}, event: {id: /a}}\n");
-        assert!(text.contains(&format!("\n{path}: sources.adsbdb: the name is reserved")), "{text}");
+        assert!(text.contains(&format!("\n{path}:2:11: sources.adsbdb: the name is reserved")), "{text}");
     }
 
     #[test]

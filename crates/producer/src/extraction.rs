@@ -92,8 +92,19 @@ pub fn extract(
     }
 }
 
+/// The violations of the schema of a source by the payload of an envelope.
+pub fn payload_violations(source: &Source, payload: &Payload) -> Vec<Violation> {
+    let faults = source.schema.as_ref().map(|schema| schema.faults(payload.as_str()));
+    let located = faults.into_iter().flatten().map(|fault| {
+        let mut violation = schema_violation(fault);
+        violation.loc.insert(1, Loc::Name("payload".into()));
+        violation
+    });
+    located.collect()
+}
+
 /// The violation of a schema's rule, in the record.
-pub(crate) fn schema_violation(fault: SchemaFault) -> Violation {
+fn schema_violation(fault: SchemaFault) -> Violation {
     let mut loc = vec![Loc::Name("body".into())];
     loc.extend(fault.path);
     Violation { loc, msg: fault.message, kind: "schema" }

@@ -71,6 +71,7 @@ struct Totals {
     accepted: AtomicU64,
     rejected: AtomicU64,
     unconfirmed: AtomicU64,
+    pulled_dead_letters: AtomicU64,
     last_minute: Mutex<LastMinute>,
 }
 
@@ -83,6 +84,12 @@ impl Counters {
     /// Events with an error response other than 504.
     pub fn rejected(&self) -> u64 {
         self.0.rejected.load(Ordering::Relaxed)
+    }
+
+    /// Fetched records that are dead letters. They are neither accepted events nor records of a
+    /// source topic.
+    pub fn pulled_dead_letters(&self) -> u64 {
+        self.0.pulled_dead_letters.load(Ordering::Relaxed)
     }
 
     /// Events with a 504, whose outcome is unknown.
@@ -290,6 +297,9 @@ impl Metrics {
         if count > 0 {
             let labels = BySourceAndOutcome { source: source.to_owned(), outcome };
             self.pull_records.get_or_create(&labels).inc_by(count);
+            if outcome == "dead_lettered" {
+                self.counters.0.pulled_dead_letters.fetch_add(count, Ordering::Relaxed);
+            }
         }
     }
 

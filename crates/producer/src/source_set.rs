@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use events::{Loc, NewEvent, Source as SourceName, Violation};
-use sources::{SchemaFault, Source, Sources, Upstream};
+use sources::{Source, Sources, Upstream};
 
 use crate::config::Config;
-use crate::extraction::schema_violation;
+use crate::extraction::payload_violations;
 use crate::metrics::Metrics;
 use crate::pull::client::memory_permits;
 use crate::pull::puller::Puller;
@@ -80,8 +80,7 @@ impl SourceSet {
             };
             return Err(vec![Violation { loc, msg, kind: "source_endpoint" }]);
         }
-        let faults = source.schema.as_ref().map(|schema| schema.faults(event.payload.as_str()));
-        let violations: Vec<Violation> = faults.into_iter().flatten().map(payload_violation).collect();
+        let violations = payload_violations(source, &event.payload);
         if violations.is_empty() { Ok(()) } else { Err(violations) }
     }
 
@@ -89,11 +88,4 @@ impl SourceSet {
     pub fn topic_of(&self, source: &SourceName) -> &Arc<str> {
         self.topics.get(source).unwrap_or(&self.topic)
     }
-}
-
-/// The violation of a schema's rule, in the payload of an envelope.
-fn payload_violation(fault: SchemaFault) -> Violation {
-    let mut violation = schema_violation(fault);
-    violation.loc.insert(1, Loc::Name("payload".into()));
-    violation
 }

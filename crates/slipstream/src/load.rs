@@ -2,7 +2,6 @@
 //! variables, which describe how to reach the producer, and EXPECTED_SOURCE for the source.
 //! `slipstream verify`: compares a ledger of `load` with the documents and the dead letters.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use events::Source;
@@ -39,12 +38,7 @@ pub async fn load(options: LoadOptions, environment: Vec<(String, String)>) -> R
 /// Reads and checks the environment; `source` is that of the command line.
 pub fn target(source: Option<Source>, environment: &[(String, String)]) -> Result<Target, ConfigErrors> {
     let (s, mut check) = ConfigReader::read::<Settings>(Settings::VARIABLES, environment.iter().cloned());
-    let file = check.optional("sources_file", s.sources_file.as_ref(), |path| {
-        let variable = |name: &str| {
-            environment.iter().find(|(variable, _)| variable == name).map(|(_, value)| value.clone())
-        };
-        Sources::load(Path::new(path), &variable).map_err(|faults| format!("is wrong:\n{faults}"))
-    });
+    let file = Sources::of_process(&mut check, s.sources_file.as_ref(), environment);
     let file = file.flatten();
     let source = match (source, &file) {
         (Some(source), _) => Some(source),
@@ -59,11 +53,15 @@ pub fn target(source: Option<Source>, environment: &[(String, String)]) -> Resul
             format!("{source} does not accept events in envelopes, which load sends: {ENVELOPE_REMEDY}");
         check.add_error("SOURCES_FILE", why);
     }
-    let producer = poller::Config::from_environment(environment.iter().cloned()).map_err(|faults| {
-        faults.0.into_iter().for_each(|(name, problem)| check.add_error(&name, problem));
-    });
-    let target = (|| Some(Target { producer: producer.ok()?, source: source? }))();
-    check.finish(target)
+    // Both read SOURCES_FILE; its faults are reported once.
+    match (check.finish(source), poller::Config::from_environment(environment.iter().cloned())) {
+        (Ok(source), Ok(producer)) => Ok(Target { producer, source }),
+        (source, producer) => {
+            let mut errors = source.err().unwrap_or_default();
+            errors.merge(producer.err().unwrap_or_default());
+            Err(errors)
+        }
+    }
 }
 
 const ENVELOPE_REMEDY: &str = "set `envelope: true` for a source, and name it with --source";

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use service::config::Environment;
 use service::{ConfigErrors, Kind, Variable};
 
+use ::sources::SOURCES_FILE;
+
 use crate::{check, dedupe, load, sources};
 
 /// A process or command: its variables, its required variables, and its parser.
@@ -152,5 +154,34 @@ fn all_readers_of_a_variable_have_the_same_default_and_secrecy() {
         ["KAFKA_BROKER", "KAFKA_PARTITIONS", "KAFKA_REPLICATION_FACTOR", "MONGODB_DB", "ADSBDB_BASE_URL"]
     {
         assert!(shared.contains(name), "{name} is not compared: {shared:?}");
+    }
+}
+
+#[test]
+fn sources_file_has_one_description_and_one_error_in_all_readers() {
+    let readers = readers();
+    let sharing = sharing(&readers, SOURCES_FILE);
+    assert_eq!(sharing.len(), 6, "producer, consumer, poller, check, dedupe, load");
+    let of_process = |reader: &&(&Reader, Kind)| ["producer", "consumer", "poller"].contains(&reader.0.name);
+    let docs = sharing.iter().filter(of_process).map(|(reader, kind)| {
+        let variable = reader.variables.iter().find(|variable| variable.name() == SOURCES_FILE);
+        (variable.expect("declared").doc, kind.default_text())
+    });
+    assert_eq!(docs.collect::<BTreeSet<_>>().len(), 1);
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.yaml").display().to_string();
+    let file = "sources:\n  a: {push: {}, event: {id: /a}, colour: red}\n  b: {push: {}, event: {id: '/${EMPTY}'}}\n";
+    std::fs::write(&path, file).unwrap();
+    for (reader, _) in sharing {
+        let own = [(SOURCES_FILE, &*path), ("EMPTY", "")];
+        let all = reader.required.iter().copied().chain(own);
+        let all = all.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let ConfigErrors(errors) = (reader.read)(all).unwrap_err();
+        let errors: Vec<_> = errors.iter().filter(|(name, _)| name == SOURCES_FILE).collect();
+        let start = format!("has faults:\n{path}:2:");
+        let second = format!("\n{path}:3:");
+        let is_right = |text: &str| text.starts_with(&start) && text.contains(&second);
+        assert!(errors.len() == 1 && is_right(&errors[0].1), "{}: {errors:?}", reader.name);
     }
 }

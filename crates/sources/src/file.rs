@@ -3,11 +3,17 @@
 use std::io::Read;
 use std::path::Path;
 
+use service::ConfigReader;
+use service::config::environment_value;
+
 use crate::config::Source;
 use crate::fault::{Fault, Faults, Position};
 use crate::parse;
 use crate::reader::{Report, expand};
 use crate::tree;
+
+/// The variable that names the sources file.
+pub const SOURCES_FILE: &str = "SOURCES_FILE";
 
 /// Maximum size of a sources file.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
@@ -17,6 +23,29 @@ const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 pub struct Sources(Vec<Source>);
 
 impl Sources {
+    /// Reads SOURCES_FILE for the configuration of a process. `path` is its value. The faults become
+    /// one error with a line each. `Some(None)` if the variable is unset.
+    pub fn of_process(
+        check: &mut ConfigReader,
+        path: Option<&String>,
+        environment: &[(String, String)],
+    ) -> Option<Option<Self>> {
+        let Some(path) = path else { return Some(None) };
+        let sources = Self::of_environment(Path::new(path.trim()), environment);
+        let reported = sources.map_err(|faults| {
+            check.add_error(SOURCES_FILE, format!("has faults:\n{faults}"));
+        });
+        reported.ok().map(Some)
+    }
+
+    /// Reads and checks a file with the variables of `environment`. An empty variable is unset.
+    ///
+    /// # Errors
+    /// As [`Sources::load`].
+    pub fn of_environment(path: &Path, environment: &[(String, String)]) -> Result<Self, Faults> {
+        Self::load(path, &|name| environment_value(environment, name).map(str::to_owned))
+    }
+
     /// Reads and checks a file. `variable` returns the value of an environment variable.
     ///
     /// # Errors

@@ -112,7 +112,7 @@ pub use config::{
 };
 pub use extract::{Extracted, RecordFault};
 pub use fault::{Fault, Faults, Position};
-pub use file::Sources;
+pub use file::{SOURCES_FILE, Sources};
 pub use filter::{Filter, Input, function_names};
 pub use id::{IdCandidate, IdRule};
 pub use place::{Answer, Context, Place};

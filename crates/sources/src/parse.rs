@@ -24,6 +24,8 @@ const MAX_SOURCES: usize = 256;
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 /// Names that stand in paths beside those of sources.
 const RESERVED: [&str; 2] = ["batch", "poll"];
+/// The source of the built-in client, whose endpoints exist without a file too.
+const ADSBDB: &str = "adsbdb";
 
 const FIELDS: [&str; 8] = ["description", "pull", "push", "envelope", "topic", "event", "schema", "store"];
 
@@ -100,9 +102,13 @@ impl Parser<'_> {
             }
             _ => {}
         }
+        let is_adsbdb = matches!(&pull, Some(Some(Pull { upstream: Upstream::Adsbdb, .. })));
+        // A faulty `pull` is reported already.
+        if text == ADSBDB && !is_adsbdb && !matches!(pull, Some(None)) {
+            entry.fault(&mut self.report, "the name is reserved for a source with `pull: {kind: adsbdb}`");
+        }
         let topic_field = fields.get("topic");
         let own_topic = topic_field.as_ref().map(|at| at.parsed(&mut self.report, topic));
-        let is_adsbdb = matches!(&pull, Some(Some(Pull { upstream: Upstream::Adsbdb, .. })));
         let has_records = pull_field.is_some() || push_field.is_some();
         if has_envelope
             && !has_records

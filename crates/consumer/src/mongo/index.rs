@@ -183,12 +183,14 @@ pub(super) fn other_keys(
 
 /// The `createIndexes` command.
 pub(super) fn create_command(collection: &str, indexes: &[IndexSpec]) -> Document {
-    let named = |spec: &IndexSpec| {
-        let mut index = spec.specification.clone();
-        index.insert("name", spec.name.as_str());
-        Bson::Document(index)
-    };
     doc! { "createIndexes": collection, "indexes": indexes.iter().map(named).collect::<Vec<_>>() }
+}
+
+/// An index of a `createIndexes` command.
+fn named(spec: &IndexSpec) -> Document {
+    let mut index = spec.specification.clone();
+    index.insert("name", spec.name.as_str());
+    index
 }
 
 /// The state of a collection's indexes.
@@ -227,6 +229,15 @@ pub fn written_under_other_keys(store: &SourceStore, existing: &[Document]) -> O
 pub fn missing_extra_indexes(store: &SourceStore, existing: &[Document]) -> Vec<String> {
     let extra = store.indexes.iter().map(extra_index);
     extra.filter(|index| !has_extra(index, existing)).map(|index| index.name).collect()
+}
+
+/// The indexes that a collection needs besides `_id_`, as `createIndexes` gets them: the unique one,
+/// those for look-ups, and those of the sources file.
+pub fn needed_indexes(store: &SourceStore) -> Vec<Document> {
+    // Nothing exists yet, so nothing conflicts.
+    let MissingIndexes { unique, lookups } = missing_indexes(&store.keys, &[]).unwrap_or_default();
+    let extra = store.indexes.iter().map(extra_index);
+    unique.into_iter().chain(lookups).chain(extra).map(|index| named(&index)).collect()
 }
 
 /// The query for mongosh that finds documents with the same key.

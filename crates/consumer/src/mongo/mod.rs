@@ -40,7 +40,9 @@ use crate::configured_sources::ExpectedSources;
 
 pub use connection::{StoreState, read_hello};
 pub use error::TransientError;
-pub use index::{IndexState, index_state, missing_extra_indexes, partial_filter, written_under_other_keys};
+pub use index::{
+    IndexState, index_state, missing_extra_indexes, needed_indexes, partial_filter, written_under_other_keys,
+};
 pub use key::UpsertKeys;
 pub use reply::{BatchOutcome, Counts, Rejected};
 pub use uri::{check_uri, ignored_options, usable_uri, write_concern};

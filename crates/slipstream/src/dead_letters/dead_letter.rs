@@ -31,11 +31,13 @@ pub struct DeadLetter {
     pub key: Option<Box<[u8]>>,
     /// The size of its value; `None` for a null value.
     pub value_bytes: Option<usize>,
-    /// The source in its value, if the value can be decoded that far.
+    /// The source that was fetched, or that in its value, if the value can be decoded that far.
     pub source: Option<String>,
+    /// Whether it is a fetched record, which never was on a topic.
+    pub is_pulled: bool,
     /// The position of its record.
     pub origin: Option<RecordPosition>,
-    /// The stage that failed: `decode`, `document` or `store`.
+    /// The stage that failed: `decode`, `document`, `store` or `pull`.
     pub stage: Option<String>,
     /// The class of the error.
     pub class: Option<String>,
@@ -48,12 +50,14 @@ pub struct DeadLetter {
 impl DeadLetter {
     /// Reads the key, the headers and the source of `message`.
     pub fn of(message: &impl Message<Headers: RawHeaders>) -> Self {
+        let pulled = pulled_source(message);
         Self {
             position: RecordPosition::of(message),
             timestamp_ms: record_timestamp_ms(message),
             key: message.key().map(Box::from),
             value_bytes: message.payload().map(<[u8]>::len),
-            source: source(message),
+            is_pulled: pulled.is_some(),
+            source: pulled.or_else(|| source(message)),
             origin: origin(message),
             stage: error_header(message, "stage"),
             class: error_header(message, "exception.class.name"),
@@ -76,14 +80,19 @@ impl DeadLetter {
         let time = self.timestamp_ms.map_or_else(|| "no time".to_owned(), rfc3339);
         let key = self.key.as_deref();
         let key = key.map_or_else(|| "no key".to_owned(), |key| format!("key {}", bytes_line(key)));
-        let origin = self.origin.as_ref();
-        let origin =
-            origin.map_or_else(|| "an unknown position".to_owned(), |origin| escaped(&origin.to_string()));
+        let origin = self.origin_text().unwrap_or_else(|| "an unknown position".to_owned());
         let replays = match self.replays {
             0 => String::new(),
             replays => format!("  replays {replays}"),
         };
         format!("{}  {time}  {key}  of {origin}{replays}", self.position)
+    }
+
+    /// The position of its record, or the source that was fetched, in one line.
+    pub fn origin_text(&self) -> Option<String> {
+        let fetch = || format!("a fetch of {}", self.source.as_deref().unwrap_or_default());
+        let pulled = self.is_pulled.then(fetch);
+        self.origin.as_ref().map(ToString::to_string).or(pulled).map(|text| escaped(&text))
     }
 
     /// [`DeadLetter::reason_text`] without control characters.
@@ -105,6 +114,7 @@ impl DeadLetter {
             ("class", json!(self.class)),
             ("reason", json!(self.reason)),
             ("source", json!(self.source)),
+            ("pulled", json!(self.is_pulled)),
             ("replays", json!(self.replays)),
             ("value_bytes", json!(self.value_bytes)),
         ];
@@ -113,6 +123,14 @@ impl DeadLetter {
         insert_bytes(&mut object, "key", self.key.as_deref());
         object
     }
+}
+
+/// The source of a fetched record, which the producer dead-lettered. A record of a topic may have a
+/// header of this name too, but it has an origin.
+fn pulled_source(message: &impl Message<Headers: RawHeaders>) -> Option<String> {
+    let is_pulled = origin(message).is_none() && error_header(message, "stage")? == "pull";
+    let header = message.headers()?.raw_headers().filter(|header| header.name == b"pull").last()?;
+    is_pulled.then(|| String::from_utf8_lossy(header.value.unwrap_or_default()).into_owned())
 }
 
 fn source(message: &impl Message<Headers: RawHeaders>) -> Option<String> {
@@ -318,6 +336,7 @@ mod tests {
             timestamp_ms: Some(5_000),
             key: None,
             value_bytes: Some(1),
+            is_pulled: false,
             source: Some("manual".into()),
             origin: None,
             stage: None,

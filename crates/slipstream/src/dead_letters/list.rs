@@ -14,7 +14,7 @@ use rdkafka::message::OwnedMessage;
 use serde_json::{Map, Value, json};
 use service::plural::counted;
 
-use super::dead_letter::{DeadLetter, Deployment, Filter, bytes_block, bytes_line, escaped, insert_bytes};
+use super::dead_letter::{DeadLetter, Deployment, Filter, bytes_block, bytes_line, insert_bytes};
 use super::options::{ListOptions, ShowOptions};
 use super::replay::PartitionProgress;
 use crate::output::{self, rfc3339};
@@ -176,13 +176,13 @@ fn json(message: &OwnedMessage) -> Value {
 
 fn text(message: &OwnedMessage) -> String {
     let dead_letter = DeadLetter::of(message);
-    let origin = dead_letter.origin.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string);
+    let origin = dead_letter.origin_text().unwrap_or_else(|| "unknown".to_owned());
     let time = dead_letter.timestamp_ms.map_or_else(|| "none".to_owned(), rfc3339);
     let key = dead_letter.key.as_deref().map_or_else(|| "none".to_owned(), bytes_line);
     let mut text = format!(
         "{}\norigin   {}\ntime     {time}\nreason   {}\nreplays  {}\nkey      {key}\nheaders",
         dead_letter.position,
-        escaped(&origin),
+        origin,
         dead_letter.reason_line(),
         dead_letter.replays
     );
@@ -211,6 +211,7 @@ mod tests {
             key: Some(Box::from(&b"k"[..])),
             value_bytes: None,
             source: None,
+            is_pulled: false,
             origin: origin.map(|offset| position("t", offset)),
             stage: None,
             class: None,

@@ -1,8 +1,6 @@
 //! The collection of `dedupe`: its configuration (variables of the consumer, with the consumer's
 //! rules), its documents as rows, their removal, and an index that prevents the unique one.
 
-use std::path::Path;
-
 use bson::{Bson, Document, RawDocumentBuf, doc};
 use consumer::mongo::{IndexState, UpsertKeys, check_uri, index_state, partial_filter, write_concern};
 use events::Source;
@@ -58,12 +56,7 @@ impl Config {
             None => check.value("expected_source", s.expected_source.as_ref(), first_source("--collection")),
         };
         let upsert_keys = check.value("upsert_keys", s.upsert_keys.as_ref(), UpsertKeys::parse);
-        let file = check.optional("sources_file", s.sources_file.as_ref(), |path| {
-            let variable = |name: &str| {
-                environment.iter().find(|(variable, _)| variable == name).map(|(_, value)| value.clone())
-            };
-            Sources::load(Path::new(path), &variable).map_err(|faults| format!("is wrong:\n{faults}"))
-        });
+        let file = Sources::of_process(&mut check, s.sources_file.as_ref(), &environment);
         let of_file = file.flatten().and_then(|file| {
             let is_own = |source: &&sources::Source| {
                 collection.as_ref().is_some_and(|name| source.store.collection == name.as_str())

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use ::sources::{Source, Sources};
+use consumer::ExpectedSources;
 use kafka::BoxError;
 use serde_json::{Value, json};
 
@@ -21,21 +22,22 @@ struct Row {
 }
 
 impl Row {
-    fn new(source: &Source, config: &Config) -> Result<Self, String> {
+    fn new(source: &Source, config: &Config, stores: &ExpectedSources) -> Self {
         let from = match (&source.pull, source.push) {
             (Some(_), _) => "pull",
             (None, true) => "push",
             (None, false) => "envelope",
         };
-        Ok(Self {
+        let store = config.store(source, stores);
+        Self {
             source: source.name.to_string(),
             from,
             every: source.pull.as_ref().map(|pull| duration(pull.every)),
             topic: config.topic(source).to_owned(),
-            collection: source.store.collection.clone(),
-            keys: config.keys(source)?.fields().map(str::to_owned).collect(),
+            collection: store.collection,
+            keys: store.keys.fields().map(str::to_owned).collect(),
             has_schema: source.schema.is_some(),
-        })
+        }
     }
 
     fn cells(&self) -> [String; 5] {
@@ -58,7 +60,8 @@ impl Row {
 
 /// Prints the sources as a table, in the order of the file.
 pub fn list(sources: &Sources, config: &Config, as_json: bool) -> Result<ExitCode, BoxError> {
-    let rows: Vec<Row> = sources.iter().map(|source| Row::new(source, config)).collect::<Result<_, _>>()?;
+    let stores = config.stores(sources)?;
+    let rows: Vec<Row> = sources.iter().map(|source| Row::new(source, config, &stores)).collect();
     if as_json {
         let rows: Vec<Value> = rows.iter().map(Row::json).collect();
         output::write_line(json!({ "sources": rows }))?;

@@ -1,7 +1,6 @@
 //! `slipstream sources`: checks and lists the sources file, and shows what becomes of a sample of a
 //! source. Nothing is sent to Kafka or MongoDB.
 
-mod fetch;
 mod list;
 mod preview;
 mod target;
@@ -10,7 +9,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use ::sources::{Faults, Sources};
+use ::sources::{Faults, SOURCES_FILE, Sources};
 use clap::{Args, Subcommand};
 use kafka::BoxError;
 use serde_json::json;
@@ -19,9 +18,9 @@ use service::config::environment_value as value;
 use service::plural::counted;
 
 use crate::output;
+pub use target::Config;
 #[cfg(test)]
 pub use target::Settings;
-pub use target::{Config, SOURCES_FILE};
 
 /// Options of `sources`.
 #[derive(Debug, Clone, Args)]
@@ -98,7 +97,7 @@ pub async fn run(command: Command, environment: Vec<(String, String)>) -> Result
                 let problem = format!("has no source {:?}; it has {}", options.name, names.join(", "));
                 return Err(ConfigErrors(vec![(file.display().to_string(), problem)]).into());
             };
-            preview::try_source(source, &config, &options).await
+            preview::try_source((source, &sources), &config, &options).await
         }
     }
 }
@@ -116,15 +115,9 @@ fn file(option: Option<&Path>, environment: &[(String, String)]) -> Result<PathB
     })
 }
 
-fn read(file: &Path, environment: &[(String, String)]) -> Result<Sources, Faults> {
-    let variable =
-        |name: &str| environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
-    Sources::load(file, &variable)
-}
-
 /// Reads the file and prints its faults.
 fn load(file: &Path, environment: &[(String, String)]) -> Option<Sources> {
-    read(file, environment).map_err(|faults| print_faults(&faults)).ok()
+    Sources::of_environment(file, environment).map_err(|faults| print_faults(&faults)).ok()
 }
 
 /// Prints each fault as `FILE:LINE:COL: path: fault`.
@@ -135,7 +128,7 @@ pub fn print_faults(faults: &Faults) {
 fn check(options: &FileOptions, environment: &[(String, String)]) -> Result<ExitCode, BoxError> {
     let file = file(options.file.as_deref(), environment)?;
     let name = file.display().to_string();
-    match read(&file, environment) {
+    match Sources::of_environment(&file, environment) {
         Ok(sources) => {
             let count = sources.iter().count();
             output::write_line(if options.json {

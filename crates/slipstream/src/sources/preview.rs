@@ -1,38 +1,41 @@
 //! `slipstream sources try`: makes events and documents of a sample, with the functions that
-//! producer and consumer run: mapping and schema of crate `sources`, envelope and document of
-//! crate `events`.
+//! producer and consumer run.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::io::{IsTerminal, Read};
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use ::sources::{Answer, Context, Pointer, Record, Records, Schema, Source, Upstream};
+use ::sources::{Answer, Context, HttpApi, Pointer, Record, Records, Source, Sources, Upstream};
 use bson::Document;
-use consumer::mongo::UpsertKeys;
-use events::{Decoded, Event, Loc, Millis, NewEvent, Payload, RecordView, RequestError, Rules};
+use consumer::ExpectedSources;
+use consumer::mongo::{UpsertKeys, needed_indexes};
+use events::{Decoded, Event, Millis, RecordView, RequestError, Rules, Violation};
 use kafka::BoxError;
+use producer::extraction::{Extraction, extract, payload_violations};
+use producer::pull::fetch_first_page;
 use serde::Serialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use service::ConfigErrors;
 use service::plural::counted;
 
-use super::target::indexes;
-use super::{Config, TryOptions, fetch};
+use super::{Config, TryOptions};
 use crate::output;
 
 /// Maximum size of a sample; the limit of a fetched answer too.
 const MAX_SAMPLE_BYTES: u64 = 16 * 1024 * 1024;
+/// Timeout of a request to ADSBDB.
+const ADSBDB_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Shows what becomes of a sample. The exit code is 1 if a record does not become an event.
 pub async fn try_source(
-    source: &Source,
+    (source, file): (&Source, &Sources),
     config: &Config,
     options: &TryOptions,
 ) -> Result<ExitCode, BoxError> {
     let sample = if options.fetch { fetch_sample(source, config).await? } else { read_sample(options)? };
-    let report = Report::new(source, config, &sample, options.show)?;
+    let report = Report::new((source, file), config, &sample, options.show)?;
     output::write_line(if options.json { report.json()? } else { report.to_string() })?;
     Ok(if report.faulty == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -42,12 +45,39 @@ async fn fetch_sample(source: &Source, config: &Config) -> Result<Sample, BoxErr
         let problem = format!("{} is no pull source; use --sample", source.name);
         return Err(ConfigErrors(vec![("--fetch".into(), problem)]).into());
     };
-    let answer = match &pull.upstream {
-        Upstream::Adsbdb => fetch::fetch_aircraft(&config.adsbdb).await?,
-        Upstream::Http(api) => fetch::fetch(api).await?,
+    let adsbdb;
+    let api = match &pull.upstream {
+        Upstream::Adsbdb => {
+            adsbdb = adsbdb_api(&config.adsbdb)?;
+            &adsbdb
+        }
+        Upstream::Http(api) => &**api,
     };
-    let origin = format!("the answer of {} bytes after {} ms", answer.text.len(), answer.took.as_millis());
-    Ok(Sample { text: answer.text, origin })
+    let mut url = api.url.clone();
+    // A secret may stand in it.
+    url.set_query(url.query().is_some().then_some("***"));
+    let start = Instant::now();
+    let text = fetch_first_page(source.name.as_str(), api).await;
+    let text = text.map_err(|error| format!("{url}: the API of {} {error}", source.name))?;
+    let origin = format!("the answer of {} bytes after {} ms", text.len(), start.elapsed().as_millis());
+    Ok(Sample { text, origin })
+}
+
+/// ADSBDB as an API of the file.
+fn adsbdb_api(base_url: &str) -> Result<HttpApi, BoxError> {
+    Ok(HttpApi {
+        url: format!("{base_url}/v0/aircraft/random").parse()?,
+        timeout: ADSBDB_TIMEOUT,
+        headers: Vec::new(),
+        auth: None,
+        records: adsbdb_records()?,
+        paging: None,
+        wait: Vec::new(),
+    })
+}
+
+fn adsbdb_records() -> Result<Records, BoxError> {
+    Ok(Records::One(Pointer::parse("/response/aircraft")?))
 }
 
 fn read_sample(options: &TryOptions) -> Result<Sample, BoxError> {
@@ -111,15 +141,21 @@ struct Stored {
 }
 
 impl Report {
-    fn new(source: &Source, config: &Config, sample: &Sample, show: usize) -> Result<Self, BoxError> {
-        let keys = config.keys(source)?;
+    fn new(
+        (source, file): (&Source, &Sources),
+        config: &Config,
+        sample: &Sample,
+        show: usize,
+    ) -> Result<Self, BoxError> {
+        let stores = config.stores(file)?;
+        let store = config.store(source, &stores);
         let mut report = Self {
             source: source.name.to_string(),
             origin: sample.origin.clone(),
             topic: config.topic(source).to_owned(),
-            collection: source.store.collection.clone(),
-            keys: keys.fields().map(str::to_owned).collect(),
-            indexes: indexes(source, &keys),
+            collection: store.collection.clone(),
+            keys: store.keys.fields().map(str::to_owned).collect(),
+            indexes: needed_indexes(&store),
             has_schema: source.schema.is_some(),
             records: 0,
             faulty: 0,
@@ -127,7 +163,14 @@ impl Report {
         };
         serde_json::from_str::<IgnoredAny>(&sample.text)
             .map_err(|error| format!("{}: not JSON: {error}", sample.origin))?;
-        let mapping = Mapping { source, keys: &keys, api_version: &config.api_version, now: now()? };
+        let mapping = Mapping {
+            source,
+            stores: &stores,
+            keys: &store.keys,
+            api_version: &config.api_version,
+            max_bytes: source.pull.is_none().then_some(config.max_payload_bytes),
+            now: now()?,
+        };
         let around = Answer::new(&sample.text);
         let records = records(source)?;
         for record in records.of(&sample.text).map_err(|error| format!("{}: {error}", sample.origin))? {
@@ -243,7 +286,7 @@ impl fmt::Display for Report {
 fn records(source: &Source) -> Result<Records, BoxError> {
     Ok(match source.pull.as_ref().map(|pull| &pull.upstream) {
         None => Records::One(Pointer::parse("")?),
-        Some(Upstream::Adsbdb) => Records::One(Pointer::parse("/response/aircraft")?),
+        Some(Upstream::Adsbdb) => adsbdb_records()?,
         Some(Upstream::Http(api)) => api.records.clone(),
     })
 }
@@ -251,38 +294,33 @@ fn records(source: &Source) -> Result<Records, BoxError> {
 /// Makes events and documents of records.
 struct Mapping<'m> {
     source: &'m Source,
+    stores: &'m ExpectedSources,
     keys: &'m UpsertKeys,
     api_version: &'m str,
+    /// Maximum size of a body. Records of an answer have no limit of their own.
+    max_bytes: Option<usize>,
     now: Millis,
 }
 
 impl Mapping<'_> {
     /// The event and its document, or every fault of the record.
     fn apply<'t>(&self, record: &Record<'t>, answer: Option<&'t Answer<'t>>) -> Result<Stored, Vec<String>> {
-        let mut faults =
-            self.source.schema.as_ref().map_or_else(Vec::new, |schema| schema_faults(schema, record.text));
-        let event =
-            if self.source.event.is_some() { self.extract(record, answer) } else { self.parse(record.text) };
-        match event {
-            Ok(event) if faults.is_empty() => self.store(&event).map_err(|fault| vec![fault]),
-            Ok(_) => Err(faults),
-            Err(more) => {
-                faults.extend(more);
-                Err(faults)
-            }
+        if let Some(max) = self.max_bytes.filter(|max| record.text.len() > *max) {
+            let bytes = counted(record.text.len() as u64, "byte");
+            return Err(vec![format!("body: {bytes}, more than the {max} of MAX_PAYLOAD_BYTES")]);
         }
+        let event = match self.source.event {
+            Some(_) => self.extract(record, answer),
+            None => self.parse(record.text),
+        };
+        self.store(&event?).map_err(|fault| vec![fault])
     }
 
     fn extract<'t>(&self, record: &Record<'t>, answer: Option<&'t Answer<'t>>) -> Result<Event, Vec<String>> {
         let context = Context { answer, key: record.key.as_deref() };
-        let extracted = self.source.extract(record.text, context, self.now).map_err(|fault| {
-            fault.reasons.into_iter().map(|(field, reason)| format!("{field}: {reason}")).collect::<Vec<_>>()
-        })?;
-        let payload = Payload::parse(&extracted.payload)
-            .map_err(|violations| violations.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-        let timestamp = Some(extracted.timestamp);
-        let event = NewEvent { id: None, timestamp, source: self.source.name.clone(), payload };
-        Ok(Event::new(event, extracted.id, self.now, self.api_version))
+        let extracted = extract(self.source, record.text, context, self.now);
+        let Extraction { event, id, .. } = extracted.map_err(|fault| texts(&fault.violations))?;
+        Ok(Event::new(event, id, self.now, self.api_version))
     }
 
     /// The event of a body in an envelope.
@@ -291,8 +329,12 @@ impl Mapping<'_> {
         let mut event = events::parse_request(body.as_bytes(), &rules).map_err(|error| match error {
             RequestError::Empty => vec!["the body is empty".to_owned()],
             RequestError::NotJson { message, .. } => vec![message],
-            RequestError::Invalid(violations) => violations.iter().map(ToString::to_string).collect(),
+            RequestError::Invalid(violations) => texts(&violations),
         })?;
+        let violations = payload_violations(self.source, &event.payload);
+        if !violations.is_empty() {
+            return Err(texts(&violations));
+        }
         let id =
             event.id.take().ok_or_else(|| vec!["id: absent; the producer would generate one".to_owned()])?;
         Ok(Event::new(event, id, self.now, self.api_version))
@@ -303,34 +345,20 @@ impl Mapping<'_> {
         let value = event.to_json();
         let key = event.id.as_str().as_bytes();
         let record = RecordView { key: Some(key), value: &value, timestamp: Some(self.now.get()) };
-        let event = match events::decode(&record, |_| true) {
+        let event = match self.stores.decode(&record) {
             Ok(Decoded::Event(event)) => event,
             Ok(Decoded::OtherSource(source)) => return Err(format!("unexpected source {source}")),
             Err(poison) => return Err(format!("{}: {}", poison.class, poison.reason)),
         };
-        let mut document =
+        let document =
             Document::try_from(event.document.as_ref()).map_err(|error| format!("document: {error}"))?;
-        if let Some(field) = &self.source.store.source_field {
-            document.insert(field.clone(), self.source.name.as_str());
-        }
         let envelope = String::from_utf8(value).map_err(|error| format!("envelope: {error}"))?;
         Ok(Stored { envelope, document, filter: self.keys.filter(&event) })
     }
 }
 
-fn schema_faults(schema: &Schema, record: &str) -> Vec<String> {
-    let text = |fault: &::sources::SchemaFault| {
-        let mut path = String::new();
-        for step in &fault.path {
-            _ = match step {
-                Loc::Name(name) => write!(path, "/{name}"),
-                Loc::Index(index) => write!(path, "/{index}"),
-            };
-        }
-        let path = if path.is_empty() { "the record" } else { path.as_str() };
-        format!("schema: {path}: {}", fault.message)
-    };
-    schema.faults(record).iter().map(text).collect()
+fn texts(violations: &[Violation]) -> Vec<String> {
+    violations.iter().map(ToString::to_string).collect()
 }
 
 /// The document as extended JSON, with its fields in their order.

@@ -1,15 +1,11 @@
 //! The variables that decide where a source's events go, and what a source leaves to them.
 
-use ::sources::{Index, IndexKind, Source};
-use bson::{Bson, Document, doc};
-use consumer::mongo::{UpsertKeys, partial_filter};
+use std::sync::Arc;
+
+use ::sources::{Source, Sources};
+use consumer::mongo::UpsertKeys;
+use consumer::{ConfiguredSources, ExpectedSources, SourceStore};
 use service::{ConfigErrors, ConfigReader, Kind, parse};
-
-/// The variable that names the sources file.
-pub const SOURCES_FILE: &str = "SOURCES_FILE";
-
-/// Fields of the index for looking aircraft up, which each collection has.
-const LOOKUP_FIELDS: [&str; 3] = ["mode_s", "registration", "event_timestamp"];
 
 service::settings! {
     /// The variables of `sources list` and `sources try`.
@@ -20,6 +16,8 @@ service::settings! {
         upsert_keys: Kind::Default("event_id"),
         /// Value of the documents' field `api_version`.
         api_version: Kind::Default("1.0.0"),
+        /// Maximum size of a body, in bytes.
+        max_payload_bytes: Kind::Default("65536"),
         /// Base URL of ADSBDB.
         adsbdb_base_url: Kind::Default("https://api.adsbdb.com"),
     }
@@ -33,6 +31,8 @@ pub struct Config {
     keys: UpsertKeys,
     /// API_VERSION.
     pub api_version: String,
+    /// MAX_PAYLOAD_BYTES.
+    pub max_payload_bytes: usize,
     /// ADSBDB_BASE_URL, without a slash at its end.
     pub adsbdb: String,
 }
@@ -53,10 +53,18 @@ impl Config {
         });
         let keys = check.value("upsert_keys", s.upsert_keys.as_ref(), UpsertKeys::parse);
         let api_version = check.value("api_version", s.api_version.as_ref(), parse::text);
+        let bytes = parse::number(1..=16 * 1024 * 1024_usize);
+        let max_payload_bytes = check.value("max_payload_bytes", s.max_payload_bytes.as_ref(), bytes);
         let adsbdb = check.value("adsbdb_base_url", s.adsbdb_base_url.as_ref(), parse::base_url);
         let config = (|| {
             let adsbdb = adsbdb?.as_str().trim_end_matches('/').to_owned();
-            Some(Self { topic: topic?, keys: keys?, api_version: api_version?, adsbdb })
+            Some(Self {
+                topic: topic?,
+                keys: keys?,
+                api_version: api_version?,
+                max_payload_bytes: max_payload_bytes?,
+                adsbdb,
+            })
         })();
         check.finish(config)
     }
@@ -66,54 +74,17 @@ impl Config {
         source.topic.as_deref().unwrap_or(&self.topic)
     }
 
-    /// The fields that identify a document of a source.
+    /// The store of a source of the file.
+    pub fn store(&self, source: &Source, stores: &ExpectedSources) -> SourceStore {
+        stores.store_of(&source.name, &self.keys)
+    }
+
+    /// Where and how the consumer stores the sources of `file`, if EXPECTED_SOURCE is unset.
     ///
     /// # Errors
-    /// The keys of the source are not valid; the file's check accepts none of them.
-    pub fn keys(&self, source: &Source) -> Result<UpsertKeys, String> {
-        source.store.keys.as_ref().map_or(Ok(self.keys.clone()), |keys| UpsertKeys::parse(&keys.join(",")))
+    /// Two sources have one collection; the file's check accepts no such file.
+    pub fn stores(&self, file: &Sources) -> Result<ExpectedSources, String> {
+        let stores = ConfiguredSources::new(file, &self.keys, None)?;
+        Ok(ExpectedSources::Configured(Arc::new(stores)))
     }
-}
-
-/// The indexes of a source's collection besides `_id_`, as `createIndexes` gets them.
-pub fn indexes(source: &Source, keys: &UpsertKeys) -> Vec<Document> {
-    let ascending =
-        |fields: &[&str]| fields.iter().map(|field| ((*field).to_owned(), Bson::Int32(1))).collect();
-    let fields: Vec<&str> = keys.fields().collect();
-    let mut unique = index(ascending(&fields));
-    unique.insert("unique", true);
-    if let Some(filter) = partial_filter(keys) {
-        unique.insert("partialFilterExpression", filter);
-    }
-    let is_key =
-        |lookup: &[&str]| lookup.len() == fields.len() && lookup.iter().all(|field| fields.contains(field));
-    let lookups = [&["event_id"][..], &LOOKUP_FIELDS].into_iter().filter(|lookup| !is_key(lookup));
-    let lookups: Vec<Document> = lookups.map(|lookup| index(ascending(lookup))).collect();
-    let own = source.store.indexes.iter().map(own_index);
-    std::iter::once(unique).chain(lookups).chain(own).collect()
-}
-
-fn own_index(of_file: &Index) -> Document {
-    let value = |kind: &IndexKind| match kind {
-        IndexKind::Ascending => Bson::Int32(1),
-        IndexKind::Descending => Bson::Int32(-1),
-        IndexKind::Hashed => "hashed".into(),
-        IndexKind::Text => "text".into(),
-        IndexKind::Sphere => "2dsphere".into(),
-    };
-    let mut own = index(of_file.keys.iter().map(|(field, kind)| (field.clone(), value(kind))).collect());
-    if of_file.unique {
-        own.insert("unique", true);
-    }
-    own
-}
-
-/// An index with the name that MongoDB gives it by default.
-fn index(key: Document) -> Document {
-    let parts = key.iter().map(|(field, kind)| match kind {
-        Bson::String(kind) => format!("{field}_{kind}"),
-        kind => format!("{field}_{kind}"),
-    });
-    let name = parts.collect::<Vec<_>>().join("_");
-    doc! { "key": key, "name": name }
 }

@@ -24,6 +24,8 @@ pub struct Summary {
     pub left_over: u64,
     /// Events with a 202 from the producer.
     pub accepted: u64,
+    /// Fetched records that are dead letters: they were neither accepted nor on a topic.
+    pub pulled_dead_letters: u64,
     /// Outcomes of the consumer.
     pub consumed: Snapshot,
 }
@@ -58,6 +60,10 @@ impl fmt::Display for Summary {
             write!(f, "\nof these, {were} left by an earlier run")?;
         }
         write!(f, "\n{} accepted", counted(self.accepted, "event"))?;
+        if self.pulled_dead_letters > 0 {
+            let letters = counted(self.pulled_dead_letters, "fetched record");
+            write!(f, "\nbesides, {letters} in the dead-letter topics: slipstream dead-letters list")?;
+        }
         if self.balances() {
             write!(f, "\nevery record is accounted for")
         } else {
@@ -180,7 +186,8 @@ mod tests {
 
     fn summary(records: u64, waiting: u64, inserted: u64, accepted: u64) -> Summary {
         let consumed = Snapshot { inserted, ..Snapshot::default() };
-        Summary { topic: TopicCount { records, waiting }, left_over: 0, accepted, consumed }
+        let topic = TopicCount { records, waiting };
+        Summary { topic, left_over: 0, accepted, pulled_dead_letters: 0, consumed }
     }
 
     #[test]
@@ -197,6 +204,12 @@ mod tests {
         let summary = Summary { left_over: 3, ..summary(10, 0, 10, 8) };
         assert!(!summary.balances());
         assert!(summary.to_string().contains("DOES NOT BALANCE"));
+    }
+
+    #[test]
+    fn dead_letters_of_fetched_records_are_named_and_not_part_of_the_account() {
+        let summary = Summary { pulled_dead_letters: 2, ..summary(10, 0, 10, 10) };
+        assert!(summary.balances() && summary.to_string().contains("besides, 2 fetched records in the"));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use ::sources::SOURCES_FILE;
 use account::{NextOffsets, Summary, TopicCount, TopicCounter};
 use consumer::mongo::StoreConfig;
 use devservers::Simulator;
@@ -21,7 +22,6 @@ use stack::{Addresses, LocalStack, configs, poller_config, tool_variables};
 
 use crate::cli::UpOptions;
 use crate::output::write_progress;
-use crate::sources::SOURCES_FILE;
 
 /// The folder for data and logs, in the current directory.
 const FOLDER: &str = ".slipstream";
@@ -198,7 +198,8 @@ async fn show_status(counts: Counts, left_over: u64) {
     loop {
         second.tick().await;
         let consumed = counts.consumed.snapshot();
-        let (accepted, dead_letters) = (counts.produced.accepted(), consumed.dead_lettered);
+        let accepted = counts.produced.accepted();
+        let dead_letters = consumed.dead_lettered + counts.produced.pulled_dead_letters();
         let stored = consumed.inserted + consumed.updated + consumed.unchanged;
         // The consumer knows no lag before its first statistics.
         let lag = consumed.lag.unwrap_or(left_over);
@@ -241,7 +242,8 @@ async fn stop_and_count(run: &mut Run) -> Result<Summary, BoxError> {
         Ok::<_, BoxError>(all)
     };
     let topic = tokio::task::spawn_blocking(count).await??;
-    Ok(Summary { topic, left_over: run.left_over, accepted, consumed })
+    let pulled_dead_letters = run.processes.counts.produced.pulled_dead_letters();
+    Ok(Summary { topic, left_over: run.left_over, accepted, pulled_dead_letters, consumed })
 }
 
 /// Waits until the consumer has finished the expected number of records, at most for

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use ::sources::{Faults, Source, Sources};
+use ::sources::{Faults, SOURCES_FILE, Source, Sources};
 use bson::{Document, doc};
 use consumer::mongo::StoreConfig;
 use kafka::BoxError;
@@ -14,7 +14,6 @@ use service::config::environment_value as value;
 use service::plural::counted;
 
 use crate::output::write_progress;
-use crate::sources::SOURCES_FILE;
 
 /// Timeout of a sample's response.
 const SAMPLE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,8 +24,7 @@ const SAMPLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// All faults of the file.
 pub fn load(environment: &[(String, String)]) -> Result<Option<Sources>, Faults> {
     let Some(file) = value(environment, SOURCES_FILE) else { return Ok(None) };
-    let variable = |name: &str| value(environment, name).map(str::to_owned);
-    Sources::load(Path::new(file), &variable).map(Some)
+    Sources::of_environment(Path::new(file), environment).map(Some)
 }
 
 /// The topics of all sources, that of the producer first.

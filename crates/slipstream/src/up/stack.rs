@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use ::sources::SOURCES_FILE;
 use devservers::{
     Broker, BrokerKind, BrokerOptions, Database, DatabaseKind, DatabaseOptions, Machine, Simulator,
 };
@@ -15,7 +16,6 @@ use service::ConfigErrors;
 use service::config::{Environment, environment_value as value};
 
 use crate::cli::UpOptions;
-use crate::sources::SOURCES_FILE;
 
 /// The variable of the example's URLs, which replaces the hosts of public APIs.
 const SIMULATOR_URL: &str = "SIMULATOR_URL";

@@ -152,7 +152,7 @@ fn list_and_try_print_json() {
     assert_eq!(event["document"]["price"], "6225.32000000");
     assert_eq!(event["filter"]["event_id"]["$eq"], "12345678901234567890", "{event}");
     let faults = json["shown"][1]["faults"].as_array().unwrap();
-    assert!(faults.iter().any(|fault| fault.as_str().unwrap().starts_with("id: ")), "{faults:?}");
+    assert!(faults.iter().any(|fault| fault.as_str().unwrap().starts_with("body: id: ")), "{faults:?}");
 }
 
 #[test]
@@ -168,6 +168,36 @@ fn a_sample_that_is_no_answer_of_the_api_is_reported() {
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{stderr}");
         assert!(stderr.contains(part), "{stderr}");
+    }
+}
+
+#[test]
+fn the_schema_of_an_envelope_checks_the_payload_and_a_body_has_a_limit() {
+    let folder = folder();
+    let schema = r#"{"type":"object","required":["n"],"properties":{"n":{"type":"integer"}}}"#;
+    std::fs::write(folder.path().join("n.json"), schema).unwrap();
+    let file = "sources:\n  a: {envelope: true, schema: n.json, store: {source_field: from}}\n";
+    std::fs::write(folder.path().join("a.yaml"), file).unwrap();
+    let run = |variables: &[(&str, &str)], sample: &str| {
+        let arguments = ["sources", "try", "a", "--file", "a.yaml", "--json"];
+        let output = slipstream(folder.path(), variables, &arguments, sample);
+        let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (output.status.code(), json["shown"][0].clone())
+    };
+    let valid = r#"{"id":"i","source":"a","payload":{"n":1,"from":2}}"#;
+    let (code, shown) = run(&[], valid);
+    assert_eq!(code, Some(0), "{shown}");
+    let document = &shown["document"];
+    assert_eq!((&document["n"], &document["from"]), (&1.into(), &"a".into()), "{shown}");
+    assert_eq!(document["payload_conflicts"]["from"], 2, "as the consumer stores it: {shown}");
+    for (variables, sample, part) in [
+        (&[][..], r#"{"id":"i","source":"a","payload":{"n":"x"}}"#, "body.payload.n: "),
+        (&[], r#"{"id":"i","source":"b","payload":{"n":1}}"#, "body.source: "),
+        (&[("MAX_PAYLOAD_BYTES", "20")], valid, "body: 50 bytes, more than the 20 of MAX_PAYLOAD_BYTES"),
+    ] {
+        let (code, shown) = run(variables, sample);
+        assert_eq!(code, Some(1), "{shown}");
+        assert!(shown["faults"][0].as_str().unwrap().starts_with(part), "{part}: {shown}");
     }
 }
 
@@ -199,7 +229,9 @@ async fn a_failed_fetch_names_the_cause_without_the_query() {
     let simulator = Simulator::start(([127, 0, 0, 1], 0).into()).await.unwrap();
     let file = "sources:\n  a: {pull: {url: '${SIMULATOR_URL}/none?key=s3cret'}, event: {id: /id}}\n";
     std::fs::write(folder.path().join("a.yaml"), file).unwrap();
-    for (url, part) in [(simulator.base_url(), "answered 404"), ("http://127.0.0.1:9".into(), "refused")] {
+    for (url, part) in
+        [(simulator.base_url(), "the API of a returned status 404"), ("http://127.0.0.1:9".into(), "refused")]
+    {
         let folder = folder.path().to_owned();
         let output = tokio::task::spawn_blocking(move || {
             let variables = [("SIMULATOR_URL", url.as_str())];

@@ -43,6 +43,8 @@ pub enum Decision {
     Filtered,
     /// The consumer does not read its topic.
     OtherTopic,
+    /// It is a fetched record, which never was on a topic.
+    Pulled,
     /// It has no original position.
     NoOrigin,
     /// It has the maximum number of replays.
@@ -65,7 +67,9 @@ impl ReplayRules {
         if !self.filter.matches(dead_letter) {
             return Decision::Filtered;
         }
-        let Some(origin) = &dead_letter.origin else { return Decision::NoOrigin };
+        let Some(origin) = &dead_letter.origin else {
+            return if dead_letter.is_pulled { Decision::Pulled } else { Decision::NoOrigin };
+        };
         if !self.topics.contains(&origin.topic) {
             return Decision::OtherTopic;
         }
@@ -112,6 +116,7 @@ pub struct Report {
     pub end: EndReason,
     filtered: u64,
     other_topics: u64,
+    pulled: u64,
     no_origin: NamedRecords,
     max_replays: NamedRecords,
     rejected: NamedRecords,
@@ -146,6 +151,7 @@ impl Report {
             Decision::Send(_) => {}
             Decision::Filtered => self.filtered += 1,
             Decision::OtherTopic => self.other_topics += 1,
+            Decision::Pulled => self.pulled += 1,
             Decision::NoOrigin => {
                 self.no_origin.add(position, "left out, because it has no original position");
             }
@@ -198,6 +204,7 @@ impl Report {
             "left_out": {
                 "filtered": self.filtered,
                 "other_topics": self.other_topics,
+                "pulled": self.pulled,
                 "no_origin": self.no_origin.count,
                 "max_replays": self.max_replays.count,
             },
@@ -218,6 +225,7 @@ impl fmt::Display for Report {
         let left_out = [
             (self.filtered, "by the filters"),
             (self.other_topics, "of topics that KAFKA_TOPIC does not name"),
+            (self.pulled, "of fetched records, which never were on a topic"),
             (self.no_origin.count, "without an original position"),
             (self.max_replays.count, "with the maximum number of replays"),
         ];
@@ -254,6 +262,7 @@ mod tests {
             key: None,
             value_bytes: None,
             source: None,
+            is_pulled: false,
             origin,
             stage: None,
             class: Some("InvalidJson".into()),
@@ -285,6 +294,9 @@ mod tests {
     fn a_record_that_is_not_sent_has_a_specific_decision() {
         assert_eq!(decision(&dead_letter(Some(position("a", 1)), 0), Some("x")), Decision::Filtered);
         assert_eq!(decision(&dead_letter(None, 0), Some("InvalidJson")), Decision::NoOrigin);
+        let pulled = DeadLetter { is_pulled: true, ..dead_letter(None, 0) };
+        assert_eq!(decision(&pulled, None), Decision::Pulled);
+        assert!(!Decision::Pulled.keeps_offset());
         assert_eq!(decision(&dead_letter(Some(position("b", 0)), 0), None), Decision::OtherTopic);
         assert_eq!(decision(&dead_letter(Some(position("a.dlq", 0)), 0), None), Decision::OtherTopic);
         assert_eq!(decision(&dead_letter(Some(position("a", 1)), 3), None), Decision::MaxReplays);
