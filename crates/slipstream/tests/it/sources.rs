@@ -106,10 +106,9 @@ fn try_shows_every_fault_of_a_record() {
     let output = slipstream(folder.path(), &file, &["sources", "try", "orders"], sample);
     let stdout = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1), "{stdout}");
-    for part in
-        ["FAULT     schema: /changed_at: ", "FAULT     schema: /lines/0/count: ", "FAULT     timestamp: "]
-    {
-        assert!(stdout.contains(part), "{part}: {stdout}");
+    let faults: Vec<&str> = stdout.lines().filter(|line| line.starts_with("  FAULT ")).collect();
+    for part in ["changed_at", "count", "timestamp"] {
+        assert!(faults.iter().any(|fault| fault.contains(part)), "{part}: {stdout}");
     }
     assert!(stdout.ends_with("\n0 events, 1 record without an event; nothing was sent\n"), "{stdout}");
 }

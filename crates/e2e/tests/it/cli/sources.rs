@@ -1,4 +1,5 @@
-//! Each command of `docs/sources.md`, on the example file with `slipstream up`.
+//! Each command of `docs/sources.md`, on the example file with `slipstream up`, and what the page
+//! says about dead letters and changed keys.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -7,12 +8,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bson::{Document, doc};
+use devservers::Simulator;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
-use testkit::http;
 use testkit::page::{blocks, commands, is_shown};
 use testkit::process::{binary, command};
+use testkit::{Names, Process, Stack, http};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
 
@@ -188,4 +190,98 @@ async fn each_source_has_documents(up: &Up) {
         })
         .await;
     }
+}
+
+/// Producer, consumer and tools, each with a sources file of its own.
+struct Deployment {
+    names: Names,
+    folder: tempfile::TempDir,
+    simulator: String,
+}
+
+impl Deployment {
+    fn write(&self, name: &str, sources: &str) {
+        std::fs::write(self.folder.path().join(name), sources).unwrap();
+    }
+
+    /// Starts a process with the file of its name.
+    fn start(&self, process: &str) -> Process {
+        let file = self.folder.path().join(process).display().to_string();
+        let more = [("SOURCES_FILE", file.as_str()), ("SIMULATOR_URL", &self.simulator)];
+        Process::start(process, &self.names.environment(&more))
+    }
+
+    /// The output of `slipstream dead-letters`, a value for each line. Panics unless it exits with 0.
+    async fn dead_letters(&self, arguments: &[&str]) -> Vec<serde_json::Value> {
+        let mut tool = command("slipstream", &self.names.environment(&[]));
+        let output = tool.arg("dead-letters").args(arguments).arg("--json").output().await.unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        serde_json::Deserializer::from_str(&text).into_iter().map(Result::unwrap).collect()
+    }
+}
+
+const ORDERS: &str = "sources:\n  orders: {push: {}, event: {id: /no}}\n";
+const NOTES: &str = "  notes: {push: {}, event: {id: /id}}\n";
+/// The schema rejects each record of the simulator.
+const QUAKES: &str = "  quakes:
+    pull: {url: '${SIMULATOR_URL}/earthquakes/feed/v1.0/summary/all_hour.geojson', records: /features}
+    event: {id: /id}
+    schema: none.json
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_and_changed_keys_are_as_the_sources_page_says() {
+    let simulator = Simulator::start(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let (names, folder) = (Stack::shared().await.names(), tempfile::tempdir().unwrap());
+    let deployment = Deployment { names, folder, simulator: simulator.base_url() };
+    deployment.write("none.json", r#"{"required": ["nothing"]}"#);
+    deployment.write("producer", &format!("{ORDERS}{NOTES}{QUAKES}"));
+    deployment.write("consumer", ORDERS);
+    let (producer, consumer) = (deployment.start("producer"), deployment.start("consumer"));
+    producer.ready().await;
+    consumer.ready().await;
+    let quakes = producer.url("/ingest/quakes");
+    let fetched = http::request("POST", &quakes, "application/json", "").await.unwrap();
+    assert_eq!((fetched.status, &fetched.body["rejected"]), (207, &json!(10)), "{fetched:?}");
+    let note = http::post(&producer.url("/ingest/notes"), &json!({"id": "n1", "text": "hi"})).await.unwrap();
+    assert_eq!(note.status, 202, "{note:?}");
+
+    let listed = testkit::eventually("all dead letters", Duration::from_secs(60), || async {
+        let listed = deployment.dead_letters(&["list"]).await;
+        (listed.len() == 11).then_some(listed)
+    });
+    let listed = listed.await;
+    let of_pull = listed.iter().find(|letter| letter["stage"] == "pull").expect("a dead letter of a pull");
+    let place = ["topic", "partition", "offset"].map(|name| of_pull[name].to_string().replace('"', ""));
+    let place = format!("{}/{}@{}", place[0], place[1], place[2]);
+    let shown = deployment.dead_letters(&["show", &place]).await.remove(0);
+    let headers = shown["headers"].as_array().unwrap();
+    assert!(headers.contains(&json!({"name": "pull", "value": "quakes"})), "{shown}");
+
+    // The consumer learns of the source, and of other keys of another one.
+    let order = http::post(&producer.url("/ingest/orders"), &json!({"no": 1, "shop": "a"})).await.unwrap();
+    assert_eq!(order.status, 202, "{order:?}");
+    let client = mongodb::Client::with_uri_str(&deployment.names.mongodb).await.unwrap();
+    let database = client.database(&deployment.names.database);
+    let is_stored = async |collection: &str| {
+        let found = database.collection::<Document>(collection).find_one(doc! {}).await;
+        found.ok().flatten().map(drop)
+    };
+    testkit::eventually("the order", Duration::from_secs(30), || is_stored("orders")).await;
+    assert!(consumer.terminate().await.success());
+    let changed = ORDERS.replace("event: {id: /no}", "event: {id: /no}, store: {keys: [shop]}");
+    deployment.write("consumer", &format!("{changed}{NOTES}"));
+    let consumer = deployment.start("consumer");
+    let replayed = deployment.dead_letters(&["replay", "--reason", "UnknownSource"]).await;
+    assert_eq!(replayed[0]["replayed"], 1, "{replayed:?}");
+    testkit::eventually("the note", Duration::from_secs(30), || is_stored("notes")).await;
+    let reason = testkit::eventually("the blocked collection", Duration::from_secs(30), || async {
+        let ready = http::get(&consumer.url("/readyz")).await.ok()?;
+        (ready.status == 503).then_some(ready.body.to_string())
+    });
+    let reason = reason.await;
+    assert!(reason.contains("was written under the keys event_id"), "{reason}");
+    let replayed = deployment.dead_letters(&["replay"]).await;
+    assert_eq!(replayed[0]["replayed"], 0, "a dead letter of a pull was replayed: {replayed:?}");
 }
