@@ -20,6 +20,7 @@ pub mod kafka;
 pub mod load;
 pub mod mongo;
 pub mod monitor;
+pub mod page;
 pub mod process;
 pub mod proxy;
 pub mod scripted_mongodb;

@@ -175,6 +175,9 @@ fn announce(
     run.stack.lines.iter().for_each(|line| write_progress(&format!("  {line}")));
     write_progress(&format!("  producer  http://{producer}/health"));
     write_progress(&format!("  consumer  http://{consumer}/health"));
+    if let Some(file) = file {
+        sources::announce(file, environment, addresses);
+    }
     let pulled = file.and_then(|file| file.iter().find(|source| source.pull.is_some()));
     write_progress(&match (file, pulled) {
         (Some(_), Some(source)) => {

@@ -13,8 +13,11 @@ use serde_json::Value;
 use service::config::environment_value as value;
 use service::plural::counted;
 
+use super::stack::{Addresses, simulator_override};
 use crate::output::write_progress;
 
+/// Maximum number of sources that are named at the start.
+const MAX_NAMES: usize = 10;
 /// Timeout of a sample's response.
 const SAMPLE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -38,6 +41,20 @@ pub fn topics(of_producer: &str, file: Option<&Sources>) -> Vec<String> {
     topics
 }
 
+/// Prints the sources of the file, and whether the simulator serves their APIs.
+pub fn announce(file: &Sources, environment: &[(String, String)], addresses: &Addresses) {
+    let path = value(environment, SOURCES_FILE).unwrap_or_default();
+    let names: Vec<&str> = file.iter().map(|source| source.name.as_str()).take(MAX_NAMES).collect();
+    let more = match file.iter().count() - names.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    write_progress(&format!("  sources   {path}: {}{more}", names.join(", ")));
+    if let Some((name, _)) = simulator_override(environment, addresses) {
+        write_progress(&format!("  note      {name} is the simulator, which serves samples of public APIs"));
+    }
+}
+
 /// Sends the `examples` of the schema of each push source, so that it has documents without a
 /// sender. A failure is reported and is no failure of the run.
 pub async fn send_examples(file: &Sources, producer: &poller::Config) {
@@ -48,8 +65,12 @@ pub async fn send_examples(file: &Sources, producer: &poller::Config) {
         }
         let sent = examples.len() as u64;
         write_progress(&match send(source, &examples, producer).await {
-            Ok(()) => format!("  {}: sent {} of its schema", source.name, counted(sent, "example")),
-            Err(error) => format!("  {}: the examples of its schema were not accepted: {error}", source.name),
+            Ok(()) => {
+                format!("  {:<9} sent {} of its schema", source.name.as_str(), counted(sent, "example"))
+            }
+            Err(error) => {
+                format!("  {:<9} the examples of its schema were not accepted: {error}", source.name.as_str())
+            }
         });
     }
 }

@@ -129,9 +129,6 @@ impl LocalStack {
         };
         let simulator = Simulator::start(([127, 0, 0, 1], 0).into()).await?;
         self.lines.push(format!("adsbdb    {} (simulator: {reason})", simulator.base_url()));
-        if value(environment, SOURCES_FILE).is_some() && value(environment, SIMULATOR_URL).is_none() {
-            self.lines.push(format!("sources   {} ({SIMULATOR_URL})", simulator.base_url()));
-        }
         self.simulator = Some(simulator);
         Ok(())
     }
@@ -259,7 +256,8 @@ pub fn file_variables(environment: &[(String, String)], addresses: &Addresses) -
     with(environment, &overrides)
 }
 
-fn simulator_override(
+/// SIMULATOR_URL, if there is a sources file and the simulator runs, unless the user set it.
+pub fn simulator_override(
     environment: &[(String, String)],
     addresses: &Addresses,
 ) -> Option<(&'static str, String)> {

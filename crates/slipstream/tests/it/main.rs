@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+mod compose;
 mod documents;
 mod pages;
 mod sources;
