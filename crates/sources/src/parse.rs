@@ -54,7 +54,7 @@ pub(crate) fn sources(root: &Node, folder: &Path, report: Report) -> (Vec<Source
         let mut collections = BTreeMap::new();
         for (key, entry) in members.into_iter().take(MAX_SOURCES) {
             let name =
-                parser.name(&key.name).map_err(|reason| parser.report.add(key.at, &entry.path, reason));
+                Parser::name(&key.name).map_err(|reason| parser.report.add(key.at, &entry.path, reason));
             sources.extend(parser.source(name.ok(), &key.name, &entry, &mut collections));
         }
     }
@@ -62,7 +62,7 @@ pub(crate) fn sources(root: &Node, folder: &Path, report: Report) -> (Vec<Source
 }
 
 impl Parser<'_> {
-    fn name(&self, text: &str) -> Result<SourceName, String> {
+    fn name(text: &str) -> Result<SourceName, String> {
         if RESERVED.contains(&text) {
             return Err(format!("{text} is a reserved name, because /ingest/…/{text} is an endpoint"));
         }

@@ -141,7 +141,7 @@ impl Parser<'_> {
         rule.else_now |= flat(else_now)?.unwrap_or_default();
         rule.form = match (flat(unit)?, flat(pattern)?, flat(zone)?) {
             (Some(unit), None, None) => TimeForm::Epoch(unit),
-            (None, Some(Form::Rfc3339), None) | (None, None, None) => TimeForm::Contract,
+            (None, Some(Form::Rfc3339) | None, None) => TimeForm::Contract,
             (None, Some(Form::Iso8601) | None, zone) => TimeForm::Iso8601 { zone },
             (None, Some(Form::Pattern(pattern)), zone) => TimeForm::Pattern { pattern, zone },
             _ => {
