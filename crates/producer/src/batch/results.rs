@@ -55,6 +55,8 @@ pub struct Results {
     truncated: bool,
     /// Set for a fetch: the number of its records that were sent before and have not changed.
     unchanged: Option<u64>,
+    /// Whether the API has more pages than the fetch read.
+    has_more: bool,
     permits: Arc<Semaphore>,
     acquired: Option<OwnedSemaphorePermit>,
     /// Acquired bytes that are not used yet.
@@ -69,6 +71,7 @@ impl Results {
             statuses: BTreeSet::new(),
             truncated: false,
             unchanged: None,
+            has_more: false,
             permits,
             acquired: None,
             unused_bytes: 0,
@@ -78,6 +81,11 @@ impl Results {
     /// Marks the results as those of a fetch. Rejected records are then no error of the request.
     pub fn set_unchanged(&mut self, count: u64) {
         self.unchanged = Some(count);
+    }
+
+    /// Marks the results as a part: the API has more pages.
+    pub fn set_has_more(&mut self) {
+        self.has_more = true;
     }
 
     pub fn len(&self) -> usize {
@@ -188,6 +196,9 @@ impl Results {
         head.extend_from_slice(format!("{comma}\"accepted\":{accepted},\"rejected\":{rejected},").as_bytes());
         if let Some(unchanged) = self.unchanged {
             head.extend_from_slice(format!("\"unchanged\":{unchanged},").as_bytes());
+        }
+        if self.has_more {
+            head.extend_from_slice(b"\"has_more\":true,");
         }
         head.extend_from_slice(b"\"results\":[");
         let body = ResponseBody {

@@ -167,6 +167,10 @@ fn fetch_results(document: &Value) -> Value {
         "minimum": 0,
         "description": "Records that were sent or dead-lettered before, and have not changed.",
     });
+    schema["properties"]["has_more"] = json!({
+        "const": true,
+        "description": "The API has more pages than `max_pages`, and the last page had new records.",
+    });
     if let Value::Array(required) = &mut schema["required"] {
         required.push("unchanged".into());
     }

@@ -36,6 +36,8 @@ const MEMORY_BYTES: usize = 256 * 1024 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_ATTEMPTS: u32 = 3;
 const MAX_REDIRECTS: usize = 5;
+/// Time by which a fetch may come before the API allows it. It then waits.
+const MAX_EARLY: Duration = Duration::from_millis(500);
 /// Number of bytes that are decompressed at a time.
 const CHUNK_BYTES: usize = 32 * 1024;
 /// Duration of a rate limit if the API does not name it.
@@ -70,8 +72,8 @@ pub struct Page {
     pub text: String,
     pub headers: HeaderMap,
     pub validators: Validators,
-    /// How long the API allows no request after this one.
-    pub wait: Option<Duration>,
+    /// When the API allows the next request.
+    pub next_request: Option<Instant>,
     _memory: Option<OwnedSemaphorePermit>,
 }
 
@@ -80,7 +82,8 @@ pub struct Page {
 pub enum Fetched {
     /// The page has not changed.
     NotModified {
-        wait: Option<Duration>,
+        /// When the API allows the next request.
+        next_request: Option<Instant>,
     },
     Page(Page),
 }
@@ -140,7 +143,7 @@ impl PullClient {
         let deadline = Instant::now() + self.timeout * 2;
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(1));
         loop {
-            self.check_rate_limit()?;
+            self.await_rate_limit().await?;
             let outcome = tokio::time::timeout(self.timeout, self.request(url, known)).await;
             let outcome = outcome.unwrap_or(Err(PullError::Timeout(self.timeout)));
             self.metrics.pull(
@@ -178,8 +181,17 @@ impl PullClient {
         self.rate_limit.remaining(Instant::now())
     }
 
-    fn check_rate_limit(&self) -> Result<(), PullError> {
-        self.waits().map_or(Ok(()), |remaining| Err(PullError::RateLimited(remaining)))
+    /// Waits if a request is allowed soon. A schedule with the interval that the API names would
+    /// otherwise be too early by milliseconds.
+    async fn await_rate_limit(&self) -> Result<(), PullError> {
+        match self.waits() {
+            Some(remaining) if remaining > MAX_EARLY => Err(PullError::RateLimited(remaining)),
+            Some(remaining) => {
+                tokio::time::sleep(remaining).await;
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 
     async fn request(&self, url: &Url, known: Option<&Validators>) -> Result<Fetched, PullError> {
@@ -192,21 +204,24 @@ impl PullClient {
         if let Some(last_modified) = known.last_modified {
             request = request.header(IF_MODIFIED_SINCE, last_modified);
         }
+        let asked = Instant::now();
         let mut response = request.send().await.map_err(|error| self.transport_error(error))?;
         let headers = std::mem::take(response.headers_mut());
         let wait = self.named_wait(&headers);
         match response.status().as_u16() {
-            304 if is_conditional => return Ok(Fetched::NotModified { wait }),
+            304 if is_conditional => {
+                return Ok(Fetched::NotModified { next_request: wait.map(|wait| asked + wait) });
+            }
             200..=299 => {}
             429 => return Err(PullError::RateLimited(wait.unwrap_or(DEFAULT_RATE_LIMIT))),
             status => return Err(PullError::Status { status, retry_after: wait }),
         }
         let is_gzip = is_gzip(&headers).map_err(|reason| PullError::InvalidResponse(reason.into()))?;
+        let next_request = wait.map(|wait| asked + wait);
         let (body, memory) = self.read(chunks(response, is_gzip)).await?;
-        let text = |name: HeaderName| Some(headers.get(name)?.to_str().ok()?.to_owned());
-        let validators = Validators { etag: text(ETAG), last_modified: text(LAST_MODIFIED) };
+        let validators = validators(&headers);
         let text = json_text(Vec::from(body)).map_err(|reason| PullError::InvalidResponse(reason.into()))?;
-        Ok(Fetched::Page(Page { text, headers, validators, wait, _memory: memory }))
+        Ok(Fetched::Page(Page { text, headers, validators, next_request, _memory: memory }))
     }
 
     /// Reads a body within the limits.
@@ -264,6 +279,17 @@ impl PullClient {
         }
         PullError::Unreachable(cause)
     }
+}
+
+/// The validators of a response. A time without an ETag is one only if the answer was at least a
+/// second old: it may otherwise have changed again within that second (RFC 9110, 8.8.2.2).
+fn validators(headers: &HeaderMap) -> Validators {
+    let text = |name: HeaderName| headers.get(name)?.to_str().ok();
+    let time = |name: HeaderName| httpdate::parse_http_date(text(name)?).ok();
+    let is_old = || Some(time(DATE)?.duration_since(time(LAST_MODIFIED)?).ok()? >= Duration::from_secs(1));
+    let etag = text(ETAG).map(str::to_owned);
+    let last_modified = text(LAST_MODIFIED).filter(|_| etag.is_some() || is_old() == Some(true));
+    Validators { last_modified: last_modified.map(str::to_owned), etag }
 }
 
 /// Whether a response is compressed with gzip.
@@ -354,6 +380,22 @@ fn json_text(body: Vec<u8>) -> Result<String, &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_is_a_validator_if_the_answer_was_older_than_a_second() {
+        let of = |modified: &'static str, etag: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(DATE, HeaderValue::from_static("Sat, 28 Nov 2026 20:15:03 GMT"));
+            headers.insert(LAST_MODIFIED, HeaderValue::from_static(modified));
+            headers.extend(etag.map(|etag| (ETAG, HeaderValue::from_static(etag))));
+            validators(&headers).last_modified.is_some()
+        };
+        assert!(of("Sat, 28 Nov 2026 20:15:02 GMT", None));
+        assert!(!of("Sat, 28 Nov 2026 20:15:03 GMT", None));
+        assert!(!of("Sat, 28 Nov 2026 20:15:04 GMT", None));
+        assert!(!of("yesterday", None));
+        assert!(of("Sat, 28 Nov 2026 20:15:03 GMT", Some("\"a\"")));
+    }
 
     #[test]
     fn base64_has_its_padding() {

@@ -33,10 +33,10 @@ impl DeadLetter {
         Self { record: record.to_owned(), class: fault.class, reason }
     }
 
-    /// Logs what became of the record.
-    pub fn log(&self, source: &str, event: &'static str) {
+    /// Logs what became of `records` records, of which this is the first.
+    pub fn log(&self, source: &str, records: u64, event: &'static str) {
         let (class, reason, bytes) = (self.class, &*self.reason, self.record.len());
-        tracing::warn!(source, class, reason, bytes, "{event}");
+        tracing::warn!(source, records, class, reason, bytes, "{event}");
     }
 
     /// Writes the dead letter to `topic` and waits for its delivery report.

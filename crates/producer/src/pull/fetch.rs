@@ -9,11 +9,11 @@
 //!   report or a dead letter. So nothing is lost if a fetch ends early.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
 
 use events::{Loc, NewEvent, Violation};
 use service::tasks::lock;
 use sources::{Answer, Context, HttpApi, Records, Source};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -35,8 +35,9 @@ use crate::state::AppState;
 const MAX_RECORDS: usize = 100_000;
 /// Number of dead letters that are sent side by side.
 const DEAD_LETTERS_AT_A_TIME: usize = 64;
-/// Number of records after which other tasks may run.
+/// Number of records, and size of their texts, after which other tasks may run.
 const RECORDS_PER_YIELD: usize = 64;
+const BYTES_PER_YIELD: usize = 256 * 1024;
 
 /// What a fetch returned.
 pub enum Outcome {
@@ -64,13 +65,19 @@ struct Fetch<'f> {
     pages: HashMap<String, KeptPage>,
     /// The records that were sent, in order: the hash of the id, and that of the record.
     sent: Vec<(Hash, Hash)>,
+    /// The last record of each id in this fetch. An API may return several revisions of one id, and
+    /// the last of them must be the last that is sent.
+    latest: HashMap<Hash, Hash>,
     dead_letters: Vec<PendingLetter>,
     dead_lettered: u64,
     /// Records that are too large even for the dead-letter topic.
     rejected: u64,
     unchanged: u64,
     fetched: usize,
-    wait: Option<Duration>,
+    /// Whether a page was received that has changed.
+    has_changed: bool,
+    /// When the API allows the next request.
+    next_request: Option<Instant>,
 }
 
 /// A dead letter to send.
@@ -117,12 +124,14 @@ impl Puller {
             dead_letter_topic,
             pages: HashMap::new(),
             sent: Vec::new(),
+            latest: HashMap::new(),
             dead_letters: Vec::new(),
             dead_lettered: 0,
             rejected: 0,
             unchanged: 0,
             fetched: 0,
-            wait: None,
+            has_changed: false,
+            next_request: None,
         };
         if matches!(api.records, Records::One(_)) && api.paging.is_none() {
             fetch.one(cancelled).await
@@ -146,25 +155,32 @@ impl Fetch<'_> {
             () = self.state.shutdown.abandoned.cancelled() => return Err(ApiError::shutting_down(None)),
         };
         match fetched.map_err(|error| error.into_api_error(self.name()))? {
-            Fetched::NotModified { wait } => {
-                self.wait = wait.max(self.wait);
+            Fetched::NotModified { next_request } => {
+                self.next_request = next_request.max(self.next_request);
                 self.pages.extend(known.map(|page| (url.as_str().to_owned(), page)));
                 Ok(None)
             }
             Fetched::Page(page) => {
-                self.wait = page.wait.max(self.wait);
+                self.next_request = page.next_request.max(self.next_request);
+                self.has_changed = true;
                 Ok(Some(page))
             }
         }
     }
 
     /// Ends the fetch. `complete` states that every record has a delivery report or a dead letter.
+    /// If not, the validators of the fetch before are void too: some of its records may be replaced
+    /// by those that were sent.
     fn end(&mut self, complete: bool) {
+        let mut kept = lock(&self.puller.kept);
         if complete {
-            lock(&self.puller.kept).pages = std::mem::take(&mut self.pages);
+            kept.pages = std::mem::take(&mut self.pages);
+        } else if self.has_changed {
+            kept.pages.clear();
         }
-        if let Some(wait) = self.wait.filter(|wait| !wait.is_zero()) {
-            self.puller.client.wait(wait);
+        drop(kept);
+        if let Some(at) = self.next_request {
+            self.puller.client.wait(at.saturating_duration_since(Instant::now()));
         }
         self.count("not_modified", self.unchanged);
         self.count("dead_lettered", self.dead_lettered);
@@ -240,6 +256,7 @@ impl Fetch<'_> {
         if lock(&self.puller.kept).too_large.has(&content, &content) {
             return Err(Unsent::Fault(too_large()));
         }
+        lock(&self.puller.kept).sent.forget(&key);
         let payload = extraction.event.payload.clone();
         match publish(self.state, extraction.event, extraction.id, self.traceparent).await {
             Ok(accepted) => {
@@ -316,6 +333,8 @@ impl Fetch<'_> {
         let name = self.source.name.as_str();
         let max_pages = self.api.paging.as_ref().map_or(1, |paging| paging.max_pages);
         let (mut next, mut visited, mut changed) = (Some(paging::first(self.api)), HashSet::new(), 0);
+        // Whether the last page has records that were not fetched before. The next may have some too.
+        let mut has_new = false;
         for _ in 0..max_pages {
             let Some(url) = next.take() else { break };
             if !visited.insert(url.as_str().to_owned()) {
@@ -329,13 +348,19 @@ impl Fetch<'_> {
                 continue;
             };
             changed += 1;
+            let sent_before = self.sent.len();
             let records = self.read_page(&page, batch).await?;
+            has_new = self.sent.len() > sent_before;
             self.send_dead_letters().await?;
             self.fetched += records;
             let around = (page.text.as_str(), &page.headers);
             next = paging::next(self.api, &url, around, (records, self.fetched))
                 .map_err(|error| error.into_api_error(name))?;
             self.keep_page(&url, &page, records, next.as_ref());
+        }
+        if next.is_some() && has_new {
+            tracing::warn!(source = name, max_pages, "api has more pages than max_pages, they are not fetched");
+            batch.results.set_has_more();
         }
         Ok(changed)
     }
@@ -364,9 +389,10 @@ impl Fetch<'_> {
         let name = self.source.name.as_str();
         let records = self.api.records.of(&page.text);
         let records = records.map_err(|reason| PullError::InvalidResponse(reason).into_api_error(name))?;
-        let (answer, mut count) = (Answer::new(&page.text), 0);
+        let (answer, mut count, mut bytes) = (Answer::new(&page.text), 0, 0);
         for record in records {
             count += 1;
+            bytes += record.text.len();
             if self.fetched + count > MAX_RECORDS {
                 return Err(PullError::TooManyRecords(MAX_RECORDS).into_api_error(name));
             }
@@ -377,7 +403,7 @@ impl Fetch<'_> {
             match extract(self.source, record.text, context, self.state.now()) {
                 Ok(extraction) => {
                     let hashes = Self::hashes(&record, &extraction);
-                    if lock(&self.puller.kept).is_settled(&hashes) {
+                    if self.is_settled(&hashes) {
                         self.unchanged += 1;
                     } else {
                         batch.send(NewEvent { id: Some(extraction.id), ..extraction.event }).await?;
@@ -395,11 +421,27 @@ impl Fetch<'_> {
             if self.dead_letters.len() >= DEAD_LETTERS_AT_A_TIME {
                 self.send_dead_letters().await?;
             }
-            if count.is_multiple_of(RECORDS_PER_YIELD) {
+            if count.is_multiple_of(RECORDS_PER_YIELD) || bytes >= BYTES_PER_YIELD {
+                bytes = 0;
                 tokio::task::yield_now().await;
             }
         }
         Ok(count)
+    }
+
+    /// Whether a record needs no further event: it was sent, or its event is too large. If not, the
+    /// record of its id that was sent before is forgotten, so that it is sent again after this one.
+    fn is_settled(&mut self, (key, content): &(Hash, Hash)) -> bool {
+        let mut kept = lock(&self.puller.kept);
+        let is_sent = match self.latest.insert(*key, *content) {
+            Some(before) => before == *content,
+            None => kept.sent.has(key, content),
+        };
+        if is_sent || kept.too_large.has(content, content) {
+            return true;
+        }
+        kept.sent.forget(key);
+        false
     }
 
     /// Adds the dead letter of a record, unless it has one already. Returns whether it was added.
@@ -426,17 +468,11 @@ impl Fetch<'_> {
         let (topic, name) = (topic.as_str(), self.source.name.as_str());
         let sends = letters.iter().map(|pending| pending.letter.send(kafka, topic, name));
         let outcomes = futures::future::join_all(sends).await;
-        let mut failure = None;
+        let (mut failure, mut stored, mut rejected) = (None, Vec::new(), Vec::new());
         for (PendingLetter { content, is_too_large, letter }, outcome) in letters.iter().zip(outcomes) {
             match outcome {
-                Ok(()) => {
-                    self.dead_lettered += 1;
-                    letter.log(name, "fetched record sent to dead-letter topic");
-                }
-                Err(DeliveryError::TooLarge) => {
-                    self.rejected += 1;
-                    letter.log(name, "fetched record rejected: too large for the dead-letter topic");
-                }
+                Ok(()) => stored.push(letter),
+                Err(DeliveryError::TooLarge) => rejected.push(letter),
                 Err(error) => {
                     failure = Some(error);
                     continue;
@@ -444,6 +480,8 @@ impl Fetch<'_> {
             }
             lock(&self.puller.kept).lettered(*is_too_large).insert(*content, *content);
         }
+        self.dead_lettered += log(name, &stored, "fetched records sent to dead-letter topic");
+        self.rejected += log(name, &rejected, "fetched records rejected: too large for the dead-letter topic");
         match failure {
             None => Ok(()),
             Some(error) => Err(match error.into_api_error(crate::http::headers::new_id()) {
@@ -459,6 +497,15 @@ impl Fetch<'_> {
             }),
         }
     }
+}
+
+/// Logs what became of records. Returns their number.
+fn log(source: &str, letters: &[&DeadLetter], event: &'static str) -> u64 {
+    let count = letters.len() as u64;
+    if let Some(first) = letters.first() {
+        first.log(source, count, event);
+    }
+    count
 }
 
 /// Why an answer of one record was not sent.

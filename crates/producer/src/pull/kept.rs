@@ -6,8 +6,9 @@ use std::collections::HashMap;
 use sha2::{Digest, Sha256};
 use url::Url;
 
-/// Maximum number of hashes in one generation. A map has at most two generations, about 5 MB.
-const MAX_HASHES: usize = 32 * 1024;
+/// Maximum number of hashes in one generation. All records of a fetch fit. A map has at most two
+/// generations, about 15 MB.
+const MAX_HASHES: usize = 128 * 1024;
 
 /// A hash of 128 bits.
 pub type Hash = [u8; 16];
@@ -43,6 +44,12 @@ impl Hashes {
             self.insert(*key, *value);
         }
         found
+    }
+
+    /// Removes the value of `key`.
+    pub fn forget(&mut self, key: &Hash) {
+        self.current.remove(key);
+        self.previous.remove(key);
     }
 
     pub fn insert(&mut self, key: Hash, value: Hash) {
@@ -83,12 +90,6 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Whether a record needs no further event: it was sent, or its event is too large. The hashes
-    /// are those of the id and of the record.
-    pub fn is_settled(&mut self, (key, content): &(Hash, Hash)) -> bool {
-        self.sent.has(key, content) || self.too_large.has(content, content)
-    }
-
     /// The records that were dead-lettered for one of the two reasons.
     pub fn lettered(&mut self, is_too_large: bool) -> &mut Hashes {
         if is_too_large { &mut self.too_large } else { &mut self.dead_lettered }
@@ -112,6 +113,8 @@ mod tests {
         assert!(!hashes.has(&key(10), &key(0)), "it was not used");
         hashes.insert(key(0), key(2));
         assert!(!hashes.has(&key(0), &key(1)) && hashes.has(&key(0), &key(2)));
+        hashes.forget(&key(0));
+        assert!(!hashes.has(&key(0), &key(2)), "not in the previous generation either");
     }
 
     #[test]
