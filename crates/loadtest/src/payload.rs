@@ -56,7 +56,7 @@ impl RecordForm {
         // A hostile payload repeats its first key; here, too.
         let repeats = payload.text.starts_with(REPEATED) && own().all(|name| name != "n");
         let text = if repeats { format!("{REPEATED}{}", text.trim_start_matches('{')) } else { text };
-        Payload { text, fields }
+        Payload { fields, text }
     }
 }
 
