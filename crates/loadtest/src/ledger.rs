@@ -13,6 +13,7 @@ use service::http::object;
 use service::tasks::lock;
 use sha2::{Digest, Sha256};
 
+use crate::payload::RecordForm;
 use crate::workload::Workload;
 
 /// The first line.
@@ -27,6 +28,9 @@ pub struct Header {
     /// Generates the same events again.
     #[serde(flatten)]
     pub workload: Workload,
+    /// The form of the records of a source that is pushed. Absent: events in envelopes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<RecordForm>,
     /// API_VERSION of the producer, if its `/health` answered at the start.
     pub api_version: Option<String>,
 }
@@ -170,7 +174,14 @@ mod tests {
 
     fn header() -> Header {
         let workload = Workload { seed: u64::MAX, keys: 7, superseded_ppm: 1, hostile_ppm: 2 };
-        Header { run: "r".into(), source: "s".into(), started_at: 5, workload, api_version: None }
+        Header {
+            run: "r".into(),
+            source: "s".into(),
+            started_at: 5,
+            workload,
+            record: None,
+            api_version: None,
+        }
     }
 
     #[test]

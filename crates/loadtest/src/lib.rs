@@ -14,4 +14,5 @@ pub mod verify;
 mod workload;
 
 pub use options::{LoadOptions, VerifyOptions, parse_duration};
+pub use payload::RecordForm;
 pub use progress::{PlainLines, Progress};

@@ -6,6 +6,10 @@
 use std::fmt::Write;
 
 use bson::{Bson, Decimal128, Document, doc};
+use serde::{Deserialize, Serialize};
+
+/// The begin of a hostile payload. The last value of a repeated key wins.
+const REPEATED: &str = "{\"n\":\"replaced\",";
 
 /// Nesting levels of a deep payload; the payload itself is level 1.
 const DEEP_LEVELS: usize = 80;
@@ -17,6 +21,59 @@ pub struct Payload {
     pub fields: Document,
     /// The JSON text to send.
     pub text: String,
+}
+
+/// Where the id and the timestamp of an event are in the record of a source that is pushed: the names
+/// of a JSON Pointer. The rest of the record is a generated payload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordForm {
+    /// The id, a text.
+    pub id: Vec<String>,
+    /// The timestamp, in epoch milliseconds. Absent: the time of acceptance.
+    pub timestamp: Option<Vec<String>>,
+}
+
+impl RecordForm {
+    /// Whether both places can be in one record.
+    pub fn is_possible(&self) -> bool {
+        let Some(timestamp) = &self.timestamp else { return !self.id.is_empty() };
+        // A place within the other one would replace it.
+        !timestamp.starts_with(&self.id) && !self.id.starts_with(timestamp)
+    }
+
+    /// The record of an event with this payload.
+    pub fn record(&self, payload: Payload, id: &str, timestamp: i64) -> Payload {
+        let own = || std::iter::once(&self.id).chain(&self.timestamp).filter_map(|path| path.first());
+        let mut fields = payload.fields;
+        for name in own() {
+            fields.remove(name);
+        }
+        set(&mut fields, &self.id, id.into());
+        if let Some(path) = &self.timestamp {
+            set(&mut fields, path, timestamp.into());
+        }
+        let text = json_text(&fields);
+        // A hostile payload repeats its first key; here, too.
+        let repeats = payload.text.starts_with(REPEATED) && own().all(|name| name != "n");
+        let text = if repeats { format!("{REPEATED}{}", text.trim_start_matches('{')) } else { text };
+        Payload { fields, text }
+    }
+}
+
+/// Sets the value at a path of names. Documents in between are created.
+fn set(document: &mut Document, path: &[String], value: Bson) {
+    match path {
+        [] => {}
+        [name] => drop(document.insert(name, value)),
+        [name, rest @ ..] => {
+            let mut inner = match document.remove(name) {
+                Some(Bson::Document(inner)) => inner,
+                _ => Document::new(),
+            };
+            set(&mut inner, rest, value);
+            document.insert(name, inner);
+        }
+    }
 }
 
 /// Pseudo-random numbers (SplitMix64), the same in every version of this program and on every
@@ -82,8 +139,7 @@ pub fn hostile(n: u64, key: u64, random: &mut Random) -> Payload {
     let kind = KINDS[random.below(KINDS.len() as u32) as usize];
     let mut fields = doc! { "n": integer(n), "mode_s": mode_s(key) };
     fields.extend(kind(random));
-    // The last value of a repeated key wins.
-    let text = format!("{{\"n\":\"replaced\",{}", json_text(&fields).trim_start_matches('{'));
+    let text = format!("{REPEATED}{}", json_text(&fields).trim_start_matches('{'));
     Payload { fields, text }
 }
 

@@ -39,8 +39,10 @@ pub struct RecordCounts {
     pub accepted: u64,
     /// Records that did not.
     pub rejected: u64,
-    /// Records that had not changed. 1 if the API answered 304.
-    pub not_modified: u64,
+    /// Records that were sent or dead-lettered before, and have not changed.
+    pub unchanged: u64,
+    /// Whether the API answered 304 for every page.
+    pub not_modified: bool,
 }
 
 /// A response with either the fields of an event or those of a batch. The results are not read.
@@ -51,27 +53,17 @@ struct IngestBody {
     offset: Option<i64>,
     accepted: Option<u64>,
     rejected: Option<u64>,
-    not_modified: Option<NotModified>,
-}
-
-/// Whether the API answered 304, or the number of records that had not changed.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum NotModified {
-    Answer(bool),
-    Records(u64),
+    unchanged: Option<u64>,
+    not_modified: Option<bool>,
 }
 
 impl IngestBody {
     fn ingested(self, status: StatusCode) -> Option<Ingested> {
-        let Self { id, partition, offset, accepted, rejected, not_modified } = self;
+        let Self { id, partition, offset, accepted, rejected, unchanged, not_modified } = self;
         if let (Some(accepted), Some(rejected)) = (accepted, rejected) {
-            let not_modified = match not_modified {
-                None => 0,
-                Some(NotModified::Answer(answer)) => u64::from(answer),
-                Some(NotModified::Records(records)) => records,
-            };
-            return Some(Ingested::Records(RecordCounts { accepted, rejected, not_modified }));
+            let (unchanged, not_modified) = (unchanged.unwrap_or_default(), not_modified.unwrap_or_default());
+            let counts = RecordCounts { accepted, rejected, unchanged, not_modified };
+            return Some(Ingested::Records(counts));
         }
         let event = Accepted { id: id?, partition: partition?, offset };
         (status == StatusCode::ACCEPTED).then_some(Ingested::Event(event))

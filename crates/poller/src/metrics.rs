@@ -2,8 +2,9 @@
 //!
 //! Every call is counted once: as sent, failed or abandoned.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode_registry;
@@ -32,6 +33,18 @@ struct Outcome {
     outcome: &'static str,
 }
 
+/// The labels of a source of POLL_SOURCES.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BySource {
+    source: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BySourceAndOutcome {
+    source: String,
+    outcome: &'static str,
+}
+
 const SENT: Outcome = Outcome { outcome: "sent" };
 const FAILED: Outcome = Outcome { outcome: "failed" };
 const ABANDONED: Outcome = Outcome { outcome: "abandoned" };
@@ -44,6 +57,8 @@ pub struct Metrics(Arc<Inner>);
 struct Inner {
     registry: Registry,
     calls: Family<Outcome, Counter>,
+    source_calls: Family<BySourceAndOutcome, Counter>,
+    last_success: Family<BySource, Gauge<f64, AtomicU64>>,
     skipped: Counter,
     seconds: Histogram,
     producer_up: Gauge,
@@ -65,6 +80,12 @@ struct SourceState {
     counts: CallCounts,
     /// The reason of the last failure, until a request succeeds.
     failure: Option<String>,
+}
+
+impl SourceState {
+    fn new(name: String) -> Self {
+        Self { name, counts: CallCounts::default(), failure: Some("no response yet".to_owned()) }
+    }
 }
 
 impl Default for Metrics {
@@ -92,16 +113,31 @@ impl Metrics {
             "1 if the last request to the producer succeeded",
             producer_up.clone(),
         );
-        let state = |name| SourceState {
-            name,
-            counts: CallCounts::default(),
-            failure: Some("no response yet".to_owned()),
-        };
-        let sources = sources.into_iter().map(state).collect();
+        let sources: Vec<SourceState> = sources.into_iter().map(SourceState::new).collect();
+        let source_calls = Family::<BySourceAndOutcome, Counter>::default();
+        let last_success = Family::<BySource, Gauge<f64, AtomicU64>>::default();
+        registry.register(
+            "source_poll_calls",
+            "Calls of the producer by source and outcome",
+            source_calls.clone(),
+        );
+        registry.register(
+            "source_last_poll_success_timestamp_seconds",
+            "Time of the last call of a source that succeeded, 0 before the first",
+            last_success.clone(),
+        );
+        for SourceState { name: source, .. } in &sources {
+            for Outcome { outcome } in [SENT, FAILED, ABANDONED] {
+                drop(source_calls.get_or_create(&BySourceAndOutcome { source: source.clone(), outcome }));
+            }
+            drop(last_success.get_or_create(&BySource { source: source.clone() }));
+        }
         let producer = Mutex::new(ProducerState { sources, last_error: None });
         Self(Arc::new(Inner {
             registry,
             calls,
+            source_calls,
+            last_success,
             skipped,
             seconds,
             producer_up,
@@ -165,7 +201,11 @@ impl Metrics {
     /// Counts a call of a source that succeeded after `duration`. Returns whether the one before
     /// failed.
     pub fn sent(&self, source: &str, duration: Duration) -> bool {
-        self.0.calls.get_or_create(&SENT).inc();
+        self.count(source, &SENT);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        if let Some(gauge) = self.0.last_success.get(&BySource { source: source.to_owned() }) {
+            gauge.set(now.as_secs_f64());
+        }
         self.0.seconds.observe(duration.as_secs_f64());
         self.0.producer_up.set(1);
         let mut producer = lock(&self.0.producer);
@@ -178,7 +218,7 @@ impl Metrics {
     /// Counts a call of a source that failed after `duration`. Returns whether `reason` is a new
     /// one.
     pub fn failed(&self, source: &str, duration: Duration, reason: &str) -> bool {
-        self.0.calls.get_or_create(&FAILED).inc();
+        self.count(source, &FAILED);
         self.0.seconds.observe(duration.as_secs_f64());
         let mut producer = lock(&self.0.producer);
         producer.last_error = Some(reason.to_owned());
@@ -194,9 +234,18 @@ impl Metrics {
 
     /// Counts a call of a source cancelled at shutdown.
     pub fn abandoned(&self, source: &str) {
-        self.0.calls.get_or_create(&ABANDONED).inc();
+        self.count(source, &ABANDONED);
         if let Some(state) = lock(&self.0.producer).of(source) {
             state.counts.abandoned += 1;
+        }
+    }
+
+    /// Counts a call. Only sources of POLL_SOURCES have counters of their own.
+    fn count(&self, source: &str, outcome: &Outcome) {
+        self.0.calls.get_or_create(outcome).inc();
+        let labels = BySourceAndOutcome { source: source.to_owned(), outcome: outcome.outcome };
+        if let Some(counter) = self.0.source_calls.get(&labels) {
+            counter.inc();
         }
     }
 

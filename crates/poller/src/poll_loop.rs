@@ -147,8 +147,8 @@ fn log(source: &str, ingested: &Ingested, took_ms: f64) {
         Ingested::Event(Accepted { id, partition, offset }) => {
             tracing::info!(source, id, partition, offset, took_ms, "event accepted");
         }
-        Ingested::Records(RecordCounts { accepted, rejected, not_modified }) => {
-            tracing::info!(source, accepted, rejected, not_modified, took_ms, "records ingested");
+        Ingested::Records(RecordCounts { accepted, rejected, unchanged, not_modified }) => {
+            tracing::info!(source, accepted, rejected, unchanged, not_modified, took_ms, "records ingested");
         }
     }
 }

@@ -51,9 +51,8 @@ impl AttemptResult {
 }
 
 impl Client {
-    /// Creates the client; `is_batch` selects the endpoint.
-    pub fn new(config: &poller::Config, is_batch: bool) -> Result<Self, BoxError> {
-        let path = if is_batch { "ingest/batch" } else { "ingest" };
+    /// Creates the client of the endpoint `path`.
+    pub fn new(config: &poller::Config, path: &str, is_batch: bool) -> Result<Self, BoxError> {
         let agent = concat!("slipstream-load/", env!("CARGO_PKG_VERSION"));
         Ok(Self {
             http: poller::client::http_client(config, agent)?,
@@ -231,14 +230,17 @@ pub struct PendingEvent {
 impl PendingEvent {
     /// Generates the body of an event; nothing is sent.
     pub fn new(header: &Header, event: Event) -> Self {
-        let text = header.workload.payload(event.n).text;
-        let hash = hash(&text);
+        let payload = header.workload.payload(event.n);
+        let hash = hash(&payload.text);
         let id = id_of(&header.run, event.key);
-        // Neither ids nor sources contain characters that JSON escapes.
-        let body = format!(
-            r#"{{"id":"{id}","timestamp":{},"source":"{}","payload":{text}}}"#,
-            event.timestamp, header.source
-        );
+        let body = match &header.record {
+            Some(record) => record.record(payload, &id, event.timestamp).text,
+            // Neither ids nor sources contain characters that JSON escapes.
+            None => format!(
+                r#"{{"id":"{id}","timestamp":{},"source":"{}","payload":{}}}"#,
+                event.timestamp, header.source, payload.text
+            ),
+        };
         let (unconfirmed, interrupted) = (Vec::new(), Vec::new());
         Self { event, id, body, hash, attempts: 0, status: None, unconfirmed, interrupted }
     }
@@ -377,8 +379,14 @@ mod tests {
 
     fn pending() -> PendingEvent {
         let workload = Workload { seed: 1, keys: 3, superseded_ppm: 0, hostile_ppm: 0 };
-        let header =
-            Header { run: "r".into(), source: "s".into(), started_at: 0, workload, api_version: None };
+        let header = Header {
+            run: "r".into(),
+            source: "s".into(),
+            started_at: 0,
+            workload,
+            record: None,
+            api_version: None,
+        };
         PendingEvent::new(&header, Events::new(workload).next().unwrap())
     }
 

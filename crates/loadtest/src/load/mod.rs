@@ -17,6 +17,7 @@ use std::time::Duration;
 use client::{AttemptOutcome, AttemptResult, Client, PendingEvent, Receipt};
 use events::Source;
 use kafka::BoxError;
+use service::ConfigErrors;
 use service::tasks::lock;
 use service::time::Backoff;
 pub use summary::{Counters, Summary};
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ledger::{Header, Ledger, Outcome};
 use crate::options::LoadOptions;
+use crate::payload::RecordForm;
 use crate::progress::{PLAIN_PERIOD, PlainLines, Progress};
 use crate::workload::{Event, Events, Workload};
 
@@ -47,6 +49,16 @@ pub struct Target {
     pub producer: poller::Config,
     /// Source of the events.
     pub source: Source,
+    /// The form of its records, if it is pushed. Absent: events in envelopes.
+    pub record: Option<RecordForm>,
+}
+
+impl Target {
+    /// The path of the endpoint.
+    fn path(&self, is_batch: bool) -> String {
+        let source = if self.record.is_some() { format!("/{}", self.source) } else { String::new() };
+        format!("ingest{source}{}", if is_batch { "/batch" } else { "" })
+    }
 }
 
 /// Sends the events of one run, until its end or until `stop`.
@@ -59,7 +71,9 @@ pub async fn run(
     stop: &CancellationToken,
 ) -> Result<Summary, BoxError> {
     service::cli::raise_open_files_limit();
-    let client = Client::new(&target.producer, options.batch > 1)?;
+    check_ledger(target, options)?;
+    let is_batch = options.batch > 1;
+    let client = Client::new(&target.producer, &target.path(is_batch), is_batch)?;
     let header = header(target, options, client.api_version().await);
     let ledger = Ledger::create(options.ledger.as_deref(), &header)?;
     let started = Instant::now();
@@ -99,6 +113,16 @@ pub async fn run(
     })
 }
 
+/// Rejects a ledger that `verify` could not judge.
+fn check_ledger(target: &Target, options: &LoadOptions) -> Result<(), ConfigErrors> {
+    let is_judged = target.record.as_ref().is_none_or(|record| record.timestamp.is_some());
+    if is_judged || options.ledger.is_none() {
+        return Ok(());
+    }
+    let why = "have no timestamp, so verify cannot tell the newest event of an id";
+    Err(ConfigErrors(vec![("--ledger".to_owned(), format!("the records of {} {why}", target.source))]))
+}
+
 fn header(target: &Target, options: &LoadOptions, api_version: Option<String>) -> Header {
     let started_at = now_ms();
     let random = RandomState::new().hash_one(started_at);
@@ -113,6 +137,7 @@ fn header(target: &Target, options: &LoadOptions, api_version: Option<String>) -
             superseded_ppm: options.superseded,
             hostile_ppm: options.hostile,
         },
+        record: target.record.clone(),
         api_version,
     }
 }

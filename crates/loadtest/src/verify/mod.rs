@@ -270,7 +270,11 @@ impl Comparison {
                 let api_version = self.header.api_version.as_deref();
                 let api_version = api_version.or(stored.get_str("api_version").ok()).unwrap_or("a text");
                 let metadata = Metadata { id, timestamp, ingested_at, api_version };
-                let payload = self.header.workload.payload(n).fields;
+                let payload = self.header.workload.payload(n);
+                let payload = match &self.header.record {
+                    Some(record) => record.record(payload, id, timestamp).fields,
+                    None => payload.fields,
+                };
                 let source_field = self.source_field.as_deref().map(|field| (field, &*self.header.source));
                 let expected = expected_document(payload, metadata, source_field);
                 let differing = differences(&expected, stored);

@@ -258,7 +258,15 @@ async fn ingest_source(
         state.other.clone().unwrap()
     };
     tokio::time::sleep(response.delay).await;
-    (StatusCode::from_u16(response.status).unwrap(), response.body).into_response()
+    answer(response)
+}
+
+fn answer(response: Response) -> axum::response::Response {
+    let mut answer = (StatusCode::from_u16(response.status).unwrap(), response.body).into_response();
+    for (name, value) in response.headers {
+        answer.headers_mut().insert(name, value.parse().unwrap());
+    }
+    answer
 }
 
 async fn ingest(
@@ -277,9 +285,5 @@ async fn ingest(
     };
     tokio::time::sleep(response.delay).await;
     state.lock().unwrap().in_flight -= 1;
-    let mut answer = (StatusCode::from_u16(response.status).unwrap(), response.body).into_response();
-    for (name, value) in response.headers {
-        answer.headers_mut().insert(name, value.parse().unwrap());
-    }
-    answer
+    answer(response)
 }

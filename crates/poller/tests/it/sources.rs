@@ -21,7 +21,7 @@ fn file() -> (tempfile::TempDir, String) {
 }
 
 fn records() -> Response {
-    Response::records(207, r#"{"accepted":3,"rejected":1,"not_modified":2,"results":[{"index":0}]}"#)
+    Response::records(207, r#"{"accepted":3,"rejected":1,"unchanged":2,"results":[{"index":0}]}"#)
 }
 
 #[tokio::test]
@@ -79,6 +79,64 @@ async fn a_source_without_news_is_a_success() {
 }
 
 #[tokio::test]
+async fn each_status_of_a_fetch_counts_for_its_source() {
+    let (_folder, path) = file();
+    let one = r#"{"id":"a","topic":"t","partition":0,"offset":7,"status":"enqueued"}"#;
+    let many = r#"{"accepted":2,"rejected":1,"unchanged":4,"results":[]}"#;
+    for (status, body, outcome) in [
+        (200, many, "sent"),
+        (202, many, "sent"),
+        (202, one, "sent"),
+        (207, many, "sent"),
+        (200, one, "failed"),
+        (207, one, "failed"),
+        (202, r#"{"accepted":true}"#, "failed"),
+    ] {
+        let producer = ScriptedProducer::start([Response::accepted()]).await;
+        producer.set_other(Response::records(status, body));
+        let variables = [("SOURCES_FILE", path.as_str()), ("POLL_SOURCES", "*"), ("DURATION_SEC", "0")];
+        let poller = Poller::start(producer.address, &variables).await;
+        until("a call for each", || poller.counts().sent + poller.counts().failed >= 2).await;
+        let text = poller.get("/metrics").await;
+        let sample = |name: &str, source: &str, rest: &str| -> f64 {
+            let start = format!("slipstream_{name}{{source=\"{source}\"{rest}}} ");
+            let value = text.lines().find_map(|line| line.strip_prefix(&start));
+            value.unwrap_or_else(|| panic!("{start} in {text}")).parse().unwrap()
+        };
+        for other in ["sent", "failed", "abandoned"] {
+            let calls = sample("source_poll_calls_total", "quakes", &format!(",outcome=\"{other}\""));
+            assert_eq!(calls > 0.0, other == outcome, "{status} {body}: {other} {calls}");
+        }
+        assert!(sample("source_poll_calls_total", "adsbdb", ",outcome=\"sent\"") >= 1.0);
+        let last = "source_last_poll_success_timestamp_seconds";
+        assert!(sample(last, "adsbdb", "") > 1.7e9);
+        assert_eq!(sample(last, "quakes", "") > 1.7e9, outcome == "sent");
+        assert!(!text.contains("trades"), "only sources of POLL_SOURCES: {text}");
+        poller.stop.cancel();
+    }
+}
+
+#[tokio::test]
+async fn retry_after_of_a_502_delays_only_its_source() {
+    let (_folder, path) = file();
+    let producer = ScriptedProducer::start([Response::accepted()]).await;
+    producer.set_other(Response::rejected(502).retry_after(2));
+    let variables = [
+        ("SOURCES_FILE", path.as_str()),
+        ("POLL_SOURCES", "*"),
+        ("DURATION_SEC", "0"),
+        ("INTERVAL_SEC", "0.1"),
+    ];
+    let poller = Poller::start(producer.address, &variables).await;
+    until("two calls for quakes", || producer.others().len() >= 2).await;
+    let calls = producer.others();
+    let gap = calls[1].1 - calls[0].1;
+    assert!(gap >= Duration::from_secs(2), "{gap:?}");
+    assert!(producer.calls().len() >= 8, "adsbdb keeps its pace: {}", producer.calls().len());
+    poller.stop.cancel();
+}
+
+#[tokio::test]
 async fn each_source_has_one_summary_line() {
     let (_folder, path) = file();
     let producer = ScriptedProducer::start([Response::accepted()]).await;
@@ -101,5 +159,5 @@ async fn each_source_has_one_summary_line() {
     let counts: Vec<_> =
         summaries.iter().map(|line| (line["source"].as_str().unwrap(), line["sent"].as_u64())).collect();
     assert_eq!(counts, [("adsbdb", Some(1)), ("quakes", Some(5))]);
-    assert!(text.contains(r#""accepted":3,"rejected":1,"not_modified":2"#), "{text}");
+    assert!(text.contains(r#""accepted":3,"rejected":1,"unchanged":2,"not_modified":false"#), "{text}");
 }

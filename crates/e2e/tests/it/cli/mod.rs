@@ -4,6 +4,7 @@ mod check;
 mod dead_letters;
 mod load;
 mod sources;
+mod sources_file;
 mod takeover;
 mod trace;
 mod up;
