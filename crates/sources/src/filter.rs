@@ -4,6 +4,7 @@
 
 mod functions;
 mod syntax;
+mod value;
 
 use std::cell::OnceCell;
 use std::fmt::{self, Write};
@@ -18,6 +19,7 @@ use jaq_json::{Val, read};
 
 pub use functions::function_names;
 use syntax::Growth;
+use value::{NO_NUMBERS, NO_RESULT, TooLarge, Value};
 
 /// Maximum length of a filter's text.
 const MAX_FILTER_BYTES: usize = 4096;
@@ -26,21 +28,31 @@ const MAX_FILTER_BYTES: usize = 4096;
 const PARSER_STACK_BYTES: usize = 128 * 1024 * 1024;
 /// Maximum nesting of a record that a filter gets, as in a payload.
 const MAX_DEPTH: usize = 90;
+/// Maximum keys and values of a record that a filter gets. Each takes up to 100 bytes of memory.
+const MAX_VALUES: usize = 1_000_000;
 /// Maximum digits of a number that a filter gets. Longer numbers cannot be stored anyway.
 const MAX_NUMBER_BYTES: usize = 1100;
 /// Maximum bytes of a filter's output.
 const MAX_OUTPUT_BYTES: usize = 16 * 1024 * 1024;
 /// Maximum length of the key of a record in a map.
 const MAX_KEY_BYTES: usize = 1024;
+/// Definitions instead of those of the library. That of `sub` copies its result for each match.
+const OWN_DEFINITIONS: &str = r#"
+    def sub(re; f; flags):
+        [split_matches(re; flags)[] | if isarray then capture_of_match | f end] | reduce .[] as $x (""; . + $x);
+    def sub(re; f): sub(re; f; "");
+    def gsub(re; f): sub(re; f; "g");
+"#;
 /// Messages of the functions in this crate.
-const OWN_MESSAGES: [&str; 3] = [NO_NUMBER, NO_SECONDS, NO_DATE];
+const OWN_MESSAGES: [&str; 5] = [NO_NUMBER, NO_SECONDS, NO_DATE, NO_NUMBERS, NO_RESULT];
 const NO_NUMBER: &str = "tonumber needs a number or a text that is a number";
 const NO_SECONDS: &str = "todate needs seconds of the years 1970 to 9999";
 const NO_DATE: &str = "fromdate needs an RFC 3339 time with an offset";
+const TOO_LARGE: &str = "the record is too large for this jq filter";
 /// Maximum length of a message that the filter contains.
 const MAX_MESSAGE_CHARS: usize = 200;
 
-type Data = JustLut<Val>;
+type Data = JustLut<Value>;
 
 /// A compiled filter.
 pub struct Filter {
@@ -82,17 +94,21 @@ impl Filter {
     /// # Errors
     /// The record exceeds a limit, the filter fails, or it has not exactly one output that is JSON.
     pub fn apply(&self, input: &Input<'_>) -> Result<String, String> {
-        if !self.growth.allows(input.text.len(), input.shape().longest_string) {
-            return Err("the record is too large for this jq filter".into());
+        if !self.growth.allows(input.text.len()) {
+            return Err(TOO_LARGE.into());
         }
-        let value = input.value()?;
-        let key = input.key.map_or(Val::Null, |key| Val::from(key.to_owned()));
+        let value = Value(input.value()?);
+        let key = Value(input.key.map_or(Val::Null, |key| Val::from(key.to_owned())));
+        value::reset();
         // A panic in jaq is an error of this record and must not end the task.
         let run = AssertUnwindSafe(|| self.run(value, key));
-        catch_unwind(run).unwrap_or_else(|_| Err("the jq filter failed".into()))
+        catch_unwind(run).unwrap_or_else(|payload| {
+            let reason = if payload.is::<TooLarge>() { TOO_LARGE } else { "the jq filter failed" };
+            Err(reason.into())
+        })
     }
 
-    fn run(&self, value: Val, key: Val) -> Result<String, String> {
+    fn run(&self, value: Value, key: Value) -> Result<String, String> {
         let context = Ctx::<Data>::new(&self.program.lut, Vars::new([key]));
         let mut outputs = self.program.id.run((context, value)).map(unwrap_valr);
         let output = match outputs.next() {
@@ -118,13 +134,13 @@ impl Filter {
 
 impl Filter {
     /// Why the filter failed, without values of the record.
-    fn reason(&self, error: &Error<Val>) -> String {
+    fn reason(&self, error: &Error<Value>) -> String {
         let text = error.to_string();
         if let Some((_, kind)) = text.strip_prefix("cannot use ").and_then(|rest| rest.rsplit_once(" as ")) {
             return format!("a value cannot be used as {kind}");
         }
         if text.starts_with("cannot calculate ") {
-            return "values cannot be calculated with each other".into();
+            return NO_RESULT.into();
         }
         if text.starts_with("cannot index ") {
             return "a value cannot be indexed like this".into();
@@ -191,6 +207,9 @@ impl<'t> Input<'t> {
         if shape.longest_scalar > MAX_NUMBER_BYTES {
             return Err(format!("the record has a number of more than {MAX_NUMBER_BYTES} bytes"));
         }
+        if shape.values > MAX_VALUES {
+            return Err(format!("the record has more than {MAX_VALUES} keys and values"));
+        }
         if self.key.is_some_and(|key| key.len() > MAX_KEY_BYTES) {
             return Err(format!("the key of the record has more than {MAX_KEY_BYTES} bytes"));
         }
@@ -204,8 +223,9 @@ impl<'t> Input<'t> {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Shape {
     depth: usize,
-    longest_string: usize,
     longest_scalar: usize,
+    /// Keys and values, at least.
+    values: usize,
 }
 
 impl Shape {
@@ -216,15 +236,13 @@ impl Shape {
         let mut at = 0;
         while let Some(byte) = bytes.get(at) {
             match byte {
-                b'"' => {
-                    let end = string_end(bytes, at + 1);
-                    shape.longest_string = shape.longest_string.max(end - at);
-                    at = end;
-                }
+                b'"' => at = string_end(bytes, at + 1),
                 b'{' | b'[' => {
                     open += 1;
                     shape.depth = shape.depth.max(open);
+                    shape.values += 1;
                 }
+                b',' | b':' => shape.values += 1,
                 b'}' | b']' => open = open.saturating_sub(1),
                 _ => {}
             }
@@ -265,12 +283,14 @@ fn compile(text: &str) -> Result<jaq_core::Filter<Data>, String> {
     let defs = jaq_core::defs().chain(jaq_std::defs()).chain(jaq_json::defs());
     // Only the definitions of the list, so that nothing else can be called.
     let defs = defs.filter(|def| functions::is_needed(def.name, def.args.len()));
-    let funs = jaq_core::funs::<Data>().chain(jaq_std::funs()).chain(jaq_json::funs());
+    let defs = defs.chain(parse(OWN_DEFINITIONS, |parser| parser.defs()).unwrap_or_default());
+    let funs = jaq_core::funs::<Data>().chain(jaq_std::funs());
     let funs = funs.filter(|(name, args, _)| functions::is_needed(name, args.len()));
     let arena = Arena::default();
     let modules = Loader::new(defs).load(&arena, File { code: text, path: () });
     let modules = modules.map_err(|_| syntax_error(text))?;
-    let compiler = Compiler::default().with_funs(funs.chain(own_functions())).with_global_vars(["$key"]);
+    let funs = funs.chain(own_functions()).chain(value::functions());
+    let compiler = Compiler::default().with_funs(funs).with_global_vars(["$key"]);
     compiler.compile(modules).map_err(|errors| {
         let unknown = errors.iter().flat_map(|(_, errors)| errors).map(|(name, _)| *name).collect::<Vec<_>>();
         format!("is a jq filter with unknown names: {}", unknown.join(", "))
@@ -288,38 +308,38 @@ fn own_functions() -> [Fun<Data>; 5] {
     ]
 }
 
-fn to_number(value: &Val) -> Option<Val> {
-    match value {
+fn to_number(value: &Value) -> Option<Value> {
+    match &value.0 {
         Val::Num(_) => Some(value.clone()),
         Val::TStr(text) if text.len() <= MAX_NUMBER_BYTES && is_number(text) => {
-            read::parse_single_num(text).map(Val::Num)
+            read::parse_single_num(text).map(Val::Num).map(Value)
         }
         _ => None,
     }
 }
 
 /// RFC 3339 text of epoch seconds. Fractions of a second are kept to the millisecond.
-fn to_date(value: &Val) -> Result<Val, Error<Val>> {
-    let number = match value {
+fn to_date(value: &Value) -> Result<Value, Error<Value>> {
+    let number = match &value.0 {
         Val::Num(number) => number.to_string(),
         _ => String::new(),
     };
     let number = Some(number).filter(|number| is_number(number.as_bytes()));
     let time = number.and_then(|number| timestamp_from_number(&number, Unit::Seconds).ok());
     let iso = time.ok_or_else(|| Error::str(NO_SECONDS))?.iso();
-    Ok(Val::from(iso.replace(".000Z", "Z")))
+    Ok(Value::from(iso.replace(".000Z", "Z")))
 }
 
 /// Epoch seconds of RFC 3339 text: a whole number if there are no milliseconds.
-fn from_date(value: &Val) -> Result<Val, Error<Val>> {
-    let text = match value {
+fn from_date(value: &Value) -> Result<Value, Error<Value>> {
+    let text = match &value.0 {
         Val::TStr(text) => std::str::from_utf8(text).ok(),
         _ => None,
     };
     let time = text.and_then(|text| timestamp_from_text(text).ok()).ok_or_else(|| Error::str(NO_DATE))?;
     let (seconds, rest) = (time.get() / 1000, time.get() % 1000);
     let number = if rest == 0 { seconds.to_string() } else { format!("{seconds}.{rest:03}") };
-    Ok(read::parse_single_num(number.as_bytes()).map_or(Val::Null, Val::Num))
+    Ok(Value(read::parse_single_num(number.as_bytes()).map_or(Val::Null, Val::Num)))
 }
 
 fn is_number(text: &[u8]) -> bool {

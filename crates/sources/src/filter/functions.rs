@@ -76,8 +76,8 @@ const FUNCTIONS: &[(&str, usize, Arguments, f64, f64)] = &[
     ("add", 0, Arguments::None, 1.0, 25.0),
     ("any", 0, Arguments::None, 0.0, 5.0),
     ("all", 0, Arguments::None, 0.0, 5.0),
-    ("any", 1, Arguments::Each, 1.0, 5.0),
-    ("all", 1, Arguments::Each, 1.0, 5.0),
+    ("any", 1, Arguments::Each, 0.0, 5.0),
+    ("all", 1, Arguments::Each, 0.0, 5.0),
     ("min", 0, Arguments::None, 1.0, 4.0),
     ("max", 0, Arguments::None, 1.0, 4.0),
     ("min_by", 1, Arguments::Each, 1.0, 4.0),
@@ -88,7 +88,7 @@ const FUNCTIONS: &[(&str, usize, Arguments, f64, f64)] = &[
     ("unique", 0, Arguments::None, 1.0, 0.0),
     ("unique_by", 1, Arguments::Each, 1.0, 0.0),
     ("reverse", 0, Arguments::None, 1.0, 0.0),
-    ("map", 1, Arguments::Each, 1.0, 0.0),
+    ("map", 1, Arguments::Each, 0.0, 0.0),
     ("map_values", 1, Arguments::Each, 1.0, 0.0),
     ("to_entries", 0, Arguments::None, 14.0, 0.0),
     ("from_entries", 0, Arguments::None, 1.0, 0.0),
@@ -133,8 +133,6 @@ const PARTS: &[(&str, usize)] = &[
     ("capture_of_match", 0),
     ("split_matches", 2),
     ("capture", 2),
-    ("sub", 3),
-    ("gsub", 3),
 ];
 
 /// A function of the list.
@@ -147,8 +145,21 @@ pub(crate) fn function(name: &str, arity: usize) -> Option<Function> {
     })
 }
 
-/// Functions of the list that this crate implements, because the library's overflow or recurse.
-pub(crate) const OWN: [&str; 5] = ["tonumber", "todate", "todateiso8601", "fromdate", "fromdateiso8601"];
+/// Functions of the list that this crate implements, because the library's overflow, recurse, or
+/// take other values.
+const OWN: [&str; 11] = [
+    "tonumber",
+    "todate",
+    "todateiso8601",
+    "fromdate",
+    "fromdateiso8601",
+    "tojson",
+    "length",
+    "has",
+    "contains",
+    "sub",
+    "gsub",
+];
 
 /// Whether the compiler needs a definition or a native function of the library.
 pub(crate) fn is_needed(name: &str, arity: usize) -> bool {
