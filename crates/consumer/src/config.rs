@@ -277,10 +277,7 @@ fn read_sources(
     path: Option<&str>,
     environment: &[(String, String)],
 ) -> Option<Arc<Sources>> {
-    let variable = |name: &str| {
-        environment.iter().find(|(variable, _)| variable == name).map(|(_, value)| value.clone())
-    };
-    match Sources::load(Path::new(path?.trim()), &variable) {
+    match Sources::load(Path::new(path?.trim()), environment) {
         Ok(sources) => Some(Arc::new(sources)),
         Err(faults) => {
             check.add_error("SOURCES_FILE", format!("the sources file is wrong:\n{faults}"));

@@ -8,7 +8,6 @@ use std::time::Duration;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use service::config::environment_value;
 use service::{ConfigErrors, ConfigReader, Kind, Secret, parse};
 use sources::Sources;
 use url::Url;
@@ -123,8 +122,7 @@ fn sources_file(
     reader: &mut ConfigReader,
 ) -> Option<Option<Sources>> {
     let Some(path) = settings.sources_file.as_deref().map(str::trim) else { return Some(None) };
-    let variable = |name: &str| environment_value(environment, name).map(str::to_owned);
-    match Sources::load(Path::new(path), &variable) {
+    match Sources::load(Path::new(path), environment) {
         Ok(sources) => Some(Some(sources)),
         Err(faults) => {
             reader.add_error("SOURCES_FILE", format!("has faults\n{faults}"));

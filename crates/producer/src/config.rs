@@ -11,7 +11,6 @@ use std::time::Duration;
 use events::Source;
 use kafka::topics::{BROKER_DEFAULT, TopicSpec, partitions, replication_factor};
 use kafka::{KafkaProperties, check_producer, read_connection};
-use service::config::environment_value;
 use service::{ConfigErrors, ConfigReader, Kind, parse};
 use sources::{Sources, Upstream};
 use url::Url;
@@ -310,23 +309,13 @@ fn sources_file(
     check: &mut ConfigReader,
 ) -> Option<Option<Arc<Sources>>> {
     let Some(path) = s.sources_file.as_deref().map(str::trim) else { return Some(None) };
-    let variable = |name: &str| environment_value(environment, name).map(str::to_owned);
-    let sources = match Sources::load(Path::new(path), &variable) {
-        Ok(sources) => sources,
+    match Sources::load_with_secrets(Path::new(path), environment) {
+        Ok(sources) => Some(Some(Arc::new(sources))),
         Err(faults) => {
             check.add_error("SOURCES_FILE", format!("has faults\n{faults}"));
-            return None;
+            None
         }
-    };
-    let is_adsbdb = |source: &sources::Source| {
-        source.pull.as_ref().is_some_and(|pull| matches!(pull.upstream, Upstream::Adsbdb))
-    };
-    if sources.get(ADSBDB).is_some_and(|source| !is_adsbdb(source)) {
-        let fault = "the name is reserved for a source with `pull: {kind: adsbdb}`";
-        check.add_error("SOURCES_FILE", format!("has faults\n{path}: sources.{ADSBDB}: {fault}"));
-        return None;
     }
-    Some(Some(Arc::new(sources)))
 }
 
 /// Parses a timeout from 1 ms to 15 minutes. librdkafka bounds its message timeout similarly.
@@ -499,7 +488,7 @@ mod tests {
             assert!(text.contains(&part), "{part} in {text}");
         }
         let text = errors("sources:\n  adsbdb: {push: {}, event: {id: /a}}\n");
-        assert!(text.contains(&format!("\n{path}: sources.adsbdb: the name is reserved")), "{text}");
+        assert!(text.contains(&format!("\n{path}:2:3: sources.adsbdb: the name is reserved")), "{text}");
     }
 
     #[test]

@@ -40,10 +40,7 @@ pub async fn load(options: LoadOptions, environment: Vec<(String, String)>) -> R
 pub fn target(source: Option<Source>, environment: &[(String, String)]) -> Result<Target, ConfigErrors> {
     let (s, mut check) = ConfigReader::read::<Settings>(Settings::VARIABLES, environment.iter().cloned());
     let file = check.optional("sources_file", s.sources_file.as_ref(), |path| {
-        let variable = |name: &str| {
-            environment.iter().find(|(variable, _)| variable == name).map(|(_, value)| value.clone())
-        };
-        Sources::load(Path::new(path), &variable).map_err(|faults| format!("is wrong:\n{faults}"))
+        Sources::load(Path::new(path), environment).map_err(|faults| format!("is wrong:\n{faults}"))
     });
     let file = file.flatten();
     let source = match (source, &file) {

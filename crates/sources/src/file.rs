@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::config::Source;
 use crate::fault::{Fault, Faults, Position};
-use crate::parse;
+use crate::parse::{self, Secrets, Settings};
 use crate::reader::{Report, expand};
 use crate::tree;
 
@@ -17,11 +17,26 @@ const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 pub struct Sources(Vec<Source>);
 
 impl Sources {
-    /// Reads and checks a file. `variable` returns the value of an environment variable.
+    /// Reads and checks a file with the variables of a process. Files with secrets are not read, and
+    /// each secret is empty: this is for processes that fetch nothing.
     ///
     /// # Errors
     /// The file cannot be read, or it has faults: all of them are returned.
-    pub fn load(path: &Path, variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, Faults> {
+    pub fn load(path: &Path, environment: &[(String, String)]) -> Result<Self, Faults> {
+        Self::read(path, environment, Secrets::Skip)
+    }
+
+    /// Reads and checks a file with its secrets, for processes that fetch.
+    ///
+    /// # Errors
+    /// The file or a secret cannot be read, or it has faults: all of them are returned.
+    pub fn load_with_secrets(path: &Path, environment: &[(String, String)]) -> Result<Self, Faults> {
+        Self::read(path, environment, Secrets::Read)
+    }
+
+    fn read(path: &Path, environment: &[(String, String)], secrets: Secrets) -> Result<Self, Faults> {
+        let variable =
+            |name: &str| environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
         let name = path.display().to_string();
         let unreadable = |message: String| {
             let fault = Fault { at: Position::default(), path: String::new(), message };
@@ -35,10 +50,11 @@ impl Sources {
             return Err(unreadable(format!("has more than {MAX_FILE_BYTES} bytes")));
         }
         let folder = path.parent().unwrap_or(Path::new(""));
-        Self::parse(&name, &text, folder, variable)
+        Self::check(&name, &text, (folder, secrets), &variable)
     }
 
-    /// Checks the text of a file. Schemas and secrets are read relative to `folder`.
+    /// Checks the text of a file. Schemas and secrets are read relative to `folder`. `variable` is the
+    /// value of a variable.
     ///
     /// # Errors
     /// The text has faults: all of them are returned.
@@ -48,10 +64,19 @@ impl Sources {
         folder: &Path,
         variable: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, Faults> {
+        Self::check(name, text, (folder, Secrets::Read), variable)
+    }
+
+    fn check(
+        name: &str,
+        text: &str,
+        files: (&Path, Secrets),
+        variable: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, Faults> {
         let mut root = tree::parse(text).map_err(|fault| Faults::new(name.to_owned(), vec![fault]))?;
         let mut report = Report::default();
         expand(&mut root, "", variable, &mut report);
-        let (sources, report) = parse::sources(&root, folder, report);
+        let (sources, report) = parse::sources(&root, files, &Settings::new(variable), report);
         let faults = report.into_faults();
         if faults.is_empty() { Ok(Self(sources)) } else { Err(Faults::new(name.to_owned(), faults)) }
     }

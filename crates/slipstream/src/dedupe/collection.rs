@@ -59,10 +59,7 @@ impl Config {
         };
         let upsert_keys = check.value("upsert_keys", s.upsert_keys.as_ref(), UpsertKeys::parse);
         let file = check.optional("sources_file", s.sources_file.as_ref(), |path| {
-            let variable = |name: &str| {
-                environment.iter().find(|(variable, _)| variable == name).map(|(_, value)| value.clone())
-            };
-            Sources::load(Path::new(path), &variable).map_err(|faults| format!("is wrong:\n{faults}"))
+            Sources::load(Path::new(path), &environment).map_err(|faults| format!("is wrong:\n{faults}"))
         });
         let of_file = file.flatten().and_then(|file| {
             let is_own = |source: &&sources::Source| {

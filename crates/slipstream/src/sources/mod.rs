@@ -117,9 +117,7 @@ fn file(option: Option<&Path>, environment: &[(String, String)]) -> Result<PathB
 }
 
 fn read(file: &Path, environment: &[(String, String)]) -> Result<Sources, Faults> {
-    let variable =
-        |name: &str| environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
-    Sources::load(file, &variable)
+    Sources::load_with_secrets(file, environment)
 }
 
 /// Reads the file and prints its faults.

@@ -25,8 +25,7 @@ const SAMPLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// All faults of the file.
 pub fn load(environment: &[(String, String)]) -> Result<Option<Sources>, Faults> {
     let Some(file) = value(environment, SOURCES_FILE) else { return Ok(None) };
-    let variable = |name: &str| value(environment, name).map(str::to_owned);
-    Sources::load(Path::new(file), &variable).map(Some)
+    Sources::load(Path::new(file), environment).map(Some)
 }
 
 /// The topics of all sources, that of the producer first.

@@ -8,7 +8,7 @@ use sources::{Context, NextPage, Records, Sources, Upstream};
 
 fn load() -> Sources {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/sources.yaml");
-    Sources::load(&path, &|_| None).unwrap_or_else(|faults| panic!("{faults}"))
+    Sources::load(&path, &[]).unwrap_or_else(|faults| panic!("{faults}"))
 }
 
 #[test]
