@@ -11,7 +11,7 @@ use ::kafka::{KafkaProperties, check_consumer, check_producer, client_config, re
 use events::Source;
 use rdkafka::ClientConfig;
 use service::{ConfigErrors, ConfigReader, Kind, Secret, parse};
-use sources::Sources;
+use sources::{Secrets, Sources};
 
 use crate::configured_sources::{ConfiguredSources, ExpectedSources};
 use crate::mongo::{CALL_DEADLINE, StoreConfig, UpsertKeys, check_uri};
@@ -116,7 +116,7 @@ impl Config {
         let environment: Vec<(String, String)> = environment.into_iter().collect();
         let (s, mut check) = ConfigReader::read::<Settings>(Settings::VARIABLES, environment.iter().cloned());
         let connection = read_connection(&mut check, s.kafka_broker.as_ref(), s.kafka_properties.as_ref());
-        let sources = Sources::of_process(&mut check, s.sources_file.as_ref(), &environment);
+        let sources = Sources::of_process(&mut check, s.sources_file.as_ref(), &environment, Secrets::Skip);
         let sources = sources.flatten().map(Arc::new);
         let topics = check.value("kafka_topic", s.kafka_topic.as_ref(), topics);
         let kafka_topics = topics.as_ref().map(Vec::len);

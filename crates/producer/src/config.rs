@@ -11,7 +11,7 @@ use events::Source;
 use kafka::topics::{BROKER_DEFAULT, TopicSpec, partitions, replication_factor};
 use kafka::{KafkaProperties, check_producer, read_connection};
 use service::{ConfigErrors, ConfigReader, Kind, parse};
-use sources::{Sources, Upstream};
+use sources::{Secrets, Sources, Upstream};
 use url::Url;
 
 use crate::http::auth::ApiKeys;
@@ -222,7 +222,7 @@ impl Config {
         let max_batch_bytes = check.value("max_batch_bytes", s.max_batch_bytes.as_ref(), bytes);
         let require_id = check.value("require_id", s.require_id.as_ref(), parse::boolean);
         let accept_sources = check.optional("accept_sources", s.accept_sources.as_ref(), sources);
-        let sources = Sources::of_process(&mut check, s.sources_file.as_ref(), &environment);
+        let sources = Sources::of_process(&mut check, s.sources_file.as_ref(), &environment, Secrets::Read);
         let dead_letter_topic =
             check.optional("dead_letter_topic", s.dead_letter_topic.as_ref(), parse::topic);
         let base_url = check.value("adsbdb_base_url", s.adsbdb_base_url.as_ref(), parse::base_url);
@@ -470,7 +470,7 @@ mod tests {
             assert!(text.contains(&part), "{part} in {text}");
         }
         let text = errors("sources:\n  adsbdb: {push: {}, event: {id: /a}}\n");
-        assert!(text.contains(&format!("\n{path}:2:11: sources.adsbdb: the name is reserved")), "{text}");
+        assert!(text.contains(&format!("\n{path}:2:3: sources.adsbdb: the name is reserved")), "{text}");
     }
 
     #[test]

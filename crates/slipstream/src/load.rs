@@ -10,7 +10,7 @@ use loadtest::load::Target;
 use loadtest::verify::{VerifyResult, run};
 use loadtest::{LoadOptions, RecordForm, VerifyOptions};
 use service::{ConfigErrors, ConfigReader, Kind};
-use sources::{EventMapping, IdCandidate, PayloadRule, Place, SOURCES_FILE, Sources, TimeForm};
+use sources::{EventMapping, IdCandidate, PayloadRule, Place, SOURCES_FILE, Secrets, Sources, TimeForm};
 
 use crate::dedupe::first_source;
 use crate::output;
@@ -38,7 +38,7 @@ pub async fn load(options: LoadOptions, environment: Vec<(String, String)>) -> R
 /// Reads and checks the environment; `source` is that of the command line.
 pub fn target(source: Option<Source>, environment: &[(String, String)]) -> Result<Target, ConfigErrors> {
     let (s, mut check) = ConfigReader::read::<Settings>(Settings::VARIABLES, environment.iter().cloned());
-    let file = Sources::of_process(&mut check, s.sources_file.as_ref(), environment);
+    let file = Sources::of_process(&mut check, s.sources_file.as_ref(), environment, Secrets::Skip);
     let file = file.flatten();
     let source = match (source, &file) {
         (Some(source), _) => Some(source),

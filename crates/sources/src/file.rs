@@ -8,7 +8,7 @@ use service::config::environment_value;
 
 use crate::config::Source;
 use crate::fault::{Fault, Faults, Position};
-use crate::parse;
+use crate::parse::{self, Secrets, Settings};
 use crate::reader::{Report, expand};
 use crate::tree;
 
@@ -29,28 +29,22 @@ impl Sources {
         check: &mut ConfigReader,
         path: Option<&String>,
         environment: &[(String, String)],
+        secrets: Secrets,
     ) -> Option<Option<Self>> {
         let Some(path) = path else { return Some(None) };
-        let sources = Self::of_environment(Path::new(path.trim()), environment);
+        let sources = Self::load(Path::new(path.trim()), environment, secrets);
         let reported = sources.map_err(|faults| {
             check.add_error(SOURCES_FILE, format!("has faults:\n{faults}"));
         });
         reported.ok().map(Some)
     }
 
-    /// Reads and checks a file with the variables of `environment`. An empty variable is unset.
+    /// Reads and checks a file with the variables of a process.
     ///
     /// # Errors
-    /// As [`Sources::load`].
-    pub fn of_environment(path: &Path, environment: &[(String, String)]) -> Result<Self, Faults> {
-        Self::load(path, &|name| environment_value(environment, name).map(str::to_owned))
-    }
-
-    /// Reads and checks a file. `variable` returns the value of an environment variable.
-    ///
-    /// # Errors
-    /// The file cannot be read, or it has faults: all of them are returned.
-    pub fn load(path: &Path, variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, Faults> {
+    /// The file or a secret cannot be read, or it has faults: all of them are returned.
+    pub fn load(path: &Path, environment: &[(String, String)], secrets: Secrets) -> Result<Self, Faults> {
+        let variable = |name: &str| environment_value(environment, name).map(str::to_owned);
         let name = path.display().to_string();
         let unreadable = |message: String| {
             let fault = Fault { at: Position::default(), path: String::new(), message };
@@ -64,10 +58,11 @@ impl Sources {
             return Err(unreadable(format!("has more than {MAX_FILE_BYTES} bytes")));
         }
         let folder = path.parent().unwrap_or(Path::new(""));
-        Self::parse(&name, &text, folder, variable)
+        Self::check(&name, &text, (folder, secrets), &variable)
     }
 
-    /// Checks the text of a file. Schemas and secrets are read relative to `folder`.
+    /// Checks the text of a file. Schemas and secrets are read relative to `folder`. `variable` is the
+    /// value of a variable.
     ///
     /// # Errors
     /// The text has faults: all of them are returned.
@@ -77,10 +72,19 @@ impl Sources {
         folder: &Path,
         variable: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, Faults> {
+        Self::check(name, text, (folder, Secrets::Read), variable)
+    }
+
+    fn check(
+        name: &str,
+        text: &str,
+        files: (&Path, Secrets),
+        variable: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, Faults> {
         let mut root = tree::parse(text).map_err(|fault| Faults::new(name.to_owned(), vec![fault]))?;
         let mut report = Report::default();
         expand(&mut root, "", variable, &mut report);
-        let (sources, report) = parse::sources(&root, folder, report);
+        let (sources, report) = parse::sources(&root, files, &Settings::new(variable), report);
         let faults = report.into_faults();
         if faults.is_empty() { Ok(Self(sources)) } else { Err(Faults::new(name.to_owned(), faults)) }
     }

@@ -1,7 +1,8 @@
 //! Sources by configuration: reads and checks the sources file, and makes the parts of an event of
 //! a record.
 //!
-//! The crate has no network. It reads the file, its schemas and its secrets once.
+//! The crate has no network. It reads the file, its schemas and, for processes that fetch, its
+//! secrets once.
 //!
 //! ```
 //! # use std::path::Path;
@@ -39,8 +40,10 @@
 //!
 //! # Rules of the whole file
 //! - `${NAME}` in a text takes a variable, and `$$` is a dollar. Names of fields are not changed.
-//! - `${NAME:-DEFAULT}` is the default if the variable is not defined or empty.
+//!   White space around a value is removed, and an empty value counts as undefined.
+//! - `${NAME:-DEFAULT}` is the default if the variable is not defined.
 //! - `*_file` and `schema` are paths relative to the file. A secret is trimmed.
+//! - A `topic` is not a dead-letter topic. The name `adsbdb` is that of the built-in client.
 //! - All faults are reported at once. A message contains names of fields, but never a value,
 //!   because a secret may stand there.
 //!
@@ -78,8 +81,9 @@
 //! strings, objects, arrays, conditions, `//`, `?`, variables, updates and the functions of
 //! [`function_names`]. It may not contain `def`, `reduce`, `foreach`, `label`, `..`, `@` formats,
 //! `*` without a number, an iteration in an iteration, and functions that depend on more than the
-//! record. The text that a filter can make of a record is bounded before it runs. A record that
-//! could exceed the bound is faulty.
+//! record. `*` multiplies numbers; a string or object is a fault of the record. The text that a
+//! filter can make of a record is bounded before it runs, and its memory is counted while it runs.
+//! A record that exceeds a bound is faulty, and so is one with more than a million keys and values.
 //!
 //! A number that a filter only moves keeps its text: `0.10`, `1e400`, and integers of any length.
 //! `-0` becomes `0`. Integers are exact in `+`, `-`, `*`, `%` and `floor`. Any other number that a
@@ -115,6 +119,7 @@ pub use fault::{Fault, Faults, Position};
 pub use file::{SOURCES_FILE, Sources};
 pub use filter::{Filter, Input, function_names};
 pub use id::{IdCandidate, IdRule};
+pub use parse::Secrets;
 pub use place::{Answer, Context, Place};
 pub use pointer::Pointer;
 pub use records::{Record, RecordIter};

@@ -13,7 +13,7 @@ use service::parse::topic;
 
 use crate::config::{EventMapping, PayloadRule, Pull, Source, Upstream};
 use crate::id::{IdCandidate, IdRule};
-use crate::reader::{At, Fields, Report};
+use crate::reader::{At, Fields, Report, value_of};
 use crate::schema::Schema;
 use crate::time::TimeRule;
 use crate::tree::{Node, Value};
@@ -29,16 +29,66 @@ const ADSBDB: &str = "adsbdb";
 
 const FIELDS: [&str; 8] = ["description", "pull", "push", "envelope", "topic", "event", "schema", "store"];
 
+/// Whether the files of secrets are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Secrets {
+    /// For a process that fetches.
+    Read,
+    /// For the others. Each secret is an empty text.
+    Skip,
+}
+
+/// Variables of the processes that the file must agree with.
+pub(crate) struct Settings {
+    /// KAFKA_TOPIC.
+    topics: Vec<String>,
+    /// DEAD_LETTER_TOPIC.
+    dead_letter_topic: Option<String>,
+    /// UPSERT_KEYS.
+    keys: Vec<String>,
+}
+
+impl Settings {
+    /// Reads the variables. Each process has its own check of their values.
+    pub(crate) fn new(variable: &dyn Fn(&str) -> Option<String>) -> Self {
+        let list = |name: &str, default: &str| -> Vec<String> {
+            let text = value_of(variable, name).unwrap_or_else(|| default.to_owned());
+            text.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect()
+        };
+        Self {
+            topics: list("KAFKA_TOPIC", "events.raw"),
+            dead_letter_topic: value_of(variable, "DEAD_LETTER_TOPIC"),
+            keys: list("UPSERT_KEYS", "event_id"),
+        }
+    }
+
+    /// The topic whose dead letters go to `topic`, among those of KAFKA_TOPIC and `others`.
+    fn letters_of<'s>(&'s self, topic: &str, others: &'s [(String, At<'_>)]) -> Option<&'s str> {
+        let mut all = self.topics.iter().chain(others.iter().map(|(topic, _)| topic)).map(String::as_str);
+        match &self.dead_letter_topic {
+            Some(shared) => all.next().filter(|_| shared == topic),
+            None => all.find(|other| topic.strip_suffix(".dlq") == Some(*other)),
+        }
+    }
+}
+
 /// What the parsers of all fields need.
 pub(crate) struct Parser<'a> {
     pub(crate) report: Report,
     /// The folder of the file, which other paths are relative to.
     folder: &'a Path,
+    secrets: Secrets,
+    settings: &'a Settings,
 }
 
 /// The sources in the tree of a file, in their order. Those with faults are left out.
-pub(crate) fn sources(root: &Node, folder: &Path, report: Report) -> (Vec<Source>, Report) {
-    let mut parser = Parser { report, folder };
+pub(crate) fn sources(
+    root: &Node,
+    (folder, secrets): (&Path, Secrets),
+    settings: &Settings,
+    report: Report,
+) -> (Vec<Source>, Report) {
+    let mut parser = Parser { report, folder, secrets, settings };
     let root = At { node: root, path: String::new() };
     let mut sources = Vec::new();
     let entries = root.fields(&mut parser.report, &["sources"], &[]);
@@ -51,11 +101,28 @@ pub(crate) fn sources(root: &Node, folder: &Path, report: Report) -> (Vec<Source
         if members.len() > MAX_SOURCES {
             entries.fault(&mut parser.report, format!("should have at most {MAX_SOURCES} sources"));
         }
-        let mut collections = BTreeMap::new();
+        let (mut collections, mut topics) = (BTreeMap::new(), Vec::new());
         for (key, entry) in members.into_iter().take(MAX_SOURCES) {
             let name =
                 Parser::name(&key.name).map_err(|reason| parser.report.add(key.at, &entry.path, reason));
-            sources.extend(parser.source(name.ok(), &key.name, &entry, &mut collections));
+            topics.extend(Parser::own_topic(&entry));
+            let source = parser.source(name.ok(), &key.name, &entry, &mut collections);
+            let is_adsbdb = |pull: &Pull| pull.upstream == Upstream::Adsbdb;
+            if key.name == ADSBDB
+                && source.as_ref().is_some_and(|source| !source.pull.as_ref().is_some_and(is_adsbdb))
+            {
+                let message = "the name is reserved for a source with `pull: {kind: adsbdb}`";
+                parser.report.add(key.at, &entry.path, message);
+            }
+            sources.extend(source);
+        }
+        for (topic, at) in &topics {
+            if let Some(of) = settings.letters_of(topic, &topics) {
+                at.fault(
+                    &mut parser.report,
+                    format!("is the dead-letter topic of {of}; choose another name"),
+                );
+            }
         }
     }
     (sources, parser.report)
@@ -67,6 +134,13 @@ impl Parser<'_> {
             return Err(format!("{text} is a reserved name, because /ingest/…/{text} is an endpoint"));
         }
         SourceName::new(text).map_err(|reason| format!("is not a name of a source: {reason}"))
+    }
+
+    /// The topic of a source with its place, if it has one. Its faults are reported elsewhere.
+    fn own_topic<'n>(entry: &At<'n>) -> Option<(String, At<'n>)> {
+        let at = entry.fields(&mut Report::default(), &FIELDS, &[])?.get("topic")?;
+        let topic = at.parsed(&mut Report::default(), topic)?;
+        Some((topic, at))
     }
 
     fn source(
@@ -103,10 +177,6 @@ impl Parser<'_> {
             _ => {}
         }
         let is_adsbdb = matches!(&pull, Some(Some(Pull { upstream: Upstream::Adsbdb, .. })));
-        // A faulty `pull` is reported already.
-        if text == ADSBDB && !is_adsbdb && !matches!(pull, Some(None)) {
-            entry.fault(&mut self.report, "the name is reserved for a source with `pull: {kind: adsbdb}`");
-        }
         let topic_field = fields.get("topic");
         let own_topic = topic_field.as_ref().map(|at| at.parsed(&mut self.report, topic));
         let has_records = pull_field.is_some() || push_field.is_some();

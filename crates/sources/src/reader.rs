@@ -279,6 +279,11 @@ pub(crate) fn expand(
     }
 }
 
+/// The value of a variable, without white space around it. An empty value counts as undefined.
+pub(crate) fn value_of(variable: &dyn Fn(&str) -> Option<String>, name: &str) -> Option<String> {
+    variable(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+}
+
 fn expanded(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
     let mut new = String::with_capacity(text.len());
     let mut rest = text;
@@ -300,13 +305,10 @@ fn expanded(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Str
                     "has ${…} with something that is no name of a variable; write $${ for ${ itself".into()
                 );
             }
-            match (variable(name), default) {
-                // As in a shell, the default also replaces an empty value.
-                (value, Some(default)) => {
-                    new += value.as_deref().filter(|value| !value.is_empty()).unwrap_or(default);
-                }
-                (Some(value), None) => new += &value,
-                (None, None) => return Err(format!("the variable {name} is not defined")),
+            match (value_of(variable, name), default) {
+                (Some(value), _) => new += &value,
+                (None, Some(default)) => new += default,
+                (None, None) => return Err(format!("the variable {name} is not defined, or it is empty")),
             }
             after
         } else {
@@ -352,7 +354,7 @@ mod tests {
         let new = |text| expanded(text, &variable);
         assert_eq!(new("a ${A_1}/${A_1}!").unwrap(), "a x${A_1}/x${A_1}!");
         assert_eq!(new("$$ $${A_1} $key ^a$").unwrap(), "$ ${A_1} $key ^a$");
-        assert_eq!(new("${B}").unwrap_err(), "the variable B is not defined");
+        assert_eq!(new("${B}").unwrap_err(), "the variable B is not defined, or it is empty");
         for text in ["${A_1", "${}", "${1}", "${A-B}", "${:-x}", "${A:-x"] {
             assert!(new(text).is_err(), "{text}");
         }
@@ -363,13 +365,19 @@ mod tests {
         let variable = |name: &str| match name {
             "SET" => Some("http://here".to_owned()),
             "EMPTY" => Some(String::new()),
+            "SPACES" => Some(" a b\n".to_owned()),
+            "BLANK" => Some(" ".to_owned()),
             _ => None,
         };
         let new = |text| expanded(text, &variable).unwrap();
         assert_eq!(new("${SET:-https://there}/a"), "http://here/a");
         assert_eq!(new("${EMPTY:-https://there:1}/a"), "https://there:1/a");
         assert_eq!(new("${NONE:-https://there}/${NONE:-}b"), "https://there/b");
-        assert_eq!(new("${EMPTY}c"), "c");
+        assert_eq!(new("<${SPACES}>${BLANK:-d}"), "<a b>d");
+        for name in ["EMPTY", "BLANK"] {
+            let error = expanded(&format!("${{{name}}}c"), &variable).unwrap_err();
+            assert_eq!(error, format!("the variable {name} is not defined, or it is empty"));
+        }
     }
 
     #[test]
@@ -387,7 +395,7 @@ mod tests {
         let faults = report.into_faults();
         let texts: Vec<String> =
             faults.iter().map(|fault| format!("{}: {}", fault.path, fault.message)).collect();
-        assert_eq!(texts[0], "a[0]: the variable B is not defined");
+        assert_eq!(texts[0], "a[0]: the variable B is not defined, or it is empty");
         assert!(texts[1..].iter().all(|text| text.starts_with("a[1]: ")), "{texts:?}");
     }
 }

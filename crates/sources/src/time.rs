@@ -132,14 +132,18 @@ fn by_pattern(text: &str, pattern: &str, zone: Option<&str>) -> Result<Millis, S
     let parsed = BrokenDownTime::parse(pattern, text.trim());
     let parsed = parsed.map_err(|_| format!("the string should have the format {pattern}"))?;
     let date = parsed.to_date().map_err(|_| "the string should be a date that exists")?;
-    let time = parsed.to_time().unwrap_or(civil::Time::midnight());
+    // A pattern without a time is midnight, but an incomplete time is none.
+    let time = parsed.to_time().map_err(|_| "the string should have a complete time")?;
     let offset = match parsed.offset() {
-        Some(offset) if offset.seconds() % 60 == 0 => {
+        Some(offset) if offset.seconds() % 60 != 0 => {
+            return Err("the offset should be in whole minutes".into());
+        }
+        Some(offset) => {
             let minutes = offset.seconds() / 60;
             let sign = if minutes < 0 { '-' } else { '+' };
             format!("{sign}{:02}:{:02}", minutes.abs() / 60, minutes.abs() % 60)
         }
-        _ => zone.ok_or("the time has no offset, and the source has no `zone`")?.to_owned(),
+        None => zone.ok_or("the time has no offset, and the source has no `zone`")?.to_owned(),
     };
     timestamp_from_text(&format!("{date}T{time:.3}{offset}"))
 }
@@ -154,9 +158,19 @@ pub(crate) fn check_pattern(pattern: &str) -> Result<(), String> {
         time.to_string(pattern)
     });
     let text = zoned.map_err(|_| "is not a format such as %d.%m.%Y %H:%M".to_owned())?;
-    match BrokenDownTime::parse(pattern, &text) {
-        Ok(parsed) if parsed.to_date().is_ok() => Ok(()),
-        _ => Err("is not a format with a complete date, such as %d.%m.%Y %H:%M".into()),
+    let parsed = BrokenDownTime::parse(pattern, &text);
+    let parsed = parsed.ok().filter(|parsed| parsed.to_date().is_ok());
+    let parsed = parsed.ok_or("is not a format with a complete date, such as %d.%m.%Y %H:%M")?;
+    // An hour of 12 without AM or PM is another one of the day.
+    let is_complete = match (parsed.to_time(), parsed.hour()) {
+        (Ok(time), Some(_)) => time.hour() == now.hour(),
+        (time, None) => time.is_ok(),
+        (Err(_), Some(_)) => false,
+    };
+    if is_complete {
+        Ok(())
+    } else {
+        Err("has an incomplete time; it should be such as %H:%M or %I:%M %p".into())
     }
 }
 
@@ -271,9 +285,28 @@ mod tests {
         for pattern in ["%d.%m.%Y %H:%M", http, "%Y-%m-%dT%H:%M:%S%.f"] {
             check_pattern(pattern).unwrap_or_else(|error| panic!("{pattern}: {error}"));
         }
-        for pattern in ["", "dd.mm.yyyy", "%", "%H:%M", "%!", "%s"] {
+        for pattern in
+            ["", "dd.mm.yyyy", "%", "%H:%M", "%!", "%s", "%Y-%m-%d %M", "%Y-%m-%d %H %S", "%Y-%m-%d %I:%M"]
+        {
             assert!(check_pattern(pattern).is_err(), "{pattern}");
         }
+    }
+
+    #[test]
+    fn a_text_with_an_incomplete_time_is_a_fault() {
+        let form = |pattern: &str| TimeForm::Pattern { pattern: pattern.into(), zone: Some("Z".into()) };
+        for pattern in ["%Y-%m-%d", "%Y-%m-%d %H", "%Y-%m-%d %I:%M %p"] {
+            check_pattern(pattern).unwrap_or_else(|error| panic!("{pattern}: {error}"));
+        }
+        assert_eq!(read(&form("%Y-%m-%d"), "\"2026-11-28\"").unwrap(), "2026-11-28T00:00:00.000Z");
+        assert_eq!(
+            read(&form("%Y-%m-%d %I:%M %p"), "\"2026-11-28 08:15 PM\"").unwrap(),
+            "2026-11-28T20:15:00.000Z"
+        );
+        let error = read(&form("%Y-%m-%d %M"), "\"2026-11-28 15\"").unwrap_err();
+        assert!(error.contains("complete time"), "{error}");
+        let error = read(&form("%Y-%m-%d %H:%M %:z"), "\"2026-11-28 20:15 +01:00:30\"").unwrap_err();
+        assert!(error.contains("whole minutes"), "{error}");
     }
 
     #[test]

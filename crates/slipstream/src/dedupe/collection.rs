@@ -9,7 +9,7 @@ use loadtest::mongo::Mongo;
 use mongodb::error::{Error, ErrorKind};
 use mongodb::{Collection, Cursor};
 use service::{ConfigErrors, ConfigReader, Kind, Secret};
-use sources::Sources;
+use sources::{Secrets, Sources};
 
 use super::duplicates::Row;
 
@@ -56,7 +56,7 @@ impl Config {
             None => check.value("expected_source", s.expected_source.as_ref(), first_source("--collection")),
         };
         let upsert_keys = check.value("upsert_keys", s.upsert_keys.as_ref(), UpsertKeys::parse);
-        let file = Sources::of_process(&mut check, s.sources_file.as_ref(), &environment);
+        let file = Sources::of_process(&mut check, s.sources_file.as_ref(), &environment, Secrets::Skip);
         let of_file = file.flatten().and_then(|file| {
             let is_own = |source: &&sources::Source| {
                 collection.as_ref().is_some_and(|name| source.store.collection == name.as_str())

@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use ::sources::{Faults, SOURCES_FILE, Sources};
+use ::sources::{Faults, SOURCES_FILE, Secrets, Sources};
 use clap::{Args, Subcommand};
 use kafka::BoxError;
 use serde_json::json;
@@ -117,7 +117,7 @@ fn file(option: Option<&Path>, environment: &[(String, String)]) -> Result<PathB
 
 /// Reads the file and prints its faults.
 fn load(file: &Path, environment: &[(String, String)]) -> Option<Sources> {
-    Sources::of_environment(file, environment).map_err(|faults| print_faults(&faults)).ok()
+    Sources::load(file, environment, Secrets::Read).map_err(|faults| print_faults(&faults)).ok()
 }
 
 /// Prints each fault as `FILE:LINE:COL: path: fault`.
@@ -128,7 +128,7 @@ pub fn print_faults(faults: &Faults) {
 fn check(options: &FileOptions, environment: &[(String, String)]) -> Result<ExitCode, BoxError> {
     let file = file(options.file.as_deref(), environment)?;
     let name = file.display().to_string();
-    match Sources::of_environment(&file, environment) {
+    match Sources::load(&file, environment, Secrets::Read) {
         Ok(sources) => {
             let count = sources.iter().count();
             output::write_line(if options.json {

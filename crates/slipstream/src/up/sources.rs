@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use ::sources::{Faults, SOURCES_FILE, Source, Sources};
+use ::sources::{Faults, SOURCES_FILE, Secrets, Source, Sources};
 use bson::{Document, doc};
 use consumer::mongo::StoreConfig;
 use kafka::BoxError;
@@ -27,7 +27,7 @@ const SAMPLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// All faults of the file.
 pub fn load(environment: &[(String, String)]) -> Result<Option<Sources>, Faults> {
     let Some(file) = value(environment, SOURCES_FILE) else { return Ok(None) };
-    Sources::of_environment(Path::new(file), environment).map(Some)
+    Sources::load(Path::new(file), environment, Secrets::Skip).map(Some)
 }
 
 /// The topics of all sources, that of the producer first.

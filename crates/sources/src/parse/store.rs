@@ -62,16 +62,15 @@ impl Parser<'_> {
         store.keys = flat(keys)?;
         store.source_field = flat(source_field)?;
         store.indexes = flat(indexes)?.unwrap_or_default();
-        let unique = store.keys.clone().unwrap_or_else(|| vec!["event_id".to_owned()]);
+        let unique = store.keys.as_ref().unwrap_or(&self.settings.keys);
         let same = |index: &Index| {
             index.keys.iter().all(|(_, kind)| *kind == IndexKind::Ascending)
-                && index.keys.iter().map(|(field, _)| field).eq(&unique)
+                && index.keys.iter().map(|(field, _)| field).eq(unique)
         };
         if store.indexes.iter().any(same) {
-            at.fault(
-                &mut self.report,
-                "`keys` already has a unique index, which `indexes` should not repeat",
-            );
+            let fields = if store.keys.is_some() { "`keys`" } else { "UPSERT_KEYS" };
+            let message = format!("{fields} already has a unique index, which `indexes` should not repeat");
+            at.fault(&mut self.report, message);
         }
         Some(store)
     }

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use events::{Millis, Payload};
 use serde_json::json;
-use sources::{Context, NextPage, Records, Sources, Upstream};
+use sources::{Context, NextPage, Records, Secrets, Sources, Upstream};
 
 fn load() -> Sources {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/sources.yaml");
-    Sources::load(&path, &|_| None).unwrap_or_else(|faults| panic!("{faults}"))
+    Sources::load(&path, &[], Secrets::Read).unwrap_or_else(|faults| panic!("{faults}"))
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use sources::Sources;
+use sources::{Secrets, Sources};
 
 use crate::{fault, parse, source};
 
@@ -187,7 +187,7 @@ const WRONG_KINDS: &[(&str, &str)] = &[
     ),
     (
         "envelope: true\nstore: {indexes: [{keys: {event_id: 1}}]}",
-        "sources.s.store: `keys` already has a unique index",
+        "sources.s.store: UPSERT_KEYS already has a unique index",
     ),
     (
         "envelope: true\nstore: {keys: [a, b], indexes: [{keys: {a: 1, b: 1}}]}",
@@ -196,6 +196,52 @@ const WRONG_KINDS: &[(&str, &str)] = &[
     ("envelope: true\nstore: {timeseries: {}}", "sources.s.store.timeseries: a time-series collection"),
     ("envelope: true\nstore: {tombstones: true}", "sources.s.store.tombstones: unknown field"),
 ];
+
+/// The faults of a file with variables.
+fn faults_with(text: &str, variables: &[(&str, &str)]) -> String {
+    let variable =
+        |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+    let sources = Sources::parse("s.yaml", text, Path::new(""), &variable);
+    sources.map_or_else(|faults| faults.to_string(), |_| String::new())
+}
+
+#[test]
+fn a_topic_that_is_a_dead_letter_topic_is_a_fault_with_its_place() {
+    let own = "sources:\n  a: {envelope: true, topic: a.raw}\n  b: {envelope: true, topic: a.raw.dlq}\n";
+    let of_a = "s.yaml:3:30: sources.b.topic: is the dead-letter topic of a.raw; choose another name";
+    assert_eq!(faults_with(own, &[]), of_a);
+    assert_eq!(faults_with(own, &[("DEAD_LETTER_TOPIC", "letters")]), "");
+    assert_eq!(faults_with(own, &[("DEAD_LETTER_TOPIC", " ")]), of_a);
+    let shared = faults_with(own, &[("DEAD_LETTER_TOPIC", "a.raw")]);
+    assert!(shared.starts_with("s.yaml:2:30: sources.a.topic: is the dead-letter topic of "), "{shared}");
+    let of_default = "sources:\n  a: {envelope: true, topic: events.raw.dlq}\n";
+    assert!(faults_with(of_default, &[]).contains("is the dead-letter topic of events.raw"));
+    assert_eq!(faults_with(of_default, &[("KAFKA_TOPIC", "other.raw")]), "");
+    let second = faults_with(of_default, &[("KAFKA_TOPIC", "other.raw, events.raw")]);
+    assert!(second.contains("is the dead-letter topic of events.raw"), "{second}");
+}
+
+#[test]
+fn the_name_adsbdb_is_that_of_the_built_in_client() {
+    let message = "s.yaml:2:3: sources.adsbdb: the name is reserved for a source with `pull: {kind: adsbdb}`";
+    for fields in ["push: {}, event: {id: /a}", "envelope: true", "pull: {url: 'http://a'}, event: {id: /a}"]
+    {
+        assert_eq!(faults_with(&format!("sources:\n  adsbdb: {{{fields}}}\n"), &[]), message, "{fields}");
+    }
+    assert_eq!(faults_with("sources:\n  adsbdb: {pull: {kind: adsbdb}}\n", &[]), "");
+}
+
+#[test]
+fn an_index_is_compared_with_upsert_keys_where_the_source_has_no_keys() {
+    let file = |fields: &str| {
+        format!("sources:\n  a: {{envelope: true, store: {{indexes: [{{keys: {{{fields}}}}}]}}}}\n")
+    };
+    let keys = [("UPSERT_KEYS", "no, line")];
+    let found = faults_with(&file("no: 1, line: 1"), &keys);
+    assert!(found.contains("sources.a.store: UPSERT_KEYS already has a unique index"), "{found}");
+    assert_eq!(faults_with(&file("event_id: 1"), &keys), "");
+    assert_eq!(faults_with(&file("line: 1, no: 1"), &keys), "");
+}
 
 #[test]
 fn a_field_of_the_wrong_kind_is_reported_with_both_kinds() {
@@ -290,7 +336,7 @@ fn a_file_without_sources_is_faulty() {
 
 #[test]
 fn a_file_that_cannot_be_read_is_a_fault() {
-    let load = |path: &Path| Sources::load(path, &|_| None).unwrap_err().to_string();
+    let load = |path: &Path| Sources::load(path, &[], Secrets::Read).unwrap_err().to_string();
     assert!(load(Path::new("no-such-file.yaml")).starts_with("no-such-file.yaml: cannot be read: "));
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.yaml");

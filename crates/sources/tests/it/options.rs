@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use events::{Millis, Unit};
 use sources::{
-    Answer, Auth, Context, IdCandidate, Index, IndexKind, NextPage, Place, Records, Sources, TimeForm,
+    Answer, Auth, Context, IdCandidate, Index, IndexKind, NextPage, Place, Records, Secrets, Sources, TimeForm,
     Upstream,
 };
 
@@ -109,6 +109,31 @@ fn all_fields_are_read() {
     let extracted = b.extract("{}", context, Millis::new(0).unwrap()).unwrap();
     assert!(extracted.id_generated);
     assert_eq!(extracted.timestamp.get(), 5000);
+}
+
+#[test]
+fn a_process_that_fetches_nothing_needs_no_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.yaml");
+    let text =
+        "sources:\n  a: {pull: {url: 'http://${HOST}', auth: {bearer_file: token}}, event: {id: /i}}\n";
+    std::fs::write(&path, text).unwrap();
+    let environment = [("HOST".to_owned(), " h ".to_owned())];
+    let url = |sources: &Sources| {
+        let pull = sources.get("a").unwrap().pull.as_ref().unwrap();
+        let Upstream::Http(api) = &pull.upstream else { panic!("another upstream") };
+        api.url.to_string()
+    };
+    let sources = Sources::load(&path, &environment, Secrets::Skip).unwrap();
+    assert_eq!(url(&sources), "http://h/");
+    let faults = Sources::load(&path, &environment, Secrets::Read).unwrap_err().to_string();
+    assert!(faults.contains("sources.a.pull.auth.bearer_file: the file cannot be read"), "{faults}");
+    std::fs::write(folder.path().join("token"), "t0ken\n").unwrap();
+    let with_secret = Sources::load(&path, &environment, Secrets::Read).unwrap();
+    assert_ne!(with_secret, sources, "the secret is read");
+    std::fs::write(&path, text.replace("token", "''")).unwrap();
+    let faults = Sources::load(&path, &environment, Secrets::Skip).unwrap_err().to_string();
+    assert!(faults.contains("bearer_file: should not be an empty text"), "{faults}");
 }
 
 #[test]
