@@ -35,6 +35,10 @@ const ESCAPED: f64 = 6.0;
 const ITEMS: f64 = 0.5;
 /// Bytes of a message of the library, without the values in it.
 const MESSAGE: f64 = 100.0;
+/// Bytes that a call of a function takes, without its values.
+const CALL: f64 = 20.0;
+/// Work of compiling a class of characters, in bytes.
+const CLASS: f64 = 64.0;
 /// Bytes of the fields of a match, without its text.
 const MATCH: f64 = 100.0;
 
@@ -537,7 +541,7 @@ impl<'t> Walk<'t> {
         };
         let itself = input.one(input.bytes.times(growth)).plus(fixed);
         // A definition of the library makes some values on the way.
-        self.make(input.bytes.plus(itself.bytes).times(4.0).plus(input.number.times(MATCH)));
+        self.make(input.bytes.plus(itself.bytes).times(4.0).plus(input.number.times(CALL)));
         match kinds {
             Arguments::None => itself,
             Arguments::Literals => self.with_literals(name, arguments, (input, itself), scope),
@@ -554,10 +558,11 @@ impl<'t> Walk<'t> {
                 if scope.each {
                     self.fault(format!("more than one [] in a nesting is not allowed, and {name} has one"));
                 }
-                // The items of with_entries are the entries.
-                let items = if name == "with_entries" { itself } else { input }.items();
+                // Those of with_entries are larger: they are the entries.
+                let items = if name == "with_entries" { itself } else { input };
+                let items = Flow { bytes: items.bytes, ..input.items() };
                 let values = self.filters(arguments, items, scope.in_each(true), Count::Each);
-                self.make(values.bytes.times(4.0).plus(values.number.times(MATCH)));
+                self.make(values.bytes.times(4.0).plus(values.number.times(2.0 * CALL)));
                 input.one(itself.bytes.plus(values.bytes).plus(values.number)).plus(2.0)
             }
             Arguments::Path => {
@@ -629,12 +634,12 @@ impl<'t> Walk<'t> {
         let matches = self.regex(&regex, input, number, scope);
         let replaced = self.one(replacement, matches, scope.in_each(true));
         let output = input.one(input.bytes.plus(replaced.bytes)).plus(2.0);
-        self.make(output.bytes.times(2.0).plus(replaced.number.times(MATCH)));
+        self.make(output.bytes.times(2.0).plus(replaced.number.times(CALL)));
         output
     }
 
-    /// The captures of each match of a regular expression. The engine is linear in the text, with the
-    /// size of the expression as factor.
+    /// The captures of each match of a regular expression. The engine is linear in the text, with
+    /// the size of the expression as factor.
     fn regex(&mut self, regex: &str, input: Flow, number: Line, scope: Scope) -> Flow {
         self.slow |= scope.each;
         let counted = regex.match_indices('{').filter(|(at, _)| {
@@ -646,12 +651,24 @@ impl<'t> Walk<'t> {
         if regex.len() > 200 || counted.count() > 1 {
             self.fault("a regular expression should have at most 200 bytes and one {n}");
         }
+        // It is compiled each time, and a class can have hundreds of ranges.
+        self.make(input.number.times(to_float(regex.len()) * repetitions(regex) * CLASS));
         // Each group captures at most the whole match.
         let groups = to_float(regex.matches('(').count() + 1);
         let bytes = input.bytes.times(groups).plus(number.times(groups * (MATCH + to_float(regex.len()))));
         self.make(bytes.times(4.0));
         Flow { bytes, number, count: Count::One }
     }
+}
+
+/// The largest number of `{n}` and `{n,m}` in a regular expression.
+fn repetitions(regex: &str) -> f64 {
+    let counts = regex
+        .split('{')
+        .skip(1)
+        .filter_map(|rest| rest.split_once('}'))
+        .flat_map(|(inside, _)| inside.split(','));
+    counts.filter_map(|count| count.trim().parse().ok()).fold(1.0, f64::max)
 }
 
 /// The number of places that a path names with `,`. `None` is no path.

@@ -519,6 +519,36 @@ fn a_run_that_takes_too_much_memory_ends_and_no_catch_stops_that() {
 }
 
 #[test]
+fn a_large_regular_expression_is_not_compiled_for_each_of_many_values() {
+    let json = format!("[{}\"\"]", "\"\",".repeat(10_000));
+    let large = r#"map(test("^([a-z]-[a-z]-[a-z]-){100}$"))"#;
+    assert!(apply(large, &json).unwrap_err().contains("too large"));
+    assert_eq!(apply(large, "[\"a\"]").unwrap(), "[false]");
+    assert!(refused("test(\"(aaaaaaaaaaaaaaaa){1,1000000}\")").contains("too large"));
+}
+
+#[test]
+fn filters_of_everyday_use_take_large_records() {
+    let members: Vec<String> = (0..20_000).map(|index| format!(r#""k{index}":{index}"#)).collect();
+    let object = format!("{{{}}}", members.join(","));
+    for filter in
+        ["with_entries(select(.value > 5)) | length", "map_values(. + 1) | length", "to_entries | length"]
+    {
+        assert!(apply(filter, &object).is_ok(), "{filter}: {:?}", apply(filter, &object));
+    }
+    let list = format!("{{\"rows\":[{}0],\"t\":1}}", "{\"a\":1.5,\"b\":\"x\"},".repeat(20_000));
+    for filter in [
+        ".rows | length",
+        "[.rows[] | .a? // 0] | add",
+        "{t, n: (.rows | length), first: .rows[0]}",
+        ".t as $t | {at: $t, last: .rows[-1]}",
+        ".rows | map(select(.a? > 1)) | length",
+    ] {
+        assert!(apply(filter, &list).is_ok(), "{filter}: {:?}", apply(filter, &list));
+    }
+}
+
+#[test]
 fn a_record_of_too_many_values_is_a_fault() {
     let json = format!("[{}0]", "0,".repeat(super::MAX_VALUES));
     assert!(apply(".[0]", &json).unwrap_err().contains("keys and values"));
