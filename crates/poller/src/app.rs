@@ -90,6 +90,10 @@ impl App {
         let planned_end = supervisor.stop_token().clone();
         let poll_loop = PollLoop { producer, metrics: metrics.clone(), stop: planned_end.clone() };
         let polling = supervisor.spawn("poll loop", async move {
+            if schedules.is_empty() {
+                tracing::warn!("no source to poll: SOURCES_FILE has no pull source");
+                planned_end.cancelled().await;
+            }
             poll_loop.run(schedules).await;
             planned_end.cancel();
         });

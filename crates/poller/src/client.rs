@@ -55,11 +55,12 @@ struct IngestBody {
     rejected: Option<u64>,
     unchanged: Option<u64>,
     not_modified: Option<bool>,
+    incomplete: Option<String>,
 }
 
 impl IngestBody {
     fn ingested(self, status: StatusCode) -> Option<Ingested> {
-        let Self { id, partition, offset, accepted, rejected, unchanged, not_modified } = self;
+        let Self { id, partition, offset, accepted, rejected, unchanged, not_modified, .. } = self;
         if let (Some(accepted), Some(rejected)) = (accepted, rejected) {
             let (unchanged, not_modified) = (unchanged.unwrap_or_default(), not_modified.unwrap_or_default());
             let counts = RecordCounts { accepted, rejected, unchanged, not_modified };
@@ -149,7 +150,8 @@ impl ProducerClient {
     /// Makes the producer fetch a source.
     ///
     /// # Errors
-    /// The response is not a valid 200, 202 or 207, or there is none within the call timeout.
+    /// The response is not a valid 200, 202 or 207, or there is none within the call timeout. Or the
+    /// fetch was incomplete: its later pages or the acknowledgements of Kafka are missing.
     pub async fn ingest(&self, source: &str) -> Result<Ingested, CallError> {
         let url = endpoint(&self.base, &format!("ingest/{source}"));
         let sent = self.http.post(url).timeout(self.call_timeout).send().await;
@@ -159,7 +161,12 @@ impl ProducerClient {
             return Err(rejection(response).await);
         }
         let body = body(response).await.map_err(|error| self.failure(&error, self.call_timeout))?;
-        let ingested = object(&body).ok().and_then(|body: IngestBody| body.ingested(status));
+        let body: Option<IngestBody> = object(&body).ok();
+        if let Some(reason) = body.as_ref().and_then(|body| body.incomplete.as_ref()) {
+            let reason: String = reason.chars().take(MAX_DETAIL_CHARS).collect();
+            return Err(CallError::without_response(format!("sent a part of the records: {reason}")));
+        }
+        let ingested = body.and_then(|body| body.ingested(status));
         ingested.ok_or_else(|| {
             let status = status.as_u16();
             CallError::without_response(format!("answered {status} with a body that is not the producer's"))

@@ -125,6 +125,11 @@ fn polled(
 ) -> Result<Vec<PolledSource>, String> {
     let every = |name: &str| Some(file?.get(name)?.pull.as_ref()?.every);
     let polled = |name: &str| match every(name) {
+        // Its events would all be dead letters: the consumer does not expect them.
+        None if name == ADSBDB && file.is_some() => Err(format!(
+            "names {name}, which SOURCES_FILE does not have; name sources of the file, or * for all its pull \
+             sources"
+        )),
         every if name == ADSBDB => Ok(PolledSource { name: name.into(), interval: adsbdb_interval(every) }),
         Some(interval) => Ok(PolledSource { name: name.into(), interval }),
         None if file.is_none() => Err(format!("names {name}, which needs SOURCES_FILE")),
@@ -133,12 +138,7 @@ fn polled(
     if text == "*" {
         let file = file.ok_or("means all pull sources of SOURCES_FILE, which is not set")?;
         let pulled = file.iter().filter(|source| source.pull.is_some());
-        let all: Vec<_> = pulled.map(|source| polled(source.name.as_str())).collect::<Result<_, _>>()?;
-        return if all.is_empty() {
-            Err("means no source: SOURCES_FILE has no pull source".into())
-        } else {
-            Ok(all)
-        };
+        return pulled.map(|source| polled(source.name.as_str())).collect();
     }
     let mut seen = BTreeSet::new();
     let sources = text.split(',').map(str::trim).map(|name| match name {
@@ -248,10 +248,22 @@ sources:
             ("quakes,nothing", "names nothing, which is no pull source"),
             ("quakes,quakes", "names quakes twice"),
             ("quakes,", "has an empty name"),
+            ("*,quakes", "names *, which is no pull source"),
         ] {
             let error = names(&[file, ("POLL_SOURCES", polled)]).unwrap_err();
             assert!(error.contains(part), "{error}");
         }
+    }
+
+    #[test]
+    fn adsbdb_is_polled_only_if_the_file_has_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.yaml");
+        std::fs::write(&path, "sources:\n  orders: {push: {}, event: {id: /no}}\n").unwrap();
+        let file = ("SOURCES_FILE", path.to_str().unwrap());
+        let error = names(&[file]).unwrap_err();
+        assert!(error.contains("POLL_SOURCES: names adsbdb, which SOURCES_FILE does not have"), "{error}");
+        assert_eq!(names(&[file, ("POLL_SOURCES", "*")]).unwrap(), []);
     }
 
     #[test]

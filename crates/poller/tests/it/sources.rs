@@ -91,6 +91,7 @@ async fn each_status_of_a_fetch_counts_for_its_source() {
         (200, one, "failed"),
         (207, one, "failed"),
         (202, r#"{"accepted":true}"#, "failed"),
+        (207, r#"{"accepted":2,"rejected":1,"unchanged":0,"incomplete":"page 2","results":[]}"#, "failed"),
     ] {
         let producer = ScriptedProducer::start([Response::accepted()]).await;
         producer.set_other(Response::records(status, body));
@@ -133,6 +134,19 @@ async fn retry_after_of_a_502_delays_only_its_source() {
     let gap = calls[1].1 - calls[0].1;
     assert!(gap >= Duration::from_secs(2), "{gap:?}");
     assert!(producer.calls().len() >= 8, "adsbdb keeps its pace: {}", producer.calls().len());
+    poller.stop.cancel();
+}
+
+#[tokio::test]
+async fn a_file_without_pull_sources_leaves_the_poller_idle_until_it_is_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sources.yaml");
+    std::fs::write(&path, "sources:\n  orders: {push: {}, event: {id: /no}}\n").unwrap();
+    let producer = ScriptedProducer::start([Response::accepted()]).await;
+    let variables = [("SOURCES_FILE", path.to_str().unwrap()), ("POLL_SOURCES", "*")];
+    let poller = Poller::start(producer.address, &variables).await;
+    assert!(poller.get("/readyz").await.starts_with("HTTP/1.1 200"));
+    assert!(producer.calls().is_empty() && producer.others().is_empty());
     poller.stop.cancel();
 }
 

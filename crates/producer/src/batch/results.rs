@@ -57,6 +57,8 @@ pub struct Results {
     unchanged: Option<u64>,
     /// Whether the API has more pages than the fetch read.
     has_more: bool,
+    /// Why a fetch is incomplete, if it is.
+    incomplete: Option<String>,
     permits: Arc<Semaphore>,
     acquired: Option<OwnedSemaphorePermit>,
     /// Acquired bytes that are not used yet.
@@ -72,6 +74,7 @@ impl Results {
             truncated: false,
             unchanged: None,
             has_more: false,
+            incomplete: None,
             permits,
             acquired: None,
             unused_bytes: 0,
@@ -86,6 +89,11 @@ impl Results {
     /// Marks the results as a part: the API has more pages.
     pub fn set_has_more(&mut self) {
         self.has_more = true;
+    }
+
+    /// Marks the results as those of a fetch that is incomplete. The next fetch continues it.
+    pub fn set_incomplete(&mut self, reason: &str) {
+        self.incomplete = Some(reason.to_owned());
     }
 
     pub fn len(&self) -> usize {
@@ -199,6 +207,10 @@ impl Results {
         }
         if self.has_more {
             head.extend_from_slice(b"\"has_more\":true,");
+        }
+        if let Some(reason) = &self.incomplete {
+            let reason = serde_json::Value::from(reason.as_str());
+            head.extend_from_slice(format!("\"incomplete\":{reason},").as_bytes());
         }
         head.extend_from_slice(b"\"results\":[");
         let body = ResponseBody {

@@ -171,6 +171,10 @@ fn fetch_results(document: &Value) -> Value {
         "const": true,
         "description": "The API has more pages than `max_pages`, and the last page had new records.",
     });
+    schema["properties"]["incomplete"] = json!({
+        "type": "string",
+        "description": "Why records are missing, which the next fetch sends.",
+    });
     if let Value::Array(required) = &mut schema["required"] {
         required.push("unchanged".into());
     }

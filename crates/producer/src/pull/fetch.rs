@@ -296,7 +296,7 @@ impl Fetch<'_> {
             None => {}
         }
         batch.results.set_unchanged(self.unchanged);
-        let settled = batch.settle().await;
+        let mut settled = batch.settle().await;
         let mut kept = lock(&self.puller.kept);
         let mut failed = 0;
         for ((key, content), state) in self.sent.iter().zip(&settled.states) {
@@ -319,6 +319,9 @@ impl Fetch<'_> {
                 let failure = failure.or_else(|| {
                     (failed > 0).then(|| format!("{failed} records were not acknowledged by kafka"))
                 });
+                if let Some(failure) = &failure {
+                    settled.results.set_incomplete(failure);
+                }
                 Ok(Outcome::Many { settled, failure })
             }
         }

@@ -481,6 +481,7 @@ async fn an_error_of_a_later_page_is_the_last_result_and_keeps_no_validator() {
         let last = body["results"].as_array().unwrap().last().unwrap();
         assert_eq!(last["status"], 502, "{response:?}");
         assert!(last["detail"].as_str().unwrap().contains(words), "{last}");
+        assert_eq!(body["incomplete"], last["detail"]);
     }
     assert!(api.requests().iter().all(|request| !request.contains("if-none-match")));
     // Each page has its own validator, so that a new second page is found.
@@ -732,6 +733,76 @@ async fn g1_a_validator_is_kept_only_after_every_record_is_stored() {
         api.set([http("200 OK", "", "[]")]);
         assert_eq!(app.post("/ingest/api").await.status, 202);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g3_a_record_that_returns_to_older_content_after_a_failed_send_is_sent_again() {
+    let (cluster, api) = (Cluster::start(), Api::start([]).await);
+    let file = pull(&api.url, "records: ''", "");
+    let app = file.on(&cluster, &[("DELIVERY_TIMEOUT_MS", "1000")]).await;
+    let version = |tag: u32, value: u32| {
+        http("200 OK", &format!("ETag: \"{tag}\"\r\n"), &format!("[{{\"id\":1,\"v\":{value}}}]"))
+    };
+    api.set([version(1, 1)]);
+    assert_eq!(app.post("/ingest/api").await.statuses(), [202]);
+    // The broker may have stored the second version: nobody knows.
+    api.set([version(2, 2)]);
+    cluster.mock.broker_round_trip_time(-1, Duration::from_secs(60)).unwrap();
+    assert_eq!(app.post("/ingest/api").await.status, 504);
+    cluster.mock.broker_round_trip_time(-1, Duration::ZERO).unwrap();
+    api.set([version(1, 1)]);
+    let began = Instant::now();
+    loop {
+        let response = app.post("/ingest/api").await;
+        if response.status == 202 {
+            assert_eq!(response.statuses(), [202], "sent again: {response:?}");
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "{response:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(!api.requests().last().unwrap().contains("if-none-match"), "the old validator is void");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g3_the_last_revision_of_an_id_in_an_answer_is_the_last_that_is_sent() {
+    let (cluster, api) = (Cluster::start(), Api::start([]).await);
+    let app = pull(&api.url, "records: ''", "").on(&cluster, &[]).await;
+    api.set([ok(r#"[{"id":"a","v":1},{"id":"a","v":2},{"id":"a","v":2}]"#)]);
+    for _ in 0..3 {
+        let response = app.post("/ingest/api").await;
+        assert_eq!(response.statuses(), [202, 202]);
+        assert_eq!(response.json()["unchanged"], 1, "the third equals the second");
+    }
+    api.set([ok(r#"[{"id":"a","v":2}]"#)]);
+    assert_eq!(app.post("/ingest/api").await.json()["unchanged"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_beyond_max_pages_are_reported_while_there_are_new_records() {
+    let (cluster, api) = (Cluster::start(), Api::start([]).await);
+    let paging = "records: /l, paging: {next: /n, max_pages: 2}";
+    let app = pull(&api.url, paging, "").on(&cluster, &[]).await;
+    api.set([ok(&page(&[1], r#","n":"?p=2""#)), ok(&page(&[2], r#","n":"?p=3""#))]);
+    let response = app.post("/ingest/api").await;
+    assert_eq!((response.statuses(), &response.json()["has_more"]), (vec![202, 202], &json!(true)));
+    api.set([ok(&page(&[1], r#","n":"?p=2""#)), ok(&page(&[2], r#","n":"?p=3""#))]);
+    let response = app.post("/ingest/api").await;
+    assert_eq!(response.json()["unchanged"], 2);
+    assert!(response.json()["has_more"].is_null(), "{response:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fetch_that_is_early_by_less_than_half_a_second_waits() {
+    let (cluster, api) = (Cluster::start(), Api::start([]).await);
+    let app = pull(&api.url, "records: ''", "").on(&cluster, &[]).await;
+    api.set([http("200 OK", "X-Poll-Interval: 2\r\n", "[]")]);
+    let began = Instant::now();
+    assert_eq!(app.post("/ingest/api").await.status, 202);
+    app.post("/ingest/api").await.problem(502, true);
+    tokio::time::sleep(Duration::from_millis(1_700).saturating_sub(began.elapsed())).await;
+    assert_eq!(app.post("/ingest/api").await.status, 202);
+    assert!(began.elapsed() >= Duration::from_secs(2), "{:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
