@@ -63,9 +63,9 @@ impl KafkaReadiness {
             Self::Unknown => Err("kafka has not been checked yet".into()),
             Self::Unavailable(reason) => Err(format!("kafka does not answer: {reason}")),
             Self::TopicMissing(missing) => {
-                let reasons = missing.iter().map(|MissingTopic { name, reason }| {
-                    format!("topic {name} cannot be created: {reason}")
-                });
+                let reasons = missing
+                    .iter()
+                    .map(|MissingTopic { name, reason }| format!("topic {name} cannot be created: {reason}"));
                 Err(reasons.collect::<Vec<_>>().join("; "))
             }
         }

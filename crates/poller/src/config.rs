@@ -84,7 +84,8 @@ impl Config {
         let producer = reader.value("producer_base_url", settings.producer_base_url.as_ref(), base_url);
         let interval =
             reader.value("interval_sec", settings.interval_sec.as_ref(), parse::seconds(MIN_SECONDS));
-        let file = Sources::of_process(&mut reader, settings.sources_file.as_ref(), &environment, Secrets::Skip);
+        let file =
+            Sources::of_process(&mut reader, settings.sources_file.as_ref(), &environment, Secrets::Skip);
         let file = file.as_ref().map(Option::as_ref);
         // The names are checked only against a file without faults.
         let sources = file.zip(interval).and_then(|(file, interval)| {

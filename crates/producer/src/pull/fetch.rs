@@ -362,7 +362,11 @@ impl Fetch<'_> {
             self.keep_page(&url, &page, records, next.as_ref());
         }
         if next.is_some() && has_new {
-            tracing::warn!(source = name, max_pages, "api has more pages than max_pages, they are not fetched");
+            tracing::warn!(
+                source = name,
+                max_pages,
+                "api has more pages than max_pages, they are not fetched"
+            );
             batch.results.set_has_more();
         }
         Ok(changed)
@@ -484,7 +488,8 @@ impl Fetch<'_> {
             lock(&self.puller.kept).lettered(*is_too_large).insert(*content, *content);
         }
         self.dead_lettered += log(name, &stored, "fetched records sent to dead-letter topic");
-        self.rejected += log(name, &rejected, "fetched records rejected: too large for the dead-letter topic");
+        self.rejected +=
+            log(name, &rejected, "fetched records rejected: too large for the dead-letter topic");
         match failure {
             None => Ok(()),
             Some(error) => Err(match error.into_api_error(crate::http::headers::new_id()) {

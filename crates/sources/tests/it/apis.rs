@@ -38,14 +38,14 @@ fn opensky_has_rows_that_are_arrays_and_a_time_of_the_answer() {
     let answer = r#"{"time":1795898400,"states":[["3c6444","DLH9LF  ","Germany",null,1795898399,6.15,50.19,9639.3,false,232.9,98.3,4.5,null,9547.9,"1000",false,0]]}"#;
     let fields = |timestamp: &str| {
         format!(
-            r#"pull:
+            r"pull:
   url: https://opensky-network.org/api/states/all?lamin=45.8
   records: /states
   wait: X-Rate-Limit-Retry-After-Seconds
 event:
   id: /0
   timestamp: {timestamp}
-  payload: '{{icao24: .[0], callsign: (.[1] | rtrim), at: .[3], lon: .[5], lat: .[6], altitude: .[7]}}'"#
+  payload: '{{icao24: .[0], callsign: (.[1] | rtrim), at: .[3], lon: .[5], lat: .[6], altitude: .[7]}}'"
         )
     };
     let payload =

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use events::{Millis, Unit};
 use sources::{
-    Answer, Auth, Context, IdCandidate, Index, IndexKind, NextPage, Place, Records, Secrets, Sources, TimeForm,
-    Upstream,
+    Answer, Auth, Context, IdCandidate, Index, IndexKind, NextPage, Place, Records, Secrets, Sources,
+    TimeForm, Upstream,
 };
 
 use crate::source;
