@@ -11,7 +11,6 @@ use std::fmt::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use events::{Unit, timestamp_from_number, timestamp_from_text};
-use jaq_core::data::JustLut;
 use jaq_core::load::{Arena, File, Loader, parse};
 use jaq_core::native::{Fun, bome, run, v};
 use jaq_core::{Compiler, Ctx, Error, Vars, unwrap_valr};
@@ -19,7 +18,7 @@ use jaq_json::{Val, read};
 
 pub use functions::function_names;
 use syntax::Growth;
-use value::{NO_NUMBERS, NO_RESULT, TooLarge, Value};
+use value::{Data, NO_NUMBERS, NO_RESULT, TooLarge, Value};
 
 /// Maximum length of a filter's text.
 const MAX_FILTER_BYTES: usize = 4096;
@@ -51,8 +50,6 @@ const NO_DATE: &str = "fromdate needs an RFC 3339 time with an offset";
 const TOO_LARGE: &str = "the record is too large for this jq filter";
 /// Maximum length of a message that the filter contains.
 const MAX_MESSAGE_CHARS: usize = 200;
-
-type Data = JustLut<Value>;
 
 /// A compiled filter.
 pub struct Filter {
@@ -94,7 +91,7 @@ impl Filter {
     /// # Errors
     /// The record exceeds a limit, the filter fails, or it has not exactly one output that is JSON.
     pub fn apply(&self, input: &Input<'_>) -> Result<String, String> {
-        if !self.growth.allows(input.text.len()) {
+        if !self.growth.allows(input.written()) {
             return Err(TOO_LARGE.into());
         }
         let value = Value(input.value()?);
@@ -191,6 +188,12 @@ impl<'t> Input<'t> {
         self.key
     }
 
+    /// Bytes of the record and its key when jaq writes them.
+    fn written(&self) -> usize {
+        // A byte of the key has at most six when it is escaped. Without a key, `$key` is null.
+        self.shape().written + self.key.map_or(4, |key| 6 * key.len() + 2)
+    }
+
     fn shape(&self) -> Shape {
         *self.shape.get_or_init(|| Shape::of(self.text))
     }
@@ -224,13 +227,16 @@ impl<'t> Input<'t> {
 struct Shape {
     depth: usize,
     longest_scalar: usize,
+    /// Bytes of the record when jaq writes it, which escapes a delete character.
+    written: usize,
     /// Keys and values, at least.
     values: usize,
 }
 
 impl Shape {
     fn of(json: &str) -> Self {
-        let mut shape = Self::default();
+        let deletes = memchr::memchr_iter(0x7f, json.as_bytes()).count();
+        let mut shape = Self { written: json.len() + 5 * deletes, ..Self::default() };
         let (mut open, mut scalar) = (0_usize, 0_usize);
         let bytes = json.as_bytes();
         let mut at = 0;

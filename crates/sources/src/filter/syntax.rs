@@ -473,7 +473,8 @@ impl<'t> Walk<'t> {
             Part::Index(index) if is_literal_index(index) || matches!(index, Term::Str(None, _)) => {
                 let key = self.one(index, input, scope);
                 self.keys = self.keys.plus(key.bytes);
-                values
+                // A place that is not there is null.
+                values.plus(4.0)
             }
             Part::Index(_) => {
                 self.fault("an index should be a text or a number: write .[\"\\(.a)\"] for the value of .a");

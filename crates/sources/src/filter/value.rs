@@ -9,6 +9,7 @@ use std::ops::{Add, Div, Mul, Neg, Rem, Sub};
 use std::panic::resume_unwind;
 
 use jaq_core::box_iter::box_once;
+use jaq_core::data::JustLut;
 use jaq_core::native::{Fun, bome, run, unary, v};
 use jaq_core::ops::Math;
 use jaq_core::path::Opt;
@@ -16,8 +17,6 @@ use jaq_core::val::Range;
 use jaq_core::{Error, Exn, ValT, ValX};
 use jaq_json::{Map, Num, Rc, Val};
 use jaq_std::ValT as StdValT;
-
-use super::Data;
 
 /// Maximum memory that a run may take in total, also if it is free again.
 const MAX_SPENT: usize = 256 * 1024 * 1024;
@@ -44,6 +43,8 @@ pub(super) struct Spent {
 
 /// The payload of the unwinding that ends a run, which no `try` of a filter catches.
 pub(super) struct TooLarge;
+
+pub(super) type Data = JustLut<Value>;
 
 /// Starts the count of a run.
 pub(super) fn reset() {
