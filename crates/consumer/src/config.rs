@@ -510,7 +510,8 @@ sources:
         let store = config.expected.store_of(&source("b"), &config.store.upsert_keys);
         assert_eq!((store.collection.as_str(), store.keys.to_string().as_str()), ("other", "x,y.z"));
         let wrong = read(&[("SOURCES_FILE", &path), ("DEAD_LETTER_TOPIC", "a.raw")]).unwrap_err();
-        assert!(wrong.to_string().contains("DEAD_LETTER_TOPIC"), "{wrong}");
+        let fault = ":3:42: sources.a.topic: is the dead-letter topic of events.raw";
+        assert!(wrong.to_string().contains(fault), "{wrong}");
     }
 
     #[test]
