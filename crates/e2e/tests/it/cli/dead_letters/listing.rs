@@ -179,7 +179,7 @@ async fn records_are_listed_once_in_time_order_with_replays_marked() {
     let listed = run(&names, &["list", "--json"]).await.lines();
     let of_k2 = listed[3]["time"].as_str().unwrap();
     let replayed = super::replay(&names, &["--until", of_k2]).await.summary(0);
-    let left_out = json!({"filtered": 1, "other_topics": 0, "no_origin": 1, "max_replays": 0});
+    let left_out = json!({"filtered": 1, "pulled": 0, "other_topics": 0, "no_origin": 1, "max_replays": 0});
     assert_eq!((&replayed["replayed"], &replayed["left_out"]), (&json!(3), &left_out), "{replayed}");
 
     let listed = run(&names, &["list", "--json"]).await.lines();
