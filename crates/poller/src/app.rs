@@ -46,6 +46,12 @@ impl App {
     /// # Errors
     /// The address is in use, or the producer's URL is https and the system has no certificates.
     pub async fn build(config: Config) -> Result<Self, Error> {
+        if config.is_adsbdb_unlisted {
+            tracing::warn!(
+                "adsbdb is polled and is not in SOURCES_FILE: its events are dead letters unless \
+                 EXPECTED_SOURCE of the consumer names it; set POLL_SOURCES"
+            );
+        }
         Ok(Self {
             producer: ProducerClient::new(&config)?,
             listener: Listener::bind(config.listen_addr).await?,

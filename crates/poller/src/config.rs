@@ -47,8 +47,10 @@ const MIN_SECONDS: f64 = 0.001;
 pub struct Config {
     /// Base URL of the producer, without user, query and fragment.
     pub producer: Url,
-    /// The sources that are fetched, at least one.
+    /// The sources that are fetched.
     pub sources: Vec<PolledSource>,
+    /// Whether ADSBDB is fetched, and SOURCES_FILE does not have it.
+    pub is_adsbdb_unlisted: bool,
     /// Time from the first tick to the end of the schedule. `None` means no end.
     pub duration: Option<Duration>,
     /// Deadline of a call.
@@ -103,6 +105,8 @@ impl Config {
         let config = (|| {
             Some(Self {
                 producer: producer?,
+                is_adsbdb_unlisted: file.flatten().is_some_and(|file| file.get(ADSBDB).is_none())
+                    && sources.as_ref()?.iter().any(|source| source.name == ADSBDB),
                 sources: sources?,
                 duration: duration.map(|duration| Some(duration).filter(|duration| !duration.is_zero()))?,
                 call_timeout: call_timeout?,
@@ -126,11 +130,6 @@ fn polled(
 ) -> Result<Vec<PolledSource>, String> {
     let every = |name: &str| Some(file?.get(name)?.pull.as_ref()?.every);
     let polled = |name: &str| match every(name) {
-        // Its events would all be dead letters: the consumer does not expect them.
-        None if name == ADSBDB && file.is_some() => Err(format!(
-            "names {name}, which SOURCES_FILE does not have; name sources of the file, or * for all its pull \
-             sources"
-        )),
         every if name == ADSBDB => Ok(PolledSource { name: name.into(), interval: adsbdb_interval(every) }),
         Some(interval) => Ok(PolledSource { name: name.into(), interval }),
         None if file.is_none() => Err(format!("names {name}, which needs SOURCES_FILE")),
@@ -257,13 +256,18 @@ sources:
     }
 
     #[test]
-    fn adsbdb_is_polled_only_if_the_file_has_it() {
+    fn adsbdb_that_the_file_does_not_have_is_known() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s.yaml");
         std::fs::write(&path, "sources:\n  orders: {push: {}, event: {id: /no}}\n").unwrap();
         let file = ("SOURCES_FILE", path.to_str().unwrap());
-        let error = names(&[file]).unwrap_err();
-        assert!(error.contains("POLL_SOURCES: names adsbdb, which SOURCES_FILE does not have"), "{error}");
+        let is_unlisted = |variables: &[(&str, &str)]| {
+            let base = [("PRODUCER_BASE_URL", "http://p:8080")];
+            let all = base.iter().chain(variables).map(|(name, value)| ((*name).into(), (*value).into()));
+            Config::from_environment(all).unwrap().is_adsbdb_unlisted
+        };
+        assert!(is_unlisted(&[file]));
+        assert!(!is_unlisted(&[file, ("POLL_SOURCES", "*")]) && !is_unlisted(&[]));
         assert_eq!(names(&[file, ("POLL_SOURCES", "*")]).unwrap(), []);
     }
 

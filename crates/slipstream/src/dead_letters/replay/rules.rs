@@ -64,11 +64,15 @@ impl Decision {
 impl ReplayRules {
     /// Decides about `dead_letter`.
     pub fn decide(&self, dead_letter: &DeadLetter) -> Decision {
+        // Before the filters, which keep the offset: no run ever replays it.
+        if dead_letter.is_pulled && dead_letter.origin.is_none() {
+            return Decision::Pulled;
+        }
         if !self.filter.matches(dead_letter) {
             return Decision::Filtered;
         }
         let Some(origin) = &dead_letter.origin else {
-            return if dead_letter.is_pulled { Decision::Pulled } else { Decision::NoOrigin };
+            return Decision::NoOrigin;
         };
         if !self.topics.contains(&origin.topic) {
             return Decision::OtherTopic;
@@ -296,6 +300,7 @@ mod tests {
         assert_eq!(decision(&dead_letter(None, 0), Some("InvalidJson")), Decision::NoOrigin);
         let pulled = DeadLetter { is_pulled: true, ..dead_letter(None, 0) };
         assert_eq!(decision(&pulled, None), Decision::Pulled);
+        assert_eq!(decision(&pulled, Some("x")), Decision::Pulled);
         assert!(!Decision::Pulled.keeps_offset());
         assert_eq!(decision(&dead_letter(Some(position("b", 0)), 0), None), Decision::OtherTopic);
         assert_eq!(decision(&dead_letter(Some(position("a.dlq", 0)), 0), None), Decision::OtherTopic);
