@@ -16,6 +16,10 @@ const EVENT: &str = r#"{"source":"adsbdb","payload":{"type":"737 MAX 8","icao_ty
 /// An aircraft with 20 fields, for the comparison of envelope and sources.
 const RECORD: &str = r#"{"type":"737 MAX 8","icao_type":"B38M","manufacturer":"Boeing","mode_s":"7823C4","registration":"B-228M","registered_owner_country_iso_name":"CN","registered_owner_country_name":"China","registered_owner_operator_flag_code":"CSN","registered_owner":"China Southern Airlines","url_photo":null,"url_photo_thumbnail":null,"lat":50.19,"lon":6.15,"altitude":9639.3,"on_ground":false,"speed":232.9,"heading":98.3,"climb":4.5,"squawk":"1000","seen":1795898399123}"#;
 
+/// Gives each request an id of its own: records of one id share a partition.
+const DISTINCT_IDS: &str = "local n, template = 0, wrk.body\nfunction request()\n  n = n + 1\n  return wrk.format(nil, nil, nil, \
+                            (template:gsub(\"7823C4\", string.format(\"%06X\", n % 16777216))))\nend\n";
+
 /// What is sent, as the script that wrk wants.
 #[derive(Clone, Debug)]
 pub struct Load {
@@ -62,9 +66,11 @@ impl Load {
         let body_file = folder.join("body");
         std::fs::write(&body_file, body)?;
         let script = folder.join("load.lua");
+        let ids = if matches!(side, Side::Envelope | Side::Source(_)) { DISTINCT_IDS } else { "" };
         let text = format!(
             "wrk.method = \"POST\"\nwrk.headers[\"Content-Type\"] = \"{kind}\"\n\
              wrk.body = io.open({body_file:?}, \"rb\"):read(\"*a\")\n\
+             {ids}\
              function done(summary, latency)\n  local e = summary.errors\n  \
              io.write(string.format(\"TOLD %d %d %d %d %d\\n\", summary.requests, summary.duration, \
              latency:percentile(50), latency:percentile(99), e.connect + e.read + e.write + e.status + e.timeout))\n\
