@@ -39,6 +39,12 @@ const RESERVED: [&[u8]; 9] = [
     CONFLICTS.as_bytes(),
     EXTRA.as_bytes(),
 ];
+
+/// Whether a document has its own field of this name at the top level.
+pub fn is_reserved_field(name: &str) -> bool {
+    RESERVED.contains(&name.as_bytes())
+}
+
 /// Fields of one index. At most one of them may be an array.
 const INDEXED: [&[u8]; 2] = [b"mode_s", b"registration"];
 

@@ -39,6 +39,7 @@ mod record;
 mod request;
 mod validation;
 
+pub use document::is_reserved_field;
 pub use fields::{
     EventId, Millis, Source, Unit, derived_object_id, timestamp_from_json, timestamp_from_number,
     timestamp_from_text,

@@ -14,18 +14,6 @@ const FIELDS: [&str; 4] = ["collection", "keys", "source_field", "indexes"];
 const TIME_SERIES: &str = "a time-series collection takes no unique index and no upsert, so a repeated record would be \
                            stored twice (G2) and a newer one would not replace an older one (G3); use a plain \
                            collection with an index on event_timestamp";
-/// Fields of a document that Slipstream writes.
-const OWN_FIELDS: [&str; 9] = [
-    "_id",
-    "payload_conflicts",
-    "envelope_extra",
-    "event_id",
-    "event_timestamp",
-    "ingested_at",
-    "api_version",
-    "event_timestamp_iso",
-    "ingested_at_iso",
-];
 /// MongoDB's limit of fields in an index.
 const MAX_KEYS: usize = 32;
 /// MongoDB's limit of indexes is 64. Some are Slipstream's own.
@@ -193,7 +181,7 @@ fn source_field(text: &str) -> Result<String, String> {
     if name.contains('.') {
         return Err("should be a field at the top of the document, without a dot".into());
     }
-    if OWN_FIELDS.contains(&text) {
+    if events::is_reserved_field(text) {
         return Err("is a field that Slipstream writes itself; use another one such as source".into());
     }
     Ok(name)
