@@ -150,8 +150,8 @@ impl ProducerClient {
     /// Makes the producer fetch a source.
     ///
     /// # Errors
-    /// The response is not a valid 200, 202 or 207, or there is none within the call timeout. Or the
-    /// fetch was incomplete: its later pages or the acknowledgements of Kafka are missing.
+    /// The response is not a valid 200, 202 or 207. The call timed out. Or the fetch was incomplete:
+    /// later pages or acknowledgements of Kafka are missing.
     pub async fn ingest(&self, source: &str) -> Result<Ingested, CallError> {
         let url = endpoint(&self.base, &format!("ingest/{source}"));
         let sent = self.http.post(url).timeout(self.call_timeout).send().await;

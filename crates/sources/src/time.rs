@@ -132,7 +132,7 @@ fn by_pattern(text: &str, pattern: &str, zone: Option<&str>) -> Result<Millis, S
     let parsed = BrokenDownTime::parse(pattern, text.trim());
     let parsed = parsed.map_err(|_| format!("the string should have the format {pattern}"))?;
     let date = parsed.to_date().map_err(|_| "the string should be a date that exists")?;
-    // A pattern without a time is midnight, but an incomplete time is none.
+    // A pattern without a time means midnight. A pattern with a part of a time is an error.
     let time = parsed.to_time().map_err(|_| "the string should have a complete time")?;
     let offset = match parsed.offset() {
         Some(offset) if offset.seconds() % 60 != 0 => {

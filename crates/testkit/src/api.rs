@@ -1,5 +1,5 @@
 //! A JSON API for tests. It forwards requests to a server or gives scripted responses, and keeps
-//! what was sent and received.
+//! all requests and responses.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

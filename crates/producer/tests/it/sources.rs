@@ -135,7 +135,7 @@ fn ok(body: &str) -> String {
     http("200 OK", "", body)
 }
 
-/// The messages of a topic of one partition, from its beginning.
+/// Reads `count` messages of a topic from its beginning.
 pub async fn messages(bootstrap: &str, topic: &str, partitions: i32, count: usize) -> Vec<OwnedMessage> {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", bootstrap).set("group.id", unique("reader"));

@@ -78,7 +78,7 @@ impl Apis {
     }
 
     /// Fetches a list, and panics unless each record has a result and becomes the document that
-    /// `expected` makes of what was served. Returns what was served.
+    /// `expected` makes of the served answer. Returns the served answer.
     async fn assert_list(
         &self,
         source: &str,
