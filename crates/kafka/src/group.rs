@@ -5,21 +5,22 @@
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::fmt;
 use std::ptr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::bindings::{
-    rd_kafka_AdminOptions_destroy, rd_kafka_AdminOptions_new, rd_kafka_AdminOptions_set_request_timeout,
-    rd_kafka_AdminOptions_t, rd_kafka_ConsumerGroupDescription_error,
-    rd_kafka_ConsumerGroupDescription_member, rd_kafka_ConsumerGroupDescription_member_count,
-    rd_kafka_ConsumerGroupDescription_partition_assignor, rd_kafka_ConsumerGroupDescription_state,
-    rd_kafka_ConsumerGroupDescription_t, rd_kafka_ConsumerGroupDescription_type,
-    rd_kafka_DescribeConsumerGroups, rd_kafka_DescribeConsumerGroups_result_groups,
-    rd_kafka_MemberAssignment_partitions, rd_kafka_MemberDescription_assignment,
-    rd_kafka_MemberDescription_client_id, rd_kafka_MemberDescription_host, rd_kafka_MemberDescription_t,
-    rd_kafka_admin_op_t, rd_kafka_consumer_group_state_name, rd_kafka_consumer_group_type_t,
-    rd_kafka_error_code, rd_kafka_event_DescribeConsumerGroups_result, rd_kafka_event_destroy,
-    rd_kafka_event_error, rd_kafka_event_t, rd_kafka_queue_destroy, rd_kafka_queue_new, rd_kafka_queue_poll,
-    rd_kafka_queue_t, rd_kafka_resp_err_t,
+    rd_kafka_AdminOptions_destroy, rd_kafka_AdminOptions_new, rd_kafka_AdminOptions_set_broker,
+    rd_kafka_AdminOptions_set_request_timeout, rd_kafka_AdminOptions_t,
+    rd_kafka_ConsumerGroupDescription_error, rd_kafka_ConsumerGroupDescription_member,
+    rd_kafka_ConsumerGroupDescription_member_count, rd_kafka_ConsumerGroupDescription_partition_assignor,
+    rd_kafka_ConsumerGroupDescription_state, rd_kafka_ConsumerGroupDescription_t,
+    rd_kafka_ConsumerGroupDescription_type, rd_kafka_DescribeConsumerGroups,
+    rd_kafka_DescribeConsumerGroups_result_groups, rd_kafka_MemberAssignment_partitions,
+    rd_kafka_MemberDescription_assignment, rd_kafka_MemberDescription_client_id,
+    rd_kafka_MemberDescription_host, rd_kafka_MemberDescription_t, rd_kafka_admin_op_t,
+    rd_kafka_consumer_group_state_name, rd_kafka_consumer_group_type_t, rd_kafka_error_code,
+    rd_kafka_event_DescribeConsumerGroups_result, rd_kafka_event_destroy, rd_kafka_event_error,
+    rd_kafka_event_t, rd_kafka_metadata, rd_kafka_metadata_destroy, rd_kafka_queue_destroy,
+    rd_kafka_queue_new, rd_kafka_queue_poll, rd_kafka_queue_t, rd_kafka_resp_err_t,
 };
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
@@ -30,6 +31,8 @@ pub const ASSIGNOR: &str = "cooperative-sticky";
 const MAX_LISTED: usize = 5;
 
 const NO_ERROR: rd_kafka_resp_err_t = rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
+/// The shortest time that a broker gets for its response, if the request has as much left.
+const MIN_BROKER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Additional wait for the event that librdkafka sends after the request timeout.
 const EVENT_MARGIN: Duration = Duration::from_secs(1);
 
@@ -103,21 +106,66 @@ impl Group {
 
 /// Requests the description of `group` from its coordinator. Blocks the thread up to `timeout`.
 ///
+/// Asks one broker after the other, because librdkafka's own request to the coordinator aborts the
+/// process if it times out before the coordinator is connected (librdkafka issue 4605).
+///
 /// # Errors
 /// The coordinator does not respond within `timeout`, or rejects the request.
 pub fn describe<C: ClientContext>(client: &Client<C>, group: &str, timeout: Duration) -> KafkaResult<Group> {
-    let failed = |error: rd_kafka_resp_err_t| KafkaError::GroupListFetch(error.into());
     let name =
         CString::new(group).map_err(|_| KafkaError::GroupListFetch(RDKafkaErrorCode::InvalidGroupId))?;
-    let event = DescribeRequest::new(client, timeout).send(&name)?;
-    let described = match event.error() {
-        NO_ERROR => event.group()?,
-        error => return Err(failed(error)),
-    };
-    // tansu describes a classic group as a group of the consumer protocol without members.
-    match described.members.is_empty() {
-        true => Ok(describe_classic(client, group, timeout)?.unwrap_or(described)),
-        false => Ok(described),
+    let deadline = Instant::now() + timeout;
+    let brokers = broker_ids(client, timeout)?;
+    let mut failed = RDKafkaErrorCode::CoordinatorNotAvailable;
+    for (position, broker) in brokers.iter().enumerate() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        let share = left / u32::try_from(brokers.len() - position).unwrap_or(u32::MAX);
+        match describe_at(client, *broker, &name, share.max(MIN_BROKER_TIMEOUT).min(left)) {
+            // tansu describes a classic group as a group of the consumer protocol without members.
+            Ok(group) if group.members.is_empty() => {
+                return Ok(describe_classic(client, &name.to_string_lossy(), left)?.unwrap_or(group));
+            }
+            Err(RDKafkaErrorCode::NotCoordinator) => {}
+            Err(code) => failed = code,
+            Ok(group) => return Ok(group),
+        }
+    }
+    Err(KafkaError::GroupListFetch(failed))
+}
+
+/// Requests the description of `group` from one broker.
+fn describe_at<C: ClientContext>(
+    client: &Client<C>,
+    broker: i32,
+    group: &CStr,
+    timeout: Duration,
+) -> Result<Group, RDKafkaErrorCode> {
+    let event = DescribeRequest::new(client, broker, timeout).send(group)?;
+    match event.error() {
+        NO_ERROR => event.group(),
+        error => Err(error.into()),
+    }
+}
+
+/// The ids of all brokers.
+#[expect(unsafe_code, reason = "rdkafka requests the metadata of at least one topic")]
+fn broker_ids<C: ClientContext>(client: &Client<C>, timeout: Duration) -> KafkaResult<Vec<i32>> {
+    let mut metadata = ptr::null();
+    // SAFETY: the client is alive. Without a topic, the response has the brokers only. After a
+    // success, `metadata` has `broker_cnt` brokers until it is destroyed.
+    unsafe {
+        let (topic, timeout) = (ptr::null_mut(), milliseconds(timeout));
+        let error = rd_kafka_metadata(client.native_ptr(), 0, topic, &raw mut metadata, timeout);
+        if error != NO_ERROR {
+            return Err(KafkaError::MetadataFetch(error.into()));
+        }
+        let count = usize::try_from((*metadata).broker_cnt).unwrap_or(0);
+        let ids = (0..count).map(|n| (*(*metadata).brokers.add(n)).id).collect();
+        rd_kafka_metadata_destroy(metadata);
+        Ok(ids)
     }
 }
 
@@ -156,21 +204,21 @@ struct DescribeRequest<'a, C: ClientContext> {
 
 impl<'a, C: ClientContext> DescribeRequest<'a, C> {
     #[expect(unsafe_code, reason = "rdkafka has no binding for these calls")]
-    fn new(client: &'a Client<C>, timeout: Duration) -> Self {
+    fn new(client: &'a Client<C>, broker: i32, timeout: Duration) -> Self {
         let operation = rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS;
         // SAFETY: the client is alive while it is borrowed. Both calls allocate and do not fail for
-        // a known operation. Every operation has the timeout option; an invalid value leaves the
-        // default.
+        // a known operation. Every operation has both options; an invalid timeout leaves the default.
         let (options, queue) = unsafe {
             let options = rd_kafka_AdminOptions_new(client.native_ptr(), operation);
             rd_kafka_AdminOptions_set_request_timeout(options, milliseconds(timeout), ptr::null_mut(), 0);
+            rd_kafka_AdminOptions_set_broker(options, broker, ptr::null_mut(), 0);
             (options, rd_kafka_queue_new(client.native_ptr()))
         };
         Self { client, timeout, options, queue }
     }
 
     #[expect(unsafe_code, reason = "rdkafka has no binding for these calls")]
-    fn send(&self, group: &CStr) -> KafkaResult<Event> {
+    fn send(&self, group: &CStr) -> Result<Event, RDKafkaErrorCode> {
         let mut groups = [group.as_ptr()];
         // SAFETY: client, options and queue are alive. The call copies the one name.
         let event = unsafe {
@@ -179,7 +227,7 @@ impl<'a, C: ClientContext> DescribeRequest<'a, C> {
             rd_kafka_queue_poll(self.queue, milliseconds(self.timeout + EVENT_MARGIN))
         };
         match event.is_null() {
-            true => Err(KafkaError::GroupListFetch(RDKafkaErrorCode::OperationTimedOut)),
+            true => Err(RDKafkaErrorCode::OperationTimedOut),
             false => Ok(Event(event)),
         }
     }
@@ -208,19 +256,18 @@ impl Event {
     }
 
     #[expect(unsafe_code, reason = "rdkafka has no binding for these calls")]
-    fn group(&self) -> KafkaResult<Group> {
-        let missing = || KafkaError::GroupListFetch(RDKafkaErrorCode::BadMessage);
+    fn group(&self) -> Result<Group, RDKafkaErrorCode> {
         let mut count = 0;
         // SAFETY: the event is alive, and its parts live as long. The result is null for an event
         // of another type. The list has `count` entries.
         unsafe {
             let result = rd_kafka_event_DescribeConsumerGroups_result(self.0);
             if result.is_null() {
-                return Err(missing());
+                return Err(RDKafkaErrorCode::BadMessage);
             }
             let groups = rd_kafka_DescribeConsumerGroups_result_groups(result, &raw mut count);
             if groups.is_null() || count == 0 {
-                return Err(missing());
+                return Err(RDKafkaErrorCode::BadMessage);
             }
             read_group(*groups)
         }
@@ -238,12 +285,12 @@ impl Drop for Event {
 /// # Safety
 /// `group` is alive.
 #[expect(unsafe_code, reason = "rdkafka has no binding for these calls")]
-unsafe fn read_group(group: *const rd_kafka_ConsumerGroupDescription_t) -> KafkaResult<Group> {
+unsafe fn read_group(group: *const rd_kafka_ConsumerGroupDescription_t) -> Result<Group, RDKafkaErrorCode> {
     // SAFETY: the group is alive, and it owns the members.
     unsafe {
         let error = rd_kafka_ConsumerGroupDescription_error(group);
         if !error.is_null() && rd_kafka_error_code(error) != NO_ERROR {
-            return Err(KafkaError::GroupListFetch(rd_kafka_error_code(error).into()));
+            return Err(rd_kafka_error_code(error).into());
         }
         let state = rd_kafka_ConsumerGroupDescription_state(group);
         let members = 0..rd_kafka_ConsumerGroupDescription_member_count(group);
@@ -296,7 +343,55 @@ fn milliseconds(duration: Duration) -> c_int {
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::ClientConfig;
+    use rdkafka::admin::AdminClient;
+    use rdkafka::mocking::{MockCluster, MockCoordinator};
+
     use super::*;
+    use crate::QuietContext;
+
+    fn client(cluster: &MockCluster<'_, impl ClientContext>) -> AdminClient<QuietContext> {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", cluster.bootstrap_servers()).set("reconnect.backoff.max.ms", "100");
+        config.create_with_context(QuietContext).unwrap()
+    }
+
+    /// librdkafka's request to the coordinator aborted the process on the coordinator's return.
+    #[test]
+    fn g6_a_coordinator_that_returns_after_the_timeout_does_not_abort_the_process() {
+        let cluster = MockCluster::new(3).unwrap();
+        cluster.coordinator(MockCoordinator::Group("g".into()), 2).unwrap();
+        let client = client(&cluster);
+        // The brokers of the test have no groups, so the error is a response.
+        let response = KafkaError::GroupListFetch(RDKafkaErrorCode::UnsupportedFeature);
+        let request = || describe_at(client.inner(), 2, c"g", Duration::from_millis(300)).unwrap_err();
+        for _ in 0..5 {
+            cluster.broker_down(2).unwrap();
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while request() != RDKafkaErrorCode::OperationTimedOut {
+                assert!(Instant::now() < deadline, "the broker responds");
+            }
+            cluster.broker_up(2).unwrap();
+            while request() != RDKafkaErrorCode::UnsupportedFeature {
+                assert!(Instant::now() < deadline, "the broker does not respond");
+            }
+        }
+        assert_eq!(describe(client.inner(), "g", Duration::from_secs(5)).unwrap_err(), response);
+    }
+
+    #[test]
+    fn every_broker_is_asked_and_the_last_error_returned() {
+        let cluster = MockCluster::new(3).unwrap();
+        let client = client(&cluster);
+        assert_eq!(broker_ids(client.inner(), Duration::from_secs(5)).unwrap(), [1, 2, 3]);
+        // The brokers of the test have no groups.
+        let error = describe(client.inner(), "g", Duration::from_secs(5)).unwrap_err();
+        assert_eq!(error, KafkaError::GroupListFetch(RDKafkaErrorCode::UnsupportedFeature));
+        (1..=3).for_each(|broker| cluster.broker_down(broker).unwrap());
+        let started = Instant::now();
+        describe(client.inner(), "g", Duration::from_secs(2)).unwrap_err();
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    }
 
     fn group(assignor: &str, is_consumer_protocol: bool, client_ids: &[&str]) -> Group {
         let member = |id: &&str| Member { client_id: (*id).into(), host: "/h".into(), partitions: 2 };
