@@ -1,5 +1,6 @@
 //! Makes the configuration of the tree of a sources file and reports all its faults.
 
+mod delete;
 mod event;
 mod pull;
 mod store;
@@ -25,18 +26,21 @@ const MAX_FILE_BYTES: u64 = 1024 * 1024;
 /// Names that stand in paths beside those of sources.
 const RESERVED: [&str; 2] = ["batch", "poll"];
 
-const FIELDS: [&str; 8] = ["description", "pull", "push", "envelope", "topic", "event", "schema", "store"];
+const FIELDS: [&str; 9] =
+    ["description", "pull", "push", "envelope", "topic", "event", "schema", "store", "delete"];
 
 /// What the parsers of all fields need.
 pub(crate) struct Parser<'a> {
     pub(crate) report: Report,
     /// The folder of the file, which other paths are relative to.
     folder: &'a Path,
+    /// The source of each collection so far.
+    collections: BTreeMap<String, String>,
 }
 
 /// The sources in the tree of a file, in their order. Those with faults are left out.
 pub(crate) fn sources(root: &Node, folder: &Path, report: Report) -> (Vec<Source>, Report) {
-    let mut parser = Parser { report, folder };
+    let mut parser = Parser { report, folder, collections: BTreeMap::new() };
     let root = At { node: root, path: String::new() };
     let mut sources = Vec::new();
     let entries = root.fields(&mut parser.report, &["sources"], &[]);
@@ -49,11 +53,10 @@ pub(crate) fn sources(root: &Node, folder: &Path, report: Report) -> (Vec<Source
         if members.len() > MAX_SOURCES {
             entries.fault(&mut parser.report, format!("should have at most {MAX_SOURCES} sources"));
         }
-        let mut collections = BTreeMap::new();
         for (key, entry) in members.into_iter().take(MAX_SOURCES) {
             let name =
                 parser.name(&key.name).map_err(|reason| parser.report.add(key.at, &entry.path, reason));
-            sources.extend(parser.source(name.ok(), &key.name, &entry, &mut collections));
+            sources.extend(parser.source(name.ok(), &key.name, &entry));
         }
     }
     (sources, parser.report)
@@ -67,13 +70,7 @@ impl Parser<'_> {
         SourceName::new(text).map_err(|reason| format!("is not a name of a source: {reason}"))
     }
 
-    fn source(
-        &mut self,
-        name: Option<SourceName>,
-        text: &str,
-        entry: &At<'_>,
-        collections: &mut BTreeMap<String, String>,
-    ) -> Option<Source> {
+    fn source(&mut self, name: Option<SourceName>, text: &str, entry: &At<'_>) -> Option<Source> {
         let fields = entry.fields(&mut self.report, &FIELDS, &[])?;
         let description =
             fields.get("description").and_then(|at| at.text(&mut self.report)).map(str::to_owned);
@@ -112,7 +109,11 @@ impl Parser<'_> {
         }
         let event = self.source_event(&fields, is_adsbdb, has_records);
         let schema = fields.get("schema").map(|at| self.schema(&at));
-        let store = self.store(fields.get("store").as_ref(), text, collections, entry);
+        let delete_field = fields.get("delete");
+        let has_mapping = fields.get("event").is_some() && has_records;
+        let delete = delete_field.as_ref().map(|at| self.delete(at, has_mapping));
+        let store = fields.get("store");
+        let store = self.store(store.as_ref(), text, delete_field.is_some(), entry);
         Some(Source {
             name: name?,
             description,
@@ -122,6 +123,7 @@ impl Parser<'_> {
             topic: flat(own_topic)?,
             event: event?,
             schema: flat(schema)?,
+            delete: flat(delete)?,
             store: store?,
         })
     }
