@@ -49,10 +49,17 @@ pub fn extract(
     context: Context<'_>,
     now: Millis,
 ) -> Result<Extraction, Fault> {
-    let schema = source.schema.as_ref().map(|schema| schema.faults(record)).unwrap_or_default();
+    let extracted = source.extract(record, context, now);
+    // A record that deletes may lack what the schema requires.
+    let deletes = match &extracted {
+        Ok(extracted) => extracted.deletes,
+        Err(fault) => fault.deletes,
+    };
+    let schema = source.schema.as_ref().filter(|_| !deletes);
+    let schema = schema.map(|schema| schema.faults(record)).unwrap_or_default();
     let class = if schema.is_empty() { "RecordFault" } else { "SchemaFault" };
     let mut violations: Vec<Violation> = schema.into_iter().map(schema_violation).collect();
-    let extracted = match source.extract(record, context, now) {
+    let extracted = match extracted {
         Ok(extracted) => extracted,
         Err(fault) => {
             violations.extend(fault.reasons.into_iter().map(|(field, reason)| Violation {
@@ -63,7 +70,11 @@ pub fn extract(
             return Err(Fault { class, violations });
         }
     };
-    match Payload::parse(&extracted.payload) {
+    let payload = match extracted.deletes {
+        true => Ok(Payload::of_delete()),
+        false => Payload::parse(&extracted.payload),
+    };
+    match payload {
         Ok(payload) if violations.is_empty() => Ok(Extraction {
             event: NewEvent {
                 id: None,

@@ -31,6 +31,8 @@ pub struct RecordFault {
     /// The reasons, each with the field of the event that has none: `id`, `timestamp`, `payload`,
     /// or with `delete` if its filter fails.
     pub reasons: Vec<(&'static str, String)>,
+    /// Whether the record deletes.
+    pub deletes: bool,
 }
 
 impl fmt::Display for RecordFault {
@@ -65,7 +67,7 @@ impl Source {
             }
             None => {
                 let reason = format!("the source {} takes only events in an envelope", self.name);
-                Err(RecordFault { reasons: vec![("payload", reason)] })
+                Err(RecordFault { reasons: vec![("payload", reason)], deletes: false })
             }
         }
     }
@@ -98,7 +100,8 @@ impl EventMapping {
             (id, timestamp, payload) => {
                 let id = id.err().map(|reason| ("id", reason));
                 let timestamp = timestamp.err().map(|reason| ("timestamp", reason));
-                Err(RecordFault { reasons: [id, timestamp, payload.err()].into_iter().flatten().collect() })
+                let reasons = [id, timestamp, payload.err()].into_iter().flatten().collect();
+                Err(RecordFault { reasons, deletes: deletes.unwrap_or_default() })
             }
         }
     }
