@@ -43,11 +43,20 @@ pub struct Setup<'a> {
     pub load: &'a [&'a str],
     /// Additional variables of the processes.
     pub environment: &'a [(&'a str, &'a str)],
+    /// Whether a share of [`DELETES`] of the load deletes documents. With SLIPSTREAM_DELETES it is
+    /// so in every fault test.
+    pub deletes: bool,
 }
+
+/// The share of deletes in a load with deletes.
+const DELETES: &str = "5%";
+/// The sources file of a test with deletes. Other sources are stored too.
+const SOURCES: &str = "sources: {manual: {envelope: true, delete: {}}}\n";
 
 impl Default for Setup<'_> {
     fn default() -> Self {
-        Self { servers: ServerSetup::default(), members: 1, load: &USUAL_LOAD, environment: &[] }
+        let servers = ServerSetup::default();
+        Self { servers, members: 1, load: &USUAL_LOAD, environment: &[], deletes: false }
     }
 }
 
@@ -84,7 +93,13 @@ impl FaultTest {
     /// Starts servers and processes, without a load.
     pub async fn start(setup: Setup<'_>) -> Self {
         let servers = Servers::start(setup.servers).await;
-        let names = servers.names();
+        let mut names = servers.names();
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        if setup.deletes || std::env::var_os("SLIPSTREAM_DELETES").is_some() {
+            let file = folder.path().join("sources.yaml");
+            std::fs::write(&file, SOURCES).expect("a sources file");
+            names.sources_file = Some(file.display().to_string());
+        }
         let monitor = Monitor::start();
         let mut test = Self {
             servers,
@@ -96,7 +111,7 @@ impl FaultTest {
             monitor,
             faults: Vec::new(),
             last_fault_end: Instant::now(),
-            folder: tempfile::tempdir().expect("a temporary directory"),
+            folder,
         };
         test.start_producer(setup.environment);
         for _ in 0..setup.members {
@@ -114,7 +129,10 @@ impl FaultTest {
 
     /// Starts a load with these options of `slipstream load`.
     pub fn start_load(&mut self, options: &[&str]) {
-        let options = [&["--source", "manual"], options].concat();
+        let mut options = [&["--source", "manual"], options].concat();
+        if self.names.sources_file.is_some() {
+            options.extend(["--deletes", DELETES]);
+        }
         self.loads += 1;
         let ledger = self.folder.path().join(format!("ledger-{}.jsonl", self.loads));
         self.load = Some(RunningLoad::start(ledger, &self.producer().url(""), &options));

@@ -213,6 +213,8 @@ pub struct Names {
     pub group: String,
     /// The database.
     pub database: String,
+    /// SOURCES_FILE of every process, if any.
+    pub sources_file: Option<String>,
 }
 
 impl Names {
@@ -226,6 +228,7 @@ impl Names {
             topic: format!("events-{own}"),
             group: format!("group-{own}"),
             database: format!("test-{own}"),
+            sources_file: None,
         }
     }
 
@@ -238,7 +241,8 @@ impl Names {
             ("MONGODB_URI", self.mongodb.as_str()),
             ("MONGODB_DB", self.database.as_str()),
         ];
-        [&own, more].concat()
+        let file = self.sources_file.as_deref().map(|file| ("SOURCES_FILE", file));
+        own.iter().copied().chain(file).chain(more.iter().copied()).collect()
     }
 
     /// The variables of a process that accepts every source.

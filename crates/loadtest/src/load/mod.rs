@@ -112,6 +112,7 @@ fn header(target: &Target, options: &LoadOptions, api_version: Option<String>) -
             keys: options.keys,
             superseded_ppm: options.superseded,
             hostile_ppm: options.hostile,
+            deletes_ppm: options.deletes,
         },
         api_version,
     }
@@ -228,6 +229,7 @@ impl Run {
         for PendingEvent { event, .. } in new {
             counters.events += 1;
             counters.superseded += u64::from(event.is_superseded);
+            counters.deletes += u64::from(event.deletes);
             counters.hostile += u64::from(event.is_hostile);
         }
         if self.planned == Some(counters.events) {
@@ -391,7 +393,7 @@ mod tests {
     use super::*;
 
     fn schedule(options: &LoadOptions, started: Instant) -> Schedule {
-        let workload = Workload { seed: 1, keys: 3, superseded_ppm: 0, hostile_ppm: 0 };
+        let workload = Workload { seed: 1, keys: 3, superseded_ppm: 0, hostile_ppm: 0, deletes_ppm: 0 };
         Schedule::new(workload, options, started)
     }
 
