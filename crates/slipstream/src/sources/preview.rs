@@ -10,7 +10,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use ::sources::{Answer, Context, Pointer, Record, Records, Schema, Source, Upstream};
 use bson::Document;
 use consumer::mongo::UpsertKeys;
-use events::{Decoded, Event, Loc, Millis, NewEvent, Payload, RecordView, RequestError, Rules};
+use events::{
+    Decoded, DocumentOptions, Event, Loc, Millis, NewEvent, Operation, Payload, RecordView, RequestError,
+    Rules,
+};
 use kafka::BoxError;
 use serde::Serialize;
 use serde::de::IgnoredAny;
@@ -105,7 +108,8 @@ struct Shown {
 /// An event and its document.
 struct Stored {
     envelope: String,
-    document: Document,
+    /// `None` if the event deletes the document.
+    document: Option<Document>,
     /// The filter that finds the document.
     filter: Document,
 }
@@ -152,14 +156,15 @@ impl Report {
                 Ok(stored) => (Some(stored), &[][..]),
                 Err(faults) => (None, faults.as_slice()),
             };
-            let raw = |document: fn(&Stored) -> &Document| {
-                stored.and_then(|stored| RawValue::from_string(extended_json(document(stored))).ok())
+            let raw = |document: fn(&Stored) -> Option<&Document>| {
+                let document = stored.and_then(document)?;
+                RawValue::from_string(extended_json(document)).ok()
             };
             ShownJson {
                 record: shown.number,
                 envelope: stored.and_then(|stored| RawValue::from_string(stored.envelope.clone()).ok()),
-                document: raw(|stored| &stored.document),
-                filter: raw(|stored| &stored.filter),
+                document: raw(|stored| stored.document.as_ref()),
+                filter: raw(|stored| Some(&stored.filter)),
                 faults: faults.to_vec(),
             }
         };
@@ -215,11 +220,14 @@ impl fmt::Display for Report {
             writeln!(f, "record {number}")?;
             match outcome {
                 Ok(Stored { envelope, document, .. }) => {
-                    if self.has_schema {
+                    if self.has_schema && document.is_some() {
                         writeln!(f, "  schema    valid")?;
                     }
                     writeln!(f, "  envelope  {envelope}")?;
-                    writeln!(f, "  document  {}", extended_json(document))?;
+                    match document {
+                        Some(document) => writeln!(f, "  document  {}", extended_json(document))?,
+                        None => writeln!(f, "  delete    the document of this id")?,
+                    }
                 }
                 Err(faults) => {
                     faults.iter().try_for_each(|fault| writeln!(f, "  FAULT     {fault}"))?;
@@ -259,10 +267,11 @@ struct Mapping<'m> {
 impl Mapping<'_> {
     /// The event and its document, or every fault of the record.
     fn apply<'t>(&self, record: &Record<'t>, answer: Option<&'t Answer<'t>>) -> Result<Stored, Vec<String>> {
-        let mut faults =
-            self.source.schema.as_ref().map_or_else(Vec::new, |schema| schema_faults(schema, record.text));
         let event =
             if self.source.event.is_some() { self.extract(record, answer) } else { self.parse(record.text) };
+        let deletes = event.as_ref().is_ok_and(|event| event.payload.is_delete());
+        let schema = self.source.schema.as_ref().filter(|_| !deletes);
+        let mut faults = schema.map_or_else(Vec::new, |schema| schema_faults(schema, record.text));
         match event {
             Ok(event) if faults.is_empty() => self.store(&event).map_err(|fault| vec![fault]),
             Ok(_) => Err(faults),
@@ -278,8 +287,11 @@ impl Mapping<'_> {
         let extracted = self.source.extract(record.text, context, self.now).map_err(|fault| {
             fault.reasons.into_iter().map(|(field, reason)| format!("{field}: {reason}")).collect::<Vec<_>>()
         })?;
-        let payload = Payload::parse(&extracted.payload)
-            .map_err(|violations| violations.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        let payload = match extracted.deletes {
+            true => Payload::of_delete(),
+            false => Payload::parse(&extracted.payload)
+                .map_err(|violations| violations.iter().map(ToString::to_string).collect::<Vec<_>>())?,
+        };
         let timestamp = Some(extracted.timestamp);
         let event = NewEvent { id: None, timestamp, source: self.source.name.clone(), payload };
         Ok(Event::new(event, extracted.id, self.now, self.api_version))
@@ -303,16 +315,24 @@ impl Mapping<'_> {
         let value = event.to_json();
         let key = event.id.as_str().as_bytes();
         let record = RecordView { key: Some(key), value: &value, timestamp: Some(self.now.get()) };
-        let event = match events::decode(&record, |_| true) {
+        let store = &self.source.store;
+        let options = DocumentOptions {
+            source_field: store.source_field.as_deref(),
+            ttl: store.ttl,
+            takes_deletes: self.source.delete.is_some(),
+        };
+        let event = match events::decode_with(&record, |_| Some(options)) {
             Ok(Decoded::Event(event)) => event,
             Ok(Decoded::OtherSource(source)) => return Err(format!("unexpected source {source}")),
             Err(poison) => return Err(format!("{}: {}", poison.class, poison.reason)),
         };
-        let mut document =
-            Document::try_from(event.document.as_ref()).map_err(|error| format!("document: {error}"))?;
-        if let Some(field) = &self.source.store.source_field {
-            document.insert(field.clone(), self.source.name.as_str());
-        }
+        let document = match event.operation {
+            Operation::Delete => None,
+            Operation::Replace => {
+                let document = Document::try_from(event.document.as_ref());
+                Some(document.map_err(|error| format!("document: {error}"))?)
+            }
+        };
         let envelope = String::from_utf8(value).map_err(|error| format!("envelope: {error}"))?;
         Ok(Stored { envelope, document, filter: self.keys.filter(&event) })
     }

@@ -11,6 +11,9 @@ pub const SOURCES_FILE: &str = "SOURCES_FILE";
 /// Fields of the index for looking aircraft up, which each collection has.
 const LOOKUP_FIELDS: [&str; 3] = ["mode_s", "registration", "event_timestamp"];
 
+/// Fields of the index that finds one version of a document, for deletes.
+const VERSION_FIELDS: [&str; 3] = ["event_id", "event_timestamp", "ingested_at"];
+
 service::settings! {
     /// The variables of `sources list` and `sources try`.
     pub struct Settings {
@@ -90,7 +93,13 @@ pub fn indexes(source: &Source, keys: &UpsertKeys) -> Vec<Document> {
     let lookups = [&["event_id"][..], &LOOKUP_FIELDS].into_iter().filter(|lookup| !is_key(lookup));
     let lookups: Vec<Document> = lookups.map(|lookup| index(ascending(lookup))).collect();
     let own = source.store.indexes.iter().map(own_index);
-    std::iter::once(unique).chain(lookups).chain(own).collect()
+    let version = source.delete.as_ref().map(|_| index(ascending(&VERSION_FIELDS)));
+    let expiry = source.store.ttl.map(|_| {
+        let mut expiry = index(ascending(&["expires_at"]));
+        expiry.insert("expireAfterSeconds", 0);
+        expiry
+    });
+    std::iter::once(unique).chain(lookups).chain(own).chain(version).chain(expiry).collect()
 }
 
 fn own_index(of_file: &Index) -> Document {

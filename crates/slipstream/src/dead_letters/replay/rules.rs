@@ -23,6 +23,9 @@ pub struct ReplayRules {
     pub topics: Vec<String>,
     /// All topics, with their numbers of partitions.
     pub existing: BTreeMap<String, usize>,
+    /// The sources whose records may be older than the deletes that are still remembered, each with
+    /// the timestamp in milliseconds from which on they are.
+    pub remembered_since: BTreeMap<String, i64>,
 }
 
 /// The destination of a record.
@@ -47,6 +50,8 @@ pub enum Decision {
     NoOrigin,
     /// It has the maximum number of replays.
     MaxReplays,
+    /// Its document may have been deleted by a delete that is forgotten.
+    TooOld,
     /// It cannot be sent; the reason.
     Rejected(String),
 }
@@ -71,6 +76,10 @@ impl ReplayRules {
         }
         if dead_letter.replays >= self.max_replays {
             return Decision::MaxReplays;
+        }
+        let since = dead_letter.source.as_ref().and_then(|source| self.remembered_since.get(source));
+        if since.is_some_and(|since| dead_letter.timestamp_ms.is_none_or(|ms| ms < *since)) {
+            return Decision::TooOld;
         }
         match self.existing.get(&origin.topic) {
             None => Decision::Rejected(format!("topic {} does not exist: create it", origin.topic)),
@@ -114,6 +123,7 @@ pub struct Report {
     other_topics: u64,
     no_origin: NamedRecords,
     max_replays: NamedRecords,
+    too_old: NamedRecords,
     rejected: NamedRecords,
 }
 
@@ -155,6 +165,10 @@ impl Report {
                     position,
                     &format!("left out, replayed {}: {why}", counted(dead_letter.replays, "time")),
                 );
+            }
+            Decision::TooOld => {
+                let why = "left out, because it is older than the deletes that its source remembers";
+                self.too_old.add(position, why);
             }
             Decision::Rejected(why) => self.reject(position, why),
         }
@@ -200,11 +214,13 @@ impl Report {
                 "other_topics": self.other_topics,
                 "no_origin": self.no_origin.count,
                 "max_replays": self.max_replays.count,
+                "too_old": self.too_old.count,
             },
             "refused": self.rejected.count,
             "named": {
                 "no_origin": self.no_origin.first,
                 "max_replays": self.max_replays.first,
+                "too_old": self.too_old.first,
                 "refused": self.rejected.first,
             },
         })
@@ -220,6 +236,7 @@ impl fmt::Display for Report {
             (self.other_topics, "of topics that KAFKA_TOPIC does not name"),
             (self.no_origin.count, "without an original position"),
             (self.max_replays.count, "with the maximum number of replays"),
+            (self.too_old.count, "older than the deletes that their source remembers"),
         ];
         for (count, why) in left_out.into_iter().filter(|(count, _)| *count > 0) {
             write!(f, "\nleft out {why}: {count}")?;
@@ -269,6 +286,7 @@ mod tests {
             max_replays: 3,
             topics: vec!["a".into(), "gone".into()],
             existing: [("a".to_owned(), 2), ("b".to_owned(), 1)].into(),
+            remembered_since: [("orders".to_owned(), 1_000)].into(),
         };
         rules.decide(dead_letter)
     }
@@ -279,6 +297,20 @@ mod tests {
         assert_eq!(decision(&dead_letter(Some(position("a", 1)), 2), None), target(Some(1)));
         assert_eq!(decision(&dead_letter(Some(position("a", 2)), 0), None), target(None));
         assert_eq!(decision(&dead_letter(Some(position("a", -1)), 0), None), target(None));
+    }
+
+    #[test]
+    fn a_record_older_than_the_deletes_that_its_source_remembers_is_left_out() {
+        let of = |source: &str, timestamp_ms| {
+            let dead_letter = dead_letter(Some(position("a", 1)), 0);
+            decision(&DeadLetter { source: Some(source.into()), timestamp_ms, ..dead_letter }, None)
+        };
+        let sent = Decision::Send(Target { topic: "a".into(), partition: Some(1) });
+        assert_eq!(of("orders", Some(999)), Decision::TooOld);
+        assert_eq!(of("orders", None), Decision::TooOld);
+        assert_eq!(of("orders", Some(1_000)), sent);
+        assert_eq!(of("quakes", Some(1)), sent);
+        assert!(!Decision::TooOld.keeps_offset(), "no later run sends it");
     }
 
     #[test]
