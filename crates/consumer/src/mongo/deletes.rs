@@ -5,7 +5,7 @@
 //! whatever other writers did meanwhile. A tombstone is written before the documents that it covers
 //! are removed, and the tombstones are read after the documents of events were written. Of a delete
 //! and a write at the same time, at least one therefore sees the other
-//! (`docs/adr/0026-deletes-that-obey-newest-wins.md`).
+//! (`docs/adr/0024-deletes-that-obey-newest-wins.md`).
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;

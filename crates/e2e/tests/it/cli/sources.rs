@@ -23,7 +23,7 @@ fn curl_commands() -> Vec<(String, String)> {
 }
 
 /// Runs a command of the page against this producer.
-async fn run_curl(line: &str, producer: &str) -> String {
+pub async fn run_curl(line: &str, producer: &str) -> String {
     let line = line.replace("http://localhost:8090", producer);
     let mut shell = tokio::process::Command::new("sh");
     let output = shell.args(["-c", &format!("{line} -s")]).output().await.unwrap();
