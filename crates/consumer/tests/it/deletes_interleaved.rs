@@ -259,6 +259,10 @@ impl Run {
         }
     }
 
+    fn waits_for(&self, name: &str, consumer: usize) -> bool {
+        self.waiting[consumer].as_ref().is_some_and(|(command, _)| command.contains_key(name))
+    }
+
     fn possible(&self, kills: Kills) -> Vec<Step> {
         let waiting = || (0..2).filter(|consumer| self.waiting[*consumer].is_some());
         let mut steps: Vec<Step> = waiting().map(Step::Apply).collect();
@@ -266,6 +270,8 @@ impl Run {
             let kill = if kills.late { Step::KillDuring } else { Step::KillBefore };
             // The records of a consumer that does not start again are those of the other one too.
             let killed = waiting().filter(|consumer| kills.restarts || *consumer == 0);
+            // A query that is answered late changes nothing.
+            let killed = killed.filter(|consumer| !kills.late || !self.waits_for("find", *consumer));
             steps.extend(killed.flat_map(|consumer| [kill(consumer), Step::KillAfter(consumer)]));
         }
         if !self.late.is_empty() {
