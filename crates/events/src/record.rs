@@ -348,7 +348,7 @@ mod tests {
     fn with_options(options: DocumentOptions<'_>, value: &str) -> Result<StorableEvent, Poison> {
         match decode_with(&record(value), |source| (source == "s").then_some(options))? {
             Decoded::Event(event) => Ok(event),
-            other => panic!("an event expected, not {other:?}"),
+            Decoded::OtherSource(source) => panic!("an event expected, not one of {source}"),
         }
     }
 

@@ -125,24 +125,10 @@ impl<'a> DeletingBatch<'a> {
         let (failing, written) = deletes.iter().partition(|index| failed.contains_key(self.id(**index)));
         for index in Vec::<usize>::into_iter(failing) {
             if let Some(cause) = failed.get(self.id(index)) {
-                self.fail(index, cause.clone(), outcome);
+                fail(index, cause.clone(), outcome);
             }
         }
         Ok(written)
-    }
-
-    /// Rejects or postpones a delete whose tombstone the server did not take.
-    fn fail(&self, index: usize, cause: CommandError, outcome: &mut BatchOutcome) {
-        if cause.class() == ErrorClass::Permanent {
-            outcome.rejected.push(Rejected::new(index, cause));
-            return;
-        }
-        let reason = format!("the server rejected a tombstone for now: {} ({})", cause.code_name, cause.code);
-        outcome.error.get_or_insert(TransientError::new(reason));
-        outcome.unfinished.push(index);
-        if !error::is_listed(cause.code) {
-            outcome.unlisted.push(Rejected::new(index, cause));
-        }
     }
 
     /// The tombstones of the ids of these events.
@@ -173,6 +159,20 @@ impl<'a> DeletingBatch<'a> {
 
     fn version(&self, index: usize) -> Version {
         Version::of(self.events[index])
+    }
+}
+
+/// Rejects or postpones a delete whose tombstone the server did not take.
+fn fail(index: usize, cause: CommandError, outcome: &mut BatchOutcome) {
+    if cause.class() == ErrorClass::Permanent {
+        outcome.rejected.push(Rejected::new(index, cause));
+        return;
+    }
+    let reason = format!("the server rejected a tombstone for now: {} ({})", cause.code_name, cause.code);
+    outcome.error.get_or_insert(TransientError::new(reason));
+    outcome.unfinished.push(index);
+    if !error::is_listed(cause.code) {
+        outcome.unlisted.push(Rejected::new(index, cause));
     }
 }
 

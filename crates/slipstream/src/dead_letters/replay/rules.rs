@@ -204,7 +204,7 @@ impl Report {
             EndReason::Signal => "signal",
             EndReason::Failure => "failure",
         };
-        json!({
+        let mut json = json!({
             "dry_run": self.dry_run,
             "group": self.group,
             "ended_by": end,
@@ -214,16 +214,20 @@ impl Report {
                 "other_topics": self.other_topics,
                 "no_origin": self.no_origin.count,
                 "max_replays": self.max_replays.count,
-                "too_old": self.too_old.count,
             },
             "refused": self.rejected.count,
             "named": {
                 "no_origin": self.no_origin.first,
                 "max_replays": self.max_replays.first,
-                "too_old": self.too_old.first,
                 "refused": self.rejected.first,
             },
-        })
+        });
+        // Only sources with deletes have such records.
+        if self.too_old.count > 0 {
+            json["left_out"]["too_old"] = self.too_old.count.into();
+            json["named"]["too_old"] = json!(self.too_old.first);
+        }
+        json
     }
 }
 
