@@ -197,3 +197,24 @@ async fn a_document_expires_after_its_ttl() {
     assert_eq!(orders.stored("new").await, Some(now));
     orders.member.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g5_a_delete_whose_tombstone_is_rejected_is_dead_lettered_alone() {
+    let trial = Trial::new(1).await;
+    let validator = doc! { "_id": { "$ne": "bad" } };
+    let create = doc! { "create": "orders.deletes", "validator": validator };
+    trial.mongo().await.run_command(create).await.unwrap();
+    for value in [delete("bad", 20), delete("good", 20)] {
+        trial.send(Sent::new("k", &value)).await;
+    }
+    trial.send(Sent::new("k", &event("new", 5, "{}").replace("adsbdb", "orders"))).await;
+    let orders = Orders::start_on(trial, ", delete: {}").await;
+    orders.member.finishes(3).await;
+    let seen = orders.member.seen();
+    assert_eq!((seen.deleted, seen.inserted, seen.dead_lettered), (1, 1, 1), "{seen:?}");
+    let letters = orders.trial.dead_letters().await;
+    assert_eq!(letters.len(), 1);
+    assert_eq!(told(&letters[0], "exception.class.name"), "DocumentValidationFailure");
+    assert_eq!((orders.tombstone("bad").await, orders.tombstone("good").await), (None, Some(20)));
+    orders.member.stop().await;
+}
