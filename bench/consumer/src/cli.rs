@@ -28,7 +28,7 @@ pub struct Options {
     /// How often each side is measured; the sides take turns.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub runs: u32,
-    /// The sides to measure, separated by commas; the default is all.
+    /// The sides to measure, separated by commas; the default is all but deletes.
     #[arg(long, value_delimiter = ',')]
     pub only: Vec<Name>,
     /// The workloads to measure, separated by commas; the default is both.
@@ -57,7 +57,7 @@ pub struct Options {
 impl Options {
     /// Whether a side is to be measured.
     pub fn takes(&self, name: Name) -> bool {
-        self.only.is_empty() || self.only.contains(&name)
+        self.only.contains(&name) || self.only.is_empty() && name != Name::Deletes
     }
 
     /// The workloads to measure.
@@ -71,6 +71,8 @@ impl Options {
 pub enum Name {
     /// The consumer of this repository.
     Slipstream,
+    /// The consumer of this repository, with a source that takes deletes.
+    Deletes,
     /// A client that writes the same documents from memory.
     Bare,
     /// The original's design.
@@ -139,7 +141,7 @@ mod tests {
     #[test]
     fn without_only_every_side_is_measured() {
         let all = Cli::try_parse_from(["bench-consumer"]).unwrap().options;
-        assert!(all.takes(Name::Slipstream) && all.takes(Name::Connector));
+        assert!(all.takes(Name::Slipstream) && all.takes(Name::Connector) && !all.takes(Name::Deletes));
         assert_eq!((all.workloads().len(), all.connections), (2, vec![1, 2, 6]));
         let some = Cli::try_parse_from(["bench-consumer", "--only", "bare,original", "--workload", "new"]);
         let some = some.unwrap().options;

@@ -33,7 +33,7 @@ impl Programs {
         let folder = binaries.parent().unwrap_or(&binaries).join("bench");
         std::fs::create_dir_all(&folder)?;
         let programs = Programs { binaries, folder };
-        if options.takes(Name::Slipstream) {
+        if options.takes(Name::Slipstream) || options.takes(Name::Deletes) {
             programs.build().await?;
         }
         if options.takes(Name::Original) {

@@ -72,6 +72,9 @@ pub fn comparison(series: &[Series]) -> String {
 fn against(ours: &Series, other: &Series) -> String {
     let ratio = |value: fn(&Drain) -> f64| ours.median(value) / other.median(value);
     let title = other.side.title();
+    if other.side == Side::Deletes {
+        return format!("{title} has {:.2} of the rate without deletes", 1.0 / ratio(Drain::rate));
+    }
     if other.is_bare() {
         return format!("{:.0} % of the rate of {title}", 100.0 * ratio(Drain::rate));
     }

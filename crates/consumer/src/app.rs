@@ -95,12 +95,15 @@ impl App {
         Counters(Arc::clone(&self.workers))
     }
 
-    /// Starts the watch of MongoDB, and the preparation of the collections of the sources file.
+    /// Starts the watch of MongoDB, and for the sources file the preparation of its collections and
+    /// the watch of its deletes.
     fn spawn_store_tasks(&self, tasks: &Supervisor, stop: &CancellationToken) {
         let (store, store_stop) = (self.workers.context.store.clone(), stop.clone());
         tasks.spawn("mongodb watch", async move { store.watch(store_stop).await });
         let (store, store_stop) = (self.workers.context.store.clone(), stop.clone());
         tasks.spawn("collection preparation", async move { store.prepare(store_stop).await });
+        let (store, store_stop) = (self.workers.context.store.clone(), stop.clone());
+        tasks.spawn("delete watch", async move { store.watch_deletes(store_stop).await });
     }
 
     /// Runs until `stop`, or until a task fails. Then it commits what is finished.
@@ -186,14 +189,15 @@ impl App {
 
 /// Logs the counters once, because `/metrics` has ended.
 fn log_summary(counters: &Snapshot) {
-    let Snapshot { read, inserted, updated, unchanged, superseded, skipped, dead_lettered, repeated, .. } =
-        *counters;
+    let Snapshot { read, inserted, updated, unchanged, superseded, deleted, .. } = *counters;
+    let Snapshot { skipped, dead_lettered, repeated, .. } = *counters;
     tracing::info!(
         read,
         inserted,
         updated,
         unchanged,
         superseded,
+        deleted,
         skipped,
         dead_lettered,
         repeated,

@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use events::{Decoded, DocumentOptions, Poison, RecordView, Source, decode, decode_with};
-use sources::{Index, Sources};
+use sources::{Index, Sources, deletes_collection};
 
 use crate::mongo::key::UpsertKeys;
 
@@ -23,6 +24,10 @@ pub struct SourceStore {
     pub source_field: Option<String>,
     /// Indexes in addition to those that each collection has.
     pub indexes: Vec<Index>,
+    /// How long after its timestamp a document expires.
+    pub ttl: Option<Duration>,
+    /// How long a delete is remembered. `None` if events of the source do not delete.
+    pub tombstones: Option<Duration>,
     /// Whether the sources file has the source. Its collection must then have been written under
     /// the same keys.
     pub is_configured: bool,
@@ -36,6 +41,8 @@ impl SourceStore {
             keys: keys.clone(),
             source_field: None,
             indexes: Vec::new(),
+            ttl: None,
+            tombstones: None,
             is_configured: false,
         }
     }
@@ -70,8 +77,14 @@ impl ConfiguredSources {
                 keys: own_keys.unwrap_or_else(|| keys.clone()),
                 source_field: store.source_field.clone(),
                 indexes: store.indexes.clone(),
+                ttl: store.ttl,
+                tombstones: source.delete.as_ref().map(|delete| delete.tombstones),
                 is_configured: true,
             };
+            if entry.tombstones.is_some() {
+                let deletes = deletes_collection(&entry.collection);
+                configured.collections.insert(deletes, source.name.clone());
+            }
             configured.collections.insert(entry.collection.clone(), source.name.clone());
             configured.stores.insert(source.name.to_string(), entry);
             configured.order.push(source.name.clone());
@@ -102,7 +115,14 @@ impl ConfiguredSources {
 
     /// The store of the source with this collection.
     pub fn store_of_collection(&self, collection: &str) -> Option<&SourceStore> {
-        self.store(self.collections.get(collection)?.as_str())
+        let store = self.store(self.collections.get(collection)?.as_str())?;
+        (store.collection == collection).then_some(store)
+    }
+
+    /// Whether the collection has the deletes of a source.
+    pub fn has_deletes(&self, collection: &str) -> bool {
+        let source = self.collections.get(collection).and_then(|source| self.store(source.as_str()));
+        source.is_some_and(|store| store.collection != collection)
     }
 
     /// How the document of a source is made, or `None` if its events are not stored.
@@ -111,7 +131,11 @@ impl ConfiguredSources {
             return None;
         }
         match self.stores.get(source) {
-            Some(store) => Some(DocumentOptions { source_field: store.source_field.as_deref() }),
+            Some(store) => Some(DocumentOptions {
+                source_field: store.source_field.as_deref(),
+                ttl: store.ttl,
+                takes_deletes: store.tombstones.is_some(),
+            }),
             None if self.selected.is_none() || self.has_taken_collection(source) => None,
             None => Some(DocumentOptions::default()),
         }

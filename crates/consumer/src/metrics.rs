@@ -29,6 +29,8 @@ pub enum Outcome {
     Unchanged,
     /// The stored document is newer than the event.
     Superseded,
+    /// The document was deleted, or there was none.
+    Deleted,
     /// The value is null, or the source is not expected.
     Skipped,
     /// The record can never be stored.
@@ -42,6 +44,7 @@ impl EncodeLabelValue for Outcome {
             Self::Updated => "updated",
             Self::Unchanged => "unchanged",
             Self::Superseded => "superseded",
+            Self::Deleted => "deleted",
             Self::Skipped => "skipped",
             Self::DeadLettered => "dead_lettered",
         })
@@ -82,6 +85,7 @@ pub struct SourceMetrics {
     updated: Counter,
     unchanged: Counter,
     superseded: Counter,
+    deleted: Counter,
     dead_lettered: Counter,
     freshness_seconds: Histogram,
     last_stored: Gauge,
@@ -94,6 +98,7 @@ impl SourceMetrics {
         self.updated.inc_by(counts.updated);
         self.unchanged.inc_by(counts.unchanged);
         self.superseded.inc_by(counts.superseded);
+        self.deleted.inc_by(counts.deleted);
         if counts.total() > 0 {
             self.last_stored.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
         }
@@ -205,6 +210,7 @@ impl Metrics {
                 updated: counter(Outcome::Updated),
                 unchanged: counter(Outcome::Unchanged),
                 superseded: counter(Outcome::Superseded),
+                deleted: counter(Outcome::Deleted),
                 dead_lettered: counter(Outcome::DeadLettered),
                 freshness_seconds: freshness.get_or_create(&label()).clone(),
                 last_stored: last_stored.get_or_create(&label()).clone(),
@@ -255,6 +261,7 @@ impl Metrics {
         self.finished(Outcome::Updated, counts.updated);
         self.finished(Outcome::Unchanged, counts.unchanged);
         self.finished(Outcome::Superseded, counts.superseded);
+        self.finished(Outcome::Deleted, counts.deleted);
     }
 
     /// Records the time from `ingested_at` until the event was stored.
@@ -292,6 +299,7 @@ impl Metrics {
             updated: self.count(Outcome::Updated),
             unchanged: self.count(Outcome::Unchanged),
             superseded: self.count(Outcome::Superseded),
+            deleted: self.count(Outcome::Deleted),
             skipped: self.count(Outcome::Skipped),
             dead_lettered: self.count(Outcome::DeadLettered),
             repeated: self.repeated.get(),
@@ -316,8 +324,10 @@ pub struct Snapshot {
     pub updated: u64,
     /// Events whose document was identical already.
     pub unchanged: u64,
-    /// Events whose stored document is newer.
+    /// Events whose stored document or delete is newer.
     pub superseded: u64,
+    /// Deletes after which there is no document of their id.
+    pub deleted: u64,
     /// Tombstones, and events of sources that are not expected.
     pub skipped: u64,
     /// Dead letters.
@@ -334,7 +344,8 @@ pub struct Snapshot {
 impl Snapshot {
     /// The sum of all outcomes.
     pub fn finished(&self) -> u64 {
-        self.inserted + self.updated + self.unchanged + self.superseded + self.skipped + self.dead_lettered
+        let stored = self.inserted + self.updated + self.unchanged + self.superseded + self.deleted;
+        stored + self.skipped + self.dead_lettered
     }
 }
 

@@ -65,14 +65,14 @@ pub(crate) struct DocumentBuilder {
 impl DocumentBuilder {
     /// Writes the payload from its JSON text. After a violation the result is unusable.
     pub(crate) fn new(payload: &str, path: &Path<'_>, violations: &mut Violations) -> Self {
-        Self::with_reserved(payload, path, None, violations)
+        Self::with_reserved(payload, path, &[], violations)
     }
 
-    /// As [`DocumentBuilder::new`], with one more reserved name.
+    /// As [`DocumentBuilder::new`], with more reserved names.
     pub(crate) fn with_reserved(
         payload: &str,
         path: &Path<'_>,
-        reserved: Option<&str>,
+        reserved: &[Option<&str>],
         violations: &mut Violations,
     ) -> Self {
         if !payload.starts_with('{') {
@@ -86,7 +86,7 @@ impl DocumentBuilder {
         converter.payload(payload, path, &mut |member| {
             arrays += u8::from(member.kind == ElementType::Array as u8 && INDEXED.contains(&member.key));
             let is_reserved = RESERVED.contains(&member.key)
-                || reserved.is_some_and(|reserved| reserved.as_bytes() == member.key);
+                || reserved.iter().flatten().any(|reserved| reserved.as_bytes() == member.key);
             if is_reserved {
                 conflicts.extend_from_slice(member.element);
             }
@@ -126,6 +126,11 @@ impl DocumentBuilder {
     /// Adds a field at the top. Its name must have no NUL.
     pub(crate) fn text(&mut self, name: &str, text: &str) {
         self.writer.string(name, text);
+    }
+
+    /// Adds a date at the top. Its name must have no NUL.
+    pub(crate) fn date(&mut self, name: &str, date: Millis) {
+        self.writer.date(name, date.get());
     }
 
     /// Adds the unknown fields of the envelope, as raw keys and raw values.
@@ -530,6 +535,12 @@ impl Writer {
         self.bytes.extend_from_slice(elements);
         self.close(&open);
         self.set_kind(&element, ElementType::EmbeddedDocument);
+    }
+
+    fn date(&mut self, key: &str, ms: i64) {
+        let element = self.key(key);
+        self.bytes.extend_from_slice(&ms.to_le_bytes());
+        self.set_kind(&element, ElementType::DateTime);
     }
 
     fn int64(&mut self, key: &str, integer: i64) {

@@ -1,7 +1,7 @@
 //! The fields of an event: the split of a JSON object into raw fields, and the type of each field
 //! with its validation.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use bson::oid::ObjectId;
 use jiff::{SignedDuration, civil};
@@ -12,6 +12,9 @@ use crate::{
     json::{Cursor, unescape},
     validation::BrokenRule,
 };
+
+/// The value of `op` in the envelope of a delete.
+pub(crate) const DELETE: &str = "delete";
 
 /// The raw values of an event's fields. A `null` is kept.
 #[derive(Default)]
@@ -41,6 +44,13 @@ impl<'t> Envelope<'t> {
             envelope.add(key, cursor.value());
         }
         Some(envelope)
+    }
+
+    /// Whether the envelope is that of a delete. The field `op` is one of `extra`, because any other
+    /// value of it belongs to another producer.
+    pub(crate) fn is_delete(&self) -> bool {
+        let is_op = |key: &str| unescape(key).is_some_and(|key| key == "op");
+        self.extra.iter().any(|(key, value)| is_op(key) && text(value).is_ok_and(|op| op == DELETE))
     }
 
     fn add(&mut self, key: &'t str, value: &'t str) {
@@ -223,6 +233,12 @@ impl Millis {
     /// The number of milliseconds.
     pub fn get(self) -> i64 {
         self.0
+    }
+
+    /// The time `duration` later, at most [`Millis::MAX`].
+    pub(crate) fn saturating_add(self, duration: Duration) -> Self {
+        let ms = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+        self.0.checked_add(ms).and_then(Self::new).unwrap_or(Self::MAX)
     }
 
     /// The time as text with three digits of a second: `2025-10-26T20:16:03.123Z`.

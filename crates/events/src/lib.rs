@@ -45,6 +45,8 @@ pub use fields::{
     timestamp_from_text,
 };
 pub use json::{Cursor, unescape};
-pub use record::{Decoded, DocumentOptions, Poison, RecordView, StorableEvent, decode, decode_with};
+pub use record::{
+    Decoded, DocumentOptions, Operation, Poison, RecordView, StorableEvent, decode, decode_with,
+};
 pub use request::{Event, NewEvent, Payload, RequestError, Rules, aircraft_id, parse_json, parse_request};
 pub use validation::{Loc, Violation};

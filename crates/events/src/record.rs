@@ -3,6 +3,8 @@
 //! Guarantee: decoding is a pure function of the record, so a replay gives the same bytes. Every
 //! event that `parse_request` accepted becomes a document.
 
+use std::time::Duration;
+
 use bson::RawDocumentBuf;
 
 use crate::{
@@ -46,8 +48,19 @@ pub struct StorableEvent {
     pub timestamp: Millis,
     /// When the producer accepted the event.
     pub ingested_at: Millis,
-    /// The whole document without `_id`.
+    /// What the event does to the document.
+    pub operation: Operation,
+    /// The whole document without `_id`. That of a delete is empty.
     pub document: RawDocumentBuf,
+}
+
+/// What an event does to the document of its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// The event's document replaces it.
+    Replace,
+    /// The document is deleted.
+    Delete,
 }
 
 /// Why a record can never be stored.
@@ -62,12 +75,27 @@ pub struct Poison {
     pub reason: String,
 }
 
+/// The field of a document that expires.
+const EXPIRES_AT: &str = "expires_at";
+
 /// How the document of a source is made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DocumentOptions<'o> {
     /// A field at the top of the document that gets the source's name. A payload field with this
     /// name moves into `payload_conflicts`.
     pub source_field: Option<&'o str>,
+    /// How long after its timestamp the document expires. It then has the field `expires_at`, and a
+    /// payload field with this name moves into `payload_conflicts`.
+    pub ttl: Option<Duration>,
+    /// Whether a record may delete the document of its id.
+    pub takes_deletes: bool,
+}
+
+impl<'o> DocumentOptions<'o> {
+    /// Names that these options reserve at the top of the document.
+    fn reserved(&self) -> [Option<&'o str>; 2] {
+        [self.source_field, self.ttl.map(|_| EXPIRES_AT)]
+    }
 }
 
 /// Decodes a record. `expected` returns whether a source is stored here.
@@ -106,7 +134,7 @@ pub fn decode_with<'o>(
 fn storable(
     envelope: &Envelope<'_>,
     record: &RecordView<'_>,
-    DocumentOptions { source_field }: DocumentOptions<'_>,
+    options: DocumentOptions<'_>,
 ) -> Result<StorableEvent, Poison> {
     let mut violations = Violations::default();
     let id = violations.take(&at("id"), id(envelope, record));
@@ -119,27 +147,54 @@ fn storable(
     for name in &envelope.repeated {
         violations.push(&at(name), BrokenRule::new("duplicate_field", "Field should be given only once"));
     }
-    let payload = violations.take(&at("payload"), envelope.payload.ok_or_else(BrokenRule::missing));
+    let content = violations.take(&at("payload"), content(envelope, options));
     let readable = violations.is_empty();
 
-    let mut builder = payload
-        .map(|text| DocumentBuilder::with_reserved(text, &at("payload"), source_field, &mut violations));
+    let mut builder = match content {
+        Some(Some(text)) => {
+            Some(DocumentBuilder::with_reserved(text, &at("payload"), &options.reserved(), &mut violations))
+        }
+        _ => None,
+    };
     if let Some(builder) = &mut builder {
         builder.extra(&envelope.extra, &mut violations);
     }
-    if let (Some(id), Some(timestamp), Some(source), Some(ingested_at), Some(mut builder)) =
-        (id, timestamp, source, ingested_at, builder)
-    {
-        builder.metadata(&Metadata { id: &id, timestamp, ingested_at, api_version: api_version.as_deref() });
-        if let Some(field) = source_field {
-            builder.text(field, source.as_str());
+    match (id, timestamp, source, ingested_at, content, builder) {
+        (Some(id), Some(timestamp), Some(source), Some(ingested_at), Some(None), _) if readable => {
+            let (operation, document) = (Operation::Delete, RawDocumentBuf::new());
+            return Ok(StorableEvent { id, source, timestamp, ingested_at, operation, document });
         }
-        if let Some(document) = builder.finish(&mut violations) {
-            return Ok(StorableEvent { id, source, timestamp, ingested_at, document });
+        (Some(id), Some(timestamp), Some(source), Some(ingested_at), _, Some(mut builder)) => {
+            let api_version = api_version.as_deref();
+            builder.metadata(&Metadata { id: &id, timestamp, ingested_at, api_version });
+            if let Some(field) = options.source_field {
+                builder.text(field, source.as_str());
+            }
+            if let Some(ttl) = options.ttl {
+                builder.date(EXPIRES_AT, timestamp.saturating_add(ttl));
+            }
+            if let Some(document) = builder.finish(&mut violations) {
+                let operation = Operation::Replace;
+                return Ok(StorableEvent { id, source, timestamp, ingested_at, operation, document });
+            }
         }
+        _ => {}
     }
     let (stage, class) = if readable { ("document", "Unstorable") } else { ("decode", "InvalidEnvelope") };
     Err(poison(stage, class, reason(&violations.into_list())))
+}
+
+/// The payload, or `None` if the record deletes.
+fn content<'t>(envelope: &Envelope<'t>, options: DocumentOptions<'_>) -> Result<Option<&'t str>, BrokenRule> {
+    match (non_null(envelope.payload), envelope.is_delete(), options.takes_deletes) {
+        (Some(_), true, true) => Err(BrokenRule::new("extra_forbidden", "A delete should have no payload")),
+        (None, true, true) => Ok(None),
+        (None, true, false) => Err(BrokenRule::new(
+            "missing",
+            "Field required, since the source has no `delete` in the sources file of this consumer",
+        )),
+        _ => envelope.payload.map(Some).ok_or_else(BrokenRule::missing),
+    }
 }
 
 fn id(envelope: &Envelope<'_>, record: &RecordView<'_>) -> Result<EventId, BrokenRule> {
@@ -187,9 +242,13 @@ fn at(name: &str) -> Path<'_> {
 mod tests {
     //! Records of other producers, and records that can never be stored.
 
+    use std::time::Duration;
+
     use bson::{Document, doc};
 
-    use super::{Decoded, DocumentOptions, Poison, RecordView, StorableEvent, decode, decode_with};
+    use super::{
+        Decoded, DocumentOptions, Operation, Poison, RecordView, StorableEvent, decode, decode_with,
+    };
 
     const KEY: Option<&[u8]> = Some(b"key");
 
@@ -264,7 +323,7 @@ mod tests {
     #[test]
     fn the_source_field_is_the_last_one_and_moves_a_payload_field() {
         let named = |value: &str| {
-            let options = DocumentOptions { source_field: Some("from") };
+            let options = DocumentOptions { source_field: Some("from"), ..DocumentOptions::default() };
             match decode_with(&record(value), |source| (source == "s").then_some(options)) {
                 Ok(Decoded::Event(event)) => Document::try_from(event.document).unwrap(),
                 other => panic!("an event expected, not {other:?}"),
@@ -283,6 +342,72 @@ mod tests {
         assert_eq!(moved.get_document("envelope_extra").unwrap(), &doc! { "more": 4_i32 });
         assert_eq!(moved.keys().filter(|key| *key == "from").count(), 1);
         assert_eq!(document(value).get_i32("from").unwrap(), 3, "without the option it is a payload field");
+    }
+
+    /// Decodes as a source with these options.
+    fn with_options(options: DocumentOptions<'_>, value: &str) -> Result<StorableEvent, Poison> {
+        match decode_with(&record(value), |source| (source == "s").then_some(options))? {
+            Decoded::Event(event) => Ok(event),
+            Decoded::OtherSource(source) => panic!("an event expected, not one of {source}"),
+        }
+    }
+
+    const DELETES: DocumentOptions<'static> =
+        DocumentOptions { source_field: None, ttl: None, takes_deletes: true };
+
+    #[test]
+    fn a_delete_has_id_and_version_and_no_document() {
+        let value =
+            r#"{"id":"a","timestamp":5,"source":"s","op":"delete","ingested_at":6,"api_version":"1"}"#;
+        let delete = with_options(DELETES, value).unwrap();
+        assert_eq!((delete.id.as_str(), delete.timestamp.get(), delete.ingested_at.get()), ("a", 5, 6));
+        assert_eq!((delete.operation, delete.document.is_empty()), (Operation::Delete, true));
+        for same in [
+            r#"{"source":"s","op":"delete","payload":null}"#,
+            r#"{"source":"s","\u006fp":"del\u0065te","more":1}"#,
+        ] {
+            let delete = with_options(DELETES, same).unwrap();
+            assert_eq!((delete.operation, delete.id.as_str()), (Operation::Delete, "key"), "{same}");
+        }
+        let replaced = with_options(DELETES, r#"{"source":"s","op":"upsert","payload":{}}"#).unwrap();
+        assert_eq!(replaced.operation, Operation::Replace);
+        let extra = Document::try_from(replaced.document).unwrap();
+        assert_eq!(extra.get_document("envelope_extra").unwrap(), &doc! { "op": "upsert" });
+    }
+
+    #[test]
+    fn a_delete_is_poison_where_it_cannot_be_applied_as_sent() {
+        let value = r#"{"source":"s","op":"delete"}"#;
+        let poison = with_options(DocumentOptions::default(), value).unwrap_err();
+        assert_eq!((poison.stage, poison.class), ("decode", "InvalidEnvelope"));
+        assert!(poison.reason.starts_with("payload: Field required"), "{}", poison.reason);
+        for (value, reason) in [
+            (r#"{"source":"s","op":"delete","payload":{}}"#, "payload: A delete should have no payload"),
+            (r#"{"source":"s","op":"Delete"}"#, "payload: Field required"),
+            (r#"{"source":"s","op":"delete","id":""}"#, "id: "),
+            (r#"{"source":"s","op":"delete","timestamp":-1}"#, "timestamp: "),
+            (r#"{"source":"s","op":"delete","api_version":1}"#, "api_version: "),
+        ] {
+            let poison = with_options(DELETES, value).unwrap_err();
+            assert_eq!((poison.stage, poison.class), ("decode", "InvalidEnvelope"), "{value}");
+            assert!(poison.reason.starts_with(reason), "{}", poison.reason);
+        }
+        let replaced = event(&record(r#"{"source":"s","op":"delete","payload":{"a":1}}"#));
+        assert_eq!(replaced.operation, Operation::Replace, "as before, where there are no deletes");
+    }
+
+    #[test]
+    fn a_document_that_expires_ends_with_the_date() {
+        let options = DocumentOptions { ttl: Some(Duration::from_secs(60)), ..DocumentOptions::default() };
+        let value = r#"{"source":"s","payload":{"expires_at":"never","a":1},"timestamp":1000}"#;
+        let document = Document::try_from(with_options(options, value).unwrap().document).unwrap();
+        assert_eq!(document.keys().last().map(String::as_str), Some("expires_at"));
+        assert_eq!(document.get_datetime("expires_at").unwrap().timestamp_millis(), 61_000);
+        assert_eq!(document.get_document("payload_conflicts").unwrap(), &doc! { "expires_at": "never" });
+        let latest = format!(r#"{{"source":"s","payload":{{}},"timestamp":{}}}"#, crate::Millis::MAX.get());
+        let document = Document::try_from(with_options(options, &latest).unwrap().document).unwrap();
+        let expires = document.get_datetime("expires_at").unwrap().timestamp_millis();
+        assert_eq!(expires, crate::Millis::MAX.get());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     document::DocumentBuilder,
-    fields::{self, Envelope, EventId, Millis, Source, non_null},
+    fields::{self, DELETE, Envelope, EventId, Millis, Source, non_null},
     json::{self, Cursor, unescape},
     validation::{BODY, BrokenRule, Path, Violation, Violations},
 };
@@ -126,9 +126,10 @@ fn at(name: &str) -> Path<'_> {
     Path::Name(&BODY, name)
 }
 
-/// A JSON object that can be stored, byte for byte as received. A clone is cheap.
+/// The content of an event: a JSON object that can be stored, byte for byte as received. The event
+/// of a delete has none. A clone is cheap.
 #[derive(Clone)]
-pub struct Payload(Arc<str>);
+pub struct Payload(Option<Arc<str>>);
 
 impl Payload {
     /// Validates `text` as a payload and returns all violations, located at `body.payload`. White
@@ -155,12 +156,22 @@ impl Payload {
     fn validate(text: &str, path: &Path<'_>, violations: &mut Violations) -> Option<Self> {
         let before = violations.count();
         DocumentBuilder::new(text, path, violations);
-        (violations.count() == before).then(|| Self(Arc::from(text)))
+        (violations.count() == before).then(|| Self(Some(Arc::from(text))))
     }
 
-    /// The text of the payload.
+    /// The absent payload of an event that deletes the document of its id.
+    pub const fn of_delete() -> Self {
+        Self(None)
+    }
+
+    /// Whether the event deletes.
+    pub const fn is_delete(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// The text of the payload, which is `null` in a delete.
     pub fn as_str(&self) -> &str {
-        &self.0
+        self.0.as_deref().unwrap_or("null")
     }
 }
 
@@ -227,16 +238,21 @@ impl Event {
     }
 
     /// The value of the record: compact JSON with the fields in the order of the contract, and the
-    /// payload byte for byte.
+    /// payload byte for byte. A delete has `op` in its place, so that a consumer without deletes
+    /// makes it a dead letter.
     pub fn to_json(&self) -> Vec<u8> {
         let payload = self.payload.as_str();
         let mut value = Vec::with_capacity(payload.len() + ENVELOPE_BYTES);
         put(&mut value, "{\"id\":", self.id.as_str());
         put(&mut value, ",\"timestamp\":", &self.timestamp.get());
         put(&mut value, ",\"source\":", self.source.as_str());
-        value.extend_from_slice(b",\"payload\":");
-        // The payload is valid JSON and is not parsed again.
-        value.extend_from_slice(payload.as_bytes());
+        if self.payload.is_delete() {
+            put(&mut value, ",\"op\":", DELETE);
+        } else {
+            value.extend_from_slice(b",\"payload\":");
+            // The payload is valid JSON and is not parsed again.
+            value.extend_from_slice(payload.as_bytes());
+        }
         put(&mut value, ",\"ingested_at\":", &self.ingested_at.get());
         put(&mut value, ",\"api_version\":", self.api_version.as_str());
         value.push(b'}');
@@ -438,6 +454,23 @@ mod tests {
         assert_eq!(aircraft(r#"{"registration":"D-OBII","mode_s":null}"#).as_deref(), Some("D-OBII"));
         assert_eq!(aircraft(r#"{"mode_s":"old","mode\u005fs":"new"}"#).as_deref(), Some("new"));
         assert_eq!(aircraft(r#"{"inner":{"mode_s":"x"},"mode_s":5}"#), None);
+    }
+
+    #[test]
+    fn the_value_of_a_delete_has_op_and_no_payload() {
+        let draft = NewEvent {
+            id: None,
+            timestamp: Millis::new(4),
+            source: Source::new("orders").unwrap(),
+            payload: Payload::of_delete(),
+        };
+        assert!(draft.payload.is_delete() && !Payload::parse("{}").unwrap().is_delete());
+        let event = Event::new(draft, EventId::new("a").unwrap(), Millis::new(5).unwrap(), "1.0.0");
+        assert_eq!(
+            String::from_utf8(event.to_json()).unwrap(),
+            "{\"id\":\"a\",\"timestamp\":4,\"source\":\"orders\",\"op\":\"delete\",\
+             \"ingested_at\":5,\"api_version\":\"1.0.0\"}"
+        );
     }
 
     #[test]

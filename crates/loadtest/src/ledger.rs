@@ -60,7 +60,7 @@ pub struct Line {
     pub timestamp: i64,
     /// From the 202; a batch response does not have it.
     pub ingested_at: Option<i64>,
-    /// SHA-256 of the payload's text, in hex.
+    /// SHA-256 of the payload's text, in hex. A delete has an empty text.
     pub hash: String,
     /// The final outcome.
     #[serde(rename = "answer")]
@@ -173,7 +173,8 @@ mod tests {
     use super::*;
 
     fn header() -> Header {
-        let workload = Workload { seed: u64::MAX, keys: 7, superseded_ppm: 1, hostile_ppm: 2 };
+        let workload =
+            Workload { seed: u64::MAX, keys: 7, superseded_ppm: 1, hostile_ppm: 2, deletes_ppm: 0 };
         Header {
             run: "r".into(),
             source: "s".into(),

@@ -36,6 +36,10 @@ pub struct LoadOptions {
     /// 60 KB, 80 levels.
     #[arg(long, default_value = "1%", value_name = "PERCENT", value_parser = percent)]
     pub hostile: u32,
+    /// Share of the events that delete the document of their id, by DELETE. The source needs
+    /// `delete:` in the sources file.
+    #[arg(long, default_value = "0%", value_name = "PERCENT", value_parser = percent)]
+    pub deletes: u32,
     /// Source of the events; the default is the first of EXPECTED_SOURCE.
     #[arg(long, value_name = "SOURCE", value_parser = |text: &str| Source::new(text))]
     pub source: Option<Source>,

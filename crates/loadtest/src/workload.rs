@@ -23,7 +23,17 @@ pub struct Workload {
     pub superseded_ppm: u32,
     /// Share of the events with a hostile payload, in millionths.
     pub hostile_ppm: u32,
+    /// Share of the events that delete the document of their key, in millionths.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub deletes_ppm: u32,
 }
+
+fn is_zero(share: &u32) -> bool {
+    *share == 0
+}
+
+/// Changes the seed of the decision about deletes, so that it does not change the other numbers.
+const DELETES: u64 = 0xD1E7_E5ED;
 
 /// The random decisions about an event.
 struct Draw {
@@ -47,6 +57,16 @@ impl Workload {
         generate(n, self.key(n), &mut draw.random)
     }
 
+    /// The text of the payload of event `n`, which is empty if the event deletes.
+    pub fn text(&self, n: u64) -> String {
+        if self.deletes(n) { String::new() } else { self.payload(n).text }
+    }
+
+    /// Whether event `n` deletes the document of its key.
+    pub fn deletes(&self, n: u64) -> bool {
+        Random::of(self.seed ^ DELETES, n).chance(self.deletes_ppm)
+    }
+
     fn draw(&self, n: u64) -> Draw {
         let mut random = Random::of(self.seed, n);
         let is_hostile = random.chance(self.hostile_ppm);
@@ -68,6 +88,8 @@ pub struct Event {
     pub is_superseded: bool,
     /// Whether its payload is hostile.
     pub is_hostile: bool,
+    /// Whether it deletes the document of its key.
+    pub deletes: bool,
 }
 
 /// Generates the events of a run, one after another.
@@ -91,18 +113,22 @@ impl Events {
         let keys = u64::from(self.workload.keys);
         let (key, round) = (n % keys, n / keys);
         let Draw { is_hostile, is_superseded, extra_rounds, .. } = self.workload.draw(n);
+        let deletes = self.workload.deletes(n);
+        let is_hostile = is_hostile && !deletes;
+        let event =
+            |timestamp, is_superseded| Event { n, key, timestamp, is_superseded, is_hostile, deletes };
         let index = usize::try_from(key).unwrap_or(usize::MAX);
         let Some(newest) = self.newest.get_mut(index) else {
             // The keys take turns, so that the first event of a key follows that of the key before.
             self.newest.push(round);
-            return Event { n, key, timestamp: timestamp(n), is_superseded: false, is_hostile };
+            return event(timestamp(n), false);
         };
         let rounds = round - *newest + u64::from(extra_rounds);
         match superseded_timestamp(n, keys, rounds).filter(|_| is_superseded) {
-            Some(timestamp) => Event { n, key, timestamp, is_superseded: true, is_hostile },
+            Some(timestamp) => event(timestamp, true),
             None => {
                 *newest = round;
-                Event { n, key, timestamp: timestamp(n), is_superseded: false, is_hostile }
+                event(timestamp(n), false)
             }
         }
     }
@@ -139,7 +165,7 @@ mod tests {
     use super::*;
 
     fn workload(seed: u64, keys: u32, superseded_ppm: u32, hostile_ppm: u32) -> Workload {
-        Workload { seed, keys, superseded_ppm, hostile_ppm }
+        Workload { seed, keys, superseded_ppm, hostile_ppm, deletes_ppm: 0 }
     }
 
     fn first(workload: Workload, count: usize) -> Vec<Event> {
@@ -170,6 +196,21 @@ mod tests {
             assert_eq!(newest.len(), keys as usize);
             assert_eq!(events.iter().any(|event| event.is_superseded), superseded_ppm > 0);
         }
+    }
+
+    #[test]
+    fn deletes_have_their_share_and_change_no_other_event() {
+        let without = workload(5, 500, 100_000, 10_000);
+        let events = first(Workload { deletes_ppm: 50_000, ..without }, 20_000);
+        let deletes = events.iter().filter(|event| event.deletes).count();
+        assert!((800..1_200).contains(&deletes), "{deletes}");
+        assert!(events.iter().any(|event| event.deletes && event.is_superseded));
+        for (one, other) in events.into_iter().zip(first(without, 20_000)) {
+            let is_hostile = one.is_hostile || one.deletes && other.is_hostile;
+            assert_eq!(Event { deletes: false, is_hostile, ..one }, other);
+        }
+        let text = serde_json::to_string(&without).unwrap();
+        assert!(!text.contains("deletes"), "{text}");
     }
 
     #[test]

@@ -54,10 +54,17 @@ pub fn extract(
     context: Context<'_>,
     now: Millis,
 ) -> Result<Extraction, Fault> {
-    let schema = source.schema.as_ref().map(|schema| schema.faults(record)).unwrap_or_default();
+    let extracted = source.extract(record, context, now);
+    // A record that deletes may lack what the schema requires.
+    let deletes = match &extracted {
+        Ok(extracted) => extracted.deletes,
+        Err(fault) => fault.deletes,
+    };
+    let schema = source.schema.as_ref().filter(|_| !deletes);
+    let schema = schema.map(|schema| schema.faults(record)).unwrap_or_default();
     let class = if schema.is_empty() { "RecordFault" } else { "SchemaFault" };
     let mut violations: Vec<Violation> = schema.into_iter().map(schema_violation).collect();
-    let extracted = match source.extract(record, context, now) {
+    let extracted = match extracted {
         Ok(extracted) => extracted,
         Err(fault) => {
             violations.extend(fault.reasons.into_iter().map(|(field, reason)| Violation {
@@ -69,6 +76,7 @@ pub fn extract(
         }
     };
     let payload = match &extracted.payload {
+        _ if extracted.deletes => Ok(Payload::of_delete()),
         // A part of the record, which is valid JSON.
         Cow::Borrowed(text) => Payload::of_json(text),
         Cow::Owned(text) => Payload::parse(text),

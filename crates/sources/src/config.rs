@@ -30,8 +30,10 @@ pub struct Source {
     pub topic: Option<String>,
     /// How an event is made of a record. A source that is only sent in envelopes has none.
     pub event: Option<EventMapping>,
-    /// The schema of each record.
+    /// The schema of each record that does not delete.
     pub schema: Option<Schema>,
+    /// How documents are deleted. If absent, they are not.
+    pub delete: Option<Delete>,
     /// Where and how documents are stored.
     pub store: Store,
 }
@@ -45,6 +47,15 @@ pub struct EventMapping {
     pub timestamp: TimeRule,
     /// The payload.
     pub payload: PayloadRule,
+}
+
+/// How documents of a source are deleted.
+#[derive(Debug, PartialEq)]
+pub struct Delete {
+    /// Whether a record deletes the document of its id. If absent, only requests delete.
+    pub when: Option<Filter>,
+    /// How long a delete is remembered.
+    pub tombstones: Duration,
 }
 
 /// What the payload of an event is.
@@ -191,6 +202,20 @@ pub struct Store {
     pub source_field: Option<String>,
     /// Indexes in addition to those that each collection has.
     pub indexes: Vec<Index>,
+    /// How long after its timestamp a document expires.
+    pub ttl: Option<Duration>,
+}
+
+impl Store {
+    /// The store of a source without `store`: a collection of its name.
+    pub(crate) fn of(name: &str) -> Self {
+        Self { collection: name.to_owned(), keys: None, source_field: None, indexes: Vec::new(), ttl: None }
+    }
+}
+
+/// The collection that has the deletes of a collection.
+pub fn deletes_collection(collection: &str) -> String {
+    format!("{collection}.deletes")
 }
 
 /// An additional index.

@@ -90,6 +90,12 @@
 //! filter computes with becomes a double. The order of keys is kept, except that `del` moves the
 //! last key to the gap. Of several members with one key the last value is kept.
 //!
+//! # Deletes
+//! `delete: {}` lets requests delete documents. With `delete: {when: FILTER}` a record deletes the
+//! document of its id if the filter returns `true`. `false` and `null` mean that it does not, and
+//! another output is a fault of the record. A record that deletes needs an id and a timestamp. Its
+//! schema is not checked, and it has no payload.
+//!
 //! # Schemas
 //! A schema is of draft 2020-12, checks `format`, and has no reference to another file. It checks
 //! the record, not the payload. It compares numbers as 64-bit integers or doubles.
@@ -111,8 +117,8 @@ mod time;
 mod tree;
 
 pub use config::{
-    Auth, EventMapping, HttpApi, Index, IndexKind, NextPage, Paging, PayloadRule, Pull, Records, Source,
-    Store, Upstream,
+    Auth, Delete, EventMapping, HttpApi, Index, IndexKind, NextPage, Paging, PayloadRule, Pull, Records,
+    Source, Store, Upstream, deletes_collection,
 };
 pub use extract::{Extracted, RecordFault};
 pub use fault::{Fault, Faults, Position};

@@ -1,5 +1,6 @@
 //! Makes the configuration of the tree of a sources file and reports all its faults.
 
+mod delete;
 mod event;
 mod pull;
 mod store;
@@ -27,7 +28,8 @@ const RESERVED: [&str; 2] = ["batch", "poll"];
 /// The source of the built-in client, whose endpoints exist without a file too.
 const ADSBDB: &str = "adsbdb";
 
-const FIELDS: [&str; 8] = ["description", "pull", "push", "envelope", "topic", "event", "schema", "store"];
+const FIELDS: [&str; 9] =
+    ["description", "pull", "push", "envelope", "topic", "event", "schema", "store", "delete"];
 
 /// Whether the files of secrets are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +81,8 @@ pub(crate) struct Parser<'a> {
     folder: &'a Path,
     secrets: Secrets,
     settings: &'a Settings,
+    /// The source of each collection so far.
+    collections: BTreeMap<String, String>,
 }
 
 /// The sources in the tree of a file, in their order. Those with faults are left out.
@@ -88,7 +92,7 @@ pub(crate) fn sources(
     settings: &Settings,
     report: Report,
 ) -> (Vec<Source>, Report) {
-    let mut parser = Parser { report, folder, secrets, settings };
+    let mut parser = Parser { report, folder, secrets, settings, collections: BTreeMap::new() };
     let root = At { node: root, path: String::new() };
     let mut sources = Vec::new();
     let entries = root.fields(&mut parser.report, &["sources"], &[]);
@@ -101,12 +105,12 @@ pub(crate) fn sources(
         if members.len() > MAX_SOURCES {
             entries.fault(&mut parser.report, format!("should have at most {MAX_SOURCES} sources"));
         }
-        let (mut collections, mut topics) = (BTreeMap::new(), Vec::new());
+        let mut topics = Vec::new();
         for (key, entry) in members.into_iter().take(MAX_SOURCES) {
             let name =
                 Parser::name(&key.name).map_err(|reason| parser.report.add(key.at, &entry.path, reason));
             topics.extend(Parser::own_topic(&entry));
-            let source = parser.source(name.ok(), &key.name, &entry, &mut collections);
+            let source = parser.source(name.ok(), &key.name, &entry);
             let is_adsbdb = |pull: &Pull| pull.upstream == Upstream::Adsbdb;
             if key.name == ADSBDB
                 && source.as_ref().is_some_and(|source| !source.pull.as_ref().is_some_and(is_adsbdb))
@@ -143,13 +147,7 @@ impl Parser<'_> {
         Some((topic, at))
     }
 
-    fn source(
-        &mut self,
-        name: Option<SourceName>,
-        text: &str,
-        entry: &At<'_>,
-        collections: &mut BTreeMap<String, String>,
-    ) -> Option<Source> {
+    fn source(&mut self, name: Option<SourceName>, text: &str, entry: &At<'_>) -> Option<Source> {
         let fields = entry.fields(&mut self.report, &FIELDS, &[])?;
         let description =
             fields.get("description").and_then(|at| at.text(&mut self.report)).map(str::to_owned);
@@ -188,7 +186,11 @@ impl Parser<'_> {
         }
         let event = self.source_event(&fields, is_adsbdb, has_records);
         let schema = fields.get("schema").map(|at| self.schema(&at));
-        let store = self.store(fields.get("store").as_ref(), text, collections, entry);
+        let delete_field = fields.get("delete");
+        let has_mapping = fields.get("event").is_some() && has_records;
+        let delete = delete_field.as_ref().map(|at| self.delete(at, has_mapping));
+        let store = fields.get("store");
+        let store = self.store(store.as_ref(), text, delete_field.is_some(), entry);
         Some(Source {
             name: name?,
             description,
@@ -198,6 +200,7 @@ impl Parser<'_> {
             topic: flat(own_topic)?,
             event: event?,
             schema: flat(schema)?,
+            delete: flat(delete)?,
             store: store?,
         })
     }

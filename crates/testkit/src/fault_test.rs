@@ -45,12 +45,20 @@ pub struct Setup<'a> {
     pub environment: &'a [(&'a str, &'a str)],
     /// The sources file of all processes, and its sources that get the load.
     pub sources: Option<(&'a SourcesFile, &'a [&'a str])>,
+    /// Whether a share of [`DELETES`] of the load deletes documents, if there is no sources file.
+    /// With SLIPSTREAM_DELETES it is so in every fault test.
+    pub deletes: bool,
 }
+
+/// The share of deletes in a load with deletes.
+const DELETES: &str = "5%";
+/// The sources file of a test with deletes. Other sources are stored too.
+const SOURCES: &str = "sources: {manual: {envelope: true, delete: {}}}\n";
 
 impl Default for Setup<'_> {
     fn default() -> Self {
         let servers = ServerSetup::default();
-        Self { servers, members: 1, load: &USUAL_LOAD, environment: &[], sources: None }
+        Self { servers, members: 1, load: &USUAL_LOAD, environment: &[], sources: None, deletes: false }
     }
 }
 
@@ -67,6 +75,8 @@ pub struct FaultTest {
     pub names: Names,
     /// The sources that get a load.
     loaded: Vec<String>,
+    /// Whether the load deletes documents.
+    deletes: bool,
     /// The running loads, one for each source.
     loads: Vec<RunningLoad>,
     ledgers: u32,
@@ -91,10 +101,17 @@ impl FaultTest {
     pub async fn start(setup: Setup<'_>) -> Self {
         let servers = Servers::start(setup.servers).await;
         let mut names = servers.names();
+        let folder = tempfile::tempdir().expect("a temporary directory");
         let mut loaded = vec!["manual".to_owned()];
+        let mut deletes = false;
         if let Some((file, sources)) = setup.sources {
             names = names.with_sources(file);
             loaded = sources.iter().map(|source| (*source).to_owned()).collect();
+        } else if setup.deletes || std::env::var_os("SLIPSTREAM_DELETES").is_some() {
+            let file = folder.path().join("sources.yaml");
+            std::fs::write(&file, SOURCES).expect("a sources file");
+            names.sources_file = Some(file.display().to_string());
+            deletes = true;
         }
         let monitor = Monitor::start();
         let mut test = Self {
@@ -103,12 +120,13 @@ impl FaultTest {
             consumers: Vec::new(),
             names,
             loaded,
+            deletes,
             loads: Vec::new(),
             ledgers: 0,
             monitor,
             faults: Vec::new(),
             last_fault_end: Instant::now(),
-            folder: tempfile::tempdir().expect("a temporary directory"),
+            folder,
         };
         test.start_producer(setup.environment);
         for _ in 0..setup.members {
@@ -126,10 +144,11 @@ impl FaultTest {
 
     /// Starts a load with these options of `slipstream load`, for each source that gets one.
     pub fn start_load(&mut self, options: &[&str]) {
+        let deletes: &[&str] = if self.deletes { &["--deletes", DELETES] } else { &[] };
         for source in &self.loaded {
             self.ledgers += 1;
             let ledger = self.folder.path().join(format!("ledger-{}.jsonl", self.ledgers));
-            let options = [&["--source", source], options].concat();
+            let options = [&["--source", source], options, deletes].concat();
             self.loads.push(RunningLoad::start(ledger, &self.producer().url(""), &options));
         }
     }

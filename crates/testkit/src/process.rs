@@ -137,7 +137,8 @@ pub struct ConsumerCounters {
 impl ConsumerCounters {
     fn of(counters: &serde_json::Value) -> Self {
         let number = |name: &str| counters[name].as_u64().unwrap_or_else(|| panic!("{name} in {counters}"));
-        let outcomes = ["inserted", "updated", "unchanged", "superseded", "skipped", "dead_lettered"];
+        let outcomes =
+            ["inserted", "updated", "unchanged", "superseded", "deleted", "skipped", "dead_lettered"];
         Self {
             read: number("read"),
             finished: outcomes.into_iter().map(number).sum(),

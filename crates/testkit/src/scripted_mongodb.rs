@@ -29,6 +29,8 @@ pub enum Answer {
     Silence,
     /// Sends the reply of a healthy server after this future has completed.
     After(Pin<Box<dyn Future<Output = ()> + Send>>),
+    /// Sends the reply that this future returns, or closes the connection.
+    Later(Pin<Box<dyn Future<Output = Option<Document>> + Send>>),
 }
 
 impl Answer {
@@ -201,6 +203,10 @@ async fn serve(mut stream: TcpStream, hello: Document, script: Arc<Script>, log:
         let reply = match answer {
             Answer::Silence => return,
             Answer::Reply(reply) => reply,
+            Answer::Later(reply) => match reply.await {
+                Some(reply) => reply,
+                None => return,
+            },
             Answer::After(condition) => {
                 condition.await;
                 usual(&name, &command)

@@ -21,6 +21,8 @@ use crate::workload::{SOURCE, Workload};
 pub enum Side {
     /// The consumer of this repository.
     Slipstream,
+    /// The consumer of this repository, with a source that takes deletes.
+    Deletes,
     /// A client that writes from memory.
     Bare {
         /// How it writes.
@@ -81,6 +83,7 @@ impl Side {
     pub fn consumers(options: &Options) -> Vec<Side> {
         let all = [
             (Name::Slipstream, Side::Slipstream),
+            (Name::Deletes, Side::Deletes),
             (Name::Original, Side::Original),
             (Name::Connector, Side::Connector { tasks: options.connector_tasks }),
         ];
@@ -92,6 +95,7 @@ impl Side {
         let plural = |number: u32| if number == 1 { "" } else { "s" };
         match self {
             Side::Slipstream => "slipstream".to_owned(),
+            Side::Deletes => "slipstream with deletes".to_owned(),
             Side::Bare { method, connections } => {
                 format!("bare {}, {connections} connection{}", method.text(), plural(connections))
             }
@@ -114,6 +118,13 @@ impl Side {
     pub fn start(self, programs: &Programs, places: &Places) -> Result<Running, Failure> {
         let command = match self {
             Side::Slipstream => slipstream(programs, places),
+            Side::Deletes => {
+                let file = places.folder.join("sources.yaml");
+                std::fs::write(&file, format!("sources: {{{SOURCE}: {{envelope: true, delete: {{}}}}}}\n"))?;
+                let mut command = slipstream(programs, places);
+                command.env("SOURCES_FILE", file);
+                command
+            }
             Side::Bare { method, connections } => bare(method, connections, places)?,
             Side::Original => {
                 let mut command = Command::new(programs.python());

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use bson::RawDocument;
 use service::tasks::lock;
 use service::time::Backoff;
+use sources::deletes_collection;
 
 use super::connection::Connection;
 use super::error::{CallError, TransientError};
-use super::index::{IndexSpec, extra_index};
+use super::index::{IndexSpec, indexes_of};
 use super::key::UpsertKeys;
 use crate::configured_sources::SourceStore;
 
@@ -65,8 +66,24 @@ pub(super) struct Collection {
     /// Whether the sources file has the collection, which must then have been written under the
     /// same keys.
     pub(super) is_configured: bool,
+    /// Where deletes are remembered, if events of the collection delete.
+    pub(super) tombstones: Option<TombstoneStore>,
     state: Mutex<CollectionState>,
     index_lock: tokio::sync::Mutex<IndexAttempts>,
+}
+
+/// The collection that has the tombstones of another one.
+#[derive(Debug)]
+pub(super) struct TombstoneStore {
+    pub(super) name: String,
+    /// How long a tombstone is kept after it was written.
+    pub(super) kept_for: Duration,
+}
+
+impl TombstoneStore {
+    pub(super) fn kept_ms(&self) -> i64 {
+        i64::try_from(self.kept_for.as_millis()).unwrap_or(i64::MAX)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -86,8 +103,8 @@ pub(super) struct CollectionState {
     /// A look-up index that failed is not built again, because each attempt reads the whole
     /// collection.
     pub(super) lookup_indexes_given_up: bool,
-    /// The names of extra indexes that failed, for the same reason.
-    pub(super) extra_indexes_given_up: BTreeSet<String>,
+    /// The collections and names of extra indexes that failed, for the same reason.
+    pub(super) extra_indexes_given_up: BTreeSet<(String, String)>,
     /// Whether several events of a key may be merged into one write. They may not if the collection
     /// has rules by which the server could reject one of the events and accept another.
     pub(super) merges_events: bool,
@@ -153,9 +170,11 @@ impl CollectionState {
 
 impl Collection {
     pub(super) fn new(store: SourceStore) -> Self {
-        let SourceStore { collection, keys, indexes, is_configured, .. } = store;
-        let extra_indexes = indexes.iter().map(extra_index).collect();
-        Self { name: collection, keys, extra_indexes, is_configured, ..Self::default() }
+        let extra_indexes = indexes_of(&store);
+        let SourceStore { collection, keys, tombstones, is_configured, .. } = store;
+        let name = deletes_collection(&collection);
+        let tombstones = tombstones.map(|kept_for| TombstoneStore { name, kept_for });
+        Self { name: collection, keys, extra_indexes, is_configured, tombstones, ..Self::default() }
     }
 
     /// Runs `attempt` unless the indexes were confirmed lately. Its arguments are the deadline of a

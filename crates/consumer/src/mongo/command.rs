@@ -1,13 +1,15 @@
 //! The commands of the write path as raw BSON. Values of events are never read as
 //! operators: a filter compares with them, and an update has them inside `$literal`.
 
+use std::ops::Range;
+
 use bson::oid::ObjectId;
 use bson::raw::{CStr, cstr};
 use bson::spec::ElementType;
-use bson::{RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
+use bson::{Bson, DateTime, Document, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 use events::StorableEvent;
 
-use super::collection::CallContext;
+use super::collection::{CallContext, TombstoneStore};
 use super::index;
 use super::key::{INDEXED_TYPES, Key, UpsertKeys};
 
@@ -22,6 +24,8 @@ pub(super) const MAX_SINGLE_COMMAND_BYTES: usize = (16 << 20) + (12 << 10);
 /// Upper bounds of what a statement adds to its document and key values.
 const INSERT_OVERHEAD_BYTES: usize = 40;
 const UPDATE_OVERHEAD_BYTES: usize = 520;
+
+const TOMBSTONE_OVERHEAD_BYTES: usize = 520;
 
 /// A command as BSON.
 pub(super) type Command = Result<RawDocumentBuf, bson::error::Error>;
@@ -53,7 +57,7 @@ pub(super) fn update_bytes(statement: &Statement<'_>, keys: &UpsertKeys) -> usiz
 /// The unordered insert of all events. The server continues after an error.
 pub(super) fn insert(context: &CallContext<'_>, statements: &[Statement<'_>]) -> Command {
     let room = statements.iter().map(|statement| insert_bytes(statement, context.keys)).sum();
-    write_command(context, ["insert", "documents"], false, room, |documents| {
+    write_command(context, ["insert", &context.collection.name, "documents"], false, room, |documents| {
         for (position, statement) in statements.iter().enumerate() {
             documents.document_with_id(&position.to_string(), id_of(statement), &statement.event.document);
         }
@@ -84,7 +88,7 @@ fn id_of(statement: &Statement<'_>) -> ObjectId {
 /// is newer. An update never inserts.
 pub(super) fn update(context: &CallContext<'_>, ordered: bool, statements: &[Statement<'_>]) -> Command {
     let room = statements.iter().map(|statement| update_bytes(statement, context.keys)).sum();
-    write_command(context, ["update", "updates"], ordered, room, |updates| {
+    write_command(context, ["update", &context.collection.name, "updates"], ordered, room, |updates| {
         for (position, Statement { key, event }) in statements.iter().enumerate() {
             updates.object(&position.to_string(), |update| {
                 update.object("q", |filter| append_filter(filter, context.keys, key));
@@ -114,17 +118,74 @@ fn append_guarded(condition: &mut BsonWriter, event: &StorableEvent) {
 
 fn write_command(
     context: &CallContext<'_>,
-    [name, list]: [&str; 2],
+    [name, collection, list]: [&str; 3],
     ordered: bool,
     room: usize,
     append: impl FnOnce(&mut BsonWriter),
 ) -> Command {
     let mut writer = BsonWriter::with_capacity(room + 512);
-    writer.text(name, &context.collection.name);
+    writer.text(name, collection);
     writer.boolean("ordered", ordered);
     writer.document("writeConcern", context.write_concern);
     writer.array(list, append);
     writer.finish()
+}
+
+/// Writes the tombstones of these deletes, each unless a newer one is stored.
+pub(super) fn tombstones(
+    context: &CallContext<'_>,
+    store: &TombstoneStore,
+    deletes: &[&StorableEvent],
+) -> Command {
+    let room = deletes.iter().map(|delete| delete.id.as_str().len() + TOMBSTONE_OVERHEAD_BYTES).sum();
+    write_command(context, ["update", &store.name, "updates"], false, room, |updates| {
+        for (position, delete) in deletes.iter().enumerate() {
+            let (timestamp, ingested_at) = (delete.timestamp.get(), delete.ingested_at.get());
+            let tombstone = rawdoc! {
+                "_id": "$_id",
+                "event_timestamp": timestamp,
+                "ingested_at": ingested_at,
+                // The clock of the server is the one by which tombstones expire.
+                "expires_at": { "$toDate": { "$add": [{ "$toLong": "$$NOW" }, store.kept_ms()] } },
+            };
+            updates.object(&position.to_string(), |update| {
+                update.object("q", |filter| filter.text("_id", delete.id.as_str()));
+                update.array("u", |pipeline| {
+                    pipeline.object("0", |stage| {
+                        stage.object("$replaceWith", |replace| {
+                            replace.array("$cond", |condition| {
+                                condition.document("0", &guard(timestamp, ingested_at));
+                                condition.document("1", &tombstone);
+                                condition.text("2", "$$ROOT");
+                            });
+                        });
+                    });
+                });
+                update.boolean("upsert", true);
+            });
+        }
+    })
+}
+
+/// Removes each of these documents if it still has the version that was read.
+pub(super) fn remove(context: &CallContext<'_>, documents: &[&Document]) -> Command {
+    let filter = |document: &&Document| {
+        // A condition on null also finds a document without the field.
+        let value = |field| document.get(field).cloned().unwrap_or(Bson::Null);
+        let fields = ["event_id", "event_timestamp", "ingested_at"];
+        let filter: Document = fields.into_iter().map(|field| (field.to_owned(), value(field))).collect();
+        RawDocumentBuf::try_from(&filter)
+    };
+    let filters = documents.iter().map(filter).collect::<Result<Vec<_>, _>>()?;
+    let (name, room) = (context.collection.name.as_str(), 256 * documents.len());
+    write_command(context, ["delete", name, "deletes"], false, room, |deletes| {
+        for (position, filter) in filters.iter().enumerate() {
+            deletes.object(&position.to_string(), |delete| {
+                delete.document("q", filter);
+                delete.value("limit", RawBsonRef::Int32(1));
+            });
+        }
+    })
 }
 
 /// An update that matches no document, to test whether the server accepts writes to the collection.
@@ -160,6 +221,38 @@ pub(super) fn find_all(collection: &str, keys: &UpsertKeys, wanted: &[&Key<'_>])
             }
         });
     }
+    let needs_types = field != "_id" && index::filter_needs_types(keys);
+    Some(find_versions(collection, field, &values, needs_types))
+}
+
+/// The query for the tombstones of these ids.
+pub(super) fn find_tombstones(collection: &str, ids: &[&str]) -> Command {
+    find_versions(collection, "_id", &texts(ids), false)
+}
+
+/// The query for the versions of the documents with these event ids.
+pub(super) fn find_by_ids(collection: &str, ids: &[&str]) -> Command {
+    find_versions(collection, "event_id", &texts(ids), false)
+}
+
+fn texts<'a>(texts: &[&'a str]) -> Vec<RawBsonRef<'a>> {
+    texts.iter().map(|text| RawBsonRef::String(text)).collect()
+}
+
+/// The query for the tombstones that expire in this time, at most `limit`, the earliest first.
+pub(super) fn find_tombstones_by_expiry(collection: &str, expires: &Range<i64>, limit: usize) -> Command {
+    let [from, to] = [expires.start, expires.end].map(DateTime::from_millis);
+    let mut writer = find_in(collection, Some("expires_at"));
+    writer.document("filter", &rawdoc! { "expires_at": { "$gte": from, "$lt": to } });
+    writer.document("sort", &rawdoc! { "expires_at": 1 });
+    let limit = i32::try_from(limit).unwrap_or(i32::MAX);
+    writer.value("limit", RawBsonRef::Int32(limit));
+    writer.value("batchSize", RawBsonRef::Int32(limit));
+    writer.finish()
+}
+
+/// The query for the versions of the documents whose `field` has one of these values.
+fn find_versions(collection: &str, field: &str, values: &[RawBsonRef<'_>], needs_types: bool) -> Command {
     let mut writer = find_in(collection, Some(field));
     writer.object("filter", |filter| {
         filter.object(field, |condition| {
@@ -168,14 +261,14 @@ pub(super) fn find_all(collection: &str, keys: &UpsertKeys, wanted: &[&Key<'_>])
                     list.value(&position.to_string(), *value);
                 }
             });
-            if field != "_id" && index::filter_needs_types(keys) {
+            if needs_types {
                 append_types(condition);
             }
         });
     });
     // One more than expected, so that the server keeps no cursor open.
-    writer.value("batchSize", RawBsonRef::Int32(i32::try_from(wanted.len() + 1).unwrap_or(i32::MAX)));
-    Some(writer.finish())
+    writer.value("batchSize", RawBsonRef::Int32(i32::try_from(values.len() + 1).unwrap_or(i32::MAX)));
+    writer.finish()
 }
 
 /// A `find` command that returns the version, and `field`.
@@ -319,7 +412,7 @@ impl BsonWriter {
 mod tests {
     use std::time::Duration;
 
-    use bson::{Document, doc};
+    use bson::doc;
     use service::Secret;
 
     use super::super::collection::Collection;
@@ -333,6 +426,7 @@ mod tests {
             source: events::Source::new("test").expect("a source"),
             timestamp: events::Millis::MAX,
             ingested_at: events::Millis::MAX,
+            operation: events::Operation::Replace,
             document,
         }
     }

@@ -8,6 +8,11 @@ use sources::IndexKind;
 use super::key::{INDEXED_TYPES, UpsertKeys};
 use crate::configured_sources::SourceStore;
 
+/// Fields of the index that finds one version of a document, so that a delete can name it.
+const VERSION_FIELDS: [&str; 3] = ["event_id", "event_timestamp", "ingested_at"];
+/// The field of documents and tombstones that expire.
+const EXPIRES_AT: &str = "expires_at";
+
 /// Fields of the index for looking aircraft up.
 const LOOKUP_FIELDS: [&str; 3] = ["mode_s", "registration", "event_timestamp"];
 
@@ -87,7 +92,7 @@ pub(super) fn filter_needs_types(keys: &UpsertKeys) -> bool {
 /// which cannot hold two arrays.
 pub(super) fn user_indexes_may_reject(keys: &UpsertKeys, existing: &[Document]) -> bool {
     let fields: Vec<&str> = keys.fields().collect();
-    let ours = [&["_id"][..], &fields, &LOOKUP_FIELDS];
+    let ours = [&["_id"][..], &fields, &LOOKUP_FIELDS, &VERSION_FIELDS];
     let may_reject = |index: &&Document| {
         let key = index.get_document("key").ok();
         let plain =
@@ -95,6 +100,22 @@ pub(super) fn user_indexes_may_reject(keys: &UpsertKeys, existing: &[Document]) 
         index.get_bool("unique").unwrap_or(false) || !plain
     };
     existing.iter().filter(may_reject).any(|index| !ours.iter().any(|ours| has_fields(index, ours)))
+}
+
+/// The indexes of a source in addition to those that each collection has.
+pub(super) fn indexes_of(store: &SourceStore) -> Vec<IndexSpec> {
+    let version = store.tombstones.map(|_| IndexSpec {
+        name: name(&VERSION_FIELDS),
+        specification: doc! { "key": ascending(&VERSION_FIELDS) },
+    });
+    let expiry = store.ttl.map(|_| expiry_index());
+    store.indexes.iter().map(extra_index).chain(version).chain(expiry).collect()
+}
+
+/// The index by which the server removes what has expired.
+pub(super) fn expiry_index() -> IndexSpec {
+    let specification = doc! { "key": { EXPIRES_AT: 1 }, "expireAfterSeconds": 0 };
+    IndexSpec { name: name(&[EXPIRES_AT]), specification }
 }
 
 /// The specification of an index of the sources file.
@@ -136,8 +157,19 @@ pub(super) fn has_extra(wanted: &IndexSpec, existing: &[Document]) -> bool {
         };
         let covers_all =
             !["partialFilterExpression", "sparse"].iter().any(|option| index.contains_key(option));
-        same_key && covers_all && (!wants_unique || index.get_bool("unique").unwrap_or(false))
+        let expires = |index: &Document| index.get("expireAfterSeconds").and_then(as_integer);
+        let same_expiry = [None, expires(index)].contains(&expires(&wanted.specification));
+        same_key && covers_all && same_expiry && (!wants_unique || index.get_bool("unique").unwrap_or(false))
     })
+}
+
+fn as_integer(value: &Bson) -> Option<i64> {
+    match value {
+        Bson::Int32(number) => Some(i64::from(*number)),
+        Bson::Int64(number) => Some(*number),
+        Bson::Double(number) => Some(*number as i64),
+        _ => None,
+    }
 }
 
 /// Whether two documents have the same fields with the same orders, which may be of any number
@@ -221,13 +253,12 @@ pub fn index_state(keys: &UpsertKeys, existing: &[Document]) -> IndexState {
 /// The name and the fields of the unique index by which a collection was written under other keys
 /// than those of the sources file, in a reply to `listIndexes`.
 pub fn written_under_other_keys(store: &SourceStore, existing: &[Document]) -> Option<(String, Vec<String>)> {
-    let extra: Vec<IndexSpec> = store.indexes.iter().map(extra_index).collect();
-    other_keys(&store.keys, &extra, existing)
+    other_keys(&store.keys, &indexes_of(store), existing)
 }
 
 /// The names of the indexes of the sources file that a reply to `listIndexes` lacks.
 pub fn missing_extra_indexes(store: &SourceStore, existing: &[Document]) -> Vec<String> {
-    let extra = store.indexes.iter().map(extra_index);
+    let extra = indexes_of(store).into_iter();
     extra.filter(|index| !has_extra(index, existing)).map(|index| index.name).collect()
 }
 

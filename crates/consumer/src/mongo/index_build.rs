@@ -49,7 +49,7 @@ impl IndexBuild<'_> {
         let hello = connection.hello(deadline).await.map_err(|error| self.not_ready(error))?;
         let in_replica_set = hello.contains_key("setName");
         let has_options = self.has_rejecting_options().await?;
-        let existing = self.list_indexes(false).await?;
+        let existing = self.list_indexes(&collection.name, false).await?;
         if collection.is_configured
             && let Some((index, fields)) = index::other_keys(keys, &collection.extra_indexes, &existing)
         {
@@ -86,12 +86,28 @@ impl IndexBuild<'_> {
         if !missing.lookups.is_empty() && !collection.state().lookup_indexes_given_up {
             self.build_lookups(&missing.lookups, in_replica_set).await?;
         }
-        for index in collection.extra_indexes.iter().filter(|index| !index::is_unique(index)) {
-            if !index::has_extra(index, &existing) {
-                self.build_extra(index, in_replica_set).await;
-            }
+        self.build_extras(&collection.name, &collection.extra_indexes, &existing, in_replica_set).await;
+        if let Some(tombstones) = &collection.tombstones {
+            let existing = self.list_indexes(&tombstones.name, false).await?;
+            let expiry = [index::expiry_index()];
+            self.build_extras(&tombstones.name, &expiry, &existing, in_replica_set).await;
         }
         Ok(())
+    }
+
+    /// Builds those of these indexes that a collection lacks, without the unique ones.
+    async fn build_extras(
+        &self,
+        collection: &str,
+        indexes: &[IndexSpec],
+        existing: &[Document],
+        in_replica_set: bool,
+    ) {
+        for index in indexes {
+            if !index::is_unique(index) && !index::has_extra(index, existing) {
+                self.build_extra(collection, index, in_replica_set).await;
+            }
+        }
     }
 
     /// Builds a unique index of the sources file. Nothing is written without it.
@@ -132,15 +148,17 @@ impl IndexBuild<'_> {
 
     /// Builds an index of the sources file that is not unique. Writes continue without it, so the
     /// call waits only for a short time; the server continues the build.
-    async fn build_extra(&self, index: &IndexSpec, in_replica_set: bool) {
+    async fn build_extra(&self, collection_name: &str, index: &IndexSpec, in_replica_set: bool) {
         let collection = self.context.collection;
-        if collection.state().extra_indexes_given_up.contains(&index.name) {
+        let index_name = &*index.name;
+        let names = (collection_name.to_owned(), index.name.clone());
+        if collection.state().extra_indexes_given_up.contains(&names) {
             return;
         }
         let limited = Self { build_deadline: EXTRA_INDEX_TIMEOUT.min(self.build_deadline), ..*self };
-        let built = limited.create_indexes(std::slice::from_ref(index), in_replica_set, true).await;
+        let indexes = std::slice::from_ref(index);
+        let built = limited.create_indexes_in(collection_name, indexes, in_replica_set, true).await;
         collection.state().index_build_ended();
-        let (collection_name, index_name) = (&*collection.name, &*index.name);
         let error = match built {
             Ok(()) => {
                 tracing::info!(collection = collection_name, names = index_name, "indexes built");
@@ -156,7 +174,7 @@ impl IndexBuild<'_> {
             // The next check tries again.
             Err(_) => return,
         };
-        collection.state().extra_indexes_given_up.insert(index.name.clone());
+        collection.state().extra_indexes_given_up.insert(names);
         tracing::warn!(
             collection = collection_name,
             index = index_name,
@@ -199,7 +217,7 @@ impl IndexBuild<'_> {
     /// request.
     async fn trust_listed_index(&self, error: CallError, index: &str) -> Result<(), NotReady> {
         let CallContext { connection, keys, collection, .. } = self.context;
-        let marked = self.list_indexes(true).await?;
+        let marked = self.list_indexes(&collection.name, true).await?;
         if index::listed_unique_index(keys, &marked).is_some() {
             return Ok(());
         }
@@ -255,10 +273,9 @@ impl IndexBuild<'_> {
 
     /// The reply to `listIndexes`. With `mark_builds`, a server that can do so returns the fields
     /// of an index that is being built in `spec`.
-    async fn list_indexes(&self, mark_builds: bool) -> Result<Vec<Document>, NotReady> {
-        let CallContext { connection, collection, deadline, .. } = self.context;
-        let mut command =
-            rawdoc! { "listIndexes": collection.name.as_str(), "cursor": { "batchSize": 1000 } };
+    async fn list_indexes(&self, collection: &str, mark_builds: bool) -> Result<Vec<Document>, NotReady> {
+        let CallContext { connection, deadline, .. } = self.context;
+        let mut command = rawdoc! { "listIndexes": collection, "cursor": { "batchSize": 1000 } };
         if mark_builds {
             command.append(cstr!("includeBuildUUIDs"), true);
         }
@@ -278,8 +295,18 @@ impl IndexBuild<'_> {
         in_replica_set: bool,
         durable: bool,
     ) -> Result<(), CallError> {
+        self.create_indexes_in(&self.context.collection.name, indexes, in_replica_set, durable).await
+    }
+
+    async fn create_indexes_in(
+        &self,
+        name: &str,
+        indexes: &[IndexSpec],
+        in_replica_set: bool,
+        durable: bool,
+    ) -> Result<(), CallError> {
         let CallContext { connection, collection, write_concern, .. } = self.context;
-        let mut command = index::create_command(&collection.name, indexes);
+        let mut command = index::create_command(name, indexes);
         if durable {
             command.insert("writeConcern", doc! { "w": "majority" });
         } else {

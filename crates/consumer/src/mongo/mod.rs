@@ -9,6 +9,7 @@
 mod collection;
 mod command;
 mod connection;
+mod deletes;
 mod error;
 mod index;
 mod index_build;
@@ -19,6 +20,7 @@ mod uri;
 mod write;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -33,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 use collection::{CallContext, Collection};
 use connection::Connection;
+use deletes::write_with_deletes;
 use index_build::IndexBuild;
 use write::write_batch;
 
@@ -56,6 +59,14 @@ pub const MAX_DOUBLINGS: u32 = 6;
 /// Maximum time between two attempts to prepare a collection. It is below the time for which a
 /// blocked collection is reported.
 const PREPARE_INTERVAL: Duration = Duration::from_secs(3);
+
+/// Ages at which a tombstone is examined again. A command that was sent before the tombstone was
+/// written has usually ended at the first age. At the second, the time limit of the longest command
+/// has passed.
+const RECHECK_AGES: [Duration; 2] = [Duration::from_secs(30), Duration::from_mins(15)];
+const RECHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// How old a tombstone may be that a consumer examines after its start.
+const RECHECK_HISTORY: Duration = Duration::from_hours(1);
 
 /// Where events are stored, and by which keys.
 #[derive(Debug, Clone)]
@@ -142,7 +153,11 @@ impl Store {
             return BatchOutcome::unfinished(events.len(), TransientError { timed_out: false, ..error });
         }
         let write_deadline = deadline.saturating_mul(1 << doublings.min(MAX_DOUBLINGS));
-        let mut outcome = write_batch(self.context(&collection, write_deadline), events).await;
+        let context = self.context(&collection, write_deadline);
+        let mut outcome = match &collection.tombstones {
+            None => write_batch(context, events).await,
+            Some(tombstones) => write_with_deletes(context, tombstones, events).await,
+        };
         outcome.written = collection.add_written(outcome.counts.total());
         outcome
     }
@@ -179,6 +194,62 @@ impl Store {
         });
         stop.run_until_cancelled(join_all(collections)).await;
         stop.cancelled().await;
+    }
+
+    /// Examines recent tombstones of each source once more, until `stop`. A consumer that was killed
+    /// or lost its connection leaves commands that the server applies later, when nobody reads the
+    /// tombstones after them.
+    pub async fn watch_deletes(&self, stop: CancellationToken) {
+        let stored = self.inner.expected.configured().into_iter().flat_map(|sources| sources.stored());
+        let collections: Vec<_> = stored.map(|source| self.collection(source)).collect();
+        let with_deletes = collections.iter().filter(|collection| collection.tombstones.is_some());
+        let watches = with_deletes.map(|collection| self.watch_deletes_of(collection));
+        stop.run_until_cancelled(join_all(watches)).await;
+        stop.cancelled().await;
+    }
+
+    async fn watch_deletes_of(&self, collection: &Collection) {
+        // The ends of the windows that were examined, by the server's clock.
+        let mut examined = RECHECK_AGES.map(|_| None);
+        loop {
+            tokio::time::sleep(RECHECK_INTERVAL).await;
+            let mut state = self.state();
+            if state.wait_for(|state| *state == StoreState::Ready).await.is_err() {
+                return;
+            }
+            let hello = self.inner.connection.hello(self.inner.deadline).await;
+            let Some(now) = hello.ok().and_then(|hello| hello.get_datetime("localTime").ok().copied()) else {
+                continue;
+            };
+            for (examined, age) in examined.iter_mut().zip(RECHECK_AGES) {
+                let end = now.timestamp_millis().saturating_sub_unsigned(age.as_millis() as u64);
+                let start =
+                    examined.unwrap_or(end.saturating_sub_unsigned(RECHECK_HISTORY.as_millis() as u64));
+                if self.recheck_deletes(collection, start..end).await.is_ok() {
+                    *examined = Some(end);
+                }
+            }
+        }
+    }
+
+    async fn recheck_deletes(
+        &self,
+        collection: &Collection,
+        written: Range<i64>,
+    ) -> Result<(), TransientError> {
+        let Some(tombstones) = &collection.tombstones else { return Ok(()) };
+        let context = self.context(collection, self.inner.deadline);
+        let documents = deletes::recheck(context, tombstones, written).await?;
+        if documents > 0 {
+            let collection = &collection.name;
+            tracing::warn!(collection, documents, "documents of abandoned writes removed");
+        }
+        Ok(())
+    }
+
+    /// Examines all tombstones of `source` once more. Returns whether that succeeded.
+    pub async fn recheck_all_deletes(&self, source: &Source) -> bool {
+        self.recheck_deletes(&self.collection(source), 0..i64::MAX).await.is_ok()
     }
 
     /// Whether the server accepts a write to the collection of `source` now. The write changes

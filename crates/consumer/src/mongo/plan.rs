@@ -244,7 +244,7 @@ impl MergedWrite {
 #[cfg(test)]
 mod tests {
     use bson::rawdoc;
-    use events::{EventId, Millis, Source};
+    use events::{EventId, Millis, Operation, Source};
     use proptest::prelude::*;
 
     use super::*;
@@ -255,6 +255,7 @@ mod tests {
             source: Source::new("test").expect("a source"),
             timestamp: Millis::new(version).expect("a time"),
             ingested_at: Millis::new(0).expect("a time"),
+            operation: Operation::Replace,
             document: rawdoc! { "version": version, "content": i32::from(content) },
         }
     }

@@ -150,14 +150,24 @@ pub struct Counts {
     pub updated: u64,
     /// The document was the same already, as after a replay.
     pub unchanged: u64,
-    /// The stored document is newer and was kept.
+    /// The stored document or a delete is newer and was kept.
     pub superseded: u64,
+    /// The document was deleted, or there was none.
+    pub deleted: u64,
 }
 
 impl Counts {
+    pub(super) fn add(&mut self, other: Self) {
+        self.inserted += other.inserted;
+        self.updated += other.updated;
+        self.unchanged += other.unchanged;
+        self.superseded += other.superseded;
+        self.deleted += other.deleted;
+    }
+
     /// The number of finished events.
     pub fn total(&self) -> u64 {
-        self.inserted + self.updated + self.unchanged + self.superseded
+        self.inserted + self.updated + self.unchanged + self.superseded + self.deleted
     }
 }
 

@@ -2,7 +2,10 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, also in its verbs")]
 
 mod commits;
+mod deletes;
+mod deletes_interleaved;
 mod foreign_records;
+mod model_mongodb;
 mod mongo_blocked;
 mod mongo_builds;
 mod mongo_fixture;

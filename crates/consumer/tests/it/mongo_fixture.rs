@@ -156,7 +156,7 @@ pub fn expected_document(event: &StorableEvent) -> Document {
 }
 
 pub fn counts(inserted: u64, updated: u64, unchanged: u64, superseded: u64) -> Counts {
-    Counts { inserted, updated, unchanged, superseded }
+    Counts { inserted, updated, unchanged, superseded, ..Counts::default() }
 }
 
 pub fn sum(one: Counts, other: Counts) -> Counts {

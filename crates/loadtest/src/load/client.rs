@@ -2,6 +2,7 @@
 //! events. An outcome that a response leaves open is unknown, never rejected. An event keeps its id
 //! and its body for all attempts; the outcomes of its attempts are recorded in it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub struct Client {
     http: reqwest::Client,
+    producer: Url,
     ingest: Url,
     health: Url,
     is_batch: bool,
@@ -56,6 +58,7 @@ impl Client {
         let agent = concat!("slipstream-load/", env!("CARGO_PKG_VERSION"));
         Ok(Self {
             http: poller::client::http_client(config, agent)?,
+            producer: config.producer.clone(),
             ingest: poller::client::endpoint(&config.producer, path),
             health: poller::client::endpoint(&config.producer, "health"),
             is_batch,
@@ -71,11 +74,40 @@ impl Client {
         health["api_version"].as_str().map(str::to_owned)
     }
 
-    /// Sends `events` in one request. Returns the result for each of them and the `Retry-After` of
-    /// the response.
+    /// Sends `events` in one request, and each delete in a request of its own. Returns the result
+    /// for each of them and the longest `Retry-After`.
     pub async fn send(&self, events: &[PendingEvent]) -> (Vec<AttemptResult>, Option<Duration>) {
-        let bodies: Vec<&str> = events.iter().map(|event| event.body.as_str()).collect();
-        let (status, retry_after, body) = match self.post(bodies.join("\n")).await {
+        let (deletes, others): (Vec<&PendingEvent>, Vec<&PendingEvent>) =
+            events.iter().partition(|event| event.event.deletes);
+        let mut requests: Vec<Vec<&PendingEvent>> = deletes.into_iter().map(|delete| vec![delete]).collect();
+        requests.extend((!others.is_empty()).then_some(others));
+        let (mut results, mut longest) = (HashMap::new(), None);
+        for request in requests {
+            let (of_request, retry_after) = self.send_one(&request).await;
+            results.extend(request.iter().map(|event| event.event.n).zip(of_request));
+            longest = longest.max(retry_after);
+        }
+        let result =
+            |event: &PendingEvent| results.remove(&event.event.n).unwrap_or(AttemptResult::INTERRUPTED);
+        (events.iter().map(result).collect(), longest)
+    }
+
+    /// Sends one request: a delete, or any number of other events.
+    async fn send_one(&self, events: &[&PendingEvent]) -> (Vec<AttemptResult>, Option<Duration>) {
+        let (is_single, request) = match events {
+            [event] if event.event.deletes => {
+                let mut url = poller::client::endpoint(&self.producer, &event.body);
+                url.set_query(Some(&format!("timestamp={}", event.event.timestamp)));
+                (true, self.http.delete(url))
+            }
+            events => {
+                let media_type = if self.is_batch { "application/x-ndjson" } else { "application/json" };
+                let bodies: Vec<&str> = events.iter().map(|event| event.body.as_str()).collect();
+                let request = self.http.post(self.ingest.clone()).header(CONTENT_TYPE, media_type);
+                (!self.is_batch, request.body(bodies.join("\n")))
+            }
+        };
+        let (status, retry_after, body) = match self.response(request).await {
             Ok(response) => response,
             Err(error) if error.is_connect() => {
                 let unreachable = Some(self.peer.describe(&error).into());
@@ -85,7 +117,7 @@ impl Client {
             Err(_) => return (vec![AttemptResult::INTERRUPTED; events.len()], None),
         };
         let results = match events {
-            [event] if !self.is_batch => vec![parse_single(&event.id, status, &body)],
+            [event] if is_single => vec![parse_single(&event.id, status, &body)],
             events => {
                 let ids: Vec<&str> = events.iter().map(|event| event.id.as_str()).collect();
                 parse_batch(&ids, status, &body)
@@ -95,9 +127,10 @@ impl Client {
     }
 
     /// Returns the status, the `Retry-After` and the body of the response.
-    async fn post(&self, body: String) -> reqwest::Result<(u16, Option<Duration>, Vec<u8>)> {
-        let media_type = if self.is_batch { "application/x-ndjson" } else { "application/json" };
-        let request = self.http.post(self.ingest.clone()).header(CONTENT_TYPE, media_type).body(body);
+    async fn response(
+        &self,
+        request: reqwest::RequestBuilder,
+    ) -> reqwest::Result<(u16, Option<Duration>, Vec<u8>)> {
         let response = request.timeout(self.timeout).send().await?;
         let (status, retry_after) = (response.status().as_u16(), service::retry_after(response.headers()));
         Ok((status, retry_after, response.bytes().await?.to_vec()))
@@ -218,7 +251,7 @@ pub struct PendingEvent {
     pub event: Event,
     /// Its id.
     pub id: String,
-    /// The request body of each attempt.
+    /// The request body of each attempt. Of a delete it is the path.
     pub body: String,
     hash: String,
     attempts: u32,
@@ -233,9 +266,10 @@ impl PendingEvent {
         let payload = header.workload.payload(event.n);
         let hash = hash(&payload.text);
         let id = id_of(&header.run, event.key);
+        // Neither ids nor sources contain characters that JSON or a path escapes.
         let body = match &header.record {
+            _ if event.deletes => format!("ingest/{}/{id}", header.source),
             Some(record) => record.record(payload, &id, event.timestamp).text,
-            // Neither ids nor sources contain characters that JSON escapes.
             None => format!(
                 r#"{{"id":"{id}","timestamp":{},"source":"{}","payload":{}}}"#,
                 event.timestamp, header.source, payload.text
@@ -378,7 +412,7 @@ mod tests {
     }
 
     fn pending() -> PendingEvent {
-        let workload = Workload { seed: 1, keys: 3, superseded_ppm: 0, hostile_ppm: 0 };
+        let workload = Workload { seed: 1, keys: 3, superseded_ppm: 0, hostile_ppm: 0, deletes_ppm: 0 };
         let header = Header {
             run: "r".into(),
             source: "s".into(),

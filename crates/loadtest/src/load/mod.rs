@@ -136,6 +136,7 @@ fn header(target: &Target, options: &LoadOptions, api_version: Option<String>) -
             keys: options.keys,
             superseded_ppm: options.superseded,
             hostile_ppm: options.hostile,
+            deletes_ppm: options.deletes,
         },
         record: target.record.clone(),
         api_version,
@@ -253,6 +254,7 @@ impl Run {
         for PendingEvent { event, .. } in new {
             counters.events += 1;
             counters.superseded += u64::from(event.is_superseded);
+            counters.deletes += u64::from(event.deletes);
             counters.hostile += u64::from(event.is_hostile);
         }
         if self.planned == Some(counters.events) {
@@ -416,7 +418,7 @@ mod tests {
     use super::*;
 
     fn schedule(options: &LoadOptions, started: Instant) -> Schedule {
-        let workload = Workload { seed: 1, keys: 3, superseded_ppm: 0, hostile_ppm: 0 };
+        let workload = Workload { seed: 1, keys: 3, superseded_ppm: 0, hostile_ppm: 0, deletes_ppm: 0 };
         Schedule::new(workload, options, started)
     }
 

@@ -17,6 +17,8 @@ pub struct Counters {
     pub events: u64,
     /// Events that are older than the newest event of their key.
     pub superseded: u64,
+    /// Events that delete.
+    pub deletes: u64,
     /// Events with a hostile payload.
     pub hostile: u64,
     /// Events with a 202.
@@ -100,6 +102,7 @@ impl Summary {
             "accepted_per_second": (self.rate() * 10.0).round() / 10.0,
             "events": self.counters.events,
             "superseded": self.counters.superseded,
+            "deletes": self.counters.deletes,
             "hostile": self.counters.hostile,
             "accepted": self.counters.accepted,
             "refused": self.counters.rejected,
@@ -144,7 +147,11 @@ impl fmt::Display for Summary {
         write!(f, "interrupted: {}, unreachable: {}", counters.interrupted, counters.unreachable)?;
         let reason = counters.unreachable_reason.as_ref().map(|reason| format!(" ({reason})"));
         writeln!(f, "{}", reason.unwrap_or_default())?;
-        writeln!(f, "  superseded {}, hostile {}", counters.superseded, counters.hostile)?;
+        write!(f, "  superseded {}, hostile {}", counters.superseded, counters.hostile)?;
+        match counters.deletes {
+            0 => writeln!(f)?,
+            deletes => writeln!(f, ", deletes {deletes}")?,
+        }
         if self.not_sent > 0 {
             writeln!(f, "  scheduled but not sent: {}", counted(self.not_sent, "event"))?;
         }
@@ -218,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_run_succeeds_if_all_events_have_a_final_response_and_one_is_accepted() {
-        let workload = Workload { seed: 1, keys: 1, superseded_ppm: 0, hostile_ppm: 0 };
+        let workload = Workload { seed: 1, keys: 1, superseded_ppm: 0, hostile_ppm: 0, deletes_ppm: 0 };
         let header = Header {
             run: "r".into(),
             source: "s".into(),

@@ -105,6 +105,8 @@ pub struct Version {
     /// Whether the topic may have several records of the event, each with its own `ingested_at`,
     /// because an attempt has an unknown outcome.
     pub may_be_repeated: bool,
+    /// Whether it deletes the document.
+    pub deletes: bool,
 }
 
 /// The pair by which the consumer's guard orders the events of one id.
@@ -137,6 +139,8 @@ pub enum HeldVersion {
     Event(u64),
     /// An event, or a repetition of one, that a newer one should have replaced.
     Superseded,
+    /// An event that a newer delete should have removed.
+    Resurrected,
     /// No event that was sent.
     NotSent,
 }
@@ -159,12 +163,19 @@ impl SentVersions {
 
     /// Whether the id must have a document.
     pub fn requires_document(&self) -> bool {
-        self.newest_accepted.is_some()
+        let may_be_deleted = self.possible.iter().any(|possible| possible.deletes);
+        self.newest_accepted.is_some_and(|newest| !newest.deletes) && !may_be_deleted
+    }
+
+    /// The timestamp of the newest event that must be stored.
+    pub fn newest_timestamp(&self) -> Option<i64> {
+        self.newest_accepted.map(|newest| newest.timestamp)
     }
 
     /// The version that a document with these times holds.
     pub fn held_by(&self, timestamp: i64, ingested_at: i64) -> HeldVersion {
-        let has_timestamp = |version: &&Version| version.timestamp == timestamp;
+        // A delete leaves no document.
+        let has_timestamp = |version: &&Version| version.timestamp == timestamp && !version.deletes;
         if let Some(version) = self.newest_accepted.as_ref().filter(has_timestamp) {
             return version.held_with(ingested_at);
         }
@@ -172,6 +183,7 @@ impl SentVersions {
             return HeldVersion::Event(possible.n);
         }
         match &self.newest_accepted {
+            Some(newest) if timestamp < newest.timestamp && newest.deletes => HeldVersion::Resurrected,
             Some(newest) if timestamp < newest.timestamp => HeldVersion::Superseded,
             _ => HeldVersion::NotSent,
         }
@@ -270,6 +282,7 @@ mod tests {
                 timestamp,
                 ingested_at: (outcome.is_accepted && outcome.has_ingested_at).then_some(ingested_at),
                 may_be_repeated: outcome.repetition.is_some(),
+                deletes: false,
             };
             if outcome.is_accepted {
                 records.push((timestamp, ingested_at));
@@ -313,7 +326,37 @@ mod tests {
     }
 
     fn version(timestamp: i64, ingested_at: Option<i64>, may_be_repeated: bool) -> Version {
-        Version { n: 1, timestamp, ingested_at, may_be_repeated }
+        Version { n: 1, timestamp, ingested_at, may_be_repeated, deletes: false }
+    }
+
+    fn delete(timestamp: i64) -> Version {
+        Version { deletes: true, ..version(timestamp, Some(10), false) }
+    }
+
+    #[test]
+    fn a_document_that_a_newer_delete_should_have_removed_is_resurrected() {
+        let mut sent = SentVersions::default();
+        sent.add_accepted(version(5, Some(10), false));
+        sent.add_accepted(delete(6));
+        assert!(!sent.requires_document());
+        assert_eq!(sent.held_by(5, 10), HeldVersion::Resurrected);
+        assert_eq!(sent.held_by(6, 10), HeldVersion::NotSent, "a delete has no document");
+        sent.add_accepted(version(4, Some(10), false));
+        assert!(!sent.requires_document(), "an older event changes nothing");
+        sent.add_accepted(version(7, Some(10), false));
+        assert!(sent.requires_document());
+        assert_eq!(sent.held_by(5, 10), HeldVersion::Superseded);
+    }
+
+    #[test]
+    fn a_delete_with_an_unknown_outcome_may_have_removed_the_document() {
+        let mut sent = SentVersions::default();
+        sent.add_accepted(version(5, Some(10), false));
+        sent.add_possible(delete(6));
+        assert!(!sent.requires_document());
+        assert_eq!(sent.held_by(5, 10), HeldVersion::Event(1), "it may also still be there");
+        sent.add_accepted(version(7, Some(10), false));
+        assert!(sent.requires_document(), "a newer event is stored whatever the delete did");
     }
 
     #[test]

@@ -56,6 +56,7 @@ pub async fn run(config: &consumer::Config, options: &VerifyOptions) -> Result<R
     let mut comparison = Comparison::new(header.clone(), lines, dead_letters, (&backlog, &topics))?;
     let store = store_of(config, &header)?;
     comparison.source_field.clone_from(&store.source_field);
+    comparison.ttl_ms = store.ttl.map(|ttl| i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX));
     documents(config, &header, &store.collection, |document| comparison.compare_document(document)).await?;
     let (owned_config, lacking) = (config.clone(), comparison.lacking());
     let (header, lines) = Lines::open(ledger)?;
@@ -89,6 +90,10 @@ fn check_config(config: &consumer::Config, header: &Header) -> Result<(), Config
     if !config.expected.contains(source) {
         let why = format!("does not contain the ledger's source {source}, which is therefore not stored");
         faults.push(("EXPECTED_SOURCE".to_owned(), why));
+    }
+    if header.workload.deletes_ppm > 0 && file.is_none_or(|store| store.tombstones.is_none()) {
+        let why = format!("has no `delete` for the ledger's source {source}, whose deletes are dead letters");
+        faults.push(("SOURCES_FILE".to_owned(), why));
     }
     if faults.is_empty() { Ok(()) } else { Err(ConfigErrors(faults)) }
 }
@@ -127,6 +132,10 @@ struct Comparison {
     header: Header,
     /// The field of a document that has the source's name.
     source_field: Option<String>,
+    /// How long after its timestamp a document expires.
+    ttl_ms: Option<i64>,
+    /// When the comparison began, in epoch milliseconds.
+    now_ms: i64,
     sent: HashMap<u64, SentVersions>,
     /// Keys that an unfinished record may still change.
     undecided: HashSet<u64>,
@@ -135,13 +144,15 @@ struct Comparison {
     report: Report,
 }
 
-/// A document that a newer event should have replaced.
+/// A document that a newer event should have replaced or removed.
 #[derive(Debug)]
 struct SupersededDocument {
     key: u64,
     stored: VersionTimes,
     /// Its id and its times, as text.
     description: String,
+    /// Whether the newest event deletes.
+    is_resurrected: bool,
 }
 
 /// For each partition, the offset after its last accepted event, as far as the ledger has it.
@@ -203,6 +214,7 @@ impl Comparison {
                 timestamp: line.timestamp,
                 ingested_at: line.ingested_at,
                 may_be_repeated: line.may_be_repeated(),
+                deletes: header.workload.deletes(line.n),
             };
             let key = header.workload.key(line.n);
             if may_be_unfinished(&line, backlog) {
@@ -230,10 +242,13 @@ impl Comparison {
             run: header.run.clone(),
             ledger,
             undecided: undecided.len() as u64,
+            has_deletes: header.workload.deletes_ppm > 0,
             dead_lettered: dead_letters.finding,
             ..Report::default()
         };
-        Ok(Self { header, source_field: None, sent, undecided, superseded: Vec::new(), report })
+        let (source_field, ttl_ms, superseded) = (None, None, Vec::new());
+        let now_ms = jiff::Timestamp::now().as_millisecond();
+        Ok(Self { header, source_field, ttl_ms, now_ms, sent, undecided, superseded, report })
     }
 
     /// Compares a document whose id has the run's prefix.
@@ -258,9 +273,12 @@ impl Comparison {
         };
         let description = format!("{id}: event_timestamp {timestamp}, ingested_at {ingested_at}");
         match sent.held_by(timestamp, ingested_at) {
-            HeldVersion::Superseded => {
+            // The server removes it within a minute.
+            HeldVersion::Superseded if is_expired(timestamp, self.ttl_ms, self.now_ms) => {}
+            held @ (HeldVersion::Superseded | HeldVersion::Resurrected) => {
                 let stored = VersionTimes { timestamp, ingested_at };
-                self.superseded.push(SupersededDocument { key, stored, description });
+                let is_resurrected = held == HeldVersion::Resurrected;
+                self.superseded.push(SupersededDocument { key, stored, description, is_resurrected });
             }
             HeldVersion::NotSent => {
                 self.report.altered.add(|| format!("{description}: no accepted event has these times"));
@@ -276,7 +294,11 @@ impl Comparison {
                     None => payload.fields,
                 };
                 let source_field = self.source_field.as_deref().map(|field| (field, &*self.header.source));
-                let expected = expected_document(payload, metadata, source_field);
+                let mut expected = expected_document(payload, metadata, source_field);
+                if let Some(ttl_ms) = self.ttl_ms {
+                    let expires_at = timestamp.saturating_add(ttl_ms).min(events::Millis::MAX.get());
+                    expected.insert("expires_at", bson::DateTime::from_millis(expires_at));
+                }
                 let differing = differences(&expected, stored);
                 if !differing.is_empty() {
                     let names = differing.join(", ");
@@ -291,18 +313,29 @@ impl Comparison {
     fn lacking(&self) -> HashMap<u64, VersionTimes> {
         let decided = self.sent.iter().filter(|(key, _)| !self.undecided.contains(key));
         let missing = decided.filter(|(_, sent)| sent.requires_document() && sent.documents == 0);
+        let missing = missing.filter(|(_, sent)| !self.has_expired(sent));
         let missing = missing.map(|(key, _)| (*key, VersionTimes::NONE));
         let superseded = self.superseded.iter().map(|document| (document.key, document.stored));
         missing.chain(superseded).collect()
     }
 
+    /// Whether the server has removed the newest document of an id because it expired.
+    fn has_expired(&self, sent: &SentVersions) -> bool {
+        sent.newest_timestamp().is_some_and(|newest| is_expired(newest, self.ttl_ms, self.now_ms))
+    }
+
     /// Completes the report. `gone` are those of the [`Comparison::lacking`] keys whose records
     /// Kafka no longer has.
     fn finish(mut self, gone: &HashSet<u64>) -> Report {
-        for SupersededDocument { key, description, .. } in std::mem::take(&mut self.superseded) {
+        let expired = self.sent.values().filter(|sent| sent.documents == 0 && sent.requires_document());
+        self.report.expired = expired.filter(|sent| self.has_expired(sent)).count() as u64;
+        let superseded = std::mem::take(&mut self.superseded);
+        for SupersededDocument { key, description, is_resurrected, .. } in superseded {
             if gone.contains(&key) {
                 let why = "newer events were accepted, and the topic no longer has their records";
                 self.report.gone.add(|| format!("{description}: {why}"));
+            } else if is_resurrected {
+                self.report.resurrected.add(|| format!("{description}: a newer delete was accepted"));
             } else {
                 self.report.superseded.add(|| format!("{description}: a newer event was accepted"));
             }
@@ -322,10 +355,15 @@ impl Comparison {
     }
 }
 
+/// Whether a document with this timestamp has expired.
+fn is_expired(timestamp: i64, ttl_ms: Option<i64>, now_ms: i64) -> bool {
+    ttl_ms.is_some_and(|ttl_ms| timestamp.saturating_add(ttl_ms) <= now_ms)
+}
+
 /// Checks that the run's seed generates the event of a line.
 fn check_line(header: &Header, line: &Line) -> Result<(), BoxError> {
     let id = id_of(&header.run, header.workload.key(line.n));
-    if line.id != id || line.hash != hash(&header.workload.payload(line.n).text) {
+    if line.id != id || line.hash != hash(&header.workload.text(line.n)) {
         return Err(format!(
             "the seed of the ledger does not generate its event {} ({}): the ledger was changed, or another version \
              of slipstream wrote it",

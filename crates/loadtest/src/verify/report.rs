@@ -80,6 +80,10 @@ pub struct Report {
     pub per_second: Option<f64>,
     /// Ids that were not compared, because an unfinished record may still change them.
     pub undecided: u64,
+    /// Whether events of the run delete.
+    pub has_deletes: bool,
+    /// Ids whose newest document has expired and is removed.
+    pub expired: u64,
     /// Ids with an accepted event and no document.
     pub missing: Finding,
     /// Ids that lack an accepted event whose record Kafka no longer has.
@@ -88,6 +92,8 @@ pub struct Report {
     pub duplicated: Finding,
     /// Documents that hold an event that a newer one should have replaced.
     pub superseded: Finding,
+    /// Documents that a newer delete should have removed.
+    pub resurrected: Finding,
     /// Documents that differ from the sent event.
     pub altered: Finding,
     /// Documents with an id of the run that was never sent, or was rejected.
@@ -99,12 +105,13 @@ pub struct Report {
 }
 
 impl Report {
-    fn findings(&self) -> [(&'static str, &Finding); 6] {
+    fn findings(&self) -> [(&'static str, &Finding); 7] {
         [
             ("missing", &self.missing),
             ("gone", &self.gone),
             ("duplicated", &self.duplicated),
             ("superseded", &self.superseded),
+            ("resurrected", &self.resurrected),
             ("altered", &self.altered),
             ("foreign", &self.foreign),
         ]
@@ -149,6 +156,7 @@ impl Report {
             "finished_per_second": self.per_second.map(rounded),
             "waiting_seconds": seconds_left(self.waiting, self.per_second).map(rounded),
             "not_judged": self.undecided,
+            "expired": self.expired,
             "dead_lettered": self.dead_lettered,
             "expected_dead_letters": self.expected_dead_letters,
             "attempts": attempts,
@@ -183,6 +191,9 @@ impl fmt::Display for Report {
             writeln!(f, "  waiting        {records}: {}", estimate(self.waiting, self.per_second))?;
             writeln!(f, "  not compared   {ids}: their documents may still change")?;
         }
+        if self.expired > 0 {
+            writeln!(f, "  expired        {}: their documents are removed", counted(self.expired, "id"))?;
+        }
         let examples = |f: &mut fmt::Formatter<'_>, finding: &Finding| {
             finding.examples.iter().try_for_each(|example| writeln!(f, "      {example}"))?;
             match finding.count - finding.examples.len() as u64 {
@@ -191,6 +202,9 @@ impl fmt::Display for Report {
             }
         };
         for (name, finding) in self.findings() {
+            if name == "resurrected" && !self.has_deletes {
+                continue;
+            }
             writeln!(f, "  {name:<14} {}", finding.count)?;
             examples(f, finding)?;
         }

@@ -1,6 +1,7 @@
 //! The endpoints of the sources of the file, as copies of those that every producer has.
 
 use axum::http::Method;
+use events::{Loc, Violation};
 use serde_json::{Map, Value, json};
 use sources::{Pull, Records, Source, Upstream};
 
@@ -42,6 +43,9 @@ pub(super) fn add(document: &mut Value, config: &Config) {
             let reference = json!({"$ref": format!("#/components/schemas/{component}")});
             push(document, &original, source, &reference, config);
         }
+        if source.delete.is_some() {
+            delete(document, &original, source, config);
+        }
         if let Some(pull) = &source.pull {
             fetch(document, &original, source, pull, config);
         }
@@ -57,13 +61,15 @@ fn copy(
     (errors, config): (Vec<ErrorExample>, &Config),
 ) {
     let lower = method.as_str().to_ascii_lowercase();
-    let mut operation = original[*from][&lower].clone();
+    // A delete is described like the event that it is.
+    let of_original = if *from == "/ingest" { "post" } else { &*lower };
+    let mut operation = original[*from][of_original].clone();
     remove_links(&mut operation);
     let id = operation["operationId"].as_str().unwrap_or_default().replace("Aircraft", "Source");
     operation["operationId"] = format!("{id}_{}", source.name).into();
     operation["tags"] = json!([source.name.as_str()]);
     change(&mut operation);
-    let changes = *method == Method::POST;
+    let changes = *method == Method::POST || *from == "/ingest";
     let limit = if changes { Limit::InFlight } else { Limit::Connections };
     let endpoint =
         Endpoint { method: method.clone(), path: "", auth: Auth::ApiKey, limit, events: Events::None };
@@ -95,6 +101,45 @@ fn push(document: &mut Value, original: &Value, source: &Source, record: &Value,
     };
     let to = (Method::POST, "/batch", "/ingest/batch");
     copy(document, original, (source, &to), many, (batch_errors(config), config));
+}
+
+fn delete(document: &mut Value, original: &Value, source: &Source, config: &Config) {
+    let topic = config.topic_of(source);
+    let change = |operation: &mut Value| {
+        operation["operationId"] = format!("deleteDocument_{}", source.name).into();
+        operation["summary"] = format!("Deletes a document of {}", source.name).into();
+        operation["description"] = "202 is returned only after Kafka acknowledged the event. The consumer deletes the \
+            document unless an event with a newer timestamp is stored, and keeps older events out from then on."
+            .into();
+        if let Some(operation) = operation.as_object_mut() {
+            operation.remove("requestBody");
+        }
+        operation["parameters"] = json!([
+            {
+                "name": "id",
+                "in": "path",
+                "required": true,
+                "description": "The id of the event, percent-encoded.",
+                "schema": {"type": "string", "minLength": 1, "maxLength": 256},
+            },
+            {
+                "name": "timestamp",
+                "in": "query",
+                "description": "When the document was deleted: epoch seconds or milliseconds, or RFC 3339. If absent, now.",
+                "schema": {"type": ["number", "string"]},
+            },
+        ]);
+        operation["responses"]["202"]["content"]["application/json"]["example"]["topic"] = topic.into();
+    };
+    let violation = Violation {
+        loc: vec![Loc::Name("query".into()), Loc::Name("timestamp".into())],
+        msg: "Input should be a number or RFC 3339 text".into(),
+        kind: "timestamp",
+    };
+    let own = [ApiError::UnexpectedIdempotencyKey, ApiError::Violations(vec![violation])];
+    let errors = examples(own.into_iter().chain(delivery_errors()));
+    let to = (Method::DELETE, "/{id}", "/ingest");
+    copy(document, original, (source, &to), change, (errors, config));
 }
 
 fn fetch(document: &mut Value, original: &Value, source: &Source, pull: &Pull, config: &Config) {

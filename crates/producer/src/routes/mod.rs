@@ -2,6 +2,7 @@
 //! `/health` and `/metrics`.
 
 mod adsbdb;
+mod delete;
 mod docs;
 pub mod ingest;
 mod source;
@@ -45,10 +46,13 @@ const INGEST: &str = "/ingest";
 /// The path of the records of a source.
 const SOURCE: &str = "/ingest/{source}";
 
+/// The path of the document of an id.
+const DOCUMENT: &str = "/ingest/{source}/{id}";
+
 /// The endpoints of the sources of the file, with the columns of [`ROUTES`]. They exist only with a
 /// file.
 #[rustfmt::skip]
-static SOURCE_ROUTES: [Route; 6] = [
+static SOURCE_ROUTES: [Route; 7] = [
     route(endpoint(POST, SOURCE, ApiKey, InFlight, One),
         |_| post(source::ingest), openapi::no_errors),
     route(endpoint(POST, "/ingest/{source}/batch", ApiKey, InFlight, Many),
@@ -62,6 +66,9 @@ static SOURCE_ROUTES: [Route; 6] = [
         |_| without_body(get(source::show_job)), openapi::no_errors),
     route(endpoint(DELETE, "/ingest/{source}/poll/{job_id}", ApiKey, Connections, Events::None),
         |_| without_body(delete(source::cancel_job)), openapi::no_errors),
+
+    route(endpoint(DELETE, DOCUMENT, ApiKey, InFlight, One),
+        |_| delete(delete::unrouted), openapi::no_errors),
 ];
 
 /// Every endpoint of the producer. Columns: method, path, authentication, limit class, events in
@@ -210,6 +217,10 @@ impl Dispatcher {
             }
             if matched.has_method && matched.endpoint.path == SOURCE {
                 return source::handle(&self.state, admission, permit, request).await.into_response();
+            }
+            if matched.has_method && matched.endpoint.path == DOCUMENT {
+                let handled = delete::handle(&self.state, admission, permit, request);
+                return Box::pin(handled).await.into_response();
             }
             // Boxed, so that single events need no memory for this future.
             Box::pin(self.route(request, admission, permit)).await

@@ -26,7 +26,7 @@ use crate::state::{Admission, AppState, Parts, Permit};
 use crate::traces::traceparent;
 
 /// The source that the path of a request names.
-fn source_of<'s>(state: &'s Parts, request: &Request) -> Result<&'s Source, ApiError> {
+pub(super) fn source_of<'s>(state: &'s Parts, request: &Request) -> Result<&'s Source, ApiError> {
     let name = request.uri().path().split('/').nth(2).unwrap_or_default();
     state.sources.get(name).ok_or(ApiError::SourceNotFound)
 }

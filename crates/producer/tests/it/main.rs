@@ -19,6 +19,7 @@ mod client_faults;
 mod compressed;
 mod contract;
 mod cors;
+mod deletes;
 mod documentation;
 mod fuzz;
 mod hostile_sources;

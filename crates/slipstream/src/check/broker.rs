@@ -44,6 +44,7 @@ pub async fn check(config: &consumer::Config) -> Vec<Finding> {
         }
     }
     let (positions, is_complete) = check_topics(&cluster, &specs, &topics, &mut findings).await;
+    findings.extend(check_tombstones(config, &topics));
     match cluster.group().await {
         Ok(group) => {
             let foreign_members = group.foreign_members(&config.client_id());
@@ -138,6 +139,42 @@ fn check_retention(name: &str, topic: &Topic) -> Vec<Finding> {
         Finding::warn(topic_subject(name), cause, remedy)
     };
     retention_limits(topic).map(warning).collect()
+}
+
+/// Checks that the deletes of each source are remembered as long as its topic keeps records.
+fn check_tombstones(config: &consumer::Config, topics: &BTreeMap<String, Topic>) -> Vec<Finding> {
+    let Some(configured) = config.expected.configured() else { return Vec::new() };
+    let mut findings = Vec::new();
+    for source in configured.stored() {
+        let kept_for = configured.store(source.as_str()).and_then(|store| store.tombstones);
+        let Some(kept_ms) = kept_for.and_then(|kept_for| i64::try_from(kept_for.as_millis()).ok()) else {
+            continue;
+        };
+        for name in config.topics_of(source.as_str()) {
+            let topic = topics.get(&name);
+            findings.extend(topic.and_then(|topic| forgets_deletes(source.as_str(), kept_ms, &name, topic)));
+        }
+    }
+    findings
+}
+
+/// The finding if the topic keeps records longer than deletes of `source` are remembered. Without
+/// the topic's configuration nothing is known.
+fn forgets_deletes(source: &str, kept_ms: i64, name: &str, topic: &Topic) -> Option<Finding> {
+    let retention = number(topic, "retention.ms")?;
+    let (kept, retained) = (duration_text(kept_ms), duration_text(retention));
+    let longer = match retention {
+        ..0 => "without a limit of age".to_owned(),
+        _ if retention > kept_ms => format!("for {retained} (retention.ms)"),
+        _ => return None,
+    };
+    let cause =
+        format!("deletes of {source} are remembered for {kept}, and the topic keeps records {longer}");
+    let remedy = format!(
+        "a record that is read again later may bring a deleted document back: raise `tombstones` of {source} in the \
+         sources file, or lower retention.ms of the topic"
+    );
+    Some(Finding::warn(topic_subject(name), cause, remedy))
 }
 
 /// The properties by which Kafka deletes records of the topic, each with the time of the deletion.
@@ -421,6 +458,24 @@ mod tests {
             .filter(|finding| finding.level != Level::Ok)
             .map(|finding| (finding.level, finding.cause))
             .collect()
+    }
+
+    #[test]
+    fn a_topic_that_outlives_the_deletes_of_a_source_is_a_warning() {
+        let cause = |retention: &str| {
+            let config = BTreeMap::from([("retention.ms".to_owned(), retention.to_owned())]);
+            let found = forgets_deletes("orders", 86_400_000, "t", &Topic { config, ..topic(3, 3, "2") });
+            found.map(|finding| (finding.level, finding.cause))
+        };
+        let warning = |longer: &str| {
+            let text =
+                format!("deletes of orders are remembered for 1 day, and the topic keeps records {longer}");
+            Some((Level::Warn, text))
+        };
+        assert_eq!(cause("-1"), warning("without a limit of age"));
+        assert_eq!(cause("172800000"), warning("for 2 days (retention.ms)"));
+        assert_eq!(cause("86400000"), None);
+        assert!(forgets_deletes("orders", 1, "t", &topic(3, 3, "2")).is_none(), "nothing is known");
     }
 
     #[test]

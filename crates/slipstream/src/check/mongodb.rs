@@ -240,7 +240,10 @@ async fn listed(mongo: &Mongo, expected: &ExpectedSources) -> Result<Vec<Source>
         return Ok(collections.filter_map(|name| Source::new(name).ok()).collect());
     }
     let names = mongo.database.list_collection_names().filter(doc! { "type": "collection" });
-    let names = mongo.reply(names).await?;
+    let mut names = mongo.reply(names).await?;
+    if let Some(configured) = expected.configured() {
+        names.retain(|name| !configured.has_deletes(name));
+    }
     Ok(names.into_iter().filter_map(|name| Source::new(name).ok()).collect())
 }
 

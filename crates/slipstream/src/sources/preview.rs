@@ -10,7 +10,7 @@ use ::sources::{Answer, Context, HttpApi, Pointer, Record, Records, Source, Sour
 use bson::Document;
 use consumer::ExpectedSources;
 use consumer::mongo::{UpsertKeys, needed_indexes};
-use events::{Decoded, Event, Millis, RecordView, RequestError, Rules, Violation};
+use events::{Decoded, Event, Millis, Operation, RecordView, RequestError, Rules, Violation};
 use kafka::BoxError;
 use producer::extraction::{Extraction, extract, payload_violations};
 use producer::pull::fetch_first_page;
@@ -135,7 +135,8 @@ struct Shown {
 /// An event and its document.
 struct Stored {
     envelope: String,
-    document: Document,
+    /// `None` if the event deletes the document.
+    document: Option<Document>,
     /// The filter that finds the document.
     filter: Document,
 }
@@ -195,14 +196,15 @@ impl Report {
                 Ok(stored) => (Some(stored), &[][..]),
                 Err(faults) => (None, faults.as_slice()),
             };
-            let raw = |document: fn(&Stored) -> &Document| {
-                stored.and_then(|stored| RawValue::from_string(extended_json(document(stored))).ok())
+            let raw = |document: fn(&Stored) -> Option<&Document>| {
+                let document = stored.and_then(document)?;
+                RawValue::from_string(extended_json(document)).ok()
             };
             ShownJson {
                 record: shown.number,
                 envelope: stored.and_then(|stored| RawValue::from_string(stored.envelope.clone()).ok()),
-                document: raw(|stored| &stored.document),
-                filter: raw(|stored| &stored.filter),
+                document: raw(|stored| stored.document.as_ref()),
+                filter: raw(|stored| Some(&stored.filter)),
                 faults: faults.to_vec(),
             }
         };
@@ -258,11 +260,14 @@ impl fmt::Display for Report {
             writeln!(f, "record {number}")?;
             match outcome {
                 Ok(Stored { envelope, document, .. }) => {
-                    if self.has_schema {
+                    if self.has_schema && document.is_some() {
                         writeln!(f, "  schema    valid")?;
                     }
                     writeln!(f, "  envelope  {envelope}")?;
-                    writeln!(f, "  document  {}", extended_json(document))?;
+                    match document {
+                        Some(document) => writeln!(f, "  document  {}", extended_json(document))?,
+                        None => writeln!(f, "  delete    the document of this id")?,
+                    }
                 }
                 Err(faults) => {
                     faults.iter().try_for_each(|fault| writeln!(f, "  FAULT     {fault}"))?;
@@ -350,8 +355,13 @@ impl Mapping<'_> {
             Ok(Decoded::OtherSource(source)) => return Err(format!("unexpected source {source}")),
             Err(poison) => return Err(format!("{}: {}", poison.class, poison.reason)),
         };
-        let document =
-            Document::try_from(event.document.as_ref()).map_err(|error| format!("document: {error}"))?;
+        let document = match event.operation {
+            Operation::Delete => None,
+            Operation::Replace => {
+                let document = Document::try_from(event.document.as_ref());
+                Some(document.map_err(|error| format!("document: {error}"))?)
+            }
+        };
         let envelope = String::from_utf8(value).map_err(|error| format!("envelope: {error}"))?;
         Ok(Stored { envelope, document, filter: self.keys.filter(&event) })
     }

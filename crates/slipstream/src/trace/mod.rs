@@ -17,7 +17,9 @@ use kafka::topic_reader::RecordPosition;
 use kafka::topics::TopicSpec;
 use loadtest::mongo::Mongo;
 use rdkafka::message::BorrowedMessage;
-use search::{Content, FoundDeadLetter, FoundRecord, RecordOutcome, Search, outcome_of};
+use search::{
+    Content, FoundDeadLetter, FoundRecord, RecordOutcome, Search, outcome_of, with_absence_explained,
+};
 use serde_json::{Value, json};
 use service::plural::counted;
 
@@ -105,10 +107,12 @@ async fn documents(
     records: &[FoundRecord],
 ) -> Result<Vec<Stored>, BoxError> {
     let events = records.iter().filter_map(|record| match &record.content {
-        Content::Event(event) => Some(query(config, event)),
+        Content::Event(event) => {
+            Some(std::iter::once(query(config, event)).chain(tombstone_query(config, event)))
+        }
         _ => None,
     });
-    let mut queries: Vec<(String, Document)> = events.collect();
+    let mut queries: Vec<(String, Document)> = events.flatten().collect();
     if queries.is_empty() {
         let names = collections(mongo, &config.expected).await?;
         queries = names.into_iter().map(|name| (name.to_string(), doc! { "event_id": id })).collect();
@@ -135,6 +139,13 @@ fn query(config: &consumer::Config, event: &StorableEvent) -> (String, Document)
     (store.collection, filter)
 }
 
+/// The collection and the filter of the tombstone of an event's id, if its source has deletes.
+fn tombstone_query(config: &consumer::Config, event: &StorableEvent) -> Option<(String, Document)> {
+    let store = config.expected.store_of(&event.source, &config.store.upsert_keys);
+    store.tombstones?;
+    Some((sources::deletes_collection(&store.collection), doc! { "_id": event.id.as_str() }))
+}
+
 fn traced(
     record: FoundRecord,
     dead_letters: &[FoundDeadLetter],
@@ -142,16 +153,24 @@ fn traced(
     documents: &[Stored],
     config: &consumer::Config,
 ) -> Traced {
+    let find = |(collection, filter): (String, Document)| {
+        let found =
+            documents.iter().find(|stored| stored.collection == collection && stored.filter == filter);
+        found.map(|stored| &stored.document)
+    };
     let document = match &record.content {
-        Content::Event(event) => {
-            let (collection, filter) = query(config, event);
-            documents.iter().find(|stored| stored.collection == collection && stored.filter == filter)
-        }
+        Content::Event(event) => find(query(config, event)),
         _ => None,
     };
     let committed = committed.get(&(record.position.topic.clone(), record.position.partition)).copied();
-    let document = document.map(|stored| &stored.document);
-    let outcome = outcome_of(&record, dead_letters, committed, document);
+    let mut outcome = outcome_of(&record, dead_letters, committed, document);
+    if let Content::Event(event) = &record.content {
+        let store = config.expected.store_of(&event.source, &config.store.upsert_keys);
+        let ttl_ms = store.ttl.map(|ttl| i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX));
+        let now_ms = jiff::Timestamp::now().as_millisecond();
+        let tombstone = tombstone_query(config, event).and_then(find);
+        outcome = with_absence_explained(outcome, event, tombstone, (ttl_ms, now_ms));
+    }
     Traced { record, committed, outcome }
 }
 

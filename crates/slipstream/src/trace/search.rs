@@ -3,7 +3,7 @@
 
 use bson::{Bson, Document};
 use consumer::ExpectedSources;
-use events::{Decoded, Poison, RecordView, StorableEvent};
+use events::{Decoded, Operation, Poison, RecordView, StorableEvent};
 use kafka::BoxError;
 use kafka::headers::{error_header, origin};
 use kafka::topic_reader::{CONTINUE, RecordPosition, TopicReader};
@@ -117,6 +117,12 @@ pub enum RecordOutcome {
     Stored,
     /// The document holds a newer event.
     Superseded,
+    /// A newer delete removed the document.
+    SupersededByDelete,
+    /// The record deletes, and its key has no document.
+    Deleted,
+    /// The document expired, and the server removed it.
+    Expired,
     /// The group has not finished it.
     Waiting,
     /// The record is a dead letter; the reason.
@@ -132,7 +138,9 @@ impl RecordOutcome {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Stored => "stored",
-            Self::Superseded => "superseded",
+            Self::Superseded | Self::SupersededByDelete => "superseded",
+            Self::Deleted => "deleted",
+            Self::Expired => "expired",
             Self::Waiting => "waiting",
             Self::DeadLettered(_) => "dead_lettered",
             Self::Skipped(_) => "skipped",
@@ -145,6 +153,9 @@ impl RecordOutcome {
         match self {
             Self::Stored => "stored".into(),
             Self::Superseded => "superseded by a newer event".into(),
+            Self::SupersededByDelete => "superseded by a newer delete".into(),
+            Self::Deleted => "deleted".into(),
+            Self::Expired => "expired".into(),
             Self::Waiting => "waits for the consumer".into(),
             Self::DeadLettered(reason) => format!("dead-lettered: {reason}"),
             Self::Skipped(why) => format!("skipped: {why}"),
@@ -177,12 +188,46 @@ pub fn outcome_of(
     }
 }
 
+/// The outcome of an event that seems to lack its document: `tombstone` is the one of its id, and
+/// documents of its source expire after `ttl_ms`.
+pub fn with_absence_explained(
+    outcome: RecordOutcome,
+    event: &StorableEvent,
+    tombstone: Option<&Document>,
+    (ttl_ms, now_ms): (Option<i64>, i64),
+) -> RecordOutcome {
+    if event.operation == Operation::Delete || !matches!(outcome, RecordOutcome::Missing(_)) {
+        return outcome;
+    }
+    if tombstone.is_some_and(|tombstone| version(tombstone) >= own_version(event)) {
+        return RecordOutcome::SupersededByDelete;
+    }
+    match ttl_ms {
+        Some(ttl_ms) if event.timestamp.get().saturating_add(ttl_ms) <= now_ms => RecordOutcome::Expired,
+        _ => outcome,
+    }
+}
+
+fn version(document: &Document) -> (f64, f64) {
+    let field = |name: &str| rank(document.get(name));
+    (field("event_timestamp"), field("ingested_at"))
+}
+
+fn own_version(event: &StorableEvent) -> (f64, f64) {
+    (event.timestamp.get() as f64, event.ingested_at.get() as f64)
+}
+
 fn of_event(event: &StorableEvent, is_finished: bool, document: Option<&Document>) -> RecordOutcome {
-    let stored = document.map(|document| {
-        let field = |name: &str| rank(document.get(name));
-        (field("event_timestamp"), field("ingested_at"))
-    });
-    let own = (event.timestamp.get() as f64, event.ingested_at.get() as f64);
+    let stored = document.map(version);
+    let own = own_version(event);
+    if event.operation == Operation::Delete {
+        return match stored {
+            Some(stored) if stored > own => RecordOutcome::Superseded,
+            _ if !is_finished => RecordOutcome::Waiting,
+            None => RecordOutcome::Deleted,
+            Some(_) => RecordOutcome::Missing("the document that it deletes is stored".into()),
+        };
+    }
     match stored {
         Some(stored) if stored == own => RecordOutcome::Stored,
         Some(stored) if stored > own => RecordOutcome::Superseded,
@@ -242,6 +287,34 @@ mod tests {
         assert_eq!(name(None, None), "waiting");
         assert_eq!(name(Some(8), None), "missing");
         assert_eq!(name(Some(8), Some(doc! {})), "missing");
+    }
+
+    #[test]
+    fn a_delete_and_what_it_removed_have_outcomes() {
+        let position = RecordPosition { topic: "t".into(), partition: 0, offset: 7 };
+        let version = |timestamp: i64| doc! { "event_timestamp": timestamp, "ingested_at": 6_i64 };
+        let mut record = record(br#"{"source":"adsbdb","timestamp":5,"ingested_at":6,"payload":{}}"#);
+        let Content::Event(event) = &mut record.content else { panic!("an event") };
+        let explained = |outcome, tombstone: Option<i64>, ttl_ms| {
+            let tombstone = tombstone.map(version);
+            with_absence_explained(outcome, event, tombstone.as_ref(), (ttl_ms, 100)).name()
+        };
+        let missing = || RecordOutcome::Missing("x".into());
+        assert_eq!(explained(missing(), Some(5), None), "superseded");
+        assert_eq!(explained(missing(), Some(4), None), "missing");
+        assert_eq!(explained(missing(), None, Some(95)), "expired");
+        assert_eq!(explained(missing(), None, Some(96)), "missing");
+        assert_eq!(explained(RecordOutcome::Waiting, Some(9), Some(1)), "waiting");
+        event.operation = Operation::Delete;
+        let record = FoundRecord { position, timestamp_ms: Some(5), content: Content::Event(event.clone()) };
+        let name = |committed, document: Option<Document>| {
+            outcome_of(&record, &[], committed, document.as_ref()).name()
+        };
+        assert_eq!(name(Some(8), None), "deleted");
+        assert_eq!(name(Some(7), None), "waiting");
+        assert_eq!(name(Some(7), Some(version(6))), "superseded");
+        assert_eq!(name(Some(7), Some(version(5))), "waiting");
+        assert_eq!(name(Some(8), Some(version(5))), "missing");
     }
 
     #[test]

@@ -45,13 +45,14 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Snapshot { inserted, updated, unchanged, superseded, dead_lettered, skipped, repeated, .. } =
-            self.consumed;
+        let Snapshot { inserted, updated, unchanged, superseded, deleted, .. } = self.consumed;
+        let Snapshot { dead_lettered, skipped, repeated, .. } = self.consumed;
+        let deleted = if deleted > 0 { format!(" + {deleted} deleted") } else { String::new() };
         let again = if repeated > 0 { format!(" - {repeated} read again") } else { String::new() };
         write!(
             f,
-            "{} = {inserted} inserted + {updated} updated + {unchanged} unchanged + {superseded} superseded \
-             + {dead_lettered} dead-lettered + {skipped} skipped{again} + {} waiting",
+            "{} = {inserted} inserted + {updated} updated + {unchanged} unchanged + {superseded} superseded\
+             {deleted} + {dead_lettered} dead-lettered + {skipped} skipped{again} + {} waiting",
             counted(self.topic.records, "record"),
             self.topic.waiting
         )?;

@@ -1,55 +1,75 @@
 //! The fields below `store`.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use events::Source as SourceName;
 
 use super::{Parser, flat};
-use crate::config::{Index, IndexKind, Store};
+use crate::config::{Index, IndexKind, Store, deletes_collection};
 use crate::reader::At;
 use crate::tree::Value;
 
-const FIELDS: [&str; 4] = ["collection", "keys", "source_field", "indexes"];
+const FIELDS: [&str; 5] = ["collection", "keys", "source_field", "indexes", "ttl"];
 const TIME_SERIES: &str = "a time-series collection takes no unique index and no upsert, so a repeated record would be \
                            stored twice (G2) and a newer one would not replace an older one (G3); use a plain \
                            collection with an index on event_timestamp";
+/// The field with the time at which a document expires.
+const EXPIRES_AT: &str = "expires_at";
+/// Another key would not find the document, because a delete has only the id.
+const DELETE_KEYS: &str = "a delete knows only the id, so a source with `delete` has `keys: [event_id]`";
 /// MongoDB's limit of fields in an index.
 const MAX_KEYS: usize = 32;
 /// MongoDB's limit of indexes is 64. Some are Slipstream's own.
 const MAX_INDEXES: usize = 32;
 
 impl Parser<'_> {
-    /// `entry` is the source, `name` its name. `collections` has the sources of the collections so
-    /// far.
+    /// `entry` is the source, `name` its name. `takes_deletes` is whether it has `delete`.
     pub(super) fn store(
         &mut self,
         at: Option<&At<'_>>,
         name: &str,
-        collections: &mut BTreeMap<String, String>,
+        takes_deletes: bool,
         entry: &At<'_>,
     ) -> Option<Store> {
-        let mut store =
-            Store { collection: name.to_owned(), keys: None, source_field: None, indexes: Vec::new() };
         let Some(at) = at else {
-            self.claim(name, name, collections, entry);
-            return Some(store);
+            self.claim(name, name, takes_deletes, entry);
+            return Some(Store { keys: takes_deletes.then(event_id), ..Store::of(name) });
         };
         let refused = [("time_series", TIME_SERIES), ("timeseries", TIME_SERIES)];
         let fields = at.fields(&mut self.report, &FIELDS, &refused)?;
         let collection_field = fields.get("collection");
         let collection = collection_field.as_ref().map(|at| at.parsed(&mut self.report, collection));
-        let keys = fields.get("keys").map(|at| self.keys(&at));
+        let keys_field = fields.get("keys");
+        let keys = keys_field.as_ref().map(|at| self.keys(at));
         let source_field = fields.get("source_field").map(|at| at.parsed(&mut self.report, source_field));
         let indexes = fields.get("indexes").map(|at| self.indexes(&at));
-        if let Some(collection) = flat(collection)? {
-            store.collection = collection;
+        let ttl_field = fields.get("ttl");
+        let ttl = ttl_field.as_ref().map(|at| at.duration(&mut self.report, "1s", "36500d"));
+        let collection = flat(collection)?.unwrap_or_else(|| name.to_owned());
+        self.claim(&collection, name, takes_deletes, collection_field.as_ref().unwrap_or(entry));
+        let mut store = Store {
+            collection,
+            keys: flat(keys)?,
+            source_field: flat(source_field)?,
+            indexes: flat(indexes)?.unwrap_or_default(),
+            ttl: flat(ttl)?,
+        };
+        self.check_indexes(at, &store);
+        if let Some(at) = &ttl_field {
+            self.check_ttl(at, &store);
         }
-        let collection = store.collection.clone();
-        self.claim(&collection, name, collections, collection_field.as_ref().unwrap_or(entry));
-        store.keys = flat(keys)?;
-        store.source_field = flat(source_field)?;
-        store.indexes = flat(indexes)?.unwrap_or_default();
+        if takes_deletes {
+            if let Some(at) = &keys_field
+                && store.keys != Some(event_id())
+            {
+                at.fault(&mut self.report, DELETE_KEYS);
+            }
+            store.keys = Some(event_id());
+        }
+        Some(store)
+    }
+
+    fn check_indexes(&mut self, at: &At<'_>, store: &Store) {
         let unique = store.keys.as_ref().unwrap_or(&self.settings.keys);
         let same = |index: &Index| {
             index.keys.iter().all(|(_, kind)| *kind == IndexKind::Ascending)
@@ -60,24 +80,41 @@ impl Parser<'_> {
             let message = format!("{fields} already has a unique index, which `indexes` should not repeat");
             at.fault(&mut self.report, message);
         }
-        Some(store)
     }
 
-    fn claim(
-        &mut self,
-        collection: &str,
-        name: &str,
-        collections: &mut BTreeMap<String, String>,
-        at: &At<'_>,
-    ) {
-        match collections.entry(collection.to_owned()) {
-            Entry::Vacant(entry) => {
-                entry.insert(name.to_owned());
-            }
-            Entry::Occupied(other) => {
-                let message =
-                    format!("the collection is that of the source {} too; each needs its own", other.get());
-                at.fault(&mut self.report, message);
+    /// Documents that expire have the field `expires_at`, which nothing else may write or index.
+    fn check_ttl(&mut self, at: &At<'_>, store: &Store) {
+        let is_own = |field: &String| field == EXPIRES_AT || field.starts_with("expires_at.");
+        let indexed = store.indexes.iter().flat_map(|index| &index.keys).map(|(field, _)| field);
+        let other_use = if store.keys.iter().flatten().any(is_own) {
+            "keys"
+        } else if store.source_field.as_ref().is_some_and(is_own) {
+            "source_field"
+        } else if indexed.into_iter().any(is_own) {
+            "indexes"
+        } else {
+            return;
+        };
+        let message =
+            format!("`ttl` writes and indexes the field expires_at, so `{other_use}` should not have it");
+        at.fault(&mut self.report, message);
+    }
+
+    /// Reserves a collection for a source, and the one that has its deletes.
+    fn claim(&mut self, collection: &str, name: &str, takes_deletes: bool, at: &At<'_>) {
+        let deletes = takes_deletes.then(|| deletes_collection(collection));
+        for collection in std::iter::once(collection.to_owned()).chain(deletes) {
+            match self.collections.entry(collection) {
+                Entry::Vacant(entry) => {
+                    entry.insert(name.to_owned());
+                }
+                Entry::Occupied(other) => {
+                    let message = format!(
+                        "the collection is that of the source {} too; each needs its own",
+                        other.get()
+                    );
+                    at.fault(&mut self.report, message);
+                }
             }
         }
     }
@@ -159,6 +196,10 @@ impl Parser<'_> {
         }
         Some(Index { keys, unique })
     }
+}
+
+fn event_id() -> Vec<String> {
+    vec!["event_id".to_owned()]
 }
 
 fn collection(text: &str) -> Result<String, String> {

@@ -61,7 +61,7 @@ const MANY_FAULTS: &[&str] = &[
     "23:17: sources.system.x.event.id: the variable NO_SUCH_VARIABLE is not defined",
     "25:5: sources.orders: the collection is that of the source quakes too; each needs its own",
     "26:12: sources.orders.topic: is not a topic name",
-    "27:5: sources.orders.delete: unknown field; known fields: description, pull, push,",
+    "27:13: sources.orders.delete: should be a map of fields and is a boolean",
     "28:12: sources.orders.event.id: this field is missing",
     "29:13: sources.orders.schema: the file cannot be read",
     "30:23: sources.orders.store.keys[1]: this field is part of another one",

@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod apis;
+mod deletes;
 mod examples;
 mod faults;
 mod measure;

@@ -2,6 +2,7 @@
 
 mod check;
 mod dead_letters;
+mod deletes;
 mod load;
 mod sources;
 mod sources_file;

@@ -1,5 +1,5 @@
 //! Random faults of processes, servers and networks for three minutes, one or two at a time, while
-//! members join and leave and poison records arrive.
+//! members join and leave and poison records arrive. A twentieth of the load deletes documents.
 
 use std::time::{Duration, Instant};
 
@@ -105,8 +105,8 @@ async fn storm() {
     let servers = ServerSetup { broker: true, database };
     let seed = seed.to_string();
     let load = ["--rate", "300", "--connections", "16", "--keys", "3000", "--seed", &seed];
-    let mut test =
-        FaultTest::start_with_load(Setup { servers, members: 2, load: &load, ..Setup::default() }).await;
+    let setup = Setup { servers, members: 2, load: &load, deletes: true, ..Setup::default() };
+    let mut test = FaultTest::start_with_load(setup).await;
     let (start, mut poison) = (Instant::now(), 0);
     let run = test.load_id_prefix().await;
     while start.elapsed() < DURATION {

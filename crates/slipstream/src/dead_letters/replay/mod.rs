@@ -55,6 +55,7 @@ pub async fn replay(
         max_replays: options.max_replays,
         topics: config.topics.clone(),
         existing: topics,
+        remembered_since: remembered_since(&config),
     };
     let (dry_run, json) = (options.dry_run, options.json);
     let report = Report::new(dry_run, json, group.clone());
@@ -80,6 +81,17 @@ pub async fn replay(
     output::write_line(text)?;
     outcome?;
     Ok(if report.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The sources with deletes, each with the time from which on they are remembered.
+fn remembered_since(config: &consumer::Config) -> BTreeMap<String, i64> {
+    let now_ms = jiff::Timestamp::now().as_millisecond();
+    let configured = config.expected.configured();
+    let stored = configured.into_iter().flat_map(|sources| {
+        sources.stored().filter_map(move |source| Some((source, sources.store(source.as_str())?.tombstones?)))
+    });
+    let since = |kept_for: Duration| now_ms.saturating_sub_unsigned(kept_for.as_millis() as u64);
+    stored.map(|(source, kept_for)| (source.to_string(), since(kept_for))).collect()
 }
 
 struct Replay {

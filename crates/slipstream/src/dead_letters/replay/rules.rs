@@ -23,6 +23,9 @@ pub struct ReplayRules {
     pub topics: Vec<String>,
     /// All topics, with their numbers of partitions.
     pub existing: BTreeMap<String, usize>,
+    /// The sources whose records may be older than the deletes that are still remembered, each with
+    /// the timestamp in milliseconds from which on they are.
+    pub remembered_since: BTreeMap<String, i64>,
 }
 
 /// The destination of a record.
@@ -49,6 +52,8 @@ pub enum Decision {
     NoOrigin,
     /// It has the maximum number of replays.
     MaxReplays,
+    /// Its document may have been deleted by a delete that is forgotten.
+    TooOld,
     /// It cannot be sent; the reason.
     Rejected(String),
 }
@@ -79,6 +84,10 @@ impl ReplayRules {
         }
         if dead_letter.replays >= self.max_replays {
             return Decision::MaxReplays;
+        }
+        let since = dead_letter.source.as_ref().and_then(|source| self.remembered_since.get(source));
+        if since.is_some_and(|since| dead_letter.timestamp_ms.is_none_or(|ms| ms < *since)) {
+            return Decision::TooOld;
         }
         match self.existing.get(&origin.topic) {
             None => Decision::Rejected(format!("topic {} does not exist: create it", origin.topic)),
@@ -123,6 +132,7 @@ pub struct Report {
     pulled: u64,
     no_origin: NamedRecords,
     max_replays: NamedRecords,
+    too_old: NamedRecords,
     rejected: NamedRecords,
 }
 
@@ -166,6 +176,10 @@ impl Report {
                     &format!("left out, replayed {}: {why}", counted(dead_letter.replays, "time")),
                 );
             }
+            Decision::TooOld => {
+                let why = "left out, because it is older than the deletes that its source remembers";
+                self.too_old.add(position, why);
+            }
             Decision::Rejected(why) => self.reject(position, why),
         }
     }
@@ -200,7 +214,7 @@ impl Report {
             EndReason::Signal => "signal",
             EndReason::Failure => "failure",
         };
-        json!({
+        let mut json = json!({
             "dry_run": self.dry_run,
             "group": self.group,
             "ended_by": end,
@@ -218,7 +232,13 @@ impl Report {
                 "max_replays": self.max_replays.first,
                 "refused": self.rejected.first,
             },
-        })
+        });
+        // Only sources with deletes have such records.
+        if self.too_old.count > 0 {
+            json["left_out"]["too_old"] = self.too_old.count.into();
+            json["named"]["too_old"] = json!(self.too_old.first);
+        }
+        json
     }
 }
 
@@ -232,6 +252,7 @@ impl fmt::Display for Report {
             (self.pulled, "of fetched records, which never were on a topic"),
             (self.no_origin.count, "without an original position"),
             (self.max_replays.count, "with the maximum number of replays"),
+            (self.too_old.count, "older than the deletes that their source remembers"),
         ];
         for (count, why) in left_out.into_iter().filter(|(count, _)| *count > 0) {
             write!(f, "\nleft out {why}: {count}")?;
@@ -282,6 +303,7 @@ mod tests {
             max_replays: 3,
             topics: vec!["a".into(), "gone".into()],
             existing: [("a".to_owned(), 2), ("b".to_owned(), 1)].into(),
+            remembered_since: [("orders".to_owned(), 1_000)].into(),
         };
         rules.decide(dead_letter)
     }
@@ -292,6 +314,20 @@ mod tests {
         assert_eq!(decision(&dead_letter(Some(position("a", 1)), 2), None), target(Some(1)));
         assert_eq!(decision(&dead_letter(Some(position("a", 2)), 0), None), target(None));
         assert_eq!(decision(&dead_letter(Some(position("a", -1)), 0), None), target(None));
+    }
+
+    #[test]
+    fn a_record_older_than_the_deletes_that_its_source_remembers_is_left_out() {
+        let of = |source: &str, timestamp_ms| {
+            let dead_letter = dead_letter(Some(position("a", 1)), 0);
+            decision(&DeadLetter { source: Some(source.into()), timestamp_ms, ..dead_letter }, None)
+        };
+        let sent = Decision::Send(Target { topic: "a".into(), partition: Some(1) });
+        assert_eq!(of("orders", Some(999)), Decision::TooOld);
+        assert_eq!(of("orders", None), Decision::TooOld);
+        assert_eq!(of("orders", Some(1_000)), sent);
+        assert_eq!(of("quakes", Some(1)), sent);
+        assert!(!Decision::TooOld.keeps_offset(), "no later run sends it");
     }
 
     #[test]
