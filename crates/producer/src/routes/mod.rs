@@ -26,6 +26,7 @@ use crate::config::Config;
 use crate::error::ApiError;
 use crate::http::middleware::{self, Auth, Endpoint, Events, HadSlash, Limit, Matched, reject};
 use crate::openapi::{self, ErrorExample};
+use crate::source_set::SourceSet;
 use crate::state::{Admission, AppState, Parts, Permit};
 
 use Auth::ApiKey;
@@ -149,13 +150,24 @@ fn find(method: &Method, path: &str) -> Matched {
 }
 
 /// Finds the endpoint of a request among those of all producers, and then among those of the
-/// sources of the file.
-fn find_with_sources(method: &Method, path: &str) -> Matched {
+/// sources of the file. A DELETE of `batch` or `poll` is the delete of a document only if the source
+/// takes deletes.
+fn find_with_sources(sources: &SourceSet, method: &Method, path: &str) -> Matched {
     let matched = find(method, path);
     if matched.is_known() {
         return matched;
     }
-    Matched::find(SOURCE_ROUTES.iter().map(|route| &route.endpoint), method, path)
+    let endpoints = || SOURCE_ROUTES.iter().map(|route| &route.endpoint);
+    let matched = Matched::find(endpoints(), method, path);
+    let takes_deletes = || {
+        let source = matched.source_in(path).and_then(|name| sources.get(name));
+        source.is_some_and(|source| source.delete.is_some())
+    };
+    if matched.endpoint.path == DOCUMENT && !takes_deletes() {
+        let others = endpoints().filter(|endpoint| endpoint.path != DOCUMENT);
+        return Some(Matched::find(others, method, path)).filter(Matched::is_known).unwrap_or(matched);
+    }
+    matched
 }
 
 /// Removes a slash at the end of the path. Both paths are equivalent.
@@ -202,8 +214,11 @@ impl Dispatcher {
     /// but those of exempt endpoints.
     pub async fn handle(&self, mut request: Request, extra: bool) -> Response {
         remove_slash(&mut request);
-        let find = if self.state.sources.has_file() { find_with_sources } else { find };
-        let matched = find(request.method(), request.uri().path());
+        let (method, path) = (request.method(), request.uri().path());
+        let matched = match self.state.sources.has_file() {
+            true => find_with_sources(&self.state.sources, method, path),
+            false => find(method, path),
+        };
         let extra = extra && matched.endpoint.limit != Exempt;
         if extra {
             self.state.metrics.connections.rejected();

@@ -101,6 +101,12 @@ async fn a_delete_that_cannot_be_accepted_says_why() {
     let body = shop.delete("/ingest/notes/a", &[], "").await.problem(404, false);
     assert_says(&body, &["the source notes takes no deletes", "delete: {}"]);
     shop.delete("/ingest/unknown/a", &[], "").await.problem(404, false);
+    // Here these are the endpoints of other methods.
+    for id in ["batch", "poll"] {
+        let response = shop.delete(&format!("/ingest/notes/{id}"), &[], "").await;
+        response.problem(405, false);
+        assert!(response.header("allow").is_some_and(|allow| allow.contains("POST")), "{response:?}");
+    }
     let body = shop.delete("/ingest/orders/%ff?timestamp=soon&at=1", &[], "").await.problem(422, false);
     let places: Vec<String> =
         body["errors"].as_array().unwrap().iter().map(|error| error["loc"].to_string()).collect();
