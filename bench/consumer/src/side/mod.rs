@@ -120,7 +120,12 @@ impl Side {
             Side::Slipstream => slipstream(programs, places),
             Side::Deletes => {
                 let file = places.folder.join("sources.yaml");
-                std::fs::write(&file, format!("sources: {{{SOURCE}: {{envelope: true, delete: {{}}}}}}\n"))?;
+                std::fs::write(
+                    &file,
+                    format!(
+                        "sources: {{{SOURCE}: {{pull: {{kind: adsbdb}}, envelope: true, delete: {{}}}}}}\n"
+                    ),
+                )?;
                 let mut command = slipstream(programs, places);
                 command.env("SOURCES_FILE", file);
                 command
