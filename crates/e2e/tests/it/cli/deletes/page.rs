@@ -5,7 +5,7 @@ use std::time::Duration;
 use bson::{Document, doc};
 use testkit::{Stack, eventually, mongo};
 
-const PAGE: &str = include_str!("../../../../../docs/deletes.md");
+const PAGE: &str = include_str!("../../../../../../docs/deletes.md");
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs a command of the page against this producer.
