@@ -149,6 +149,11 @@ async fn trace_shows_what_a_delete_or_the_expiry_removed() {
     assert_eq!((code, text.matches("superseded by a newer delete").count()), (Some(0), 3), "{text}");
     assert!(text.contains("  deleted\n") && !text.contains("MISSING"), "{text}");
 
+    let tombstone = format!("tombstone in {}.orders.deletes: ", shop.names.database);
+    assert!(text.contains(&tombstone) && !text.contains("document in"), "{text}");
+    let traced = shop.json(0, &["trace", "a"]).await;
+    assert_eq!(traced["tombstones"][0]["document"]["event_timestamp"], 1_700_000_000_020_i64, "{traced}");
+
     shop.push("orders", order(30, "open")).await;
     let expected = ["superseded", "superseded", "superseded", "superseded", "stored"];
     shop.wait_for_states("a", &expected).await;
@@ -165,6 +170,15 @@ async fn trace_shows_what_a_delete_or_the_expiry_removed() {
     let is_gone = || async { (carts.count_documents(doc! {}).await.ok()? == 0).then_some(()) };
     eventually("the cart has expired", EXPIRY_LIMIT, is_gone).await;
     shop.wait_for_states("c", &["expired"]).await;
+
+    // Kafka no longer has the records: the tombstone says what happened.
+    for (partition, end) in kafka::end_offsets(&shop.names).await {
+        kafka::delete_records(&shop.names, partition, end).await;
+    }
+    orders.delete_many(doc! {}).await.unwrap();
+    let (code, text) = shop.text(&["trace", "a"]).await;
+    assert!(code == Some(0) && text.contains("a: 0 records") && text.contains(&tombstone), "{text}");
+    assert_eq!(shop.text(&["trace", "c"]).await.0, Some(1));
     shop.end().await;
 }
 
