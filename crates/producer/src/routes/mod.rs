@@ -149,13 +149,14 @@ fn find(method: &Method, path: &str) -> Matched {
 }
 
 /// Finds the endpoint of a request among those of all producers, and then among those of the
-/// sources of the file.
+/// sources of the file. An id may be the name of an endpoint: `DELETE /ingest/adsbdb/poll`.
 fn find_with_sources(method: &Method, path: &str) -> Matched {
     let matched = find(method, path);
-    if matched.is_known() {
+    if matched.has_method {
         return matched;
     }
-    Matched::find(SOURCE_ROUTES.iter().map(|route| &route.endpoint), method, path)
+    let of_source = Matched::find(SOURCE_ROUTES.iter().map(|route| &route.endpoint), method, path);
+    if of_source.has_method || !matched.is_known() { of_source } else { matched }
 }
 
 /// Removes a slash at the end of the path. Both paths are equivalent.
