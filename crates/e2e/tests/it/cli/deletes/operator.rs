@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bson::{Document, doc};
@@ -10,6 +12,7 @@ use rdkafka::ClientConfig;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::{Value, json};
 use testkit::process::command;
+use testkit::scripted_mongodb::{self, Answer, ScriptedServer};
 use testkit::{Names, Process, SourcesFile, Stack, eventually, http, kafka, mongo};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -328,4 +331,45 @@ async fn check_warns_if_the_topic_keeps_records_longer_than_deletes_are_remember
     kafka::set_topic_config(&shop.names, "retention.ms", "3600000").await;
     assert_eq!(warnings().await, []);
     shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g6_a_delete_waits_until_the_right_on_its_collection_is_granted() {
+    let file = SourcesFile::new("sources: {orders: {push: {}, event: {id: /no}, delete: {}}}\n");
+    for command in ["listIndexes", "update", "find"] {
+        let is_granted = Arc::new(AtomicBool::new(false));
+        let granted = Arc::clone(&is_granted);
+        let tombstone = doc! { "_id": "a", "event_timestamp": 5_i64, "ingested_at": 6_i64 };
+        let server = ScriptedServer::start(21, move |sent| {
+            let is_of_deletes = |name: &str| sent.get_str(name).is_ok_and(|named| named == "orders.deletes");
+            if is_of_deletes(command) && !granted.load(Ordering::Relaxed) {
+                return Answer::Reply(scripted_mongodb::error(13, "not authorized on d"));
+            }
+            match is_of_deletes("find") {
+                true => Answer::Reply(scripted_mongodb::batch(vec![tombstone.clone()])),
+                false => Answer::Usual,
+            }
+        });
+        let server = server.await;
+        let names = Stack::shared().await.names().with_sources(&file);
+        let names = Names { mongodb: server.uri.clone(), ..names };
+        kafka::create_topic(&names, 1).await;
+        let value =
+            br#"{"id":"a","timestamp":5,"source":"orders","op":"delete","ingested_at":6,"api_version":"1"}"#;
+        kafka::produce(&names, &[(Some("a"), value)]).await;
+        let consumer = Process::start("consumer", &names.environment(&[]));
+        let is_reported = || async {
+            let ready = http::get(&consumer.url("/readyz")).await.ok()?;
+            (ready.status == 503 && ready.body.to_string().contains("not authorized on d")).then_some(())
+        };
+        eventually(&format!("the missing right to {command}"), LIMIT, is_reported).await;
+        assert_eq!(consumer.counters().await.expect("the counters").finished, 0);
+        is_granted.store(true, Ordering::Relaxed);
+        let is_finished = || async { (consumer.counters().await?.finished == 1).then_some(()) };
+        eventually("the delete is finished", LIMIT, is_finished).await;
+        let health = http::get(&consumer.url("/health")).await.unwrap().body;
+        assert_eq!(health["counters"]["deleted"], 1, "{health}");
+        consumer.ready().await;
+        assert!(consumer.terminate().await.success());
+    }
 }
