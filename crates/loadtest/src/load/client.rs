@@ -264,7 +264,7 @@ impl PendingEvent {
     /// Generates the body of an event; nothing is sent.
     pub fn new(header: &Header, event: Event) -> Self {
         let payload = header.workload.payload(event.n);
-        let hash = hash(&payload.text);
+        let hash = hash(if event.deletes { "" } else { &payload.text });
         let id = id_of(&header.run, event.key);
         // Neither ids nor sources contain characters that JSON or a path escapes.
         let body = match &header.record {

@@ -272,9 +272,11 @@ impl Comparison {
             return self.report.altered.add(|| format!("{id}: {why}"));
         };
         let description = format!("{id}: event_timestamp {timestamp}, ingested_at {ingested_at}");
+        let newest = sent.newest_timestamp();
+        let has_expired = newest.is_some_and(|newest| is_expired(newest, self.ttl_ms, self.now_ms));
         match sent.held_by(timestamp, ingested_at) {
-            // The server removes it within a minute.
-            HeldVersion::Superseded if is_expired(timestamp, self.ttl_ms, self.now_ms) => {}
+            // The server removed the newer document, and removes this one within a minute.
+            HeldVersion::Superseded if has_expired => {}
             held @ (HeldVersion::Superseded | HeldVersion::Resurrected) => {
                 let stored = VersionTimes { timestamp, ingested_at };
                 let is_resurrected = held == HeldVersion::Resurrected;

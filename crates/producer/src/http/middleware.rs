@@ -10,6 +10,7 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use events::EventId;
 use http_body::Body as _;
 use uuid::Uuid;
 
@@ -18,6 +19,7 @@ use crate::http::auth::{ApiKeyName, SourceScope, authenticate};
 use crate::http::body::{self, MAX_DRAIN_BYTES};
 use crate::http::cors::CorsRequest;
 use crate::http::headers::{self, IDEMPOTENCY_KEY, idempotency_key};
+use crate::http::path::event_id;
 use crate::state::{Admission, AppState, Permit};
 use crate::traces::{RequestSpan, Traces};
 
@@ -108,7 +110,8 @@ fn check(
 /// The response beyond a limit, with the id of the event, if the head of the request contains it.
 fn overloaded(error: ApiError, matched: Matched, request: &Request) -> Box<Response> {
     let single = matched.endpoint.events == Events::One;
-    let id = if single { idempotency_key(request.headers()).ok().flatten() } else { None };
+    let key = || idempotency_key(request.headers()).ok().flatten();
+    let id = if single { matched.event_id_in(request.uri().path()).or_else(key) } else { None };
     Box::new(error.with_head_id(id).into_response())
 }
 
@@ -178,7 +181,7 @@ pub enum Limit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Events {
     None,
-    /// One event, whose id can be in the header Idempotency-Key.
+    /// One event, whose id can be in the path or in the header Idempotency-Key.
     One,
     Many,
     /// One event that the producer fetches itself.
@@ -244,6 +247,11 @@ impl Matched {
         let names_source = |step: &str| step == "{source}" || step == "adsbdb";
         self.endpoint.path.split('/').nth(2).filter(|step| names_source(step))?;
         path.split('/').nth(2)
+    }
+
+    /// The id of the event that the path names.
+    fn event_id_in(&self, path: &str) -> Option<EventId> {
+        self.endpoint.path.ends_with("/{id}").then(|| event_id(path.rsplit('/').next()?).ok())?
     }
 
     /// Whether the path is in the route table.

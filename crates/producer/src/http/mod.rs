@@ -5,6 +5,7 @@ pub mod body;
 pub mod cors;
 pub mod headers;
 pub mod middleware;
+pub mod path;
 pub mod server;
 pub mod stream;
 pub mod tls;

@@ -9,6 +9,7 @@ use sources::Source;
 use crate::error::ApiError;
 use crate::http::headers::IDEMPOTENCY_KEY;
 use crate::http::middleware::discard_body;
+use crate::http::path::{event_id, percent_decoded};
 use crate::routes::ingest::{Accepted, publish};
 use crate::routes::source::source_of;
 use crate::state::{Admission, AppState, Permit};
@@ -71,7 +72,7 @@ fn event_of(source: &Source, raw_id: &str, query: &str) -> Result<(NewEvent, Eve
             violations.push(violation("query", &name, kind, msg));
             continue;
         }
-        let read = percent_decoded(value).ok_or_else(not_decodable).and_then(|text| timestamp_of(&text));
+        let read = percent_decoded(value).and_then(|text| timestamp_of(&text));
         match read {
             Ok(at) => timestamp = Some(at),
             Err(msg) => violations.push(violation("query", "timestamp", "timestamp", &msg)),
@@ -87,8 +88,7 @@ fn event_of(source: &Source, raw_id: &str, query: &str) -> Result<(NewEvent, Eve
 }
 
 fn id_of(raw: &str) -> Result<EventId, Violation> {
-    let id = percent_decoded(raw).ok_or_else(not_decodable).and_then(EventId::new);
-    id.map_err(|msg| violation("path", "id", "id", &msg))
+    event_id(raw).map_err(|msg| violation("path", "id", "id", &msg))
 }
 
 /// A number or RFC 3339 text, as in the body of an event.
@@ -98,32 +98,8 @@ fn timestamp_of(text: &str) -> Result<Millis, String> {
     if is_number { events::timestamp_from_json(text) } else { events::timestamp_from_text(text) }
 }
 
-fn not_decodable() -> String {
-    "Percent-encoding should be that of UTF-8 text".to_owned()
-}
-
 fn violation(part: &str, name: &str, kind: &'static str, msg: &str) -> Violation {
     Violation { loc: vec![Loc::Name(part.into()), Loc::Name(name.into())], msg: msg.to_owned(), kind }
-}
-
-/// The text without its percent-encoding. A plus stays a plus, because times contain one.
-fn percent_decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        rest = after;
-        let byte = match (first, after) {
-            (b'%', [high, low, after @ ..]) => {
-                rest = after;
-                let digit = |byte: u8| char::from(byte).to_digit(16);
-                u8::try_from(digit(*high)? * 16 + digit(*low)?).ok()?
-            }
-            (b'%', _) => return None,
-            (byte, _) => *byte,
-        };
-        bytes.push(byte);
-    }
-    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]
@@ -152,6 +128,7 @@ mod tests {
             ("timestamp=1795898300456&", Some(1_795_898_300_456)),
             ("timestamp=1970-01-01T01:00:01.5%2B01:00", Some(1500)),
             ("timestamp=1970-01-01T01:00:01.5+01:00", Some(1500)),
+            ("timestamp=253402300799999", Some(253_402_300_799_999)),
             ("", None),
         ] {
             let (event, _) = event("a", query).expect("an event");
@@ -177,6 +154,12 @@ mod tests {
             ("timestamp=soon", &["timestamp"]),
             ("timestamp=-1", &["timestamp"]),
             ("timestamp=1e99", &["timestamp"]),
+            // After the year 9999.
+            ("timestamp=253402300800000", &["timestamp"]),
+            ("timestamp=true", &["timestamp"]),
+            ("timestamp=%ff", &["timestamp"]),
+            // A plus that a client decoded as a space.
+            ("timestamp=2026-11-28T22:00:00%2002:00", &["timestamp"]),
             ("timestamp=1&timestamp=2&at=3", &["duplicate_field", "extra_forbidden"]),
         ] {
             assert_eq!(violations("a", query), kinds, "{query}");

@@ -150,24 +150,24 @@ fn find(method: &Method, path: &str) -> Matched {
 }
 
 /// Finds the endpoint of a request among those of all producers, and then among those of the
-/// sources of the file. A DELETE of `batch` or `poll` is the delete of a document only if the source
-/// takes deletes.
+/// sources of the file. If the source takes deletes, an id may be the name of an endpoint: `DELETE
+/// /ingest/adsbdb/poll`.
 fn find_with_sources(sources: &SourceSet, method: &Method, path: &str) -> Matched {
     let matched = find(method, path);
-    if matched.is_known() {
+    if matched.has_method {
         return matched;
     }
     let endpoints = || SOURCE_ROUTES.iter().map(|route| &route.endpoint);
-    let matched = Matched::find(endpoints(), method, path);
+    let of_source = Matched::find(endpoints(), method, path);
     let takes_deletes = || {
-        let source = matched.source_in(path).and_then(|name| sources.get(name));
+        let source = of_source.source_in(path).and_then(|name| sources.get(name));
         source.is_some_and(|source| source.delete.is_some())
     };
-    if matched.endpoint.path == DOCUMENT && !takes_deletes() {
-        let others = endpoints().filter(|endpoint| endpoint.path != DOCUMENT);
-        return Some(Matched::find(others, method, path)).filter(Matched::is_known).unwrap_or(matched);
+    if of_source.has_method && (of_source.endpoint.path != DOCUMENT || takes_deletes()) {
+        return of_source;
     }
-    matched
+    let others = Matched::find(endpoints().filter(|endpoint| endpoint.path != DOCUMENT), method, path);
+    [matched, others].into_iter().find(Matched::is_known).unwrap_or(of_source)
 }
 
 /// Removes a slash at the end of the path. Both paths are equivalent.

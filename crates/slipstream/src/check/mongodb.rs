@@ -16,6 +16,7 @@ use loadtest::mongo::{
 use mongodb::options::ConnectionString;
 use service::Secret;
 use service::plural::counted_with;
+use sources::deletes_collection;
 use tokio::time::error::Elapsed;
 
 use super::finding::{Finding, Level};
@@ -41,6 +42,7 @@ pub async fn check(config: &consumer::Config) -> Vec<Finding> {
             findings.extend(check_options(uri).into_iter().chain(check_password(uri)));
             if is_usable {
                 findings.extend(check_collections(config, &mongo).await);
+                findings.extend(check_deletes(config, &mongo).await);
             }
             findings
         }
@@ -93,12 +95,11 @@ fn check_hello(hello: &Document) -> Finding {
 
 /// Checks the rights to read and write. No document changes: the update matches no document, and
 /// MongoDB rejects an insert whose `_id` has a name with `$`. A server checks the right first.
-async fn check_rights(mongo: &Mongo, collection: &Source) -> Result<(), Finding> {
-    let name = collection.as_str();
+async fn check_rights(mongo: &Mongo, name: &str) -> Result<(), Finding> {
     let (no_document, change) = (doc! { "_id": ObjectId::new() }, doc! { "$set": { "x": 1 } });
     // A router rejects findAndModify if the query lacks the collection's shard key. A missing
     // collection has no shard key, and some servers create it for an update.
-    let update = match is_missing(mongo, collection).await {
+    let update = match is_missing(mongo, name).await {
         true => doc! { "findAndModify": name, "query": no_document, "update": change },
         false => doc! { "update": name, "updates": [{ "q": no_document, "u": change }] },
     };
@@ -113,11 +114,11 @@ async fn check_rights(mongo: &Mongo, collection: &Source) -> Result<(), Finding>
     ];
     for (right, command) in probes {
         match run(mongo, command).await {
-            Err(error) => return Err(missing_right(mongo, collection, right, &error)),
+            Err(error) => return Err(missing_right(mongo, name, right, &error)),
             // The insert is expected to be rejected.
             Ok(reply) if right == "update" => {
                 if let Some(error) = write_error(&reply) {
-                    return Err(missing_right(mongo, collection, right, &error));
+                    return Err(missing_right(mongo, name, right, &error));
                 }
             }
             Ok(_) => {}
@@ -127,10 +128,10 @@ async fn check_rights(mongo: &Mongo, collection: &Source) -> Result<(), Finding>
 }
 
 /// Whether the server lists no such collection.
-async fn is_missing(mongo: &Mongo, collection: &Source) -> bool {
+async fn is_missing(mongo: &Mongo, collection: &str) -> bool {
     let list = doc! {
         "listCollections": 1, "nameOnly": true, "authorizedCollections": true,
-        "filter": { "name": collection.as_str() },
+        "filter": { "name": collection },
     };
     let Ok(reply) = run(mongo, list).await else { return false };
     let found = reply.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
@@ -155,13 +156,13 @@ fn write_error(reply: &Document) -> Option<CommandError> {
 
 /// The failure if the user may not create indexes on `collection`, which must exist. The command
 /// has no indexes: a user with the right gets another error.
-async fn index_right(mongo: &Mongo, collection: &Source) -> Option<Finding> {
-    let none = doc! { "createIndexes": collection.as_str(), "indexes": [] };
+async fn index_right(mongo: &Mongo, collection: &str) -> Option<Finding> {
+    let none = doc! { "createIndexes": collection, "indexes": [] };
     let error = run(mongo, none).await.err()?;
     error.is_access_denied().then(|| missing_right(mongo, collection, "createIndex", &error))
 }
 
-fn missing_right(mongo: &Mongo, collection: &Source, right: &str, error: &CommandError) -> Finding {
+fn missing_right(mongo: &Mongo, collection: &str, right: &str, error: &CommandError) -> Finding {
     not_allowed(mongo, format!("no {right} on {}.{collection}: {}", mongo.database.name(), error.cause))
 }
 
@@ -262,7 +263,7 @@ async fn check_collections(config: &consumer::Config, mongo: &Mongo) -> Vec<Find
         if any && !is_ours(mongo, &collection).await {
             continue;
         }
-        match check_rights(mongo, &collection).await {
+        match check_rights(mongo, collection.as_str()).await {
             Ok(()) => allowed.push(collection),
             Err(finding) => findings.push(finding),
         }
@@ -273,7 +274,9 @@ async fn check_collections(config: &consumer::Config, mongo: &Mongo) -> Vec<Find
     {
         // No collection exists yet: the rights on any name are the same.
         return vec![
-            check_rights(mongo, &first).await.map_or_else(|finding| finding, |()| granted(mongo, &[first])),
+            check_rights(mongo, first.as_str())
+                .await
+                .map_or_else(|finding| finding, |()| granted(mongo, &[first])),
         ];
     }
     if !allowed.is_empty() {
@@ -282,11 +285,74 @@ async fn check_collections(config: &consumer::Config, mongo: &Mongo) -> Vec<Find
     for collection in allowed {
         let indexes = indexes_finding(config, collection.clone()).await;
         if indexes.level != Level::Ok {
-            findings.extend(index_right(mongo, &collection).await);
+            findings.extend(index_right(mongo, collection.as_str()).await);
         }
         findings.push(indexes);
     }
     findings
+}
+
+/// Checks the collections that remember deletes, and the right to delete documents.
+async fn check_deletes(config: &consumer::Config, mongo: &Mongo) -> Vec<Finding> {
+    let Some(configured) = config.expected.configured() else { return Vec::new() };
+    let stores = configured.stored().filter_map(|source| configured.store(source.as_str()));
+    let mut findings = Vec::new();
+    for store in stores.filter(|store| store.tombstones.is_some()) {
+        let deletes = deletes_collection(&store.collection);
+        let missing = match check_rights(mongo, &deletes).await {
+            Ok(()) => remove_right(mongo, &store.collection).await,
+            Err(finding) => Some(finding),
+        };
+        findings.push(missing.unwrap_or_else(|| {
+            let database = mongo.database.name();
+            let collection = &store.collection;
+            let rights =
+                format!("find, update and insert on {database}.{deletes}, remove on {database}.{collection}");
+            Finding::ok(RIGHTS, rights)
+        }));
+        findings.extend(check_expiry(mongo, &deletes).await);
+    }
+    findings
+}
+
+/// The failure if the user may not delete documents of `collection`. No document is deleted, because
+/// the filter matches none. Some servers return an error if the collection does not exist.
+async fn remove_right(mongo: &Mongo, collection: &str) -> Option<Finding> {
+    let no_document = doc! { "q": { "_id": ObjectId::new() }, "limit": 1 };
+    let error = match run(mongo, doc! { "delete": collection, "deletes": [no_document] }).await {
+        Ok(reply) => write_error(&reply)?,
+        Err(error) if error.is_access_denied() => error,
+        Err(_) => return None,
+    };
+    Some(missing_right(mongo, collection, "remove", &error))
+}
+
+/// The findings if the deletes in this collection do not expire. A collection that does not exist
+/// has no finding: the consumer creates it with the index.
+async fn check_expiry(mongo: &Mongo, deletes: &str) -> Vec<Finding> {
+    if is_missing(mongo, deletes).await {
+        return Vec::new();
+    }
+    let subject = format!("collection {}.{deletes}", mongo.database.name());
+    let indexes = match run(mongo, doc! { "listIndexes": deletes }).await {
+        Ok(reply) => reply,
+        Err(error) if error.is_access_denied() => {
+            return vec![missing_right(mongo, deletes, "listIndexes", &error)];
+        }
+        Err(error) => {
+            let cause = format!("its indexes cannot be read: {}", error.cause);
+            return vec![Finding::fail(subject, cause, "see the findings above")];
+        }
+    };
+    let indexes = indexes.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
+    let expires =
+        |index: &bson::Bson| index.as_document().is_some_and(|it| it.contains_key("expireAfterSeconds"));
+    if indexes.is_ok_and(|indexes| indexes.iter().any(expires)) {
+        return vec![Finding::ok(subject, "deletes expire")];
+    }
+    let remedy = "the consumer creates the index when it starts; otherwise its log has the cause";
+    let warning = Finding::warn(subject, "index expires_at_1 is missing: deletes do not expire", remedy);
+    std::iter::once(warning).chain(index_right(mongo, deletes).await).collect()
 }
 
 /// Whether the consumer can have written the collection: its documents have an `event_id`. If the

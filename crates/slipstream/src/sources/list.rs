@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 use super::Config;
 use crate::output;
 
+const COLUMNS: usize = 7;
+type Cells = [String; COLUMNS];
+
 /// A source as a row of the table.
 struct Row {
     source: String,
@@ -19,6 +22,16 @@ struct Row {
     collection: String,
     keys: Vec<String>,
     has_schema: bool,
+    deletes: Option<Deletes>,
+    ttl: Option<String>,
+}
+
+/// The deletes of a source.
+struct Deletes {
+    /// The filter of records that delete. Without it only requests delete.
+    when: Option<String>,
+    /// How long a delete is remembered.
+    tombstones: String,
 }
 
 impl Row {
@@ -37,12 +50,24 @@ impl Row {
             collection: store.collection,
             keys: store.keys.fields().map(str::to_owned).collect(),
             has_schema: source.schema.is_some(),
+            deletes: source.delete.as_ref().map(|delete| Deletes {
+                when: delete.when.as_ref().map(|when| when.as_str().to_owned()),
+                tombstones: duration(delete.tombstones),
+            }),
+            ttl: source.store.ttl.map(duration),
         }
     }
 
-    fn cells(&self) -> [String; 5] {
+    fn cells(&self) -> Cells {
         let from = self.every.as_ref().map_or(self.from.to_owned(), |every| format!("{} {every}", self.from));
-        [self.source.clone(), from, self.topic.clone(), self.collection.clone(), self.keys.join(", ")]
+        let deletes = match &self.deletes {
+            None => "-",
+            Some(Deletes { when: Some(_), .. }) => "records, requests",
+            Some(Deletes { when: None, .. }) => "requests",
+        };
+        let ttl = self.ttl.clone().unwrap_or_else(|| "-".into());
+        let keys = self.keys.join(", ");
+        [self.source.clone(), from, self.topic.clone(), self.collection.clone(), keys, deletes.into(), ttl]
     }
 
     fn json(&self) -> Value {
@@ -54,6 +79,11 @@ impl Row {
             "collection": self.collection,
             "keys": self.keys,
             "schema": self.has_schema,
+            "delete": self.deletes.as_ref().map(|deletes| json!({
+                "when": deletes.when,
+                "tombstones": deletes.tombstones,
+            })),
+            "ttl": self.ttl,
         })
     }
 }
@@ -66,8 +96,8 @@ pub fn list(sources: &Sources, config: &Config, as_json: bool) -> Result<ExitCod
         let rows: Vec<Value> = rows.iter().map(Row::json).collect();
         output::write_line(json!({ "sources": rows }))?;
     } else {
-        let head = ["source", "from", "topic", "collection", "keys"].map(str::to_owned);
-        let table: Vec<[String; 5]> = std::iter::once(head).chain(rows.iter().map(Row::cells)).collect();
+        let head = ["source", "from", "topic", "collection", "keys", "deletes", "ttl"].map(str::to_owned);
+        let table: Vec<Cells> = std::iter::once(head).chain(rows.iter().map(Row::cells)).collect();
         for line in lines(&table) {
             output::write_line(line)?;
         }
@@ -76,10 +106,10 @@ pub fn list(sources: &Sources, config: &Config, as_json: bool) -> Result<ExitCod
 }
 
 /// The lines of a table with aligned columns.
-fn lines(table: &[[String; 5]]) -> Vec<String> {
+fn lines(table: &[Cells]) -> Vec<String> {
     let width = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 5] = std::array::from_fn(width);
-    let line = |row: &[String; 5]| {
+    let widths: [usize; COLUMNS] = std::array::from_fn(width);
+    let line = |row: &Cells| {
         let cells: Vec<String> =
             row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         cells.join("  ").trim_end().to_owned()

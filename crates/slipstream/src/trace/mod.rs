@@ -22,6 +22,7 @@ use search::{
 };
 use serde_json::{Value, json};
 use service::plural::counted;
+use sources::deletes_collection;
 
 use crate::check::collections;
 use crate::cli::TraceOptions;
@@ -116,7 +117,9 @@ async fn documents(
     if queries.is_empty() {
         let names = collections(mongo, &config.expected).await?;
         queries = names.into_iter().map(|name| (name.to_string(), doc! { "event_id": id })).collect();
+        queries.extend(tombstone_queries(config, id));
     }
+    let has_deletes = |name: &str| config.expected.configured().is_some_and(|file| file.has_deletes(name));
     let mut stored: Vec<Stored> = Vec::new();
     for (name, filter) in queries {
         if stored.iter().any(|stored| stored.collection == name && stored.filter == filter) {
@@ -126,7 +129,8 @@ async fn documents(
         let mut cursor = mongo.with_timeout(collection.find(filter.clone()).limit(10)).await?;
         while mongo.with_timeout(cursor.advance()).await? {
             let document = Document::try_from(cursor.current())?;
-            stored.push(Stored { collection: name.clone(), filter: filter.clone(), document });
+            let is_tombstone = has_deletes(&name);
+            stored.push(Stored { collection: name.clone(), filter: filter.clone(), document, is_tombstone });
         }
     }
     Ok(stored)
@@ -139,11 +143,19 @@ fn query(config: &consumer::Config, event: &StorableEvent) -> (String, Document)
     (store.collection, filter)
 }
 
+/// The collections that remember deletes, each with the filter of the tombstone of an id.
+fn tombstone_queries(config: &consumer::Config, id: &str) -> Vec<(String, Document)> {
+    let configured = config.expected.configured().into_iter();
+    let stores = configured.flat_map(|file| file.stored().filter_map(|source| file.store(source.as_str())));
+    let with_deletes = stores.filter(|store| store.tombstones.is_some());
+    with_deletes.map(|store| (deletes_collection(&store.collection), doc! { "_id": id })).collect()
+}
+
 /// The collection and the filter of the tombstone of an event's id, if its source has deletes.
 fn tombstone_query(config: &consumer::Config, event: &StorableEvent) -> Option<(String, Document)> {
     let store = config.expected.store_of(&event.source, &config.store.upsert_keys);
     store.tombstones?;
-    Some((sources::deletes_collection(&store.collection), doc! { "_id": event.id.as_str() }))
+    Some((deletes_collection(&store.collection), doc! { "_id": event.id.as_str() }))
 }
 
 fn traced(
@@ -183,7 +195,7 @@ pub struct Traced {
     pub outcome: RecordOutcome,
 }
 
-/// A document of the event.
+/// A document or a tombstone of the event.
 #[derive(Debug)]
 pub struct Stored {
     /// The name of its collection.
@@ -191,6 +203,8 @@ pub struct Stored {
     /// The query that found it.
     pub filter: Document,
     pub document: Document,
+    /// Whether it remembers a delete.
+    pub is_tombstone: bool,
 }
 
 /// The report.
@@ -231,13 +245,20 @@ impl Report {
             })
         };
         let stored = |stored: &Stored| json!({"database": self.database, "collection": stored.collection, "document": stored.document});
-        json!({
+        let (tombstones, documents): (Vec<&Stored>, Vec<&Stored>) =
+            self.documents.iter().partition(|stored| stored.is_tombstone);
+        let mut json = json!({
             "id": self.id,
             "group": self.group,
             "records": self.traced.iter().map(Traced::json).collect::<Vec<_>>(),
             "dead_letters": self.dead_letters.iter().map(dead_letter).collect::<Vec<_>>(),
-            "documents": self.documents.iter().map(stored).collect::<Vec<_>>(),
-        })
+            "documents": documents.into_iter().map(stored).collect::<Vec<_>>(),
+        });
+        // Only sources with deletes have them.
+        if !tombstones.is_empty() {
+            json["tombstones"] = tombstones.into_iter().map(stored).collect();
+        }
+        json
     }
 }
 
@@ -290,9 +311,10 @@ impl fmt::Display for Report {
                 .map_or_else(|| "an unknown position".to_owned(), RecordPosition::to_string);
             write!(f, "\n  {}  dead letter of {origin}: {}", dead_letter.position, dead_letter.reason)?;
         }
-        for Stored { collection, document, .. } in &self.documents {
+        for Stored { collection, document, is_tombstone, .. } in &self.documents {
+            let kind = if *is_tombstone { "tombstone" } else { "document" };
             let document = serde_json::to_string(document).map_err(|_| fmt::Error)?;
-            write!(f, "\ndocument in {}.{collection}: {document}", self.database)?;
+            write!(f, "\n{kind} in {}.{collection}: {document}", self.database)?;
         }
         Ok(())
     }

@@ -188,22 +188,26 @@ pub fn outcome_of(
     }
 }
 
-/// The outcome of an event that seems to lack its document: `tombstone` is the one of its id, and
-/// documents of its source expire after `ttl_ms`.
+/// The outcome of an event without a document: `tombstone` is the one of its id, and documents of
+/// its source expire after `ttl_ms`.
 pub fn with_absence_explained(
     outcome: RecordOutcome,
     event: &StorableEvent,
     tombstone: Option<&Document>,
     (ttl_ms, now_ms): (Option<i64>, i64),
 ) -> RecordOutcome {
-    if event.operation == Operation::Delete || !matches!(outcome, RecordOutcome::Missing(_)) {
-        return outcome;
-    }
-    if tombstone.is_some_and(|tombstone| version(tombstone) >= own_version(event)) {
-        return RecordOutcome::SupersededByDelete;
-    }
-    match ttl_ms {
-        Some(ttl_ms) if event.timestamp.get().saturating_add(ttl_ms) <= now_ms => RecordOutcome::Expired,
+    let deleted = tombstone.map(version);
+    let deletes = event.operation == Operation::Delete;
+    let expires_at = ttl_ms.map(|ttl_ms| event.timestamp.get().saturating_add(ttl_ms));
+    match outcome {
+        RecordOutcome::Deleted if deleted.is_some_and(|newest| newest > own_version(event)) => {
+            RecordOutcome::SupersededByDelete
+        }
+        RecordOutcome::Missing(_) if deletes => outcome,
+        RecordOutcome::Missing(_) if deleted.is_some_and(|newest| newest >= own_version(event)) => {
+            RecordOutcome::SupersededByDelete
+        }
+        RecordOutcome::Missing(_) if expires_at.is_some_and(|at| at <= now_ms) => RecordOutcome::Expired,
         _ => outcome,
     }
 }
@@ -306,6 +310,12 @@ mod tests {
         assert_eq!(explained(missing(), None, Some(96)), "missing");
         assert_eq!(explained(RecordOutcome::Waiting, Some(9), Some(1)), "waiting");
         event.operation = Operation::Delete;
+        let of_delete = |outcome, tombstone| {
+            with_absence_explained(outcome, event, Some(&version(tombstone)), (Some(1), 100)).name()
+        };
+        assert_eq!(of_delete(RecordOutcome::Deleted, 5), "deleted");
+        assert_eq!(of_delete(RecordOutcome::Deleted, 6), "superseded");
+        assert_eq!(of_delete(missing(), 6), "missing", "its document is still stored");
         let record = FoundRecord { position, timestamp_ms: Some(5), content: Content::Event(event.clone()) };
         let name = |committed, document: Option<Document>| {
             outcome_of(&record, &[], committed, document.as_ref()).name()

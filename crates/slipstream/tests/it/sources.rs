@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use devservers::Simulator;
-use serde_json::Value;
+use serde_json::{Value, json};
 use testkit::page::blocks;
 
 use crate::pages::{read, root};
@@ -84,7 +84,10 @@ fn list_and_try_print_json() {
         (&quakes["from"], &quakes["every"], &quakes["keys"][0]),
         (&"pull".into(), &"1m".into(), &"mode_s".into())
     );
-    assert_eq!(json["sources"][4]["topic"], "orders.raw");
+    let orders = &json["sources"][4];
+    assert_eq!((&orders["topic"], &orders["keys"]), (&"orders.raw".into(), &json!(["event_id"])));
+    assert_eq!(orders["delete"], json!({"when": r#".state == "cancelled""#, "tombstones": "90d"}));
+    assert_eq!((&orders["ttl"], &quakes["delete"]), (&Value::Null, &Value::Null));
     let sample = r#"[{"trade_id":12345678901234567890,"time":"2026-11-28T20:15:03.860123Z","price":"6225.32000000"},{"side":"buy"}]"#;
     let output = slipstream(folder.path(), &variables[..1], &["sources", "try", "trades", "--json"], sample);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
@@ -96,6 +99,41 @@ fn list_and_try_print_json() {
     assert_eq!(event["filter"]["event_id"]["$eq"], "12345678901234567890", "{event}");
     let faults = json["shown"][1]["faults"].as_array().unwrap();
     assert!(faults.iter().any(|fault| fault.as_str().unwrap().starts_with("body: id: ")), "{faults:?}");
+}
+
+#[test]
+fn list_shows_which_sources_delete_and_expire() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = "sources:\n  a: {envelope: true, delete: {tombstones: 36h}, store: {ttl: 30d}}\n  bc: {envelope: true}\n";
+    std::fs::write(folder.path().join("a.yaml"), file).unwrap();
+    let list = |arguments: &[&str]| {
+        let arguments = [&["sources", "list", "a.yaml"], arguments].concat();
+        String::from_utf8(slipstream(folder.path(), &[], &arguments, "").stdout).unwrap()
+    };
+    let expected = "source  from      topic       collection  keys      deletes   ttl
+a       envelope  events.raw  a           event_id  requests  30d
+bc      envelope  events.raw  bc          event_id  -         -
+";
+    assert_eq!(list(&[]), expected);
+    let json: Value = serde_json::from_str(&list(&["--json"])).unwrap();
+    let source = &json["sources"][0];
+    assert_eq!(source["delete"], json!({"when": null, "tombstones": "36h"}));
+    assert_eq!(source["ttl"], "30d");
+}
+
+#[test]
+fn try_shows_a_record_that_deletes() {
+    let folder = folder();
+    let file = [("SOURCES_FILE", "examples/sources.yaml")];
+    // The schema does not matter to a delete.
+    let sample = r#"{"no":"DE-1042","changed_at":"2026-11-28T20:15:03Z","state":"cancelled"}"#;
+    let output = slipstream(folder.path(), &file, &["sources", "try", "orders"], sample);
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{stdout}");
+    for part in [r#""source":"orders","op":"delete""#, "\n  delete    the document of this id\n"] {
+        assert!(stdout.contains(part), "{part}: {stdout}");
+    }
+    assert!(!stdout.contains("  schema ") && !stdout.contains("  document "), "{stdout}");
 }
 
 #[test]

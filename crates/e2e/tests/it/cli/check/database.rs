@@ -3,7 +3,8 @@
 use ::mongodb::Client;
 use bson::{Document, doc};
 use devservers::{Credentials, Database, DatabaseOptions, Progress};
-use testkit::{HoldingProxy, Names, Stack};
+use testkit::scripted_mongodb::{self, Answer, ScriptedServer};
+use testkit::{HoldingProxy, Names, SourcesFile, Stack};
 
 use super::findings::check;
 
@@ -62,6 +63,69 @@ async fn failed_login_and_missing_rights_are_reported_without_password() {
     assert_eq!(adsbdb.count_documents(doc! {}).await.unwrap(), 1, "check changes nothing");
     let nobody = check(&names, &[("MONGODB_URI", &with("")), ("EXPECTED_SOURCE", "*")]).await;
     nobody.assert("fail", "mongodb rights", "cannot be listed");
+}
+
+const DELETES: &str = "sources: {orders: {push: {}, event: {id: /no}, delete: {}}}\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn collection_of_deletes_is_checked_for_its_expiry_and_not_changed() {
+    let file = SourcesFile::new(DELETES);
+    let names = Stack::shared().await.names().with_sources(&file);
+    let name = &names.database;
+    let (subject, database) =
+        (format!("collection {name}.orders.deletes"), testkit::mongo::database(&names).await);
+    let granted = format!("find, update and insert on {name}.orders.deletes, remove on {name}.orders");
+    let found = check(&names, &[]).await;
+    found.assert("ok", "mongodb rights", &granted);
+    assert!(!format!("{found:?}").contains(&subject), "it does not exist yet: {found:?}");
+
+    for name in ["orders", "orders.deletes"] {
+        database.collection(name).insert_one(doc! { "event_id": "a" }).await.unwrap();
+    }
+    let found = check(&names, &[]).await;
+    found.assert("ok", "mongodb rights", &granted);
+    found.assert("warn", &subject, "index expires_at_1 is missing: deletes do not expire");
+    let expiry = doc! { "key": { "expires_at": 1 }, "name": "expires_at_1", "expireAfterSeconds": 0 };
+    database.run_command(doc! { "createIndexes": "orders.deletes", "indexes": [expiry] }).await.unwrap();
+    check(&names, &[]).await.assert("ok", &subject, "deletes expire");
+    for name in ["orders", "orders.deletes"] {
+        let documents = database.collection::<Document>(name).count_documents(doc! {}).await.unwrap();
+        assert_eq!(documents, 1, "check changes nothing");
+    }
+}
+
+// The bundled server grants rights only on whole databases, and lets all who may update delete.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_right_that_deletes_need_is_checked() {
+    let file = SourcesFile::new(DELETES);
+    let names = Stack::shared().await.names().with_sources(&file);
+    for (commands, collection, right) in [
+        (&["find"][..], "orders.deletes", "find"),
+        (&["update", "findAndModify"], "orders.deletes", "update"),
+        (&["insert"], "orders.deletes", "insert"),
+        (&["listIndexes"], "orders.deletes", "listIndexes"),
+        (&["createIndexes"], "orders.deletes", "createIndex"),
+        (&["delete"], "orders", "remove"),
+    ] {
+        let server = ScriptedServer::start(21, move |command| {
+            let is_rejected = |name: &&str| command.get_str(name).is_ok_and(|named| named == collection);
+            if commands.iter().any(is_rejected) {
+                return Answer::Reply(scripted_mongodb::error(13, "not authorized"));
+            }
+            match command.contains_key("listIndexes") {
+                true => {
+                    Answer::Reply(scripted_mongodb::indexes(&[doc! { "key": { "_id": 1 }, "name": "_id_" }]))
+                }
+                false => Answer::Usual,
+            }
+        });
+        let server = server.await;
+        let found = check(&names, &[("MONGODB_URI", &server.uri)]).await;
+        let cause = format!("no {right} on {}.{collection}: ", names.database);
+        found.assert("fail", "mongodb rights", &cause);
+        let remedy = format!("grant the user of MONGODB_URI the role readWrite on {}", names.database);
+        assert!(found.all.iter().any(|finding| finding["remedy"] == remedy.as_str()), "{found:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
