@@ -26,6 +26,7 @@ use crate::config::Config;
 use crate::error::ApiError;
 use crate::http::middleware::{self, Auth, Endpoint, Events, HadSlash, Limit, Matched, reject};
 use crate::openapi::{self, ErrorExample};
+use crate::source_set::SourceSet;
 use crate::state::{Admission, AppState, Parts, Permit};
 
 use Auth::ApiKey;
@@ -149,14 +150,24 @@ fn find(method: &Method, path: &str) -> Matched {
 }
 
 /// Finds the endpoint of a request among those of all producers, and then among those of the
-/// sources of the file. An id may be the name of an endpoint: `DELETE /ingest/adsbdb/poll`.
-fn find_with_sources(method: &Method, path: &str) -> Matched {
-    let matched = find(method, path);
-    if matched.has_method {
-        return matched;
+/// sources of the file. If a source takes deletes, an id may be the name of an endpoint:
+/// `DELETE /ingest/adsbdb/poll`.
+fn find_with_sources(sources: &SourceSet, method: &Method, path: &str) -> Matched {
+    let of_all = find(method, path);
+    if of_all.has_method {
+        return of_all;
     }
-    let of_source = Matched::find(SOURCE_ROUTES.iter().map(|route| &route.endpoint), method, path);
-    if of_source.has_method || !matched.is_known() { of_source } else { matched }
+    let source = path.split('/').nth(2).and_then(|name| sources.get(name));
+    let takes_deletes = source.is_some_and(|source| source.delete.is_some());
+    let endpoints = || SOURCE_ROUTES.iter().map(|route| &route.endpoint);
+    let of_source = endpoints().filter(|endpoint| takes_deletes || endpoint.path != DOCUMENT);
+    let of_source = Matched::find(of_source, method, path);
+    if of_source.has_method {
+        return of_source;
+    }
+    let known = [of_all, of_source].into_iter().find(Matched::is_known);
+    // The 404 of a delete says how the source takes deletes.
+    known.unwrap_or_else(|| Matched::find(endpoints(), method, path))
 }
 
 /// Removes a slash at the end of the path. Both paths are equivalent.
@@ -203,8 +214,11 @@ impl Dispatcher {
     /// but those of exempt endpoints.
     pub async fn handle(&self, mut request: Request, extra: bool) -> Response {
         remove_slash(&mut request);
-        let find = if self.state.sources.has_file() { find_with_sources } else { find };
-        let matched = find(request.method(), request.uri().path());
+        let (method, path) = (request.method(), request.uri().path());
+        let matched = match self.state.sources.has_file() {
+            true => find_with_sources(&self.state.sources, method, path),
+            false => find(method, path),
+        };
         let extra = extra && matched.endpoint.limit != Exempt;
         if extra {
             self.state.metrics.connections.rejected();

@@ -115,6 +115,10 @@ async fn a_delete_that_cannot_be_accepted_says_why() {
     let body = shop.delete("/ingest/notes/a", &[], "").await.problem(404, false);
     assert_says(&body, &["the source notes takes no deletes", "delete: {}"]);
     shop.delete("/ingest/unknown/a", &[], "").await.problem(404, false);
+    // Endpoints of other methods, as before.
+    for path in ["/ingest/adsbdb/poll", "/ingest/notes/batch", "/ingest/notes/poll"] {
+        shop.delete(path, &[], "").await.problem(405, false);
+    }
     let body = shop.delete("/ingest/orders/%ff?timestamp=soon&at=1", &[], "").await.problem(422, false);
     let places: Vec<String> =
         body["errors"].as_array().unwrap().iter().map(|error| error["loc"].to_string()).collect();
