@@ -103,8 +103,17 @@ fn push(document: &mut Value, original: &Value, source: &Source, record: &Value,
     copy(document, original, (source, &to), many, (batch_errors(config), config));
 }
 
+/// The schema of a field of an event, in a place that cannot have null.
+fn of_text(field: &Value) -> Value {
+    let mut forms = field["anyOf"].as_array().cloned().unwrap_or_default();
+    forms.retain(|form| form["type"] != "null");
+    json!({"anyOf": forms})
+}
+
 fn delete(document: &mut Value, original: &Value, source: &Source, config: &Config) {
     let topic = config.topic_of(source);
+    let event = &document["components"]["schemas"]["Event"]["properties"];
+    let [id, timestamp] = ["id", "timestamp"].map(|field| of_text(&event[field]));
     let change = |operation: &mut Value| {
         operation["operationId"] = format!("deleteDocument_{}", source.name).into();
         operation["summary"] = format!("Deletes a document of {}", source.name).into();
@@ -120,13 +129,13 @@ fn delete(document: &mut Value, original: &Value, source: &Source, config: &Conf
                 "in": "path",
                 "required": true,
                 "description": "The id of the event, percent-encoded.",
-                "schema": {"type": "string", "minLength": 1, "maxLength": 256},
+                "schema": id,
             },
             {
                 "name": "timestamp",
                 "in": "query",
                 "description": "When the document was deleted: epoch seconds or milliseconds, or RFC 3339. If absent, now.",
-                "schema": {"type": ["number", "string"]},
+                "schema": timestamp,
             },
         ]);
         operation["responses"]["202"]["content"]["application/json"]["example"]["topic"] = topic.into();

@@ -91,8 +91,14 @@ fn id_of(raw: &str) -> Result<EventId, Violation> {
     event_id(raw).map_err(|msg| violation("path", "id", "id", &msg))
 }
 
-/// A number or RFC 3339 text, as in the body of an event.
+/// A number or RFC 3339 text, as in the body of an event. A plus after the date is the space of a
+/// form.
 fn timestamp_of(text: &str) -> Result<Millis, String> {
+    let spaced = match text.as_bytes().get(10) {
+        Some(b'+') => text.replacen('+', " ", 1),
+        _ => text.to_owned(),
+    };
+    let text = spaced.as_str();
     let is_number = text.starts_with(|first: char| first == '-' || first.is_ascii_digit())
         && serde_json::from_str::<serde_json::Number>(text).is_ok();
     if is_number { events::timestamp_from_json(text) } else { events::timestamp_from_text(text) }
@@ -128,6 +134,8 @@ mod tests {
             ("timestamp=1795898300456&", Some(1_795_898_300_456)),
             ("timestamp=1970-01-01T01:00:01.5%2B01:00", Some(1500)),
             ("timestamp=1970-01-01T01:00:01.5+01:00", Some(1500)),
+            ("timestamp=1970-01-01+01:00:01.5%2B01:00", Some(1500)),
+            ("timestamp=1970-01-01%2001:00:01.5+01:00", Some(1500)),
             ("timestamp=253402300799999", Some(253_402_300_799_999)),
             ("", None),
         ] {

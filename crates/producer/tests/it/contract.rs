@@ -135,7 +135,8 @@ async fn every_answer_of_a_source_is_what_the_document_says() {
     let simulator = Simulator::start(([127, 0, 0, 1], 0).into()).await.unwrap();
     let url = simulator.base_url();
     let file = File::new(&format!(
-        "sources:\n  adsbdb: {{pull: {{kind: adsbdb}}}}\n  planes: {{pull: {{kind: adsbdb}}}}\n  orders:\n    \
+        "sources:\n  adsbdb: {{pull: {{kind: adsbdb}}}}\n  planes: {{pull: {{kind: adsbdb}}}}\n  notes: \
+         {{envelope: true, delete: {{}}}}\n  orders:\n    \
          push: {{}}\n    event: {{id: /no, timestamp: {{from: /changed_at, unit: ms}}}}\n    schema: \
          orders.json\n  quakes:\n    pull: {{url: \
          '{url}/earthquakes/feed/v1.0/summary/all_hour.geojson', records: /features}}\n    event: {{id: /id, \

@@ -115,9 +115,9 @@ async fn a_delete_that_cannot_be_accepted_says_why() {
     let body = shop.delete("/ingest/notes/a", &[], "").await.problem(404, false);
     assert_says(&body, &["the source notes takes no deletes", "delete: {}"]);
     shop.delete("/ingest/unknown/a", &[], "").await.problem(404, false);
-    // Here these are the endpoints of other methods.
-    for id in ["batch", "poll"] {
-        let response = shop.delete(&format!("/ingest/notes/{id}"), &[], "").await;
+    // Endpoints of other methods, as before.
+    for path in ["/ingest/adsbdb/poll", "/ingest/notes/batch", "/ingest/notes/poll"] {
+        let response = shop.delete(path, &[], "").await;
         response.problem(405, false);
         assert!(response.header("allow").is_some_and(|allow| allow.contains("POST")), "{response:?}");
     }
