@@ -4,6 +4,8 @@
 mod commits;
 mod delete_fixture;
 mod delete_replies;
+mod delete_rights;
+mod delete_watch;
 mod deletes;
 mod deletes_interleaved;
 mod foreign_records;
