@@ -103,7 +103,8 @@ impl App {
         let (store, store_stop) = (self.workers.context.store.clone(), stop.clone());
         tasks.spawn("collection preparation", async move { store.prepare(store_stop).await });
         let (store, store_stop) = (self.workers.context.store.clone(), stop.clone());
-        tasks.spawn("delete watch", async move { store.watch_deletes(store_stop).await });
+        let times = self.config.recheck_times;
+        tasks.spawn("delete watch", async move { store.watch_deletes(times, store_stop).await });
     }
 
     /// Runs until `stop`, or until a task fails. Then it commits what is finished.

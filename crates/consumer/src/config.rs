@@ -14,7 +14,7 @@ use service::{ConfigErrors, ConfigReader, Kind, Secret, parse};
 use sources::{Secrets, Sources};
 
 use crate::configured_sources::{ConfiguredSources, ExpectedSources};
-use crate::mongo::{CALL_DEADLINE, StoreConfig, UpsertKeys, check_uri};
+use crate::mongo::{CALL_DEADLINE, RecheckTimes, StoreConfig, UpsertKeys, check_uri};
 use crate::partition::batch::BatchLimits;
 use crate::partition::retry::UNLISTED_GRACE;
 
@@ -103,6 +103,8 @@ pub struct Config {
     /// How long a record is rejected with an unlisted code before it is dead-lettered: 60 s. No
     /// variable sets it.
     pub unlisted_grace: Duration,
+    /// When tombstones are examined again. No variable sets it.
+    pub recheck_times: RecheckTimes,
 }
 
 impl Config {
@@ -167,6 +169,7 @@ impl Config {
                 stuck_after: STUCK_AFTER,
                 call_deadline: CALL_DEADLINE,
                 unlisted_grace: UNLISTED_GRACE,
+                recheck_times: RecheckTimes::default(),
             })
         })();
         check_properties(config.as_ref(), &mut check);

@@ -188,7 +188,11 @@ struct Log {
 
 async fn serve(mut stream: TcpStream, hello: Document, script: Arc<Script>, log: Log) {
     let usual = |name: &str, command: &Document| match name {
-        "hello" | "ismaster" | "isMaster" => hello.clone(),
+        "hello" | "ismaster" | "isMaster" => {
+            let mut hello = hello.clone();
+            hello.entry("localTime".to_owned()).or_insert_with(|| bson::DateTime::now().into());
+            hello
+        }
         _ => usual(name, command, 0),
     };
     while let Some((request, operation, command)) = receive(&mut stream, &log.compressed).await {

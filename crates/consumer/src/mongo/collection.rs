@@ -2,7 +2,7 @@
 //! index. Workers that need the same collection wait for one attempt; other collections are not
 //! delayed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -94,6 +94,8 @@ pub(super) struct CollectionState {
     blocked: Option<String>,
     /// Why writes are rejected although the indexes were confirmed.
     writes_rejected: Option<String>,
+    /// Why commands of deletes are rejected, by collection and command.
+    deletes_rejected: BTreeMap<(String, &'static str), String>,
     /// The index whose build has no reply yet, and the time of the call.
     building: Option<(Instant, String)>,
     /// The number of workers that wait for the indexes.
@@ -278,6 +280,39 @@ impl Collection {
         }
     }
 
+    /// Records an error of a command of deletes that an operator has to remove: a missing right, or
+    /// the name or the kind of the collection.
+    pub(super) fn note_delete_error(
+        &self,
+        name: &str,
+        command: &'static str,
+        error: &CallError,
+        database: &str,
+    ) {
+        let reason = match error {
+            CallError::Unauthorized(why) => Some(missing_right(name, command, why, database)),
+            CallError::Rejected(error) => namespace_rejection(name, error.code, &error.message),
+            _ => None,
+        };
+        let Some(reason) = reason else { return };
+        let mut status = self.state();
+        status.last_needed = Some(Instant::now());
+        if !matches!(error, CallError::Unauthorized(_)) {
+            status.confirmed_at = None;
+        }
+        if status.deletes_rejected.insert((name.to_owned(), command), reason.clone()).is_none() {
+            tracing::error!(reason, "collection is blocked");
+        }
+    }
+
+    /// Records that a command of deletes was accepted.
+    pub(super) fn delete_accepted(&self, name: &str, command: &'static str) {
+        let mut status = self.state();
+        if !status.deletes_rejected.is_empty() {
+            status.deletes_rejected.remove(&(name.to_owned(), command));
+        }
+    }
+
     /// Why the records of workers wait.
     pub(super) fn block_reason(&self, now: Instant) -> Option<String> {
         let status = self.state();
@@ -287,7 +322,8 @@ impl Collection {
         if status.waiting == 0 && !needed_lately {
             return None;
         }
-        let blocked = status.blocked.as_ref().or(status.writes_rejected.as_ref()).cloned();
+        let rejected = status.writes_rejected.as_ref().or(status.deletes_rejected.values().next());
+        let blocked = status.blocked.as_ref().or(rejected).cloned();
         blocked.or_else(|| {
             let (since, index) = status.building.as_ref()?;
             let elapsed = now.saturating_duration_since(*since);
@@ -336,6 +372,14 @@ pub(super) fn cannot_be_written(collection: &str, cause: &str) -> String {
     format!(
         "collection {collection}: writes are paused: {cause}. Rename or drop it, set another MONGODB_DB, or leave the \
          source out of EXPECTED_SOURCE, which skips its records"
+    )
+}
+
+/// The reason and the remedy if the user may not send `command` to the collection.
+fn missing_right(collection: &str, command: &str, why: &str, database: &str) -> String {
+    format!(
+        "collection {collection}: writes are paused: the user of MONGODB_URI may not send {command} to it ({why}). Grant \
+         the user the role readWrite on the database {database}"
     )
 }
 

@@ -191,9 +191,9 @@ pub(super) fn remove(context: &CallContext<'_>, documents: &[&Document]) -> Comm
 /// An update that matches no document, to test whether the server accepts writes to the collection.
 /// It changes nothing, creates no collection, and needs only the right to update. Its filter has
 /// no shard key, so a router sends it to every shard.
-pub(super) fn probe(context: &CallContext<'_>) -> RawDocumentBuf {
+pub(super) fn probe(context: &CallContext<'_>, collection: &str) -> RawDocumentBuf {
     rawdoc! {
-        "update": context.collection.name.as_str(),
+        "update": collection,
         "writeConcern": context.write_concern.to_owned(),
         "updates": [{ "q": { "_id": ObjectId::new() }, "u": [{ "$replaceWith": "$$ROOT" }] }],
     }
@@ -242,9 +242,21 @@ fn texts<'a>(texts: &[&'a str]) -> Vec<RawBsonRef<'a>> {
 /// The query for the tombstones that expire in this time, at most `limit`, the earliest first.
 pub(super) fn find_tombstones_by_expiry(collection: &str, expires: &Range<i64>, limit: usize) -> Command {
     let [from, to] = [expires.start, expires.end].map(DateTime::from_millis);
+    let filter = rawdoc! { "expires_at": { "$gte": from, "$lt": to } };
+    find_page(collection, &filter, &rawdoc! { "expires_at": 1 }, limit)
+}
+
+/// The query for the tombstones that expire in this millisecond and have a higher id than `after`,
+/// at most `limit`, in the order of their ids.
+pub(super) fn find_tombstones_after(collection: &str, expires: i64, after: &str, limit: usize) -> Command {
+    let filter = rawdoc! { "expires_at": DateTime::from_millis(expires), "_id": { "$gt": after } };
+    find_page(collection, &filter, &rawdoc! { "_id": 1 }, limit)
+}
+
+fn find_page(collection: &str, filter: &RawDocument, sort: &RawDocument, limit: usize) -> Command {
     let mut writer = find_in(collection, Some("expires_at"));
-    writer.document("filter", &rawdoc! { "expires_at": { "$gte": from, "$lt": to } });
-    writer.document("sort", &rawdoc! { "expires_at": 1 });
+    writer.document("filter", filter);
+    writer.document("sort", sort);
     let limit = i32::try_from(limit).unwrap_or(i32::MAX);
     writer.value("limit", RawBsonRef::Int32(limit));
     writer.value("batchSize", RawBsonRef::Int32(limit));

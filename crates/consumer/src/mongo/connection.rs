@@ -271,7 +271,7 @@ impl StateTracker {
     }
 
     /// Records a write that got a reply.
-    fn write_accepted(&self) {
+    pub(super) fn write_accepted(&self) {
         let changed = {
             let mut replies = lock(&self.replies);
             let was_rejected = replies.rejected_write.take().is_some();

@@ -10,13 +10,13 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-use bson::Document;
+use bson::{Document, RawDocumentBuf};
 use events::{Operation, StorableEvent};
 
 use super::collection::{CallContext, TombstoneStore};
-use super::command;
+use super::command::{self, Command};
 use super::connection::first_batch;
-use super::error::{self, CallError, CommandError, ErrorClass, TransientError};
+use super::error::{self, CallError, ErrorClass, TransientError};
 use super::key::Version;
 use super::reply::{BatchOutcome, Rejected, Reply, StatementError};
 use super::write::write_batch;
@@ -24,7 +24,7 @@ use super::write::write_batch;
 /// Maximum number of statements or ids of one command.
 const MAX_STATEMENTS: usize = 1000;
 
-type Result<T> = std::result::Result<T, TransientError>;
+type Result<T, E = TransientError> = std::result::Result<T, E>;
 
 /// The versions of tombstones by id.
 type Tombstones = HashMap<String, Version>;
@@ -34,8 +34,19 @@ type Tombstones = HashMap<String, Version>;
 struct Cleaned {
     /// The ids whose documents are newer than their tombstones.
     newer: HashSet<String>,
-    /// The number of documents that were to be removed.
-    covered: usize,
+    /// The number of documents that are removed, or were changed by another writer meanwhile.
+    removed: usize,
+    /// The ids whose documents the server does not remove.
+    failed: HashMap<String, StatementError>,
+}
+
+/// The result of a [`recheck`].
+#[derive(Debug, Default)]
+pub(super) struct Rechecked {
+    /// The number of documents that tombstones cover.
+    pub(super) removed: usize,
+    /// The number of documents that the server does not remove.
+    pub(super) kept: usize,
 }
 
 /// Applies `events` until all are finished or a transient error occurs.
@@ -68,14 +79,18 @@ impl<'a> DeletingBatch<'a> {
         }
         let (covered, writes): (Vec<usize>, Vec<usize>) = writes.into_iter().partition(is_covered);
         // An event that a tombstone covers may be in the collection: from an attempt that failed.
-        let newer = self.remove_covered([&deletes[..], &covered].concat(), &tombstones).await?.newer;
-        outcome.counts.superseded += covered.len() as u64;
-        for index in deletes {
+        let cleaned = self.remove_covered([&deletes[..], &covered].concat(), &tombstones).await?;
+        for index in [&deletes[..], &covered].concat() {
             let id = self.id(index);
+            if let Some(error) = cleaned.failed.get(id) {
+                fail(index, error, "a delete", &mut outcome);
+                continue;
+            }
             let is_older = tombstones.get(id).is_some_and(|newest| *newest > self.version(index));
-            let count = match is_older || newer.contains(id) {
-                true => &mut outcome.counts.superseded,
-                false => &mut outcome.counts.deleted,
+            let is_delete = self.events[index].operation == Operation::Delete;
+            let count = match is_delete && !is_older && !cleaned.newer.contains(id) {
+                true => &mut outcome.counts.deleted,
+                false => &mut outcome.counts.superseded,
             };
             *count += 1;
         }
@@ -101,7 +116,9 @@ impl<'a> DeletingBatch<'a> {
         let tombstones = self.tombstones(writes.to_vec()).await?;
         let is_covered = |index: &usize| self.is_covered(*index, &tombstones);
         let covered = writes.iter().copied().filter(is_covered).collect();
-        self.remove_covered(covered, &tombstones).await.map(drop)
+        let cleaned = self.remove_covered(covered, &tombstones).await?;
+        // The retry finds the tombstone before it writes, and then decides on each event.
+        cleaned.failed.values().next().map_or(Ok(()), |error| Err(rejected_for_now(error, "a delete")))
     }
 
     /// Writes the tombstones of these deletes, and returns those without an error.
@@ -115,17 +132,16 @@ impl<'a> DeletingBatch<'a> {
         }
         let mut newest: Vec<usize> = newest.into_values().collect();
         newest.sort_unstable();
-        let mut failed: HashMap<&str, CommandError> = HashMap::new();
-        for chunk in newest.chunks(MAX_STATEMENTS) {
-            let events: Vec<&StorableEvent> = chunk.iter().map(|index| self.events[*index]).collect();
-            let command = command::tombstones(&self.context, self.store, &events);
-            let errors = send(self.context, command, chunk.len()).await?;
-            failed.extend(errors.into_iter().map(|error| (self.id(chunk[error.position]), error.cause)));
-        }
-        let (failing, written) = deletes.iter().partition(|index| failed.contains_key(self.id(**index)));
-        for index in Vec::<usize>::into_iter(failing) {
-            if let Some(cause) = failed.get(self.id(index)) {
-                fail(index, cause.clone(), outcome);
+        let newest: Vec<&StorableEvent> = newest.into_iter().map(|index| self.events[index]).collect();
+        let command = |deletes: &[&StorableEvent]| command::tombstones(&self.context, self.store, deletes);
+        let errors = self.calls().on(&self.store.name).write("update", &newest, command).await?;
+        let failed: HashMap<&str, &StatementError> =
+            errors.iter().map(|error| (newest[error.position].id.as_str(), error)).collect();
+        let mut written = Vec::with_capacity(deletes.len());
+        for &index in deletes {
+            match failed.get(self.id(index)) {
+                Some(error) => fail(index, error, "a tombstone", outcome),
+                None => written.push(index),
             }
         }
         Ok(written)
@@ -137,7 +153,8 @@ impl<'a> DeletingBatch<'a> {
         let ids: Vec<&str> = ids.into_iter().collect();
         let mut tombstones = Tombstones::new();
         for chunk in ids.chunks(MAX_STATEMENTS) {
-            let found = find(self.context, command::find_tombstones(&self.store.name, chunk)).await?;
+            let query = command::find_tombstones(&self.store.name, chunk);
+            let found = self.calls().on(&self.store.name).find(query).await?;
             tombstones.extend(found.iter().filter_map(read_tombstone));
         }
         Ok(tombstones)
@@ -147,6 +164,10 @@ impl<'a> DeletingBatch<'a> {
     async fn remove_covered(&self, indexes: Vec<usize>, tombstones: &Tombstones) -> Result<Cleaned> {
         let ids: HashSet<&str> = indexes.into_iter().map(|index| self.id(index)).collect();
         remove_covered(self.context, &ids.into_iter().collect::<Vec<_>>(), tombstones).await
+    }
+
+    fn calls(&self) -> Calls<'a> {
+        Calls::new(self.context)
     }
 
     fn is_covered(&self, index: usize, tombstones: &Tombstones) -> bool {
@@ -162,92 +183,210 @@ impl<'a> DeletingBatch<'a> {
     }
 }
 
-/// Rejects or postpones a delete whose tombstone the server did not take.
-fn fail(index: usize, cause: CommandError, outcome: &mut BatchOutcome) {
-    if cause.class() == ErrorClass::Permanent {
-        outcome.rejected.push(Rejected::new(index, cause));
+/// Rejects or postpones an event for which the server rejected `what`.
+fn fail(index: usize, error: &StatementError, what: &str, outcome: &mut BatchOutcome) {
+    // A tombstone can collide with another one only in a unique index of the user.
+    let is_duplicate = error.cause.class() == ErrorClass::Duplicate;
+    let of_user = error.duplicate_of.is_some() && !error.is_duplicate_of(std::iter::once("_id"));
+    let rejected = Rejected::new(index, error.cause.clone());
+    if error.cause.class() == ErrorClass::Permanent || is_duplicate && of_user {
+        outcome.rejected.push(rejected);
         return;
     }
-    let reason = format!("the server rejected a tombstone for now: {} ({})", cause.code_name, cause.code);
-    outcome.error.get_or_insert(TransientError::new(reason));
+    let transient = rejected_for_now(error, what);
+    let timed_out = transient.timed_out;
+    outcome.error.get_or_insert(transient).timed_out |= timed_out;
     outcome.unfinished.push(index);
-    if !error::is_listed(cause.code) {
-        outcome.unlisted.push(Rejected::new(index, cause));
+    if !error::is_listed(error.cause.code) {
+        outcome.unlisted.push(rejected);
     }
+}
+
+fn rejected_for_now(StatementError { cause, .. }: &StatementError, what: &str) -> TransientError {
+    let reason = format!("the server rejected {what} for now: {} ({})", cause.code_name, cause.code);
+    TransientError { reason, timed_out: error::is_time_limit(cause.code) }
 }
 
 /// Removes the documents of `ids` that are not newer than their tombstones. A document that changed
 /// since it was read is left to the writer of the change, which reads the tombstones after its
 /// write.
 async fn remove_covered(context: CallContext<'_>, ids: &[&str], tombstones: &Tombstones) -> Result<Cleaned> {
-    let mut cleaned = Cleaned::default();
+    let (calls, mut cleaned) = (Calls::new(context), Cleaned::default());
+    let id = |document: &Document| document.get_str("event_id").ok().map(str::to_owned);
     for chunk in ids.chunks(MAX_STATEMENTS) {
-        let documents = find(context, command::find_by_ids(&context.collection.name, chunk)).await?;
+        let documents = calls.find(command::find_by_ids(&context.collection.name, chunk)).await?;
         let (covered, newer): (Vec<&Document>, Vec<&Document>) = documents.iter().partition(|document| {
             let tombstone = document.get_str("event_id").ok().and_then(|id| tombstones.get(id));
             tombstone.is_some_and(|newest| Version::read(document) <= *newest)
         });
-        cleaned.newer.extend(newer.iter().filter_map(|one| one.get_str("event_id").ok().map(str::to_owned)));
-        if covered.is_empty() {
-            continue;
-        }
-        cleaned.covered += covered.len();
-        let errors = send(context, command::remove(&context, &covered), covered.len()).await?;
-        if let Some(StatementError { cause, .. }) = errors.first() {
-            context.collection.note_rejection(cause.code, &cause.message);
-            let reason = format!("the server rejected a delete: {} ({})", cause.code_name, cause.code);
-            return Err(TransientError { reason, timed_out: error::is_time_limit(cause.code) });
-        }
+        cleaned.newer.extend(newer.into_iter().filter_map(id));
+        let command = |documents: &[&Document]| command::remove(&context, documents);
+        let errors = calls.write("delete", &covered, command).await?;
+        cleaned.removed += covered.len() - errors.len();
+        let failed = errors.into_iter().filter_map(|error| Some((id(covered[error.position])?, error)));
+        cleaned.failed.extend(failed);
     }
     Ok(cleaned)
 }
 
 /// Examines the tombstones that were written in this window of the server's clock, in milliseconds.
-/// Returns the number of documents that they cover.
 pub(super) async fn recheck(
     context: CallContext<'_>,
     store: &TombstoneStore,
     written: Range<i64>,
-) -> Result<usize> {
+) -> Result<Rechecked> {
+    let calls = Calls::new(context).on(&store.name);
     let kept_ms = store.kept_ms();
     let mut expires = written.start.saturating_add(kept_ms)..written.end.saturating_add(kept_ms);
-    let (mut limit, mut covered) = (MAX_STATEMENTS, 0);
-    loop {
-        let page = find(context, command::find_tombstones_by_expiry(&store.name, &expires, limit)).await?;
-        let tombstones: Tombstones = page.iter().filter_map(read_tombstone).collect();
-        let ids: Vec<&str> = tombstones.keys().map(String::as_str).collect();
-        covered += remove_covered(context, &ids, &tombstones).await?.covered;
-        let last = page.last().and_then(|tombstone| tombstone.get_datetime("expires_at").ok());
-        match last.map(|last| last.timestamp_millis()) {
-            Some(last) if page.len() == limit && last > expires.start => {
-                (expires.start, limit) = (last, MAX_STATEMENTS);
+    let mut rechecked = Rechecked::default();
+    while !expires.is_empty() {
+        let query = command::find_tombstones_by_expiry(&store.name, &expires, MAX_STATEMENTS);
+        let page = calls.find(query).await?;
+        recheck_page(context, &page, &mut rechecked).await?;
+        let last = page.last().filter(|_| page.len() >= MAX_STATEMENTS);
+        match last.and_then(|last| last.get_datetime("expires_at").ok()).map(|at| at.timestamp_millis()) {
+            Some(last) if last > expires.start => expires.start = last,
+            // There may be more tombstones of this millisecond than a page has.
+            Some(last) => {
+                recheck_millisecond(context, store, last, &mut rechecked).await?;
+                expires.start = last.saturating_add(1);
             }
-            // More tombstones than a page were written in this millisecond.
-            Some(_) if page.len() == limit => limit *= 2,
-            _ => return Ok(covered),
+            None => break,
         }
     }
+    Ok(rechecked)
+}
+
+/// Examines the tombstones that expire in this millisecond.
+async fn recheck_millisecond(
+    context: CallContext<'_>,
+    store: &TombstoneStore,
+    expires: i64,
+    rechecked: &mut Rechecked,
+) -> Result<()> {
+    let calls = Calls::new(context).on(&store.name);
+    let mut after = String::new();
+    loop {
+        let query = command::find_tombstones_after(&store.name, expires, &after, MAX_STATEMENTS);
+        let page = calls.find(query).await?;
+        recheck_page(context, &page, rechecked).await?;
+        match page.last().and_then(read_tombstone).filter(|_| page.len() >= MAX_STATEMENTS) {
+            Some((last, _)) => after = last,
+            None => return Ok(()),
+        }
+    }
+}
+
+async fn recheck_page(context: CallContext<'_>, page: &[Document], rechecked: &mut Rechecked) -> Result<()> {
+    let tombstones: Tombstones = page.iter().filter_map(read_tombstone).collect();
+    let ids: Vec<&str> = tombstones.keys().map(String::as_str).collect();
+    let cleaned = remove_covered(context, &ids, &tombstones).await?;
+    let is_transient = |error: &&StatementError| {
+        error.cause.class() == ErrorClass::Transient && error::is_listed(error.cause.code)
+    };
+    if let Some(error) = cleaned.failed.values().find(is_transient) {
+        return Err(rejected_for_now(error, "a delete"));
+    }
+    rechecked.removed += cleaned.removed;
+    rechecked.kept += cleaned.failed.len();
+    Ok(())
 }
 
 fn read_tombstone(tombstone: &Document) -> Option<(String, Version)> {
     Some((tombstone.get_str("_id").ok()?.to_owned(), Version::read(tombstone)))
 }
 
-async fn find(context: CallContext<'_>, query: command::Command) -> Result<Vec<Document>> {
-    let query = query.map_err(CallError::from)?;
-    let reply = context.connection.call(query, context.deadline).await;
-    let reply = reply.inspect_err(|error| context.collection.note_error(error))?;
-    Ok(first_batch("find", &reply)?)
+/// Sends the commands of deletes on one collection. A missing right is an obstacle of this
+/// collection and not of the server, so that other sources stay ready.
+#[derive(Clone, Copy)]
+struct Calls<'a> {
+    context: CallContext<'a>,
+    name: &'a str,
 }
 
-/// Sends a command of `sent` statements and returns the errors of its statements.
-async fn send(
-    context: CallContext<'_>,
-    command: command::Command,
-    sent: usize,
-) -> Result<Vec<StatementError>> {
-    let command = command.map_err(CallError::from)?;
-    let reply = context.connection.write(command, context.deadline).await;
-    let reply = reply.inspect_err(|error| context.collection.note_error(error))?;
-    Ok(Reply::read(&reply, sent)?.errors)
+impl<'a> Calls<'a> {
+    /// On the collection of the documents.
+    fn new(context: CallContext<'a>) -> Self {
+        Self { context, name: &context.collection.name }
+    }
+
+    fn on(self, name: &'a str) -> Self {
+        Self { name, ..self }
+    }
+
+    async fn call(&self, kind: &'static str, command: RawDocumentBuf) -> Result<Document, CallError> {
+        let CallContext { connection, collection, deadline, .. } = self.context;
+        let reply = connection.run(command, deadline).await;
+        match &reply {
+            Ok(_) => collection.delete_accepted(self.name, kind),
+            Err(error) => {
+                if !matches!(error, CallError::Unauthorized(_)) {
+                    connection.record_error(error);
+                }
+                collection.note_delete_error(self.name, kind, error, connection.database_name());
+            }
+        }
+        reply
+    }
+
+    async fn find(&self, query: Command) -> Result<Vec<Document>> {
+        let reply = self.call("find", query.map_err(CallError::from)?).await?;
+        Ok(first_batch("find", &reply)?)
+    }
+
+    /// Sends a command with a statement for each of `items`, and returns the errors of the
+    /// statements. A command that was rejected for one of its statements is sent again in halves.
+    async fn write<T>(
+        &self,
+        kind: &'static str,
+        items: &[T],
+        command: impl Fn(&[T]) -> Command,
+    ) -> Result<Vec<StatementError>> {
+        let mut chunks: Vec<Range<usize>> = (0..items.len())
+            .step_by(MAX_STATEMENTS)
+            .map(|start| start..items.len().min(start + MAX_STATEMENTS))
+            .rev()
+            .collect();
+        let (mut errors, mut probed) = (Vec::new(), false);
+        while let Some(chunk) = chunks.pop() {
+            let sent = command(&items[chunk.clone()]).map_err(CallError::from)?;
+            let error = match self.call(kind, sent).await {
+                Ok(reply) => {
+                    self.context.connection.state.write_accepted();
+                    let read = Reply::read(&reply, chunk.len())?.errors.into_iter();
+                    let in_items = |error: StatementError| StatementError {
+                        position: chunk.start + error.position,
+                        ..error
+                    };
+                    errors.extend(read.map(in_items).inspect(|error| self.note(kind, error)));
+                    continue;
+                }
+                Err(CallError::Rejected(error)) if error.may_concern_one_document() => error,
+                Err(error) => return Err(error.into()),
+            };
+            if chunk.len() > 1 {
+                let middle = chunk.start + chunk.len() / 2;
+                chunks.extend([middle..chunk.end, chunk.start..middle]);
+                continue;
+            }
+            let error = StatementError { position: chunk.start, cause: error, duplicate_of: None };
+            // An unlisted code may mean that the server rejects every command.
+            let is_unknown = error.cause.class() != ErrorClass::Permanent;
+            if is_unknown && !std::mem::replace(&mut probed, true) && !self.accepts_writes().await {
+                return Err(rejected_for_now(&error, "a command"));
+            }
+            errors.push(error);
+        }
+        Ok(errors)
+    }
+
+    fn note(&self, kind: &'static str, error: &StatementError) {
+        let CallContext { connection, collection, .. } = self.context;
+        let error = CallError::Rejected(error.cause.clone());
+        collection.note_delete_error(self.name, kind, &error, connection.database_name());
+    }
+
+    async fn accepts_writes(&self) -> bool {
+        self.context.accepts_writes_to(self.name).await
+    }
 }

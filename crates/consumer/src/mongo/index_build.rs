@@ -88,7 +88,7 @@ impl IndexBuild<'_> {
         }
         self.build_extras(&collection.name, &collection.extra_indexes, &existing, in_replica_set).await;
         if let Some(tombstones) = &collection.tombstones {
-            let existing = self.list_indexes(&tombstones.name, false).await?;
+            let existing = self.tombstone_indexes(&tombstones.name).await?;
             let expiry = [index::expiry_index()];
             self.build_extras(&tombstones.name, &expiry, &existing, in_replica_set).await;
         }
@@ -274,16 +274,33 @@ impl IndexBuild<'_> {
     /// The reply to `listIndexes`. With `mark_builds`, a server that can do so returns the fields
     /// of an index that is being built in `spec`.
     async fn list_indexes(&self, collection: &str, mark_builds: bool) -> Result<Vec<Document>, NotReady> {
+        self.listed(collection, mark_builds).await.map_err(|error| {
+            self.context.connection.record_error(&error);
+            self.not_ready_of(collection, error)
+        })
+    }
+
+    /// The indexes of the tombstones. Without the right to list them, the expiry index is requested
+    /// again.
+    async fn tombstone_indexes(&self, collection: &str) -> Result<Vec<Document>, NotReady> {
+        match self.listed(collection, false).await {
+            Err(CallError::Unauthorized(_)) => Ok(Vec::new()),
+            listed => listed.map_err(|error| {
+                self.context.connection.record_error(&error);
+                self.not_ready_of(collection, error)
+            }),
+        }
+    }
+
+    async fn listed(&self, collection: &str, mark_builds: bool) -> Result<Vec<Document>, CallError> {
         let CallContext { connection, deadline, .. } = self.context;
         let mut command = rawdoc! { "listIndexes": collection, "cursor": { "batchSize": 1000 } };
         if mark_builds {
             command.append(cstr!("includeBuildUUIDs"), true);
         }
-        match connection.call(command, deadline).await {
+        match connection.run(command, deadline).await {
             Err(CallError::Rejected(error)) if error.code == NAMESPACE_NOT_FOUND => Ok(Vec::new()),
-            reply => reply
-                .and_then(|reply| first_batch("listIndexes", &reply))
-                .map_err(|error| self.not_ready(error)),
+            reply => first_batch("listIndexes", &reply?),
         }
     }
 
@@ -373,9 +390,13 @@ impl IndexBuild<'_> {
     }
 
     fn not_ready(&self, error: CallError) -> NotReady {
+        self.not_ready_of(&self.context.collection.name, error)
+    }
+
+    fn not_ready_of(&self, collection: &str, error: CallError) -> NotReady {
         let rejection = match &error {
             CallError::Rejected(error) => {
-                collection::namespace_rejection(&self.context.collection.name, error.code, &error.message)
+                collection::namespace_rejection(collection, error.code, &error.message)
             }
             _ => None,
         };

@@ -60,13 +60,28 @@ pub const MAX_DOUBLINGS: u32 = 6;
 /// blocked collection is reported.
 const PREPARE_INTERVAL: Duration = Duration::from_secs(3);
 
-/// Ages at which a tombstone is examined again. A command that was sent before the tombstone was
-/// written has usually ended at the first age. At the second, the time limit of the longest command
-/// has passed.
-const RECHECK_AGES: [Duration; 2] = [Duration::from_secs(30), Duration::from_mins(15)];
-const RECHECK_INTERVAL: Duration = Duration::from_secs(10);
-/// How old a tombstone may be that a consumer examines after its start.
-const RECHECK_HISTORY: Duration = Duration::from_hours(1);
+/// When tombstones are examined again.
+#[derive(Debug, Clone, Copy)]
+pub struct RecheckTimes {
+    /// Time between two examinations.
+    pub interval: Duration,
+    /// Ages at which a tombstone is examined. A command that was sent before the tombstone was
+    /// written has usually ended at the first age. At the second, the time limit of the longest
+    /// command has passed.
+    pub ages: [Duration; 2],
+    /// How old a tombstone may be that a consumer examines after its start.
+    pub history: Duration,
+}
+
+impl Default for RecheckTimes {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(10),
+            ages: [Duration::from_secs(30), Duration::from_mins(15)],
+            history: Duration::from_hours(1),
+        }
+    }
+}
 
 /// Where events are stored, and by which keys.
 #[derive(Debug, Clone)]
@@ -199,20 +214,21 @@ impl Store {
     /// Examines recent tombstones of each source once more, until `stop`. A consumer that was killed
     /// or lost its connection leaves commands that the server applies later, when nobody reads the
     /// tombstones after them.
-    pub async fn watch_deletes(&self, stop: CancellationToken) {
+    pub async fn watch_deletes(&self, times: RecheckTimes, stop: CancellationToken) {
         let stored = self.inner.expected.configured().into_iter().flat_map(|sources| sources.stored());
         let collections: Vec<_> = stored.map(|source| self.collection(source)).collect();
         let with_deletes = collections.iter().filter(|collection| collection.tombstones.is_some());
-        let watches = with_deletes.map(|collection| self.watch_deletes_of(collection));
+        let watches = with_deletes.map(|collection| self.watch_deletes_of(collection, times));
         stop.run_until_cancelled(join_all(watches)).await;
         stop.cancelled().await;
     }
 
-    async fn watch_deletes_of(&self, collection: &Collection) {
+    async fn watch_deletes_of(&self, collection: &Collection, times: RecheckTimes) {
+        let before = |now: i64, age: Duration| now.saturating_sub_unsigned(age.as_millis() as u64);
         // The ends of the windows that were examined, by the server's clock.
-        let mut examined = RECHECK_AGES.map(|_| None);
+        let mut examined = times.ages.map(|_| None);
         loop {
-            tokio::time::sleep(RECHECK_INTERVAL).await;
+            tokio::time::sleep(times.interval).await;
             let mut state = self.state();
             if state.wait_for(|state| *state == StoreState::Ready).await.is_err() {
                 return;
@@ -221,10 +237,9 @@ impl Store {
             let Some(now) = hello.ok().and_then(|hello| hello.get_datetime("localTime").ok().copied()) else {
                 continue;
             };
-            for (examined, age) in examined.iter_mut().zip(RECHECK_AGES) {
-                let end = now.timestamp_millis().saturating_sub_unsigned(age.as_millis() as u64);
-                let start =
-                    examined.unwrap_or(end.saturating_sub_unsigned(RECHECK_HISTORY.as_millis() as u64));
+            for (examined, age) in examined.iter_mut().zip(times.ages) {
+                let end = before(now.timestamp_millis(), age);
+                let start = examined.unwrap_or_else(|| before(end, times.history));
                 if self.recheck_deletes(collection, start..end).await.is_ok() {
                     *examined = Some(end);
                 }
@@ -239,10 +254,15 @@ impl Store {
     ) -> Result<(), TransientError> {
         let Some(tombstones) = &collection.tombstones else { return Ok(()) };
         let context = self.context(collection, self.inner.deadline);
-        let documents = deletes::recheck(context, tombstones, written).await?;
-        if documents > 0 {
-            let collection = &collection.name;
+        let rechecked = deletes::recheck(context, tombstones, written).await?;
+        let collection = &collection.name;
+        if rechecked.removed > 0 {
+            let documents = rechecked.removed;
             tracing::warn!(collection, documents, "documents of abandoned writes removed");
+        }
+        if rechecked.kept > 0 {
+            let documents = rechecked.kept;
+            tracing::error!(collection, documents, "documents of abandoned writes cannot be removed");
         }
         Ok(())
     }

@@ -85,7 +85,12 @@ pub(super) async fn write_batch<'a>(
 impl CallContext<'_> {
     /// Whether the server accepts a write to the collection, tried without an event.
     pub(super) async fn accepts_writes(self) -> bool {
-        let reply = self.connection.run(command::probe(&self), self.deadline).await;
+        self.accepts_writes_to(&self.collection.name).await
+    }
+
+    /// As [`CallContext::accepts_writes`], for another collection.
+    pub(super) async fn accepts_writes_to(self, collection: &str) -> bool {
+        let reply = self.connection.run(command::probe(&self, collection), self.deadline).await;
         reply.is_ok_and(|reply| Reply::read(&reply, 1).is_ok_and(|reply| reply.errors.is_empty()))
     }
 }

@@ -3,74 +3,24 @@
 //! that a schedule decides.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bson::Document;
-use consumer::mongo::{Store, StoreConfig, UpsertKeys, check_uri};
-use consumer::{ConfiguredSources, ExpectedSources};
-use events::{Decoded, RecordView, Source, StorableEvent};
+use consumer::ExpectedSources;
+use consumer::mongo::Store;
+use events::StorableEvent;
 use proptest::prelude::*;
-use sources::Sources;
 use testkit::scripted_mongodb::{Answer, ScriptedServer, batch};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use crate::delete_fixture::{Op, delete, expected_sources, one_after_another, open, orders, write};
 use crate::model_mongodb::{Model, version};
 
 const WIRE_VERSION_7_0: i32 = 21;
-const FILE: &str = "sources:\n  orders: {push: {}, event: {id: /no}, delete: {}}\n";
-
-/// An event or a delete of one of two ids, with its version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Op {
-    id: char,
-    at: i64,
-    /// A delete wins over an event of the same version.
-    deletes: bool,
-}
-
-const fn write(id: char, at: i64) -> Op {
-    Op { id, at, deletes: false }
-}
-
-const fn delete(id: char, at: i64) -> Op {
-    Op { id, at, deletes: true }
-}
-
 /// The batches of one consumer.
 type Batches = Vec<Vec<Op>>;
-
-impl Op {
-    fn decode(self, expected: &ExpectedSources) -> StorableEvent {
-        let Self { id, at, deletes } = self;
-        let content =
-            if deletes { r#""op":"delete""#.to_owned() } else { format!(r#""payload":{{"at":{at}}}"#) };
-        let value = format!(
-            r#"{{"id":"{id}","timestamp":{at},"source":"orders",{content},"ingested_at":{at},"api_version":"1"}}"#
-        );
-        let record = RecordView { key: None, value: value.as_bytes(), timestamp: None };
-        match expected.decode(&record) {
-            Ok(Decoded::Event(event)) => event,
-            other => panic!("no event: {other:?}"),
-        }
-    }
-}
-
-/// The stored version of each id after the operations in the order of their versions.
-fn one_after_another(ops: impl IntoIterator<Item = Op>) -> BTreeMap<String, i64> {
-    let mut sorted: Vec<Op> = ops.into_iter().collect();
-    sorted.sort_by_key(|op| (op.at, op.deletes));
-    let mut stored = BTreeMap::new();
-    for op in sorted {
-        match op.deletes {
-            true => _ = stored.remove(&op.id.to_string()),
-            false => _ = stored.insert(op.id.to_string(), op.at),
-        }
-    }
-    stored
-}
 
 /// What happens next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,9 +67,7 @@ const NO_KILLS: Kills = Kills { at_most: 0, late: false, restarts: true };
 impl Pair {
     async fn start() -> Self {
         let (sender, messages) = mpsc::unbounded_channel();
-        let file = Sources::parse("s", FILE, Path::new(""), &|_| None).expect("no faults");
-        let configured = ConfiguredSources::new(&file, &UpsertKeys::default(), None).expect("no conflict");
-        let expected = ExpectedSources::Configured(Arc::new(configured));
+        let expected = expected_sources();
         let server = |consumer: usize| {
             let sender = sender.clone();
             ScriptedServer::start(WIRE_VERSION_7_0, move |command| {
@@ -136,15 +84,7 @@ impl Pair {
             })
         };
         let servers = [server(0).await, server(1).await];
-        let store = |server: &ScriptedServer| {
-            let config = StoreConfig {
-                uri: check_uri(&server.uri).expect("a URI"),
-                database: "d".to_owned(),
-                upsert_keys: UpsertKeys::default(),
-                batch_max_bytes: 8 << 20,
-            };
-            Store::with_sources(config, Duration::from_secs(600), expected.clone()).expect("a store")
-        };
+        let store = |server: &ScriptedServer| open(&server.uri, "d", Duration::from_secs(600));
         let stores = [store(&servers[0]), store(&servers[1])];
         Self { servers, stores, expected, messages, sender }
     }
@@ -193,7 +133,7 @@ impl Pair {
     /// Examines the tombstones as each consumer does after a while.
     async fn recheck(&mut self, model: &mut Model) {
         let store = self.stores[1].clone();
-        let source = Source::new("orders").expect("a source");
+        let source = orders();
         let task = tokio::spawn(async move { store.recheck_all_deletes(&source).await });
         while !task.is_finished() {
             let message = tokio::time::timeout(Duration::from_millis(20), self.messages.recv()).await;
@@ -214,7 +154,7 @@ impl Pair {
             .map(|batch| batch.iter().map(|op| op.decode(&self.expected)).collect())
             .collect();
         let sender = self.sender.clone();
-        let source = Source::new("orders").expect("a source");
+        let source = orders();
         run.tasks[consumer] = Some(tokio::spawn(async move {
             for events in batches {
                 let mut left: Vec<&StorableEvent> = events.iter().collect();

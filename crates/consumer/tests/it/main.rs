@@ -2,6 +2,10 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, also in its verbs")]
 
 mod commits;
+mod delete_fixture;
+mod delete_replies;
+mod delete_rights;
+mod delete_watch;
 mod deletes;
 mod deletes_interleaved;
 mod foreign_records;

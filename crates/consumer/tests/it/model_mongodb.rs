@@ -21,6 +21,9 @@ pub fn version(document: &Document) -> (i64, i64) {
 impl Model {
     /// Applies a command and returns its reply.
     pub fn apply(&mut self, command: &Document) -> Document {
+        if is_probe(command) {
+            return doc! { "ok": 1, "n": 0, "nModified": 0 };
+        }
         let (name, collection) = command.iter().next().expect("a command");
         let is_tombstones = collection.as_str().expect("a collection").ends_with(".deletes");
         match name.as_str() {
@@ -43,7 +46,9 @@ impl Model {
                     "index": index, "code": 11000, "errmsg": "E11000", "keyPattern": { "event_id": 1 },
                 });
             } else {
-                self.documents.insert(id.to_owned(), document.clone());
+                let mut new = document.clone();
+                new.remove("_id");
+                self.documents.insert(id.to_owned(), new);
                 n += 1;
             }
         }
@@ -68,6 +73,13 @@ impl Model {
         }
         doc! { "ok": 1, "n": n }
     }
+}
+
+/// Whether a command tests whether the server accepts writes. It changes nothing.
+pub fn is_probe(command: &Document) -> bool {
+    let updates = command.get_array("updates").ok();
+    let filter = updates.and_then(|updates| updates.first()?.as_document()?.get_document("q").ok());
+    filter.is_some_and(|filter| filter.get_object_id("_id").is_ok())
 }
 
 fn list<'c>(command: &'c Document, field: &str) -> Vec<&'c Document> {
