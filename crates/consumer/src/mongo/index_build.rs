@@ -276,7 +276,7 @@ impl IndexBuild<'_> {
     async fn list_indexes(&self, collection: &str, mark_builds: bool) -> Result<Vec<Document>, NotReady> {
         self.listed(collection, mark_builds).await.map_err(|error| {
             self.context.connection.record_error(&error);
-            self.not_ready_of(collection, error)
+            not_ready(collection, error)
         })
     }
 
@@ -287,7 +287,7 @@ impl IndexBuild<'_> {
             Err(CallError::Unauthorized(_)) => Ok(Vec::new()),
             listed => listed.map_err(|error| {
                 self.context.connection.record_error(&error);
-                self.not_ready_of(collection, error)
+                not_ready(collection, error)
             }),
         }
     }
@@ -390,17 +390,7 @@ impl IndexBuild<'_> {
     }
 
     fn not_ready(&self, error: CallError) -> NotReady {
-        self.not_ready_of(&self.context.collection.name, error)
-    }
-
-    fn not_ready_of(&self, collection: &str, error: CallError) -> NotReady {
-        let rejection = match &error {
-            CallError::Rejected(error) => {
-                collection::namespace_rejection(collection, error.code, &error.message)
-            }
-            _ => None,
-        };
-        rejection.map_or_else(|| NotReady::Transient(TransientError::from(error)), NotReady::Blocked)
+        not_ready(&self.context.collection.name, error)
     }
 
     fn conflicting_index(&self, name: &str) -> NotReady {
@@ -412,4 +402,13 @@ impl IndexBuild<'_> {
              db.getSiblingDB({database:?}).getCollection({collection:?}).dropIndex({name:?})"
         ))
     }
+}
+
+/// Why the indexes of `collection` cannot be confirmed after `error`.
+fn not_ready(collection: &str, error: CallError) -> NotReady {
+    let rejection = match &error {
+        CallError::Rejected(error) => collection::namespace_rejection(collection, error.code, &error.message),
+        _ => None,
+    };
+    rejection.map_or_else(|| NotReady::Transient(TransientError::from(error)), NotReady::Blocked)
 }
