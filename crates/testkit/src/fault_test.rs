@@ -29,6 +29,9 @@ pub const USUAL_LOAD: [&str; 6] = ["--rate", "200", "--connections", "16", "--ke
 const MAX_OUTCOME_DELAY: Duration = Duration::from_secs(10);
 /// Timeout of a request for counters.
 const COUNTERS_TIMEOUT: Duration = Duration::from_secs(1);
+/// Timeout of the examination of tombstones: its age, its interval, and the time of the
+/// verifications.
+const RECHECK_TIMEOUT: Duration = Duration::from_secs(90);
 /// Timeout of the start. With two cores and two tests at once the start is slower than a recovery.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -45,9 +48,9 @@ pub struct Setup<'a> {
     pub environment: &'a [(&'a str, &'a str)],
     /// The sources file of all processes, and its sources that get the load.
     pub sources: Option<(&'a SourcesFile, &'a [&'a str])>,
-    /// Whether a share of [`DELETES`] of the load deletes documents, if there is no sources file.
-    /// With SLIPSTREAM_DELETES it is so in every fault test.
-    pub deletes: bool,
+    /// Whether a share of [`DELETES`] of the load deletes documents, if there is no sources file. If
+    /// absent, SLIPSTREAM_DELETES decides.
+    pub deletes: Option<bool>,
 }
 
 /// The share of deletes in a load with deletes.
@@ -58,7 +61,7 @@ const SOURCES: &str = "sources: {manual: {envelope: true, delete: {}}}\n";
 impl Default for Setup<'_> {
     fn default() -> Self {
         let servers = ServerSetup::default();
-        Self { servers, members: 1, load: &USUAL_LOAD, environment: &[], sources: None, deletes: false }
+        Self { servers, members: 1, load: &USUAL_LOAD, environment: &[], sources: None, deletes: None }
     }
 }
 
@@ -107,7 +110,7 @@ impl FaultTest {
         if let Some((file, sources)) = setup.sources {
             names = names.with_sources(file);
             loaded = sources.iter().map(|source| (*source).to_owned()).collect();
-        } else if setup.deletes || std::env::var_os("SLIPSTREAM_DELETES").is_some() {
+        } else if setup.deletes.unwrap_or_else(|| std::env::var_os("SLIPSTREAM_DELETES").is_some()) {
             let file = folder.path().join("sources.yaml");
             std::fs::write(&file, SOURCES).expect("a sources file");
             names.sources_file = Some(file.display().to_string());
@@ -319,10 +322,23 @@ impl FaultTest {
             println!("verification: {}", load::assert_verified(&self.names, &ledger, 0).await);
         }
         let dead_letters = dead_letters(&self.names, &load::ledger_events(&ledger)).await;
+        if self.deletes {
+            self.wait_for_recheck(&ledger).await;
+        }
         let report = load::assert_verified(&self.names, &ledger, dead_letters).await;
         println!("verification: {report}");
         self.end().await;
         report
+    }
+
+    /// Waits until no document is resurrected. MongoDB may apply a write after the fault, whose
+    /// consumer has long given it up. The consumers examine each tombstone again after 30 s.
+    async fn wait_for_recheck(&self, ledger: &Path) {
+        let resurrected = || async {
+            let report = load::verify(&self.names, ledger, &["--wait", "120s"]).await;
+            (report["resurrected"]["count"] == 0).then_some(())
+        };
+        eventually("no document is resurrected", RECHECK_TIMEOUT, resurrected).await;
     }
 
     /// Ends the processes. Panics if one ended early or used too much memory, or if a 504 response

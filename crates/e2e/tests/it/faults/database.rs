@@ -135,7 +135,7 @@ fn accepted(events: &[Value]) -> impl Iterator<Item = &Value> {
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
 async fn g5_validator_rejections_are_dead_lettered_all_others_stored() {
-    let mut test = FaultTest::start(Setup::default()).await;
+    let mut test = FaultTest::start(Setup { deletes: Some(false), ..Setup::default() }).await;
     let validator = doc! { "n": { "$not": { "$mod": [3, 0] } } };
     let create = doc! { "create": "manual", "validator": validator };
     mongo::database(&test.names).await.run_command(create).await.unwrap();
@@ -149,7 +149,7 @@ async fn g5_validator_rejections_are_dead_lettered_all_others_stored() {
 #[testkit::needs(apache_kafka)]
 #[tokio::test(flavor = "multi_thread")]
 async fn g5_duplicates_of_a_user_index_are_dead_lettered_all_others_stored() {
-    let mut test = FaultTest::start(Setup::default()).await;
+    let mut test = FaultTest::start(Setup { deletes: Some(false), ..Setup::default() }).await;
     let index = doc! { "key": { "type": 1, "registered_owner": 1 }, "name": "own", "unique": true };
     let create = doc! { "createIndexes": "manual", "indexes": [index] };
     mongo::database(&test.names).await.run_command(create).await.unwrap();

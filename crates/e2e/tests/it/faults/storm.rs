@@ -105,7 +105,7 @@ async fn storm() {
     let servers = ServerSetup { broker: true, database };
     let seed = seed.to_string();
     let load = ["--rate", "300", "--connections", "16", "--keys", "3000", "--seed", &seed];
-    let setup = Setup { servers, members: 2, load: &load, deletes: true, ..Setup::default() };
+    let setup = Setup { servers, members: 2, load: &load, deletes: Some(true), ..Setup::default() };
     let mut test = FaultTest::start_with_load(setup).await;
     let (start, mut poison) = (Instant::now(), 0);
     let run = test.load_id_prefix().await;
