@@ -48,8 +48,8 @@ pub struct Setup<'a> {
     pub environment: &'a [(&'a str, &'a str)],
     /// The sources file of all processes, and its sources that get the load.
     pub sources: Option<(&'a SourcesFile, &'a [&'a str])>,
-    /// Whether a share of [`DELETES`] of the load deletes documents, if there is no sources file. If
-    /// absent, SLIPSTREAM_DELETES decides.
+    /// Whether a twentieth of the load deletes documents, if there is no sources file. If absent,
+    /// SLIPSTREAM_DELETES decides.
     pub deletes: Option<bool>,
 }
 
