@@ -46,7 +46,7 @@ pub use fields::{
 };
 pub use json::{Cursor, unescape};
 pub use record::{
-    Decoded, DocumentOptions, Operation, Poison, RecordView, StorableEvent, decode, decode_with,
+    Decoded, DocumentOptions, EXPIRES_AT, Operation, Poison, RecordView, StorableEvent, decode, decode_with,
 };
 pub use request::{Event, NewEvent, Payload, RequestError, Rules, aircraft_id, parse_json, parse_request};
 pub use validation::{Loc, Violation};

@@ -75,8 +75,8 @@ pub struct Poison {
     pub reason: String,
 }
 
-/// The field of a document that expires.
-const EXPIRES_AT: &str = "expires_at";
+/// The field of documents and tombstones with the time at which they expire.
+pub const EXPIRES_AT: &str = "expires_at";
 
 /// How the document of a source is made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -35,6 +35,14 @@ pub struct Header {
     pub api_version: Option<String>,
 }
 
+#[cfg(test)]
+impl Header {
+    /// The first line of a run `r` that sends events of the source `s` in envelopes.
+    pub fn of_test(workload: Workload) -> Self {
+        Self { run: "r".into(), source: "s".into(), started_at: 0, workload, record: None, api_version: None }
+    }
+}
+
 /// The final outcome of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -175,14 +183,7 @@ mod tests {
     fn header() -> Header {
         let workload =
             Workload { seed: u64::MAX, keys: 7, superseded_ppm: 1, hostile_ppm: 2, deletes_ppm: 0 };
-        Header {
-            run: "r".into(),
-            source: "s".into(),
-            started_at: 5,
-            workload,
-            record: None,
-            api_version: None,
-        }
+        Header { started_at: 5, ..Header::of_test(workload) }
     }
 
     #[test]

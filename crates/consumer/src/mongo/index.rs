@@ -2,7 +2,7 @@
 //! writes only to a collection that has a unique index on the key.
 
 use bson::{Bson, Document, doc};
-
+use events::EXPIRES_AT;
 use sources::IndexKind;
 
 use super::key::{INDEXED_TYPES, UpsertKeys};
@@ -10,8 +10,6 @@ use crate::configured_sources::SourceStore;
 
 /// Fields of the index that finds one version of a document, so that a delete can name it.
 const VERSION_FIELDS: [&str; 3] = ["event_id", "event_timestamp", "ingested_at"];
-/// The field of documents and tombstones that expire.
-const EXPIRES_AT: &str = "expires_at";
 
 /// Fields of the index for looking aircraft up.
 const LOOKUP_FIELDS: [&str; 3] = ["mode_s", "registration", "event_timestamp"];

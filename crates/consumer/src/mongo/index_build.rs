@@ -274,10 +274,7 @@ impl IndexBuild<'_> {
     /// The reply to `listIndexes`. With `mark_builds`, a server that can do so returns the fields
     /// of an index that is being built in `spec`.
     async fn list_indexes(&self, collection: &str, mark_builds: bool) -> Result<Vec<Document>, NotReady> {
-        self.listed(collection, mark_builds).await.map_err(|error| {
-            self.context.connection.record_error(&error);
-            not_ready(collection, error)
-        })
+        self.listed(collection, mark_builds).await.map_err(|error| self.not_listed(collection, error))
     }
 
     /// The indexes of the tombstones. Without the right to list them, the expiry index is requested
@@ -285,11 +282,13 @@ impl IndexBuild<'_> {
     async fn tombstone_indexes(&self, collection: &str) -> Result<Vec<Document>, NotReady> {
         match self.listed(collection, false).await {
             Err(CallError::Unauthorized(_)) => Ok(Vec::new()),
-            listed => listed.map_err(|error| {
-                self.context.connection.record_error(&error);
-                not_ready(collection, error)
-            }),
+            listed => listed.map_err(|error| self.not_listed(collection, error)),
         }
+    }
+
+    fn not_listed(&self, collection: &str, error: CallError) -> NotReady {
+        self.context.connection.record_error(&error);
+        not_ready(collection, error)
     }
 
     async fn listed(&self, collection: &str, mark_builds: bool) -> Result<Vec<Document>, CallError> {

@@ -413,14 +413,7 @@ mod tests {
 
     fn pending() -> PendingEvent {
         let workload = Workload { seed: 1, keys: 3, superseded_ppm: 0, hostile_ppm: 0, deletes_ppm: 0 };
-        let header = Header {
-            run: "r".into(),
-            source: "s".into(),
-            started_at: 0,
-            workload,
-            record: None,
-            api_version: None,
-        };
+        let header = Header::of_test(workload);
         PendingEvent::new(&header, Events::new(workload).next().unwrap())
     }
 

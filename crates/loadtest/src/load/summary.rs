@@ -226,14 +226,7 @@ mod tests {
     #[test]
     fn a_run_succeeds_if_all_events_have_a_final_response_and_one_is_accepted() {
         let workload = Workload { seed: 1, keys: 1, superseded_ppm: 0, hostile_ppm: 0, deletes_ppm: 0 };
-        let header = Header {
-            run: "r".into(),
-            source: "s".into(),
-            started_at: 0,
-            workload,
-            record: None,
-            api_version: None,
-        };
+        let header = Header::of_test(workload);
         let summary = |accepted, rejected, unanswered| {
             let events = accepted + rejected;
             let counters = Counters { events, accepted, rejected, unanswered, ..Counters::default() };

@@ -24,6 +24,13 @@ fn records() -> Response {
     Response::records(207, r#"{"accepted":3,"rejected":1,"unchanged":2,"results":[{"index":0}]}"#)
 }
 
+/// A poller that calls for each source of the file, every 0.1 s, until it is stopped.
+async fn start_with_all_sources(producer: &ScriptedProducer, path: &str) -> Poller {
+    let variables =
+        [("SOURCES_FILE", path), ("POLL_SOURCES", "*"), ("DURATION_SEC", "0"), ("INTERVAL_SEC", "0.1")];
+    Poller::start(producer.address, &variables).await
+}
+
 #[tokio::test]
 async fn a_slow_source_delays_no_other_source() {
     let (_folder, path) = file();
@@ -45,13 +52,7 @@ async fn a_failing_source_neither_stops_others_nor_makes_the_poller_unready() {
     let (_folder, path) = file();
     let producer = ScriptedProducer::start([Response::accepted()]).await;
     producer.set_other(Response::rejected(502));
-    let variables = [
-        ("SOURCES_FILE", path.as_str()),
-        ("POLL_SOURCES", "*"),
-        ("DURATION_SEC", "0"),
-        ("INTERVAL_SEC", "0.1"),
-    ];
-    let poller = Poller::start(producer.address, &variables).await;
+    let poller = start_with_all_sources(&producer, &path).await;
     until("calls for both", || poller.counts().sent >= 3 && poller.counts().failed >= 2).await;
     assert!(poller.get("/readyz").await.starts_with("HTTP/1.1 200"));
     let health = poller.get("/health").await;
@@ -122,13 +123,7 @@ async fn retry_after_of_a_502_delays_only_its_source() {
     let (_folder, path) = file();
     let producer = ScriptedProducer::start([Response::accepted()]).await;
     producer.set_other(Response::rejected(502).retry_after(2));
-    let variables = [
-        ("SOURCES_FILE", path.as_str()),
-        ("POLL_SOURCES", "*"),
-        ("DURATION_SEC", "0"),
-        ("INTERVAL_SEC", "0.1"),
-    ];
-    let poller = Poller::start(producer.address, &variables).await;
+    let poller = start_with_all_sources(&producer, &path).await;
     until("two calls for quakes", || producer.others().len() >= 2).await;
     let calls = producer.others();
     let gap = calls[1].1 - calls[0].1;

@@ -1,5 +1,5 @@
-//! Properties of records of sources: what the consumer stores equals what was sent, for any record
-//! and any pointers to its id, its timestamp and its payload.
+//! The consumer stores a record as it was sent, for any record and any pointers to its id, its
+//! timestamp and its payload.
 
 use std::path::Path;
 

@@ -2,7 +2,7 @@
 
 use std::collections::btree_map::Entry;
 
-use events::Source as SourceName;
+use events::{EXPIRES_AT, Source as SourceName};
 
 use super::{Parser, flat};
 use crate::config::{Index, IndexKind, Store, deletes_collection};
@@ -13,8 +13,6 @@ const FIELDS: [&str; 5] = ["collection", "keys", "source_field", "indexes", "ttl
 const TIME_SERIES: &str = "a time-series collection takes no unique index and no upsert, so a repeated record would be \
                            stored twice (G2) and a newer one would not replace an older one (G3); use a plain \
                            collection with an index on event_timestamp";
-/// The field with the time at which a document expires.
-const EXPIRES_AT: &str = "expires_at";
 /// Another key would not find the document, because a delete has only the id.
 const DELETE_KEYS: &str = "a delete knows only the id, so a source with `delete` has `keys: [event_id]`";
 /// MongoDB's limit of fields in an index.
